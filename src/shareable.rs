@@ -1,0 +1,474 @@
+//! What may cross from process to process, and how it proves that both sides mean the same bytes.
+//!
+//! Two traits: [`Shareable`] for what lies in a segment and is reached by `&` only (the primitives
+//! of this crate, structs of them, atomics, read-only numbers), and [`Plain`] for the payload that
+//! primitives guard or carry. Both state a *fingerprint* of their layout, compared at open, and a
+//! [`Layout`] that is written into the segment, so that a mismatch can be shown field by field.
+#![expect(unsafe_code, reason = "the traits promise that bytes may be shared between processes")]
+use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use core::fmt::Write as _;
+use core::ptr::NonNull;
+
+/// A type's layout in memory, for people to compare.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// The type's name, without its path.
+    pub name: &'static str,
+    /// Its size in bytes, without elements whose number is chosen at run time.
+    pub size: usize,
+    /// Its fields, in order.
+    pub fields: &'static [Field],
+}
+
+/// One field of a [`Layout`].
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// The field's name.
+    pub name: &'static str,
+    /// Its distance from the start of the type, in bytes.
+    pub offset: usize,
+    /// How many values of the type follow each other there.
+    pub count: usize,
+    /// The layout of one of them.
+    pub layout: fn() -> Layout,
+}
+
+impl Layout {
+    /// One line a field, nested ones indented.
+    pub(crate) fn describe(&self) -> String {
+        let mut text = String::new();
+        // Writing to a `String` cannot fail.
+        writeln!(text, "{} ({} bytes)", self.name, self.size).unwrap_or_default();
+        self.describe_fields(1, &mut text);
+        text
+    }
+
+    fn describe_fields(&self, depth: usize, text: &mut String) {
+        for field in self.fields {
+            let layout = (field.layout)();
+            let (indent, times) = (2 * depth, field.count);
+            let times = if times == 1 { String::new() } else { format!(" x {times}") };
+            writeln!(
+                text,
+                "{:indent$}{}: {}{times} at {} ({} bytes)",
+                "", field.name, layout.name, field.offset, layout.size
+            )
+            .unwrap_or_default();
+            layout.describe_fields(depth + 1, text);
+        }
+    }
+}
+
+/// A process that has left, as the recovery walk hands it to each primitive.
+#[derive(Clone, Copy, Debug)]
+pub struct Dead {
+    /// The owner tag in every cell that the process had claimed: its slot in the peer table, from 1.
+    pub(crate) tag: u32,
+    /// It left by itself (exit, last drop) rather than by being killed.
+    pub(crate) clean: bool,
+}
+
+impl Dead {
+    /// A killed process, for models and tests of the recovery walk.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn killed(tag: u32) -> Self {
+        Dead { tag, clean: false }
+    }
+}
+
+/// A type whose values may lie in shared memory.
+///
+/// Implemented by the primitives of this crate, by atomics, integers, floats and arrays of them,
+/// and by every struct declared with [`shared!`](crate::shared). There is rarely a reason to
+/// implement it by hand.
+///
+/// ```compile_fail,E0277
+/// outlast::shared! {
+///     struct Wrong { names: String } // a `String` points into one process's heap
+/// }
+/// ```
+///
+/// ```compile_fail,E0277
+/// outlast::shared! {
+///     struct Wrong { guarded: outlast::Lock<Vec<u8>> } // so does what a `Vec` owns
+/// }
+/// ```
+///
+/// # Safety
+/// - `repr(C)`, no pointer or reference, no `Drop`, nothing that is private to one process.
+/// - Zero-filled memory, and in fact memory with any bytes, is a valid value: reached through `&`
+///   it may give wrong answers, never undefined behaviour.
+/// - [`at`](Shareable::at), `ALIGN` and [`size`](Shareable::size) agree with each other.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot live in shared memory",
+    label = "not shareable between processes",
+    note = "it may hold pointers into one process. Use primitives of `outlast`, atomics, numbers and arrays of them; declare structs of them with `outlast::shared!`"
+)]
+pub unsafe trait Shareable {
+    /// A hash of names, offsets, sizes and types.
+    const FINGERPRINT: u64;
+    /// The alignment in bytes.
+    const ALIGN: usize;
+    /// Whether the death of a process leaves something to mend that the kernel does not.
+    const NEEDS_PEERS: bool;
+
+    /// The layout, for people.
+    fn layout() -> Layout;
+    /// The size in bytes with `len` elements chosen at run time (0 where there are none), or
+    /// `None` if that is not possible.
+    #[doc(hidden)]
+    fn size(len: usize) -> Option<usize>;
+    /// The pointer to a value with `len` run-time elements that starts at `base`.
+    #[doc(hidden)]
+    fn at(base: NonNull<u8>, len: usize) -> NonNull<Self>;
+    /// Called once when the value lies where it will stay.
+    #[doc(hidden)]
+    fn place(&self) {}
+    /// Mends what `dead` left behind. May be called again for the same process: a recoverer
+    /// can be killed as well.
+    #[doc(hidden)]
+    fn recover(&self, _dead: &Dead) {}
+    /// Whether a thread for which `ours` answers yes still owns something in here.
+    #[doc(hidden)]
+    fn in_use(&self, _ours: &dyn Fn(u32) -> bool) -> bool {
+        false
+    }
+}
+
+/// Data that primitives guard and carry: what may be in a `Lock` or pass through a `Queue`.
+///
+/// Integers, floats, `bool`, arrays of them, and what [`plain!`](crate::plain) declares.
+///
+/// # Safety
+/// - `repr(C)` or primitive; no pointer, no interior mutability, no `Drop`, no primitive of this crate.
+/// - [`is_valid`](Plain::is_valid) tells for any bytes whether they are a value of the type, and
+///   always says yes if `ANY_BITS`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not plain data",
+    label = "cannot be carried from process to process as bytes",
+    note = "plain are integers, floats, bool, arrays of them, and structs and C-like enums declared with `outlast::plain!`; a `String`, `Vec` or reference points into one process"
+)]
+pub unsafe trait Plain: Copy + Send + Sync + 'static {
+    /// A hash of names, offsets, sizes and types.
+    const FINGERPRINT: u64;
+    /// Whether every pattern of bytes is a value.
+    const ANY_BITS: bool;
+
+    /// The layout, for people.
+    fn layout() -> Layout;
+
+    /// Whether the bytes at `at` are a value of the type.
+    ///
+    /// # Safety
+    /// `at` is aligned and `size_of::<Self>()` bytes can be read there.
+    #[doc(hidden)]
+    unsafe fn is_valid(at: *const Self) -> bool;
+}
+
+/// Folds bytes into a fingerprint (the 64-bit FNV-1a hash).
+#[doc(hidden)]
+#[must_use]
+pub const fn mix(mut hash: u64, bytes: &[u8]) -> u64 {
+    let mut i = 0;
+    while i < bytes.len() {
+        hash = (hash ^ bytes[i] as u64).wrapping_mul(0x100_0000_01b3);
+        i += 1;
+    }
+    hash
+}
+
+/// Folds a number into a fingerprint.
+#[doc(hidden)]
+#[must_use]
+pub const fn mix_u64(hash: u64, number: u64) -> u64 {
+    mix(hash, &number.to_le_bytes())
+}
+
+/// Where every fingerprint starts.
+#[doc(hidden)]
+pub const SEED: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// The parts of [`Shareable`] that every type of a known size shares.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __sized_shareable {
+    () => {
+        const ALIGN: usize = ::core::mem::align_of::<Self>();
+        fn size(len: usize) -> ::core::option::Option<usize> {
+            if len == 0 { Some(::core::mem::size_of::<Self>()) } else { None }
+        }
+        fn at(base: ::core::ptr::NonNull<u8>, _len: usize) -> ::core::ptr::NonNull<Self> {
+            base.cast()
+        }
+    };
+}
+
+macro_rules! numbers {
+    ($($number:ty)*) => {$(
+        // SAFETY: a number has no padding, and any bits are one of its values.
+        unsafe impl Plain for $number {
+            const FINGERPRINT: u64 = mix_u64(mix(SEED, stringify!($number).as_bytes()), size_of::<$number>() as u64);
+            const ANY_BITS: bool = true;
+            fn layout() -> Layout {
+                Layout { name: stringify!($number), size: size_of::<$number>(), fields: &[] }
+            }
+            unsafe fn is_valid(_at: *const Self) -> bool {
+                true
+            }
+        }
+        // SAFETY: as above; through `&` it can only be read.
+        unsafe impl Shareable for $number {
+            const FINGERPRINT: u64 = <$number as Plain>::FINGERPRINT;
+            const NEEDS_PEERS: bool = false;
+            $crate::__sized_shareable!();
+            fn layout() -> Layout {
+                <$number as Plain>::layout()
+            }
+        }
+    )*};
+}
+numbers!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64);
+
+macro_rules! atomics {
+    ($($atomic:ty)*) => {$(
+        // SAFETY: an atomic has no padding, and any bits of it are a value.
+        unsafe impl Shareable for $atomic {
+            const FINGERPRINT: u64 = mix_u64(mix(SEED, stringify!($atomic).as_bytes()), size_of::<$atomic>() as u64);
+            const NEEDS_PEERS: bool = false;
+            $crate::__sized_shareable!();
+            fn layout() -> Layout {
+                Layout { name: stringify!($atomic), size: size_of::<$atomic>(), fields: &[] }
+            }
+        }
+    )*};
+}
+atomics!(AtomicU32 AtomicU64 AtomicUsize);
+#[cfg(not(outlast_loom))]
+use core::sync::atomic::{AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicIsize, AtomicU8, AtomicU16};
+#[cfg(not(outlast_loom))]
+atomics!(AtomicU8 AtomicU16 AtomicI8 AtomicI16 AtomicI32 AtomicI64 AtomicIsize);
+
+// SAFETY: `is_valid` admits the two bytes that are a `bool`.
+unsafe impl Plain for bool {
+    const FINGERPRINT: u64 = mix(SEED, b"bool");
+    const ANY_BITS: bool = false;
+    fn layout() -> Layout {
+        Layout { name: "bool", size: 1, fields: &[] }
+    }
+    unsafe fn is_valid(at: *const Self) -> bool {
+        // SAFETY: the caller's promise; any byte is a `u8`.
+        unsafe { at.cast::<u8>().read() < 2 }
+    }
+}
+
+// SAFETY: no bytes at all.
+unsafe impl Plain for () {
+    const FINGERPRINT: u64 = mix(SEED, b"()");
+    const ANY_BITS: bool = true;
+    fn layout() -> Layout {
+        Layout { name: "()", size: 0, fields: &[] }
+    }
+    unsafe fn is_valid(_at: *const Self) -> bool {
+        true
+    }
+}
+
+// SAFETY: elements follow each other without gaps, and each is checked.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {
+    const FINGERPRINT: u64 = mix_u64(mix(T::FINGERPRINT, b"array"), N as u64);
+    const ANY_BITS: bool = T::ANY_BITS;
+    fn layout() -> Layout {
+        Layout {
+            name: "array",
+            size: size_of::<Self>(),
+            fields: const { &[Field { name: "element", offset: 0, count: N, layout: T::layout }] },
+        }
+    }
+    unsafe fn is_valid(at: *const Self) -> bool {
+        let first = at.cast::<T>();
+        T::ANY_BITS
+            || (0..N).all(|i| {
+                // SAFETY: `i` is below the length of the array that `at` points to.
+                let element = unsafe { first.add(i) };
+                // SAFETY: an element of the array is as readable as the whole.
+                unsafe { T::is_valid(element) }
+            })
+    }
+}
+
+// SAFETY: elements follow each other without gaps, and each keeps the contract.
+unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {
+    const FINGERPRINT: u64 = mix_u64(mix(<T as Shareable>::FINGERPRINT, b"array"), N as u64);
+    const NEEDS_PEERS: bool = T::NEEDS_PEERS;
+    crate::__sized_shareable!();
+    fn layout() -> Layout {
+        Layout {
+            name: "array",
+            size: size_of::<Self>(),
+            fields: const { &[Field { name: "element", offset: 0, count: N, layout: <T as Shareable>::layout }] },
+        }
+    }
+    fn place(&self) {
+        self.iter().for_each(T::place);
+    }
+    fn recover(&self, dead: &Dead) {
+        self.iter().for_each(|element| element.recover(dead));
+    }
+    fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
+        self.iter().any(|element| element.in_use(ours))
+    }
+}
+
+/// Declares structs that may lie in shared memory, field by field.
+///
+/// Every field must be [`Shareable`](crate::Shareable). The struct becomes `repr(C)`, gets a
+/// fingerprint of its names, offsets, sizes and types, and hands the death of a process on to
+/// each of its fields. See [`Shared`](crate::Shared) for an example.
+#[macro_export]
+macro_rules! shared {
+    ($($(#[$meta:meta])* $vis:vis struct $name:ident {
+        $($(#[$field_meta:meta])* $field_vis:vis $field:ident : $type:ty),+ $(,)?
+    })+) => {$(
+        $(#[$meta])*
+        #[repr(C)]
+        $vis struct $name { $($(#[$field_meta])* $field_vis $field: $type),+ }
+
+        // SAFETY: `repr(C)`, and every field is `Shareable` itself.
+        #[allow(unsafe_code, clippy::allow_attributes, clippy::allow_attributes_without_reason)]
+        unsafe impl $crate::Shareable for $name {
+            const FINGERPRINT: u64 = {
+                let mut hash = $crate::__private::mix($crate::__private::SEED, stringify!($name).as_bytes());
+                $(
+                    hash = $crate::__private::mix(hash, stringify!($field).as_bytes());
+                    hash = $crate::__private::mix_u64(hash, ::core::mem::offset_of!($name, $field) as u64);
+                    hash = $crate::__private::mix_u64(hash, <$type as $crate::Shareable>::FINGERPRINT);
+                )+
+                hash
+            };
+            const NEEDS_PEERS: bool = $(<$type as $crate::Shareable>::NEEDS_PEERS)||+;
+            $crate::__sized_shareable!();
+            fn layout() -> $crate::Layout {
+                $crate::Layout {
+                    name: stringify!($name),
+                    size: ::core::mem::size_of::<$name>(),
+                    fields: const { &[$($crate::Field {
+                        name: stringify!($field),
+                        offset: ::core::mem::offset_of!($name, $field),
+                        count: 1,
+                        layout: <$type as $crate::Shareable>::layout,
+                    }),+] },
+                }
+            }
+            fn place(&self) {
+                $($crate::Shareable::place(&self.$field);)+
+            }
+            fn recover(&self, dead: &$crate::Dead) {
+                $($crate::Shareable::recover(&self.$field, dead);)+
+            }
+            fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
+                false $(|| $crate::Shareable::in_use(&self.$field, ours))+
+            }
+        }
+
+        const _: () = assert!(!::core::mem::needs_drop::<$name>(), "a shared struct has no drop");
+    )+};
+}
+
+/// Declares payload: structs of plain fields, and C-like enums.
+///
+/// ```
+/// outlast::plain! {
+///     /// What a worker is asked to do.
+///     #[derive(Debug, PartialEq)]
+///     pub struct Job { pub id: u64, pub kind: Kind, pub bounds: [f32; 4] }
+///
+///     /// The kinds of job.
+///     #[derive(Debug, PartialEq)]
+///     pub enum Kind: u8 { Draw = 1, Erase = 2 }
+/// }
+/// ```
+///
+/// A struct becomes `repr(C)`, an enum takes the integer that is named; both become `Copy`. A
+/// value of an enum that comes out of shared memory is checked first: bits that stand for no
+/// variant give an error ([`Fault::Corrupt`](crate::Fault::Corrupt)).
+#[macro_export]
+macro_rules! plain {
+    () => {};
+    ($(#[$meta:meta])* $vis:vis struct $name:ident {
+        $($(#[$field_meta:meta])* $field_vis:vis $field:ident : $type:ty),+ $(,)?
+    } $($rest:tt)*) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy)]
+        #[repr(C)]
+        $vis struct $name { $($(#[$field_meta])* $field_vis $field: $type),+ }
+
+        // SAFETY: `repr(C)`, every field is `Plain` itself, and validity is checked field by field.
+        #[allow(unsafe_code, clippy::allow_attributes, clippy::allow_attributes_without_reason)]
+        unsafe impl $crate::Plain for $name {
+            const FINGERPRINT: u64 = {
+                let mut hash = $crate::__private::mix($crate::__private::SEED, stringify!($name).as_bytes());
+                $(
+                    hash = $crate::__private::mix(hash, stringify!($field).as_bytes());
+                    hash = $crate::__private::mix_u64(hash, ::core::mem::offset_of!($name, $field) as u64);
+                    hash = $crate::__private::mix_u64(hash, <$type as $crate::Plain>::FINGERPRINT);
+                )+
+                hash
+            };
+            const ANY_BITS: bool = $(<$type as $crate::Plain>::ANY_BITS)&&+;
+            fn layout() -> $crate::Layout {
+                $crate::Layout {
+                    name: stringify!($name),
+                    size: ::core::mem::size_of::<$name>(),
+                    fields: const { &[$($crate::Field {
+                        name: stringify!($field),
+                        offset: ::core::mem::offset_of!($name, $field),
+                        count: 1,
+                        layout: <$type as $crate::Plain>::layout,
+                    }),+] },
+                }
+            }
+            unsafe fn is_valid(at: *const Self) -> bool {
+                true $(&& {
+                    // SAFETY: the field lies inside the struct that the caller can read.
+                    let field = unsafe { &raw const (*at).$field };
+                    // SAFETY: as readable as the whole.
+                    unsafe { <$type as $crate::Plain>::is_valid(field) }
+                })+
+            }
+        }
+        $crate::plain! { $($rest)* }
+    };
+    ($(#[$meta:meta])* $vis:vis enum $name:ident : $repr:ident {
+        $($(#[$variant_meta:meta])* $variant:ident = $value:expr),+ $(,)?
+    } $($rest:tt)*) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy)]
+        #[repr($repr)]
+        $vis enum $name { $($(#[$variant_meta])* $variant = $value),+ }
+
+        // SAFETY: the bits are those of the integer, and `is_valid` admits the variants only.
+        #[allow(unsafe_code, clippy::allow_attributes, clippy::allow_attributes_without_reason)]
+        unsafe impl $crate::Plain for $name {
+            const FINGERPRINT: u64 = {
+                let mut hash = $crate::__private::mix($crate::__private::SEED, stringify!($name).as_bytes());
+                hash = $crate::__private::mix(hash, stringify!($repr).as_bytes());
+                $(
+                    hash = $crate::__private::mix(hash, stringify!($variant).as_bytes());
+                    hash = $crate::__private::mix_u64(hash, $name::$variant as u64);
+                )+
+                hash
+            };
+            const ANY_BITS: bool = false;
+            fn layout() -> $crate::Layout {
+                $crate::Layout { name: stringify!($name), size: ::core::mem::size_of::<$name>(), fields: &[] }
+            }
+            unsafe fn is_valid(at: *const Self) -> bool {
+                // SAFETY: the enum has the size and alignment of its integer, which any bits are.
+                let bits = unsafe { at.cast::<$repr>().read() };
+                false $(|| bits == $name::$variant as $repr)+
+            }
+        }
+        $crate::plain! { $($rest)* }
+    };
+}
