@@ -16,7 +16,9 @@ pub enum OpenError {
     #[error("permission to the segment denied")]
     PermissionDenied,
     /// The name is empty, too long, starts with a dot, or holds a slash or NUL.
-    #[error("a segment's name is 1 to 200 bytes, without slash or NUL, and does not start with a dot")]
+    #[error(
+        "a segment's name is 1 to 200 bytes, without slash or NUL, and does not start with a dot"
+    )]
     InvalidName,
     /// A queue of this capacity cannot be.
     #[error("a capacity of {0} is out of range")]
@@ -115,6 +117,9 @@ pub enum Fault {
     /// The primitive does not lie in a segment, so that nobody would notice a death.
     #[error("the primitive does not lie in a shared segment")]
     NotShared,
+    /// Another process has been attaching, or mending what a death left, for ten seconds.
+    #[error("another process holds the segment's peer table")]
+    Busy,
     /// A thread holds at most 1,000 robust locks at a time.
     #[error("this thread holds too many locks")]
     TooManyLocks,

@@ -245,7 +245,9 @@ macro_rules! atomics {
 }
 atomics!(AtomicU32 AtomicU64 AtomicUsize);
 #[cfg(not(outlast_loom))]
-use core::sync::atomic::{AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicIsize, AtomicU8, AtomicU16};
+use core::sync::atomic::{
+    AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicIsize, AtomicU8, AtomicU16,
+};
 #[cfg(not(outlast_loom))]
 atomics!(AtomicU8 AtomicU16 AtomicI8 AtomicI16 AtomicI32 AtomicI64 AtomicIsize);
 
@@ -306,7 +308,9 @@ unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {
         Layout {
             name: "array",
             size: size_of::<Self>(),
-            fields: const { &[Field { name: "element", offset: 0, count: N, layout: <T as Shareable>::layout }] },
+            fields: const {
+                &[Field { name: "element", offset: 0, count: N, layout: <T as Shareable>::layout }]
+            },
         }
     }
     fn place(&self) {

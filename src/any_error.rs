@@ -1,0 +1,100 @@
+//! One error for all, for programs that do not tell them apart.
+use crate::error::{Fault, OpenError};
+use crate::lock::LockError;
+use crate::queue::{
+    RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
+};
+use std::io;
+use thiserror::Error;
+
+/// Any error of this crate, without the guard or the value that the particular one carries.
+///
+/// Made for `?`: every error of the crate turns into it.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A segment could not be created or opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// An operation could not even be tried.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// A lock was not taken, or its value is in doubt (and the lock was given up again).
+    #[error(transparent)]
+    Lock(LockError<()>),
+    /// A message was not sent, and is dropped.
+    #[error(transparent)]
+    Send(SendTimeoutError<()>),
+    /// A slot was not free at once; the message is dropped.
+    #[error("the queue is full")]
+    Full,
+    /// No message was received.
+    #[error(transparent)]
+    Recv(RecvTimeoutError),
+    /// No message was there at once.
+    #[error("the queue is empty")]
+    Empty,
+    /// The operating system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl<G> From<LockError<G>> for Error {
+    fn from(error: LockError<G>) -> Self {
+        Error::Lock(error.without_guard())
+    }
+}
+
+impl<T> From<SendError<T>> for Error {
+    fn from(error: SendError<T>) -> Self {
+        Error::Send(match error {
+            SendError::Closed(_) => SendTimeoutError::Closed(()),
+            SendError::Failed(_, fault) => SendTimeoutError::Failed((), fault),
+        })
+    }
+}
+
+impl<T> From<SendTimeoutError<T>> for Error {
+    fn from(error: SendTimeoutError<T>) -> Self {
+        Error::Send(match error {
+            SendTimeoutError::TimedOut(_) => SendTimeoutError::TimedOut(()),
+            SendTimeoutError::Closed(_) => SendTimeoutError::Closed(()),
+            SendTimeoutError::Failed(_, fault) => SendTimeoutError::Failed((), fault),
+        })
+    }
+}
+
+impl<T> From<TrySendError<T>> for Error {
+    fn from(error: TrySendError<T>) -> Self {
+        match error {
+            TrySendError::Full(_) => Error::Full,
+            TrySendError::Closed(_) => Error::Send(SendTimeoutError::Closed(())),
+            TrySendError::Failed(_, fault) => Error::Send(SendTimeoutError::Failed((), fault)),
+        }
+    }
+}
+
+impl From<RecvError> for Error {
+    fn from(error: RecvError) -> Self {
+        Error::Recv(match error {
+            RecvError::Closed => RecvTimeoutError::Closed,
+            RecvError::Failed(fault) => RecvTimeoutError::Failed(fault),
+        })
+    }
+}
+
+impl From<RecvTimeoutError> for Error {
+    fn from(error: RecvTimeoutError) -> Self {
+        Error::Recv(error)
+    }
+}
+
+impl From<TryRecvError> for Error {
+    fn from(error: TryRecvError) -> Self {
+        match error {
+            TryRecvError::Empty => Error::Empty,
+            TryRecvError::Closed => Error::Recv(RecvTimeoutError::Closed),
+            TryRecvError::Failed(fault) => Error::Recv(RecvTimeoutError::Failed(fault)),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+#![doc = include_str!("../README.md")]
+// The layers, top to bottom; a module uses only those below it (`tests/layers.rs` checks it):
+//
+//   any_error                            one error for all
+//   shared  command                      Shared<T>, handing on
+//   queue                                built on the wait layer and the peer table
+//   lock  event                          one file each, standalone
+//   segment/{header,memory,names,peers,table}    memory, names, who uses it, recovery
+//   wait/{robust,spin}                   the only blocking loop, robust words
+//   sys/{futex,robust,thread,file}       the only place for libc
+//   sync  deadline  error  shareable     atomics, time, errors, what may cross
+
+#[cfg(not(outlast_loom))]
+mod any_error;
+#[cfg(not(outlast_loom))]
+mod command;
+mod deadline;
+mod error;
+pub mod event;
+pub mod lock;
+pub mod queue;
+mod segment;
+mod shareable;
+#[cfg_attr(outlast_loom, path = "shared_model.rs")]
+mod shared;
+mod sync;
+mod sys;
+mod wait;
+
+#[cfg(not(outlast_loom))]
+pub use any_error::Error;
+#[cfg(not(outlast_loom))]
+pub use command::CommandExt;
+pub use error::{Fault, OpenError};
+pub use event::Event;
+pub use lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
+pub use queue::{Delivery, FixedQueue, Loan, Queue, Ref};
+pub use queue::{
+    RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
+};
+#[cfg(not(outlast_loom))]
+pub use segment::{header::Lifetime, names::reap, names::remove};
+pub use shareable::{Dead, Field, Layout, Plain, Shareable};
+#[cfg(not(outlast_loom))]
+pub use shared::Options;
+pub use shared::Shared;
+pub use wait::TimedOut;
+pub use wait::spin::Spin;
+
+/// For the macros of this crate.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::shareable::{SEED, mix, mix_u64};
+}

@@ -1,0 +1,434 @@
+//! Mutual exclusion around a value.
+//!
+//! ```
+//! use outlast::{Lock, Shared};
+//!
+//! let here = Shared::anonymous(Lock::new(1_u64))?;
+//! let there = Shared::<Lock<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! *there.lock()? += 41;
+//! assert_eq!(*here.lock()?, 42);
+//! # Ok::<(), outlast::Error>(())
+//! ```
+//!
+//! # State
+//! The word is a robust word ([`wait::robust`](crate::wait) has its table): free, owned by a thread
+//! id, or marked by the kernel. Beside it lies the *poison*, which only the owner touches:
+//!
+//! | poison | meaning |
+//! |---|---|
+//! | 0 | the value is as its last owner meant to leave it |
+//! | [`PANICKED`] | an owner panicked |
+//! | [`DIED`] | an owner was killed, or its thread ended, while it held the lock |
+//!
+//! # Invariants
+//! - I1. The value and the poison are touched by the owner of the word only.
+//! - I2. A word that was taken from the dead => the poison is `DIED` before the guard is given out. (If
+//!   the new owner dies in between, the word is marked once more.)
+//!
+//! # Ordering
+//! `lock` happens after the `unlock` before it: an Acquire of the word pairs with its Release, or
+//! with the kernel's change of it.
+//!
+//! # Death
+//! The kernel itself releases the word, at every instruction; nobody else has to notice. Whoever
+//! takes it next gets [`LockError::OwnerDied`] with the guard inside, and so does everyone after, until
+//! [`LockGuard::mark_consistent`]. A sleeper that dies leaves nothing behind.
+#![expect(unsafe_code, reason = "the value is reached through the lock's promise of exclusion")]
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::segment::contains;
+use crate::shareable::{Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
+use crate::sync::UnsafeCell;
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::wait::TimedOut;
+use crate::wait::robust::{OWNER, Refused, RobustWord, Taken};
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
+
+const CLEAN: u32 = 0;
+const PANICKED: u32 = 1;
+const DIED: u32 = 2;
+
+/// Mutual exclusion around a value, for any number of processes.
+///
+/// As fast as `std::sync::Mutex` when nobody else wants it, fair to no one, and released by the
+/// kernel when its owner dies.
+///
+/// A thread that forgets a guard ([`core::mem::forget`]) owns the lock until it ends. A lock that is taken
+/// again by the thread that holds it is an error, not a deadlock. Not async-signal-safe.
+#[repr(C, align(64))]
+#[doc(alias = "Mutex")]
+pub struct Lock<T: Plain> {
+    word: RobustWord,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the value is reached by the owner of the word only, and `Plain` data may be used by any thread.
+unsafe impl<T: Plain> Sync for Lock<T> {}
+// SAFETY: a lock that nobody refers to is plain data.
+unsafe impl<T: Plain> Send for Lock<T> {}
+
+/// Holds a [`Lock`] until dropped.
+///
+/// It belongs to the thread that took it. In a process made by `fork` a copied guard must not be
+/// used; dropping it there does nothing.
+#[must_use = "the lock is released at once if the guard is not kept"]
+pub struct LockGuard<'a, T: Plain> {
+    lock: &'a Lock<T>,
+    /// The thread was panicking already when it took the lock.
+    panicking: bool,
+    /// The kernel knows the owner as a thread: the guard stays there.
+    not_send: PhantomData<*const ()>,
+}
+
+// SAFETY: a shared guard gives `&T` only, and `Plain` data may be read by any thread.
+unsafe impl<T: Plain> Sync for LockGuard<'_, T> {}
+
+/// What taking a lock gives.
+pub type LockResult<'a, T> = Result<LockGuard<'a, T>, LockError<LockGuard<'a, T>>>;
+
+impl<T: Plain> Lock<T> {
+    /// A free lock around `value`, to be moved into shared memory.
+    ///
+    /// It works from when it lies in a segment.
+    pub fn new(value: T) -> Self {
+        Lock { word: RobustWord::new(), value: UnsafeCell::new(value) }
+    }
+
+    /// Takes the lock, waiting for it as long as it takes.
+    ///
+    /// # Errors
+    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside, and the value may be half changed.
+    /// - [`LockError::WouldDeadlock`]: this thread has it.
+    /// - [`LockError::Failed`]: see [`Fault`].
+    ///
+    /// # Panics
+    /// If the lock does not lie in shared memory.
+    #[inline]
+    #[doc(alias = "acquire")]
+    pub fn lock(&self) -> LockResult<'_, T> {
+        if self.word.try_take_fast() {
+            return self.guard();
+        }
+        self.lock_slow(Deadline::NEVER)
+    }
+
+    /// Takes the lock if nobody alive has it. Never blocks.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock), and [`LockError::WouldBlock`].
+    ///
+    /// # Panics
+    /// If the lock does not lie in shared memory.
+    #[inline]
+    pub fn try_lock(&self) -> LockResult<'_, T> {
+        if self.word.try_take_fast() {
+            return self.guard();
+        }
+        self.accept(self.word.try_take())
+    }
+
+    /// Takes the lock, waiting for it at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock), and [`LockError::TimedOut`].
+    ///
+    /// # Panics
+    /// If the lock does not lie in shared memory.
+    #[inline]
+    pub fn lock_timeout(&self, timeout: Duration) -> LockResult<'_, T> {
+        if self.word.try_take_fast() {
+            return self.guard();
+        }
+        self.lock_slow(Deadline::after(timeout))
+    }
+
+    /// Takes the lock, waiting for it until `deadline` at most. A lock that is free is taken even if that has passed.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock), and [`LockError::TimedOut`].
+    ///
+    /// # Panics
+    /// If the lock does not lie in shared memory.
+    #[inline]
+    pub fn lock_deadline(&self, deadline: Instant) -> LockResult<'_, T> {
+        if self.word.try_take_fast() {
+            return self.guard();
+        }
+        self.lock_slow(Deadline::at(deadline))
+    }
+
+    #[cold]
+    fn lock_slow(&self, deadline: Deadline) -> LockResult<'_, T> {
+        match self.word.take_until(deadline) {
+            Ok(taken) => self.accept(taken),
+            Err(TimedOut) => Err(LockError::TimedOut),
+        }
+    }
+
+    #[cold]
+    fn accept(&self, taken: Result<Taken, Refused>) -> LockResult<'_, T> {
+        match taken {
+            Ok(Taken::Clean) => self.guard(),
+            Ok(Taken::FromTheDead) => {
+                self.poison().store(DIED, Relaxed); // keeps I2
+                self.guard()
+            }
+            Err(Refused::Busy) => Err(LockError::WouldBlock),
+            Err(Refused::Mine) => Err(LockError::WouldDeadlock),
+            Err(Refused::Failed(fault)) => Err(LockError::Failed(fault)),
+            Err(Refused::Unplaced) => {
+                let at = core::ptr::from_ref(self).addr();
+                assert!(contains(at), "the lock does not lie in shared memory");
+                Err(LockError::Failed(Fault::Corrupt))
+            }
+        }
+    }
+
+    /// The guard of a word just taken.
+    #[inline(always)]
+    fn guard(&self) -> LockResult<'_, T> {
+        let guard =
+            LockGuard { lock: self, panicking: std::thread::panicking(), not_send: PhantomData };
+        if self.poison().load(Relaxed) == CLEAN && T::ANY_BITS {
+            Ok(guard)
+        } else {
+            guard.inspect()
+        }
+    }
+
+    fn poison(&self) -> &AtomicU32 {
+        &self.word.note[0]
+    }
+
+    /// Whether the value may be half changed: see [`poison_cause`](Self::poison_cause).
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.poison_cause().is_some()
+    }
+
+    /// What happened to an owner before it was done, if it is not mended yet. May change at any moment.
+    #[must_use]
+    pub fn poison_cause(&self) -> Option<PoisonCause> {
+        match self.poison().load(Relaxed) {
+            CLEAN if RobustWord::is_marked(self.word.value()) => Some(PoisonCause::OwnerDied),
+            CLEAN => None,
+            PANICKED => Some(PoisonCause::Panicked),
+            _ => Some(PoisonCause::OwnerDied),
+        }
+    }
+
+    /// Declares the value sound, whatever happened to its last owners.
+    ///
+    /// Better, where the guard is at hand: [`LockGuard::mark_consistent`].
+    pub fn clear_poison(&self) {
+        self.poison().store(CLEAN, Relaxed);
+    }
+
+    /// The value, which nobody else can reach yet.
+    pub fn get_mut(&mut self) -> &mut T {
+        // SAFETY: `&mut self` is exclusive, and a value that was moved in is valid.
+        self.value.with_mut(|value| unsafe { &mut *value })
+    }
+}
+
+impl<'a, T: Plain> LockGuard<'a, T> {
+    /// Declares the value sound again, after the death or panic of an owner.
+    pub fn mark_consistent(guard: &mut Self) {
+        guard.lock.clear_poison();
+    }
+
+    #[cold]
+    fn inspect(self) -> LockResult<'a, T> {
+        // SAFETY: the value lies in the lock, aligned and readable, and we own the word.
+        if !self.lock.value.with(|value| unsafe { T::is_valid(value) }) {
+            return Err(LockError::Failed(Fault::Corrupt));
+        }
+        match self.lock.poison().load(Relaxed) {
+            CLEAN => Ok(self),
+            PANICKED => Err(LockError::Poisoned(self)),
+            _ => Err(LockError::OwnerDied(self)),
+        }
+    }
+
+    #[cold]
+    fn poison(&self) {
+        // In a forked child the lock is still the parent's.
+        if self.lock.word.is_mine() {
+            self.lock.poison().store(PANICKED, Relaxed);
+        }
+    }
+}
+
+impl<T: Plain> Deref for LockGuard<'_, T> {
+    type Target = T;
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: this thread owns the word (I1), and the value was checked when the guard was made.
+        self.lock.value.with(|value| unsafe { &*value })
+    }
+}
+
+impl<T: Plain> DerefMut for LockGuard<'_, T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above, and the guard is borrowed exclusively.
+        self.lock.value.with_mut(|value| unsafe { &mut *value })
+    }
+}
+
+impl<T: Plain> Drop for LockGuard<'_, T> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if !self.panicking && std::thread::panicking() {
+            self.poison();
+        }
+        self.lock.word.give_up();
+    }
+}
+
+// SAFETY: `repr(C)`; a robust word, for which any bytes will do, and plain data that is checked before
+// it is reached; no `Drop`, as `Plain` is `Copy`.
+unsafe impl<T: Plain> Shareable for Lock<T> {
+    const FINGERPRINT: u64 = mix_u64(mix(SEED, b"Lock 1"), T::FINGERPRINT);
+    const NEEDS_PEERS: bool = false;
+    crate::__sized_shareable!();
+    fn layout() -> Layout {
+        Layout {
+            name: "Lock",
+            size: size_of::<Self>(),
+            fields: const {
+                let offset = core::mem::offset_of!(Self, value);
+                &[Field { name: "value", offset, count: 1, layout: T::layout }]
+            },
+        }
+    }
+    fn place(&self) {
+        self.word.place();
+    }
+    fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
+        let owner = self.word.value() & OWNER;
+        owner != 0 && ours(owner)
+    }
+}
+
+/// What left a lock's value in doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PoisonCause {
+    /// An owner was killed, or its thread ended, while it held the lock.
+    OwnerDied,
+    /// An owner panicked while it held the lock.
+    Panicked,
+}
+
+/// Why a lock was not simply taken. `G` is the guard.
+#[non_exhaustive]
+pub enum LockError<G> {
+    /// The lock is taken; an owner before was killed, or its thread ended, and the value may be half changed.
+    OwnerDied(G),
+    /// The lock is taken; an owner before panicked, and the value may be half changed.
+    Poisoned(G),
+    /// Another thread has the lock, and the call does not block.
+    WouldBlock,
+    /// Another thread kept the lock past the deadline.
+    TimedOut,
+    /// The calling thread has the lock already.
+    WouldDeadlock,
+    /// The lock could not even be tried.
+    Failed(Fault),
+}
+
+impl<G> LockError<G> {
+    /// The guard, if the lock is taken in spite of all.
+    pub fn into_guard(self) -> Option<G> {
+        match self {
+            LockError::OwnerDied(guard) | LockError::Poisoned(guard) => Some(guard),
+            _ => None,
+        }
+    }
+
+    /// What left the value in doubt, if that is what this error says.
+    #[must_use]
+    pub fn cause(&self) -> Option<PoisonCause> {
+        match self {
+            LockError::OwnerDied(_) => Some(PoisonCause::OwnerDied),
+            LockError::Poisoned(_) => Some(PoisonCause::Panicked),
+            _ => None,
+        }
+    }
+
+    /// The same error without the guard, which is dropped.
+    pub(crate) fn without_guard(self) -> LockError<()> {
+        match self {
+            LockError::OwnerDied(_) => LockError::OwnerDied(()),
+            LockError::Poisoned(_) => LockError::Poisoned(()),
+            LockError::WouldBlock => LockError::WouldBlock,
+            LockError::TimedOut => LockError::TimedOut,
+            LockError::WouldDeadlock => LockError::WouldDeadlock,
+            LockError::Failed(fault) => LockError::Failed(fault),
+        }
+    }
+}
+
+impl<G> fmt::Display for LockError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LockError::OwnerDied(_) => f.write_str("an owner of the lock died while it held it"),
+            LockError::Poisoned(_) => f.write_str("an owner of the lock panicked while it held it"),
+            LockError::WouldBlock => f.write_str("another thread has the lock"),
+            LockError::TimedOut => f.write_str("another thread kept the lock past the deadline"),
+            LockError::WouldDeadlock => f.write_str("this thread has the lock already"),
+            LockError::Failed(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl<G> fmt::Debug for LockError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            LockError::OwnerDied(_) => "OwnerDied",
+            LockError::Poisoned(_) => "Poisoned",
+            LockError::WouldBlock => "WouldBlock",
+            LockError::TimedOut => "TimedOut",
+            LockError::WouldDeadlock => "WouldDeadlock",
+            LockError::Failed(fault) => return f.debug_tuple("Failed").field(fault).finish(),
+        };
+        f.write_str(name)
+    }
+}
+
+impl<G> core::error::Error for LockError<G> {}
+
+impl<T: Plain + fmt::Debug> fmt::Debug for Lock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Lock");
+        shown.field("word", &format_args!("{:#010x}", self.word.value()));
+        shown.field("poison", &self.poison_cause());
+        shown.finish_non_exhaustive()
+    }
+}
+
+impl<T: Plain + fmt::Debug> fmt::Debug for LockGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<T: Plain + fmt::Display> fmt::Display for LockGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+/// Chooses for this process whether every lock enters the kernel's robust list at once.
+///
+/// By default a thread's only lock stays out of the list (see `sys::robust` in the source), which
+/// saves 3 ns. A section that itself takes a *pthread robust mutex* makes the kernel forget a lock that is not
+/// listed: programs that do so call `set_eager(true)` before their first lock.
+pub fn set_eager(eager: bool) {
+    crate::sys::robust::set_eager(eager);
+}

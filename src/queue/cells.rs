@@ -1,0 +1,277 @@
+//! Where a message waits between its delivery and its acknowledgement.
+//!
+//! A message that is received with `recv_ack` leaves the ring for one of these cells, so that a slow
+//! worker holds up nobody.
+use super::ring::{Position, Slot};
+use super::{Place, Queue};
+use crate::error::Fault;
+use crate::segment::forks;
+use crate::shareable::Plain;
+use crate::sync::UnsafeCell;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use core::fmt;
+use core::mem::{ManuallyDrop, MaybeUninit};
+use core::ops::Deref;
+
+/// How many messages of one queue can be delivered and unacknowledged at a time.
+pub const IN_FLIGHT: usize = 64;
+
+/// What a cell is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Empty.
+    Free = 0,
+    /// Claimed by a process that looks for a message to put into it.
+    Taking = 1,
+    /// Delivered to a process, not acknowledged.
+    Held = 2,
+    /// To be delivered again.
+    Ready = 3,
+    /// Being taken by a plain `recv`.
+    Leaving = 4,
+}
+
+/// A cell's word: how often it was used, attempts, owner and stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CellState(pub(crate) u64);
+
+impl CellState {
+    pub(crate) fn is_in(self, stage: Stage) -> bool {
+        self.0 & 0xf == stage as u64
+    }
+    pub(crate) fn owner(self) -> u32 {
+        ((self.0 >> 4) & 0xfff) as u32
+    }
+    pub(crate) fn attempts(self) -> u32 {
+        ((self.0 >> 16) & 0xff) as u32
+    }
+    pub(crate) fn to(self, stage: Stage, owner: u32) -> Self {
+        CellState((self.0 & !0xffff) | (u64::from(owner & 0xfff) << 4) | stage as u64)
+    }
+    /// One attempt more; 255 stands for all beyond.
+    pub(crate) fn tried(self) -> Self {
+        if self.attempts() == 255 { self } else { CellState(self.0 + (1 << 16)) }
+    }
+    /// Empty, for the next message: no attempts, and a number that no earlier use had.
+    pub(crate) fn freed(self) -> Self {
+        CellState((self.0 & !0xff_ffff).wrapping_add(1 << 24))
+    }
+}
+
+/// One cell.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Cell<T> {
+    pub(crate) state: AtomicU64,
+    /// Where in the ring the message came from: valid while `Held`.
+    pub(crate) origin: AtomicU64,
+    pub(crate) value: UnsafeCell<MaybeUninit<T>>,
+}
+
+impl<T> Cell<T> {
+    pub(crate) fn new() -> Self {
+        Cell {
+            state: AtomicU64::new(0),
+            origin: AtomicU64::new(0),
+            value: UnsafeCell::new(MaybeUninit::uninit()),
+        }
+    }
+
+    pub(crate) fn load(&self) -> CellState {
+        CellState(self.state.load(Acquire))
+    }
+
+    pub(crate) fn exchange(&self, from: CellState, to: CellState) -> bool {
+        self.state.compare_exchange(from.0, to.0, AcqRel, Relaxed).is_ok()
+    }
+}
+
+/// A message that has been received, and must be acknowledged.
+///
+/// Dereferences to the message. [`ack`](Self::ack) says that the work is done; a delivery that is dropped
+/// otherwise, or whose process is killed, goes back and is delivered again. It
+/// belongs to the process, not the thread, and may be sent between threads.
+#[must_use = "a delivery that is dropped is delivered again"]
+pub struct Delivery<'a, T: Plain> {
+    pub(super) queue: &'a Queue<T>,
+    pub(super) cell: usize,
+    pub(super) state: CellState,
+    pub(super) value: T,
+    pub(super) forks: u32,
+}
+
+impl<T: Plain> Delivery<'_, T> {
+    /// How often this message was delivered before without being acknowledged; 255 stands for more.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.state.attempts()
+    }
+
+    /// Acknowledges the message, which is gone for good, and gives its value.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`] in a process made by `fork` after the delivery; [`Fault::Corrupt`] if the
+    /// memory says that the delivery is not ours.
+    #[doc(alias = "task_done")]
+    pub fn ack(self) -> Result<T, Fault> {
+        let delivery = ManuallyDrop::new(self);
+        if delivery.forks != forks() {
+            return Err(Fault::Forked);
+        }
+        delivery.queue.free_cell(delivery.cell, delivery.state)?;
+        Ok(delivery.value)
+    }
+
+    /// Gives the message back, to be delivered again with one attempt more. The same as dropping it.
+    pub fn nack(self) {}
+}
+
+impl<T: Plain> Deref for Delivery<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: Plain> Drop for Delivery<'_, T> {
+    fn drop(&mut self) {
+        if self.forks == forks() {
+            self.queue.return_cell(self.cell, self.state);
+        }
+    }
+}
+
+impl<T: Plain + fmt::Debug> fmt::Debug for Delivery<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("value", &self.value)
+            .field("attempts", &self.attempts())
+            .finish()
+    }
+}
+
+/// A free slot, to be written in place.
+///
+/// [`send`](Self::send) gives it to the receivers. Dropped otherwise it is free again, and so it is if the process is
+/// killed. Messages sent after it was made wait for it: keep it short.
+#[must_use = "a loan that is dropped sends nothing"]
+pub struct Loan<'a, T: Plain> {
+    pub(super) queue: &'a Queue<T>,
+    pub(super) at: Position,
+    pub(super) owner: u32,
+    pub(super) forks: u32,
+}
+
+impl<T: Plain> Loan<'_, T> {
+    /// Sends what was written.
+    ///
+    /// # Errors
+    /// If the queue was closed meanwhile, or this process was forked after the loan was made.
+    pub fn send(self) -> Result<(), super::SendError<()>> {
+        let loan = ManuallyDrop::new(self);
+        if loan.forks != forks() {
+            return Err(super::SendError::Failed((), Fault::Forked));
+        }
+        if loan.queue.publish(loan.at, loan.owner) {
+            Ok(())
+        } else {
+            Err(super::SendError::Closed(()))
+        }
+    }
+
+    fn slot(&self) -> &Slot<T> {
+        &self.queue.slots[self.at.index]
+    }
+}
+
+#[expect(unsafe_code, reason = "a claimed slot is reached by its claimer alone")]
+impl<T: Plain> Deref for Loan<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        const {
+            assert!(
+                T::ANY_BITS,
+                "a slot in place may hold any bits: not for types with invalid values"
+            )
+        }
+        // SAFETY: the claim of the slot is ours until `send` or drop, and any bits are a `T`.
+        self.slot().value.with(|value| unsafe { (*value).assume_init_ref() })
+    }
+}
+
+#[expect(unsafe_code, reason = "a claimed slot is reached by its claimer alone")]
+impl<T: Plain> core::ops::DerefMut for Loan<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        const {
+            assert!(
+                T::ANY_BITS,
+                "a slot in place may hold any bits: not for types with invalid values"
+            )
+        }
+        // SAFETY: as above, and the loan is borrowed exclusively.
+        self.slot().value.with_mut(|value| unsafe { (*value).assume_init_mut() })
+    }
+}
+
+impl<T: Plain> Drop for Loan<'_, T> {
+    fn drop(&mut self) {
+        if self.forks == forks() {
+            self.slot().free(self.at.lap);
+            self.queue.after_abort();
+        }
+    }
+}
+
+impl<T: Plain> fmt::Debug for Loan<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loan").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+/// A message in its place, to be read there.
+///
+/// Dropped, it is consumed; if the process is killed before that, it is delivered to another. Its
+/// slot is not free before, and the ring stops there a lap later: keep it short.
+#[must_use = "a message that is dropped is consumed"]
+pub struct Ref<'a, T: Plain> {
+    pub(super) queue: &'a Queue<T>,
+    pub(super) place: Place,
+    pub(super) forks: u32,
+}
+
+impl<T: Plain> Ref<'_, T> {
+    pub(super) fn value(&self) -> &UnsafeCell<MaybeUninit<T>> {
+        match self.place {
+            Place::Slot(at) => &self.queue.slots[at.index].value,
+            Place::Cell(i, _) => &self.queue.cells[i].value,
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "a claimed slot is reached by its claimer alone")]
+impl<T: Plain> Deref for Ref<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: the claim is ours until drop; the value was checked when it was claimed.
+        self.value().with(|value| unsafe { (*value).assume_init_ref() })
+    }
+}
+
+impl<T: Plain> Drop for Ref<'_, T> {
+    fn drop(&mut self) {
+        if self.forks == forks() {
+            match self.place {
+                Place::Slot(at) => self.queue.release(at),
+                // Only damaged memory can have another word there, and then nothing is ours to free.
+                Place::Cell(i, taken) => self.queue.free_cell(i, taken).unwrap_or(()),
+            }
+        }
+    }
+}
+
+impl<T: Plain + fmt::Debug> fmt::Debug for Ref<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Ref").field(&**self).finish()
+    }
+}

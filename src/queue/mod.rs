@@ -1,0 +1,1081 @@
+//! A bounded queue for many producers and many consumers.
+//!
+//! ```
+//! use outlast::{Queue, Shared};
+//!
+//! let here = Shared::<Queue<u64>>::anonymous_queue(16)?;
+//! let there = Shared::<Queue<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! here.send(7)?;
+//! assert_eq!(there.recv()?, 7);
+//!
+//! // Work that must be done even if the worker is killed is acknowledged when it is done:
+//! here.send(8)?;
+//! let job = there.recv_ack()?;
+//! assert_eq!((*job, job.attempts()), (8, 0));
+//! job.ack()?;
+//! # Ok::<(), outlast::Error>(())
+//! ```
+//!
+//! # State
+//! A ring of slots; each has a word of {lap: 40, owner: 12, phase: 4 bits}. Position *p* of the message
+//! sequence lies at index *p* mod capacity in lap *p* / capacity.
+//!
+//! | phase | owner | meaning | next |
+//! |---|---|---|---|
+//! | `Free` | - | can be written in this lap | `Writing` by a claim |
+//! | `Writing` | process | being written | `Full` = the commit of `send`; or `Free` of the next lap, if it is abandoned |
+//! | `Full` | - | a message | `Reading` by a claim |
+//! | `Reading` | process | being read | `Free` of the next lap = the commit of `recv`; `Orphan` if the reader dies |
+//! | `Orphan` | - | a message whose reader died | `Reading` |
+//!
+//! and 64 cells for messages delivered by `recv_ack`, {use: 40, attempts: 8, owner: 12, stage: 4 bits}:
+//!
+//! | stage | owner | meaning | next |
+//! |---|---|---|---|
+//! | `Free` | - | empty | `Taking` |
+//! | `Taking` | process | it looks for a message to put here | `Held` = the commit of `recv_ack`; or `Free` |
+//! | `Held` | process | delivered | `Free` = the commit of `ack`; `Ready` by nack, drop or death |
+//! | `Ready` | - | to be delivered again | `Held`, or `Leaving` for a plain `recv` |
+//! | `Leaving` | process | being copied out | `Free` = the commit; `Ready` if the process dies |
+//!
+//! # Invariants
+//! - I1. A claim names its owner in the instruction that makes it.
+//! - I2. The claims of writers follow each other without gaps, and so do those of readers; `tail` and `head`
+//!   are hints that may be behind, never ahead.
+//! - I3. Some cell is `Ready` or some slot `Orphan` => `returned` != `searched`, or a living process is about
+//!   to make it so.
+//! - I4. Where a commit leaves more to take (free) and others may be asleep, one more is woken: the one that
+//!   the earlier commit woke may have found its way barred by a slower peer and gone back to sleep.
+//!
+//! # Ordering
+//! What was written before `send` is seen after the `recv` of that message: Release store of `Full`,
+//! Acquire of the claim. Every commit is followed by a `fence(SeqCst)` before it is asked whether
+//! anybody sleeps (see `signal.rs`), or whether the queue was closed meanwhile: a receiver that says *closed* looked for a message
+//! after it saw the flag, so a sender whose message it did not see finds the flag and takes the message back.
+//!
+//! # Death
+//! Sender killed before its claim: nothing. Between claim and commit: nothing is sent; recovery frees the slot for the next lap, and
+//! readers step over it. After: sent. Receiver killed between claim and commit: `recv` had not returned, so the message goes to
+//! another. After the commit: it is gone, with the process that had it; where that matters, `recv_ack`: killed before `ack`'s commit, the message goes
+//! to another with `attempts` + 1; after it, it is done. Waiters and wakes that died with their process: recovery
+//! moves every wait word and wakes all.
+//!
+//! The slot protocol is this crate's own, from Vyukov's bounded MPMC queue (per-slot sequence
+//! numbers) with the claim moved into the slot.
+#![expect(unsafe_code, reason = "a claimed slot is reached by its claimer alone")]
+
+mod cells;
+mod error;
+mod ring;
+mod signal;
+
+pub use cells::{Delivery, IN_FLIGHT, Loan, Ref};
+pub use error::{
+    RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
+};
+pub use ring::Slot;
+
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::segment::{forks, identify};
+use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
+use crate::wait::TimedOut;
+use cells::{Cell, CellState, Stage};
+use core::fmt;
+use core::mem::{MaybeUninit, offset_of};
+use core::ops::Deref;
+use core::ptr::NonNull;
+use ring::{End, MAX_CAPACITY, Nothing, Phase, Position, is_in, lap_of, owner_of, state};
+use signal::Signal;
+use std::time::{Duration, Instant};
+
+/// A bounded queue whose capacity is chosen when it is created.
+///
+/// First in, first out, except that a message whose receiver died, or gave it back, comes out of order. Any
+/// number of processes and threads may send and receive.
+///
+/// Create it with [`Shared::anonymous_queue`](crate::Shared::anonymous_queue) or
+/// [`create_queue`](crate::Shared::create_queue). To embed one in a struct, see [`FixedQueue`].
+#[repr(C)]
+#[doc(alias = "JoinableQueue")]
+#[doc(alias = "channel")]
+pub struct Queue<T: Plain, S: ?Sized = [Slot<T>]> {
+    tail: Line,
+    head: Line,
+    shared: Rare,
+    cells: [Cell<T>; IN_FLIGHT],
+    slots: S,
+}
+
+/// A queue of `N` slots, to be embedded in a struct declared with [`shared!`](crate::shared).
+///
+/// Dereferences to [`Queue`], which has the verbs.
+pub type FixedQueue<T, const N: usize> = Queue<T, [Slot<T>; N]>;
+
+/// A hint in a line of its own.
+#[repr(C, align(128))]
+#[derive(Debug)]
+struct Line(AtomicU64);
+
+/// What is read by all and written rarely.
+#[repr(C, align(128))]
+#[derive(Debug)]
+struct Rare {
+    /// A message can be received.
+    not_empty: Signal,
+    /// A slot is free.
+    not_full: Signal,
+    /// A cell is free.
+    cell_free: Signal,
+    /// A message is done with.
+    idle: Signal,
+    closed: AtomicU32,
+    /// Counts messages that came back.
+    returned: AtomicU32,
+    /// The count up to which somebody has looked for them in vain.
+    searched: AtomicU32,
+}
+
+// SAFETY: values are reached through claims only, which exclude each other, and `Plain` data may be used by any thread.
+unsafe impl<T: Plain, S: ?Sized> Sync for Queue<T, S> {}
+// SAFETY: a queue that nobody refers to is plain data.
+unsafe impl<T: Plain, S: ?Sized> Send for Queue<T, S> {}
+
+impl<T: Plain, const N: usize> FixedQueue<T, N> {
+    /// An empty queue, to be moved into shared memory.
+    ///
+    /// A capacity of 0, or of more than 16,777,215, does not compile.
+    #[must_use]
+    #[expect(
+        clippy::new_without_default,
+        reason = "zero-filled memory is the default, and needs no value"
+    )]
+    pub fn new() -> Self {
+        const { assert!(N > 0 && N <= MAX_CAPACITY, "a queue holds 1 to 16,777,215 messages") }
+        Queue {
+            tail: Line(AtomicU64::new(0)),
+            head: Line(AtomicU64::new(0)),
+            shared: Rare {
+                not_empty: Signal::new(),
+                not_full: Signal::new(),
+                cell_free: Signal::new(),
+                idle: Signal::new(),
+                closed: AtomicU32::new(0),
+                returned: AtomicU32::new(0),
+                searched: AtomicU32::new(0),
+            },
+            cells: core::array::from_fn(|_| Cell::new()),
+            slots: core::array::from_fn(|_| Slot::new()),
+        }
+    }
+}
+
+impl<T: Plain, const N: usize> Deref for FixedQueue<T, N> {
+    type Target = Queue<T>;
+    #[inline(always)]
+    fn deref(&self) -> &Queue<T> {
+        self
+    }
+}
+
+/// What an attempt to send came to.
+enum Sent {
+    Yes,
+    Full,
+    Closed,
+    Failed(Fault),
+}
+
+/// Why an attempt to receive came to nothing for good.
+enum Never {
+    Closed,
+    Failed(Fault),
+}
+
+// ------------------------------------------------------------------ sending
+impl<T: Plain> Queue<T> {
+    /// Sends a message, waiting for a free slot as long as it takes.
+    ///
+    /// # Errors
+    /// Gives the message back if the queue is closed, or if this process cannot become a peer.
+    #[doc(alias = "push")]
+    #[doc(alias = "put")]
+    pub fn send(&self, message: T) -> Result<(), SendError<T>> {
+        match self.send_until(&message, Deadline::NEVER) {
+            Sent::Yes => Ok(()),
+            Sent::Closed | Sent::Full => Err(SendError::Closed(message)),
+            Sent::Failed(fault) => Err(SendError::Failed(message, fault)),
+        }
+    }
+
+    /// Sends a message if a slot is free. Never blocks.
+    ///
+    /// # Errors
+    /// Gives the message back if the queue is full or closed, or if this process cannot become a peer.
+    #[doc(alias = "try_push")]
+    #[doc(alias = "put_nowait")]
+    #[inline]
+    pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
+        match self.push(&message) {
+            Sent::Yes => Ok(()),
+            Sent::Full => Err(TrySendError::Full(message)),
+            Sent::Closed => Err(TrySendError::Closed(message)),
+            Sent::Failed(fault) => Err(TrySendError::Failed(message, fault)),
+        }
+    }
+
+    /// Sends a message, waiting for a free slot at most `timeout`.
+    ///
+    /// # Errors
+    /// Gives the message back if that takes too long, if the queue is closed, or if this process cannot become a peer.
+    pub fn send_timeout(&self, message: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
+        self.send_before(message, Deadline::after(timeout))
+    }
+
+    /// Sends a message, waiting for a free slot until `deadline` at most. A slot that is free is used even if that has passed.
+    ///
+    /// # Errors
+    /// As [`send_timeout`](Self::send_timeout).
+    pub fn send_deadline(&self, message: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
+        self.send_before(message, Deadline::at(deadline))
+    }
+
+    fn send_before(&self, message: T, deadline: Deadline) -> Result<(), SendTimeoutError<T>> {
+        match self.send_until(&message, deadline) {
+            Sent::Yes => Ok(()),
+            Sent::Full => Err(SendTimeoutError::TimedOut(message)),
+            Sent::Closed => Err(SendTimeoutError::Closed(message)),
+            Sent::Failed(fault) => Err(SendTimeoutError::Failed(message, fault)),
+        }
+    }
+
+    /// Sends messages one after the other, waiting for free slots as long as it takes.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), with the number of messages that were sent before.
+    pub fn send_batch(&self, messages: &[T]) -> Result<(), SendError<usize>> {
+        for (sent, message) in messages.iter().enumerate() {
+            match self.send_until(message, Deadline::NEVER) {
+                Sent::Yes => {}
+                Sent::Closed | Sent::Full => return Err(SendError::Closed(sent)),
+                Sent::Failed(fault) => return Err(SendError::Failed(sent, fault)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a free slot to be written in place, waiting for one as long as it takes.
+    ///
+    /// Only for types of which any bits are a value: before it is written, it holds what an earlier message left.
+    ///
+    /// # Errors
+    /// If the queue is closed, or this process cannot become a peer.
+    pub fn loan(&self) -> Result<Loan<'_, T>, SendError<()>> {
+        match self.shared.not_full.wait(Deadline::NEVER, || {
+            self.try_loan().map_or_else(Self::unless_full, |loan| Some(Ok(loan)))
+        }) {
+            Ok(Ok(loan)) => Ok(loan),
+            Ok(Err(TrySendError::Failed((), fault))) => Err(SendError::Failed((), fault)),
+            Ok(Err(_)) | Err(TimedOut) => Err(SendError::Closed(())),
+        }
+    }
+
+    fn unless_full<R>(error: TrySendError<()>) -> Option<Result<R, TrySendError<()>>> {
+        if error.is_full() { None } else { Some(Err(error)) }
+    }
+
+    /// Takes a free slot to be written in place. Never blocks.
+    ///
+    /// # Errors
+    /// If the queue is full or closed, or this process cannot become a peer.
+    pub fn try_loan(&self) -> Result<Loan<'_, T>, TrySendError<()>> {
+        let forks = forks();
+        let owner = self.identify().map_err(|fault| TrySendError::Failed((), fault))?;
+        if self.is_closed() {
+            return Err(TrySendError::Closed(()));
+        }
+        match self.tail().claim_free(owner) {
+            Ok(at) => Ok(Loan { queue: self, at, owner, forks }),
+            Err(Nothing::Damaged) => Err(TrySendError::Failed((), Fault::Corrupt)),
+            Err(Nothing::Here | Nothing::Yet) => Err(TrySendError::Full(())),
+        }
+    }
+
+    fn send_until(&self, message: &T, deadline: Deadline) -> Sent {
+        match self.push(message) {
+            Sent::Full => self.send_slow(message, deadline),
+            other => other,
+        }
+    }
+
+    #[cold]
+    fn send_slow(&self, message: &T, deadline: Deadline) -> Sent {
+        let attempt = || match self.push(message) {
+            Sent::Full => None,
+            other => Some(other),
+        };
+        self.shared.not_full.wait(deadline, attempt).unwrap_or(Sent::Full)
+    }
+
+    #[inline(always)]
+    fn push(&self, message: &T) -> Sent {
+        let owner = match self.identify() {
+            Ok(owner) => owner,
+            Err(fault) => return Sent::Failed(fault),
+        };
+        if self.is_closed() {
+            return Sent::Closed;
+        }
+        match self.tail().claim_free(owner) {
+            Ok(at) => {
+                // SAFETY: the slot is claimed for this call; nobody else reads or writes its value.
+                self.slots[at.index]
+                    .value
+                    .with_mut(|value| unsafe { value.write(MaybeUninit::new(*message)) });
+                if self.publish(at, owner) { Sent::Yes } else { Sent::Closed }
+            }
+            Err(Nothing::Damaged) => Sent::Failed(Fault::Corrupt),
+            Err(Nothing::Here | Nothing::Yet) => Sent::Full,
+        }
+    }
+
+    /// Commits a claimed slot; false if the queue was closed before anybody could receive it.
+    #[inline(always)]
+    fn publish(&self, at: Position, owner: u32) -> bool {
+        self.slots[at.index].publish(at.lap);
+        fence(SeqCst);
+        let rare = &self.shared;
+        if rare.not_empty.is_armed() || rare.not_full.is_armed() || self.is_closed() {
+            return self.after_publish(at, owner);
+        }
+        true
+    }
+
+    #[cold]
+    fn after_publish(&self, at: Position, owner: u32) -> bool {
+        let slot = &self.slots[at.index];
+        if self.is_closed() {
+            let (full, writing) =
+                (state(at.lap, 0, Phase::Full), state(at.lap, owner, Phase::Writing));
+            if slot.state.compare_exchange(full, writing, AcqRel, Relaxed).is_ok() {
+                slot.free(at.lap);
+                self.after_abort();
+                return false;
+            }
+        }
+        self.shared.not_empty.notify(1);
+        if self.shared.not_full.is_armed() && self.tail().find_free().is_ok() {
+            self.shared.not_full.notify(1); // keeps I4
+        }
+        true
+    }
+
+    /// After a claimed slot was given up without a message: readers may pass it, writers will find it in the next lap.
+    #[cold]
+    fn after_abort(&self) {
+        fence(SeqCst);
+        self.shared.not_empty.notify(1);
+        self.shared.not_full.notify(1);
+        self.shared.idle.notify(u32::MAX);
+    }
+}
+
+// ---------------------------------------------------------------- receiving
+impl<T: Plain> Queue<T> {
+    /// Receives a message, waiting for one as long as it takes.
+    ///
+    /// A process that is killed after `recv` has returned takes the message with it: where that matters, see [`recv_ack`](Self::recv_ack).
+    ///
+    /// # Errors
+    /// If the queue is closed and empty, if this process cannot become a peer, or if what came out is no value of the type (it is consumed).
+    #[doc(alias = "pop")]
+    #[doc(alias = "get")]
+    pub fn recv(&self) -> Result<T, RecvError> {
+        Self::for_ever(self.receive(&self.shared.not_empty, Deadline::NEVER, || self.pop()))
+    }
+
+    /// Receives a message if there is one. Never blocks.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), and if the queue is empty.
+    #[doc(alias = "try_pop")]
+    #[doc(alias = "get_nowait")]
+    #[inline]
+    pub fn try_recv(&self) -> Result<T, TryRecvError> {
+        Self::at_once(self.pop())
+    }
+
+    /// Receives a message, waiting for one at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), and if that takes too long.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
+        Self::in_time(self.receive(&self.shared.not_empty, Deadline::after(timeout), || self.pop()))
+    }
+
+    /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
+        Self::in_time(self.receive(&self.shared.not_empty, Deadline::at(deadline), || self.pop()))
+    }
+
+    /// Receives a message that counts as done only when it is acknowledged, waiting for one as long as it takes.
+    ///
+    /// If this process is killed before, or drops the delivery, it goes to another receiver. At most [`IN_FLIGHT`]
+    /// messages of a queue can be unacknowledged at a time; beyond that, this waits for an acknowledgement.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv). Note that a queue can be closed and empty while other processes hold deliveries
+    /// that may come back: [`join`](Self::join) first, then [`close`](Self::close).
+    pub fn recv_ack(&self) -> Result<Delivery<'_, T>, RecvError> {
+        Self::for_ever(self.deliver_until(Deadline::NEVER))
+    }
+
+    /// As [`recv_ack`](Self::recv_ack), if a message and a cell for it are there. Never blocks.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
+        Self::at_once(match self.deliver() {
+            Ok(Some(delivery)) => Ok(Some(delivery)),
+            Ok(None) | Err(Undelivered::NoCell) => Ok(None),
+            Err(Undelivered::Never(never)) => Err(never),
+        })
+    }
+
+    /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_ack_timeout(&self, timeout: Duration) -> Result<Delivery<'_, T>, RecvTimeoutError> {
+        Self::in_time(self.deliver_until(Deadline::after(timeout)))
+    }
+
+    /// As [`recv_ack`](Self::recv_ack), waiting until `deadline` at most.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_ack_deadline(
+        &self,
+        deadline: Instant,
+    ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
+        Self::in_time(self.deliver_until(Deadline::at(deadline)))
+    }
+
+    /// Receives a message to be read in place, waiting for one as long as it takes.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn recv_ref(&self) -> Result<Ref<'_, T>, RecvError> {
+        Self::for_ever(self.receive(&self.shared.not_empty, Deadline::NEVER, || self.peek()))
+    }
+
+    /// Receives a message to be read in place, if there is one. Never blocks.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    pub fn try_recv_ref(&self) -> Result<Ref<'_, T>, TryRecvError> {
+        Self::at_once(self.peek())
+    }
+
+    /// Appends at most `most` messages to `to`, waiting only for the first; how many it were.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), if there is none at all.
+    pub fn recv_batch(&self, to: &mut Vec<T>, most: usize) -> Result<usize, RecvError> {
+        if most == 0 {
+            return Ok(0);
+        }
+        to.push(self.recv()?);
+        let more = self.try_iter().take(most - 1);
+        let before = to.len();
+        to.extend(more);
+        Ok(1 + to.len() - before)
+    }
+
+    /// Messages until the queue is closed and empty, or cannot be used, waiting for each.
+    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        core::iter::from_fn(|| self.recv().ok())
+    }
+
+    /// The messages that are there, without waiting.
+    #[doc(alias = "drain")]
+    pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
+        core::iter::from_fn(|| self.try_recv().ok())
+    }
+
+    /// Takes out all messages that are there, to be looked at or thrown away.
+    #[must_use]
+    pub fn drain(&self) -> Vec<T> {
+        self.try_iter().collect()
+    }
+
+    fn receive<R>(
+        &self,
+        signal: &Signal,
+        deadline: Deadline,
+        mut attempt: impl FnMut() -> Result<Option<R>, Never>,
+    ) -> Result<Option<R>, Never> {
+        match attempt() {
+            Ok(None) => signal
+                .wait(deadline, || attempt().transpose())
+                .map_or(Ok(None), |done| done.map(Some)),
+            done => done,
+        }
+    }
+
+    fn for_ever<R>(received: Result<Option<R>, Never>) -> Result<R, RecvError> {
+        match received {
+            Ok(Some(message)) => Ok(message),
+            Err(Never::Failed(fault)) => Err(RecvError::Failed(fault)),
+            Ok(None) | Err(Never::Closed) => Err(RecvError::Closed),
+        }
+    }
+
+    fn at_once<R>(received: Result<Option<R>, Never>) -> Result<R, TryRecvError> {
+        match received {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(TryRecvError::Empty),
+            Err(Never::Closed) => Err(TryRecvError::Closed),
+            Err(Never::Failed(fault)) => Err(TryRecvError::Failed(fault)),
+        }
+    }
+
+    fn in_time<R>(received: Result<Option<R>, Never>) -> Result<R, RecvTimeoutError> {
+        match received {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(RecvTimeoutError::TimedOut),
+            Err(Never::Closed) => Err(RecvTimeoutError::Closed),
+            Err(Never::Failed(fault)) => Err(RecvTimeoutError::Failed(fault)),
+        }
+    }
+
+    /// Claims the next message, wherever it is.
+    #[inline(always)]
+    fn claim(&self, owner: u32) -> Result<Option<Place>, Never> {
+        let closed = self.is_closed();
+        if closed {
+            fence(SeqCst); // whoever commits after our look sees the flag
+        }
+        let (returned, searched) = (&self.shared.returned, &self.shared.searched);
+        if returned.load(Acquire) != searched.load(Relaxed) {
+            if let Some(place) = self.claim_returned(owner) {
+                return Ok(Some(place));
+            }
+        }
+        match self.head().claim_full(owner) {
+            Ok(at) => Ok(Some(Place::Slot(at))),
+            Err(Nothing::Here) if closed => Err(Never::Closed),
+            Err(Nothing::Here | Nothing::Yet) => Ok(None),
+            Err(Nothing::Damaged) => Err(Never::Failed(Fault::Corrupt)),
+        }
+    }
+
+    /// Claims a message that came back.
+    #[cold]
+    fn claim_returned(&self, owner: u32) -> Option<Place> {
+        let before = self.shared.searched.load(Relaxed);
+        let returned = self.shared.returned.load(Acquire);
+        for (i, cell) in self.cells.iter().enumerate() {
+            let seen = cell.load();
+            let taken = seen.to(Stage::Leaving, owner);
+            if seen.is_in(Stage::Ready) && cell.exchange(seen, taken) {
+                return Some(Place::Cell(i, taken));
+            }
+        }
+        for (index, slot) in self.slots.iter().enumerate() {
+            let seen = slot.state.load(Acquire);
+            let lap = lap_of(seen);
+            let taken = state(lap, owner, Phase::Reading);
+            if is_in(seen, Phase::Orphan)
+                && slot.state.compare_exchange(seen, taken, Acquire, Relaxed).is_ok()
+            {
+                return Some(Place::Slot(Position { lap, index }));
+            }
+        }
+        self.shared.searched.compare_exchange(before, returned, Relaxed, Relaxed).ok(); // keeps I3
+        None
+    }
+
+    #[inline(always)]
+    fn pop(&self) -> Result<Option<T>, Never> {
+        let owner = self.identify().map_err(Never::Failed)?;
+        match self.claim(owner)? {
+            None => Ok(None),
+            Some(Place::Slot(at)) => {
+                // SAFETY: the slot is claimed for this call, so nobody writes it.
+                let value = self.slots[at.index].value.with(|value| unsafe { value.read() });
+                self.release(at);
+                Self::checked(value).map(Some)
+            }
+            Some(Place::Cell(i, taken)) => self.pop_returned(i, taken).map(Some),
+        }
+    }
+
+    #[cold]
+    fn pop_returned(&self, i: usize, taken: CellState) -> Result<T, Never> {
+        // SAFETY: the cell is claimed for this call, so nobody writes it.
+        let value = self.cells[i].value.with(|value| unsafe { value.read() });
+        self.free_cell(i, taken).map_err(Never::Failed)?;
+        Self::checked(value)
+    }
+
+    /// Frees a cell that this process has claimed or holds: the commit of `ack`.
+    fn free_cell(&self, i: usize, mine: CellState) -> Result<(), Fault> {
+        if !self.cells[i].exchange(mine, mine.freed()) {
+            return Err(Fault::Corrupt);
+        }
+        fence(SeqCst);
+        self.shared.cell_free.notify(1);
+        self.shared.idle.notify(u32::MAX);
+        Ok(())
+    }
+
+    /// Gives a held message back to be delivered again.
+    #[cold]
+    fn return_cell(&self, i: usize, mine: CellState) {
+        if self.cells[i].exchange(mine, mine.to(Stage::Ready, 0).tried()) {
+            self.announce_returned();
+        }
+    }
+
+    fn announce_returned(&self) {
+        self.shared.returned.fetch_add(1, Release); // keeps I3
+        fence(SeqCst);
+        self.shared.not_empty.notify(1);
+    }
+
+    /// The message, if its bits are a value of the type.
+    #[inline(always)]
+    fn checked(value: MaybeUninit<T>) -> Result<T, Never> {
+        // SAFETY: `value` is a local copy, aligned and readable; its bytes came out of shared memory, which is initialised.
+        if T::ANY_BITS || unsafe { T::is_valid(value.as_ptr()) } {
+            // SAFETY: checked right before.
+            return Ok(unsafe { value.assume_init() });
+        }
+        Err(Never::Failed(Fault::Corrupt))
+    }
+
+    fn peek(&self) -> Result<Option<Ref<'_, T>>, Never> {
+        let forks = forks();
+        let owner = self.identify().map_err(Never::Failed)?;
+        let Some(place) = self.claim(owner)? else { return Ok(None) };
+        let message = Ref { queue: self, place, forks };
+        // SAFETY: the place is claimed, so nobody writes the value; it is aligned and readable.
+        let valid =
+            T::ANY_BITS || message.value().with(|value| unsafe { T::is_valid(value.cast()) });
+        if valid { Ok(Some(message)) } else { Err(Never::Failed(Fault::Corrupt)) }
+    }
+
+    /// Commits the reception of the message in a claimed slot.
+    #[inline(always)]
+    fn release(&self, at: Position) {
+        self.slots[at.index].free(at.lap);
+        fence(SeqCst);
+        let rare = &self.shared;
+        if rare.not_full.is_armed() || rare.not_empty.is_armed() || rare.idle.is_armed() {
+            self.after_release();
+        }
+    }
+
+    #[cold]
+    fn after_release(&self) {
+        self.shared.not_full.notify(1);
+        self.shared.idle.notify(u32::MAX);
+        if self.shared.not_empty.is_armed() && self.head().find_full().is_ok() {
+            self.shared.not_empty.notify(1); // keeps I4
+        }
+    }
+}
+
+/// Why there is no delivery yet, or ever.
+enum Undelivered {
+    /// All cells are taken.
+    NoCell,
+    Never(Never),
+}
+
+// --------------------------------------------------- acknowledged delivery
+impl<T: Plain> Queue<T> {
+    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Delivery<'_, T>>, Never> {
+        loop {
+            // Wait for a message first; if one is there but no cell, wait for a cell, then look again.
+            let attempt = || match self.deliver() {
+                Ok(delivery) => Ok(delivery.map(Some)),
+                Err(Undelivered::NoCell) => Ok(Some(None)),
+                Err(Undelivered::Never(never)) => Err(never),
+            };
+            match self.receive(&self.shared.not_empty, deadline, attempt)? {
+                Some(Some(delivery)) => return Ok(Some(delivery)),
+                None => return Ok(None),
+                Some(None) => {}
+            }
+            let free =
+                || self.cells.iter().any(|cell| cell.load().is_in(Stage::Free)).then_some(());
+            if self.shared.cell_free.wait(deadline, free).is_err() {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn deliver(&self) -> Result<Option<Delivery<'_, T>>, Undelivered> {
+        let forks = forks();
+        let never = |fault| Undelivered::Never(Never::Failed(fault));
+        let owner = self.identify().map_err(never)?;
+        // A cell is claimed before the message; do not do so in vain while spinning.
+        if !self.is_closed() && !self.may_have_message() {
+            return Ok(None);
+        }
+        let Some((i, taking)) = self.claim_cell(owner) else { return Err(Undelivered::NoCell) };
+        let cell = &self.cells[i];
+        let (held, value) = match self.claim(owner) {
+            Ok(Some(Place::Slot(at))) => {
+                cell.origin.store(at.encode(), Relaxed);
+                // SAFETY: the slot is claimed for this call, so nobody writes it.
+                let value = self.slots[at.index].value.with(|value| unsafe { value.read() });
+                // SAFETY: the cell is claimed for this call; nobody else reads or writes its value.
+                cell.value.with_mut(|place| unsafe { place.write(value) });
+                let held = taking.to(Stage::Held, owner);
+                cell.state.store(held.0, Release); // the commit
+                self.release(at);
+                self.pass_on_cell();
+                (Ok((i, held)), value)
+            }
+            Ok(Some(Place::Cell(from, leaving))) => {
+                // It lies in a cell already, and stays there.
+                self.free_cell(i, taking).map_err(never)?;
+                // SAFETY: the cell is claimed for this call, so nobody writes it.
+                let value = self.cells[from].value.with(|value| unsafe { value.read() });
+                let held = leaving.to(Stage::Held, owner);
+                self.cells[from].origin.store(NOWHERE, Relaxed);
+                let kept = self.cells[from].exchange(leaving, held);
+                (if kept { Ok((from, held)) } else { Err(never(Fault::Corrupt)) }, value)
+            }
+            nothing => {
+                self.free_cell(i, taking).map_err(never)?;
+                return nothing.map(|_| None).map_err(Undelivered::Never);
+            }
+        };
+        let (cell, state) = held?;
+        match Self::checked(value) {
+            Ok(value) => Ok(Some(Delivery { queue: self, cell, state, value, forks })),
+            Err(corrupt) => {
+                self.free_cell(cell, state).map_err(never)?;
+                Err(Undelivered::Never(corrupt))
+            }
+        }
+    }
+
+    fn may_have_message(&self) -> bool {
+        let returned = self.shared.returned.load(Relaxed) != self.shared.searched.load(Relaxed);
+        returned || !matches!(self.head().find_full(), Err(Nothing::Here | Nothing::Yet))
+    }
+
+    fn claim_cell(&self, owner: u32) -> Option<(usize, CellState)> {
+        let first = owner as usize * 7; // neighbours start apart
+        (0..IN_FLIGHT).map(|i| (first + i) % IN_FLIGHT).find_map(|i| {
+            let seen = self.cells[i].load();
+            let taking = seen.to(Stage::Taking, owner);
+            (seen.is_in(Stage::Free) && self.cells[i].exchange(seen, taking)).then_some((i, taking))
+        })
+    }
+
+    /// Several may wait for cells, and one was told: if more are free, tell the next.
+    fn pass_on_cell(&self) {
+        if self.shared.cell_free.is_armed()
+            && self.cells.iter().any(|cell| cell.load().is_in(Stage::Free))
+        {
+            self.shared.cell_free.notify(1);
+        }
+    }
+
+    /// Waits until every message that was sent has been received and, where it was delivered by `recv_ack`,
+    /// acknowledged.
+    ///
+    /// Work that a dead process held counts as undone until another has acknowledged it.
+    ///
+    /// # Errors
+    /// If this process cannot become a peer.
+    pub fn join(&self) -> Result<(), Fault> {
+        self.join_until(Deadline::NEVER).map(drop)
+    }
+
+    /// As [`join`](Self::join), at most `timeout`; whether all was done.
+    ///
+    /// # Errors
+    /// If this process cannot become a peer.
+    pub fn join_timeout(&self, timeout: Duration) -> Result<bool, Fault> {
+        self.join_until(Deadline::after(timeout))
+    }
+
+    fn join_until(&self, deadline: Deadline) -> Result<bool, Fault> {
+        self.identify()?;
+        Ok(self.shared.idle.wait(deadline, || self.is_idle().then_some(())).is_ok())
+    }
+
+    /// Whether all slots and cells were free at one moment: two equal looks, with laps that never
+    /// come back, are a picture of that moment.
+    fn is_idle(&self) -> bool {
+        let look = || {
+            let slots = self
+                .slots
+                .iter()
+                .map(|slot| slot.state.load(Acquire))
+                .try_fold(SEED, |hash, seen| {
+                    is_in(seen, Phase::Free).then(|| mix_u64(hash, seen))
+                })?;
+            self.cells.iter().map(Cell::load).try_fold(slots, |hash, seen| {
+                seen.is_in(Stage::Free).then(|| mix_u64(hash, seen.0))
+            })
+        };
+        let first = look();
+        fence(SeqCst);
+        first.is_some() && first == look()
+    }
+}
+
+/// Where a message was claimed.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Slot(Position),
+    Cell(usize, CellState),
+}
+
+/// The origin of a message that is in no slot.
+const NOWHERE: u64 = u64::MAX;
+
+// ------------------------------------------------------- state and closing
+impl<T: Plain> Queue<T> {
+    /// How many messages can be in the ring at a time.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many messages are in the ring, without those that were delivered and are not acknowledged, or that came back. May change at any moment.
+    #[must_use]
+    #[doc(alias = "qsize")]
+    pub fn len(&self) -> usize {
+        let hint = |end: End<'_, T>, found: Result<Position, Nothing>| {
+            found.unwrap_or_else(|_| Position::decode(end.hint.load(Relaxed)))
+        };
+        match (self.head().find_full(), self.tail().find_free()) {
+            (Err(Nothing::Here), _) => 0,
+            (Ok(_), Err(Nothing::Here)) if self.is_full() => self.capacity() - self.unreadable(),
+            (head, tail) => {
+                hint(self.tail(), tail).distance(hint(self.head(), head), self.capacity())
+            }
+        }
+    }
+
+    /// Slots of a full ring that are being read.
+    fn unreadable(&self) -> usize {
+        let reading = |slot: &&Slot<T>| {
+            let seen = slot.state.load(Relaxed);
+            is_in(seen, Phase::Reading) || is_in(seen, Phase::Orphan)
+        };
+        self.slots.iter().filter(reading).count()
+    }
+
+    /// Whether there is nothing to receive. May change at any moment.
+    #[must_use]
+    #[doc(alias = "empty")]
+    pub fn is_empty(&self) -> bool {
+        !self.may_have_message() && !matches!(self.head().find_full(), Err(Nothing::Yet))
+    }
+
+    /// Whether no slot is free. May change at any moment.
+    #[must_use]
+    #[doc(alias = "full")]
+    pub fn is_full(&self) -> bool {
+        self.tail().find_free().is_err()
+    }
+
+    /// Closes the queue for good: nothing more can be sent; what is there can be received.
+    ///
+    /// Everybody who waits is woken.
+    pub fn close(&self) {
+        self.shared.closed.store(1, Release);
+        fence(SeqCst);
+        self.wake_everybody();
+    }
+
+    /// Whether the queue is closed.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_closed(&self) -> bool {
+        self.shared.closed.load(Relaxed) != 0
+    }
+
+    fn wake_everybody(&self) {
+        let rare = &self.shared;
+        [&rare.not_empty, &rare.not_full, &rare.cell_free, &rare.idle]
+            .into_iter()
+            .for_each(Signal::wake_all);
+    }
+
+    #[inline(always)]
+    fn identify(&self) -> Result<u32, Fault> {
+        identify(core::ptr::from_ref(&self.tail).addr())
+    }
+
+    #[inline(always)]
+    fn tail(&self) -> End<'_, T> {
+        End { hint: &self.tail.0, slots: &self.slots }
+    }
+
+    #[inline(always)]
+    fn head(&self) -> End<'_, T> {
+        End { hint: &self.head.0, slots: &self.slots }
+    }
+
+    /// Mends what the owner `dead.tag` had claimed. Cells first: a message that is in a cell must not be
+    /// delivered from its slot as well.
+    fn mend(&self, dead: &Dead) {
+        let mut returned = false;
+        for cell in &self.cells {
+            let seen = cell.load();
+            if seen.owner() == dead.tag {
+                if seen.is_in(Stage::Taking) {
+                    cell.exchange(seen, seen.freed());
+                } else if seen.is_in(Stage::Held) {
+                    let origin = cell.origin.load(Relaxed);
+                    let at = Position::decode(origin);
+                    if let Some(slot) = self.slots.get(at.index).filter(|_| origin != NOWHERE) {
+                        let reading = state(at.lap, dead.tag, Phase::Reading);
+                        let free = state(at.lap.wrapping_add(1), 0, Phase::Free);
+                        slot.state.compare_exchange(reading, free, AcqRel, Relaxed).ok();
+                    }
+                    let ready = seen.to(Stage::Ready, 0);
+                    // Who left by itself did not fail at the message.
+                    cell.exchange(seen, if dead.clean { ready } else { ready.tried() });
+                } else if seen.is_in(Stage::Leaving) {
+                    cell.exchange(seen, seen.to(Stage::Ready, 0));
+                }
+            }
+            // Also one that an earlier recoverer, or a process that gave it back, left unannounced.
+            returned |= cell.load().is_in(Stage::Ready);
+        }
+        for slot in &self.slots {
+            let seen = slot.state.load(Acquire);
+            let lap = lap_of(seen);
+            if owner_of(seen) == dead.tag {
+                let mended = if is_in(seen, Phase::Writing) {
+                    state(lap.wrapping_add(1), 0, Phase::Free)
+                } else if is_in(seen, Phase::Reading) {
+                    state(lap, 0, Phase::Orphan)
+                } else {
+                    seen
+                };
+                slot.state.compare_exchange(seen, mended, AcqRel, Relaxed).ok();
+            }
+            returned |= is_in(slot.state.load(Relaxed), Phase::Orphan);
+        }
+        if returned {
+            self.shared.returned.fetch_add(1, Release); // keeps I3
+        }
+        fence(SeqCst);
+        self.wake_everybody();
+    }
+
+    fn fields() -> &'static [Field] {
+        const {
+            &[
+                Field {
+                    name: "cells",
+                    offset: offset_of!(FixedQueue<T, 1>, cells),
+                    count: IN_FLIGHT,
+                    layout: T::layout,
+                },
+                Field {
+                    name: "slots",
+                    offset: offset_of!(FixedQueue<T, 1>, slots),
+                    count: 1,
+                    layout: T::layout,
+                },
+            ]
+        }
+    }
+
+    const BASE: u64 = mix_u64(mix(SEED, b"Queue 1"), T::FINGERPRINT);
+}
+
+// SAFETY: `repr(C)`; atomics, for which any bytes will do, and plain data that is checked before it is used; indices
+// are bounds-checked; no `Drop`, as `Plain` is `Copy`.
+unsafe impl<T: Plain, const N: usize> Shareable for FixedQueue<T, N> {
+    const FINGERPRINT: u64 = mix_u64(Queue::<T>::BASE, N as u64);
+    const NEEDS_PEERS: bool = true;
+    crate::__sized_shareable!();
+    fn layout() -> Layout {
+        Layout {
+            name: "FixedQueue",
+            size: size_of::<Self>(),
+            fields: const {
+                &[
+                    Field {
+                        name: "cells",
+                        offset: offset_of!(FixedQueue<T, 1>, cells),
+                        count: IN_FLIGHT,
+                        layout: T::layout,
+                    },
+                    Field {
+                        name: "slots",
+                        offset: offset_of!(FixedQueue<T, 1>, slots),
+                        count: N,
+                        layout: T::layout,
+                    },
+                ]
+            },
+        }
+    }
+    fn recover(&self, dead: &Dead) {
+        self.mend(dead);
+    }
+}
+
+// SAFETY: as above; the number of slots is the pointer's, which `at` got from the checked header.
+unsafe impl<T: Plain> Shareable for Queue<T> {
+    const FINGERPRINT: u64 = Queue::<T>::BASE;
+    const ALIGN: usize = align_of::<FixedQueue<T, 1>>();
+    const NEEDS_PEERS: bool = true;
+    fn layout() -> Layout {
+        Layout { name: "Queue", size: offset_of!(FixedQueue<T, 1>, slots), fields: Self::fields() }
+    }
+    fn size(len: usize) -> Option<usize> {
+        if len == 0 || len > MAX_CAPACITY {
+            return None;
+        }
+        let end = size_of::<Slot<T>>()
+            .checked_mul(len)?
+            .checked_add(offset_of!(FixedQueue<T, 1>, slots))?;
+        end.checked_next_multiple_of(Self::ALIGN).filter(|&size| isize::try_from(size).is_ok())
+    }
+    fn at(base: NonNull<u8>, len: usize) -> NonNull<Self> {
+        // A pointer to a struct that ends in a slice has the slice's length as its own.
+        let pointer = NonNull::slice_from_raw_parts(base, len).as_ptr() as *mut Self;
+        NonNull::new(pointer).unwrap_or_else(|| unreachable!("`base` is not null"))
+    }
+    fn recover(&self, dead: &Dead) {
+        self.mend(dead);
+    }
+}
+
+impl<T: Plain> fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("capacity", &self.capacity())
+            .field("len", &self.len())
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Plain, const N: usize> fmt::Debug for FixedQueue<T, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}

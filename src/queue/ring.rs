@@ -1,0 +1,229 @@
+//! The ring of slots: claiming, committing, stepping over.
+use crate::error::Fault;
+use crate::sync::UnsafeCell;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::mem::MaybeUninit;
+
+/// The largest capacity: a position keeps the index in 24 bits.
+pub(crate) const MAX_CAPACITY: usize = (1 << INDEX_BITS) - 1;
+
+const INDEX_BITS: u32 = 24;
+const LAP_BITS: u32 = 40;
+
+/// What a slot is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Free = 0,
+    Writing = 1,
+    Full = 2,
+    Reading = 3,
+    Orphan = 4,
+}
+
+/// The word of a slot in phase `phase` of lap `lap`, claimed by `owner` (0: by nobody).
+pub(crate) const fn state(lap: u64, owner: u32, phase: Phase) -> u64 {
+    ((lap & ((1 << LAP_BITS) - 1)) << 16) | (((owner & 0xfff) as u64) << 4) | phase as u64
+}
+
+/// The owner in a slot's word.
+pub(crate) const fn owner_of(state: u64) -> u32 {
+    ((state >> 4) & 0xfff) as u32
+}
+
+/// Whether a slot's word is in `phase`.
+pub(crate) const fn is_in(state: u64, phase: Phase) -> bool {
+    state & 0xf == phase as u64
+}
+
+/// The lap in a slot's word.
+pub(crate) const fn lap_of(state: u64) -> u64 {
+    (state >> 16) & ((1 << LAP_BITS) - 1)
+}
+
+/// How many laps `a` is ahead of `b`, counted round the clock.
+#[expect(clippy::cast_possible_wrap, reason = "the topmost bit of the difference is its sign")]
+const fn ahead(a: u64, b: u64) -> i64 {
+    (a.wrapping_sub(b) << (64 - LAP_BITS)) as i64 >> (64 - LAP_BITS)
+}
+
+/// A place in the endless sequence of messages: a lap, and an index into the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) lap: u64,
+    pub(crate) index: usize,
+}
+
+impl Position {
+    pub(crate) fn decode(bits: u64) -> Self {
+        Position { lap: bits >> INDEX_BITS, index: (bits & ((1 << INDEX_BITS) - 1)) as usize }
+    }
+
+    pub(crate) fn encode(self) -> u64 {
+        (self.lap << INDEX_BITS) | self.index as u64
+    }
+
+    #[inline(always)]
+    fn next(self, capacity: usize) -> Self {
+        if self.index + 1 < capacity {
+            Position { lap: self.lap, index: self.index + 1 }
+        } else {
+            Position { lap: self.lap.wrapping_add(1) & ((1 << LAP_BITS) - 1), index: 0 }
+        }
+    }
+
+    /// The first position that may be unclaimed, when the slot at this index is already in `lap`.
+    fn after(self, lap: u64, capacity: usize) -> Self {
+        Position { lap: lap.wrapping_sub(1) & ((1 << LAP_BITS) - 1), index: self.index }
+            .next(capacity)
+    }
+
+    /// How many positions this one is after `earlier`, at most `capacity`.
+    pub(crate) fn distance(self, earlier: Position, capacity: usize) -> usize {
+        match ahead(self.lap, earlier.lap) {
+            0 => self.index.saturating_sub(earlier.index),
+            1 => (capacity + self.index).saturating_sub(earlier.index).min(capacity),
+            laps if laps > 1 => capacity,
+            _ => 0,
+        }
+    }
+}
+
+/// One place for a message.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Slot<T> {
+    pub(crate) state: AtomicU64,
+    pub(crate) value: UnsafeCell<MaybeUninit<T>>,
+}
+
+impl<T> Slot<T> {
+    pub(crate) fn new() -> Self {
+        Slot { state: AtomicU64::new(0), value: UnsafeCell::new(MaybeUninit::uninit()) }
+    }
+}
+
+/// Why there was nothing to claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nothing {
+    /// No free slot; no message.
+    Here,
+    /// The next message is being written.
+    Yet,
+    /// No peer that follows the protocol leaves the ring like this.
+    Damaged,
+}
+
+/// One end of the ring: where it is thought to be, and the slots.
+///
+/// The hint may be stale, never ahead: it is stored after a claim, and the claims of one end follow each other without gaps. So walking
+/// forward from it finds the next slot to claim.
+pub(crate) struct End<'a, T> {
+    pub(crate) hint: &'a AtomicU64,
+    pub(crate) slots: &'a [Slot<T>],
+}
+
+impl<T> End<'_, T> {
+    /// Claims the next free slot for writing: the claim names its owner in the same instruction.
+    #[inline(always)]
+    pub(crate) fn claim_free(&self, owner: u32) -> Result<Position, Nothing> {
+        self.walk(
+            |at| state(at.lap, 0, Phase::Free),
+            |at| Some(state(at.lap, owner, Phase::Writing)),
+            |_, _| None,
+        )
+    }
+
+    /// Claims the next message for reading.
+    #[inline(always)]
+    pub(crate) fn claim_full(&self, owner: u32) -> Result<Position, Nothing> {
+        self.walk(
+            |at| state(at.lap, 0, Phase::Full),
+            |at| Some(state(at.lap, owner, Phase::Reading)),
+            Self::before_full,
+        )
+    }
+
+    /// Where the next free slot is, without claiming it.
+    pub(crate) fn find_free(&self) -> Result<Position, Nothing> {
+        self.walk(|at| state(at.lap, 0, Phase::Free), |_| None, |_, _| None)
+    }
+
+    /// Where the next message is, without claiming it.
+    pub(crate) fn find_full(&self) -> Result<Position, Nothing> {
+        self.walk(|at| state(at.lap, 0, Phase::Full), |_| None, Self::before_full)
+    }
+
+    /// A reader does not pass a slot that is still free or being written in its lap.
+    fn before_full(at: Position, seen: u64) -> Option<Nothing> {
+        if seen == state(at.lap, 0, Phase::Free) {
+            Some(Nothing::Here)
+        } else if is_in(seen, Phase::Writing) {
+            Some(Nothing::Yet)
+        } else {
+            None
+        }
+    }
+
+    /// Walks from the hint to the first slot that is as `wanted`, and makes it as `claimed` says.
+    #[inline(always)]
+    fn walk(
+        &self,
+        wanted: impl Fn(Position) -> u64,
+        claimed: impl Fn(Position) -> Option<u64>,
+        stop: impl Fn(Position, u64) -> Option<Nothing>,
+    ) -> Result<Position, Nothing> {
+        let capacity = self.slots.len();
+        let mut at = Position::decode(self.hint.load(Relaxed));
+        let round = 2 * capacity + 64;
+        let mut probes = 0;
+        loop {
+            let Some(slot) = self.slots.get(at.index) else { return Err(Nothing::Damaged) };
+            let seen = slot.state.load(Acquire);
+            if seen == wanted(at) {
+                let Some(claimed) = claimed(at) else { return Ok(at) };
+                if slot.state.compare_exchange(seen, claimed, Acquire, Relaxed).is_ok() {
+                    self.hint.store(at.next(capacity).encode(), Relaxed);
+                    return Ok(at);
+                }
+            } else {
+                match ahead(lap_of(seen), at.lap) {
+                    ..0 => return Err(Nothing::Here),
+                    0 => match stop(at, seen) {
+                        Some(nothing) => return Err(nothing),
+                        None => at = at.next(capacity),
+                    },
+                    1.. => at = at.after(lap_of(seen), capacity),
+                }
+            }
+            probes += 1;
+            if probes % round == 0 {
+                if probes == 64 * round {
+                    return Err(Nothing::Damaged);
+                }
+                // Others may have gone round the ring many times meanwhile; their hints show it.
+                at = Position::decode(self.hint.load(Relaxed));
+            }
+        }
+    }
+}
+
+impl<T: Copy> Slot<T> {
+    /// Gives a claimed slot to the readers.
+    #[inline(always)]
+    pub(crate) fn publish(&self, lap: u64) {
+        self.state.store(state(lap, 0, Phase::Full), Release);
+    }
+
+    /// Gives a claimed slot to the writers of the next lap, whether it was read or never written.
+    #[inline(always)]
+    pub(crate) fn free(&self, lap: u64) {
+        self.state.store(state(lap.wrapping_add(1), 0, Phase::Free), Release);
+    }
+}
+
+impl From<Nothing> for Fault {
+    fn from(_: Nothing) -> Self {
+        Fault::Corrupt
+    }
+}

@@ -1,0 +1,236 @@
+//! Which segments this process maps, and who it is in each of them.
+//!
+//! A primitive is a plain value, and learns who calls it from its own address: [`identify`] looks
+//! in a thread-local cache of one address range, then in the process-wide table. Nothing of this is
+//! read from shared memory. A cached range stays mapped for as long as its thread lives, or until that thread itself
+//! leaves: a registered thread's token lies in it, and [`Attachment::detach`] keeps such memory (the *graveyard*).
+//!
+//! # Fork
+//! The child of a fork is nobody yet: its cache is emptied, the count of [`forks`] moves, and every mapping
+//! is attached anew at its first use. The table's lock is held across the fork, so that the child finds it whole.
+use super::memory::Memory;
+use super::peers::{Membership, Peers, Recover};
+use crate::error::Fault;
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sys::thread;
+use core::cell::{Cell, RefCell};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+
+/// One mapping with a peer table.
+#[derive(Debug)]
+struct Mapping {
+    start: usize,
+    len: usize,
+    peers: Peers,
+    recover: RecoverBox,
+    membership: Option<Membership>,
+    /// The count of forks when `membership` was made.
+    forks: u32,
+}
+
+/// A mapping without one: known only so that addresses in it count as shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Range {
+    start: usize,
+    len: usize,
+}
+
+#[derive(Clone)]
+struct RecoverBox(Arc<Recover>);
+
+impl core::fmt::Debug for RecoverBox {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Recover")
+    }
+}
+
+/// Memory whose last user has gone, while threads of this process still have tokens in it.
+#[derive(Debug)]
+struct Grave {
+    peers: Peers,
+    threads: Vec<(usize, u32)>,
+    memory: Memory,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    mappings: Vec<Mapping>,
+    ranges: Vec<Range>,
+    graves: Vec<Grave>,
+}
+
+static TABLE: Mutex<Table> =
+    Mutex::new(Table { mappings: Vec::new(), ranges: Vec::new(), graves: Vec::new() });
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    /// The mapping that this thread used last: start, length, owner tag.
+    static HERE: Cell<(usize, usize, u32)> = const { Cell::new((0, 0, 0)) };
+    /// The table's lock, held by the thread that forks.
+    static ACROSS_FORK: RefCell<Option<MutexGuard<'static, Table>>> = const { RefCell::new(None) };
+}
+
+fn table() -> MutexGuard<'static, Table> {
+    // What the table says is true after each statement that changes it.
+    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The owner tag of this process in the segment that `address` lies in; the calling thread is a
+/// registered peer from here on.
+#[inline(always)]
+pub(crate) fn identify(address: usize) -> Result<u32, Fault> {
+    let (start, len, tag) = HERE.get();
+    if address.wrapping_sub(start) < len { Ok(tag) } else { identify_slow(address) }
+}
+
+#[cold]
+fn identify_slow(address: usize) -> Result<u32, Fault> {
+    let mut table = table();
+    let within = |mapping: &&mut Mapping| address.wrapping_sub(mapping.start) < mapping.len;
+    let mapping = table.mappings.iter_mut().find(within).ok_or(Fault::NotShared)?;
+    let membership = mapping.attach()?;
+    if membership.peers().find_registration(membership.slot()).is_none() {
+        membership.peers().register(membership.slot())?;
+    }
+    let tag = membership.tag();
+    HERE.set((mapping.start, mapping.len, tag));
+    Ok(tag)
+}
+
+/// Whether `address` lies in a segment that this process has open.
+pub(crate) fn contains(address: usize) -> bool {
+    let table = table();
+    let within = |start: usize, len: usize| address.wrapping_sub(start) < len;
+    table.mappings.iter().any(|mapping| within(mapping.start, mapping.len))
+        || table.ranges.iter().any(|range| within(range.start, range.len))
+}
+
+/// How often this process is the child of a fork since it was started: what was made under another count is a copy.
+#[inline(always)]
+pub(crate) fn forks() -> u32 {
+    FORKS.load(Relaxed)
+}
+
+impl Mapping {
+    fn attach(&mut self) -> Result<&Membership, Fault> {
+        if self.forks != forks() {
+            // The parent's: its sentinel is not in this process, and its slot is not ours to free.
+            core::mem::forget(self.membership.take());
+            self.forks = forks();
+        }
+        if self.membership.is_none() {
+            self.membership = Some(Membership::join(self.peers, Arc::clone(&self.recover.0))?);
+        }
+        self.membership.as_ref().ok_or(Fault::Corrupt)
+    }
+}
+
+/// This process's use of one mapping, ended by [`detach`](Attachment::detach).
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    start: usize,
+    len: usize,
+}
+
+impl Attachment {
+    /// Enters memory in the table, and with a peer table makes this process a peer.
+    pub(crate) fn new(
+        memory: &Memory,
+        peers: Option<Peers>,
+        recover: Arc<Recover>,
+    ) -> Result<Self, Fault> {
+        hook();
+        crate::sys::robust::Thread::current()?;
+        let (start, len) = (memory.base().expose_provenance(), memory.len());
+        let mut table = table();
+        table.bury();
+        match peers {
+            None => table.ranges.push(Range { start, len }),
+            Some(peers) => {
+                let recover = RecoverBox(recover);
+                let mut mapping =
+                    Mapping { start, len, peers, recover, membership: None, forks: forks() };
+                mapping.attach()?;
+                table.mappings.push(mapping);
+            }
+        }
+        Ok(Attachment { start, len })
+    }
+
+    /// Ends the use, and unmaps as soon as no thread of this process has a token in the memory.
+    pub(crate) fn detach(&self, memory: Memory) {
+        let mut table = table();
+        table.bury();
+        let range = Range { start: self.start, len: self.len };
+        if let Some(i) = table.ranges.iter().position(|&other| other == range) {
+            table.ranges.swap_remove(i);
+        }
+        let Some(i) = table.mappings.iter().position(|mapping| mapping.start == self.start) else {
+            return;
+        };
+        let mapping = table.mappings.swap_remove(i);
+        if mapping.forks != forks() {
+            core::mem::forget(mapping.membership);
+            return;
+        }
+        let Some(membership) = mapping.membership else { return };
+        let (peers, slot) = (membership.peers(), membership.slot());
+        let mine = peers.find_registration(slot);
+        let mut threads = peers.registered(slot);
+        membership.leave();
+        if let Some(mine) = mine {
+            peers.unregister(mine);
+            threads.retain(|&(t, _)| t != mine);
+            if HERE.get().0 == self.start {
+                HERE.set((0, 0, 0));
+            }
+        }
+        if threads.iter().any(|&(t, tid)| peers.is_registered(t, tid)) {
+            table.graves.push(Grave { peers, threads, memory });
+        }
+    }
+}
+
+impl Table {
+    /// Unmaps what no thread has a token in any more.
+    fn bury(&mut self) {
+        self.graves.retain(|grave| {
+            let registered = |&(t, tid): &(usize, u32)| grave.peers.is_registered(t, tid);
+            grave.memory.len() > 0 && grave.threads.iter().any(registered)
+        });
+    }
+}
+
+fn hook() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        thread::at_fork(before_fork, after_fork, after_fork_in_child);
+        thread::at_exit(at_exit);
+    });
+}
+
+extern "C" fn before_fork() {
+    ACROSS_FORK.set(Some(table()));
+}
+
+extern "C" fn after_fork() {
+    ACROSS_FORK.set(None);
+}
+
+extern "C" fn after_fork_in_child() {
+    FORKS.fetch_add(1, Relaxed);
+    HERE.set((0, 0, 0));
+    ACROSS_FORK.set(None);
+}
+
+/// A process that ends by itself has not been killed: the others need not count that against its messages.
+extern "C" fn at_exit() {
+    // A thread that holds the table's lock may have been stopped by exit; then the others take this for a kill.
+    let Ok(table) = TABLE.try_lock() else { return };
+    for mapping in table.mappings.iter().filter(|mapping| mapping.forks == forks()) {
+        if let Some(membership) = &mapping.membership {
+            membership.peers().mark_left(membership.slot());
+        }
+    }
+}

@@ -1,0 +1,540 @@
+//! A value in memory that several processes map: `Arc` for processes.
+#![expect(unsafe_code, reason = "gives references to a value that lies in a checked mapping")]
+use crate::error::{Fault, OpenError};
+use crate::queue::Queue;
+use crate::segment::Attachment;
+use crate::segment::header::{self, Expected, Geometry, Lifetime, Spec};
+use crate::segment::memory::Memory;
+use crate::segment::names;
+use crate::segment::peers::Peers;
+use crate::shareable::{Dead, Plain, Shareable};
+use crate::sys::{file, thread};
+use core::fmt;
+use core::ops::Deref;
+use core::ptr::NonNull;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+/// A value in shared memory; clones, and other processes' handles, refer to the same.
+///
+/// All verbs of the value take `&self`. The memory is mapped as long as a clone exists in this process, and exists as
+/// long as some process has it open.
+///
+/// ```
+/// use outlast::{Event, FixedQueue, Lock, Shared};
+///
+/// outlast::plain! {
+///     /// What a worker is to do.
+///     pub struct Job { pub number: u64 }
+/// }
+/// outlast::shared! {
+///     /// What the processes of a pool share.
+///     pub struct Jobs {
+///         pub pending: FixedQueue<Job, 64>,
+///         pub done: Event,
+///         pub total: Lock<u64>,
+///     }
+/// }
+///
+/// let jobs = Shared::anonymous(Jobs {
+///     pending: FixedQueue::new(),
+///     done: Event::manual(false),
+///     total: Lock::new(0),
+/// })?;
+/// let worker = Shared::<Jobs>::from_fd(jobs.try_clone_fd()?)?; // a second mapping, as another process has it
+/// jobs.pending.send(Job { number: 5 })?;
+/// *worker.total.lock()? += worker.pending.recv()?.number;
+/// worker.done.set();
+/// jobs.done.wait()?;
+/// assert_eq!(*jobs.total.lock()?, 5);
+/// # Ok::<(), outlast::Error>(())
+/// ```
+///
+/// # Handing it on
+/// - by **fork**: the child goes on using the value. (Guards, deliveries and loans that were copied with it are inert.)
+/// - by **exec**: [`CommandExt::share`](crate::CommandExt::share) here, [`Shared::inherited`] there.
+/// - by **name**: [`Shared::create`] here, [`Shared::open`] there.
+/// - by **file descriptor**, over a Unix socket for example: [`Shared::try_clone_fd`] here, [`Shared::from_fd`] there.
+///
+/// # Death
+/// Whoever uses the value of a type that needs it ([`Shareable::NEEDS_PEERS`]) becomes a *peer*, with a
+/// thread that sleeps until another peer dies and then mends what that one left in each primitive.
+pub struct Shared<T: ?Sized + Shareable> {
+    at: NonNull<T>,
+    inner: Arc<Inner>,
+}
+
+// SAFETY: a `Shared` is a `&T` with its mapping kept alive.
+unsafe impl<T: ?Sized + Shareable + Sync> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: ?Sized + Shareable + Sync> Sync for Shared<T> {}
+
+struct Inner {
+    /// `None` only while it is dropped.
+    memory: Option<Memory>,
+    attachment: Attachment,
+    /// Whether a thread of this process owns something in the value.
+    in_use: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let Some(mut memory) = self.memory.take() else { return };
+        if (self.in_use)() {
+            // A guard was forgotten. Its lock is in its thread's robust list: the memory must stay.
+            core::mem::forget(memory);
+            return;
+        }
+        names::leave(&mut memory);
+        self.attachment.detach(memory);
+    }
+}
+
+/// How a segment is to be made.
+///
+/// ```
+/// use outlast::{Lock, Lifetime, Options, Shared};
+/// let name = format!("options-{}", std::process::id());
+/// let counter = Options::new().lifetime(Lifetime::Persistent).create(&name, Lock::new(1_u64))?;
+/// drop(counter); // nobody holds it now, but it persists
+/// assert_eq!(*Shared::<Lock<u64>>::open(&name)?.lock()?, 1);
+/// outlast::remove(&name)?;
+/// # Ok::<(), outlast::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    lifetime: Lifetime,
+    processes: u32,
+    threads: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { lifetime: Lifetime::UntilLast, processes: 256, threads: 1_024 }
+    }
+}
+
+/// A pointer to a value that any thread may refer to.
+struct Anywhere<T: ?Sized>(NonNull<T>);
+// SAFETY: it stands for a `&T`, whose use is argued where it is made.
+unsafe impl<T: ?Sized + Sync> Send for Anywhere<T> {}
+// SAFETY: as above.
+unsafe impl<T: ?Sized + Sync> Sync for Anywhere<T> {}
+
+impl<T: ?Sized> Anywhere<T> {
+    /// # Safety
+    /// The value is mapped.
+    unsafe fn get(&self) -> &T {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Options {
+    /// A segment that lives until its last user has gone, for at most 256 processes and 1,024 threads at a time.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long a named segment lives.
+    #[must_use]
+    pub fn lifetime(self, lifetime: Lifetime) -> Self {
+        Options { lifetime, ..self }
+    }
+
+    /// How many processes can use the segment at a time: 1 to 4,095. Each takes 64 bytes of it.
+    #[must_use]
+    pub fn processes(self, processes: u32) -> Self {
+        Options { processes, ..self }
+    }
+
+    /// How many threads of all processes can wait or send or receive in it: 1 to 65,535. Each takes 64 bytes of it.
+    #[must_use]
+    pub fn threads(self, threads: u32) -> Self {
+        Options { threads, ..self }
+    }
+
+    /// As [`Shared::anonymous`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn anonymous<T: Shareable + Sync + 'static>(
+        self,
+        value: T,
+    ) -> Result<Shared<T>, OpenError> {
+        self.make(Home::Anonymous, 0, |at| Self::put(at, value))
+    }
+
+    /// As [`Shared::anonymous`], without passing the value over the stack: zero-filled memory is an
+    /// empty value of every primitive, and `init` is given it in place.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn anonymous_with<T: Shareable + Sync + 'static>(
+        self,
+        init: impl FnOnce(&T),
+    ) -> Result<Shared<T>, OpenError> {
+        self.make(Home::Anonymous, 0, |at| Self::init(at, init))
+    }
+
+    /// As [`Shared::create`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn create<T: Shareable + Sync + 'static>(
+        self,
+        name: &str,
+        value: T,
+    ) -> Result<Shared<T>, OpenError> {
+        self.make(Home::Named(name), 0, |at| Self::put(at, value))
+    }
+
+    /// As [`Shared::create`], without passing the value over the stack; see [`anonymous_with`](Self::anonymous_with).
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn create_with<T: Shareable + Sync + 'static>(
+        self,
+        name: &str,
+        init: impl FnOnce(&T),
+    ) -> Result<Shared<T>, OpenError> {
+        self.make(Home::Named(name), 0, |at| Self::init(at, init))
+    }
+
+    /// As [`Shared::open_or_create`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_or_create<T: Shareable + Sync + 'static>(
+        self,
+        name: &str,
+        mut value: impl FnMut() -> T,
+    ) -> Result<Shared<T>, OpenError> {
+        loop {
+            match Shared::open(name) {
+                Err(OpenError::NotFound) => {}
+                opened => return opened,
+            }
+            match self.create(name, value()) {
+                Err(OpenError::AlreadyExists) => {} // another was faster
+                created => return created,
+            }
+        }
+    }
+
+    /// As [`Shared::anonymous_queue`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn anonymous_queue<T: Plain>(self, capacity: usize) -> Result<Shared<Queue<T>>, OpenError> {
+        self.make(Home::Anonymous, capacity, |_| {})
+    }
+
+    /// As [`Shared::create_queue`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn create_queue<T: Plain>(
+        self,
+        name: &str,
+        capacity: usize,
+    ) -> Result<Shared<Queue<T>>, OpenError> {
+        self.make(Home::Named(name), capacity, |_| {})
+    }
+
+    /// Makes a segment in memory of the caller's, for example of a `shared_memory::Shmem`.
+    ///
+    /// # Errors
+    /// [`OpenError::Unfit`] if the memory is too small or not aligned to 64 bytes; others as for [`OpenError`].
+    ///
+    /// # Safety
+    /// - `len` bytes at `memory` are readable and writable, shared between the processes that are
+    ///   to use the segment, and used by nobody else.
+    /// - They stay mapped as long as this process has a clone of the result, and any of its threads
+    ///   that used it is alive.
+    pub unsafe fn create_in<T: Shareable + Sync + 'static>(
+        self,
+        memory: NonNull<u8>,
+        len: usize,
+        value: T,
+    ) -> Result<Shared<T>, OpenError> {
+        // SAFETY: the caller's promise.
+        let memory = unsafe { Memory::callers(memory, len) };
+        self.make(Home::Callers(memory), 0, |at| Self::put(at, value))
+    }
+
+    fn put<T>(at: NonNull<T>, value: T) {
+        // SAFETY: `make` gives zero-filled, aligned memory of the type's size that nobody else knows yet.
+        unsafe { at.write(value) };
+    }
+
+    fn init<T>(at: NonNull<T>, init: impl FnOnce(&T)) {
+        // SAFETY: zero-filled memory is a value of every `Shareable` type.
+        init(unsafe { at.as_ref() });
+    }
+
+    fn make<T: ?Sized + Shareable + Sync + 'static>(
+        self,
+        home: Home<'_>,
+        len: usize,
+        fill: impl FnOnce(NonNull<T>),
+    ) -> Result<Shared<T>, OpenError> {
+        if !(1..=header::MAX_PROCESSES).contains(&self.processes)
+            || !(1..=header::MAX_THREADS).contains(&self.threads)
+        {
+            return Err(OpenError::InvalidPeers);
+        }
+        let spec = Spec {
+            fingerprint: T::FINGERPRINT,
+            description: T::layout().describe(),
+            value_size: T::size(len).ok_or(OpenError::InvalidCapacity(len))?,
+            value_align: T::ALIGN,
+            len,
+            processes: if T::NEEDS_PEERS { self.processes } else { 0 },
+            threads: if T::NEEDS_PEERS { self.threads } else { 0 },
+            lifetime: matches!(home, Home::Named(_)).then_some(self.lifetime),
+        };
+        let geometry = spec.geometry().ok_or(OpenError::InvalidCapacity(len))?;
+        let fill = |memory: &Memory| {
+            // SAFETY: the memory is mapped, zero-filled, `geometry.total` bytes long, and not published yet.
+            unsafe { header::write(memory.base(), &spec, &geometry) }?;
+            let at = Shared::<T>::value_in(memory, &geometry)?;
+            fill(at);
+            // SAFETY: the value was just made there.
+            unsafe { at.as_ref() }.place();
+            // SAFETY: header and value are complete.
+            unsafe { header::publish(memory.base()) };
+            Ok(())
+        };
+        let memory = match home {
+            Home::Anonymous => {
+                let memory = Memory::anonymous(geometry.total)?;
+                fill(&memory)?;
+                memory.seal()?;
+                memory
+            }
+            Home::Named(name) => names::create(name, geometry.total, fill)?,
+            Home::Callers(memory) => {
+                let (needed, align) = (geometry.total, spec.align());
+                if memory.len() < needed || !memory.base().addr().is_multiple_of(align) {
+                    return Err(OpenError::Unfit { needed, align });
+                }
+                // SAFETY: the memory is at least that long, and the caller's promise makes it ours.
+                unsafe { memory.base().write_bytes(0, needed) };
+                fill(&memory)?;
+                memory
+            }
+        };
+        Shared::attach(memory, &geometry)
+    }
+}
+
+/// Where a segment is to be made.
+enum Home<'a> {
+    Anonymous,
+    Named(&'a str),
+    Callers(Memory),
+}
+
+impl<T: Shareable + Sync + 'static> Shared<T> {
+    /// Moves `value` into new memory without a name: a memfd, sealed against shrinking and growing.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn anonymous(value: T) -> Result<Self, OpenError> {
+        Options::new().anonymous(value)
+    }
+
+    /// Moves `value` into a new segment that other programs of the same user open by `name`. It appears under its name complete, or not at all.
+    ///
+    /// # Errors
+    /// [`OpenError::AlreadyExists`] if one is in use under this name; see [`OpenError`].
+    pub fn create(name: &str, value: T) -> Result<Self, OpenError> {
+        Options::new().create(name, value)
+    }
+
+    /// Opens the segment called `name`, or makes it.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_or_create(name: &str, value: impl FnMut() -> T) -> Result<Self, OpenError> {
+        Options::new().open_or_create(name, value)
+    }
+}
+
+impl<T: Plain> Shared<Queue<T>> {
+    /// A new queue of `capacity` messages (1 to 16,777,215) in memory without a name.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
+    pub fn anonymous_queue(capacity: usize) -> Result<Self, OpenError> {
+        Options::new().anonymous_queue(capacity)
+    }
+
+    /// A new queue of `capacity` messages (1 to 16,777,215) that others open by `name`.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
+    pub fn create_queue(name: &str, capacity: usize) -> Result<Self, OpenError> {
+        Options::new().create_queue(name, capacity)
+    }
+}
+
+impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
+    /// Opens the segment called `name`.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(name: &str) -> Result<Self, OpenError> {
+        Self::adopt(names::open(name)?, true)
+    }
+
+    /// Opens what [`try_clone_fd`](Self::try_clone_fd) gave, in this process or another.
+    ///
+    /// # Errors
+    /// [`OpenError::NotSealed`] if the file could shrink; see [`OpenError`].
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, OpenError> {
+        Self::adopt(Memory::from_fd(fd)?, true)
+    }
+
+    /// Opens what the parent handed on under `key` with [`CommandExt::share`](crate::CommandExt::share).
+    ///
+    /// # Errors
+    /// [`OpenError::NotInherited`] if it handed on nothing under that key; see [`OpenError`].
+    pub fn inherited(key: &str) -> Result<Self, OpenError> {
+        let number =
+            std::env::var(crate::command::variable(key)).map_err(|_| OpenError::NotInherited)?;
+        let number: RawFd = number.parse().map_err(|_| OpenError::NotInherited)?;
+        if number < 3 {
+            return Err(OpenError::NotInherited);
+        }
+        // SAFETY: borrowed for two calls, which fail if there is no such descriptor.
+        let parent = unsafe { BorrowedFd::borrow_raw(number) };
+        let fd = file::duplicate(parent).map_err(|_| OpenError::NotInherited)?;
+        file::set_close_on_exec(parent, true)?; // for this process, not for its children
+        Self::from_fd(fd)
+    }
+
+    /// Opens a segment in memory of the caller's, made there with [`Options::create_in`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    ///
+    /// # Safety
+    /// As for [`Options::create_in`].
+    pub unsafe fn open_in(memory: NonNull<u8>, len: usize) -> Result<Self, OpenError> {
+        // SAFETY: the caller's promise.
+        let memory = unsafe { Memory::callers(memory, len) };
+        Self::adopt(memory, false)
+    }
+
+    /// A file descriptor of the memory, to be given to other processes.
+    ///
+    /// # Errors
+    /// If the process has no descriptor left, or the memory is the caller's.
+    pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
+        let fd = self.fd().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::Unsupported, "the memory is the caller's")
+        })?;
+        file::duplicate(fd)
+    }
+
+    /// The file descriptor of the memory, unless that is the caller's.
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.memory.as_ref().and_then(Memory::fd)
+    }
+
+    fn adopt(mut memory: Memory, exact: bool) -> Result<Self, OpenError> {
+        let expected = Expected {
+            fingerprint: T::FINGERPRINT,
+            description: &|| T::layout().describe(),
+            value_size: &T::size,
+            value_align: T::ALIGN,
+            needs_peers: T::NEEDS_PEERS,
+        };
+        // SAFETY: `len` bytes are mapped at `base`.
+        let checked = unsafe { header::check(memory.base(), memory.len(), exact, &expected) };
+        match checked {
+            Ok((geometry, _)) => Self::attach(memory, &geometry),
+            Err(error) => {
+                names::leave(&mut memory);
+                Err(error)
+            }
+        }
+    }
+
+    fn attach(mut memory: Memory, geometry: &Geometry) -> Result<Self, OpenError> {
+        let at = Self::value_in(&memory, geometry)?;
+        let base = NonNull::new(memory.base()).ok_or(OpenError::Corrupt)?;
+        // SAFETY: the geometry was checked against this memory, or the memory made by it; the attachment
+        // keeps the tables only while it is mapped.
+        let peers = T::NEEDS_PEERS.then(|| unsafe { Peers::new(base, geometry) });
+        let value = Anywhere(at);
+        // SAFETY: the sentinel that calls this is joined before the memory is unmapped.
+        let recover = Arc::new(move |dead: &Dead| unsafe { value.get() }.recover(dead));
+        let value = Anywhere(at);
+        // SAFETY: `Inner::drop` calls this before it gives up the memory.
+        let in_use = Box::new(move || unsafe { value.get() }.in_use(&thread::is_ours));
+        match Attachment::new(&memory, peers, recover) {
+            Ok(attachment) => Ok(Shared {
+                at,
+                inner: Arc::new(Inner { memory: Some(memory), attachment, in_use }),
+            }),
+            Err(fault) => {
+                names::leave(&mut memory);
+                Err(fault.into())
+            }
+        }
+    }
+
+    fn value_in(memory: &Memory, geometry: &Geometry) -> Result<NonNull<T>, OpenError> {
+        let base = NonNull::new(memory.base()).ok_or(Fault::Corrupt)?;
+        // SAFETY: the value lies within the memory, by the geometry.
+        Ok(T::at(unsafe { base.add(geometry.value) }, geometry.len))
+    }
+}
+
+impl<T: ?Sized + Shareable> Deref for Shared<T> {
+    type Target = T;
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: the value was made there, or is of any bytes, as `Shareable` allows; `inner` keeps it mapped.
+        unsafe { self.at.as_ref() }
+    }
+}
+
+impl<T: ?Sized + Shareable> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Shared { at: self.at, inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<T: ?Sized + Shareable + fmt::Debug> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Shared").field(&&**self).finish()
+    }
+}
+
+/// The descriptor that a child process is to inherit under its own number.
+#[derive(Debug)]
+pub(crate) struct Heirloom(OwnedFd);
+
+impl Heirloom {
+    pub(crate) fn of<T: ?Sized + Shareable + Sync + 'static>(
+        shared: &Shared<T>,
+    ) -> io::Result<Self> {
+        shared.try_clone_fd().map(Heirloom)
+    }
+
+    pub(crate) fn number(&self) -> RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(&self.0)
+    }
+
+    /// To be called in the child, before exec.
+    pub(crate) fn keep(&self) -> io::Result<()> {
+        file::set_close_on_exec(std::os::fd::AsFd::as_fd(&self.0), false)
+    }
+}

@@ -1,0 +1,185 @@
+//! Files as memory: anonymous and unnamed ones, their seals and locks, and whose they are.
+#![expect(unsafe_code, reason = "calls the C library")]
+use core::ffi::c_int;
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+/// Memory sealed with both keeps its length for ever.
+const LENGTH_SEALS: c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+
+/// Turns the C library's -1 into the error that it stands for.
+fn result(returned: c_int) -> io::Result<c_int> {
+    if returned == -1 { Err(io::Error::last_os_error()) } else { Ok(returned) }
+}
+
+/// Repeats a call that a signal cut short.
+fn uninterrupted(mut call: impl FnMut() -> c_int) -> io::Result<c_int> {
+    loop {
+        match result(call()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// An empty file without a name, that lives in memory and can be sealed.
+pub(crate) fn memfd_create() -> io::Result<OwnedFd> {
+    let create = |flags| {
+        // SAFETY: the name is a C string, and the call keeps no pointer to it.
+        result(unsafe { libc::memfd_create(c"outlast".as_ptr(), flags) })
+    };
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    let fd = match create(flags | libc::MFD_NOEXEC_SEAL) {
+        // Kernels before 6.3 do not know the flag.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(flags)?,
+        other => other?,
+    };
+    // SAFETY: just opened, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes the file `len` zero bytes long, with memory behind each: a hole would be a `SIGBUS` in
+/// whoever touches it once memory is short.
+pub(crate) fn allocate(fd: BorrowedFd<'_>, len: usize) -> io::Result<()> {
+    let len = libc::off_t::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    loop {
+        // SAFETY: takes no pointers.
+        match unsafe { libc::posix_fallocate(fd.as_raw_fd(), 0, len) } {
+            0 => return Ok(()),
+            libc::EINTR => {}
+            // This one returns the error instead of setting `errno`.
+            error => return Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
+
+/// Fixes the file's length, and the seals themselves.
+pub(crate) fn seal(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    result(unsafe {
+        libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, LENGTH_SEALS | libc::F_SEAL_SEAL)
+    })?;
+    Ok(())
+}
+
+/// The file's seals, or `None` if it is not of a kind that has any: it does not live in memory.
+pub(crate) fn seals(fd: BorrowedFd<'_>) -> io::Result<Option<c_int>> {
+    // SAFETY: takes no pointers.
+    match result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) }) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Whether the file's length is fixed for ever.
+pub(crate) fn is_sealed(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(seals(fd)?.is_some_and(|seals| seals & LENGTH_SEALS == LENGTH_SEALS))
+}
+
+/// Takes the file's lock together with others; waits for one who has it alone.
+///
+/// The lock belongs to the open file: copies of the descriptor, forked ones too, hold it together.
+/// A lock that this open file has already is converted.
+pub(crate) fn share_lock(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    uninterrupted(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_SH) })?;
+    Ok(())
+}
+
+/// Takes the file's lock alone, and tells whether that worked. If not, this open file has no lock.
+pub(crate) fn try_exclusive(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: takes no pointers.
+    match uninterrupted(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        other => other.map(|_| true),
+    }
+}
+
+/// Gives the lock up. Closing would not, if the process was forked meanwhile.
+pub(crate) fn unlock(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    uninterrupted(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_UN) })?;
+    Ok(())
+}
+
+/// A file in `dir` that has no name yet, for its owner only.
+pub(crate) fn unnamed_file_in(dir: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(dir)
+}
+
+/// Gives an unnamed file its name. Fails if the name is taken.
+pub(crate) fn link(fd: BorrowedFd<'_>, dir: &Path, name: &str) -> io::Result<()> {
+    let from = CString::new(descriptor_path(fd))?;
+    let to = CString::new(dir.join(name).as_os_str().as_bytes())?;
+    // SAFETY: both are C strings, and the call keeps no pointers to them.
+    result(unsafe {
+        libc::linkat(
+            libc::AT_FDCWD,
+            from.as_ptr(),
+            libc::AT_FDCWD,
+            to.as_ptr(),
+            libc::AT_SYMLINK_FOLLOW,
+        )
+    })?;
+    Ok(())
+}
+
+/// Where the kernel shows the file behind a descriptor.
+fn descriptor_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Opens a file to read and write, unless it is a symbolic link.
+pub(crate) fn open_nofollow(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+/// Opens the same file once more: another open file, with a lock of its own.
+pub(crate) fn reopen(fd: BorrowedFd<'_>) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(descriptor_path(fd))
+}
+
+/// Another descriptor of the same open file, closed at `exec`.
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    fd.try_clone_to_owned()
+}
+
+/// Chooses whether the descriptor is closed at `exec`.
+///
+/// Async-signal-safe, thus allowed between `fork` and `exec`.
+pub(crate) fn set_close_on_exec(fd: BorrowedFd<'_>, close: bool) -> io::Result<()> {
+    let flags = if close { libc::FD_CLOEXEC } else { 0 };
+    // SAFETY: takes no pointers. `FD_CLOEXEC` is the only flag that descriptors have.
+    result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, flags) })?;
+    Ok(())
+}
+
+/// The number of this process's PID namespace. Not kept: a child may be born into another.
+pub(crate) fn pid_namespace() -> io::Result<u64> {
+    Ok(fs::metadata("/proc/self/ns/pid")?.ino())
+}
+
+/// A number that is new each time the machine starts.
+pub(crate) fn boot_id() -> io::Result<[u8; 16]> {
+    // A UUID in hexadecimal: 32 digits, with hyphens.
+    let text = fs::read("/proc/sys/kernel/random/boot_id")?;
+    let mut id = [0; 16];
+    let mut count = 0;
+    for digit in text.iter().filter_map(|&byte| char::from(byte).to_digit(16)).take(32) {
+        let byte: &mut u8 = &mut id[count / 2];
+        *byte = *byte << 4 | u8::try_from(digit).map_err(io::Error::other)?;
+        count += 1;
+    }
+    if count == 32 { Ok(id) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// The user whose rights this process has.
+pub(crate) fn effective_uid() -> u32 {
+    // SAFETY: takes nothing, and cannot fail.
+    unsafe { libc::geteuid() }
+}

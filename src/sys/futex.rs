@@ -1,0 +1,130 @@
+//! Linux futexes on memory shared between processes (never `FUTEX_PRIVATE_FLAG`).
+//!
+//! Sources: futex(2), futex_waitv (Linux 5.16), and the kernel's documentation of `FUTEX_WAKE_OP`.
+#![expect(unsafe_code, reason = "system calls on addresses")]
+use super::{Change, Wake};
+use crate::deadline::Deadline;
+use crate::sync::atomic::AtomicU32;
+use core::ptr::{self, null};
+
+/// Nothing: the kernel keeps the queue of sleepers, keyed by the word's place in shared memory.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct Parker;
+
+impl Parker {
+    #[expect(clippy::unused_self, reason = "one contract for all backends")]
+    pub(crate) fn park(&self, word: &AtomicU32, expected: u32, deadline: Deadline) -> Wake {
+        let timeout = match deadline.remaining() {
+            None => None,
+            Some(left) if left.is_zero() => return Wake::TimedOut,
+            // A length that the kernel cannot count is as good as for ever.
+            Some(left) => i64::try_from(left.as_secs()).ok().map(|seconds| libc::timespec {
+                tv_sec: seconds,
+                tv_nsec: i64::from(left.subsec_nanos()),
+            }),
+        };
+        let timeout = timeout.as_ref().map_or(null(), ptr::from_ref);
+        // SAFETY: `word` is a live, aligned u32; `timeout` is null or points to a live timespec.
+        let r = unsafe {
+            libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, timeout)
+        };
+        if r == 0 {
+            return Wake::Woken;
+        }
+        match errno() {
+            libc::EAGAIN | libc::EINTR => Wake::Woken,
+            libc::ETIMEDOUT => Wake::TimedOut,
+            errno => panic!("futex wait failed: errno {errno}"),
+        }
+    }
+
+    #[expect(clippy::unused_self, reason = "one contract for all backends")]
+    pub(crate) fn unpark(&self, word: &AtomicU32, n: u32) -> usize {
+        let n = i32::try_from(n).unwrap_or(i32::MAX);
+        // SAFETY: `word` is a live, aligned u32.
+        let woken = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, n) };
+        count(woken)
+    }
+
+    #[expect(clippy::unused_self, reason = "one contract for all backends")]
+    pub(crate) fn change_and_unpark(&self, word: &AtomicU32, change: Change, n: u32) -> usize {
+        const SHIFT: u32 = 8; // FUTEX_OP_OPARG_SHIFT: the argument is a number of bits
+        let (op, argument): (u32, u32) = match change {
+            Change::Clear => (0, 0),
+            Change::SetTopBit => (SHIFT, 31),
+            Change::OrOne => (2, 1),
+            Change::AddOne => (1, 1),
+        };
+        // The comparison decides whether sleepers on a second word are woken: none are, whatever it says.
+        let op = (op << 28) | (argument << 12);
+        let n = i32::try_from(n).unwrap_or(i32::MAX);
+        // SAFETY: both addresses are the same live, aligned u32; 0 sleepers of the second are woken.
+        let woken = unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                word.as_ptr(),
+                libc::FUTEX_WAKE_OP,
+                n,
+                0usize,
+                word.as_ptr(),
+                op,
+            )
+        };
+        count(woken)
+    }
+}
+
+/// A word, and the value at which to sleep on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Watch<'a> {
+    pub(crate) word: &'a AtomicU32,
+    pub(crate) expected: u32,
+}
+
+/// Sleeps until any of the words has another value or is woken. May return for no reason.
+pub(crate) fn wait_any<const N: usize>(watches: [Watch<'_>; N]) {
+    /// The kernel's `struct futex_waitv`.
+    #[repr(C)]
+    struct Waiter {
+        value: u64,
+        address: u64,
+        flags: u32,
+        reserved: u32,
+    }
+    const FUTEX2_SIZE_U32: u32 = 2;
+    let waiters = watches.map(|watch| Waiter {
+        value: u64::from(watch.expected),
+        address: watch.word.as_ptr().expose_provenance() as u64,
+        flags: FUTEX2_SIZE_U32,
+        reserved: 0,
+    });
+    // SAFETY: `waiters` holds N entries, each the address of a live, aligned u32; no timeout.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_futex_waitv,
+            waiters.as_ptr(),
+            N,
+            0,
+            null::<libc::timespec>(),
+            libc::CLOCK_MONOTONIC,
+        )
+    };
+    if r < 0 {
+        match errno() {
+            libc::EAGAIN | libc::EINTR => {}
+            errno => panic!("futex_waitv failed: errno {errno}"),
+        }
+    }
+}
+
+fn count(result: libc::c_long) -> usize {
+    match usize::try_from(result) {
+        Ok(woken) => woken,
+        Err(_) => panic!("futex wake failed: errno {}", errno()),
+    }
+}
+
+fn errno() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}

@@ -1,0 +1,95 @@
+//! Waiting: a word in shared memory, and the only loop in the crate that blocks on one.
+
+pub(crate) mod robust;
+pub(crate) mod spin;
+
+use crate::deadline::Deadline;
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::Acquire;
+use crate::sys::{Change, Parker, Wake};
+use spin::Spinner;
+use thiserror::Error;
+
+/// The deadline passed before what was waited for happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("timed out")]
+pub struct TimedOut;
+
+/// A shared word and what is needed to wait on it.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct WaitWord {
+    pub(crate) value: AtomicU32,
+    parker: Parker,
+}
+
+/// What a primitive makes of the word it has just seen.
+#[derive(Debug)]
+pub(crate) enum Step<T> {
+    /// The call is done.
+    Done(T),
+    /// The word moved under us: look again.
+    Retry,
+    /// Nothing to do until the word is no longer this value.
+    Sleep(u32),
+}
+
+/// How serious the look is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Spinning: take what is there, and leave no trace.
+    Glance,
+    /// About to sleep: whoever changes the word must learn that there is a sleeper.
+    BeforeSleep,
+}
+
+impl WaitWord {
+    pub(crate) fn new(value: u32) -> Self {
+        WaitWord { value: AtomicU32::new(value), parker: Parker::default() }
+    }
+
+    /// Runs `step` until it is `Done`, spinning for a while and then sleeping whenever it says so.
+    ///
+    /// `step` is given the word's value and runs at least once as [`Look::BeforeSleep`], and once
+    /// more after the deadline has passed: what can be had is had, even too late. The deadline is a
+    /// point in time, so that retries do not extend it; a signal is a wake for no reason.
+    pub(crate) fn wait_until<T>(
+        &self,
+        deadline: Deadline,
+        mut step: impl FnMut(u32, Look) -> Step<T>,
+    ) -> Result<T, TimedOut> {
+        let mut spinner = Spinner::new(core::ptr::from_ref(self).addr());
+        while spinner.turn() {
+            if let Step::Done(done) = step(self.value.load(Acquire), Look::Glance) {
+                spinner.hit();
+                return Ok(done);
+            }
+        }
+        let mut slept = false;
+        let mut late = false;
+        loop {
+            match step(self.value.load(Acquire), Look::BeforeSleep) {
+                Step::Done(done) => return Ok(done),
+                Step::Retry => crate::sync::spin_loop(),
+                Step::Sleep(_) if late => return Err(TimedOut),
+                Step::Sleep(seen) => {
+                    if !slept {
+                        slept = true;
+                        spinner.miss();
+                    }
+                    late = self.parker.park(&self.value, seen, deadline) == Wake::TimedOut;
+                }
+            }
+        }
+    }
+
+    /// Wakes up to `n` sleepers; how many there were.
+    pub(crate) fn wake(&self, n: u32) -> usize {
+        self.parker.unpark(&self.value, n)
+    }
+
+    /// Changes the word and wakes up to `n` sleepers, in one step that a kill cannot split.
+    pub(crate) fn change_and_wake(&self, change: Change, n: u32) -> usize {
+        self.parker.change_and_unpark(&self.value, change, n)
+    }
+}

@@ -1,0 +1,316 @@
+//! A word that the kernel gives back when its owner dies.
+//!
+//! `Lock`, the tokens of the peer table and the recovery lock stand on it.
+//!
+//! # State
+//! | word | meaning |
+//! |---|---|
+//! | 0 | free |
+//! | `WAITERS` | free; somebody may be asleep, and whoever takes it keeps the bit |
+//! | tid | owned by that thread |
+//! | tid + `WAITERS` | owned; somebody may be asleep |
+//! | `OWNER_DIED` (+ `WAITERS`) | its owner ended while owning it; free to be taken, by one who must know |
+//! | [`UNPLACED`] | made, but not yet where it will stay |
+//!
+//! # Invariants
+//! - I1. A thread asleep on the word => `WAITERS` is set, or a thread that was woken, or is about to
+//!   wake one, has the node in its `pending` field. `WAITERS` may be set with nobody asleep (a wasted
+//!   system call); it must not be clear with somebody asleep.
+//! - I2. `WAITERS` is cleared only together with waking everybody, in one system call.
+//! - I3. From before it takes the word until after it has given it up, the owner's node is in
+//!   its thread's `pending` field or robust list.
+//!
+//! # Ordering
+//! Taking is an Acquire, giving up a Release of the word (the kernel's change of it is a full
+//! fence), so whatever an owner wrote is seen by the next.
+//!
+//! # Death
+//! Before the taking CAS: nothing happened, and if the word was free one sleeper is woken in the
+//! victim's stead. From then to the releasing CAS or `FUTEX_WAKE_OP`: the kernel sets `OWNER_DIED` and wakes
+//! one. After it: nothing, or one more sleeper is woken. A woken sleeper that is killed before it
+//! took the word has the node in `pending`: the kernel wakes the next. The classic release (store 0, wake one)
+//! lacks I2: a barger that takes the word and never sees a waiter leaves the others asleep once the woken one is killed.
+use super::{Look, Step, TimedOut, WaitWord};
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sys::Change;
+use crate::sys::robust::{Links, Thread};
+
+/// Somebody may be asleep.
+pub(crate) const WAITERS: u32 = 1 << 31;
+/// The owner ended while owning the word.
+pub(crate) const OWNER_DIED: u32 = 1 << 30;
+/// The owner's thread id.
+pub(crate) const OWNER: u32 = OWNER_DIED - 1;
+/// No thread's id, and more than the kernel's highest (2^22).
+pub(crate) const UNPLACED: u32 = OWNER;
+
+/// The word, its node for the robust list, and a little room that the owner may use between them.
+#[repr(C, align(8))]
+#[derive(Debug)]
+pub(crate) struct RobustWord {
+    word: WaitWord,
+    /// The last wake found nobody: the next may clear `WAITERS`. Only the owner touches it.
+    idle: AtomicU32,
+    /// For the user of the word: [`crate::Lock`]'s poison, or who a slot belongs to.
+    pub(crate) note: [AtomicU32; 4],
+    links: Links,
+}
+
+#[cfg(not(outlast_loom))]
+const _: () = {
+    assert!(core::mem::offset_of!(RobustWord, word) == 0);
+    assert!(core::mem::offset_of!(RobustWord, links) == 24);
+    assert!(size_of::<RobustWord>() == 40);
+};
+
+/// How a robust word came into our hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Its last owner gave it up.
+    Clean,
+    /// Its last owner died.
+    FromTheDead,
+}
+
+/// Why it did not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Another thread has it.
+    Busy,
+    /// The calling thread has it.
+    Mine,
+    /// It was never placed, or never will be: it holds what no thread writes.
+    Unplaced,
+    /// See there.
+    Failed(Fault),
+}
+
+impl RobustWord {
+    /// Free, but not yet usable.
+    pub(crate) fn new() -> Self {
+        RobustWord {
+            word: WaitWord::new(UNPLACED),
+            idle: AtomicU32::new(0),
+            note: Default::default(),
+            links: Links::default(),
+        }
+    }
+
+    /// Makes the word usable where it lies.
+    pub(crate) fn place(&self) {
+        self.word.value.store(0, Relaxed);
+    }
+
+    /// The word's value, to show.
+    pub(crate) fn value(&self) -> u32 {
+        self.word.value.load(Acquire)
+    }
+
+    /// Whether the calling thread owns the word.
+    pub(crate) fn is_mine(&self) -> bool {
+        Thread::current().is_ok_and(|me| self.word.value.load(Relaxed) & OWNER == me.tid())
+    }
+
+    /// The word itself, for `futex_waitv`.
+    #[cfg(not(outlast_loom))]
+    pub(crate) fn as_atomic(&self) -> &AtomicU32 {
+        &self.word.value
+    }
+
+    /// Takes the word if it is free of owner and waiters. I3 holds from here on.
+    #[inline(always)]
+    pub(crate) fn try_take_fast(&self) -> bool {
+        let Some(me) = Thread::fast() else { return false };
+        if me.begin(&self.links).is_err() {
+            return false;
+        }
+        let taken = self.word.value.compare_exchange(0, me.tid(), Acquire, Relaxed).is_ok();
+        if !taken {
+            me.end(); // whoever finds `pending` occupied would take the lock for held
+        }
+        taken
+    }
+
+    /// Takes the word if nobody alive has it.
+    #[cold]
+    pub(crate) fn try_take(&self) -> Result<Taken, Refused> {
+        let me = self.announce()?;
+        let taken = loop {
+            match self.step(me, self.word.value.load(Relaxed), Look::Glance) {
+                Step::Done(taken) => break taken,
+                Step::Retry => {}
+                Step::Sleep(_) => break Err(Refused::Busy),
+            }
+        };
+        self.settle(me, taken)
+    }
+
+    /// Takes the word, waiting for it until `deadline`.
+    #[cold]
+    pub(crate) fn take_until(
+        &self,
+        deadline: Deadline,
+    ) -> Result<Result<Taken, Refused>, TimedOut> {
+        let me = match self.announce() {
+            Ok(me) => me,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let waited = self.word.wait_until(deadline, |seen, look| self.step(me, seen, look));
+        match waited {
+            Ok(taken) => Ok(self.settle(me, taken)),
+            Err(timed_out) => {
+                me.end();
+                Err(timed_out)
+            }
+        }
+    }
+
+    fn announce(&self) -> Result<Thread, Refused> {
+        let me = Thread::current().map_err(Refused::Failed)?;
+        me.begin(&self.links).map_err(Refused::Failed)?;
+        Ok(me)
+    }
+
+    fn step(&self, me: Thread, seen: u32, look: Look) -> Step<Result<Taken, Refused>> {
+        match seen & OWNER {
+            0 => {
+                let mine = me.tid() | (seen & WAITERS); // keeps I2
+                match self.word.value.compare_exchange(seen, mine, Acquire, Relaxed) {
+                    Err(_) => Step::Retry,
+                    Ok(_) if seen & OWNER_DIED == 0 => Step::Done(Ok(Taken::Clean)),
+                    Ok(_) => {
+                        self.links.reset(); // they led into the dead one's list
+                        Step::Done(Ok(Taken::FromTheDead))
+                    }
+                }
+            }
+            UNPLACED => Step::Done(Err(Refused::Unplaced)),
+            owner if owner == me.tid() => Step::Done(Err(Refused::Mine)),
+            _ if look == Look::Glance || seen & WAITERS != 0 => Step::Sleep(seen),
+            _ => match self.word.value.compare_exchange(seen, seen | WAITERS, Relaxed, Relaxed) {
+                Ok(_) => Step::Sleep(seen | WAITERS), // keeps I1
+                Err(_) => Step::Retry,
+            },
+        }
+    }
+
+    fn settle(&self, me: Thread, taken: Result<Taken, Refused>) -> Result<Taken, Refused> {
+        match taken {
+            Err(refused) => {
+                me.end();
+                Err(refused)
+            }
+            Ok(taken) if me.is_eager() => {
+                // On failure the word stays pending, which keeps I3 just as well.
+                if me.link(&self.links).is_ok() {
+                    me.end();
+                }
+                Ok(taken)
+            }
+            Ok(taken) => Ok(taken),
+        }
+    }
+
+    /// Gives the word up, if this thread has it; what was copied by fork is left alone.
+    #[inline(always)]
+    pub(crate) fn give_up(&self) {
+        if let Some(me) = Thread::fast() {
+            if me.is_pending(&self.links) {
+                if self.word.value.compare_exchange(me.tid(), 0, Release, Relaxed).is_ok() {
+                    return me.end();
+                }
+            }
+        }
+        self.give_up_slow();
+    }
+
+    #[cold]
+    fn give_up_slow(&self) {
+        let Ok(me) = Thread::current() else { return };
+        if self.word.value.load(Relaxed) & OWNER != me.tid() {
+            return;
+        }
+        if !me.is_pending(&self.links) {
+            // A lock taken after this one may be pending: it moves to the list. There is room for
+            // it, as this one is about to leave; and if `begin` fails all the same, this one stays
+            // listed until it is unlinked, which never leaves it without an owner to the kernel.
+            if me.begin(&self.links).is_err() {
+                me.unlink(&self.links);
+                self.release(me);
+                return;
+            }
+        }
+        // Out of the list before the release: the next owner will write the links. A no-op when
+        // the lock was never listed.
+        me.unlink(&self.links);
+        self.release(me);
+        me.end();
+    }
+
+    fn release(&self, me: Thread) {
+        if self.word.value.compare_exchange(me.tid(), 0, Release, Relaxed).is_ok() {
+            return;
+        }
+        if self.idle.load(Relaxed) != 0 {
+            self.idle.store(0, Relaxed);
+            self.word.change_and_wake(Change::Clear, u32::MAX); // keeps I2
+        } else if self.word.change_and_wake(Change::SetTopBit, 1) == 0 {
+            // Somebody else may own the word by now. A stale hint costs a system call, or a wake
+            // of everybody; it loses nothing.
+            self.idle.store(1, Relaxed);
+        }
+    }
+
+    /// Takes the word as a token of the calling thread's life, listed until [`leave`](Self::leave):
+    /// free, or marked by the kernel, it becomes ours with `WAITERS` set, so that its end is told.
+    #[cfg(not(outlast_loom))]
+    pub(crate) fn enlist(&self) -> Result<bool, Fault> {
+        let me = Thread::current()?;
+        me.begin(&self.links)?;
+        let seen = self.word.value.load(Acquire);
+        let free = seen & OWNER == 0;
+        if !free
+            || self.word.value.compare_exchange(seen, me.tid() | WAITERS, Acquire, Relaxed).is_err()
+        {
+            me.end();
+            return Ok(false);
+        }
+        if let Err(fault) = me.link(&self.links) {
+            self.word.value.store(0, Release);
+            me.end();
+            return Err(fault);
+        }
+        me.end();
+        Ok(true)
+    }
+
+    /// Ends what [`enlist`](Self::enlist) began, in the same thread.
+    #[cfg(not(outlast_loom))]
+    pub(crate) fn leave(&self) {
+        let Ok(me) = Thread::current() else { return };
+        if self.word.value.load(Relaxed) & OWNER != me.tid() || me.begin(&self.links).is_err() {
+            return;
+        }
+        me.unlink(&self.links);
+        self.word.change_and_wake(Change::Clear, u32::MAX);
+        me.end();
+    }
+
+    /// The kernel has marked the token: its thread has left user mode for good.
+    pub(crate) fn is_marked(value: u32) -> bool {
+        value & OWNER_DIED != 0
+    }
+
+    /// Makes a marked token free again. Idempotent; wakes whoever slept on it.
+    #[cfg(not(outlast_loom))]
+    pub(crate) fn bury(&self) {
+        let seen = self.word.value.load(Acquire);
+        if seen & OWNER == 0 && self.word.value.compare_exchange(seen, 0, Release, Relaxed).is_ok()
+        {
+            self.word.wake(u32::MAX);
+        }
+    }
+}
