@@ -196,7 +196,7 @@ impl<T: Plain> Deref for Loan<'_, T> {
             )
         }
         // SAFETY: the claim of the slot is ours until `send` or drop, and any bits are a `T`.
-        self.slot().value.with(|value| unsafe { (*value).assume_init_ref() })
+        self.slot().value.with(|value| unsafe { &*value.cast() })
     }
 }
 
@@ -210,7 +210,7 @@ impl<T: Plain> core::ops::DerefMut for Loan<'_, T> {
             )
         }
         // SAFETY: as above, and the loan is borrowed exclusively.
-        self.slot().value.with_mut(|value| unsafe { (*value).assume_init_mut() })
+        self.slot().value.with_mut(|value| unsafe { &mut *value.cast() })
     }
 }
 
@@ -254,7 +254,7 @@ impl<T: Plain> Deref for Ref<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
         // SAFETY: the claim is ours until drop; the value was checked when it was claimed.
-        self.value().with(|value| unsafe { (*value).assume_init_ref() })
+        self.value().with(|value| unsafe { &*value.cast() })
     }
 }
 

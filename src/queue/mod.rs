@@ -378,7 +378,7 @@ impl<T: Plain> Queue<T> {
         fence(SeqCst);
         self.shared.not_empty.notify(1);
         self.shared.not_full.notify(1);
-        self.shared.idle.notify(u32::MAX);
+        self.notify_if_idle();
     }
 }
 
@@ -562,10 +562,10 @@ impl<T: Plain> Queue<T> {
             fence(SeqCst); // whoever commits after our look sees the flag
         }
         let (returned, searched) = (&self.shared.returned, &self.shared.searched);
-        if returned.load(Acquire) != searched.load(Relaxed) {
-            if let Some(place) = self.claim_returned(owner) {
-                return Ok(Some(place));
-            }
+        if returned.load(Acquire) != searched.load(Relaxed)
+            && let Some(place) = self.claim_returned(owner)
+        {
+            return Ok(Some(place));
         }
         match self.head().claim_full(owner) {
             Ok(at) => Ok(Some(Place::Slot(at))),
@@ -631,7 +631,7 @@ impl<T: Plain> Queue<T> {
         }
         fence(SeqCst);
         self.shared.cell_free.notify(1);
-        self.shared.idle.notify(u32::MAX);
+        self.notify_if_idle();
         Ok(())
     }
 
@@ -685,7 +685,7 @@ impl<T: Plain> Queue<T> {
     #[cold]
     fn after_release(&self) {
         self.shared.not_full.notify(1);
-        self.shared.idle.notify(u32::MAX);
+        self.notify_if_idle();
         if self.shared.not_empty.is_armed() && self.head().find_full().is_ok() {
             self.shared.not_empty.notify(1); // keeps I4
         }
@@ -815,6 +815,14 @@ impl<T: Plain> Queue<T> {
     fn join_until(&self, deadline: Deadline) -> Result<bool, Fault> {
         self.identify()?;
         Ok(self.shared.idle.wait(deadline, || self.is_idle().then_some(())).is_ok())
+    }
+
+    /// Wakes those who wait in `join`, if all is done. Of two that make the last changes at the same
+    /// time, one sees both: each has fenced after its own.
+    fn notify_if_idle(&self) {
+        if self.shared.idle.is_armed() && self.is_idle() {
+            self.shared.idle.notify(u32::MAX);
+        }
     }
 
     /// Whether all slots and cells were free at one moment: two equal looks, with laps that never

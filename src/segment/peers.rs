@@ -44,9 +44,9 @@ use crate::segment::header::{Geometry, PROCESS_SLOT, THREAD_SLOT};
 use crate::shareable::Dead;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, fence};
-use crate::sys::Parker;
 use crate::sys::robust::Thread;
 use crate::sys::{Watch, thread, wait_any};
+use crate::wait::WaitWord;
 use crate::wait::robust::{OWNER, RobustWord, Taken};
 use core::ptr::NonNull;
 use core::time::Duration;
@@ -80,9 +80,9 @@ pub(crate) struct Control {
     /// Serialises arrivals and recovery.
     lock: RobustWord,
     /// Always 0. See "How a death is noticed".
-    bell: AtomicU32,
+    bell: WaitWord,
     /// Grows with every arrival.
-    roster: AtomicU32,
+    roster: WaitWord,
 }
 
 /// One process.
@@ -184,8 +184,16 @@ impl Peers {
         }
     }
 
-    /// Takes a slot for a process, on its sentinel. I2.
-    fn join(&self, stop: &Stop) -> Result<usize, Fault> {
+    /// Takes a slot for a process, on its sentinel, and makes room for it if the table is full of the dead.
+    fn join(&self, stop: &Stop, recover: &Recover) -> Result<usize, Fault> {
+        match self.take_slot(stop) {
+            Err(Fault::TooManyPeers) if self.recover_marked(stop, recover)? => self.take_slot(stop),
+            joined => joined,
+        }
+    }
+
+    /// Takes a free slot. Keeps I2.
+    fn take_slot(&self, stop: &Stop) -> Result<usize, Fault> {
         let locked = self.lock(stop)?;
         let mut found = None;
         for (i, slot) in self.processes().iter().enumerate() {
@@ -211,8 +219,8 @@ impl Peers {
     }
 
     fn announce_roster(&self) {
-        self.control().roster.fetch_add(1, SeqCst);
-        Parker::default().unpark(&self.control().roster, u32::MAX);
+        self.control().roster.value.fetch_add(1, SeqCst);
+        self.control().roster.wake(u32::MAX);
     }
 
     /// Recovers every process whose token is marked; whether there was one.
@@ -245,13 +253,13 @@ impl Peers {
                 let control = self.control();
                 wait_any([
                     Watch { word: thread.token.as_atomic(), expected: seen },
-                    Watch { word: &control.bell, expected: 0 },
+                    Watch { word: &control.bell.value, expected: 0 },
                     stop.watch(),
                 ]);
             }
         }
         // From here on `pending` is the lock's, and our death would ring for nobody.
-        Parker::default().unpark(&self.control().bell, u32::MAX);
+        self.control().bell.wake(u32::MAX);
         Thread::current()?.end();
         let locked = self.lock(stop)?;
         let generation = slot.generation().load(Acquire);
@@ -280,7 +288,7 @@ impl Peers {
     }
 
     /// Gives the calling thread a token under the process in slot `i`.
-    pub(crate) fn register(&self, i: usize) -> Result<usize, Fault> {
+    fn register(&self, i: usize, sentinel: u32) -> Result<usize, Fault> {
         let slot = &self.processes()[i];
         let mine = tag(i, slot.generation().load(Relaxed));
         for (t, thread) in self.threads().iter().enumerate() {
@@ -298,9 +306,9 @@ impl Peers {
                 continue;
             }
             fence(SeqCst);
-            // If this process is being killed, its sentinel may be marked already and recovery be
-            // under way, without this thread: it must not touch anything. It has nothing else to do.
-            if RobustWord::is_marked(slot.token.value()) || slot.token.value() & OWNER == 0 {
+            // If this process is being killed, its sentinel may be gone already and recovery be under
+            // way, without this thread: it must not touch anything. It has nothing else to do.
+            if slot.token.value() & OWNER != sentinel {
                 thread::park_for_ever();
             }
             return Ok(t);
@@ -318,7 +326,7 @@ impl Peers {
     }
 
     /// The calling thread's slot under the process in slot `i`, if it has one.
-    pub(crate) fn find_registration(&self, i: usize) -> Option<usize> {
+    fn find_registration(&self, i: usize) -> Option<usize> {
         let mine = tag(i, self.processes()[i].generation().load(Relaxed));
         let me = Thread::current().ok()?.tid();
         self.threads().iter().position(|thread| {
@@ -327,13 +335,13 @@ impl Peers {
     }
 
     /// Ends the calling thread's registration in thread slot `t`.
-    pub(crate) fn unregister(&self, t: usize) {
+    fn unregister(&self, t: usize) {
         self.threads()[t].token.leave();
         self.threads()[t].token.note[TAG].store(0, Release);
     }
 
     /// The threads that are still registered under slot `i`: their slots and ids.
-    pub(crate) fn registered(&self, i: usize) -> Vec<(usize, u32)> {
+    fn registered(&self, i: usize) -> Vec<(usize, u32)> {
         let mine = tag(i, self.processes()[i].generation().load(Relaxed));
         let live = |(t, thread): (usize, &ThreadSlot)| {
             let owner = thread.token.value() & OWNER;
@@ -343,12 +351,12 @@ impl Peers {
     }
 
     /// Whether the thread `tid` still has the token in slot `t`.
-    pub(crate) fn is_registered(&self, t: usize, tid: u32) -> bool {
+    fn is_registered(&self, t: usize, tid: u32) -> bool {
         self.threads()[t].token.value() & OWNER == tid
     }
 
     /// Notes that the process in slot `i` is ending by itself.
-    pub(crate) fn mark_left(&self, i: usize) {
+    fn mark_left(&self, i: usize) {
         self.processes()[i].state().store(LEFT, Release);
     }
 
@@ -393,18 +401,18 @@ pub(crate) type Recover = dyn Fn(&Dead) + Send + Sync;
 
 /// Tells a sentinel to leave.
 #[derive(Debug, Default)]
-struct Stop(AtomicU32);
+struct Stop(WaitWord);
 
 impl Stop {
     fn is_set(&self) -> bool {
-        self.0.load(Acquire) != 0
+        self.0.value.load(Acquire) != 0
     }
     fn set(&self) {
-        self.0.store(1, Release);
-        Parker::default().unpark(&self.0, 1);
+        self.0.value.store(1, Release);
+        self.0.wake(1);
     }
     fn watch(&self) -> Watch<'_> {
-        Watch { word: &self.0, expected: 0 }
+        Watch { word: &self.0.value, expected: 0 }
     }
 }
 
@@ -414,7 +422,8 @@ pub(crate) struct Membership {
     peers: Peers,
     slot: usize,
     stop: Arc<Stop>,
-    sentinel: Option<std::thread::JoinHandle<()>>,
+    sentinel: std::thread::JoinHandle<()>,
+    sentinel_tid: u32,
 }
 
 impl Membership {
@@ -423,18 +432,13 @@ impl Membership {
     pub(crate) fn join(peers: Peers, recover: Arc<Recover>) -> Result<Self, Fault> {
         let stop = Arc::new(Stop::default());
         let (tell, told) = mpsc::channel();
-        let sentinel = Sentinel { peers, stop: Arc::clone(&stop), recover };
-        let thread = thread::spawn_silent("outlast-sentinel", move || sentinel.run(&tell))
+        let watcher = Sentinel { peers, stop: Arc::clone(&stop), recover };
+        let sentinel = thread::spawn_silent("outlast-sentinel", move || watcher.run(&tell))
             .map_err(|_| Fault::TooManyPeers)?;
-        let slot = told.recv().unwrap_or(Err(Fault::Corrupt))?;
+        let (slot, sentinel_tid) = told.recv().unwrap_or(Err(Fault::Corrupt))?;
         // The second word says that the first recovery is done; it is not an error if it is late.
         told.recv_timeout(Duration::from_secs(1)).ok();
-        Ok(Membership { peers, slot, stop, sentinel: Some(thread) })
-    }
-
-    /// The slot, from 0.
-    pub(crate) fn slot(&self) -> usize {
-        self.slot
+        Ok(Membership { peers, slot, stop, sentinel, sentinel_tid })
     }
 
     /// What this process writes into cells that it claims.
@@ -442,18 +446,47 @@ impl Membership {
         tag(self.slot, 0)
     }
 
-    /// The tables.
-    pub(crate) fn peers(&self) -> Peers {
-        self.peers
+    /// Makes the calling thread a registered one, if it is not yet.
+    pub(crate) fn register(&self) -> Result<(), Fault> {
+        if self.peers.find_registration(self.slot).is_none() {
+            self.peers.register(self.slot, self.sentinel_tid)?;
+        }
+        Ok(())
     }
 
-    /// Gives the slot back and ends the sentinel.
-    pub(crate) fn leave(mut self) {
+    /// Notes that this process is about to end by itself.
+    pub(crate) fn mark_left(&self) {
+        self.peers.mark_left(self.slot);
+    }
+
+    /// Gives the slot back and ends the sentinel. What is left are the threads of this process
+    /// other than the calling one that still have tokens in the memory.
+    pub(crate) fn leave(self) -> Remains {
+        let peers = self.peers;
+        let mine = peers.find_registration(self.slot);
+        let mut threads = peers.registered(self.slot);
         self.stop.set();
-        if let Some(sentinel) = self.sentinel.take() {
-            // A sentinel does not panic: it aborts.
-            sentinel.join().ok();
+        self.sentinel.join().ok(); // a sentinel does not panic: it aborts
+        if let Some(mine) = mine {
+            peers.unregister(mine);
+            threads.retain(|&(t, _)| t != mine);
         }
+        Remains { peers, threads }
+    }
+}
+
+/// Thread tokens that keep memory from being unmapped.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    peers: Peers,
+    /// Slots and thread ids.
+    threads: Vec<(usize, u32)>,
+}
+
+impl Remains {
+    /// Whether any of the threads still has its token in the memory, which must be mapped.
+    pub(crate) fn any(&self) -> bool {
+        self.threads.iter().any(|&(t, tid)| self.peers.is_registered(t, tid))
     }
 }
 
@@ -465,43 +498,44 @@ struct Sentinel {
 }
 
 impl Sentinel {
-    fn run(self, tell: &mpsc::Sender<Result<usize, Fault>>) {
+    fn run(self, tell: &mpsc::Sender<Result<(usize, u32), Fault>>) {
         // A sentinel that ended alone would look to the others like the death of this process.
         let abort_on_panic = AbortOnPanic;
-        let joined = self
-            .peers
-            .recover_marked(&self.stop, &*self.recover)
-            .and_then(|_| self.peers.join(&self.stop));
-        match joined {
+        match self.peers.join(&self.stop, &*self.recover) {
             Err(fault) => tell.send(Err(fault)).unwrap_or(()),
             Ok(me) => {
-                tell.send(Ok(me)).unwrap_or(());
-                self.watch(me, tell);
+                let joined = (me, thread::id());
+                tell.send(Ok(joined)).unwrap_or(());
+                // Nobody listens any more after the second time.
+                self.watch(me, || tell.send(Ok(joined)).unwrap_or(()));
                 self.leave(me);
             }
         }
         core::mem::forget(abort_on_panic);
     }
 
-    fn watch(&self, me: usize, tell: &mpsc::Sender<Result<usize, Fault>>) {
+    fn watch(&self, me: usize, recovered: impl Fn()) {
         let control = self.peers.control();
         let Ok(thread) = Thread::current() else { return };
         while !self.stop.is_set() {
-            thread.toll(&control.bell);
-            let roster = Watch { word: &control.roster, expected: control.roster.load(Acquire) };
+            thread.toll(&control.bell.value);
+            let roster =
+                Watch { word: &control.roster.value, expected: control.roster.value.load(Acquire) };
             match self.peers.recover_marked(&self.stop, &*self.recover) {
                 Ok(false) => {}
                 Ok(true) => continue,
-                // Damaged, or held by a process that is stopped: look again after the next event,
-                // or a little later.
-                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+                Err(_) => {
+                    // Damaged, or held by a process that is stopped: again a little later.
+                    std::thread::sleep(Duration::from_millis(100));
+                    continue;
+                }
             }
-            tell.send(Ok(me)).unwrap_or(());
+            recovered();
             let (before, joining) = self.peers.watched(me);
-            if RobustWord::is_marked(before.expected) && !self.stop.is_set() {
+            if RobustWord::is_marked(before.expected) {
                 continue;
             }
-            let bell = Watch { word: &control.bell, expected: 0 };
+            let bell = Watch { word: &control.bell.value, expected: 0 };
             wait_any([bell, roster, before, joining, self.stop.watch()]);
         }
         thread.end();

@@ -9,7 +9,7 @@
 //! The child of a fork is nobody yet: its cache is emptied, the count of [`forks`] moves, and every mapping
 //! is attached anew at its first use. The table's lock is held across the fork, so that the child finds it whole.
 use super::memory::Memory;
-use super::peers::{Membership, Peers, Recover};
+use super::peers::{Membership, Peers, Recover, Remains};
 use crate::error::Fault;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -48,8 +48,8 @@ impl core::fmt::Debug for RecoverBox {
 /// Memory whose last user has gone, while threads of this process still have tokens in it.
 #[derive(Debug)]
 struct Grave {
-    peers: Peers,
-    threads: Vec<(usize, u32)>,
+    remains: Remains,
+    #[expect(dead_code, reason = "kept mapped")]
     memory: Memory,
 }
 
@@ -90,9 +90,7 @@ fn identify_slow(address: usize) -> Result<u32, Fault> {
     let within = |mapping: &&mut Mapping| address.wrapping_sub(mapping.start) < mapping.len;
     let mapping = table.mappings.iter_mut().find(within).ok_or(Fault::NotShared)?;
     let membership = mapping.attach()?;
-    if membership.peers().find_registration(membership.slot()).is_none() {
-        membership.peers().register(membership.slot())?;
-    }
+    membership.register()?;
     let tag = membership.tag();
     HERE.set((mapping.start, mapping.len, tag));
     Ok(tag)
@@ -175,19 +173,12 @@ impl Attachment {
             return;
         }
         let Some(membership) = mapping.membership else { return };
-        let (peers, slot) = (membership.peers(), membership.slot());
-        let mine = peers.find_registration(slot);
-        let mut threads = peers.registered(slot);
-        membership.leave();
-        if let Some(mine) = mine {
-            peers.unregister(mine);
-            threads.retain(|&(t, _)| t != mine);
-            if HERE.get().0 == self.start {
-                HERE.set((0, 0, 0));
-            }
+        if HERE.get().0 == self.start {
+            HERE.set((0, 0, 0));
         }
-        if threads.iter().any(|&(t, tid)| peers.is_registered(t, tid)) {
-            table.graves.push(Grave { peers, threads, memory });
+        let remains = membership.leave();
+        if remains.any() {
+            table.graves.push(Grave { remains, memory });
         }
     }
 }
@@ -195,10 +186,7 @@ impl Attachment {
 impl Table {
     /// Unmaps what no thread has a token in any more.
     fn bury(&mut self) {
-        self.graves.retain(|grave| {
-            let registered = |&(t, tid): &(usize, u32)| grave.peers.is_registered(t, tid);
-            grave.memory.len() > 0 && grave.threads.iter().any(registered)
-        });
+        self.graves.retain(|grave| grave.remains.any());
     }
 }
 
@@ -230,7 +218,7 @@ extern "C" fn at_exit() {
     let Ok(table) = TABLE.try_lock() else { return };
     for mapping in table.mappings.iter().filter(|mapping| mapping.forks == forks()) {
         if let Some(membership) = &mapping.membership {
-            membership.peers().mark_left(membership.slot());
+            membership.mark_left();
         }
     }
 }

@@ -10,7 +10,7 @@ use core::ptr::{self, null};
 /// Nothing: the kernel keeps the queue of sleepers, keyed by the word's place in shared memory.
 #[repr(C)]
 #[derive(Debug, Default)]
-pub(crate) struct Parker;
+pub(crate) struct Parker(());
 
 impl Parker {
     #[expect(clippy::unused_self, reason = "one contract for all backends")]
@@ -56,8 +56,10 @@ impl Parker {
             Change::OrOne => (2, 1),
             Change::AddOne => (1, 1),
         };
-        // The comparison decides whether sleepers on a second word are woken: none are, whatever it says.
-        let op = (op << 28) | (argument << 12);
+        // The call could also wake sleepers of a second word, if the old value compares well; it would
+        // wake one even when asked for none. Equal to 2^32 - 1 is what our words never or hardly ever
+        // are, and then it is a wake for no reason.
+        let op = (op << 28) | (argument << 12) | 0xfff;
         let n = i32::try_from(n).unwrap_or(i32::MAX);
         // SAFETY: both addresses are the same live, aligned u32; 0 sleepers of the second are woken.
         let woken = unsafe {

@@ -32,7 +32,7 @@ use core::ptr::null;
 use std::sync::Once;
 
 /// The bytes from a node's `next` back to its word.
-pub(crate) const WORD_OFFSET: i64 = -32;
+const WORD_OFFSET: usize = 32;
 /// The bytes from a node's `next` back to its `prev`.
 const PREV_OFFSET: usize = 8;
 /// How many nodes of ours a thread may have listed; the kernel stops at 2,048 of all kinds.
@@ -132,7 +132,7 @@ impl Thread {
         }
         // SAFETY: the kernel's answer for this thread is its head, which lives as long as the thread.
         let offset = unsafe { (*head).futex_offset };
-        if offset != WORD_OFFSET {
+        if offset != -(WORD_OFFSET as i64) {
             return Err(Fault::Unsupported);
         }
         let tid = super::thread::id();
@@ -244,7 +244,7 @@ impl Thread {
     /// Leaves `pending` on the word 32 bytes before `entry` for good: when this thread dies, the
     /// kernel wakes one sleeper of a word that is zero.
     pub(crate) fn toll(self, bell: &AtomicU32) {
-        let entry = bell.as_ptr().expose_provenance().wrapping_add_signed(-WORD_OFFSET as isize);
+        let entry = bell.as_ptr().expose_provenance().wrapping_add(WORD_OFFSET);
         self.head().pending.store(entry, Relaxed);
         compiler_fence(SeqCst);
     }

@@ -217,12 +217,11 @@ impl RobustWord {
     /// Gives the word up, if this thread has it; what was copied by fork is left alone.
     #[inline(always)]
     pub(crate) fn give_up(&self) {
-        if let Some(me) = Thread::fast() {
-            if me.is_pending(&self.links) {
-                if self.word.value.compare_exchange(me.tid(), 0, Release, Relaxed).is_ok() {
-                    return me.end();
-                }
-            }
+        if let Some(me) = Thread::fast()
+            && me.is_pending(&self.links)
+            && self.word.value.compare_exchange(me.tid(), 0, Release, Relaxed).is_ok()
+        {
+            return me.end();
         }
         self.give_up_slow();
     }
