@@ -51,4 +51,6 @@ pub use wait::spin::Spin;
 #[doc(hidden)]
 pub mod __private {
     pub use crate::shareable::{SEED, mix, mix_u64};
+    #[cfg(outlast_loom)]
+    pub use crate::shared::live;
 }

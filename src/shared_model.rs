@@ -1,6 +1,8 @@
-//! Under loom a segment is an `Arc`.
+//! Under loom a segment is an `Arc`, and a process is a thread.
 use crate::error::OpenError;
 use crate::shareable::Shareable;
+use crate::sync::until_killed;
+use crate::sys::robust::{bury, id};
 use core::ops::Deref;
 use loom::sync::Arc;
 
@@ -31,4 +33,12 @@ impl<T> Deref for Shared<T> {
     fn deref(&self) -> &T {
         &self.0
     }
+}
+
+/// The whole life of a process: it does `act`, is killed after `life` atomic operations if it lives
+/// that long, and ends with whatever it holds. Its owner tag, and what `act` came to.
+pub fn live<R>(life: u32, act: impl Fn() -> R) -> (u32, Option<R>) {
+    let result = until_killed(life, act);
+    bury();
+    (id(), result)
 }

@@ -35,18 +35,110 @@ mod imp {
 
 #[cfg(outlast_loom)]
 mod imp {
+    use core::cell::Cell;
+    use core::ops::Deref;
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
     pub(crate) use loom::cell::UnsafeCell;
     pub(crate) use loom::hint::spin_loop;
     pub(crate) mod atomic {
-        pub(crate) use loom::sync::atomic::{
-            AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
-        };
+        use super::Mortal;
+        use loom::sync::atomic;
+
+        pub(crate) use loom::sync::atomic::{Ordering, fence};
+        pub(crate) type AtomicU32 = Mortal<atomic::AtomicU32>;
+        pub(crate) type AtomicU64 = Mortal<atomic::AtomicU64>;
+        pub(crate) type AtomicUsize = Mortal<atomic::AtomicUsize>;
     }
-    /// Orders this thread against a signal or a kill, which loom does not model.
-    pub(crate) fn compiler_fence(_: atomic::Ordering) {}
 
     /// Spinning only multiplies the states that the model checker must visit.
     pub(crate) const SPINS: bool = false;
+
+    /// An atomic before each of whose operations the calling thread may be killed.
+    #[derive(Debug, Default)]
+    pub(crate) struct Mortal<A>(A);
+
+    impl<A> Mortal<A> {
+        /// The atomic itself, if the calling thread lives on.
+        pub(crate) fn alive(&self) -> &A {
+            LIFE.with(|life| match life.get() {
+                Life::Immortal => {}
+                Life::Left(0) => {
+                    life.set(Life::Over);
+                    resume_unwind(Box::new(Killed));
+                }
+                Life::Left(operations) => life.set(Life::Left(operations - 1)),
+                Life::Over => unreachable!("the dead do nothing"),
+            });
+            &self.0
+        }
+
+        /// The atomic itself, for the kernel.
+        pub(crate) fn immortal(&self) -> &A {
+            &self.0
+        }
+    }
+
+    impl<A> Deref for Mortal<A> {
+        type Target = A;
+        fn deref(&self) -> &A {
+            self.alive()
+        }
+    }
+
+    macro_rules! atomics {
+        ($($atomic:ident $number:ty)*) => {$(
+            impl atomic::$atomic {
+                pub(crate) fn new(value: $number) -> Self {
+                    Mortal(loom::sync::atomic::$atomic::new(value))
+                }
+            }
+        )*};
+    }
+    atomics!(AtomicU32 u32 AtomicU64 u64);
+
+    impl atomic::AtomicU32 {
+        /// A store that has one place in the order of all changes. To loom a plain store and a
+        /// concurrent exchange of the value before it are unordered, so that a reader who must see
+        /// the store could see the exchange: an alarm about a `Signal` that no machine can give.
+        pub(crate) fn store(&self, value: u32, order: atomic::Ordering) {
+            self.alive().swap(value, order);
+        }
+    }
+
+    /// What is left of a thread's life.
+    #[derive(Clone, Copy)]
+    enum Life {
+        Immortal,
+        /// So many atomic operations.
+        Left(u32),
+        Over,
+    }
+
+    /// What a killed thread unwinds with.
+    struct Killed;
+
+    loom::thread_local! {
+        static LIFE: Cell<Life> = Cell::new(Life::Immortal);
+    }
+
+    /// Runs `act`, and kills the thread after `life` atomic operations: nothing that it holds is
+    /// given up. `None` if it was killed.
+    pub(crate) fn until_killed<R>(life: u32, act: impl Fn() -> R) -> Option<R> {
+        LIFE.with(|left| left.set(Life::Left(life)));
+        let result = catch_unwind(AssertUnwindSafe(|| act()));
+        LIFE.with(|left| left.set(Life::Over));
+        match result {
+            Ok(result) => Some(result),
+            Err(payload) if payload.is::<Killed>() => None,
+            Err(payload) => resume_unwind(payload),
+        }
+    }
+
+    /// Whether the calling thread was killed, and is only unwinding.
+    pub(crate) fn is_dead() -> bool {
+        LIFE.with(|life| matches!(life.get(), Life::Over))
+    }
 }
 
 pub(crate) use imp::*;

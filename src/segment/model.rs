@@ -1,9 +1,11 @@
 //! The process in the model: every thread is a peer of its own, and all memory is shared.
 use crate::error::Fault;
+use crate::sync::is_dead;
+use crate::sys::robust::id;
 
 /// The owner tag of the calling thread.
 pub(crate) fn identify(_address: usize) -> Result<u32, Fault> {
-    Ok(crate::sys::robust::id())
+    Ok(id())
 }
 
 /// Everything is shared.
@@ -11,7 +13,8 @@ pub(crate) fn contains(_address: usize) -> bool {
     true
 }
 
-/// Nobody forks.
+/// Nobody forks. But what a killed thread holds is not given up while it unwinds, as if it were a
+/// copy.
 pub(crate) fn forks() -> u32 {
-    0
+    u32::from(is_dead())
 }

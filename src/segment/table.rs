@@ -11,11 +11,11 @@
 use super::memory::Memory;
 use super::peers::{Membership, Peers, Recover, Remains};
 use crate::error::Fault;
-use crate::sync::atomic::AtomicU32;
-use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicBool, AtomicU32};
 use crate::sys::thread;
 use core::cell::{Cell, RefCell};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One mapping with a peer table.
 #[derive(Debug)]
@@ -190,16 +190,21 @@ impl Table {
     }
 }
 
+/// Has the handlers below called. Twice does no harm, and a `Once` would: a child that is forked
+/// while another thread runs it would wait for that thread for ever.
 fn hook() {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        thread::at_fork(before_fork, after_fork, after_fork_in_child);
+    static HOOKED: AtomicBool = AtomicBool::new(false);
+    if !HOOKED.load(Acquire) {
+        thread::at_fork(Some(before_fork), Some(after_fork), Some(after_fork_in_child));
         thread::at_exit(at_exit);
-    });
+        HOOKED.store(true, Release);
+    }
 }
 
 extern "C" fn before_fork() {
-    ACROSS_FORK.set(Some(table()));
+    ACROSS_FORK.with_borrow_mut(|held| {
+        held.get_or_insert_with(table);
+    });
 }
 
 extern "C" fn after_fork() {

@@ -1,64 +1,89 @@
-//! What loom runs instead of a kernel: a mutex, a condition and a model of time.
+//! What loom runs instead of a kernel: a queue of sleepers for each word, and a model of time.
 use super::{Change, Wake};
 use crate::deadline::Deadline;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire};
-use loom::sync::{Condvar, Mutex};
+use loom::sync::{Mutex, MutexGuard};
+use loom::thread::{Thread, current, park};
+use std::collections::VecDeque;
 
-/// The queue of sleepers of one word.
+/// The sleepers of one word, longest asleep first.
 #[derive(Debug)]
-pub(crate) struct Parker {
-    sleepers: Mutex<u32>,
-    changed: Condvar,
+pub(crate) struct Parker(Mutex<VecDeque<Sleeper>>);
+
+#[derive(Debug)]
+struct Sleeper {
+    thread: Thread,
+    /// It has a deadline, and sleeps without blocking.
+    timed: bool,
 }
 
 impl Default for Parker {
     fn default() -> Self {
-        Parker { sleepers: Mutex::new(0), changed: Condvar::new() }
+        Parker(Mutex::new(VecDeque::new()))
     }
 }
 
 impl Parker {
     pub(crate) fn park(&self, word: &AtomicU32, expected: u32, deadline: Deadline) -> Wake {
-        let mut sleepers = self.sleepers.lock().unwrap();
+        let word = word.alive();
+        let mut sleepers = self.sleepers();
         if word.load(Acquire) != expected {
             return Wake::Woken;
         }
-        // Loom keeps no clock. A finite deadline passes at once, in every order relative to the
-        // other threads, which is the hardest case for a waiter.
-        if !deadline.is_never() {
-            drop(sleepers);
-            loom::thread::yield_now();
-            return Wake::TimedOut;
+        let (thread, timed) = (current(), !deadline.is_never());
+        let id = thread.id();
+        sleepers.push_back(Sleeper { thread, timed });
+        drop(sleepers);
+        if !timed {
+            park();
+            return Wake::Woken;
         }
-        *sleepers += 1;
-        drop(self.changed.wait(sleepers).unwrap());
-        Wake::Woken
+        // Loom keeps no clock: the deadline passes at any moment from now on, and among what others
+        // may do before it passes is to wake this thread.
+        let mut sleepers = self.sleepers();
+        match sleepers.iter().position(|sleeper| sleeper.thread.id() == id) {
+            Some(asleep) => {
+                sleepers.remove(asleep);
+                Wake::TimedOut
+            }
+            None => Wake::Woken,
+        }
     }
 
-    pub(crate) fn unpark(&self, _word: &AtomicU32, n: u32) -> usize {
-        let mut sleepers = self.sleepers.lock().unwrap();
-        let woken = n.min(*sleepers);
-        *sleepers -= woken;
-        for _ in 0..woken {
-            self.changed.notify_one();
-        }
-        woken as usize
+    pub(crate) fn unpark(&self, word: &AtomicU32, n: u32) -> usize {
+        word.alive();
+        self.wake_for_kernel(n)
     }
 
     pub(crate) fn change_and_unpark(&self, word: &AtomicU32, change: Change, n: u32) -> usize {
-        let mut sleepers = self.sleepers.lock().unwrap();
+        let word = word.alive();
+        let sleepers = self.sleepers();
         match change {
-            Change::Clear => drop(word.swap(0, AcqRel)),
-            Change::SetTopBit => drop(word.swap(1 << 31, AcqRel)),
-            Change::OrOne => drop(word.fetch_or(1, AcqRel)),
-            Change::AddOne => drop(word.fetch_add(1, AcqRel)),
+            Change::Clear => word.swap(0, AcqRel),
+            Change::SetTopBit => word.swap(1 << 31, AcqRel),
+            Change::OrOne => word.fetch_or(1, AcqRel),
+            Change::AddOne => word.fetch_add(1, AcqRel),
+        };
+        Self::wake(sleepers, n)
+    }
+
+    /// Wakes up to `n` sleepers, and cannot be killed.
+    pub(crate) fn wake_for_kernel(&self, n: u32) -> usize {
+        Self::wake(self.sleepers(), n)
+    }
+
+    fn sleepers(&self) -> MutexGuard<'_, VecDeque<Sleeper>> {
+        self.0.lock().unwrap()
+    }
+
+    fn wake(mut sleepers: MutexGuard<'_, VecDeque<Sleeper>>, n: u32) -> usize {
+        let n = sleepers.len().min(n as usize);
+        for sleeper in sleepers.drain(..n) {
+            if !sleeper.timed {
+                sleeper.thread.unpark();
+            }
         }
-        let woken = n.min(*sleepers);
-        *sleepers -= woken;
-        for _ in 0..woken {
-            self.changed.notify_one();
-        }
-        woken as usize
+        n
     }
 }

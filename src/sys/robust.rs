@@ -23,13 +23,12 @@
 //! 6.18: a pending word whose owner part is zero gets one sleeper woken as well.
 #![expect(unsafe_code, reason = "the list belongs to the C library and the kernel")]
 use crate::error::Fault;
-use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use crate::sync::compiler_fence;
 use core::cell::Cell;
 use core::mem::offset_of;
 use core::ptr::null;
-use std::sync::Once;
 
 /// The bytes from a node's `next` back to its word.
 const WORD_OFFSET: usize = 32;
@@ -117,12 +116,12 @@ impl Thread {
 
     #[cold]
     fn introduce() -> Result<Thread, Fault> {
-        static AT_FORK: Once = Once::new();
-        AT_FORK.call_once(|| {
-            // SAFETY: the handler is a function of this program, which is never unloaded.
-            let r = unsafe { libc::pthread_atfork(None, None, Some(forget_in_child)) };
-            assert_eq!(r, 0, "pthread_atfork: no memory");
-        });
+        // Twice does no harm, and a `Once` would: a child that is forked while it runs hangs in it.
+        static AT_FORK: AtomicBool = AtomicBool::new(false);
+        if !AT_FORK.load(Acquire) {
+            super::thread::at_fork(None, None, Some(forget_in_child));
+            AT_FORK.store(true, Release);
+        }
         let mut head: *const Head = null();
         let mut len = 0usize;
         // SAFETY: the kernel writes a pointer and a length to two live variables.

@@ -1,16 +1,48 @@
-//! The robust list in the model: threads have ids and never die.
+//! The robust list in the model, and what the kernel does with it when a thread dies.
+#![expect(unsafe_code, reason = "the kernel knows a word by its distance from the links")]
+use super::Parker;
 use crate::error::Fault;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::{AcqRel, Acquire};
+use crate::sync::is_dead;
+use core::cell::{Cell, RefCell};
+use core::mem::offset_of;
+use core::ptr;
 
-/// No list, no links.
+/// No links, but a place in memory by which the word is known.
 #[derive(Debug, Default)]
-pub(crate) struct Links;
+pub(crate) struct Links(u8);
 
 impl Links {
     pub(crate) fn reset(&self) {}
+
+    fn entry(&self) -> usize {
+        ptr::from_ref(&self.0).expose_provenance()
+    }
 }
 
-/// Nothing is listed, eagerly or not.
+/// A robust word as the kernel sees it: laid out like `wait::robust::RobustWord`.
+#[repr(C)]
+struct Node {
+    word: Word,
+    idle: AtomicU32,
+    note: [AtomicU32; 4],
+    links: Links,
+}
+
+#[repr(C)]
+struct Word {
+    value: AtomicU32,
+    parker: Parker,
+}
+
+loom::thread_local! {
+    static ID: u32 = number();
+    static PENDING: Cell<usize> = Cell::new(0);
+    static HELD: RefCell<Vec<usize>> = RefCell::new(Vec::new());
+}
+
+/// Nobody asks for it here.
 pub(crate) fn set_eager(_eager: bool) {}
 
 /// The calling thread as owner of robust words.
@@ -21,35 +53,80 @@ pub(crate) struct Thread {
 
 impl Thread {
     pub(crate) fn fast() -> Option<Thread> {
-        Some(Thread { tid: id() })
+        Self::current().ok()
     }
     pub(crate) fn current() -> Result<Thread, Fault> {
-        Ok(Thread { tid: id() })
+        if is_dead() { Err(Fault::Forked) } else { Ok(Thread { tid: id() }) }
     }
     pub(crate) fn tid(self) -> u32 {
         self.tid
     }
-    pub(crate) fn begin(self, _links: &Links) -> Result<(), Fault> {
+    pub(crate) fn begin(self, links: &Links) -> Result<(), Fault> {
+        let held = PENDING.with(|pending| pending.replace(links.entry()));
+        if held != 0 {
+            HELD.with(|list| list.borrow_mut().push(held));
+        }
         Ok(())
     }
-    pub(crate) fn end(self) {}
-    pub(crate) fn is_pending(self, _links: &Links) -> bool {
-        true
+    pub(crate) fn end(self) {
+        PENDING.with(|pending| pending.set(0));
+    }
+    pub(crate) fn is_pending(self, links: &Links) -> bool {
+        PENDING.with(|pending| pending.get() == links.entry())
     }
     pub(crate) fn is_eager(self) -> bool {
         false
     }
-    pub(crate) fn link(self, _links: &Links) -> Result<(), Fault> {
+    pub(crate) fn link(self, links: &Links) -> Result<(), Fault> {
+        HELD.with(|list| list.borrow_mut().push(links.entry()));
         Ok(())
     }
-    pub(crate) fn unlink(self, _links: &Links) {}
+    pub(crate) fn unlink(self, links: &Links) {
+        HELD.with(|list| list.borrow_mut().retain(|&held| held != links.entry()));
+    }
 }
 
-/// A number that no other thread of the model has.
+/// A number that no other thread of the model has, the same in every run.
 pub(crate) fn id() -> u32 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loom::thread_local! {
-        static ID: u32 = NEXT.fetch_add(1, Relaxed) % 4_000 + 1;
-    }
     ID.with(|id| *id)
+}
+
+fn number() -> u32 {
+    let shown = format!("{:?}", loom::thread::current().id());
+    let number = shown.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u32>();
+    number.expect("loom shows a thread by its number") + 1
+}
+
+/// What the kernel does when the calling thread has ended.
+pub(crate) fn bury() {
+    const OWNER_DIED: u32 = 1 << 30;
+    const WAITERS: u32 = 1 << 31;
+    let pending = PENDING.with(Cell::take);
+    let held = HELD.with(RefCell::take);
+    for entry in held.into_iter().chain((pending != 0).then_some(pending)) {
+        let node = ptr::with_exposed_provenance::<Node>(entry - offset_of!(Node, links));
+        // SAFETY: the node of a word in use, laid out as above; it lies in a `Shared` that the
+        // model keeps until all its threads have ended.
+        let Word { value, parker } = unsafe { &(*node).word };
+        let mut seen = value.immortal().load(Acquire);
+        loop {
+            let owner = seen & (OWNER_DIED - 1);
+            if owner == 0 && entry == pending {
+                parker.wake_for_kernel(1);
+            }
+            if owner != id() {
+                break;
+            }
+            let marked = (seen & WAITERS) | OWNER_DIED;
+            match value.immortal().compare_exchange(seen, marked, AcqRel, Acquire) {
+                Ok(_) => {
+                    if seen & WAITERS != 0 {
+                        parker.wake_for_kernel(1);
+                    }
+                    break;
+                }
+                Err(now) => seen = now,
+            }
+        }
+    }
 }

@@ -46,15 +46,21 @@ fn restore_signals(mask: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, core::ptr::null_mut()) };
 }
 
+/// A function of this program for the system to call.
+type Handler = extern "C" fn();
+
 /// Has `before` run in this thread ahead of every fork, and `parent` and `child` after it.
-pub(crate) fn at_fork(before: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
+pub(crate) fn at_fork(before: Option<Handler>, parent: Option<Handler>, child: Option<Handler>) {
+    fn c(handler: Option<Handler>) -> Option<unsafe extern "C" fn()> {
+        handler.map(|handler| handler as unsafe extern "C" fn())
+    }
     // SAFETY: the handlers are functions of this program, which is never unloaded.
-    let r = unsafe { libc::pthread_atfork(Some(before), Some(parent), Some(child)) };
+    let r = unsafe { libc::pthread_atfork(c(before), c(parent), c(child)) };
     assert_eq!(r, 0, "pthread_atfork: no memory");
 }
 
 /// Has `handler` run when the process ends by itself.
-pub(crate) fn at_exit(handler: extern "C" fn()) {
+pub(crate) fn at_exit(handler: Handler) {
     // SAFETY: as above.
     let r = unsafe { libc::atexit(handler) };
     assert_eq!(r, 0, "atexit: no memory");

@@ -5,7 +5,7 @@
 //! and halves when one has missed. With one CPU nobody can change the word meanwhile: no spin.
 use crate::sync::SPINS;
 use core::cell::Cell;
-use std::sync::OnceLock;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// How the calling thread waits before it sleeps.
@@ -108,7 +108,16 @@ impl Spinner {
     }
 }
 
+/// The CPUs of this process, asked for once. (Not a `OnceLock`: a child forked while another thread
+/// is in it would wait for that thread for ever.)
 fn cpus() -> usize {
-    static CPUS: OnceLock<usize> = OnceLock::new();
-    *CPUS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+    static CPUS: AtomicUsize = AtomicUsize::new(0);
+    match CPUS.load(Relaxed) {
+        0 => {
+            let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+            CPUS.store(cpus, Relaxed);
+            cpus
+        }
+        cpus => cpus,
+    }
 }

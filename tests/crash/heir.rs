@@ -1,0 +1,145 @@
+//! The woken heir dies. A holds the lock, B and C sleep on it, A releases it and B is woken; B is killed
+//! after each of its instructions from there on. C must get the lock all the same, also if a
+//! *barger* has taken it before B could.
+use crate::stepper::{Child, Victim, fork};
+use crate::sweep::{Operation, Points, Report, Violation, alone, settle};
+use std::fmt::Debug;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::time::Instant;
+
+/// A lock, and how to use it.
+pub(crate) struct Heir<'a, W> {
+    pub(crate) name: &'a str,
+    pub(crate) world: &'a dyn Fn() -> W,
+    /// The shared bytes that a crash leaves to the survivors.
+    pub(crate) memory: fn(&W) -> Vec<u8>,
+    /// So that a process is known to the segment.
+    pub(crate) prepare: fn(&W),
+    /// Takes the lock, and returns what gives it back.
+    pub(crate) lock: Operation<W>,
+    pub(crate) barger: bool,
+}
+
+impl<W: Debug> Heir<'_, W> {
+    /// Runs the sweep, and fails the test if anything went wrong.
+    pub(crate) fn must_hold(&self) {
+        let report = self.run(usize::MAX);
+        for violation in report.violations.iter().take(5) {
+            eprintln!(
+                "{}: killed after {}: {}\n  {}",
+                self.name, violation.step, violation.what, violation.world
+            );
+        }
+        assert!(report.violations.is_empty());
+        assert!(report.points > 1, "{}: nothing was swept", self.name);
+    }
+
+    /// Kills the heir at each point that matters, from its first instruction once awake until it is done.
+    pub(crate) fn run(&self, enough: usize) -> Report {
+        let _turn = alone();
+        let started = Instant::now();
+        let mut report = Report::default();
+        let mut points = Points::new();
+        let world = (self.world)();
+        let outcome = self.play(&world, |heir| points.record(heir, || (self.memory)(&world)));
+        if let Err(what) = outcome {
+            report.violations.push(Violation {
+                step: points.steps,
+                what,
+                world: format!("{world:?}"),
+            });
+        }
+        report.instructions = points.steps;
+        for &step in &points.steps_to_kill_at {
+            report.points += 1;
+            let world = (self.world)();
+            let outcome = self.play(&world, |heir| heir.steps(step));
+            if let Err(what) = outcome {
+                report.violations.push(Violation { step, what, world: format!("{world:?}") });
+            }
+            if report.violations.len() >= enough {
+                break;
+            }
+        }
+        report.print(self.name, points.steps_to_kill_at.len(), started);
+        report
+    }
+
+    /// All up to the death of the heir, which `step` brings to where it is to die; whether the last one gets the lock.
+    fn play(&self, world: &W, step: impl FnOnce(&mut Victim)) -> Result<(), String> {
+        let lock = self.lock;
+        let gate = crate::stepper::shared_page::<Gate>();
+        let holder = self.holder(world, &gate.holder);
+        let mut heir = Victim::start(|| {
+            (self.prepare)(world);
+            || lock(world)()
+        });
+        assert!(heir.run_until_asleep(), "{}: the heir does not sleep", self.name);
+        let mut last = fork(|| {
+            (self.prepare)(world);
+            lock(world)();
+            0
+        });
+        last.wait_asleep();
+        gate.holder.go();
+        gate.holder.wait_for(RELEASED);
+        let barger = self.barger.then(|| self.holder(world, &gate.barger));
+        step(&mut heir);
+        heir.kill();
+        gate.barger.go();
+        let outcome = settle(std::slice::from_mut(&mut last))
+            .map_err(|what| format!("the last sleeper: {what}"));
+        drop((holder, barger));
+        gate.unmap();
+        outcome
+    }
+
+    /// A process that takes the lock, and gives it back when told.
+    fn holder(&self, world: &W, turn: &'static Turn) -> Child {
+        let lock = self.lock;
+        let child = fork(|| {
+            (self.prepare)(world);
+            let unlock = lock(world);
+            turn.0.store(HOLDS, Release);
+            turn.wait_for(GO);
+            unlock();
+            turn.0.store(RELEASED, Release);
+            turn.wait_for(GO);
+            0
+        });
+        turn.wait_for(HOLDS);
+        child
+    }
+}
+
+const HOLDS: u32 = 1;
+const GO: u32 = 2;
+const RELEASED: u32 = 3;
+
+#[derive(Debug)]
+struct Turn(AtomicU32);
+
+#[derive(Debug)]
+struct Gate {
+    holder: Turn,
+    barger: Turn,
+}
+
+impl Gate {
+    fn unmap(&'static self) {
+        // SAFETY: made by `shared_page`; the processes that used it are gone, and so is this one's use.
+        unsafe { libc::munmap(std::ptr::from_ref(self).cast_mut().cast(), 4096) };
+    }
+}
+
+impl Turn {
+    fn go(&self) {
+        self.0.store(GO, Release);
+    }
+    fn wait_for(&self, state: u32) {
+        while self.0.load(Acquire) != state {
+            std::thread::yield_now();
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Processes killed at every instruction of every operation; the survivors prove that all is well.
+#![cfg(not(outlast_loom))]
+#![expect(unsafe_code, reason = "forks, traces and kills processes, and looks at their memory")]
+
+mod controls;
+mod heir;
+mod stepper;
+mod sweep;
+mod sweeps;

@@ -1,0 +1,373 @@
+//! Runs a process one machine instruction at a time, and kills it after any of them.
+use libc::{c_int, c_long, pid_t};
+use std::io;
+use std::ptr::{null, null_mut};
+use std::time::{Duration, Instant};
+
+/// How long a process may take for what takes microseconds, before that counts as a hang.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A child made by `fork`. Killed and reaped when dropped.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) pid: pid_t,
+    reaped: bool,
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Exited(c_int),
+    Killed(c_int),
+}
+
+/// Starts `body` in a child process, which exits with what it returns; a panic is status 101.
+pub(crate) fn fork(body: impl FnOnce() -> c_int) -> Child {
+    // SAFETY: the child uses what the parent's thread had, and the library's own handlers make its
+    // state whole; it ends by _exit.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork: {}", io::Error::last_os_error());
+    if pid == 0 {
+        die_with_parent();
+        let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(status) };
+    }
+    Child { pid, reaped: false }
+}
+
+fn die_with_parent() {
+    // SAFETY: prctl with integers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+}
+
+impl Child {
+    /// Kills the process (all its threads) and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        if !self.reaped {
+            // SAFETY: signals our own child, which is not reaped yet.
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            self.wait_blocking();
+        }
+    }
+
+    /// Waits for the end; `None` if that takes longer than [`PATIENCE`].
+    pub(crate) fn end(&mut self) -> Option<End> {
+        let started = Instant::now();
+        loop {
+            match self.poll() {
+                Some(Status::Ended(end)) => return Some(end),
+                _ if started.elapsed() > PATIENCE => return None,
+                _ => std::thread::sleep(Duration::from_micros(20)),
+            }
+        }
+    }
+
+    /// How the process has ended, if it has.
+    pub(crate) fn end_now(&mut self) -> Option<End> {
+        match self.poll() {
+            Some(Status::Ended(end)) => Some(end),
+            _ => None,
+        }
+    }
+
+    fn wait_blocking(&mut self) {
+        while !self.reaped {
+            self.reaped = !matches!(wait(self.pid, 0), Some(Status::Stopped(..)));
+        }
+    }
+
+    fn poll(&mut self) -> Option<Status> {
+        let status = wait(self.pid, libc::WNOHANG);
+        self.reaped |= matches!(status, Some(Status::Ended(_)));
+        status
+    }
+
+    /// Whether the process's first thread is asleep in a futex call.
+    pub(crate) fn is_asleep(&self) -> bool {
+        is_asleep(self.pid)
+    }
+
+    /// Waits until the process's first thread sleeps in a futex call.
+    pub(crate) fn wait_asleep(&mut self) {
+        let started = Instant::now();
+        while !self.is_asleep() {
+            assert!(started.elapsed() < PATIENCE, "the process does not fall asleep");
+            if let Some(Status::Ended(end)) = self.poll() {
+                panic!("the process ended before it slept: {end:?}");
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    /// By a signal, and with it perhaps an event that the tracer asked for.
+    Stopped(c_int, c_int),
+    Ended(End),
+}
+
+/// Whether and how a child's or a traced thread's state has changed.
+fn wait(pid: pid_t, flags: c_int) -> Option<Status> {
+    let mut status = 0;
+    // SAFETY: writes a status that lives here.
+    let r = unsafe { libc::waitpid(pid, &raw mut status, flags | libc::__WALL) };
+    if r != pid {
+        None
+    } else if libc::WIFSTOPPED(status) {
+        Some(Status::Stopped(libc::WSTOPSIG(status), status >> 16))
+    } else if libc::WIFEXITED(status) {
+        Some(Status::Ended(End::Exited(libc::WEXITSTATUS(status))))
+    } else {
+        Some(Status::Ended(End::Killed(libc::WTERMSIG(status))))
+    }
+}
+
+/// Whether a thread is asleep in a futex call.
+fn is_asleep(thread: pid_t) -> bool {
+    let call = std::fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default();
+    call.starts_with("202 ") || call.starts_with("449 ")
+}
+
+/// What one step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// One instruction was executed.
+    Done,
+    /// The instruction is a system call, and the process sleeps in it.
+    Asleep,
+    /// The operation is over.
+    Finished,
+}
+
+/// A process that runs only when told.
+#[derive(Debug)]
+pub(crate) struct Victim {
+    child: Child,
+    /// The thread that is stepped: the first, or the one that the operation started.
+    thread: pid_t,
+    asleep: bool,
+}
+
+fn ptrace(request: libc::c_uint, pid: pid_t, address: usize, data: usize) -> c_long {
+    // SAFETY: none of the requests made here writes to our memory.
+    unsafe { libc::ptrace(request, pid, address, data) }
+}
+
+impl Victim {
+    /// Starts a process that runs `prepare`, stops, and then does what that returned step by step.
+    pub(crate) fn start<F: FnOnce()>(prepare: impl FnOnce() -> F) -> Self {
+        let mut child = fork(|| {
+            ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
+            let operation = prepare();
+            mark();
+            operation();
+            mark();
+            0
+        });
+        let started = Instant::now();
+        loop {
+            match wait(child.pid, libc::WNOHANG) {
+                Some(Status::Stopped(libc::SIGSTOP, _)) => break,
+                Some(Status::Stopped(signal, _)) => {
+                    panic!("the victim got signal {signal} while it prepared")
+                }
+                Some(Status::Ended(end)) => {
+                    child.reaped = true;
+                    panic!("the victim ended while it prepared: {end:?}");
+                }
+                None if started.elapsed() > PATIENCE => {
+                    panic!("the victim hangs while it prepares")
+                }
+                None => std::thread::sleep(Duration::from_micros(20)),
+            }
+        }
+        let options = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACECLONE;
+        ptrace(libc::PTRACE_SETOPTIONS, child.pid, 0, usize::try_from(options).unwrap_or(0));
+        let thread = child.pid;
+        Victim { child, thread, asleep: false }
+    }
+
+    /// Lets the first thread run freely from here on, and steps the thread that it starts.
+    pub(crate) fn follow_new_thread(&mut self) {
+        let main = self.child.pid;
+        ptrace(libc::PTRACE_CONT, main, 0, 0);
+        let Some(Status::Stopped(libc::SIGTRAP, libc::PTRACE_EVENT_CLONE)) = wait(main, 0) else {
+            panic!("the operation started no thread");
+        };
+        let mut thread: libc::c_ulong = 0;
+        // SAFETY: the kernel writes the new thread's id to a variable that lives here.
+        unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, main, 0, &raw mut thread) };
+        self.thread = pid_t::try_from(thread).unwrap_or(0);
+        assert!(matches!(wait(self.thread, 0), Some(Status::Stopped(..))));
+        ptrace(libc::PTRACE_CONT, main, 0, 0);
+    }
+
+    /// Kills the process, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        if self.thread != self.child.pid {
+            // SAFETY: signals our own child, which is not reaped yet.
+            unsafe { libc::kill(self.child.pid, libc::SIGKILL) };
+            // Its first thread cannot be reaped before this one.
+            while matches!(wait(self.thread, 0), Some(Status::Stopped(..))) {}
+        }
+        self.child.kill();
+    }
+
+    /// Executes one instruction.
+    pub(crate) fn step(&mut self) -> Step {
+        if !self.asleep {
+            let r = ptrace(libc::PTRACE_SINGLESTEP, self.thread, 0, 0);
+            assert_eq!(r, 0, "singlestep: {}", io::Error::last_os_error());
+        }
+        self.finish_step()
+    }
+
+    fn finish_step(&mut self) -> Step {
+        let started = Instant::now();
+        let mut looks = 0_u32;
+        loop {
+            match wait(self.thread, libc::WNOHANG) {
+                Some(Status::Stopped(libc::SIGSTOP, _)) => return Step::Finished,
+                Some(Status::Stopped(libc::SIGTRAP, _)) => {
+                    self.asleep = false;
+                    return Step::Done;
+                }
+                Some(Status::Stopped(signal, _)) => panic!("the victim got signal {signal}"),
+                Some(Status::Ended(_)) if self.thread != self.child.pid => {
+                    self.thread = self.child.pid;
+                    return Step::Finished;
+                }
+                Some(Status::Ended(end)) => {
+                    self.child.reaped = true;
+                    panic!("the victim ended: {end:?}");
+                }
+                None => {}
+            }
+            looks += 1;
+            if looks > 200 && looks.is_multiple_of(50) && is_asleep(self.thread) {
+                // Twice, as it may be about to return.
+                std::thread::sleep(Duration::from_micros(100));
+                if is_asleep(self.thread) {
+                    self.asleep = true;
+                    return Step::Asleep;
+                }
+            }
+            assert!(started.elapsed() < PATIENCE, "a step takes too long");
+            std::thread::yield_now(); // to the victim, on the same CPU
+        }
+    }
+
+    /// Executes so many instructions, unless it falls asleep or ends before.
+    pub(crate) fn steps(&mut self, steps: usize) {
+        for _ in 0..steps {
+            if self.step() != Step::Done {
+                break;
+            }
+        }
+    }
+
+    /// Runs until it sleeps in a system call; false if the operation ends first.
+    pub(crate) fn run_until_asleep(&mut self) -> bool {
+        loop {
+            match self.step() {
+                Step::Done => {}
+                Step::Asleep => return true,
+                Step::Finished => return false,
+            }
+        }
+    }
+
+    /// What a kill right now would leave beside the shared memory: the robust list's head and its
+    /// pending field; and whether the next instruction is a futex call.
+    pub(crate) fn surroundings(&self) -> ([usize; 3], bool) {
+        let mut head = 0_usize;
+        let mut len = 0_usize;
+        // SAFETY: the kernel writes two words that live here.
+        unsafe {
+            libc::syscall(libc::SYS_get_robust_list, self.thread, &raw mut head, &raw mut len)
+        };
+        let mut registers = std::mem::MaybeUninit::<libc::user_regs_struct>::uninit();
+        // SAFETY: the kernel fills the structure that it is given.
+        unsafe { libc::ptrace(libc::PTRACE_GETREGS, self.thread, 0, registers.as_mut_ptr()) };
+        // SAFETY: filled right before; it is made of integers.
+        let registers = unsafe { registers.assume_init() };
+        let next = self.peek(usize::try_from(registers.rip).unwrap_or(0));
+        let fields = [self.peek(head), self.peek(head + 8), self.peek(head + 16)];
+        let futex = [libc::SYS_futex, libc::SYS_futex_waitv]
+            .iter()
+            .any(|&call| call as u64 == registers.rax);
+        (fields, next & 0xffff == 0x050f && futex)
+    }
+
+    fn peek(&self, address: usize) -> usize {
+        let mut word = 0_usize;
+        let here = libc::iovec { iov_base: (&raw mut word).cast(), iov_len: size_of::<usize>() };
+        let there = libc::iovec {
+            iov_base: std::ptr::with_exposed_provenance_mut(address),
+            iov_len: size_of::<usize>(),
+        };
+        // SAFETY: copies one word into `word`.
+        unsafe {
+            libc::process_vm_readv(self.child.pid, &raw const here, 1, &raw const there, 1, 0)
+        };
+        word
+    }
+}
+
+/// Stops the traced process.
+fn mark() {
+    // SAFETY: raises a signal that the tracer catches.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
+
+/// Keeps this thread, and the children it makes, on one CPU: a step is four times faster there.
+pub(crate) fn pin_to_one_cpu() {
+    let mut set = std::mem::MaybeUninit::<libc::cpu_set_t>::zeroed();
+    // SAFETY: an all-zero set is a set.
+    let set = unsafe { set.assume_init_mut() };
+    // SAFETY: CPU 0 is within the set.
+    unsafe { libc::CPU_SET(0, set) };
+    // SAFETY: reads a set that lives here. If it fails, steps are slower.
+    unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set) };
+}
+
+/// Memory that forked processes share, zero-filled, for the negative controls.
+pub(crate) fn shared_page<T>() -> &'static T {
+    assert!(size_of::<T>() <= 4096 && align_of::<T>() <= 4096);
+    let (protection, flags) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+    // SAFETY: asks for fresh memory.
+    let page = unsafe { libc::mmap(null_mut(), 4096, protection, flags, -1, 0) };
+    assert_ne!(page, libc::MAP_FAILED);
+    // SAFETY: fresh, zero-filled, aligned memory that is never unmapped; the controls keep only
+    // atomics and pthread objects in it.
+    unsafe { &*page.cast_const().cast() }
+}
+
+/// Sleeps on a futex while it has the value.
+pub(crate) fn futex_wait(word: &std::sync::atomic::AtomicU32, value: u32) {
+    // SAFETY: a live word, no timeout.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT,
+            value,
+            null::<libc::timespec>(),
+        )
+    };
+}

@@ -1,0 +1,261 @@
+//! Kills a process after every instruction of an operation that matters, and asks the survivors.
+//!
+//! A kill leaves behind exactly what the instructions before it have stored. So two kills between
+//! which neither the shared memory, nor the kernel's view of the robust list, nor the kernel itself
+//! (a system call) changed are the same kill. A dry run finds the steps after which something
+//! changed; the sweep kills right before and right after each of them (`OUTLAST_SWEEP=full`: after
+//! every single one).
+use crate::stepper::{Child, End, Step, Victim, fork, pin_to_one_cpu};
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// An operation more than this many instructions long is not one of ours.
+const MOST_STEPS: usize = 200_000;
+/// As many kill points are taken of a sweep, evenly, unless it is to be full.
+const MOST_POINTS: usize = 64;
+
+/// A function that prepares, and returns the operation proper.
+pub(crate) type Operation<W> = for<'w> fn(&'w W) -> Box<dyn FnOnce() + 'w>;
+
+/// One sweep: a world in shared memory, and what each process does in it.
+///
+/// Functions get the world; those of survivors return what is wrong.
+#[derive(Clone, Copy)]
+pub(crate) struct Sweep<'a, W> {
+    /// For messages.
+    pub(crate) name: &'a str,
+    /// Makes a fresh world.
+    pub(crate) world: &'a dyn Fn() -> W,
+    /// The shared bytes that a crash leaves to the survivors.
+    pub(crate) memory: fn(&W) -> Vec<u8>,
+    /// Prepares the victim, so that it is known to the segment, holds what it must, and so on; what it
+    /// returns is the operation that it is killed in.
+    pub(crate) victim: Operation<W>,
+    /// The victim is not the process's first thread, but the one that the operation starts.
+    pub(crate) thread: bool,
+    /// The victim sleeps; then this wakes it, and it is killed after each instruction from there on.
+    pub(crate) wake: Option<fn(&W)>,
+    /// Processes that fall asleep on the object before the victim's operation (if it is woken: after it slept).
+    pub(crate) sleepers: &'a [fn(&W) -> Result<(), String>],
+    /// A process that comes when the victim has been stopped, and is given time to fall asleep.
+    pub(crate) late: Option<fn(&W) -> Result<(), String>>,
+    /// What the survivors do while the victim is frozen, which cannot wait for it.
+    pub(crate) meanwhile: Option<fn(&W) -> Result<(), String>>,
+    /// What is done once it is dead, so that the other processes can end.
+    pub(crate) after: Option<fn(&W) -> Result<(), String>>,
+    /// What must hold when they have ended.
+    pub(crate) check: fn(&W) -> Result<(), String>,
+}
+
+/// Which point of a sweep went wrong, and how.
+#[derive(Debug)]
+pub(crate) struct Violation {
+    pub(crate) step: usize,
+    pub(crate) what: String,
+    /// The world as it was then.
+    pub(crate) world: String,
+}
+
+/// What a sweep found.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) instructions: usize,
+    pub(crate) points: usize,
+    pub(crate) violations: Vec<Violation>,
+}
+
+impl Report {
+    pub(crate) fn print(&self, name: &str, of: usize, started: Instant) {
+        eprintln!(
+            "{name}: {} instructions, killed at {} of {of} points, {} violations, {:.1} s",
+            self.instructions,
+            self.points,
+            self.violations.len(),
+            started.elapsed().as_secs_f64()
+        );
+    }
+}
+
+/// The steps after which to kill, found by a dry run.
+#[derive(Debug)]
+pub(crate) struct Points {
+    pub(crate) steps_to_kill_at: BTreeSet<usize>,
+    /// How many there are in all.
+    pub(crate) steps: usize,
+}
+
+impl Points {
+    pub(crate) fn new() -> Self {
+        Points { steps_to_kill_at: BTreeSet::from([0]), steps: 0 }
+    }
+
+    /// Steps the victim to its end, or to its sleep.
+    pub(crate) fn record(&mut self, victim: &mut Victim, memory: impl Fn() -> Vec<u8>) {
+        let mut before = (memory(), victim.surroundings().0);
+        loop {
+            let is_call = victim.surroundings().1;
+            if victim.step() != Step::Done {
+                break;
+            }
+            self.steps += 1;
+            assert!(self.steps < MOST_STEPS, "the operation does not end");
+            let now = (memory(), victim.surroundings().0);
+            if now != before || is_call || is_full() {
+                self.steps_to_kill_at.extend([self.steps - 1, self.steps]);
+            }
+            before = now;
+        }
+        self.steps_to_kill_at.insert(self.steps);
+    }
+}
+
+/// Sweeps take turns: they pin processes to one CPU and count on being alone there.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    pin_to_one_cpu();
+    turn
+}
+
+pub(crate) fn is_full() -> bool {
+    std::env::var_os("OUTLAST_SWEEP").is_some_and(|value| value == "full")
+}
+
+impl<'a, W: Debug> Sweep<'a, W> {
+    /// Killed alone; a newcomer finds what is left.
+    pub(crate) fn new(
+        name: &'a str,
+        world: &'a dyn Fn() -> W,
+        memory: fn(&W) -> Vec<u8>,
+        victim: Operation<W>,
+        check: fn(&W) -> Result<(), String>,
+    ) -> Self {
+        Sweep {
+            name,
+            world,
+            memory,
+            victim,
+            thread: false,
+            wake: None,
+            sleepers: &[],
+            late: None,
+            meanwhile: None,
+            after: None,
+            check,
+        }
+    }
+
+    /// Runs the sweep, and fails the test if anything went wrong.
+    pub(crate) fn must_hold(&self) {
+        let report = self.run(usize::MAX);
+        for violation in report.violations.iter().take(5) {
+            eprintln!(
+                "{}: killed after {}: {}\n  {}",
+                self.name, violation.step, violation.what, violation.world
+            );
+        }
+        assert!(
+            report.violations.is_empty(),
+            "{}: {} violations",
+            self.name,
+            report.violations.len()
+        );
+        assert!(report.points > 1, "{}: nothing was swept", self.name);
+    }
+
+    /// Runs the sweep until it has found `enough` violations.
+    pub(crate) fn run(&self, enough: usize) -> Report {
+        let _turn = alone();
+        let started = Instant::now();
+        let mut points = Points::new();
+        let world = (self.world)();
+        let (mut victim, sleepers) = self.start(&world);
+        points.record(&mut victim, || (self.memory)(&world));
+        victim.kill();
+        drop((sleepers, world));
+        let mut report = Report { instructions: points.steps, ..Report::default() };
+        let points = points.steps_to_kill_at;
+        let every = if is_full() { 1 } else { points.len().div_ceil(MOST_POINTS) };
+        for &step in points.iter().step_by(every) {
+            report.points += 1;
+            let world = (self.world)();
+            if let Err(what) = self.point(&world, step) {
+                report.violations.push(Violation { step, what, world: format!("{world:?}") });
+                if report.violations.len() >= enough {
+                    break;
+                }
+            }
+        }
+        report.print(self.name, points.len(), started);
+        report
+    }
+
+    /// The victim at the first instruction that counts, and those who sleep on the object.
+    fn start(&self, world: &W) -> (Victim, Vec<Child>) {
+        let mut victim = Victim::start(|| (self.victim)(world));
+        if self.thread {
+            victim.follow_new_thread();
+        }
+        if let Some(wake) = self.wake {
+            assert!(victim.run_until_asleep(), "{}: the victim does not sleep", self.name);
+            let sleepers = self.sleepers(world);
+            wake(world);
+            (victim, sleepers)
+        } else {
+            (victim, self.sleepers(world))
+        }
+    }
+
+    fn sleepers(&self, world: &W) -> Vec<Child> {
+        let start = |body: &fn(&W) -> Result<(), String>| {
+            let mut child = survivor(world, *body);
+            child.wait_asleep();
+            child
+        };
+        self.sleepers.iter().map(start).collect()
+    }
+
+    /// One kill: after `step` instructions.
+    fn point(&self, world: &W, step: usize) -> Result<(), String> {
+        let (mut victim, mut others) = self.start(world);
+        victim.steps(step);
+        if let Some(late) = self.late {
+            others.push(survivor(world, late));
+            std::thread::sleep(std::time::Duration::from_micros(300));
+        }
+        if let Some(meanwhile) = self.meanwhile {
+            meanwhile(world).map_err(|what| format!("meanwhile: {what}"))?;
+        }
+        victim.kill();
+        if let Some(after) = self.after {
+            after(world).map_err(|what| format!("after: {what}"))?;
+        }
+        settle(&mut others)?;
+        (self.check)(world)
+    }
+}
+
+/// Starts a process whose exit status tells whether all went well.
+pub(crate) fn survivor<W>(world: &W, body: fn(&W) -> Result<(), String>) -> Child {
+    fork(|| match body(world) {
+        Ok(()) => 0,
+        Err(what) => {
+            eprintln!("survivor: {what}");
+            1
+        }
+    })
+}
+
+/// Waits until all survivors are done.
+pub(crate) fn settle(children: &mut [Child]) -> Result<(), String> {
+    for child in children {
+        match child.end() {
+            Some(End::Exited(0)) => {}
+            Some(end) => return Err(format!("a survivor ended with {end:?}")),
+            None => return Err("a survivor hangs".into()),
+        }
+    }
+    Ok(())
+}
