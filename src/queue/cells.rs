@@ -153,8 +153,9 @@ impl<T: Plain + fmt::Debug> fmt::Debug for Delivery<'_, T> {
 
 /// A free slot, to be written in place.
 ///
-/// [`send`](Self::send) gives it to the receivers. Dropped otherwise it is free again, and so it is if the process is
-/// killed. Messages sent after it was made wait for it: keep it short.
+/// [`send`](Self::send) gives it to the receivers. Dropped otherwise, or if the process is killed, nothing is sent; its
+/// place in the ring is free again when the messages before it have been received. Messages sent after
+/// it was made wait for it: keep it short.
 #[must_use = "a loan that is dropped sends nothing"]
 pub struct Loan<'a, T: Plain> {
     pub(super) queue: &'a Queue<T>,

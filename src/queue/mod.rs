@@ -893,7 +893,15 @@ impl<T: Plain> Queue<T> {
     #[must_use]
     #[doc(alias = "empty")]
     pub fn is_empty(&self) -> bool {
-        !self.may_have_message() && !matches!(self.head().find_full(), Err(Nothing::Yet))
+        !matches!(self.head().find_full(), Ok(_) | Err(Nothing::Yet)) && !self.has_returned()
+    }
+
+    /// Whether a message that came back waits to be taken.
+    fn has_returned(&self) -> bool {
+        let rare = &self.shared;
+        rare.returned.load(Acquire) != rare.searched.load(Relaxed)
+            && (self.cells.iter().any(|cell| cell.load().is_in(Stage::Ready))
+                || self.slots.iter().any(|slot| is_in(slot.state.load(Acquire), Phase::Orphan)))
     }
 
     /// Whether no slot is free. May change at any moment.

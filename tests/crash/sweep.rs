@@ -35,6 +35,9 @@ pub(crate) struct Sweep<'a, W> {
     pub(crate) victim: Operation<W>,
     /// The victim is not the process's first thread, but the one that the operation starts.
     pub(crate) thread: bool,
+    /// A negative control: the victim is frozen instead of killed, so that neither the kernel nor the
+    /// survivors mend anything. A check that holds all the same proves nothing.
+    pub(crate) frozen: bool,
     /// The victim sleeps; then this wakes it, and it is killed after each instruction from there on.
     pub(crate) wake: Option<fn(&W)>,
     /// Processes that fall asleep on the object before the victim's operation (if it is woken: after it slept).
@@ -138,6 +141,7 @@ impl<'a, W: Debug> Sweep<'a, W> {
             memory,
             victim,
             thread: false,
+            frozen: false,
             wake: None,
             sleepers: &[],
             late: None,
@@ -163,6 +167,13 @@ impl<'a, W: Debug> Sweep<'a, W> {
             report.violations.len()
         );
         assert!(report.points > 1, "{}: nothing was swept", self.name);
+    }
+
+    /// Runs the sweep without mending: it must be caught.
+    pub(crate) fn must_be_caught_unmended(self) {
+        let name = format!("control: {}; not mended", self.name);
+        let report = Sweep { name: &name, frozen: true, ..self }.run(1);
+        assert!(!report.violations.is_empty(), "{name}: not caught");
     }
 
     /// Runs the sweep until it has found `enough` violations.
@@ -228,7 +239,9 @@ impl<'a, W: Debug> Sweep<'a, W> {
         if let Some(meanwhile) = self.meanwhile {
             meanwhile(world).map_err(|what| format!("meanwhile: {what}"))?;
         }
-        victim.kill();
+        if !self.frozen {
+            victim.kill();
+        }
         if let Some(after) = self.after {
             after(world).map_err(|what| format!("after: {what}"))?;
         }
