@@ -71,7 +71,7 @@ impl fmt::Debug for AnonymousQueue {
 impl AnonymousQueue {
     fn new() -> &'static Self {
         let queue = shared_page::<Self>();
-        (0..4).for_each(|i| queue.stamps[i as usize].store(i, Relaxed));
+        (0..4).zip(&queue.stamps).for_each(|(i, stamp)| stamp.store(i, Relaxed));
         queue
     }
 
@@ -167,8 +167,10 @@ fn pending() -> &'static AtomicUsize {
     // SAFETY: the kernel writes a pointer and a length that live here.
     let r = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut len) };
     assert_eq!((r, len), (0, 24));
-    // SAFETY: the head has three words, and lives as long as this thread.
-    unsafe { &*head.add(2) }
+    // SAFETY: the head has three words.
+    let pending = unsafe { head.add(2) };
+    // SAFETY: it lives as long as this thread.
+    unsafe { &*pending }
 }
 
 fn tid() -> u32 {

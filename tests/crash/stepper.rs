@@ -136,10 +136,16 @@ fn wait(pid: pid_t, flags: c_int) -> Option<Status> {
     }
 }
 
-/// Whether a thread is asleep in a futex call.
+/// Whether a thread is asleep on a futex that processes share. (Threads that wait for each other
+/// within a process, while one starts, use private ones, which say so in the call.)
 fn is_asleep(thread: pid_t) -> bool {
     let call = std::fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default();
-    call.starts_with("202 ") || call.starts_with("449 ")
+    let mut words = call.split(' ');
+    match words.next() {
+        Some("202") => words.nth(1) == Some("0x0"),
+        Some("449") => true,
+        _ => false,
+    }
 }
 
 /// What one step came to.
@@ -309,7 +315,7 @@ impl Victim {
         let fields = [self.peek(head), self.peek(head + 8), self.peek(head + 16)];
         let futex = [libc::SYS_futex, libc::SYS_futex_waitv]
             .iter()
-            .any(|&call| call as u64 == registers.rax);
+            .any(|&call| call.cast_unsigned() == registers.rax);
         (fields, next & 0xffff == 0x050f && futex)
     }
 

@@ -19,6 +19,9 @@ const MOST_POINTS: usize = 64;
 /// A function that prepares, and returns the operation proper.
 pub(crate) type Operation<W> = for<'w> fn(&'w W) -> Box<dyn FnOnce() + 'w>;
 
+/// What a survivor does or checks, and what is wrong with it.
+pub(crate) type Act<W> = fn(&W) -> Result<(), String>;
+
 /// One sweep: a world in shared memory, and what each process does in it.
 ///
 /// Functions get the world; those of survivors return what is wrong.
@@ -41,15 +44,15 @@ pub(crate) struct Sweep<'a, W> {
     /// The victim sleeps; then this wakes it, and it is killed after each instruction from there on.
     pub(crate) wake: Option<fn(&W)>,
     /// Processes that fall asleep on the object before the victim's operation (if it is woken: after it slept).
-    pub(crate) sleepers: &'a [fn(&W) -> Result<(), String>],
+    pub(crate) sleepers: &'a [Act<W>],
     /// A process that comes when the victim has been stopped, and is given time to fall asleep.
-    pub(crate) late: Option<fn(&W) -> Result<(), String>>,
+    pub(crate) late: Option<Act<W>>,
     /// What the survivors do while the victim is frozen, which cannot wait for it.
-    pub(crate) meanwhile: Option<fn(&W) -> Result<(), String>>,
+    pub(crate) meanwhile: Option<Act<W>>,
     /// What is done once it is dead, so that the other processes can end.
-    pub(crate) after: Option<fn(&W) -> Result<(), String>>,
+    pub(crate) after: Option<Act<W>>,
     /// What must hold when they have ended.
-    pub(crate) check: fn(&W) -> Result<(), String>,
+    pub(crate) check: Act<W>,
 }
 
 /// Which point of a sweep went wrong, and how.
@@ -133,7 +136,7 @@ impl<'a, W: Debug> Sweep<'a, W> {
         world: &'a dyn Fn() -> W,
         memory: fn(&W) -> Vec<u8>,
         victim: Operation<W>,
-        check: fn(&W) -> Result<(), String>,
+        check: Act<W>,
     ) -> Self {
         Sweep {
             name,
@@ -220,7 +223,7 @@ impl<'a, W: Debug> Sweep<'a, W> {
     }
 
     fn sleepers(&self, world: &W) -> Vec<Child> {
-        let start = |body: &fn(&W) -> Result<(), String>| {
+        let start = |body: &Act<W>| {
             let mut child = survivor(world, *body);
             child.wait_asleep();
             child
@@ -251,7 +254,7 @@ impl<'a, W: Debug> Sweep<'a, W> {
 }
 
 /// Starts a process whose exit status tells whether all went well.
-pub(crate) fn survivor<W>(world: &W, body: fn(&W) -> Result<(), String>) -> Child {
+pub(crate) fn survivor<W>(world: &W, body: Act<W>) -> Child {
     fork(|| match body(world) {
         Ok(()) => 0,
         Err(what) => {

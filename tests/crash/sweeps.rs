@@ -897,8 +897,9 @@ fn recovery_of_a_slot_being_written_is_interrupted() {
 struct Unattended(OwnedFd);
 
 impl Unattended {
-    fn open(&self) -> World {
-        Shared::from_fd(self.0.try_clone().expect("a descriptor")).expect("a segment")
+    fn open(&self) -> Result<World, String> {
+        let fd = self.0.try_clone().map_err(|error| error.to_string())?;
+        Shared::from_fd(fd).map_err(|error| error.to_string())
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -910,7 +911,7 @@ impl Unattended {
     }
 
     fn check(&self, check: fn(&World) -> Verdict) -> Verdict {
-        let world = self.open();
+        let world = self.open()?;
         check(&world)?;
         drop(world);
         // Nobody is left in the peer table: its tokens are all zero.
@@ -942,7 +943,7 @@ fn unattended() -> Unattended {
 fn bereft() -> Unattended {
     let segment = unattended();
     let mut holder = crate::stepper::fork(|| {
-        let world = segment.open();
+        let world = segment.open().expect("a segment");
         std::mem::forget(world.queue.recv_ack());
         // SAFETY: ends this process, as a kill would.
         unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
@@ -954,7 +955,7 @@ fn bereft() -> Unattended {
 
 fn opens_and_closes(segment: &Unattended) -> Box<dyn FnOnce() + '_> {
     Box::new(|| {
-        let world = segment.open();
+        let world = segment.open().expect("a segment");
         world.queue.join_timeout(Duration::ZERO).expect("a peer");
         drop(world);
     })
