@@ -1,11 +1,12 @@
 //! The sweeps of the crate's own operations.
 use crate::heir::Heir;
-use crate::stepper::PATIENCE;
+use crate::stepper::{Child, End, PATIENCE, fork};
 use crate::sweep::{Operation, Sweep};
 use outlast::{
     Dead, Event, FixedQueue, Lock, LockError, LockGuard, LockResult, Options, Shareable, Shared,
     Spin,
 };
+use std::cell::RefCell;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -801,59 +802,31 @@ fn the_woken_sender_dies() {
 /// The first process that attaches after the one that made the segment: its owner tag.
 const SECOND: u32 = 2;
 
-/// A recoverer is killed in the middle of its work; the next one takes it up. The one whose leavings
-/// they are is frozen after its claim, which to the memory is as good as dead.
-fn interrupted_recovery(
-    name: &str,
-    world: fn() -> World,
-    leave: fn(&World),
-    check: fn(&World) -> Verdict,
-) {
-    let with_leavings: fn(fn() -> World, fn(&World)) -> (World, crate::stepper::Child) =
-        |world, leave| {
-            let world = world();
-            let mut frozen = crate::stepper::fork(|| {
-                Spin::Never.set();
-                leave(&world);
-                world.said.store(7, Release);
-                loop {
-                    std::thread::park();
-                }
-            });
-            let started = Instant::now();
-            while world.said.load(Acquire) != 7 {
-                assert!(started.elapsed() < PATIENCE && frozen.end_now().is_none(), "no leavings");
-                std::thread::yield_now();
-            }
-            world.said.store(0, Release);
-            (world, frozen)
-        };
-    let make = || Leavings::new(with_leavings(world, leave), check);
-    let victim: Operation<Leavings> = |leavings| {
-        Spin::Never.set();
-        leavings.world.queue.join_timeout(Duration::ZERO).expect("a peer");
-        let queue = &leavings.world.queue;
-        Box::new(|| Shareable::recover(queue, &Dead::killed(SECOND)))
-    };
-    let after: fn(&Leavings) -> Verdict = |leavings| {
-        leavings.frozen.borrow_mut().kill();
-        Ok(())
-    };
-    let memory: fn(&Leavings) -> Vec<u8> = |leavings| memory(&leavings.world);
-    let check: fn(&Leavings) -> Verdict = |leavings| (leavings.check)(&leavings.world);
-    let sweep = Sweep::new(name, &make, memory, victim, check);
-    Sweep { after: Some(after), ..sweep }.must_hold();
-}
-
+/// A world, and a process that has claimed something in it and does nothing more, which to the memory is as
+/// good as dead.
 struct Leavings {
     world: World,
-    frozen: std::cell::RefCell<crate::stepper::Child>,
-    check: fn(&World) -> Verdict,
+    frozen: RefCell<Child>,
 }
 
 impl Leavings {
-    fn new((world, frozen): (World, crate::stepper::Child), check: fn(&World) -> Verdict) -> Self {
-        Leavings { world, frozen: std::cell::RefCell::new(frozen), check }
+    fn new(leave: fn(&World)) -> Self {
+        let world = three();
+        let mut frozen = fork(|| {
+            Spin::Never.set();
+            leave(&world);
+            world.said.store(7, Release);
+            loop {
+                std::thread::park();
+            }
+        });
+        let started = Instant::now();
+        while world.said.load(Acquire) != 7 {
+            assert!(started.elapsed() < PATIENCE && frozen.end_now().is_none(), "no leavings");
+            std::thread::yield_now();
+        }
+        world.said.store(0, Release);
+        Leavings { world, frozen: RefCell::new(frozen) }
     }
 }
 
@@ -863,32 +836,39 @@ impl fmt::Debug for Leavings {
     }
 }
 
+/// A recoverer is killed in the middle of its work; the next one takes it up.
+fn interrupted_recovery(name: &str, leave: fn(&World)) {
+    let make = || Leavings::new(leave);
+    let victim: Operation<Leavings> = |leavings| {
+        let queue = &leavings.world.queue;
+        warm_queue(&leavings.world);
+        Box::new(|| Shareable::recover(queue, &Dead::killed(SECOND)))
+    };
+    let after: fn(&Leavings) -> Verdict = |leavings| {
+        leavings.frozen.borrow_mut().kill();
+        Ok(())
+    };
+    let check: fn(&Leavings) -> Verdict = |leavings| nothing_is_missing(&leavings.world);
+    let sweep = Sweep::new(name, &make, |leavings| memory(&leavings.world), victim, check);
+    Sweep { after: Some(after), ..sweep }.must_hold();
+}
+
 #[test]
 fn recovery_of_a_delivery_is_interrupted() {
     let leave: fn(&World) = |world| std::mem::forget(world.queue.recv_ack());
-    interrupted_recovery("recovery of a delivery, interrupted", three, leave, nothing_is_missing);
+    interrupted_recovery("recovery of a delivery, interrupted", leave);
 }
 
 #[test]
 fn recovery_of_a_message_being_read_is_interrupted() {
     let leave: fn(&World) = |world| std::mem::forget(world.queue.recv_ref());
-    interrupted_recovery(
-        "recovery of a message being read, interrupted",
-        three,
-        leave,
-        nothing_is_missing,
-    );
+    interrupted_recovery("recovery of a message being read, interrupted", leave);
 }
 
 #[test]
 fn recovery_of_a_slot_being_written_is_interrupted() {
     let leave: fn(&World) = |world| std::mem::forget(world.queue.loan());
-    interrupted_recovery(
-        "recovery of a slot being written, interrupted",
-        three,
-        leave,
-        nothing_is_missing,
-    );
+    interrupted_recovery("recovery of a slot being written, interrupted", leave);
 }
 
 // ---------------------------------------------------------- coming and going
@@ -942,14 +922,14 @@ fn unattended() -> Unattended {
 /// One whose only user was killed with a delivery in its hands.
 fn bereft() -> Unattended {
     let segment = unattended();
-    let mut holder = crate::stepper::fork(|| {
+    let mut holder = fork(|| {
         let world = segment.open().expect("a segment");
         std::mem::forget(world.queue.recv_ack());
-        // SAFETY: ends this process, as a kill would.
-        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        // SAFETY: ends this process.
+        unsafe { libc::raise(libc::SIGKILL) };
         1
     });
-    assert_eq!(holder.end(), Some(crate::stepper::End::Killed(libc::SIGKILL)));
+    assert_eq!(holder.end(), Some(End::Killed(libc::SIGKILL)));
     segment
 }
 
