@@ -97,7 +97,6 @@ pub struct Delivery<'a, T: Plain> {
     pub(super) queue: &'a Queue<T>,
     pub(super) cell: usize,
     pub(super) state: CellState,
-    pub(super) value: T,
     pub(super) forks: u32,
 }
 
@@ -119,18 +118,22 @@ impl<T: Plain> Delivery<'_, T> {
         if delivery.forks != forks() {
             return Err(Fault::Forked);
         }
+        let value = **delivery;
         delivery.queue.free_cell(delivery.cell, delivery.state)?;
-        Ok(delivery.value)
+        Ok(value)
     }
 
     /// Gives the message back, to be delivered again with one attempt more. The same as dropping it.
     pub fn nack(self) {}
 }
 
+#[expect(unsafe_code, reason = "a held cell is reached by its holder alone")]
 impl<T: Plain> Deref for Delivery<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        &self.value
+        // SAFETY: the cell is held for this delivery until it is acknowledged or dropped; its value
+        // was checked when it was made.
+        self.queue.cells[self.cell].value.with(|value| unsafe { &*value.cast() })
     }
 }
 
@@ -145,7 +148,7 @@ impl<T: Plain> Drop for Delivery<'_, T> {
 impl<T: Plain + fmt::Debug> fmt::Debug for Delivery<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery")
-            .field("value", &self.value)
+            .field("value", &**self)
             .field("attempts", &self.attempts())
             .finish()
     }
@@ -242,6 +245,25 @@ pub struct Ref<'a, T: Plain> {
 }
 
 impl<T: Plain> Ref<'_, T> {
+    /// The message itself, which is consumed.
+    #[inline(always)]
+    pub(super) fn take(self) -> T {
+        let message = ManuallyDrop::new(self);
+        let value = **message;
+        message.finish();
+        value
+    }
+
+    #[inline(always)]
+    fn finish(&self) {
+        match self.place {
+            Place::Slot(at) => self.queue.release(at),
+            // Only damaged memory can have another word there, and then nothing is ours to free.
+            Place::Cell(i, taken) => self.queue.free_cell(i, taken).unwrap_or(()),
+        }
+    }
+
+    #[inline(always)]
     pub(super) fn value(&self) -> &UnsafeCell<MaybeUninit<T>> {
         match self.place {
             Place::Slot(at) => &self.queue.slots[at.index].value,
@@ -262,11 +284,7 @@ impl<T: Plain> Deref for Ref<'_, T> {
 impl<T: Plain> Drop for Ref<'_, T> {
     fn drop(&mut self) {
         if self.forks == forks() {
-            match self.place {
-                Place::Slot(at) => self.queue.release(at),
-                // Only damaged memory can have another word there, and then nothing is ours to free.
-                Place::Cell(i, taken) => self.queue.free_cell(i, taken).unwrap_or(()),
-            }
+            self.finish();
         }
     }
 }

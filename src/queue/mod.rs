@@ -79,6 +79,7 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{forks, identify};
 use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
+use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
 use crate::wait::TimedOut;
@@ -393,7 +394,7 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "pop")]
     #[doc(alias = "get")]
     pub fn recv(&self) -> Result<T, RecvError> {
-        Self::for_ever(self.receive(&self.shared.not_empty, Deadline::NEVER, || self.pop()))
+        Self::for_ever(self.peek_until(Deadline::NEVER)).map(Ref::take)
     }
 
     /// Receives a message if there is one. Never blocks.
@@ -404,7 +405,7 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "get_nowait")]
     #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        Self::at_once(self.pop())
+        Self::at_once(self.peek()).map(Ref::take)
     }
 
     /// Receives a message, waiting for one at most `timeout`.
@@ -412,7 +413,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`recv`](Self::recv), and if that takes too long.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        Self::in_time(self.receive(&self.shared.not_empty, Deadline::after(timeout), || self.pop()))
+        Self::in_time(self.peek_until(Deadline::after(timeout))).map(Ref::take)
     }
 
     /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
@@ -420,7 +421,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
-        Self::in_time(self.receive(&self.shared.not_empty, Deadline::at(deadline), || self.pop()))
+        Self::in_time(self.peek_until(Deadline::at(deadline))).map(Ref::take)
     }
 
     /// Receives a message that counts as done only when it is acknowledged, waiting for one as long as it takes.
@@ -471,7 +472,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn recv_ref(&self) -> Result<Ref<'_, T>, RecvError> {
-        Self::for_ever(self.receive(&self.shared.not_empty, Deadline::NEVER, || self.peek()))
+        Self::for_ever(self.peek_until(Deadline::NEVER))
     }
 
     /// Receives a message to be read in place, if there is one. Never blocks.
@@ -514,16 +515,22 @@ impl<T: Plain> Queue<T> {
         self.try_iter().collect()
     }
 
-    fn receive<R>(
+    fn peek_until(&self, deadline: Deadline) -> Result<Option<Ref<'_, T>>, Never> {
+        self.receive_until(deadline, || self.peek())
+    }
+
+    /// Repeats `attempt` until it gives something, or the deadline has passed.
+    #[inline]
+    fn receive_until<R>(
         &self,
-        signal: &Signal,
         deadline: Deadline,
         mut attempt: impl FnMut() -> Result<Option<R>, Never>,
     ) -> Result<Option<R>, Never> {
         match attempt() {
-            Ok(None) => signal
-                .wait(deadline, || attempt().transpose())
-                .map_or(Ok(None), |done| done.map(Some)),
+            Ok(None) => {
+                let waited = self.shared.not_empty.wait(deadline, || attempt().transpose());
+                waited.map_or(Ok(None), |done| done.map(Some))
+            }
             done => done,
         }
     }
@@ -561,8 +568,7 @@ impl<T: Plain> Queue<T> {
         if closed {
             fence(SeqCst); // whoever commits after our look sees the flag
         }
-        let (returned, searched) = (&self.shared.returned, &self.shared.searched);
-        if returned.load(Acquire) != searched.load(Relaxed)
+        if self.may_have_returned()
             && let Some(place) = self.claim_returned(owner)
         {
             return Ok(Some(place));
@@ -580,12 +586,8 @@ impl<T: Plain> Queue<T> {
     fn claim_returned(&self, owner: u32) -> Option<Place> {
         let before = self.shared.searched.load(Relaxed);
         let returned = self.shared.returned.load(Acquire);
-        for (i, cell) in self.cells.iter().enumerate() {
-            let seen = cell.load();
-            let taken = seen.to(Stage::Leaving, owner);
-            if seen.is_in(Stage::Ready) && cell.exchange(seen, taken) {
-                return Some(Place::Cell(i, taken));
-            }
+        if let Some((i, taken)) = self.claim_ready(owner) {
+            return Some(Place::Cell(i, taken));
         }
         for (index, slot) in self.slots.iter().enumerate() {
             let seen = slot.state.load(Acquire);
@@ -601,27 +603,13 @@ impl<T: Plain> Queue<T> {
         None
     }
 
-    #[inline(always)]
-    fn pop(&self) -> Result<Option<T>, Never> {
-        let owner = self.identify().map_err(Never::Failed)?;
-        match self.claim(owner)? {
-            None => Ok(None),
-            Some(Place::Slot(at)) => {
-                // SAFETY: the slot is claimed for this call, so nobody writes it.
-                let value = self.slots[at.index].value.with(|value| unsafe { value.read() });
-                self.release(at);
-                Self::checked(value).map(Some)
-            }
-            Some(Place::Cell(i, taken)) => self.pop_returned(i, taken).map(Some),
-        }
-    }
-
-    #[cold]
-    fn pop_returned(&self, i: usize, taken: CellState) -> Result<T, Never> {
-        // SAFETY: the cell is claimed for this call, so nobody writes it.
-        let value = self.cells[i].value.with(|value| unsafe { value.read() });
-        self.free_cell(i, taken).map_err(Never::Failed)?;
-        Self::checked(value)
+    /// Claims a message that waits in a cell to be delivered again.
+    fn claim_ready(&self, owner: u32) -> Option<(usize, CellState)> {
+        self.cells.iter().enumerate().find_map(|(i, cell)| {
+            let seen = cell.load();
+            let taken = seen.to(Stage::Leaving, owner);
+            (seen.is_in(Stage::Ready) && cell.exchange(seen, taken)).then_some((i, taken))
+        })
     }
 
     /// Frees a cell that this process has claimed or holds: the commit of `ack`.
@@ -647,28 +635,28 @@ impl<T: Plain> Queue<T> {
         self.shared.returned.fetch_add(1, Release); // keeps I3
         fence(SeqCst);
         self.shared.not_empty.notify(1);
+        self.shared.cell_free.notify(1); // who waits for a cell can have this one
     }
 
-    /// The message, if its bits are a value of the type.
+    /// Claims the next message where it is.
     #[inline(always)]
-    fn checked(value: MaybeUninit<T>) -> Result<T, Never> {
-        // SAFETY: `value` is a local copy, aligned and readable; its bytes came out of shared memory, which is initialised.
-        if T::ANY_BITS || unsafe { T::is_valid(value.as_ptr()) } {
-            // SAFETY: checked right before.
-            return Ok(unsafe { value.assume_init() });
-        }
-        Err(Never::Failed(Fault::Corrupt))
-    }
-
     fn peek(&self) -> Result<Option<Ref<'_, T>>, Never> {
         let forks = forks();
         let owner = self.identify().map_err(Never::Failed)?;
         let Some(place) = self.claim(owner)? else { return Ok(None) };
         let message = Ref { queue: self, place, forks };
-        // SAFETY: the place is claimed, so nobody writes the value; it is aligned and readable.
-        let valid =
-            T::ANY_BITS || message.value().with(|value| unsafe { T::is_valid(value.cast()) });
-        if valid { Ok(Some(message)) } else { Err(Never::Failed(Fault::Corrupt)) }
+        if Self::is_valid(message.value()) {
+            Ok(Some(message))
+        } else {
+            Err(Never::Failed(Fault::Corrupt)) // and the message is consumed
+        }
+    }
+
+    /// Whether the bytes of a message that this call has claimed are a value of the type.
+    #[inline(always)]
+    fn is_valid(message: &UnsafeCell<MaybeUninit<T>>) -> bool {
+        // SAFETY: nobody writes what is claimed; it is aligned, readable, and initialised, as all shared memory is.
+        T::ANY_BITS || message.with(|value| unsafe { T::is_valid(value.cast()) })
     }
 
     /// Commits the reception of the message in a claimed slot.
@@ -709,17 +697,22 @@ impl<T: Plain> Queue<T> {
                 Err(Undelivered::NoCell) => Ok(Some(None)),
                 Err(Undelivered::Never(never)) => Err(never),
             };
-            match self.receive(&self.shared.not_empty, deadline, attempt)? {
+            match self.receive_until(deadline, attempt)? {
                 Some(Some(delivery)) => return Ok(Some(delivery)),
                 None => return Ok(None),
                 Some(None) => {}
             }
-            let free =
-                || self.cells.iter().any(|cell| cell.load().is_in(Stage::Free)).then_some(());
+            let free = || self.cells.iter().any(Self::is_takeable).then_some(());
             if self.shared.cell_free.wait(deadline, free).is_err() {
                 return Ok(None);
             }
         }
+    }
+
+    /// Whether a delivery can use the cell: it is free, or holds a message that came back.
+    fn is_takeable(cell: &Cell<T>) -> bool {
+        let seen = cell.load();
+        seen.is_in(Stage::Free) || seen.is_in(Stage::Ready)
     }
 
     fn deliver(&self) -> Result<Option<Delivery<'_, T>>, Undelivered> {
@@ -730,49 +723,71 @@ impl<T: Plain> Queue<T> {
         if !self.is_closed() && !self.may_have_message() {
             return Ok(None);
         }
-        let Some((i, taking)) = self.claim_cell(owner) else { return Err(Undelivered::NoCell) };
-        let cell = &self.cells[i];
-        let (held, value) = match self.claim(owner) {
-            Ok(Some(Place::Slot(at))) => {
-                cell.origin.store(at.encode(), Relaxed);
-                // SAFETY: the slot is claimed for this call, so nobody writes it.
-                let value = self.slots[at.index].value.with(|value| unsafe { value.read() });
-                // SAFETY: the cell is claimed for this call; nobody else reads or writes its value.
-                cell.value.with_mut(|place| unsafe { place.write(value) });
-                let held = taking.to(Stage::Held, owner);
-                cell.state.store(held.0, Release); // the commit
-                self.release(at);
-                self.pass_on_cell();
-                (Ok((i, held)), value)
-            }
-            Ok(Some(Place::Cell(from, leaving))) => {
-                // It lies in a cell already, and stays there.
-                self.free_cell(i, taking).map_err(never)?;
-                // SAFETY: the cell is claimed for this call, so nobody writes it.
-                let value = self.cells[from].value.with(|value| unsafe { value.read() });
-                let held = leaving.to(Stage::Held, owner);
-                self.cells[from].origin.store(NOWHERE, Relaxed);
-                let kept = self.cells[from].exchange(leaving, held);
-                (if kept { Ok((from, held)) } else { Err(never(Fault::Corrupt)) }, value)
-            }
-            nothing => {
-                self.free_cell(i, taking).map_err(never)?;
-                return nothing.map(|_| None).map_err(Undelivered::Never);
+        // What came back needs no further cell: all of them may be full of such.
+        let returned = if self.may_have_returned() { self.claim_ready(owner) } else { None };
+        let (cell, state) = match returned {
+            Some((i, leaving)) => self.hold_returned(i, leaving, owner).map_err(never)?,
+            None => {
+                let Some((i, taking)) = self.claim_cell(owner) else {
+                    return Err(Undelivered::NoCell);
+                };
+                match self.claim(owner) {
+                    Ok(Some(Place::Slot(at))) => self.hold(at, i, taking, owner),
+                    Ok(Some(Place::Cell(from, leaving))) => {
+                        self.free_cell(i, taking).map_err(never)?;
+                        self.hold_returned(from, leaving, owner).map_err(never)?
+                    }
+                    nothing => {
+                        self.free_cell(i, taking).map_err(never)?;
+                        return nothing.map(|_| None).map_err(Undelivered::Never);
+                    }
+                }
             }
         };
-        let (cell, state) = held?;
-        match Self::checked(value) {
-            Ok(value) => Ok(Some(Delivery { queue: self, cell, state, value, forks })),
-            Err(corrupt) => {
-                self.free_cell(cell, state).map_err(never)?;
-                Err(Undelivered::Never(corrupt))
-            }
+        if Self::is_valid(&self.cells[cell].value) {
+            return Ok(Some(Delivery { queue: self, cell, state, forks }));
         }
+        self.free_cell(cell, state).map_err(never)?;
+        Err(never(Fault::Corrupt))
+    }
+
+    /// Moves a message from its slot to a cell, both claimed by this call.
+    fn hold(&self, at: Position, i: usize, taking: CellState, owner: u32) -> (usize, CellState) {
+        let cell = &self.cells[i];
+        cell.origin.store(at.encode(), Relaxed);
+        self.slots[at.index].value.with(|from| {
+            // SAFETY: slot and cell are claimed for this call: nobody else reads or writes their values,
+            // which do not overlap.
+            cell.value.with_mut(|to| unsafe { from.copy_to_nonoverlapping(to, 1) });
+        });
+        let held = taking.to(Stage::Held, owner);
+        cell.state.store(held.0, Release); // the commit
+        self.release(at);
+        self.pass_on_cell();
+        (i, held)
+    }
+
+    /// Delivers the message in a cell that this call has claimed; it stays there.
+    #[cold]
+    fn hold_returned(
+        &self,
+        i: usize,
+        leaving: CellState,
+        owner: u32,
+    ) -> Result<(usize, CellState), Fault> {
+        let cell = &self.cells[i];
+        cell.origin.store(NOWHERE, Relaxed);
+        let held = leaving.to(Stage::Held, owner);
+        if cell.exchange(leaving, held) { Ok((i, held)) } else { Err(Fault::Corrupt) }
+    }
+
+    fn may_have_returned(&self) -> bool {
+        self.shared.returned.load(Acquire) != self.shared.searched.load(Relaxed)
     }
 
     fn may_have_message(&self) -> bool {
-        let returned = self.shared.returned.load(Relaxed) != self.shared.searched.load(Relaxed);
-        returned || !matches!(self.head().find_full(), Err(Nothing::Here | Nothing::Yet))
+        self.may_have_returned()
+            || !matches!(self.head().find_full(), Err(Nothing::Here | Nothing::Yet))
     }
 
     fn claim_cell(&self, owner: u32) -> Option<(usize, CellState)> {
@@ -786,9 +801,7 @@ impl<T: Plain> Queue<T> {
 
     /// Several may wait for cells, and one was told: if more are free, tell the next.
     fn pass_on_cell(&self) {
-        if self.shared.cell_free.is_armed()
-            && self.cells.iter().any(|cell| cell.load().is_in(Stage::Free))
-        {
+        if self.shared.cell_free.is_armed() && self.cells.iter().any(Self::is_takeable) {
             self.shared.cell_free.notify(1);
         }
     }
@@ -864,29 +877,18 @@ impl<T: Plain> Queue<T> {
         self.slots.len()
     }
 
-    /// How many messages are in the ring, without those that were delivered and are not acknowledged, or that came back. May change at any moment.
+    /// How many messages are in the ring, without those that were delivered and are not acknowledged, or that
+    /// came back. May change at any moment. Takes time in proportion.
     #[must_use]
     #[doc(alias = "qsize")]
     pub fn len(&self) -> usize {
-        let hint = |end: End<'_, T>, found: Result<Position, Nothing>| {
-            found.unwrap_or_else(|_| Position::decode(end.hint.load(Relaxed)))
-        };
-        match (self.head().find_full(), self.tail().find_free()) {
-            (Err(Nothing::Here), _) => 0,
-            (Ok(_), Err(Nothing::Here)) if self.is_full() => self.capacity() - self.unreadable(),
-            (head, tail) => {
-                hint(self.tail(), tail).distance(hint(self.head(), head), self.capacity())
-            }
-        }
-    }
-
-    /// Slots of a full ring that are being read.
-    fn unreadable(&self) -> usize {
-        let reading = |slot: &&Slot<T>| {
-            let seen = slot.state.load(Relaxed);
-            is_in(seen, Phase::Reading) || is_in(seen, Phase::Orphan)
-        };
-        self.slots.iter().filter(reading).count()
+        let hint = |end: End<'_, T>| Position::decode(end.hint.load(Relaxed));
+        let (head, tail) = (hint(self.head()), hint(self.tail()));
+        let capacity = self.capacity();
+        let from_head = self.slots.iter().cycle().skip(head.index.min(capacity));
+        // One more than the hints say: a claim's hint may be yet to come.
+        let places = (tail.distance(head, capacity) + 1).min(capacity);
+        from_head.take(places).filter(|slot| is_in(slot.state.load(Relaxed), Phase::Full)).count()
     }
 
     /// Whether there is nothing to receive. May change at any moment.
@@ -898,8 +900,7 @@ impl<T: Plain> Queue<T> {
 
     /// Whether a message that came back waits to be taken.
     fn has_returned(&self) -> bool {
-        let rare = &self.shared;
-        rare.returned.load(Acquire) != rare.searched.load(Relaxed)
+        self.may_have_returned()
             && (self.cells.iter().any(|cell| cell.load().is_in(Stage::Ready))
                 || self.slots.iter().any(|slot| is_in(slot.state.load(Acquire), Phase::Orphan)))
     }

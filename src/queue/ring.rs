@@ -72,10 +72,10 @@ impl Position {
         }
     }
 
-    /// The first position that may be unclaimed, when the slot at this index is already in `lap`.
-    fn after(self, lap: u64, capacity: usize) -> Self {
-        Position { lap: lap.wrapping_sub(1) & ((1 << LAP_BITS) - 1), index: self.index }
-            .next(capacity)
+    /// The position after the one at this index, `laps` before `lap`.
+    fn after(self, lap: u64, laps: u64, capacity: usize) -> Self {
+        let lap = lap.wrapping_sub(laps) & ((1 << LAP_BITS) - 1);
+        Position { lap, index: self.index }.next(capacity)
     }
 
     /// How many positions this one is after `earlier`, at most `capacity`.
@@ -116,18 +116,27 @@ pub(crate) enum Nothing {
 
 /// One end of the ring: where it is thought to be, and the slots.
 ///
-/// The hint may be stale, never ahead: it is stored after a claim, and the claims of one end follow each other without gaps. So walking
-/// forward from it finds the next slot to claim.
+/// The hint may be stale, never ahead: it is stored after a claim, and the claims of one end follow
+/// each other without gaps. So walking forward from it finds the next slot to claim. A slot that is
+/// laps ahead of the walk allows to jump. To the writers' end: if slot *i* is in lap *s*, position (*s* - 1, *i*) was
+/// claimed by a writer, and so was all before it. To the readers' end: that position
+/// may have been given up unwritten, ahead of messages that are still to be read; but for a writer to claim it, position (*s* - 2, *i*)
+/// must have been done with, and all before it.
 pub(crate) struct End<'a, T> {
     pub(crate) hint: &'a AtomicU64,
     pub(crate) slots: &'a [Slot<T>],
 }
+
+/// How many laps before its own a slot proves an end to have passed.
+const WRITERS: u64 = 1;
+const READERS: u64 = 2;
 
 impl<T> End<'_, T> {
     /// Claims the next free slot for writing: the claim names its owner in the same instruction.
     #[inline(always)]
     pub(crate) fn claim_free(&self, owner: u32) -> Result<Position, Nothing> {
         self.walk(
+            WRITERS,
             |at| state(at.lap, 0, Phase::Free),
             |at| Some(state(at.lap, owner, Phase::Writing)),
             |_, _| None,
@@ -138,6 +147,7 @@ impl<T> End<'_, T> {
     #[inline(always)]
     pub(crate) fn claim_full(&self, owner: u32) -> Result<Position, Nothing> {
         self.walk(
+            READERS,
             |at| state(at.lap, 0, Phase::Full),
             |at| Some(state(at.lap, owner, Phase::Reading)),
             Self::before_full,
@@ -146,12 +156,12 @@ impl<T> End<'_, T> {
 
     /// Where the next free slot is, without claiming it.
     pub(crate) fn find_free(&self) -> Result<Position, Nothing> {
-        self.walk(|at| state(at.lap, 0, Phase::Free), |_| None, |_, _| None)
+        self.walk(WRITERS, |at| state(at.lap, 0, Phase::Free), |_| None, |_, _| None)
     }
 
     /// Where the next message is, without claiming it.
     pub(crate) fn find_full(&self) -> Result<Position, Nothing> {
-        self.walk(|at| state(at.lap, 0, Phase::Full), |_| None, Self::before_full)
+        self.walk(READERS, |at| state(at.lap, 0, Phase::Full), |_| None, Self::before_full)
     }
 
     /// A reader does not pass a slot that is still free or being written in its lap.
@@ -169,13 +179,14 @@ impl<T> End<'_, T> {
     #[inline(always)]
     fn walk(
         &self,
+        behind: u64,
         wanted: impl Fn(Position) -> u64,
         claimed: impl Fn(Position) -> Option<u64>,
         stop: impl Fn(Position, u64) -> Option<Nothing>,
     ) -> Result<Position, Nothing> {
         let capacity = self.slots.len();
         let mut at = Position::decode(self.hint.load(Relaxed));
-        let round = 2 * capacity + 64;
+        let round = 3 * capacity + 64;
         let mut probes = 0;
         loop {
             let Some(slot) = self.slots.get(at.index) else { return Err(Nothing::Damaged) };
@@ -187,13 +198,15 @@ impl<T> End<'_, T> {
                     return Ok(at);
                 }
             } else {
-                match ahead(lap_of(seen), at.lap) {
+                let lap = lap_of(seen);
+                match ahead(lap, at.lap) {
                     ..0 => return Err(Nothing::Here),
                     0 => match stop(at, seen) {
                         Some(nothing) => return Err(nothing),
                         None => at = at.next(capacity),
                     },
-                    1.. => at = at.after(lap_of(seen), capacity),
+                    laps if laps.unsigned_abs() < behind => at = at.next(capacity),
+                    _ => at = at.after(lap, behind, capacity),
                 }
             }
             probes += 1;

@@ -1,0 +1,539 @@
+//! The harness: one test body in four worlds, children that are always reaped, and a watchdog over all of it.
+//!
+//! Rules that the helpers keep: a child is reaped and its exit status asserted; whoever might hang is watched; no test
+//! asserts a *maximum* time, only that nothing returns too early, that a sleeper used no CPU, and that all ends at all.
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of the harness")]
+#![expect(unsafe_code, reason = "fork, signals and memory shared without the crate under test")]
+use core::fmt::Debug;
+use core::panic::AssertUnwindSafe;
+use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::{AtomicBool, AtomicU32};
+use outlast::{CommandExt, Shareable, Shared};
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, Once, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+/// What must happen is given up only after this long: the machine may be busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+/// What the watchdog gives a whole test.
+const LIMIT: Duration = Duration::from_secs(120);
+/// Not 0, so that a re-executed test program that found no such test is noticed.
+const PART_DONE: i32 = 73;
+
+pub(crate) fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+// ------------------------------------------------------------------------------------------ children
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+pub(crate) const OK: Exit = Exit::Code(0);
+pub(crate) const KILLED: Exit = Exit::Signal(libc::SIGKILL);
+
+/// Whom the watchdog has to kill: leaders of process groups.
+static CHILDREN: Mutex<Vec<libc::pid_t>> = Mutex::new(Vec::new());
+
+fn children() -> std::sync::MutexGuard<'static, Vec<libc::pid_t>> {
+    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A child process, in a process group of its own. Killed if it is dropped without having been waited for.
+#[derive(Debug)]
+#[must_use = "a child is to be waited for"]
+pub(crate) struct Child {
+    pub(crate) pid: libc::pid_t,
+    reaped: bool,
+}
+
+/// Runs `body` in a forked child, which then exits by itself (by `exit`, so that it counts as having left).
+///
+/// The child dies with the thread that calls this.
+pub(crate) fn fork_child(body: impl FnOnce()) -> Child {
+    let parent = std::process::id();
+    show_panics_of_children();
+    // Held across the fork, so that the child finds no lock held by a thread that it does not have.
+    let mut registered = children();
+    // SAFETY: takes nothing. The child uses `malloc` and the like, which glibc keeps usable in it.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork: {}", io::Error::last_os_error());
+    if pid == 0 {
+        registered.clear();
+        drop(registered);
+        become_child(parent);
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(body));
+        // SAFETY: ends this process; what `atexit` registered is to run.
+        unsafe { libc::exit(if outcome.is_ok() { 0 } else { 101 }) }
+    }
+    registered.push(pid);
+    drop(registered);
+    own_group(pid);
+    Child { pid, reaped: false }
+}
+
+/// What each child does first: it dies with its parent, or after a while, and its panics are shown.
+fn become_child(parent: u32) {
+    own_group(0);
+    // SAFETY: takes no pointers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // SAFETY: takes nothing.
+    if u32::try_from(unsafe { libc::getppid() }) != Ok(parent) {
+        exit_now(100); // it was too late for that
+    }
+    rearm();
+    IN_CHILD.store(true, SeqCst);
+}
+
+/// Whether this process is a child of the test program.
+static IN_CHILD: AtomicBool = AtomicBool::new(false);
+
+/// Has panics of children shown past what the test runner captures.
+///
+/// To be done before the fork: the child must not change the hook, since a thread that it does not have may be just panicking, and
+/// so keep the hook's lock.
+fn show_panics_of_children() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if IN_CHILD.load(SeqCst) {
+                complain(&format!("in child: {info}"));
+            } else {
+                usual(info);
+            }
+        }));
+    });
+}
+
+/// Gives the calling child the full time again before it is ended.
+pub(crate) fn rearm() {
+    let seconds = u32::try_from(LIMIT.as_secs()).unwrap_or(u32::MAX);
+    // SAFETY: takes no pointers.
+    unsafe { libc::alarm(seconds) };
+}
+
+fn own_group(pid: libc::pid_t) {
+    // SAFETY: takes no pointers. Parent and child both do it; one of the two may be too late, and fail.
+    unsafe { libc::setpgid(pid, pid) };
+}
+
+/// Ends this process without any of what happens at exit: to the others it looks like a kill.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: ends this process.
+    unsafe { libc::_exit(code) }
+}
+
+/// Sleeps until killed.
+pub(crate) fn sleep_for_ever() -> ! {
+    loop {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+}
+
+/// Writes a line to the true standard error, past what the test runner captures.
+pub(crate) fn complain(text: &str) {
+    let line = format!("[{}] {text}\n", std::process::id());
+    // SAFETY: reads as many bytes as the string has.
+    unsafe { libc::write(2, line.as_ptr().cast(), line.len()) };
+}
+
+impl Child {
+    /// Takes over a child that was started by name, as the leader of its own process group.
+    fn adopt(child: &std::process::Child) -> Child {
+        let pid = libc::pid_t::try_from(child.id()).expect("a pid is positive");
+        children().push(pid);
+        Child { pid, reaped: false }
+    }
+
+    /// Waits until the child ends; how it did, and the CPU time that it took.
+    pub(crate) fn wait_with_cpu(mut self) -> (Exit, Duration) {
+        let mut status = 0;
+        let mut usage = core::mem::MaybeUninit::<libc::rusage>::zeroed();
+        loop {
+            // SAFETY: writes to the two live variables.
+            let r = unsafe { libc::wait4(self.pid, &raw mut status, 0, usage.as_mut_ptr()) };
+            if r == self.pid {
+                break;
+            }
+            let error = io::Error::last_os_error();
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted, "wait4: {error}");
+        }
+        self.reaped = true;
+        children().retain(|&pid| pid != self.pid);
+        // SAFETY: plain numbers, for which zero will do.
+        let usage = unsafe { usage.assume_init() };
+        let exit = if libc::WIFSIGNALED(status) {
+            Exit::Signal(libc::WTERMSIG(status))
+        } else {
+            Exit::Code(libc::WEXITSTATUS(status))
+        };
+        (exit, cpu_of(&usage))
+    }
+
+    pub(crate) fn wait(self) -> Exit {
+        self.wait_with_cpu().0
+    }
+
+    /// Waits, and asserts that nothing went wrong in the child.
+    #[track_caller]
+    pub(crate) fn succeeds(self) {
+        assert_eq!(self.wait(), OK, "a child failed");
+    }
+
+    /// Kills it, and asserts that it was alive until then.
+    #[track_caller]
+    pub(crate) fn kill9(self) {
+        self.signal(libc::SIGKILL);
+        assert_eq!(self.wait(), KILLED, "a child ended before it was killed");
+    }
+
+    pub(crate) fn signal(&self, signal: i32) {
+        // SAFETY: takes no pointers.
+        let r = unsafe { libc::kill(self.pid, signal) };
+        assert_eq!(r, 0, "kill: {}", io::Error::last_os_error());
+    }
+
+    /// Waits until the child's first thread sleeps on a word in shared memory.
+    #[track_caller]
+    pub(crate) fn until_waiting(&self) {
+        let pid = self.pid;
+        eventually("a child waits", || waits(pid, pid));
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.reaped {
+            // SAFETY: takes no pointers.
+            unsafe { libc::kill(-self.pid, libc::SIGKILL) };
+            // SAFETY: takes no pointers.
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            // SAFETY: null is allowed where the status is not wanted.
+            unsafe { libc::waitpid(self.pid, core::ptr::null_mut(), 0) };
+            children().retain(|&pid| pid != self.pid);
+        }
+    }
+}
+
+/// The kernel's id of the calling thread.
+pub(crate) fn thread_id() -> libc::pid_t {
+    // SAFETY: takes nothing.
+    unsafe { libc::gettid() }
+}
+
+/// Whether the thread sleeps in a futex call on shared memory (a private one has another operation number).
+pub(crate) fn waits(pid: libc::pid_t, tid: libc::pid_t) -> bool {
+    let call = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall"));
+    let call = call.unwrap_or_default();
+    let mut words = call.split(' ');
+    let number = words.next().and_then(|number| number.parse().ok());
+    number == Some(libc::SYS_futex) && words.nth(1) == Some("0x0")
+}
+
+/// Waits until a thread of this process sleeps on a word in shared memory.
+#[track_caller]
+pub(crate) fn until_waiting(tid: libc::pid_t) {
+    let pid = libc::pid_t::try_from(std::process::id()).expect("a pid is positive");
+    eventually("a thread waits", || waits(pid, tid));
+}
+
+/// The calling thread, for [`is_waiting`] in another process.
+pub(crate) fn who_am_i() -> u64 {
+    let tid = u64::try_from(thread_id()).expect("a thread id is positive");
+    u64::from(std::process::id()) << 32 | tid
+}
+
+/// Whether the thread that gave this number (0: none) sleeps on a word in shared memory.
+pub(crate) fn is_waiting(who: u64) -> bool {
+    let number = |bits: u64| libc::pid_t::try_from(bits & 0xffff_ffff).unwrap_or(0);
+    who != 0 && waits(number(who >> 32), number(who))
+}
+
+/// The CPU time that the calling thread has used.
+pub(crate) fn thread_cpu() -> Duration {
+    let mut usage = core::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: writes to the live variable.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+    // SAFETY: plain numbers, for which zero will do.
+    cpu_of(&unsafe { usage.assume_init() })
+}
+
+fn cpu_of(usage: &libc::rusage) -> Duration {
+    let time = |time: libc::timeval| {
+        let whole = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
+        whole + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
+    };
+    time(usage.ru_utime) + time(usage.ru_stime)
+}
+
+/// Has this child live on when its parent ends.
+pub(crate) fn outlive_parent() {
+    // SAFETY: takes no pointers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) };
+}
+
+/// Uses the CPU for about that long.
+pub(crate) fn busy(length: Duration) {
+    let end = Instant::now() + length;
+    while Instant::now() < end {
+        core::hint::spin_loop();
+    }
+}
+
+/// Looks again and again until it is so.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "in vain: {what}");
+        std::thread::sleep(Duration::from_micros(300));
+    }
+}
+
+/// Memory full of zeros that this process shares with the children it forks, without the crate under test. Never freed.
+pub(crate) fn plain_shared<T: Shareable>() -> &'static T {
+    let (access, kind) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping, wherever there is room.
+    let at = unsafe { libc::mmap(core::ptr::null_mut(), size_of::<T>(), access, kind, -1, 0) };
+    assert_ne!(at, libc::MAP_FAILED, "mmap: {}", io::Error::last_os_error());
+    // SAFETY: as long as a `T`, aligned to a page, never unmapped; any bytes are a `Shareable` value.
+    unsafe { &*at.cast::<T>() }
+}
+
+/// Steps of a plot that several threads or processes play, told by one number in shared memory.
+pub(crate) trait Stage {
+    /// Declares that step `n` has been reached.
+    fn reach(&self, n: u32);
+    /// Waits until it has.
+    fn until(&self, n: u32);
+}
+
+impl Stage for AtomicU32 {
+    fn reach(&self, n: u32) {
+        self.fetch_max(n, SeqCst);
+    }
+    #[track_caller]
+    fn until(&self, n: u32) {
+        eventually(&format!("step {n}"), || self.load(SeqCst) >= n);
+    }
+}
+
+/// Numbers that look random, the same each time.
+#[derive(Clone, Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
+    }
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+    pub(crate) fn index(&mut self, n: usize) -> usize {
+        usize::try_from(self.below(n as u64)).expect("smaller than a usize")
+    }
+    pub(crate) fn micros(&mut self, below: u64) -> Duration {
+        Duration::from_micros(self.below(below))
+    }
+}
+
+// ------------------------------------------------------------------------------------------ watchdog
+
+/// Ends the whole test program, with all children, if it is not dropped in time.
+#[must_use = "it watches until it is dropped"]
+#[derive(Debug)]
+pub(crate) struct Watchdog(mpsc::Sender<()>);
+
+/// Watches over a test, and shows `shared` if it hangs. Keeps `shared` alive.
+pub(crate) fn watch<T>(name: &str, shared: &Shared<T>) -> Watchdog
+where
+    T: ?Sized + Shareable + Sync + Debug + 'static,
+{
+    let shared = shared.clone();
+    watch_with(name, move || format!("{shared:#?}"))
+}
+
+/// Watches over a test that has nothing to show.
+pub(crate) fn watch_alone(name: &str) -> Watchdog {
+    watch_with(name, String::new)
+}
+
+/// Watches over a test, and shows what `describe` says if it hangs.
+pub(crate) fn watch_with(name: &str, describe: impl Fn() -> String + Send + 'static) -> Watchdog {
+    watch_for(LIMIT, name, describe)
+}
+
+/// As [`watch_with`], with a limit of the test's own.
+pub(crate) fn watch_for(
+    limit: Duration,
+    name: &str,
+    describe: impl Fn() -> String + Send + 'static,
+) -> Watchdog {
+    let (drop_me, dropped) = mpsc::channel::<()>();
+    let name = name.to_owned();
+    let watch = move || {
+        if dropped.recv_timeout(limit) != Err(mpsc::RecvTimeoutError::Timeout) {
+            return;
+        }
+        complain(&format!("{name}: hangs after {limit:?}"));
+        // Nobody keeps this lock for long, but for a fork that hangs: that must not keep us.
+        let tries = (0..100).find_map(|_| {
+            std::thread::sleep(ms(20));
+            CHILDREN.try_lock().ok().map(|children| children.clone())
+        });
+        let children = tries.unwrap_or_default();
+        complain(&states(&children));
+        complain(&describe());
+        for pid in children {
+            // SAFETY: takes no pointers.
+            unsafe { libc::kill(-pid, libc::SIGKILL) };
+        }
+        exit_now(99);
+    };
+    std::thread::Builder::new().name("watchdog".into()).spawn(watch).expect("a thread");
+    Watchdog(drop_me)
+}
+
+/// What the threads of this process and of its children are doing.
+fn states(children: &[libc::pid_t]) -> String {
+    let mut text = String::new();
+    let mut pids = children.to_vec();
+    pids.push(libc::pid_t::try_from(std::process::id()).unwrap_or(0));
+    for pid in pids {
+        let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        for task in tasks.filter_map(Result::ok) {
+            let read = |name: &str| {
+                let text = std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+                text.trim().to_owned()
+            };
+            let (tid, name) = (task.file_name(), read("comm"));
+            text.push_str(&format!("{pid}/{tid:?} {name}: {}\n", read("syscall")));
+        }
+    }
+    text
+}
+
+// -------------------------------------------------------------------------------------------- worlds
+
+/// Plays the same roles
+/// 1. as threads on one mapping,
+/// 2. as threads on two mappings of the same segment,
+/// 3. as forked processes,
+/// 4. as processes of this program started anew, to which the segment is handed on;
+///
+/// each time on a segment fresh from `make`, which `check` judges in the end.
+///
+/// `name` is the test's name as the test runner has it, `case` tells several calls in one test apart.
+pub(crate) fn worlds<T>(
+    name: &str,
+    case: &str,
+    roles: usize,
+    make: impl Fn() -> Shared<T>,
+    role: impl Fn(&Shared<T>, usize) + Sync,
+    check: impl Fn(&T),
+) where
+    T: ?Sized + Shareable + Sync + Debug + 'static,
+{
+    if let Some(part) = my_part() {
+        let (its_case, number) = part.rsplit_once('/').expect("case and number");
+        if its_case == case {
+            let shared = Shared::<T>::inherited("world").expect("handed on");
+            role(&shared, number.parse().expect("a number"));
+            drop(shared);
+            part_is_done();
+        }
+        return;
+    }
+    let each = |world: &str, play: &dyn Fn(&Shared<T>)| {
+        let shared = make();
+        let _watchdog = watch(&format!("{name} {case}, {world}"), &shared);
+        play(&shared);
+        check(&shared);
+    };
+    each("threads", &|shared| {
+        std::thread::scope(|scope| {
+            for i in 0..roles {
+                let role = &role;
+                scope.spawn(move || role(shared, i));
+            }
+        });
+    });
+    each("two mappings", &|shared| {
+        let fd = shared.try_clone_fd().expect("a descriptor");
+        let other = Shared::<T>::from_fd(fd).expect("a second mapping");
+        std::thread::scope(|scope| {
+            for i in 0..roles {
+                let (role, mapping) = (&role, if i % 2 == 0 { shared } else { &other });
+                scope.spawn(move || role(mapping, i));
+            }
+        });
+    });
+    each("forked processes", &|shared| {
+        let children: Vec<_> = (0..roles).map(|i| fork_child(|| role(shared, i))).collect();
+        children.into_iter().for_each(Child::succeeds);
+    });
+    each("executed processes", &|shared| {
+        let start = |i: usize| {
+            start_again(name, &format!("{case}/{i}"), |command| {
+                command.share("world", shared);
+            })
+        };
+        let children: Vec<_> = (0..roles).map(start).collect();
+        children.into_iter().for_each(Child::has_played);
+    });
+}
+
+// ------------------------------------------------------------------------- the program once more
+
+/// Starts this program anew for the test `name`, which finds out by [`my_part`] that it has a part to play.
+pub(crate) fn start_again(name: &str, part: &str, prepare: impl FnOnce(&mut Command)) -> Child {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env("OUTLAST_TEST_PART", part)
+        .stdout(Stdio::null())
+        .process_group(0);
+    prepare(&mut command);
+    Child::adopt(&command.spawn().expect("this program starts"))
+}
+
+/// In a program that was started by [`start_again`], what it is there for.
+pub(crate) fn my_part() -> Option<String> {
+    let part = std::env::var("OUTLAST_TEST_PART").ok()?;
+    show_panics_of_children();
+    // SAFETY: takes nothing.
+    become_child(u32::try_from(unsafe { libc::getppid() }).unwrap_or(0));
+    Some(part)
+}
+
+/// Ends such a program, by itself.
+pub(crate) fn part_is_done() -> ! {
+    std::process::exit(PART_DONE)
+}
+
+impl Child {
+    /// Waits for one that was started again, and asserts that it came to the end of its part.
+    #[track_caller]
+    pub(crate) fn has_played(self) {
+        let exit = self.wait();
+        assert_eq!(
+            exit,
+            Exit::Code(PART_DONE),
+            "its part failed, or there is no test of that name"
+        );
+    }
+}

@@ -1,0 +1,924 @@
+//! `Lock`: exclusion, time, deaths, panics and limits, in threads and in processes.
+#![cfg(not(outlast_loom))]
+#![expect(unsafe_code, reason = "robust mutexes of the C library, to be mixed with our locks")]
+mod common;
+
+use common::{
+    Exit, OK, Random, Stage, busy, fork_child, ms, sleep_for_ever, until_waiting, watch,
+    watch_alone, worlds,
+};
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::SeqCst;
+use outlast::{Fault, Lock, LockError, LockGuard, PoisonCause, Shareable, Shared, Spin};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+outlast::shared! {
+    #[derive(Debug)]
+    struct Counter { lock: Lock<[u64; 2]>, inside: AtomicU32, step: AtomicU32 }
+}
+
+fn counter() -> Shared<Counter> {
+    let (inside, step) = (AtomicU32::new(0), AtomicU32::new(0));
+    Shared::anonymous(Counter { lock: Lock::new([0; 2]), inside, step }).unwrap()
+}
+
+/// Whether a thread that holds nothing can have the lock now.
+fn is_free<T: outlast::Plain>(lock: &Lock<T>) -> bool {
+    std::thread::scope(|scope| {
+        scope.spawn(|| !matches!(lock.try_lock(), Err(LockError::WouldBlock))).join().unwrap()
+    })
+}
+
+// ----------------------------------------------------------------------------------- exclusion
+
+const ROUNDS: u64 = 1_500;
+
+#[test]
+fn exclusion() {
+    for (case, spin) in [("adaptive", Spin::Adaptive), ("asleep", Spin::Never)] {
+        worlds(
+            "exclusion",
+            case,
+            4,
+            counter,
+            |shared, role| {
+                spin.set();
+                let mut random = Random::new(role as u64);
+                for i in 0..ROUNDS {
+                    let mut guard = match i % 4 {
+                        0 => shared.lock.lock().unwrap(),
+                        1 => shared.lock.lock_timeout(Duration::MAX).unwrap(),
+                        2 => shared.lock.lock_deadline(Instant::now() + ms(60_000)).unwrap(),
+                        _ => loop {
+                            match shared.lock.try_lock() {
+                                Ok(guard) => break guard,
+                                Err(LockError::WouldBlock) => std::thread::yield_now(),
+                                Err(error) => panic!("{error}"),
+                            }
+                        },
+                    };
+                    assert_eq!(shared.inside.swap(1, SeqCst), 0, "somebody else is inside");
+                    guard[0] += 1;
+                    if random.below(8) == 0 {
+                        busy(random.micros(20));
+                    }
+                    guard[1] += 1;
+                    assert_eq!(guard[0], guard[1]);
+                    assert_eq!(shared.inside.swap(0, SeqCst), 1);
+                }
+            },
+            |shared| assert_eq!(*shared.lock.lock().unwrap(), [4 * ROUNDS; 2]),
+        );
+    }
+}
+
+#[test]
+fn times() {
+    worlds(
+        "times",
+        "",
+        2,
+        counter,
+        |shared, role| {
+            let (lock, step) = (&shared.lock, &shared.step);
+            if role == 0 {
+                let guard = lock.lock().unwrap();
+                step.reach(1);
+                step.until(2);
+                drop(guard);
+                step.reach(3);
+                // And once more, for one who waits long enough.
+                step.until(4);
+                let guard = lock.lock().unwrap();
+                step.reach(5);
+                std::thread::sleep(ms(60));
+                drop(guard);
+                return;
+            }
+            step.until(1);
+            assert!(matches!(lock.try_lock(), Err(LockError::WouldBlock)));
+            for wait in [0, 1, 70] {
+                let began = Instant::now();
+                assert!(matches!(lock.lock_timeout(ms(wait)), Err(LockError::TimedOut)));
+                assert!(began.elapsed() >= ms(wait), "too early: {:?}", began.elapsed());
+                let at = Instant::now() + ms(wait);
+                assert!(matches!(lock.lock_deadline(at), Err(LockError::TimedOut)));
+                assert!(Instant::now() >= at, "too early");
+            }
+            let past = Instant::now().checked_sub(ms(5)).unwrap();
+            assert!(matches!(lock.lock_deadline(past), Err(LockError::TimedOut)));
+            step.reach(2);
+            step.until(3);
+            // A free lock is taken, however late it is.
+            drop(lock.try_lock().unwrap());
+            drop(lock.lock_timeout(Duration::ZERO).unwrap());
+            drop(lock.lock_deadline(past).unwrap());
+            step.reach(4);
+            step.until(5);
+            drop(lock.lock_timeout(Duration::from_secs(u64::MAX)).unwrap());
+        },
+        |shared| assert!(!shared.lock.is_poisoned()),
+    );
+}
+
+#[test]
+fn a_waiter_sleeps() {
+    let shared = counter();
+    let _watchdog = watch("a_waiter_sleeps", &shared);
+    let guard = shared.lock.lock().unwrap();
+    let child = fork_child(|| {
+        let before = common::thread_cpu();
+        assert!(matches!(shared.lock.lock_timeout(ms(300)), Err(LockError::TimedOut)));
+        let used = common::thread_cpu() - before;
+        assert!(used < ms(20), "waiting used {used:?} of CPU");
+    });
+    let (exit, used) = child.wait_with_cpu();
+    assert_eq!(exit, OK);
+    assert!(used < ms(150), "the child used {used:?}");
+    drop(guard);
+}
+
+#[test]
+fn signals_do_not_end_a_wait() {
+    let shared = counter();
+    let _watchdog = watch("signals_do_not_end_a_wait", &shared);
+    let guard = shared.lock.lock().unwrap();
+    let child = fork_child(|| {
+        catch_user_signal();
+        shared.step.reach(1);
+        let began = Instant::now();
+        assert!(matches!(shared.lock.lock_timeout(ms(200)), Err(LockError::TimedOut)));
+        assert!(began.elapsed() >= ms(200));
+        assert!(CAUGHT.load(SeqCst) > 0, "no signal came");
+        shared.step.reach(2);
+        drop(shared.lock.lock().unwrap());
+        assert!(began.elapsed() >= ms(200));
+    });
+    shared.step.until(1);
+    while shared.step.load(SeqCst) == 1 {
+        child.signal(libc::SIGUSR1);
+        std::thread::sleep(ms(5));
+    }
+    for _ in 0..10 {
+        child.signal(libc::SIGUSR1);
+        std::thread::sleep(ms(1));
+    }
+    drop(guard);
+    child.succeeds();
+}
+
+static CAUGHT: AtomicU32 = AtomicU32::new(0);
+
+fn catch_user_signal() {
+    extern "C" fn caught(_: i32) {
+        CAUGHT.fetch_add(1, SeqCst);
+    }
+    // SAFETY: all zero is an empty mask, no flags.
+    let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
+    action.sa_sigaction = caught as extern "C" fn(i32) as usize;
+    // SAFETY: the handler only adds to an atomic; no `SA_RESTART`, so that calls are cut short.
+    let r = unsafe { libc::sigaction(libc::SIGUSR1, &raw const action, core::ptr::null_mut()) };
+    assert_eq!(r, 0);
+}
+
+// -------------------------------------------------------------------------------------- deaths
+
+/// The guard inside `OwnerDied`.
+#[track_caller]
+fn from_the_dead<T: outlast::Plain>(lock: &Lock<T>) -> LockGuard<'_, T> {
+    match lock.lock_timeout(common::PATIENCE) {
+        Err(LockError::OwnerDied(guard)) => guard,
+        Ok(_) => panic!("the death was not told"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_killed_owner_wakes_the_sleepers_one_after_the_other() {
+    for second_mapping in [false, true] {
+        let shared = counter();
+        let _watchdog = watch("a_killed_owner_wakes_the_sleepers", &shared);
+        let in_child = || {
+            if second_mapping {
+                return Shared::from_fd(shared.try_clone_fd().unwrap()).unwrap();
+            }
+            shared.clone()
+        };
+        let owner = fork_child(|| {
+            let shared = in_child();
+            let mut guard = shared.lock.lock().unwrap();
+            guard[0] = 7;
+            shared.step.reach(1);
+            sleep_for_ever();
+        });
+        shared.step.until(1);
+        let sleepers: Vec<_> = (0..3)
+            .map(|_| {
+                let sleeper = fork_child(|| {
+                    let guard = from_the_dead(&in_child().lock)[0];
+                    assert_eq!(guard, 7);
+                });
+                sleeper.until_waiting();
+                sleeper
+            })
+            .collect();
+        owner.kill9();
+        sleepers.into_iter().for_each(common::Child::succeeds);
+
+        // It stays in doubt for everybody, until somebody declares it sound.
+        let lock = &shared.lock;
+        assert!(lock.is_poisoned());
+        assert_eq!(lock.poison_cause(), Some(PoisonCause::OwnerDied));
+        for _ in 0..2 {
+            assert_eq!(from_the_dead(lock)[0], 7);
+        }
+        match lock.try_lock() {
+            Err(error @ LockError::OwnerDied(_)) => {
+                assert_eq!(error.cause(), Some(PoisonCause::OwnerDied));
+                let mut guard = error.into_guard().unwrap();
+                guard[1] = 7;
+                LockGuard::mark_consistent(&mut guard);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(*lock.lock().unwrap(), [7, 7]);
+        assert!(!lock.is_poisoned());
+    }
+}
+
+#[test]
+fn poison_shows_before_anybody_has_taken_the_lock() {
+    let shared = counter();
+    let _watchdog = watch("poison_shows", &shared);
+    let owner = fork_child(|| {
+        core::mem::forget(shared.lock.lock());
+        shared.step.reach(1);
+        sleep_for_ever();
+    });
+    shared.step.until(1);
+    assert_eq!(shared.lock.poison_cause(), None);
+    owner.kill9();
+    assert_eq!(shared.lock.poison_cause(), Some(PoisonCause::OwnerDied));
+    drop(from_the_dead(&shared.lock));
+    shared.lock.clear_poison();
+    assert_eq!(shared.lock.poison_cause(), None);
+    drop(shared.lock.lock().unwrap());
+}
+
+/// The next owner dies before it could declare the value sound: the one after it still learns of it.
+#[test]
+fn deaths_in_a_row() {
+    let shared = counter();
+    let _watchdog = watch("deaths_in_a_row", &shared);
+    for i in 0..5 {
+        let owner = fork_child(|| {
+            let guard =
+                if i == 0 { shared.lock.lock().unwrap() } else { from_the_dead(&shared.lock) };
+            core::mem::forget(guard);
+            shared.step.reach(i + 1);
+            sleep_for_ever();
+        });
+        shared.step.until(i + 1);
+        owner.kill9();
+    }
+    LockGuard::mark_consistent(&mut from_the_dead(&shared.lock));
+    drop(shared.lock.lock().unwrap());
+}
+
+/// A sleeper that is killed leaves nothing behind.
+#[test]
+fn killed_sleepers() {
+    let shared = counter();
+    let _watchdog = watch("killed_sleepers", &shared);
+    for round in 0..20 {
+        let guard = shared.lock.lock().unwrap();
+        let sleepers: Vec<_> = (0..3)
+            .map(|_| fork_child(|| drop(shared.lock.lock_timeout(common::PATIENCE).unwrap())))
+            .collect();
+        sleepers.iter().for_each(common::Child::until_waiting);
+        let mut sleepers = sleepers.into_iter();
+        let first = sleepers.next().unwrap();
+        if round % 2 == 0 {
+            first.kill9();
+            drop(guard);
+        } else {
+            // The one that the release wakes is killed before, while or after it takes the lock.
+            drop(guard);
+            first.signal(libc::SIGKILL);
+            assert!(matches!(first.wait(), common::KILLED | OK));
+        }
+        for sleeper in sleepers {
+            match sleeper.wait() {
+                OK => {}
+                // The first was killed when it had the lock.
+                Exit::Code(101) if round % 2 == 1 => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        shared.lock.clear_poison();
+        match shared.lock.lock() {
+            Ok(_) => {}
+            Err(LockError::OwnerDied(mut guard)) => LockGuard::mark_consistent(&mut guard),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_thread_that_ends_with_the_lock_is_a_death() {
+    let shared = counter();
+    let _watchdog = watch("a_thread_that_ends_with_the_lock", &shared);
+    std::thread::scope(|scope| {
+        let owner = scope.spawn(|| {
+            core::mem::forget(shared.lock.lock().unwrap());
+            shared.step.reach(1);
+            shared.step.until(2);
+        });
+        shared.step.until(1);
+        let sleeper = scope.spawn(|| {
+            shared.step.reach(u32::try_from(common::thread_id()).unwrap());
+            LockGuard::mark_consistent(&mut from_the_dead(&shared.lock));
+        });
+        common::eventually("the sleeper is there", || shared.step.load(SeqCst) > 2);
+        owner.join().unwrap();
+        sleeper.join().unwrap();
+    });
+    drop(shared.lock.lock().unwrap());
+}
+
+#[test]
+fn exec_ends_ownership() {
+    let shared = counter();
+    let _watchdog = watch("exec_ends_ownership", &shared);
+    let owner = fork_child(|| {
+        core::mem::forget(shared.lock.lock().unwrap());
+        shared.step.reach(1);
+        shared.step.until(2);
+        let arguments = [c"sleep".as_ptr(), c"60".as_ptr(), core::ptr::null()];
+        // SAFETY: C strings, and a list that ends with null.
+        unsafe { libc::execv(c"/bin/sleep".as_ptr(), arguments.as_ptr()) };
+    });
+    shared.step.until(1);
+    let sleeper = fork_child(|| drop(from_the_dead(&shared.lock)));
+    sleeper.until_waiting();
+    shared.step.reach(2);
+    sleeper.succeeds();
+    drop(from_the_dead(&shared.lock));
+    owner.kill9(); // it was alive, as another program
+}
+
+// -------------------------------------------------------------------------------------- panics
+
+#[test]
+fn a_panic_poisons() {
+    let shared = counter();
+    let _watchdog = watch("a_panic_poisons", &shared);
+    let lock = &shared.lock;
+    let panicked = std::thread::scope(|scope| {
+        let owner = scope.spawn(|| {
+            let mut guard = lock.lock().unwrap();
+            guard[0] = 1;
+            panic!("while it holds the lock (expected)");
+        });
+        owner.join().is_err()
+    });
+    assert!(panicked);
+    assert_eq!(lock.poison_cause(), Some(PoisonCause::Panicked));
+    for _ in 0..2 {
+        match lock.lock() {
+            Err(error @ LockError::Poisoned(_)) => {
+                assert_eq!(error.cause(), Some(PoisonCause::Panicked));
+                assert_eq!(error.into_guard().unwrap()[0], 1);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // A death on top of it is the graver of the two.
+    let owner = fork_child(|| {
+        core::mem::forget(lock.lock().unwrap_err().into_guard());
+        shared.step.reach(1);
+        sleep_for_ever();
+    });
+    shared.step.until(1);
+    owner.kill9();
+    LockGuard::mark_consistent(&mut from_the_dead(lock));
+    assert_eq!(lock.poison_cause(), None);
+    drop(lock.lock().unwrap());
+}
+
+#[test]
+fn a_lock_taken_while_panicking_is_not_poisoned() {
+    struct Last<'a>(&'a Lock<[u64; 2]>);
+    impl Drop for Last<'_> {
+        fn drop(&mut self) {
+            self.0.lock().unwrap()[0] += 1;
+        }
+    }
+    let shared = counter();
+    let _watchdog = watch("a_lock_taken_while_panicking", &shared);
+    let panicked = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let _last = Last(&shared.lock);
+            panic!("holding nothing (expected)");
+        });
+        thread.join().is_err()
+    });
+    assert!(panicked);
+    assert_eq!(shared.lock.lock().unwrap()[0], 1);
+}
+
+// --------------------------------------------------------------------- one thread, several locks
+
+#[test]
+fn taking_it_twice_is_an_error() {
+    let shared = counter();
+    let _watchdog = watch("taking_it_twice", &shared);
+    let other = Shared::<Counter>::from_fd(shared.try_clone_fd().unwrap()).unwrap();
+    let guard = shared.lock.lock().unwrap();
+    for lock in [&shared.lock, &other.lock] {
+        assert!(matches!(lock.lock(), Err(LockError::WouldDeadlock)));
+        assert!(matches!(lock.try_lock(), Err(LockError::WouldDeadlock)));
+        assert!(matches!(lock.lock_timeout(ms(1)), Err(LockError::WouldDeadlock)));
+        assert!(matches!(lock.lock_deadline(Instant::now()), Err(LockError::WouldDeadlock)));
+        assert!(!is_free(lock), "the attempt has given the lock up");
+    }
+    drop(guard);
+    drop(other.lock.lock().unwrap());
+    assert!(is_free(&shared.lock));
+
+    // After such an attempt the kernel still knows who owns it.
+    let owner = fork_child(|| {
+        let _guard = shared.lock.lock().unwrap();
+        assert!(shared.lock.lock().is_err());
+        shared.step.reach(1);
+        sleep_for_ever();
+    });
+    shared.step.until(1);
+    owner.kill9();
+    LockGuard::mark_consistent(&mut from_the_dead(&shared.lock));
+}
+
+outlast::shared! {
+    #[derive(Debug)]
+    struct Many { locks: [Lock<u64>; 6], step: AtomicU32 }
+}
+
+fn many() -> Shared<Many> {
+    let locks = core::array::from_fn(|_| Lock::new(0));
+    Shared::anonymous(Many { locks, step: AtomicU32::new(0) }).unwrap()
+}
+
+/// All orders in which four locks can be given up.
+#[test]
+fn nested_locks_in_any_order() {
+    let shared = many();
+    let _watchdog = watch("nested_locks_in_any_order", &shared);
+    for order in 0..256_usize {
+        let order = [order & 3, order >> 2 & 3, order >> 4 & 3, order >> 6];
+        let mut guards = [const { None }; 4];
+        for (guard, lock) in guards.iter_mut().zip(&shared.locks) {
+            *guard = Some(lock.lock().unwrap());
+        }
+        for i in order {
+            guards[i] = None;
+            for (guard, lock) in guards.iter().zip(&shared.locks) {
+                assert_eq!(lock.try_lock().is_ok(), guard.is_none());
+            }
+        }
+        drop(guards);
+        assert!(shared.locks.iter().all(is_free));
+    }
+}
+
+/// At a random moment of a random sequence the owner is killed: exactly what it held is marked.
+#[test]
+fn nested_locks_of_the_dead() {
+    for seed in 0..60 {
+        let shared = many();
+        let _watchdog = watch("nested_locks_of_the_dead", &shared);
+        let mut random = Random::new(seed);
+        let choices: Vec<usize> = (0..random.below(40)).map(|_| random.index(6)).collect();
+        let mut held = [false; 6];
+        choices.iter().for_each(|&i| held[i] = !held[i]);
+        let child = fork_child(|| {
+            let mut guards = [const { None }; 6];
+            for &i in &choices {
+                guards[i] = match guards[i].take() {
+                    None => Some(shared.locks[i].lock().unwrap()),
+                    Some(guard) => {
+                        drop(guard);
+                        None
+                    }
+                };
+            }
+            shared.step.reach(1);
+            sleep_for_ever();
+        });
+        shared.step.until(1);
+        child.kill9();
+        for (i, lock) in shared.locks.iter().enumerate() {
+            let died = matches!(lock.try_lock(), Err(LockError::OwnerDied(_)));
+            assert_eq!(died, held[i], "lock {i} after {choices:?}");
+        }
+    }
+}
+
+#[test]
+fn a_thread_can_hold_a_thousand() {
+    const LOCKS: usize = 1_010;
+    outlast::shared! {
+        struct Crowd { locks: [Lock<u64>; LOCKS], held: AtomicU32, step: AtomicU32 }
+    }
+    // Zero-filled memory is free locks.
+    let shared = outlast::Options::new().anonymous_with(|_: &Crowd| {}).unwrap();
+    let _watchdog = watch_alone("a_thread_can_hold_a_thousand");
+    let child = fork_child(|| {
+        let mut guards: Vec<_> = shared.locks.iter().map_while(|lock| lock.lock().ok()).collect();
+        let n = guards.len();
+        assert!((1_000..=1_001).contains(&n), "{n} locks");
+        for lock in &shared.locks[n..] {
+            assert!(matches!(lock.lock(), Err(LockError::Failed(Fault::TooManyLocks))));
+            assert!(matches!(lock.try_lock(), Err(LockError::Failed(Fault::TooManyLocks))));
+            assert!(lock.lock_timeout(ms(1)).is_err());
+            assert!(is_free(lock));
+        }
+        // Any of them can be given up for another.
+        for i in [0, n / 2, n - 1] {
+            drop(guards.remove(i));
+            assert!(is_free(&shared.locks[i]));
+            guards.insert(i, shared.locks[i].lock().unwrap());
+            assert!(matches!(shared.locks[n].try_lock(), Err(LockError::Failed(_))));
+        }
+        // All others are still held.
+        assert!(!shared.locks[..n].iter().step_by(37).any(is_free));
+        shared.held.store(u32::try_from(n).unwrap(), SeqCst);
+        // Half the time they are given up in a random order, half of them.
+        let mut random = Random::new(1);
+        for _ in 0..n / 2 {
+            drop(guards.swap_remove(random.index(guards.len())));
+        }
+        let kept = guards.len();
+        assert_eq!(shared.locks[..n].iter().filter(|lock| is_free(lock)).count(), n - kept);
+        for lock in &shared.locks[..n] {
+            match lock.try_lock() {
+                Ok(guard) => guards.push(guard),
+                Err(LockError::WouldDeadlock | LockError::Failed(Fault::TooManyLocks)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(guards.len(), n);
+        shared.step.reach(1);
+        sleep_for_ever();
+    });
+    shared.step.until(1);
+    let held = shared.held.load(SeqCst) as usize;
+    for (i, lock) in shared.locks.iter().enumerate() {
+        let busy = matches!(lock.try_lock(), Err(LockError::WouldBlock));
+        assert_eq!(busy, i < held, "lock {i}");
+    }
+    child.kill9();
+    for (i, lock) in shared.locks.iter().enumerate() {
+        let died = matches!(lock.try_lock(), Err(LockError::OwnerDied(_)));
+        assert_eq!(died, i < held, "lock {i}");
+    }
+}
+
+// ---------------------------------------------------------------------------------------- fork
+
+#[test]
+fn a_guard_copied_by_fork_is_inert() {
+    let shared = many();
+    let _watchdog = watch("a_guard_copied_by_fork", &shared);
+    let lock = &shared.locks[0];
+    for panics in [false, true] {
+        // Both states of the owner: one lock in the kernel's list, the other not yet.
+        let mut guards = [Some(lock.lock().unwrap()), Some(shared.locks[1].lock().unwrap())];
+        let child = fork_child(|| {
+            if panics {
+                let guard = guards[0].take();
+                let panicked = std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| {
+                    let _guard = guard;
+                    std::panic::resume_unwind(Box::new("a panic without a message"));
+                }));
+                assert!(panicked.is_err());
+            }
+            guards.iter_mut().for_each(|guard| drop(guard.take()));
+            assert!(matches!(lock.try_lock(), Err(LockError::WouldBlock)));
+            assert!(matches!(shared.locks[1].lock_timeout(ms(10)), Err(LockError::TimedOut)));
+            // The child is an owner of its own.
+            let mine = shared.locks[2].lock().unwrap();
+            assert!(!is_free(&shared.locks[2]));
+            drop(mine);
+        });
+        child.succeeds();
+        assert!(!is_free(lock));
+        assert!(!is_free(&shared.locks[1]));
+        assert_eq!(lock.poison_cause(), None);
+        drop(guards);
+        assert!(shared.locks.iter().all(is_free));
+    }
+    // The death of a child that had copies of our guards is none of our locks' business.
+    let guard = lock.lock().unwrap();
+    let child = fork_child(|| {
+        core::mem::forget(shared.locks[2].lock());
+        shared.step.reach(1);
+        sleep_for_ever();
+    });
+    shared.step.until(1);
+    child.kill9();
+    drop(guard);
+    drop(lock.lock().unwrap());
+    LockGuard::mark_consistent(&mut from_the_dead(&shared.locks[2]));
+}
+
+// --------------------------------------------------------- together with the C library's mutexes
+
+/// Robust mutexes of the C library in memory shared with forked children.
+#[derive(Clone, Copy)]
+struct Foreign(&'static [libc::pthread_mutex_t; 4]);
+
+// SAFETY: a process-shared mutex may be used by all threads, through a pointer to it.
+unsafe impl Sync for Foreign {}
+
+outlast::shared! { struct Bytes { bytes: [AtomicU32; 64] } }
+const _: () = assert!(size_of::<Bytes>() >= size_of::<[libc::pthread_mutex_t; 4]>());
+
+impl Foreign {
+    fn new() -> Self {
+        let at: *const Bytes = common::plain_shared::<Bytes>();
+        // SAFETY: zero-filled, a page long, never unmapped; the C library alone writes it from here on, in place.
+        let mutexes = unsafe { &*at.cast::<[libc::pthread_mutex_t; 4]>() };
+        for mutex in mutexes {
+            let mut kind = core::mem::MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
+            // SAFETY: initialises the live variable.
+            unsafe { libc::pthread_mutexattr_init(kind.as_mut_ptr()) };
+            // SAFETY: initialised above.
+            unsafe { libc::pthread_mutexattr_setpshared(kind.as_mut_ptr(), 1) };
+            // SAFETY: as above.
+            unsafe {
+                libc::pthread_mutexattr_setrobust(kind.as_mut_ptr(), libc::PTHREAD_MUTEX_ROBUST)
+            };
+            let mutex = core::ptr::from_ref(mutex).cast_mut();
+            // SAFETY: memory of a mutex that nobody uses yet, and initialised attributes.
+            let r = unsafe { libc::pthread_mutex_init(mutex, kind.as_ptr()) };
+            assert_eq!(r, 0);
+        }
+        Foreign(mutexes)
+    }
+
+    fn lock(&self, i: usize) -> i32 {
+        // SAFETY: an initialised mutex, which the C library changes from any thread.
+        unsafe { libc::pthread_mutex_lock(core::ptr::from_ref(&self.0[i]).cast_mut()) }
+    }
+
+    /// As `lock`, if that does not have to wait: else `EBUSY`.
+    fn try_lock(&self, i: usize) -> i32 {
+        // SAFETY: as above.
+        unsafe { libc::pthread_mutex_trylock(core::ptr::from_ref(&self.0[i]).cast_mut()) }
+    }
+
+    fn unlock(&self, i: usize) -> i32 {
+        // SAFETY: as above.
+        unsafe { libc::pthread_mutex_unlock(core::ptr::from_ref(&self.0[i]).cast_mut()) }
+    }
+}
+
+/// Both kinds in one thread's list, taken and given up in random order, then a kill: exactly what
+/// was held is marked, of both kinds.
+///
+/// Lazily locking, the newest lock of ours is known to the kernel only by the field that the C library uses as well, so its
+/// mutexes may be touched only while that is empty. Eagerly locking there is no such rule.
+#[test]
+fn among_foreign_robust_mutexes() {
+    for seed in 0..120 {
+        let eager = seed % 2 == 0;
+        let shared = many();
+        let _watchdog = watch("among_foreign_robust_mutexes", &shared);
+        let foreign = Foreign::new();
+        let mut random = Random::new(seed);
+        let (mut ours, mut theirs) = ([false; 6], [false; 4]);
+        let mut pending = None;
+        let mut steps = Vec::new();
+        for _ in 0..random.below(60) {
+            if random.below(2) == 0 {
+                let i = random.index(6);
+                ours[i] = !ours[i];
+                if ours[i] {
+                    pending = Some(i);
+                } else if pending == Some(i) {
+                    pending = None;
+                } else if pending.is_some() {
+                    pending = None; // giving up one moves the other to the list
+                }
+                steps.push((true, i));
+            } else if eager || pending.is_none() {
+                let i = random.index(4);
+                theirs[i] = !theirs[i];
+                steps.push((false, i));
+            }
+        }
+        let child = fork_child(|| {
+            outlast::lock::set_eager(eager);
+            let mut guards = [const { None }; 6];
+            let mut held = [false; 4];
+            for &(is_ours, i) in &steps {
+                if is_ours {
+                    guards[i] = match guards[i].take() {
+                        None => Some(shared.locks[i].lock().unwrap()),
+                        Some(guard) => {
+                            drop(guard);
+                            None
+                        }
+                    };
+                } else {
+                    let r = if held[i] { foreign.unlock(i) } else { foreign.lock(i) };
+                    assert_eq!(r, 0);
+                    held[i] = !held[i];
+                }
+            }
+            shared.step.reach(1);
+            sleep_for_ever();
+        });
+        shared.step.until(1);
+        for (i, &held) in theirs.iter().enumerate() {
+            assert_eq!(foreign.try_lock(i), if held { libc::EBUSY } else { 0 });
+            assert!(held || foreign.unlock(i) == 0);
+        }
+        child.kill9();
+        for (i, lock) in shared.locks.iter().enumerate() {
+            let died = match lock.try_lock() {
+                Ok(_) => false,
+                Err(LockError::OwnerDied(_)) => true,
+                Err(error) => panic!("lock {i}, eager {eager}: {error} after {steps:?}"),
+            };
+            assert_eq!(died, ours[i], "lock {i}, eager {eager}, after {steps:?}");
+        }
+        for (i, &held) in theirs.iter().enumerate() {
+            let expected = if held { libc::EOWNERDEAD } else { 0 };
+            assert_eq!(foreign.try_lock(i), expected, "mutex {i} after {steps:?}");
+        }
+    }
+}
+
+/// The control of the test above, and the documented limit: what a mutex taken inside our section does to it.
+#[test]
+fn why_there_is_an_eager_mode() {
+    for eager in [true, false] {
+        let shared = many();
+        let _watchdog = watch("why_there_is_an_eager_mode", &shared);
+        let foreign = Foreign::new();
+        let child = fork_child(|| {
+            outlast::lock::set_eager(eager);
+            core::mem::forget(shared.locks[0].lock());
+            assert_eq!(foreign.lock(0), 0);
+            shared.step.reach(1);
+            sleep_for_ever();
+        });
+        shared.step.until(1);
+        child.kill9();
+        assert_eq!(foreign.lock(0), libc::EOWNERDEAD);
+        let told = matches!(shared.locks[0].try_lock(), Err(LockError::OwnerDied(_)));
+        assert_eq!(told, eager);
+    }
+}
+
+// --------------------------------------------------------------------------- places and values
+
+#[test]
+fn a_lock_outside_of_shared_memory_panics() {
+    let lock = Lock::new(1_u64);
+    for attempt in [0, 1, 2] {
+        let outcome = std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| match attempt {
+            0 => drop(lock.lock()),
+            1 => drop(lock.try_lock()),
+            _ => drop(lock.lock_timeout(ms(1))),
+        }));
+        let panic = *outcome.unwrap_err().downcast::<&'static str>().unwrap();
+        assert_eq!(panic, "the lock does not lie in shared memory");
+    }
+    // And it has left this thread able to lock.
+    drop(counter().lock.lock().unwrap());
+}
+
+#[test]
+fn a_forgotten_guard_keeps_the_mapping() {
+    let _watchdog = watch_alone("a_forgotten_guard_keeps_the_mapping");
+    fork_child(|| {
+        let mappings = || {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            maps.lines().filter(|line| line.contains("memfd:outlast")).count()
+        };
+        let before = mappings();
+        let (send, receive) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let shared = counter();
+            let second = many();
+            core::mem::forget(shared.lock.lock());
+            core::mem::forget(second.locks[3].lock());
+            core::mem::forget(second.locks[5].lock());
+            drop(shared);
+            assert_eq!(mappings(), before + 2, "unmapped under the kernel's list");
+            drop(second);
+            assert_eq!(mappings(), before + 2, "unmapped under the kernel's list");
+            receive.recv().unwrap_err(); // the other end goes
+            mappings()
+        });
+        drop(send);
+        assert_eq!(thread.join().unwrap(), before + 2);
+        // One that was forgotten by a thread that is gone keeps nothing.
+        let third = counter();
+        std::thread::scope(|scope| {
+            scope.spawn(|| core::mem::forget(third.lock.lock())).join().unwrap();
+        });
+        drop(third);
+        assert_eq!(mappings(), before + 2);
+    })
+    .succeeds();
+}
+
+outlast::plain! {
+    #[derive(Debug, PartialEq)]
+    enum Colour: u8 { Red = 1, Green = 2 }
+    #[derive(Debug, PartialEq)]
+    struct Paint { amount: u64, colour: Colour, dry: bool }
+}
+
+#[test]
+fn bits_that_are_no_value() {
+    let shared =
+        Shared::anonymous(Lock::new(Paint { amount: 9, colour: Colour::Green, dry: true }))
+            .unwrap();
+    let _watchdog = watch("bits_that_are_no_value", &shared);
+    let file = std::fs::File::from(shared.try_clone_fd().unwrap());
+    let mut value_at = [0; 8];
+    file.read_exact_at(&mut value_at, 104).unwrap(); // see the header's table
+    let in_lock = <Lock<Paint> as Shareable>::layout().fields[0].offset;
+    let value_at = u64::from_ne_bytes(value_at) + in_lock as u64;
+    let (colour, dry) = (value_at + 8, value_at + 9);
+    for (at, bits) in [(colour, 0), (colour, 3), (colour, 255), (dry, 2), (dry, 255)] {
+        let mut good = [0];
+        file.read_exact_at(&mut good, at).unwrap();
+        file.write_all_at(&[bits], at).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(shared.lock(), Err(LockError::Failed(Fault::Corrupt))));
+            assert!(matches!(shared.try_lock(), Err(LockError::Failed(Fault::Corrupt))));
+            assert!(is_free(&shared), "the lock was kept");
+        }
+        file.write_all_at(&good, at).unwrap();
+        let expected = Paint { amount: 9, colour: Colour::Green, dry: true };
+        assert_eq!(*shared.lock().unwrap(), expected);
+    }
+}
+
+/// The word of a lock holds what nobody writes: an error, neither a panic nor a hang.
+#[test]
+fn a_word_that_is_damaged() {
+    let shared = Shared::anonymous(Lock::new(5_u64)).unwrap();
+    let _watchdog = watch("a_word_that_is_damaged", &shared);
+    let file = std::fs::File::from(shared.try_clone_fd().unwrap());
+    let mut value_at = [0; 8];
+    file.read_exact_at(&mut value_at, 104).unwrap();
+    let word_at = u64::from_ne_bytes(value_at);
+    // "Not placed yet", in a segment where everything is.
+    file.write_all_at(&0x3fff_ffff_u32.to_ne_bytes(), word_at).unwrap();
+    assert!(matches!(shared.lock(), Err(LockError::Failed(Fault::Corrupt))));
+    assert!(matches!(shared.try_lock(), Err(LockError::Failed(Fault::Corrupt))));
+    // An owner that does not exist is one that never gives up.
+    file.write_all_at(&0x3fff_fff0_u32.to_ne_bytes(), word_at).unwrap();
+    assert!(matches!(shared.try_lock(), Err(LockError::WouldBlock)));
+    assert!(matches!(shared.lock_timeout(ms(5)), Err(LockError::TimedOut)));
+    file.write_all_at(&0_u32.to_ne_bytes(), word_at).unwrap();
+    assert_eq!(*shared.lock().unwrap(), 5);
+}
+
+#[test]
+fn before_it_is_shared() {
+    let mut lock = Lock::new(1_u64);
+    *lock.get_mut() += 1;
+    let shared = Shared::anonymous(lock).unwrap();
+    assert_eq!(*shared.lock().unwrap(), 2);
+    assert_eq!(format!("{}", shared.lock().unwrap()), "2");
+    assert_eq!(format!("{:?}", shared.lock().unwrap()), "2");
+}
+
+#[test]
+fn a_sleeping_thread_is_woken() {
+    let shared = counter();
+    let _watchdog = watch("a_sleeping_thread_is_woken", &shared);
+    std::thread::scope(|scope| {
+        for _ in 0..50 {
+            let guard = shared.lock.lock().unwrap();
+            let (tell, told) = std::sync::mpsc::channel();
+            let lock = &shared.lock;
+            let sleeper = scope.spawn(move || {
+                Spin::Never.set();
+                tell.send(common::thread_id()).unwrap();
+                drop(lock.lock().unwrap());
+            });
+            until_waiting(told.recv().unwrap());
+            drop(guard);
+            sleeper.join().unwrap();
+        }
+    });
+}
