@@ -41,6 +41,7 @@ use crate::shareable::{Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
+use crate::sys::robust::Thread;
 use crate::wait::TimedOut;
 use crate::wait::robust::{OWNER, Refused, RobustWord, Taken};
 use core::fmt;
@@ -78,6 +79,8 @@ unsafe impl<T: Plain> Send for Lock<T> {}
 #[must_use = "the lock is released at once if the guard is not kept"]
 pub struct LockGuard<'a, T: Plain> {
     lock: &'a Lock<T>,
+    /// Who took it. (To ask again costs 1.5 ns.)
+    me: Thread,
     /// The thread was panicking already when it took the lock.
     panicking: bool,
     /// The kernel knows the owner as a thread: the guard stays there.
@@ -110,8 +113,8 @@ impl<T: Plain> Lock<T> {
     #[inline]
     #[doc(alias = "acquire")]
     pub fn lock(&self) -> LockResult<'_, T> {
-        if self.word.try_take_fast() {
-            return self.guard();
+        if let Some(me) = self.word.try_take_fast() {
+            return self.guard(me);
         }
         self.lock_slow(Deadline::NEVER)
     }
@@ -125,8 +128,8 @@ impl<T: Plain> Lock<T> {
     /// If the lock does not lie in shared memory.
     #[inline]
     pub fn try_lock(&self) -> LockResult<'_, T> {
-        if self.word.try_take_fast() {
-            return self.guard();
+        if let Some(me) = self.word.try_take_fast() {
+            return self.guard(me);
         }
         self.accept(self.word.try_take())
     }
@@ -140,8 +143,8 @@ impl<T: Plain> Lock<T> {
     /// If the lock does not lie in shared memory.
     #[inline]
     pub fn lock_timeout(&self, timeout: Duration) -> LockResult<'_, T> {
-        if self.word.try_take_fast() {
-            return self.guard();
+        if let Some(me) = self.word.try_take_fast() {
+            return self.guard(me);
         }
         self.lock_slow(Deadline::after(timeout))
     }
@@ -155,8 +158,8 @@ impl<T: Plain> Lock<T> {
     /// If the lock does not lie in shared memory.
     #[inline]
     pub fn lock_deadline(&self, deadline: Instant) -> LockResult<'_, T> {
-        if self.word.try_take_fast() {
-            return self.guard();
+        if let Some(me) = self.word.try_take_fast() {
+            return self.guard(me);
         }
         self.lock_slow(Deadline::at(deadline))
     }
@@ -170,12 +173,12 @@ impl<T: Plain> Lock<T> {
     }
 
     #[cold]
-    fn accept(&self, taken: Result<Taken, Refused>) -> LockResult<'_, T> {
+    fn accept(&self, taken: Result<(Taken, Thread), Refused>) -> LockResult<'_, T> {
         match taken {
-            Ok(Taken::Clean) => self.guard(),
-            Ok(Taken::FromTheDead) => {
+            Ok((Taken::Clean, me)) => self.guard(me),
+            Ok((Taken::FromTheDead, me)) => {
                 self.poison().store(DIED, Relaxed); // keeps I2
-                self.guard()
+                self.guard(me)
             }
             Err(Refused::Busy) => Err(LockError::WouldBlock),
             Err(Refused::Mine) => Err(LockError::WouldDeadlock),
@@ -190,9 +193,9 @@ impl<T: Plain> Lock<T> {
 
     /// The guard of a word just taken.
     #[inline(always)]
-    fn guard(&self) -> LockResult<'_, T> {
-        let guard =
-            LockGuard { lock: self, panicking: std::thread::panicking(), not_send: PhantomData };
+    fn guard(&self, me: Thread) -> LockResult<'_, T> {
+        let panicking = std::thread::panicking();
+        let guard = LockGuard { lock: self, me, panicking, not_send: PhantomData };
         if self.poison().load(Relaxed) == CLEAN && T::ANY_BITS {
             Ok(guard)
         } else {
@@ -286,7 +289,7 @@ impl<T: Plain> Drop for LockGuard<'_, T> {
         if !self.panicking && std::thread::panicking() {
             self.poison();
         }
-        self.lock.word.give_up();
+        self.lock.word.give_up(self.me);
     }
 }
 

@@ -4,7 +4,7 @@ use crate::shareable::Shareable;
 use crate::sync::until_killed;
 use crate::sys::robust::{bury, id};
 use core::ops::Deref;
-use loom::sync::Arc;
+use std::sync::Arc;
 
 /// A value that every clone sees.
 #[derive(Debug)]

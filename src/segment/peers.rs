@@ -47,7 +47,7 @@ use crate::sync::atomic::{AtomicU32, fence};
 use crate::sys::robust::Thread;
 use crate::sys::{Watch, thread, wait_any};
 use crate::wait::WaitWord;
-use crate::wait::robust::{OWNER, RobustWord, Taken};
+use crate::wait::robust::{OWNER, RobustWord};
 use core::ptr::NonNull;
 use core::time::Duration;
 use std::sync::Arc;
@@ -171,7 +171,7 @@ impl Peers {
         loop {
             let seen = lock.value();
             match lock.take_until(Deadline::after(Duration::from_millis(100))) {
-                Ok(Ok(Taken::Clean | Taken::FromTheDead)) => return Ok(Locked { lock }),
+                Ok(Ok((_, me))) => return Ok(Locked { lock, me }),
                 Ok(Err(_)) => return Err(Fault::Corrupt),
                 // The kernel marks a word before its owner's id is free again: an unmarked
                 // owner that does not exist is no owner.
@@ -388,11 +388,12 @@ impl Peers {
 #[derive(Debug)]
 struct Locked<'a> {
     lock: &'a RobustWord,
+    me: Thread,
 }
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.lock.give_up();
+        self.lock.give_up(self.me);
     }
 }
 

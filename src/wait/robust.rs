@@ -120,23 +120,23 @@ impl RobustWord {
         &self.word.value
     }
 
-    /// Takes the word if it is free of owner and waiters. I3 holds from here on.
+    /// Takes the word if it is free of owner and waiters; by whom. I3 holds from here on.
     #[inline(always)]
-    pub(crate) fn try_take_fast(&self) -> bool {
-        let Some(me) = Thread::fast() else { return false };
+    pub(crate) fn try_take_fast(&self) -> Option<Thread> {
+        let me = Thread::fast()?;
         if me.begin(&self.links).is_err() {
-            return false;
+            return None;
         }
-        let taken = self.word.value.compare_exchange(0, me.tid(), Acquire, Relaxed).is_ok();
-        if !taken {
+        if self.word.value.compare_exchange(0, me.tid(), Acquire, Relaxed).is_err() {
             me.end(); // whoever finds `pending` occupied would take the lock for held
+            return None;
         }
-        taken
+        Some(me)
     }
 
     /// Takes the word if nobody alive has it.
     #[cold]
-    pub(crate) fn try_take(&self) -> Result<Taken, Refused> {
+    pub(crate) fn try_take(&self) -> Result<(Taken, Thread), Refused> {
         let me = self.announce()?;
         let taken = loop {
             match self.step(me, self.word.value.load(Relaxed), Look::Glance) {
@@ -153,7 +153,7 @@ impl RobustWord {
     pub(crate) fn take_until(
         &self,
         deadline: Deadline,
-    ) -> Result<Result<Taken, Refused>, TimedOut> {
+    ) -> Result<Result<(Taken, Thread), Refused>, TimedOut> {
         let me = match self.announce() {
             Ok(me) => me,
             Err(refused) => return Ok(Err(refused)),
@@ -197,28 +197,30 @@ impl RobustWord {
         }
     }
 
-    fn settle(&self, me: Thread, taken: Result<Taken, Refused>) -> Result<Taken, Refused> {
+    fn settle(
+        &self,
+        me: Thread,
+        taken: Result<Taken, Refused>,
+    ) -> Result<(Taken, Thread), Refused> {
         match taken {
             Err(refused) => {
                 me.end();
                 Err(refused)
             }
-            Ok(taken) if me.is_eager() => {
+            Ok(taken) => {
                 // On failure the word stays pending, which keeps I3 just as well.
-                if me.link(&self.links).is_ok() {
+                if me.is_eager() && me.link(&self.links).is_ok() {
                     me.end();
                 }
-                Ok(taken)
+                Ok((taken, me))
             }
-            Ok(taken) => Ok(taken),
         }
     }
 
-    /// Gives the word up, if this thread has it; what was copied by fork is left alone.
+    /// Gives the word up, which `me` took; what was copied by fork is left alone.
     #[inline(always)]
-    pub(crate) fn give_up(&self) {
-        if let Some(me) = Thread::fast()
-            && me.is_pending(&self.links)
+    pub(crate) fn give_up(&self, me: Thread) {
+        if me.is_pending(&self.links)
             && self.word.value.compare_exchange(me.tid(), 0, Release, Relaxed).is_ok()
         {
             return me.end();
