@@ -41,7 +41,14 @@ pub enum Error {
 
 impl<G> From<LockError<G>> for Error {
     fn from(error: LockError<G>) -> Self {
-        Error::Lock(error.without_guard())
+        Error::Lock(match error {
+            LockError::OwnerDied(_) => LockError::OwnerDied(()),
+            LockError::Poisoned(_) => LockError::Poisoned(()),
+            LockError::WouldBlock => LockError::WouldBlock,
+            LockError::TimedOut => LockError::TimedOut,
+            LockError::WouldDeadlock => LockError::WouldDeadlock,
+            LockError::Failed(fault) => LockError::Failed(fault),
+        })
     }
 }
 

@@ -20,12 +20,13 @@ impl Deadline {
     }
 
     /// Whether there is no end to the waiting.
-    #[cfg_attr(not(outlast_loom), expect(dead_code, reason = "the model has no clock"))]
+    #[cfg_attr(not(outlast_loom), expect(dead_code, reason = "for the model, which has no clock"))]
     pub(crate) fn is_never(self) -> bool {
         self.0.is_none()
     }
 
     /// What is left of the time: `None` for ever, zero once it is over.
+    #[cfg_attr(outlast_loom, expect(dead_code, reason = "the model has no clock"))]
     pub(crate) fn remaining(self) -> Option<Duration> {
         self.0.map(|at| at.saturating_duration_since(Instant::now()))
     }

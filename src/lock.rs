@@ -11,14 +11,14 @@
 //! ```
 //!
 //! # State
-//! The word is a robust word ([`wait::robust`](crate::wait) has its table): free, owned by a thread
+//! The word is a robust word (`wait/robust.rs` has its table): free, owned by a thread
 //! id, or marked by the kernel. Beside it lies the *poison*, which only the owner touches:
 //!
 //! | poison | meaning |
 //! |---|---|
 //! | 0 | the value is as its last owner meant to leave it |
-//! | [`PANICKED`] | an owner panicked |
-//! | [`DIED`] | an owner was killed, or its thread ended, while it held the lock |
+//! | `PANICKED` | an owner panicked |
+//! | `DIED` | an owner was killed, or its thread ended, while it held the lock |
 //!
 //! # Invariants
 //! - I1. The value and the poison are touched by the owner of the word only.
@@ -361,18 +361,6 @@ impl<G> LockError<G> {
             LockError::OwnerDied(_) => Some(PoisonCause::OwnerDied),
             LockError::Poisoned(_) => Some(PoisonCause::Panicked),
             _ => None,
-        }
-    }
-
-    /// The same error without the guard, which is dropped.
-    pub(crate) fn without_guard(self) -> LockError<()> {
-        match self {
-            LockError::OwnerDied(_) => LockError::OwnerDied(()),
-            LockError::Poisoned(_) => LockError::Poisoned(()),
-            LockError::WouldBlock => LockError::WouldBlock,
-            LockError::TimedOut => LockError::TimedOut,
-            LockError::WouldDeadlock => LockError::WouldDeadlock,
-            LockError::Failed(fault) => LockError::Failed(fault),
         }
     }
 }
