@@ -82,7 +82,6 @@ use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
-use crate::wait::TimedOut;
 use cells::{Cell, CellState, Stage};
 use core::fmt;
 use core::mem::{MaybeUninit, offset_of};
@@ -181,9 +180,8 @@ impl<T: Plain, const N: usize> Deref for FixedQueue<T, N> {
     }
 }
 
-/// What an attempt to send came to.
-enum Sent {
-    Yes,
+/// Why an attempt to send came to nothing.
+enum Unsent {
     Full,
     Closed,
     Failed(Fault),
@@ -203,12 +201,12 @@ impl<T: Plain> Queue<T> {
     /// Gives the message back if the queue is closed, or if this process cannot become a peer.
     #[doc(alias = "push")]
     #[doc(alias = "put")]
+    #[inline]
     pub fn send(&self, message: T) -> Result<(), SendError<T>> {
-        match self.send_until(&message, Deadline::NEVER) {
-            Sent::Yes => Ok(()),
-            Sent::Closed | Sent::Full => Err(SendError::Closed(message)),
-            Sent::Failed(fault) => Err(SendError::Failed(message, fault)),
-        }
+        self.send_until(message, Deadline::NEVER).map_err(|(message, unsent)| match unsent {
+            Unsent::Failed(fault) => SendError::Failed(message, fault),
+            Unsent::Full | Unsent::Closed => SendError::Closed(message),
+        })
     }
 
     /// Sends a message if a slot is free. Never blocks.
@@ -219,12 +217,11 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "put_nowait")]
     #[inline]
     pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
-        match self.push(&message) {
-            Sent::Yes => Ok(()),
-            Sent::Full => Err(TrySendError::Full(message)),
-            Sent::Closed => Err(TrySendError::Closed(message)),
-            Sent::Failed(fault) => Err(TrySendError::Failed(message, fault)),
-        }
+        self.push(&message).map_err(|unsent| match unsent {
+            Unsent::Full => TrySendError::Full(message),
+            Unsent::Closed => TrySendError::Closed(message),
+            Unsent::Failed(fault) => TrySendError::Failed(message, fault),
+        })
     }
 
     /// Sends a message, waiting for a free slot at most `timeout`.
@@ -244,12 +241,11 @@ impl<T: Plain> Queue<T> {
     }
 
     fn send_before(&self, message: T, deadline: Deadline) -> Result<(), SendTimeoutError<T>> {
-        match self.send_until(&message, deadline) {
-            Sent::Yes => Ok(()),
-            Sent::Full => Err(SendTimeoutError::TimedOut(message)),
-            Sent::Closed => Err(SendTimeoutError::Closed(message)),
-            Sent::Failed(fault) => Err(SendTimeoutError::Failed(message, fault)),
-        }
+        self.send_until(message, deadline).map_err(|(message, unsent)| match unsent {
+            Unsent::Full => SendTimeoutError::TimedOut(message),
+            Unsent::Closed => SendTimeoutError::Closed(message),
+            Unsent::Failed(fault) => SendTimeoutError::Failed(message, fault),
+        })
     }
 
     /// Sends messages one after the other, waiting for free slots as long as it takes.
@@ -258,11 +254,10 @@ impl<T: Plain> Queue<T> {
     /// As [`send`](Self::send), with the number of messages that were sent before.
     pub fn send_batch(&self, messages: &[T]) -> Result<(), SendError<usize>> {
         for (sent, message) in messages.iter().enumerate() {
-            match self.send_until(message, Deadline::NEVER) {
-                Sent::Yes => {}
-                Sent::Closed | Sent::Full => return Err(SendError::Closed(sent)),
-                Sent::Failed(fault) => return Err(SendError::Failed(sent, fault)),
-            }
+            self.send(*message).map_err(|error| match error {
+                SendError::Closed(_) => SendError::Closed(sent),
+                SendError::Failed(_, fault) => SendError::Failed(sent, fault),
+            })?;
         }
         Ok(())
     }
@@ -273,24 +268,32 @@ impl<T: Plain> Queue<T> {
     ///
     /// # Errors
     /// If the queue is closed, or this process cannot become a peer.
+    #[inline]
     pub fn loan(&self) -> Result<Loan<'_, T>, SendError<()>> {
-        match self.shared.not_full.wait(Deadline::NEVER, || {
-            self.try_loan().map_or_else(Self::unless_full, |loan| Some(Ok(loan)))
-        }) {
-            Ok(Ok(loan)) => Ok(loan),
-            Ok(Err(TrySendError::Failed((), fault))) => Err(SendError::Failed((), fault)),
-            Ok(Err(_)) | Err(TimedOut) => Err(SendError::Closed(())),
-        }
+        let lent = match self.try_loan() {
+            Err(TrySendError::Full(())) => self.loan_slow(),
+            lent => lent,
+        };
+        lent.map_err(|error| match error {
+            TrySendError::Failed((), fault) => SendError::Failed((), fault),
+            TrySendError::Full(()) | TrySendError::Closed(()) => SendError::Closed(()),
+        })
     }
 
-    fn unless_full<R>(error: TrySendError<()>) -> Option<Result<R, TrySendError<()>>> {
-        if error.is_full() { None } else { Some(Err(error)) }
+    #[cold]
+    fn loan_slow(&self) -> Result<Loan<'_, T>, TrySendError<()>> {
+        let attempt = || match self.try_loan() {
+            Err(TrySendError::Full(())) => None,
+            lent => Some(lent),
+        };
+        self.shared.not_full.wait(Deadline::NEVER, attempt).unwrap_or(Err(TrySendError::Full(())))
     }
 
     /// Takes a free slot to be written in place. Never blocks.
     ///
     /// # Errors
     /// If the queue is full or closed, or this process cannot become a peer.
+    #[inline]
     pub fn try_loan(&self) -> Result<Loan<'_, T>, TrySendError<()>> {
         let forks = forks();
         let owner = self.identify().map_err(|fault| TrySendError::Failed((), fault))?;
@@ -304,41 +307,42 @@ impl<T: Plain> Queue<T> {
         }
     }
 
-    fn send_until(&self, message: &T, deadline: Deadline) -> Sent {
-        match self.push(message) {
-            Sent::Full => self.send_slow(message, deadline),
-            other => other,
+    #[inline(always)]
+    fn send_until(&self, message: T, deadline: Deadline) -> Result<(), (T, Unsent)> {
+        match self.push(&message) {
+            Ok(()) => Ok(()),
+            Err(Unsent::Full) => self.send_slow(message, deadline),
+            Err(unsent) => Err((message, unsent)),
         }
     }
 
+    /// By value: a message whose address was needed would be written to the stack first, which the claim waits for.
     #[cold]
-    fn send_slow(&self, message: &T, deadline: Deadline) -> Sent {
-        let attempt = || match self.push(message) {
-            Sent::Full => None,
-            other => Some(other),
+    #[inline(never)]
+    fn send_slow(&self, message: T, deadline: Deadline) -> Result<(), (T, Unsent)> {
+        let attempt = || match self.push(&message) {
+            Err(Unsent::Full) => None,
+            done => Some(done),
         };
-        self.shared.not_full.wait(deadline, attempt).unwrap_or(Sent::Full)
+        let sent = self.shared.not_full.wait(deadline, attempt).unwrap_or(Err(Unsent::Full));
+        sent.map_err(|unsent| (message, unsent))
     }
 
     #[inline(always)]
-    fn push(&self, message: &T) -> Sent {
-        let owner = match self.identify() {
-            Ok(owner) => owner,
-            Err(fault) => return Sent::Failed(fault),
-        };
+    fn push(&self, message: &T) -> Result<(), Unsent> {
+        let owner = self.identify().map_err(Unsent::Failed)?;
         if self.is_closed() {
-            return Sent::Closed;
+            return Err(Unsent::Closed);
         }
         match self.tail().claim_free(owner) {
             Ok(at) => {
+                let slot = &self.slots[at.index];
                 // SAFETY: the slot is claimed for this call; nobody else reads or writes its value.
-                self.slots[at.index]
-                    .value
-                    .with_mut(|value| unsafe { value.write(MaybeUninit::new(*message)) });
-                if self.publish(at, owner) { Sent::Yes } else { Sent::Closed }
+                slot.value.with_mut(|value| unsafe { value.write(MaybeUninit::new(*message)) });
+                if self.publish(at, owner) { Ok(()) } else { Err(Unsent::Closed) }
             }
-            Err(Nothing::Damaged) => Sent::Failed(Fault::Corrupt),
-            Err(Nothing::Here | Nothing::Yet) => Sent::Full,
+            Err(Nothing::Damaged) => Err(Unsent::Failed(Fault::Corrupt)),
+            Err(Nothing::Here | Nothing::Yet) => Err(Unsent::Full),
         }
     }
 
@@ -393,8 +397,9 @@ impl<T: Plain> Queue<T> {
     /// If the queue is closed and empty, if this process cannot become a peer, or if what came out is no value of the type (it is consumed).
     #[doc(alias = "pop")]
     #[doc(alias = "get")]
+    #[inline]
     pub fn recv(&self) -> Result<T, RecvError> {
-        Self::for_ever(self.peek_until(Deadline::NEVER)).map(Ref::take)
+        Self::for_ever(self.pop_until(Deadline::NEVER))
     }
 
     /// Receives a message if there is one. Never blocks.
@@ -413,7 +418,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`recv`](Self::recv), and if that takes too long.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        Self::in_time(self.peek_until(Deadline::after(timeout))).map(Ref::take)
+        Self::in_time(self.pop_until(Deadline::after(timeout)))
     }
 
     /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
@@ -421,7 +426,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
-        Self::in_time(self.peek_until(Deadline::at(deadline))).map(Ref::take)
+        Self::in_time(self.pop_until(Deadline::at(deadline)))
     }
 
     /// Receives a message that counts as done only when it is acknowledged, waiting for one as long as it takes.
@@ -471,6 +476,7 @@ impl<T: Plain> Queue<T> {
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
+    #[inline]
     pub fn recv_ref(&self) -> Result<Ref<'_, T>, RecvError> {
         Self::for_ever(self.peek_until(Deadline::NEVER))
     }
@@ -479,6 +485,7 @@ impl<T: Plain> Queue<T> {
     ///
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
+    #[inline]
     pub fn try_recv_ref(&self) -> Result<Ref<'_, T>, TryRecvError> {
         Self::at_once(self.peek())
     }
@@ -515,12 +522,27 @@ impl<T: Plain> Queue<T> {
         self.try_iter().collect()
     }
 
+    /// The way without waiting is apart from the other, so that the message and its claim stay in registers.
+    #[inline(always)]
+    fn pop_until(&self, deadline: Deadline) -> Result<Option<T>, Never> {
+        match self.peek() {
+            Ok(Some(message)) => Ok(Some(message.take())),
+            Ok(None) => self.pop_slow(deadline),
+            Err(never) => Err(never),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pop_slow(&self, deadline: Deadline) -> Result<Option<T>, Never> {
+        Ok(self.peek_until(deadline)?.map(Ref::take))
+    }
+
     fn peek_until(&self, deadline: Deadline) -> Result<Option<Ref<'_, T>>, Never> {
         self.receive_until(deadline, || self.peek())
     }
 
     /// Repeats `attempt` until it gives something, or the deadline has passed.
-    #[inline]
     fn receive_until<R>(
         &self,
         deadline: Deadline,
