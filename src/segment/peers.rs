@@ -13,8 +13,8 @@
 //! | taken, process is about to exit by itself | sentinel's tid | `LEFT` |
 //! | dead | `OWNER_DIED` | `LIVE` or `LEFT` (or `JOINING`) until recovered |
 //!
-//! A thread slot belongs to the process whose tag (slot and generation) it bears. It can be taken if its token is free or marked
-//! and its tag is nobody's, our own, or of a generation that has passed.
+//! A thread slot belongs to the process whose tag (slot and generation) it bears. Any thread can take it if its
+//! token is free or marked: it takes the token first, then writes its tag.
 //!
 //! # How a death is noticed
 //! A sentinel leaves its `pending` field on the segment's *bell*, a word that is always 0. When it dies,
@@ -45,7 +45,7 @@ use crate::shareable::Dead;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, fence};
 use crate::sys::robust::Thread;
-use crate::sys::{Watch, thread, wait_any};
+use crate::sys::{Watch, thread, wait_any, wake_all};
 use crate::wait::WaitWord;
 use crate::wait::robust::{OWNER, RobustWord};
 use core::ptr::NonNull;
@@ -253,6 +253,7 @@ impl Peers {
                 let control = self.control();
                 wait_any([
                     Watch { word: thread.token.as_atomic(), expected: seen },
+                    Watch { word: &thread.token.note[TAG], expected: dead },
                     Watch { word: &control.bell.value, expected: 0 },
                     stop.watch(),
                 ]);
@@ -287,42 +288,28 @@ impl Peers {
         slot.generation().store(generation.wrapping_add(1), Release);
     }
 
-    /// Gives the calling thread a token under the process in slot `i`.
-    fn register(&self, i: usize, sentinel: u32) -> Result<usize, Fault> {
+    /// Gives the calling thread a token under the process in slot `i`, whose sentinel is the thread `sentinel`.
+    fn register(&self, i: usize, sentinel: u32) -> Result<(), Fault> {
         let slot = &self.processes()[i];
         let mine = tag(i, slot.generation().load(Relaxed));
-        for (t, thread) in self.threads().iter().enumerate() {
-            let owner = thread.token.note[TAG].load(Acquire);
-            let vacant = owner == 0 || owner == mine || self.is_past(owner);
-            if thread.token.value() & OWNER != 0 || !vacant {
+        for thread in self.threads() {
+            // Free, or of a thread that has ended, whosever it was.
+            if thread.token.value() & OWNER != 0 || !thread.token.enlist()? {
                 continue;
             }
-            if thread.token.note[TAG].compare_exchange(owner, mine, SeqCst, Relaxed).is_err() {
-                continue;
-            }
-            if !thread.token.enlist()? {
-                // A dying thread of the tag's former process was faster.
-                thread.token.note[TAG].compare_exchange(mine, owner, Release, Relaxed).ok();
-                continue;
-            }
+            let owner = &thread.token.note[TAG];
+            owner.store(mine, SeqCst);
             fence(SeqCst);
             // If this process is being killed, its sentinel may be gone already and recovery be under
             // way, without this thread: it must not touch anything. It has nothing else to do.
             if slot.token.value() & OWNER != sentinel {
                 thread::park_for_ever();
             }
-            return Ok(t);
+            // Who recovers the tag's former owner may have taken us for a thread of that one.
+            wake_all(owner);
+            return Ok(());
         }
         Err(Fault::TooManyPeers)
-    }
-
-    /// Whether the process that a thread slot's tag names has been recovered or has left.
-    fn is_past(&self, tag_of_thread: u32) -> bool {
-        let i = (tag_of_thread & 0xfff) as usize;
-        let Some(slot) = i.checked_sub(1).and_then(|i| self.processes().get(i)) else {
-            return true;
-        };
-        tag(i - 1, slot.generation().load(Acquire)) != tag_of_thread
     }
 
     /// The calling thread's slot under the process in slot `i`, if it has one.
@@ -336,8 +323,9 @@ impl Peers {
 
     /// Ends the calling thread's registration in thread slot `t`.
     fn unregister(&self, t: usize) {
-        self.threads()[t].token.leave();
+        // The tag first: once the token is free, another thread may write its own.
         self.threads()[t].token.note[TAG].store(0, Release);
+        self.threads()[t].token.leave();
     }
 
     /// The threads that are still registered under slot `i`: their slots and ids.

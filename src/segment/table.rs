@@ -8,12 +8,13 @@
 //! # Fork
 //! The child of a fork is nobody yet: its cache is emptied, the count of [`forks`] moves, and every mapping
 //! is attached anew at its first use. The table's lock is held across the fork, so that the child finds it whole.
+#![expect(unsafe_code, reason = "a function that the system calls when the program is loaded")]
 use super::memory::Memory;
 use super::peers::{Membership, Peers, Recover, Remains};
 use crate::error::Fault;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::Ordering::{AcqRel, Relaxed};
 use crate::sync::atomic::{AtomicBool, AtomicU32};
-use crate::sys::thread;
+use crate::sys::{robust, thread};
 use core::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,6 +25,8 @@ struct Mapping {
     len: usize,
     peers: Peers,
     recover: RecoverBox,
+    /// Attachments to it: several if the memory is the caller's, who can open it twice at one address.
+    users: usize,
     membership: Option<Membership>,
     /// The count of forks when `membership` was made.
     forks: u32,
@@ -138,20 +141,23 @@ impl Attachment {
         peers: Option<Peers>,
         recover: Arc<Recover>,
     ) -> Result<Self, Fault> {
-        hook();
-        crate::sys::robust::Thread::current()?;
+        hook(); // in case the linker left `HOOK_AT_LOAD` out
+        robust::Thread::current()?;
         let (start, len) = (memory.base().expose_provenance(), memory.len());
         let mut table = table();
         table.bury();
         match peers {
             None => table.ranges.push(Range { start, len }),
-            Some(peers) => {
-                let recover = RecoverBox(recover);
-                let mut mapping =
-                    Mapping { start, len, peers, recover, membership: None, forks: forks() };
-                mapping.attach()?;
-                table.mappings.push(mapping);
-            }
+            Some(peers) => match table.mappings.iter_mut().find(|other| other.start == start) {
+                Some(other) => other.users += 1,
+                None => {
+                    let (recover, forks) = (RecoverBox(recover), forks());
+                    let mut mapping =
+                        Mapping { start, len, peers, recover, users: 1, membership: None, forks };
+                    mapping.attach()?;
+                    table.mappings.push(mapping);
+                }
+            },
         }
         Ok(Attachment { start, len })
     }
@@ -167,6 +173,10 @@ impl Attachment {
         let Some(i) = table.mappings.iter().position(|mapping| mapping.start == self.start) else {
             return;
         };
+        table.mappings[i].users -= 1;
+        if table.mappings[i].users > 0 {
+            return;
+        }
         let mapping = table.mappings.swap_remove(i);
         if mapping.forks != forks() {
             core::mem::forget(mapping.membership);
@@ -190,21 +200,22 @@ impl Table {
     }
 }
 
-/// Has the handlers below called. Twice does no harm, and a `Once` would: a child that is forked
-/// while another thread runs it would wait for that thread for ever.
-fn hook() {
+/// Has the handlers below called. At the first use of a segment it would be too late: a fork in another thread may
+/// be under way, for which the system has looked at its handlers before.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static HOOK_AT_LOAD: thread::Handler = hook;
+
+extern "C" fn hook() {
     static HOOKED: AtomicBool = AtomicBool::new(false);
-    if !HOOKED.load(Acquire) {
-        thread::at_fork(Some(before_fork), Some(after_fork), Some(after_fork_in_child));
+    if !HOOKED.swap(true, AcqRel) {
+        thread::at_fork(before_fork, after_fork, after_fork_in_child);
         thread::at_exit(at_exit);
-        HOOKED.store(true, Release);
     }
 }
 
 extern "C" fn before_fork() {
-    ACROSS_FORK.with_borrow_mut(|held| {
-        held.get_or_insert_with(table);
-    });
+    ACROSS_FORK.set(Some(table()));
 }
 
 extern "C" fn after_fork() {
@@ -214,6 +225,7 @@ extern "C" fn after_fork() {
 extern "C" fn after_fork_in_child() {
     FORKS.fetch_add(1, Relaxed);
     HERE.set((0, 0, 0));
+    robust::forget_in_child();
     ACROSS_FORK.set(None);
 }
 

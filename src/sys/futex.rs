@@ -120,6 +120,11 @@ pub(crate) fn wait_any<const N: usize>(watches: [Watch<'_>; N]) {
     }
 }
 
+/// Wakes everybody who sleeps on a word that is no wait word.
+pub(crate) fn wake_all(word: &AtomicU32) {
+    Parker::default().unpark(word, u32::MAX);
+}
+
 fn count(result: libc::c_long) -> usize {
     match usize::try_from(result) {
         Ok(woken) => woken,

@@ -29,7 +29,7 @@ pub(crate) mod thread;
 
 pub(crate) use parker::Parker;
 #[cfg(not(outlast_loom))]
-pub(crate) use parker::{Watch, wait_any};
+pub(crate) use parker::{Watch, wait_any, wake_all};
 
 /// Why `park` came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

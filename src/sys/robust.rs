@@ -23,7 +23,7 @@
 //! 6.18: a pending word whose owner part is zero gets one sleeper woken as well.
 #![expect(unsafe_code, reason = "the list belongs to the C library and the kernel")]
 use crate::error::Fault;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use crate::sync::compiler_fence;
 use core::cell::Cell;
@@ -116,12 +116,6 @@ impl Thread {
 
     #[cold]
     fn introduce() -> Result<Thread, Fault> {
-        // Twice does no harm, and a `Once` would: a child that is forked while it runs hangs in it.
-        static AT_FORK: AtomicBool = AtomicBool::new(false);
-        if !AT_FORK.load(Acquire) {
-            super::thread::at_fork(None, None, Some(forget_in_child));
-            AT_FORK.store(true, Release);
-        }
         let mut head: *const Head = null();
         let mut len = 0usize;
         // SAFETY: the kernel writes a pointer and a length to two live variables.
@@ -276,8 +270,8 @@ fn store(address: usize, value: usize) {
     unsafe { core::ptr::with_exposed_provenance_mut::<usize>(address).write_volatile(value) };
 }
 
-/// After fork the child's thread has another id, an empty list, and none of its parent's locks.
-extern "C" fn forget_in_child() {
+/// To be called in the child of a fork: its thread has another id, an empty list, and none of its parent's locks.
+pub(crate) fn forget_in_child() {
     let (head, _) = KNOWN.get();
     if !head.is_null() {
         // SAFETY: the child's copy of the head; its only thread runs this.

@@ -47,15 +47,12 @@ fn restore_signals(mask: &libc::sigset_t) {
 }
 
 /// A function of this program for the system to call.
-type Handler = extern "C" fn();
+pub(crate) type Handler = extern "C" fn();
 
 /// Has `before` run in this thread ahead of every fork, and `parent` and `child` after it.
-pub(crate) fn at_fork(before: Option<Handler>, parent: Option<Handler>, child: Option<Handler>) {
-    fn c(handler: Option<Handler>) -> Option<unsafe extern "C" fn()> {
-        handler.map(|handler| handler as unsafe extern "C" fn())
-    }
+pub(crate) fn at_fork(before: Handler, parent: Handler, child: Handler) {
     // SAFETY: the handlers are functions of this program, which is never unloaded.
-    let r = unsafe { libc::pthread_atfork(c(before), c(parent), c(child)) };
+    let r = unsafe { libc::pthread_atfork(Some(before), Some(parent), Some(child)) };
     assert_eq!(r, 0, "pthread_atfork: no memory");
 }
 
