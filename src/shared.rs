@@ -81,13 +81,10 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         let Some(mut memory) = self.memory.take() else { return };
-        if (self.in_use)() {
-            // A guard was forgotten. Its lock is in its thread's robust list: the memory must stay.
-            core::mem::forget(memory);
-            return;
-        }
+        // A guard was forgotten: its lock is in its thread's robust list, so the memory must stay.
+        let keep = (self.in_use)();
         names::leave(&mut memory);
-        self.attachment.detach(memory);
+        self.attachment.detach(memory, keep);
     }
 }
 
@@ -252,8 +249,8 @@ impl Options {
     /// # Safety
     /// - `len` bytes at `memory` are readable and writable, shared between the processes that are
     ///   to use the segment, and used by nobody else.
-    /// - They stay mapped as long as this process has a clone of the result, and any of its threads
-    ///   that used it is alive.
+    /// - They stay mapped, and are used for nothing else, as long as this process has a clone of the result, any of its
+    ///   threads that used it is alive, or a guard of it was forgotten.
     pub unsafe fn create_in<T: Shareable + Sync + 'static>(
         self,
         memory: NonNull<u8>,

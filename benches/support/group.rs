@@ -1,7 +1,7 @@
 //! Workers that do something together, as processes or as threads.
 #![expect(unsafe_code, reason = "fork, and memory shared without the crate under test")]
 use super::Outcome;
-use super::cpu::pin_worker;
+use super::cpu::{cpus, involuntary_switches, pin_worker};
 use core::hint::spin_loop;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// The most workers of a group.
 const MOST: usize = 8;
+/// On average a worker with a CPU of its own is to keep it at least that long.
+const QUIET: Duration = Duration::from_millis(15);
 
 outlast::shared! {
     /// What a group's workers have in common.
@@ -20,7 +22,7 @@ outlast::shared! {
         ready: AtomicU32,
         go: AtomicU32,
         over: AtomicU32,
-        finished: AtomicU32,
+        switches: AtomicU32,
         operations: [AtomicU64; MOST],
         ended: [AtomicU64; MOST]
     }
@@ -52,19 +54,17 @@ impl Stage {
         self.notes.over.load(Acquire) != 0
     }
 
-    /// Tells that this worker has done its part; whether it is the last of `workers` to do so.
-    pub(crate) fn is_last_of(&self, workers: u32) -> bool {
-        self.notes.finished.fetch_add(1, AcqRel) + 1 == workers
-    }
-
     fn now(&self) -> u64 {
         u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn play(&self, i: usize, body: impl FnOnce(usize, &Stage) -> u64) {
         pin_worker(i);
+        let before = involuntary_switches();
         let operations = body(i, self);
         self.notes.ended[i].store(self.now(), Release);
+        let switches = u32::try_from(involuntary_switches() - before).unwrap_or(u32::MAX);
+        self.notes.switches.fetch_add(switches, AcqRel);
         self.notes.operations[i].store(operations, Release);
     }
 
@@ -87,9 +87,11 @@ impl Stage {
         let operations = notes.operations.iter().map(|n| n.load(Acquire)).sum();
         let end = notes.ended[..workers].iter().map(|end| end.load(Acquire)).max().unwrap_or(0);
         let time = Duration::from_nanos(end.saturating_sub(start));
+        let switches = notes.switches.load(Acquire);
+        let disturbed = workers <= cpus().len() && time < switches * QUIET;
         // SAFETY: made by `plain_shared`, and no worker is left.
         unsafe { libc::munmap(core::ptr::from_ref(notes).cast_mut().cast(), size_of::<Notes>()) };
-        Outcome { operations, time }
+        Outcome { operations, time, disturbed }
     }
 }
 

@@ -3,7 +3,8 @@
 //! A [`Contest`] gives each rival a short slice, round after round, each round starting with another one. Beside every slice
 //! it measures how long a cache line takes to the other CPU and back: a virtual machine's CPUs may be *near* (one
 //! cache) or *far*, and change that within seconds, which moves all figures of two CPUs by a factor of 2 to 5. Samples of the two
-//! states are kept apart; one in whose course the state changed is left out. The table shows medians, and ratios of samples of
+//! states are kept apart; one in whose course the state changed is left out, and one in whose course the kernel gave a CPU
+//! to somebody else is taken anew. The table shows medians, and ratios of samples of
 //! the same round.
 //!
 //! `cargo bench -- FILTER` runs the contests whose title contains the filter; under `cargo bench -- --test` and `cargo test
@@ -12,6 +13,7 @@
 
 pub(crate) mod cpu;
 pub(crate) mod group;
+pub(crate) mod stream;
 
 use cpu::Line;
 use std::io::Write as _;
@@ -84,6 +86,8 @@ pub(crate) enum Effort {
 pub(crate) struct Outcome {
     pub(crate) operations: u64,
     pub(crate) time: Duration,
+    /// Others used a CPU meanwhile.
+    pub(crate) disturbed: bool,
 }
 
 impl Outcome {
@@ -124,42 +128,34 @@ impl<'a> Contest<'a> {
         self
     }
 
-    /// Enters a rival that does as many operations as it is told, and says how long that took.
+    /// Enters a rival that does about as many operations as it is told.
     pub(crate) fn counted(
         &mut self,
         name: &str,
-        mut run: impl FnMut(u64) -> Duration + 'a,
+        mut run: impl FnMut(u64) -> Outcome + 'a,
     ) -> &mut Self {
         let mut operations = 0;
         self.rival(name, move |effort| {
-            let Effort::Slice(slice) = effort else {
-                return Outcome { operations: 1, time: run(1) };
-            };
+            let Effort::Slice(slice) = effort else { return run(1) };
             if operations == 0 {
                 operations = 16;
-                while run(operations) < slice / 2 {
+                while run(operations).time < slice / 2 {
                     operations *= 2;
                 }
             }
-            Outcome { operations, time: run(operations) }
+            run(operations)
         })
     }
 
-    /// Enters a rival that one thread runs alone: a slice in which the kernel gave its CPU to another is taken again.
+    /// Enters a rival that one thread runs alone.
     pub(crate) fn alone(&mut self, name: &str, mut run: impl FnMut(u64) + 'a) -> &mut Self {
         self.counted(name, move |operations| {
-            let mut tries = 0;
-            loop {
-                run(operations / 16);
-                let before = cpu::involuntary_switches();
-                let start = Instant::now();
-                run(operations);
-                let time = start.elapsed();
-                tries += 1;
-                if cpu::involuntary_switches() == before || tries == 20 {
-                    return time;
-                }
-            }
+            run(operations / 16);
+            let before = cpu::involuntary_switches();
+            let start = Instant::now();
+            run(operations);
+            let time = start.elapsed();
+            Outcome { operations, time, disturbed: cpu::involuntary_switches() != before }
         })
     }
 
@@ -182,7 +178,7 @@ impl<'a> Contest<'a> {
         for round in 0..rounds {
             for turn in 0..self.rivals.len() {
                 let i = (round + turn) % self.rivals.len();
-                let nanoseconds = (self.rivals[i].sample)(effort).nanoseconds();
+                let nanoseconds = self.rivals[i].undisturbed(effort).nanoseconds();
                 let after = cpu::probe();
                 let state = if before.state() == after.state() { before.state() } else { None };
                 self.rivals[i].samples.push(Sample { nanoseconds, state });
@@ -236,7 +232,21 @@ impl<'a> Contest<'a> {
     }
 }
 
+/// So often a sample is taken anew if others had used a CPU. Then it is kept: better some noise than no figure.
+const TRIES: usize = 8;
+
 impl Rival<'_> {
+    fn undisturbed(&mut self, effort: Effort) -> Outcome {
+        let mut outcome = (self.sample)(effort);
+        for _ in 1..TRIES {
+            if !outcome.disturbed {
+                break;
+            }
+            outcome = (self.sample)(effort);
+        }
+        outcome
+    }
+
     fn times(&self, state: Line) -> Vec<f64> {
         let same = self.samples.iter().filter(|sample| sample.state == Some(state));
         same.map(|sample| sample.nanoseconds).collect()

@@ -172,6 +172,16 @@ impl<T: Plain, const N: usize> FixedQueue<T, N> {
     }
 }
 
+impl<T: Plain, const N: usize> FixedQueue<T, N> {
+    const FIELDS: [Field; 2] = {
+        let (cells, slots) = (offset_of!(Self, cells), offset_of!(Self, slots));
+        [
+            Field { name: "cells", offset: cells, count: IN_FLIGHT, layout: T::layout },
+            Field { name: "slots", offset: slots, count: N, layout: T::layout },
+        ]
+    };
+}
+
 impl<T: Plain, const N: usize> Deref for FixedQueue<T, N> {
     type Target = Queue<T>;
     #[inline(always)]
@@ -1021,25 +1031,6 @@ impl<T: Plain> Queue<T> {
         self.wake_everybody();
     }
 
-    fn fields() -> &'static [Field] {
-        const {
-            &[
-                Field {
-                    name: "cells",
-                    offset: offset_of!(FixedQueue<T, 1>, cells),
-                    count: IN_FLIGHT,
-                    layout: T::layout,
-                },
-                Field {
-                    name: "slots",
-                    offset: offset_of!(FixedQueue<T, 1>, slots),
-                    count: 1,
-                    layout: T::layout,
-                },
-            ]
-        }
-    }
-
     const BASE: u64 = mix_u64(mix(SEED, b"Queue 1"), T::FINGERPRINT);
 }
 
@@ -1050,26 +1041,7 @@ unsafe impl<T: Plain, const N: usize> Shareable for FixedQueue<T, N> {
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout {
-            name: "FixedQueue",
-            size: size_of::<Self>(),
-            fields: const {
-                &[
-                    Field {
-                        name: "cells",
-                        offset: offset_of!(FixedQueue<T, 1>, cells),
-                        count: IN_FLIGHT,
-                        layout: T::layout,
-                    },
-                    Field {
-                        name: "slots",
-                        offset: offset_of!(FixedQueue<T, 1>, slots),
-                        count: N,
-                        layout: T::layout,
-                    },
-                ]
-            },
-        }
+        Layout { name: "FixedQueue", size: size_of::<Self>(), fields: const { &Self::FIELDS } }
     }
     fn recover(&self, dead: &Dead) {
         self.mend(dead);
@@ -1082,7 +1054,8 @@ unsafe impl<T: Plain> Shareable for Queue<T> {
     const ALIGN: usize = align_of::<FixedQueue<T, 1>>();
     const NEEDS_PEERS: bool = true;
     fn layout() -> Layout {
-        Layout { name: "Queue", size: offset_of!(FixedQueue<T, 1>, slots), fields: Self::fields() }
+        let size = offset_of!(FixedQueue<T, 1>, slots);
+        Layout { name: "Queue", size, fields: const { &FixedQueue::<T, 1>::FIELDS } }
     }
     fn size(len: usize) -> Option<usize> {
         if len == 0 || len > MAX_CAPACITY {

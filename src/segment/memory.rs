@@ -105,6 +105,11 @@ impl Memory {
         }
     }
 
+    /// Whether the caller gave the memory.
+    pub(crate) fn is_callers(&self) -> bool {
+        matches!(self.place, Place::Callers { .. })
+    }
+
     /// The first byte. Mappings are aligned to a page.
     pub(crate) fn base(&self) -> *mut u8 {
         match &self.place {

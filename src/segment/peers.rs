@@ -289,10 +289,10 @@ impl Peers {
     }
 
     /// Gives the calling thread a token under the process in slot `i`, whose sentinel is the thread `sentinel`.
-    fn register(&self, i: usize, sentinel: u32) -> Result<(), Fault> {
+    fn register(&self, i: usize, sentinel: u32) -> Result<usize, Fault> {
         let slot = &self.processes()[i];
         let mine = tag(i, slot.generation().load(Relaxed));
-        for thread in self.threads() {
+        for (t, thread) in self.threads().iter().enumerate() {
             // Free, or of a thread that has ended, whosever it was.
             if thread.token.value() & OWNER != 0 || !thread.token.enlist()? {
                 continue;
@@ -307,18 +307,14 @@ impl Peers {
             }
             // Who recovers the tag's former owner may have taken us for a thread of that one.
             wake_all(owner);
-            return Ok(());
+            return Ok(t);
         }
         Err(Fault::TooManyPeers)
     }
 
-    /// The calling thread's slot under the process in slot `i`, if it has one.
-    fn find_registration(&self, i: usize) -> Option<usize> {
-        let mine = tag(i, self.processes()[i].generation().load(Relaxed));
-        let me = Thread::current().ok()?.tid();
-        self.threads().iter().position(|thread| {
-            thread.token.note[TAG].load(Relaxed) == mine && thread.token.value() & OWNER == me
-        })
+    /// Whether the thread `tid` has the token in slot `t`.
+    fn has_token(&self, t: usize, tid: u32) -> bool {
+        self.threads()[t].token.value() & OWNER == tid
     }
 
     /// Ends the calling thread's registration in thread slot `t`.
@@ -326,21 +322,6 @@ impl Peers {
         // The tag first: once the token is free, another thread may write its own.
         self.threads()[t].token.note[TAG].store(0, Release);
         self.threads()[t].token.leave();
-    }
-
-    /// The threads that are still registered under slot `i`: their slots and ids.
-    fn registered(&self, i: usize) -> Vec<(usize, u32)> {
-        let mine = tag(i, self.processes()[i].generation().load(Relaxed));
-        let live = |(t, thread): (usize, &ThreadSlot)| {
-            let owner = thread.token.value() & OWNER;
-            (thread.token.note[TAG].load(Relaxed) == mine && owner != 0).then_some((t, owner))
-        };
-        self.threads().iter().enumerate().filter_map(live).collect()
-    }
-
-    /// Whether the thread `tid` still has the token in slot `t`.
-    fn is_registered(&self, t: usize, tid: u32) -> bool {
-        self.threads()[t].token.value() & OWNER == tid
     }
 
     /// Notes that the process in slot `i` is ending by itself.
@@ -413,6 +394,9 @@ pub(crate) struct Membership {
     stop: Arc<Stop>,
     sentinel: std::thread::JoinHandle<()>,
     sentinel_tid: u32,
+    /// The registered threads: slots and ids. What the shared memory says of them is not believed where
+    /// it would cost memory safety: their tokens are in robust lists.
+    threads: Vec<(usize, u32)>,
 }
 
 impl Membership {
@@ -424,10 +408,16 @@ impl Membership {
         let watcher = Sentinel { peers, stop: Arc::clone(&stop), recover };
         let sentinel = thread::spawn_silent("outlast-sentinel", move || watcher.run(&tell))
             .map_err(|_| Fault::TooManyPeers)?;
-        let (slot, sentinel_tid) = told.recv().unwrap_or(Err(Fault::Corrupt))?;
+        let (slot, sentinel_tid) = match told.recv().unwrap_or(Err(Fault::Corrupt)) {
+            Ok(joined) => joined,
+            Err(fault) => {
+                sentinel.join().ok(); // it touches the memory no more
+                return Err(fault);
+            }
+        };
         // The second word says that the first recovery is done; it is not an error if it is late.
         told.recv_timeout(Duration::from_secs(1)).ok();
-        Ok(Membership { peers, slot, stop, sentinel, sentinel_tid })
+        Ok(Membership { peers, slot, stop, sentinel, sentinel_tid, threads: Vec::new() })
     }
 
     /// What this process writes into cells that it claims.
@@ -436,10 +426,15 @@ impl Membership {
     }
 
     /// Makes the calling thread a registered one, if it is not yet.
-    pub(crate) fn register(&self) -> Result<(), Fault> {
-        if self.peers.find_registration(self.slot).is_none() {
-            self.peers.register(self.slot, self.sentinel_tid)?;
+    pub(crate) fn register(&mut self) -> Result<(), Fault> {
+        let me = thread::id();
+        // A thread that has ended may have had the same id; then the kernel has marked its token.
+        if self.threads.iter().any(|&(t, tid)| tid == me && self.peers.has_token(t, me)) {
+            return Ok(());
         }
+        self.threads.retain(|&(_, tid)| tid == me || thread::is_ours(tid));
+        let t = self.peers.register(self.slot, self.sentinel_tid)?;
+        self.threads.push((t, me));
         Ok(())
     }
 
@@ -450,32 +445,30 @@ impl Membership {
 
     /// Gives the slot back and ends the sentinel. What is left are the threads of this process
     /// other than the calling one that still have tokens in the memory.
-    pub(crate) fn leave(self) -> Remains {
-        let peers = self.peers;
-        let mine = peers.find_registration(self.slot);
-        let mut threads = peers.registered(self.slot);
+    pub(crate) fn leave(mut self) -> Remains {
         self.stop.set();
         self.sentinel.join().ok(); // a sentinel does not panic: it aborts
-        if let Some(mine) = mine {
-            peers.unregister(mine);
-            threads.retain(|&(t, _)| t != mine);
-        }
-        Remains { peers, threads }
+        let me = thread::id();
+        self.threads.retain(|&(t, tid)| {
+            if tid == me {
+                self.peers.unregister(t);
+            }
+            tid != me
+        });
+        Remains { threads: self.threads.into_iter().map(|(_, tid)| tid).collect() }
     }
 }
 
-/// Thread tokens that keep memory from being unmapped.
+/// Threads of this process whose tokens keep memory from being unmapped.
 #[derive(Debug)]
 pub(crate) struct Remains {
-    peers: Peers,
-    /// Slots and thread ids.
-    threads: Vec<(usize, u32)>,
+    threads: Vec<u32>,
 }
 
 impl Remains {
-    /// Whether any of the threads still has its token in the memory, which must be mapped.
+    /// Whether any of the threads lives. (One that has its id by now counts: then the memory stays longer.)
     pub(crate) fn any(&self) -> bool {
-        self.threads.iter().any(|&(t, tid)| self.peers.is_registered(t, tid))
+        self.threads.iter().any(|&tid| thread::is_ours(tid))
     }
 }
 
@@ -508,6 +501,7 @@ impl Sentinel {
         let Ok(thread) = Thread::current() else { return };
         while !self.stop.is_set() {
             thread.toll(&control.bell.value);
+            control.bell.value.store(0, Relaxed); // it is; another value would silence it
             let roster =
                 Watch { word: &control.roster.value, expected: control.roster.value.load(Acquire) };
             match self.peers.recover_marked(&self.stop, &*self.recover) {

@@ -114,7 +114,7 @@ pub(crate) fn forks() -> u32 {
 }
 
 impl Mapping {
-    fn attach(&mut self) -> Result<&Membership, Fault> {
+    fn attach(&mut self) -> Result<&mut Membership, Fault> {
         if self.forks != forks() {
             // The parent's: its sentinel is not in this process, and its slot is not ours to free.
             core::mem::forget(self.membership.take());
@@ -123,7 +123,7 @@ impl Mapping {
         if self.membership.is_none() {
             self.membership = Some(Membership::join(self.peers, Arc::clone(&self.recover.0))?);
         }
-        self.membership.as_ref().ok_or(Fault::Corrupt)
+        self.membership.as_mut().ok_or(Fault::Corrupt)
     }
 }
 
@@ -162,33 +162,41 @@ impl Attachment {
         Ok(Attachment { start, len })
     }
 
-    /// Ends the use, and unmaps as soon as no thread of this process has a token in the memory.
-    pub(crate) fn detach(&self, memory: Memory) {
+    /// Ends the use, and unmaps as soon as no thread of this process has a token in the memory; with
+    /// `keep` never.
+    pub(crate) fn detach(&self, memory: Memory, keep: bool) {
         let mut table = table();
         table.bury();
+        let remains = self.leave(&mut table);
+        if keep {
+            core::mem::forget(memory);
+        } else if let Some(remains) = remains.filter(Remains::any)
+            // The caller's memory is not ours to keep; that it outlasts such threads is the caller's promise.
+            && !memory.is_callers()
+        {
+            table.graves.push(Grave { remains, memory });
+        }
+    }
+
+    fn leave(&self, table: &mut Table) -> Option<Remains> {
         let range = Range { start: self.start, len: self.len };
         if let Some(i) = table.ranges.iter().position(|&other| other == range) {
             table.ranges.swap_remove(i);
         }
-        let Some(i) = table.mappings.iter().position(|mapping| mapping.start == self.start) else {
-            return;
-        };
+        let i = table.mappings.iter().position(|mapping| mapping.start == self.start)?;
         table.mappings[i].users -= 1;
         if table.mappings[i].users > 0 {
-            return;
+            return None;
         }
         let mapping = table.mappings.swap_remove(i);
-        if mapping.forks != forks() {
-            core::mem::forget(mapping.membership);
-            return;
-        }
-        let Some(membership) = mapping.membership else { return };
         if HERE.get().0 == self.start {
             HERE.set((0, 0, 0));
         }
-        let remains = membership.leave();
-        if remains.any() {
-            table.graves.push(Grave { remains, memory });
+        if mapping.forks == forks() {
+            mapping.membership.map(Membership::leave)
+        } else {
+            core::mem::forget(mapping.membership); // the parent's
+            None
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::deadline::Deadline;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire};
 use loom::sync::{Mutex, MutexGuard};
-use loom::thread::{Thread, current, park};
+use loom::thread::{Thread, current, park, yield_now};
 use std::collections::VecDeque;
 
 /// The sleepers of one word, longest asleep first.
@@ -40,7 +40,8 @@ impl Parker {
             return Wake::Woken;
         }
         // Loom keeps no clock: the deadline passes at any moment from now on, and among what others
-        // may do before it passes is to wake this thread.
+        // may do before that is to wake this thread.
+        yield_now();
         let mut sleepers = self.sleepers();
         match sleepers.iter().position(|sleeper| sleeper.thread.id() == id) {
             Some(asleep) => {

@@ -72,7 +72,7 @@ impl Thread {
         PENDING.with(|pending| pending.set(0));
     }
     pub(crate) fn is_pending(self, links: &Links) -> bool {
-        PENDING.with(|pending| pending.get() == links.entry())
+        !is_dead() && PENDING.with(|pending| pending.get() == links.entry())
     }
     pub(crate) fn is_eager(self) -> bool {
         false

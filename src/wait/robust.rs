@@ -292,17 +292,19 @@ impl RobustWord {
     #[cfg(not(outlast_loom))]
     pub(crate) fn leave(&self) {
         let Ok(me) = Thread::current() else { return };
-        if self.word.value.load(Relaxed) & OWNER != me.tid() || me.begin(&self.links).is_err() {
+        if me.begin(&self.links).is_err() {
             return;
         }
-        me.unlink(&self.links);
-        self.word.change_and_wake(Change::Clear, u32::MAX);
+        me.unlink(&self.links); // whatever the word says
+        if self.word.value.load(Relaxed) & OWNER == me.tid() {
+            self.word.change_and_wake(Change::Clear, u32::MAX);
+        }
         me.end();
     }
 
     /// The kernel has marked the token: its thread has left user mode for good.
     pub(crate) fn is_marked(value: u32) -> bool {
-        value & OWNER_DIED != 0
+        value & OWNER_DIED != 0 && value & OWNER == 0
     }
 
     /// Makes a marked token free again. Idempotent; wakes whoever slept on it.

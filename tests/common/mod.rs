@@ -200,6 +200,22 @@ impl Child {
         assert_eq!(r, 0, "kill: {}", io::Error::last_os_error());
     }
 
+    /// Waits until all threads of the child have stopped.
+    #[track_caller]
+    pub(crate) fn until_stopped(&self) {
+        let is_stopped = |task: io::Result<std::fs::DirEntry>| {
+            let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+            // The state follows the name, which is in brackets.
+            stat.is_ok_and(|stat| {
+                stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
+            })
+        };
+        eventually("a child is stopped", || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid));
+            tasks.is_ok_and(|tasks| tasks.into_iter().all(is_stopped))
+        });
+    }
+
     /// Waits until the child's first thread sleeps on a word in shared memory.
     #[track_caller]
     pub(crate) fn until_waiting(&self) {
@@ -220,6 +236,18 @@ impl Drop for Child {
             children().retain(|&pid| pid != self.pid);
         }
     }
+}
+
+/// Whether the child has not ended yet. It is not reaped by this.
+pub(crate) fn is_alive(pid: libc::pid_t) -> bool {
+    // SAFETY: all zero is an empty answer.
+    let mut info: libc::siginfo_t = unsafe { core::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let id = libc::id_t::try_from(pid).expect("a pid is positive");
+    // SAFETY: writes to the live variable.
+    let r = unsafe { libc::waitid(libc::P_PID, id, &raw mut info, options) };
+    // SAFETY: set by waitid, or zero.
+    r == 0 && unsafe { info.si_pid() } == 0
 }
 
 /// The kernel's id of the calling thread.
@@ -289,8 +317,14 @@ pub(crate) fn busy(length: Duration) {
 
 /// Looks again and again until it is so.
 #[track_caller]
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+pub(crate) fn eventually(what: &str, is_so: impl FnMut() -> bool) {
+    eventually_within(PATIENCE, what, is_so);
+}
+
+/// The same, for what would never be so if it went wrong.
+#[track_caller]
+pub(crate) fn eventually_within(patience: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + patience;
     while !is_so() {
         assert!(Instant::now() < end, "in vain: {what}");
         std::thread::sleep(Duration::from_micros(300));
@@ -518,6 +552,16 @@ pub(crate) fn my_part() -> Option<String> {
     // SAFETY: takes nothing.
     become_child(u32::try_from(unsafe { libc::getppid() }).unwrap_or(0));
     Some(part)
+}
+
+/// Runs a test in a process of its own, where no other test forks children: each would have a copy of every
+/// descriptor, and so be a user of every segment that has a name.
+pub(crate) fn in_own_process(name: &str, body: impl FnOnce()) {
+    if my_part().is_some() {
+        body();
+        part_is_done();
+    }
+    start_again(name, "alone", |_| {}).has_played();
 }
 
 /// Ends such a program, by itself.

@@ -1,0 +1,271 @@
+//! The layers drawn in `src/lib.rs`, and what belongs to one place only: checked line by line.
+#![cfg(not(outlast_loom))]
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A module under another name: the loom model takes its place.
+const STANDS_FOR: [(&str, &str); 1] = [("shared_model", "shared")];
+
+/// What may be written in some files only.
+struct Rule {
+    pattern: &'static str,
+    /// Files and folders (with a slash at the end) where it belongs.
+    home: &'static [&'static str],
+    /// Other files that may, and why. One that does not make use of it is an error.
+    exceptions: &'static [(&'static str, &'static str)],
+}
+
+const RULES: [Rule; 3] = [
+    Rule { pattern: "libc::", home: &["sys/"], exceptions: &[] },
+    Rule {
+        pattern: "core::sync::atomic",
+        home: &["sync.rs"],
+        exceptions: &[
+            ("segment/header.rs", "segments lie outside of what loom models"),
+            (
+                "shareable.rs",
+                "makes the standard library's other atomics shareable; loom has not all of them",
+            ),
+            ("wait/spin.rs", "a number that is kept, and orders nothing"),
+        ],
+    },
+    Rule {
+        pattern: "cfg(",
+        home: &["lib.rs", "sync.rs", "sys/mod.rs", "segment/mod.rs"],
+        exceptions: &[
+            (
+                "wait/robust.rs",
+                "tokens of peers, and the layout that the kernel knows, are no part of the model",
+            ),
+            ("shareable.rs", "the atomics that loom has not"),
+        ],
+    },
+];
+
+/// A source file: its path under `src`, and its text.
+type Source = (String, String);
+
+fn sources() -> Vec<Source> {
+    fn collect(folder: &Path, to: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, to);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                to.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    collect(&root, &mut paths);
+    paths.sort();
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+        (name, fs::read_to_string(path).unwrap())
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// The modules of the drawing, each with its height: the lowest line is 0.
+fn drawing(lib: &str) -> BTreeMap<String, usize> {
+    let lines: Vec<&str> = lib
+        .lines()
+        .skip_while(|line| !line.starts_with("// The layers"))
+        .skip(1)
+        .take_while(|line| line.starts_with("//"))
+        .filter_map(|line| line.strip_prefix("//   "))
+        .collect();
+    let mut heights = BTreeMap::new();
+    for (height, line) in lines.iter().rev().enumerate() {
+        // Names, a gap, and what they are for; the parts of a folder are in braces.
+        let names = line.split("   ").next().unwrap_or("");
+        for name in names.split_whitespace() {
+            let module = name.split('/').next().unwrap_or(name);
+            heights.insert(module.to_owned(), height);
+        }
+    }
+    heights
+}
+
+/// A line without its comment. (No string in these sources holds two slashes.)
+fn code(line: &str) -> &str {
+    line.split("//").next().unwrap_or("")
+}
+
+fn module_of(file: &str) -> &str {
+    let module = file.split(['/', '.']).next().unwrap_or(file);
+    STANDS_FOR.iter().find(|(name, _)| *name == module).map_or(module, |(_, for_whom)| for_whom)
+}
+
+/// The modules that a line refers to from the crate's root.
+fn references(file: &str, line: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let at_root = !file.contains('/') || file.ends_with("/mod.rs");
+    let prefixes: &[&str] = if at_root && file.contains('/') {
+        &["crate::", "super::"]
+    } else if file.contains('/') {
+        &["crate::", "super::super::"]
+    } else {
+        &["crate::"]
+    };
+    for prefix in prefixes {
+        for (at, _) in line.match_indices(prefix) {
+            // In a macro it is for those who call it; in `pub(super)` it would not be followed by colons.
+            if line[..at].ends_with('$') {
+                continue;
+            }
+            let rest = &line[at + prefix.len()..];
+            let is_name = |c: char| c.is_alphanumeric() || c == '_';
+            match rest.strip_prefix('{') {
+                // `use crate::{a, b::C}`: the first part of each.
+                Some(group) => found.extend(
+                    group
+                        .split('}')
+                        .next()
+                        .unwrap_or("")
+                        .split(',')
+                        .filter_map(|item| item.trim().split("::").next())
+                        .filter(|name| !name.is_empty())
+                        .map(str::to_owned),
+                ),
+                None => found.push(rest.chars().take_while(|&c| is_name(c)).collect()),
+            }
+        }
+    }
+    found
+}
+
+/// All that is wrong, in words.
+fn violations(sources: &[Source]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let lib = sources.iter().find(|(file, _)| file == "lib.rs").map_or("", |(_, text)| text);
+    let heights = drawing(lib);
+    let declared = lib.lines().filter_map(|line| {
+        let line = line.trim_start_matches("pub ").strip_prefix("mod ")?;
+        line.strip_suffix(';')
+    });
+    let declared: Vec<&str> = declared.collect();
+    for module in &declared {
+        if !heights.contains_key(*module) {
+            wrong.push(format!("lib.rs: the drawing lacks `{module}`"));
+        }
+    }
+    for module in heights.keys() {
+        if !declared.contains(&module.as_str()) {
+            wrong.push(format!("lib.rs: the drawing shows `{module}`, which is not there"));
+        }
+    }
+    for (file, text) in sources.iter().filter(|(file, _)| file != "lib.rs") {
+        let from = module_of(file);
+        let Some(height) = heights.get(from) else {
+            wrong.push(format!("{file}: no layer"));
+            continue;
+        };
+        for (number, line) in text.lines().enumerate() {
+            for to in references(file, code(line)) {
+                // Macros of the crate are called by its root.
+                if to.starts_with("__") {
+                    continue;
+                }
+                match heights.get(&to) {
+                    None => wrong.push(format!("{file}:{}: `{to}` is no module", number + 1)),
+                    Some(other) if other > height => {
+                        wrong.push(format!("{file}:{}: up to `{to}`", number + 1));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+    for rule in &RULES {
+        let mut used = vec![false; rule.exceptions.len()];
+        for (file, text) in sources {
+            let at_home = rule
+                .home
+                .iter()
+                .any(|home| file == home || home.ends_with('/') && file.starts_with(home));
+            if at_home {
+                continue;
+            }
+            let exception = rule.exceptions.iter().position(|(name, _)| file == name);
+            for (number, line) in text.lines().enumerate() {
+                if !code(line).contains(rule.pattern) {
+                    continue;
+                }
+                match exception {
+                    Some(i) => used[i] = true,
+                    None => wrong.push(format!("{file}:{}: `{}`", number + 1, rule.pattern)),
+                }
+            }
+        }
+        for ((file, reason), _) in rule.exceptions.iter().zip(&used).filter(|(_, used)| !**used) {
+            wrong.push(format!("{file}: has no `{}` any more ({reason})", rule.pattern));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn every_edge_points_down() {
+    let wrong = violations(&sources());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The check itself: it finds what is planted, and nothing in what is only said in comments.
+#[test]
+fn planted_violations_are_found() {
+    let planted = |file: &str, line: &str| {
+        let mut sources = sources();
+        match sources.iter_mut().find(|(name, _)| name == file) {
+            Some((_, text)) => text.push_str(&format!("\n{line}\n")),
+            None => sources.push((file.to_owned(), line.to_owned())),
+        }
+        violations(&sources)
+    };
+    let wrong = [
+        ("sync.rs", "use crate::wait::WaitWord;"),
+        ("sys/futex.rs", "    crate::segment::identify(0);"),
+        ("sys/futex.rs", "use super::super::lock::Lock;"),
+        ("sys/mod.rs", "use super::queue;"),
+        ("wait/mod.rs", "use crate::{sync::fence, event::Event};"),
+        ("lock.rs", "use crate::queue::Queue;"),
+        ("event.rs", "use crate::Lock;"),
+        ("queue/ring.rs", "use crate::shared::Shared;"),
+        ("shared_model.rs", "use crate::any_error::Error;"),
+        ("condition.rs", "use crate::sync;"),
+        ("lock.rs", "    let r = unsafe { libc::getpid() };"),
+        ("queue/mod.rs", "use core::sync::atomic::AtomicU32;"),
+        ("queue/cells.rs", "#[cfg(outlast_loom)]"),
+        ("lib.rs", "mod novelty;"),
+    ];
+    for (file, line) in wrong {
+        assert_eq!(planted(file, line).len(), 1, "{file}: {line}: {:?}", planted(file, line));
+    }
+    let right = [
+        ("sync.rs", "// see crate::wait, libc:: and #[cfg(x)]"),
+        ("sys/futex.rs", "/// as crate::lock::Lock does"),
+        ("lock.rs", "use crate::segment::contains; // not crate::queue"),
+        ("event.rs", "use crate::lock::Lock;"), // the same layer
+        ("shareable.rs", "impl $crate::Shareable for X {}"),
+        ("queue/mod.rs", "pub(super) fn f() {}"),
+        ("sys/robust.rs", "let r = unsafe { libc::getpid() };"),
+        ("queue/cells.rs", "use super::ring::Slot;"),
+    ];
+    for (file, line) in right {
+        assert!(planted(file, line).is_empty(), "{file}: {line}: {:?}", planted(file, line));
+    }
+    // An exception that nobody needs any more.
+    let mut sources = sources();
+    sources.retain(|(file, _)| file != "wait/spin.rs");
+    assert_eq!(violations(&sources).len(), 1);
+}
+
+#[test]
+fn the_drawing_is_read() {
+    let text = "// The layers, top to bottom\n//\n//   c  d   what they do\n//   b/{x,y}   more\n//   a   base\nmod a;";
+    let heights = drawing(text);
+    let expected = [("a", 0), ("b", 1), ("c", 2), ("d", 2)];
+    assert_eq!(heights, expected.map(|(name, height)| (name.to_owned(), height)).into());
+}

@@ -1,0 +1,210 @@
+//! Where everything lies, as numbers: a change of layout must be meant, and then counts up the version in the header.
+#![cfg(not(outlast_loom))]
+use core::mem::{align_of, size_of};
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use outlast::{Event, FixedQueue, Lock, Options, Queue, Shareable, Shared};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+outlast::plain! {
+    #[derive(Debug)]
+    struct Job { id: u64, kind: Kind, bounds: [f32; 3] }
+    #[derive(Debug)]
+    enum Kind: u8 { Draw = 1, Erase = 2 }
+}
+
+outlast::shared! {
+    struct Jobs {
+        pending: FixedQueue<Job, 3>,
+        done: Event,
+        total: Lock<u64>,
+        ticks: [AtomicU32; 2],
+    }
+}
+
+/// Name, offset, count, size.
+type Row = (&'static str, usize, usize, usize);
+
+fn rows<T: ?Sized + Shareable>() -> Vec<Row> {
+    let rows = T::layout().fields.iter();
+    rows.map(|field| (field.name, field.offset, field.count, (field.layout)().size)).collect()
+}
+
+#[test]
+fn sizes_and_alignments() {
+    assert_eq!((size_of::<Lock<u64>>(), align_of::<Lock<u64>>()), (64, 64));
+    assert_eq!((size_of::<Lock<u8>>(), align_of::<Lock<u8>>()), (64, 64));
+    assert_eq!((size_of::<Lock<[u64; 4]>>(), align_of::<Lock<[u64; 4]>>()), (128, 64));
+    assert_eq!((size_of::<Event>(), align_of::<Event>()), (8, 4));
+    assert_eq!(size_of::<FixedQueue<u64, 4>>(), 2_048);
+    assert_eq!(align_of::<FixedQueue<u64, 4>>(), 128);
+    assert_eq!(size_of::<FixedQueue<u64, 5>>() - size_of::<FixedQueue<u64, 4>>(), 0);
+    assert_eq!(size_of::<FixedQueue<u64, 12>>() - size_of::<FixedQueue<u64, 4>>(), 128);
+}
+
+#[test]
+fn fields() {
+    assert_eq!(rows::<Lock<u64>>(), [("value", 40, 1, 8)]);
+    assert_eq!(rows::<Event>(), []);
+    let queue = [("cells", 384, 64, 8), ("slots", 1_920, 4, 8)];
+    assert_eq!(rows::<FixedQueue<u64, 4>>(), queue);
+    assert_eq!(rows::<Queue<u64>>(), [("cells", 384, 64, 8), ("slots", 1_920, 1, 8)]);
+    let jobs = [
+        ("pending", 0, 1, 3_072),
+        ("done", 3_072, 1, 8),
+        ("total", 3_136, 1, 64),
+        ("ticks", 3_200, 1, 8),
+    ];
+    assert_eq!(rows::<Jobs>(), jobs);
+}
+
+/// Whether two programs mean the same bytes is judged by these.
+#[test]
+fn fingerprints() {
+    let found = [
+        <u64 as Shareable>::FINGERPRINT,
+        <AtomicU64 as Shareable>::FINGERPRINT,
+        <[u64; 3] as Shareable>::FINGERPRINT,
+        <Lock<u64> as Shareable>::FINGERPRINT,
+        <Event as Shareable>::FINGERPRINT,
+        <FixedQueue<u64, 4> as Shareable>::FINGERPRINT,
+        <Queue<u64> as Shareable>::FINGERPRINT,
+        <Lock<Job> as Shareable>::FINGERPRINT,
+        <Jobs as Shareable>::FINGERPRINT,
+    ];
+    let golden = [
+        0x8e21_6328_d764_8a3a,
+        0x3f35_489d_a184_8815,
+        0xaecd_27b4_8e31_5fb8,
+        0xbf38_6722_5c83_8dfe,
+        0x65d6_5f12_9991_3ed4,
+        0xf43c_ae9f_5c22_459c,
+        0x7ab7_2fd3_31b4_ea18,
+        0xdae0_daa4_e7e7_f525,
+        0x44fb_51e1_d04e_e7c1,
+    ];
+    assert_eq!(
+        found.map(|print| format!("{print:#018x}")),
+        golden.map(|print: u64| format!("{print:#018x}"))
+    );
+    let mut all = found.to_vec();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), found.len(), "two types have the same");
+}
+
+/// The 128 bytes of the header, as the table in `src/segment/header.rs` has them.
+#[test]
+fn header() {
+    let shared = Shared::anonymous(Jobs {
+        pending: FixedQueue::new(),
+        done: Event::manual(true),
+        total: Lock::new(0x0102_0304),
+        ticks: Default::default(),
+    })
+    .unwrap();
+    let file = File::from(shared.try_clone_fd().unwrap());
+    let mut bytes = [0; 128];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let mut golden = Vec::new();
+    golden.extend(*b"outlast\0");
+    golden.extend([1_u32, 1, 8].map(u32::to_ne_bytes).concat()); // version, backend, word
+    golden.extend((-32_i32).to_ne_bytes());
+    golden.extend(90_112_u64.to_ne_bytes()); // total
+    golden.extend(<Jobs as Shareable>::FINGERPRINT.to_ne_bytes());
+    // What differs from machine to machine.
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let digits: Vec<u8> =
+        boot_id.trim().chars().filter_map(|c| u8::try_from(c.to_digit(16)?).ok()).collect();
+    golden.extend(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]));
+    golden.extend(std::fs::metadata("/proc/self/ns/pid").unwrap().ino().to_ne_bytes());
+    golden.extend([2_u32, 1, 256, 1_024].map(u32::to_ne_bytes).concat()); // lifetime, state, processes, threads
+    golden.extend(0_u64.to_ne_bytes()); // elements
+    let text = DESCRIPTION;
+    golden.extend([256, u32::try_from(text.len()).unwrap()].map(u32::to_ne_bytes).concat());
+    golden.extend([896_u64, VALUE_AT, 3_328, 0].map(u64::to_ne_bytes).concat()); // tables, value, its size, reserved
+    assert_eq!(golden.len(), 128);
+    assert_eq!(bytes[..], golden[..]);
+    let mut found = vec![0; text.len()];
+    file.read_exact_at(&mut found, 256).unwrap();
+    assert_eq!(String::from_utf8(found).unwrap(), text);
+    assert_eq!(file.metadata().unwrap().len(), 90_112);
+    // The value is where it says, with what it was born with.
+    let mut value = [0; 8];
+    file.read_exact_at(&mut value, VALUE_AT + 3_072).unwrap();
+    assert_eq!(value[..4], 1_u32.to_ne_bytes(), "the event is set");
+    file.read_exact_at(&mut value, VALUE_AT + 3_136 + 40).unwrap();
+    assert_eq!(value, 0x0102_0304_u64.to_ne_bytes());
+}
+
+/// Where the value of `Jobs` lies in its segment.
+const VALUE_AT: u64 = 82_816;
+
+/// What people are shown if the types differ.
+const DESCRIPTION: &str = "Jobs (3328 bytes)
+  pending: FixedQueue at 0 (3072 bytes)
+    cells: Job x 64 at 384 (24 bytes)
+      id: u64 at 0 (8 bytes)
+      kind: Kind at 8 (1 bytes)
+      bounds: array at 12 (12 bytes)
+        element: f32 x 3 at 0 (4 bytes)
+    slots: Job x 3 at 2944 (24 bytes)
+      id: u64 at 0 (8 bytes)
+      kind: Kind at 8 (1 bytes)
+      bounds: array at 12 (12 bytes)
+        element: f32 x 3 at 0 (4 bytes)
+  done: Event at 3072 (8 bytes)
+  total: Lock at 3136 (64 bytes)
+    value: u64 at 40 (8 bytes)
+  ticks: array at 3200 (8 bytes)
+    element: AtomicU32 x 2 at 0 (4 bytes)
+";
+
+/// Types that need no peers have no table, and a chosen size has that size.
+#[test]
+fn tables() {
+    let word = |file: &File, at: u64| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).unwrap();
+        u64::from_ne_bytes(bytes)
+    };
+    let lock = Shared::anonymous(Lock::new(0_u64)).unwrap();
+    let lock = File::from(lock.try_clone_fd().unwrap());
+    assert_eq!(word(&lock, 24), 4_096);
+    assert_eq!(word(&lock, 72), 0);
+    let options = Options::new().processes(3).threads(5);
+    let queue = options.anonymous_queue::<u64>(7).unwrap();
+    let file = File::from(queue.try_clone_fd().unwrap());
+    assert_eq!(word(&file, 72), 3 | 5 << 32);
+    assert_eq!(word(&file, 80), 7);
+    assert_eq!(
+        word(&file, 104) - word(&file, 96),
+        8 * 64 + (word(&file, 104) - word(&file, 96)) % 64
+    );
+}
+
+/// Zero-filled memory is what the constructors make, but for what they are told (and for a lock, which becomes usable
+/// when it is placed).
+#[test]
+fn zeros_are_an_empty_value() {
+    let image = |shared: &Shared<Jobs>| {
+        let file = File::from(shared.try_clone_fd().unwrap());
+        let mut bytes = vec![0; size_of::<Jobs>()];
+        file.read_exact_at(&mut bytes, VALUE_AT).unwrap();
+        bytes
+    };
+    let born = Shared::anonymous(Jobs {
+        pending: FixedQueue::new(),
+        done: Event::manual(false),
+        total: Lock::new(0),
+        ticks: Default::default(),
+    })
+    .unwrap();
+    let zeros = Options::new().anonymous_with(|_: &Jobs| {}).unwrap();
+    assert!(image(&zeros).iter().all(|&byte| byte == 0));
+    // (Padding, and slots and cells without a message, hold whatever was on the stack.)
+    let born = image(&born);
+    for part in [0..8, 128..136, 256..300, 3_072..3_080, 3_136..3_184, 3_200..3_208] {
+        assert!(born[part.clone()].iter().all(|&byte| byte == 0), "{part:?}");
+    }
+}
