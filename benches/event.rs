@@ -10,7 +10,8 @@ use criterion::Criterion;
 use outlast::{Event, Shared, Spin};
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
 use std::time::Duration;
-use support::{ALONE, Bench, Contest, Outcome, TOGETHER, group};
+use support::scenes::ping_pong;
+use support::{ALONE, Bench, Contest, TOGETHER, group};
 
 /// A slice in which nobody sleeps.
 const SHORT: Duration = Duration::from_millis(8);
@@ -134,25 +135,6 @@ fn alone(contest: &mut Contest<'_>) {
             pipe.wait();
         }
     });
-}
-
-/// Sends a signal there and back so many times, after both sides have warmed up. `set` and `wait` are told which of
-/// the two signals.
-fn ping_pong(trips: u64, warm_up: impl Fn(), set: impl Fn(usize), wait: impl Fn(usize)) -> Outcome {
-    group::processes(2, None, |i, stage| {
-        warm_up();
-        stage.start();
-        for _ in 0..trips {
-            if i == 0 {
-                set(0);
-                wait(1);
-            } else {
-                wait(0);
-                set(1);
-            }
-        }
-        if i == 0 { trips } else { 0 }
-    })
 }
 
 fn events(contest: &mut Contest<'_>, name: &str, spin: Spin) {

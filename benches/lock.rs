@@ -9,9 +9,8 @@ use core::sync::atomic::AtomicU64;
 use criterion::Criterion;
 use outlast::{Lock, Shared};
 use std::sync::Mutex;
-use std::time::Duration;
-use support::group::{self, Stage};
-use support::{ALONE, Bench, Contest, Effort, Outcome, TOGETHER, cpu};
+use support::scenes::{World, contend};
+use support::{ALONE, Bench, Contest, TOGETHER, group};
 
 /// A process-shared mutex of POSIX around a number.
 struct Pthread {
@@ -123,67 +122,32 @@ fn nested(contest: &mut Contest<'_>) {
     }
 }
 
-/// Takes a lock again and again, with some work in between, until the time is up.
-fn take_turns(stage: &Stage, turns: u32, mut section: impl FnMut()) -> u64 {
-    section();
-    stage.start();
-    let mut operations = 0;
-    loop {
-        section();
-        cpu::work(turns);
-        operations += 1;
-        if stage.is_over() {
-            return operations;
-        }
-    }
-}
-
-/// A slice's length, for what is stopped from outside.
-fn time_of(effort: Effort) -> Option<Duration> {
-    match effort {
-        Effort::Once => Some(Duration::ZERO),
-        Effort::Slice(slice) => Some(slice),
-    }
-}
-
 fn contended(contest: &mut Contest<'_>, workers: usize) {
-    let turns = cpu::turns_for(90.0);
     let ours = shared_lock();
     contest.rival("outlast::Lock", move |effort| {
-        *ours.lock().expect("nobody died") = 0;
-        let outcome = group::processes(workers, time_of(effort), |_, stage| {
-            take_turns(stage, turns, || *ours.lock().expect("nobody died") += 1)
-        });
-        checked(outcome, workers, *ours.lock().expect("nobody died"))
+        let value = || ours.lock().expect("nobody died");
+        let count = || core::mem::take(&mut *value());
+        contend(World::Processes, workers, effort, || *value() += 1, count)
     });
     for (name, robust) in
         [("pthread, process-shared, robust", true), ("pthread, process-shared", false)]
     {
         let mutex = Pthread::new(robust);
         contest.rival(name, move |effort| {
-            let mut sum = 0;
-            mutex.with(|value| *value = 0);
-            let outcome = group::processes(workers, time_of(effort), |_, stage| {
-                take_turns(stage, turns, || mutex.with(|value| *value += 1))
-            });
-            mutex.with(|value| sum = *value);
-            checked(outcome, workers, sum)
+            let count = || {
+                let mut count = 0;
+                mutex.with(|value| count = core::mem::take(value));
+                count
+            };
+            contend(World::Processes, workers, effort, || mutex.with(|value| *value += 1), count)
         });
     }
+    let mutex = Mutex::new(0_u64);
     contest.rival("std::sync::Mutex (threads)", move |effort| {
-        let mutex = Mutex::new(0_u64);
-        let outcome = group::threads(workers, time_of(effort), |_, stage| {
-            take_turns(stage, turns, || *mutex.lock().expect("nobody panicked") += 1)
-        });
-        let sum = *mutex.lock().expect("nobody panicked");
-        checked(outcome, workers, sum)
+        let value = || mutex.lock().expect("nobody panicked");
+        let count = || core::mem::take(&mut *value());
+        contend(World::Threads, workers, effort, || *value() += 1, count)
     });
-}
-
-/// The outcome, if the lock did exclude: each worker also counted once before the start.
-fn checked(outcome: Outcome, workers: usize, sum: u64) -> Outcome {
-    assert_eq!(sum, outcome.operations + workers as u64, "increments were lost");
-    outcome
 }
 
 fn main() {

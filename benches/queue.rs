@@ -8,7 +8,7 @@ use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
-use support::stream::{World, stream};
+use support::scenes::{World, stream};
 use support::{ALONE, Bench, Contest, TOGETHER, group};
 
 const CAPACITY: usize = 1_024;

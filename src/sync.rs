@@ -126,7 +126,7 @@ mod imp {
     /// given up. `None` if it was killed.
     pub(crate) fn until_killed<R>(life: u32, act: impl Fn() -> R) -> Option<R> {
         LIFE.with(|left| left.set(Life::Left(life)));
-        let result = catch_unwind(AssertUnwindSafe(|| act()));
+        let result = catch_unwind(AssertUnwindSafe(act));
         LIFE.with(|left| left.set(Life::Over));
         match result {
             Ok(result) => Some(result),

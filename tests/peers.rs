@@ -140,6 +140,11 @@ impl Sailor<'_> {
         }
     }
 
+    /// The same, always: the control is so fast that it would soon have no message left.
+    fn hold_longer(random: &mut Random) {
+        common::busy(random.micros(60));
+    }
+
     fn sail(&mut self) -> ! {
         let mut drained = false;
         loop {
@@ -183,7 +188,7 @@ impl Sailor<'_> {
         }
         let random = &mut self.random;
         let went = match self.carrier {
-            Carrier::Anonymous => self.ledger.ring.push(id, || Self::hold(random)),
+            Carrier::Anonymous => self.ledger.ring.push(id, || Self::hold_longer(random)),
             Carrier::Ours(storm) => match random.below(4) {
                 0 => storm.queue.try_send(id).is_ok(),
                 1 => match storm.queue.try_loan() {
@@ -226,9 +231,11 @@ impl Sailor<'_> {
         let storm = match self.carrier {
             Carrier::Ours(storm) => storm,
             Carrier::Anonymous => {
-                let Some(id) = ledger.ring.pop(|| Self::hold(random)) else { return false };
+                let Some(id) = ledger.ring.pop(|| Self::hold_longer(random)) else {
+                    return false;
+                };
                 begin(id, DELIVERED);
-                Self::hold(random);
+                Self::hold_longer(random);
                 finish(id, &mut || {});
                 return true;
             }

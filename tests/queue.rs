@@ -181,7 +181,8 @@ fn receive_all(queue: &Queue<Letter>, mut note: impl FnMut(&Letter)) {
 
 #[test]
 fn conservation() {
-    let choices: [(&str, fn(&Queues) -> &Queue<Letter>); 4] = [
+    type Choice = fn(&Queues) -> &Queue<Letter>;
+    let choices: [(&str, Choice); 4] = [
         ("one", |queues| &queues.one),
         ("two", |queues| &queues.two),
         ("three", |queues| &queues.three),
@@ -1433,7 +1434,8 @@ fn bits_that_are_no_value() {
         let queue = queue::<Card>(3);
         let _watchdog = watch("bits_that_are_no_value", &queue);
         let file = std::fs::File::from(queue.try_clone_fd().unwrap());
-        let receivers: [fn(&Queue<Card>) -> Option<Fault>; 4] = [
+        type Receiver = fn(&Queue<Card>) -> Option<Fault>;
+        let receivers: [Receiver; 4] = [
             |queue| match queue.recv() {
                 Err(RecvError::Failed(fault)) => Some(fault),
                 _ => None,

@@ -1,12 +1,81 @@
-//! The primitives beside those of other crates.
+//! The primitives beside those of other crates. Those marked `(threads)` live in one process and are measured between its threads;
+//! ours then too, since a process has no shorter way.
+#![expect(unsafe_code, reason = "raw_sync places its primitives by pointer")]
 #[path = "../support/mod.rs"]
 mod support;
 
+use core::hint::spin_loop;
 use crossbeam_queue::ArrayQueue;
-use outlast::{Lock, Queue, Shared};
-use support::{ALONE, Bench, Contest};
+use outlast::{Event, Lock, Queue, Shared, Spin};
+use raw_sync::Timeout;
+use raw_sync::events::{EventImpl, EventInit, EventState};
+use raw_sync::locks::{LockImpl, LockInit};
+use shared_memory::{Shmem, ShmemConf};
+use std::sync::Mutex;
+use std::time::Duration;
+use support::scenes::{World, contend, ping_pong, stream};
+use support::{ALONE, Bench, Contest, TOGETHER};
 
 const CAPACITY: usize = 1_024;
+
+type Message<const WORDS: usize> = [u64; WORDS];
+
+fn queue<const WORDS: usize>() -> Shared<Queue<Message<WORDS>>> {
+    Shared::<Queue<_>>::anonymous_queue(CAPACITY).expect("memory")
+}
+
+// --------------------------------------------------------------------------------- raw_sync
+
+/// A mutex of raw_sync around a number, both in a `Shmem`.
+struct RawLock {
+    lock: Box<dyn LockImpl>,
+    _memory: Shmem,
+}
+
+// SAFETY: a process-shared mutex, used through `lock` only.
+unsafe impl Sync for RawLock {}
+
+impl RawLock {
+    fn new() -> Self {
+        let memory = ShmemConf::new().size(4_096).create().expect("memory");
+        let start = memory.as_ptr();
+        // SAFETY: within the page.
+        let number = unsafe { start.add(2_048) };
+        // SAFETY: room for a mutex and a number, which live as long as the result.
+        let made = unsafe { raw_sync::locks::Mutex::new(start, number) };
+        let (lock, _) = made.expect("a mutex");
+        RawLock { lock, _memory: memory }
+    }
+
+    #[inline(always)]
+    fn with<R>(&self, body: impl FnOnce(&mut u64) -> R) -> R {
+        let guard = self.lock.lock().expect("a good mutex");
+        // SAFETY: the number lies there, aligned, and the mutex is held.
+        body(unsafe { &mut *(*guard).cast::<u64>() })
+    }
+}
+
+/// Two events of raw_sync in a `Shmem`.
+struct RawEvents {
+    events: [Box<dyn EventImpl>; 2],
+    _memory: Shmem,
+}
+
+impl RawEvents {
+    fn new() -> Self {
+        let memory = ShmemConf::new().size(4_096).create().expect("memory");
+        let events = [0, 2_048].map(|at| {
+            // SAFETY: within the page.
+            let place = unsafe { memory.as_ptr().add(at) };
+            // SAFETY: room for an event, which lives as long as the result.
+            let made = unsafe { raw_sync::events::Event::new(place, true) };
+            made.expect("an event").0
+        });
+        RawEvents { events, _memory: memory }
+    }
+}
+
+// ------------------------------------------------------------------------------------- locks
 
 fn lock_alone(contest: &mut Contest<'_>) {
     let ours = Shared::anonymous(Lock::new(0_u64)).expect("memory");
@@ -17,34 +86,171 @@ fn lock_alone(contest: &mut Contest<'_>) {
         }
     });
     let parking_lot = parking_lot::Mutex::new(0_u64);
-    contest.alone("parking_lot::Mutex", move |n| {
+    contest.alone("parking_lot::Mutex (threads)", move |n| {
         for _ in 0..n {
             *parking_lot.lock() += 1;
         }
     });
+    let raw = RawLock::new();
+    contest.alone("raw_sync Mutex", move |n| {
+        for _ in 0..n {
+            raw.with(|n| *n += 1);
+        }
+    });
 }
 
+fn lock_contended(contest: &mut Contest<'_>) {
+    let ours = Shared::anonymous(Lock::new(0_u64)).expect("memory");
+    contest.rival("outlast::Lock", move |effort| {
+        let value = || ours.lock().expect("nobody died");
+        let count = || core::mem::take(&mut *value());
+        contend(World::Processes, 2, effort, || *value() += 1, count)
+    });
+    let raw = RawLock::new();
+    contest.rival("raw_sync Mutex", move |effort| {
+        contend(World::Processes, 2, effort, || raw.with(|n| *n += 1), || raw.with(core::mem::take))
+    });
+    let parking_lot = parking_lot::Mutex::new(0_u64);
+    contest.rival("parking_lot::Mutex (threads)", move |effort| {
+        let count = || core::mem::take(&mut *parking_lot.lock());
+        contend(World::Threads, 2, effort, || *parking_lot.lock() += 1, count)
+    });
+}
+
+// ------------------------------------------------------------------------------------ events
+
+fn parked(contest: &mut Contest<'_>) {
+    contest.counted("outlast::Event", |trips| {
+        let events = Shared::anonymous([(); 2].map(|()| Event::auto(false))).expect("memory");
+        let warm_up = || {
+            Spin::Never.set();
+            assert_eq!(events[0].wait_timeout(Duration::ZERO), Ok(false));
+        };
+        ping_pong(trips, warm_up, |i| events[i].set(), |i| events[i].wait().expect("a peer"))
+    });
+    contest.counted("raw_sync Event", |trips| {
+        let RawEvents { events, _memory } = RawEvents::new();
+        let set = |i: usize| events[i].set(EventState::Signaled).expect("a good event");
+        let wait = |i: usize| events[i].wait(Timeout::Infinite).expect("a good event");
+        ping_pong(trips, || {}, set, wait)
+    });
+}
+
+// ------------------------------------------------------------------------------------ queues
+
 fn queue_alone(contest: &mut Contest<'_>) {
-    let ours = Shared::<Queue<u64>>::anonymous_queue(CAPACITY).expect("memory");
+    let ours = queue::<1>();
     contest.alone("outlast::Queue", move |n| {
-        let queue: &Queue<u64> = &ours;
+        let queue: &Queue<Message<1>> = &ours;
         for i in 0..n {
-            queue.send(i).expect("open");
-            assert_eq!(queue.recv(), Ok(i));
+            queue.send([i]).expect("open");
+            assert_eq!(queue.recv(), Ok([i]));
         }
     });
     let crossbeam = ArrayQueue::new(CAPACITY);
-    contest.alone("crossbeam ArrayQueue", move |n| {
+    contest.alone("crossbeam ArrayQueue (threads)", move |n| {
         for i in 0..n {
-            crossbeam.push(i).expect("room");
-            assert_eq!(crossbeam.pop(), Some(i));
+            crossbeam.push([i]).expect("room");
+            assert_eq!(crossbeam.pop(), Some([i]));
         }
     });
     contest.bar(1.6);
+    let (sender, receiver) = crossbeam_channel::bounded(CAPACITY);
+    contest.alone("crossbeam-channel (threads)", move |n| {
+        for i in 0..n {
+            sender.send([i]).expect("open");
+            assert_eq!(receiver.recv(), Ok([i]));
+        }
+    });
+    let (sender, receiver) = kanal::bounded(CAPACITY);
+    contest.alone("kanal (threads)", move |n| {
+        for i in 0..n {
+            sender.send([i]).expect("open");
+            assert_eq!(receiver.recv(), Ok([i]));
+        }
+    });
+    let (mut sender, mut receiver) = rtrb::RingBuffer::new(CAPACITY);
+    contest.alone("rtrb, one to one only (threads)", move |n| {
+        for i in 0..n {
+            sender.push([i]).expect("room");
+            assert_eq!(receiver.pop(), Ok([i]));
+        }
+    });
+}
+
+/// Looks again and again, lets others have the CPU if that does not help.
+fn until<R>(mut attempt: impl FnMut() -> Option<R>) -> R {
+    for tries in 0_u64.. {
+        if let Some(done) = attempt() {
+            return done;
+        }
+        if tries % 64 == 63 { std::thread::yield_now() } else { spin_loop() }
+    }
+    unreachable!("584 years have passed")
+}
+
+fn streams<const WORDS: usize>(contest: &mut Contest<'_>, pairs: usize) {
+    for (name, world) in
+        [("outlast::Queue", World::Processes), ("outlast::Queue (threads)", World::Threads)]
+    {
+        contest.counted(name, move |messages| {
+            let queue = queue::<WORDS>();
+            let warm_up = || queue.join().expect("a peer");
+            let sender = || {
+                warm_up();
+                |number| queue.send([number; WORDS]).expect("open")
+            };
+            let receiver = || {
+                warm_up();
+                || queue.recv().expect("open")[0]
+            };
+            stream(world, pairs, messages, sender, receiver)
+        });
+    }
+    contest.counted("crossbeam ArrayQueue (threads)", move |messages| {
+        let queue = ArrayQueue::<Message<WORDS>>::new(CAPACITY);
+        let sender = || |number| until(|| queue.push([number; WORDS]).ok());
+        let receiver = || || until(|| queue.pop())[0];
+        stream(World::Threads, pairs, messages, sender, receiver)
+    });
+    contest.counted("crossbeam-channel (threads)", move |messages| {
+        let (to, from) = crossbeam_channel::bounded::<Message<WORDS>>(CAPACITY);
+        let sender = || |number| to.send([number; WORDS]).expect("open");
+        let receiver = || || from.recv().expect("open")[0];
+        stream(World::Threads, pairs, messages, sender, receiver)
+    });
+    contest.counted("kanal (threads)", move |messages| {
+        let (to, from) = kanal::bounded::<Message<WORDS>>(CAPACITY);
+        let sender = || |number| to.send([number; WORDS]).expect("open");
+        let receiver = || || from.recv().expect("open")[0];
+        stream(World::Threads, pairs, messages, sender, receiver)
+    });
+    if pairs == 1 {
+        contest.counted("rtrb, one to one only (threads)", move |messages| {
+            let (to, from) = rtrb::RingBuffer::<Message<WORDS>>::new(CAPACITY);
+            let ends = Mutex::new((Some(to), Some(from)));
+            let ends = || ends.lock().expect("nobody panicked");
+            let sender = || {
+                let mut to = ends().0.take().expect("one sender");
+                move |number| until(|| to.push([number; WORDS]).ok())
+            };
+            let receiver = || {
+                let mut from = ends().1.take().expect("one receiver");
+                move || until(|| from.pop().ok())[0]
+            };
+            stream(World::Threads, pairs, messages, sender, receiver)
+        });
+    }
 }
 
 fn main() {
     let bench = Bench::from_args();
-    bench.contest("queue alone: push and pop", ALONE, 61, queue_alone);
+    bench.contest("queue alone: send and recv", ALONE, 61, queue_alone);
     bench.contest("lock alone", ALONE, 61, lock_alone);
+    bench.contest("lock contended, 2 workers", TOGETHER, 11, lock_contended);
+    bench.contest("round trip between two processes, parked", TOGETHER, 21, parked);
+    bench.contest("stream, 8 B, 1 to 1", TOGETHER, 11, |contest| streams::<1>(contest, 1));
+    bench.contest("stream, 64 B, 1 to 1", TOGETHER, 11, |contest| streams::<8>(contest, 1));
+    bench.contest("stream, 8 B, 2 to 2", TOGETHER, 11, |contest| streams::<1>(contest, 2));
+    bench.contest("stream, 64 B, 2 to 2", TOGETHER, 11, |contest| streams::<8>(contest, 2));
 }

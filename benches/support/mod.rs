@@ -13,7 +13,7 @@
 
 pub(crate) mod cpu;
 pub(crate) mod group;
-pub(crate) mod stream;
+pub(crate) mod scenes;
 
 use cpu::Line;
 use std::io::Write as _;

@@ -1,0 +1,120 @@
+//! What several workers do together, whatever they do it with.
+use super::cpu::{turns_for, work};
+use super::group::{self, Stage};
+use super::{Effort, Outcome};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// What the workers are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum World {
+    Processes,
+    Threads,
+}
+
+impl World {
+    fn run(
+        self,
+        workers: usize,
+        time: Option<Duration>,
+        body: impl Fn(usize, &Stage) -> u64 + Sync,
+    ) -> Outcome {
+        match self {
+            World::Processes => group::processes(workers, time, body),
+            World::Threads => group::threads(workers, time, body),
+        }
+    }
+}
+
+/// Sends `messages` numbers through something, from `pairs` workers to as many others.
+///
+/// Each sender calls `sender` for its end and then sends its share; likewise the receivers. Whatever has to
+/// be warmed up is to be done there.
+pub(crate) fn stream<S: FnMut(u64), R: FnMut() -> u64>(
+    world: World,
+    pairs: usize,
+    messages: u64,
+    sender: impl Fn() -> S + Sync,
+    receiver: impl Fn() -> R + Sync,
+) -> Outcome {
+    /// Tells a receiver to stop.
+    const END: u64 = u64::MAX;
+    let share = messages.div_ceil(pairs as u64);
+    // Senders and receivers take turns, so that with two CPUs all senders are on one of them.
+    let outcome = world.run(2 * pairs, None, |i, stage| {
+        if i.is_multiple_of(2) {
+            let mut send = sender();
+            stage.start();
+            (0..share).for_each(&mut send);
+            send(END);
+            0
+        } else {
+            let mut receive = receiver();
+            stage.start();
+            let mut received = 0;
+            while receive() != END {
+                received += 1;
+            }
+            received
+        }
+    });
+    assert_eq!(outcome.operations, share * pairs as u64, "messages were lost or repeated");
+    outcome
+}
+
+/// Lets workers run `section`, which takes a lock and counts, and work 90 ns in between, until the time is up. `count`
+/// tells how often it was run, and starts anew.
+pub(crate) fn contend(
+    world: World,
+    workers: usize,
+    effort: Effort,
+    section: impl Fn() + Sync,
+    count: impl Fn() -> u64,
+) -> Outcome {
+    static TURNS: OnceLock<u32> = OnceLock::new();
+    let turns = *TURNS.get_or_init(|| turns_for(90.0));
+    let time = match effort {
+        Effort::Once => Duration::ZERO,
+        Effort::Slice(slice) => slice,
+    };
+    count();
+    let outcome = world.run(workers, Some(time), |_, stage| {
+        section(); // to warm up
+        stage.start();
+        let mut operations = 0;
+        loop {
+            section();
+            work(turns);
+            operations += 1;
+            if stage.is_over() {
+                return operations;
+            }
+        }
+    });
+    assert_eq!(count(), outcome.operations + workers as u64, "the lock does not exclude");
+    outcome
+}
+
+/// Sends a signal there and back so many times between two processes, after both have warmed up. `set` and `wait` are told
+/// which of the two signals.
+pub(crate) fn ping_pong(
+    trips: u64,
+    warm_up: impl Fn(),
+    set: impl Fn(usize),
+    wait: impl Fn(usize),
+) -> Outcome {
+    group::processes(2, None, |i, stage| {
+        warm_up();
+        stage.start();
+        for _ in 0..trips {
+            if i == 0 {
+                set(0);
+                wait(1);
+            } else {
+                wait(0);
+                set(1);
+            }
+        }
+        if i == 0 { trips } else { 0 }
+    })
+}
