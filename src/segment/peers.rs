@@ -21,7 +21,10 @@
 //! the kernel marks its token, and then wakes one sleeper of the bell; if that one is killed as well, the next.
 //! A sentinel that is just between looking and sleeping hears no bell, so it sleeps on the token of the nearest taken slot
 //! before its own too: the kernel compares the value as it puts it to sleep. A *roster* word that grows with every arrival, and the token
-//! of the one slot that may be `JOINING`, close the same gap for newcomers. There is no polling.
+//! of the one slot that may be `JOINING`, close the same gap for newcomers.
+//!
+//! The kernel's one wake can go to a process that is stopped (`SIGSTOP`) at that very moment, and be swallowed. So a sentinel also
+//! looks once a second, which nothing else relies on.
 //!
 //! # Recovery, in this order
 //! 1. A process token is marked: that process has been killed or has exited.

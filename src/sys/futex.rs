@@ -84,7 +84,7 @@ pub(crate) struct Watch<'a> {
     pub(crate) expected: u32,
 }
 
-/// Sleeps until any of the words has another value or is woken. May return for no reason.
+/// Sleeps until any of the words has another value or is woken, for a second at most. May return for no reason.
 pub(crate) fn wait_any<const N: usize>(watches: [Watch<'_>; N]) {
     /// The kernel's `struct futex_waitv`.
     #[repr(C)]
@@ -101,20 +101,24 @@ pub(crate) fn wait_any<const N: usize>(watches: [Watch<'_>; N]) {
         flags: FUTEX2_SIZE_U32,
         reserved: 0,
     });
-    // SAFETY: `waiters` holds N entries, each the address of a live, aligned u32; no timeout.
+    let mut until = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes the time to a live variable; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut until) };
+    until.tv_sec += 1;
+    // SAFETY: `waiters` holds N entries, each the address of a live, aligned u32; the time is live too.
     let r = unsafe {
         libc::syscall(
             libc::SYS_futex_waitv,
             waiters.as_ptr(),
             N,
             0,
-            null::<libc::timespec>(),
+            &raw const until,
             libc::CLOCK_MONOTONIC,
         )
     };
     if r < 0 {
         match errno() {
-            libc::EAGAIN | libc::EINTR => {}
+            libc::EAGAIN | libc::EINTR | libc::ETIMEDOUT => {}
             errno => panic!("futex_waitv failed: errno {errno}"),
         }
     }
