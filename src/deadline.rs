@@ -26,7 +26,6 @@ impl Deadline {
     }
 
     /// What is left of the time: `None` for ever, zero once it is over.
-    #[cfg_attr(outlast_loom, expect(dead_code, reason = "the model has no clock"))]
     pub(crate) fn remaining(self) -> Option<Duration> {
         self.0.map(|at| at.saturating_duration_since(Instant::now()))
     }

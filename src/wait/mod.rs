@@ -50,14 +50,23 @@ impl WaitWord {
 
     /// Runs `step` until it is `Done`, spinning for a while and then sleeping whenever it says so.
     ///
-    /// `step` is given the word's value and runs at least once as [`Look::BeforeSleep`], and once
-    /// more after the deadline has passed: what can be had is had, even too late. The deadline is a
+    /// `step` is given the word's value, and runs once more after the deadline has passed: what can be had is had, even too late. The deadline is a
     /// point in time, so that retries do not extend it; a signal is a wake for no reason.
     pub(crate) fn wait_until<T>(
         &self,
         deadline: Deadline,
         mut step: impl FnMut(u32, Look) -> Step<T>,
     ) -> Result<T, TimedOut> {
+        if deadline.remaining().is_some_and(|left| left.is_zero()) {
+            // Nothing to wait for: take what is there, and leave no trace.
+            loop {
+                match step(self.value.load(Acquire), Look::Glance) {
+                    Step::Done(done) => return Ok(done),
+                    Step::Retry => crate::sync::spin_loop(),
+                    Step::Sleep(_) => return Err(TimedOut),
+                }
+            }
+        }
         let mut spinner = Spinner::new(core::ptr::from_ref(self).addr());
         while spinner.turn() {
             if let Step::Done(done) = step(self.value.load(Acquire), Look::Glance) {
