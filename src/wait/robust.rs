@@ -232,6 +232,12 @@ impl RobustWord {
     fn give_up_slow(&self) {
         let Ok(me) = Thread::current() else { return };
         if self.word.value.load(Relaxed) & OWNER != me.tid() {
+            // A copy made by fork, which is in no list of this thread; or a peer that breaks the protocol has
+            // taken the word from us, and then the node must leave our lists all the same.
+            if me.is_pending(&self.links) {
+                me.end();
+            }
+            me.unlink(&self.links);
             return;
         }
         if !me.is_pending(&self.links) {
