@@ -7,6 +7,10 @@
 //! to somebody else is taken anew. The table shows medians, and ratios of samples of
 //! the same round.
 //!
+//! On a busy machine, more weight than others have makes for fewer samples taken anew. Under a kernel that groups processes by
+//! session (`/proc/sys/kernel/sched_autogroup_enabled`), it is the session that needs it:
+//! `setsid -w bash -c 'echo -20 > /proc/$$/autogroup; cargo bench'`, as root.
+//!
 //! `cargo bench -- FILTER` runs the contests whose title contains the filter; under `cargo bench -- --test` and `cargo test
 //! --benches` each rival does one operation.
 #![allow(dead_code, clippy::allow_attributes, reason = "each benchmark uses a part of this")]

@@ -7,8 +7,7 @@
 //! What is kept out of the inputs, since it is allowed to take long, or stands for what is known:
 //! - an owner of the control lock: a living thread that keeps it is waited for, ten seconds at most;
 //! - living threads of a dead process: they are waited for until they are dead as well;
-//! - a dead process's token that still names an owner, which the kernel never writes: sentinels would go round in circles;
-//! - patches of anything but the value after the open: our own tokens lie there.
+//! - after the open, patches of the header, which nobody reads any more.
 #![no_main]
 
 use arbitrary::Unstructured;
@@ -20,6 +19,7 @@ use outlast::{
 };
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt::Debug;
+use std::os::fd::AsRawFd as _;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -151,19 +151,19 @@ fn everything() -> &'static [u8] {
     })
 }
 
-/// A queue whose capacity is in the header: made of a `FixedQueue`, which has the same layout but another name.
-fn queue(capacity: usize) -> Vec<u8> {
-    let shared: Shared<Queue<u64>> = Options::new()
-        .processes(PROCESSES as u32)
-        .threads(THREADS as u32)
-        .anonymous_queue(capacity)
-        .expect("memory");
-    (0..3).for_each(|i| shared.try_send(i).unwrap_or(()));
-    shared.try_recv_ack().expect("a message").nack();
-    let fd = shared.try_clone_fd().expect("a descriptor");
-    drop(shared);
-    std::fs::read(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)))
-        .expect("a memfd can be read")
+/// A queue whose capacity is in the header.
+fn small_queue() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| {
+        let options = Options::new().processes(PROCESSES as u32).threads(THREADS as u32);
+        let queue: Shared<Queue<u64>> = options.anonymous_queue(2).expect("memory");
+        (0..3).for_each(|i| queue.try_send(i).unwrap_or(()));
+        queue.try_recv_ack().expect("a message").nack();
+        let fd = queue.try_clone_fd().expect("a descriptor");
+        drop(queue);
+        // (Queues of a length chosen at run time are not made in the caller's memory.)
+        std::fs::read(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("a memfd can be read")
+    })
 }
 
 /// Something to write over shared memory: anything, or what peers might write.
@@ -189,42 +189,114 @@ fn scribble(input: &mut Unstructured<'_>) -> arbitrary::Result<Vec<u8>> {
     })
 }
 
-/// Writes over a part of the memory, at a multiple of 4 or 8 bytes.
-fn patch(
-    memory: &Memory,
-    part: (usize, usize),
-    input: &mut Unstructured<'_>,
-) -> arbitrary::Result<()> {
-    let (start, len) = part;
-    let at = usize::from(input.arbitrary::<u16>()?);
-    let bytes = scribble(input)?;
-    if len >= bytes.len() {
-        let places = len / bytes.len();
-        memory.write(start + at % places * bytes.len(), &bytes);
-    }
-    Ok(())
+/// Start and length.
+type Part = (usize, usize);
+
+/// A copy of a good segment, to be scribbled over.
+struct Target {
+    memory: Memory,
+    peers: usize,
+    value: Part,
 }
 
-/// Takes out of the memory what is allowed to take long (see above).
-fn hurry(memory: &Memory, peers: usize) {
-    let set = |at: usize, word: u32| memory.write(at, &word.to_ne_bytes());
-    let lock = memory.word(HEADER);
-    if lock & OWNER != UNPLACED {
-        set(HEADER, lock & !OWNER);
+impl Target {
+    fn new(good: &[u8]) -> Self {
+        let memory = Memory::copy_of(good);
+        let number = |at: usize| {
+            let bytes = memory.read(at, 8).try_into().expect("8 bytes");
+            usize::try_from(u64::from_ne_bytes(bytes)).expect("a small number")
+        };
+        let (total, peers, value) = (number(TOTAL_AT), number(PEERS_AT), number(VALUE_AT));
+        Target { memory, peers, value: (value, total - value) }
     }
-    for process in 0..PROCESSES {
-        let at = peers + process * SLOT;
-        let token = memory.word(at);
-        if token & OWNER_DIED == 0 {
-            continue;
+
+    /// What may be scribbled over before the segment is opened.
+    fn before(&self) -> [Part; 5] {
+        let tables = (self.peers, (PROCESSES + THREADS) * SLOT);
+        [(0, HEADER), (HEADER, CONTROL), tables, self.value, self.value]
+    }
+
+    /// And afterwards.
+    fn meanwhile(&self) -> [Part; 5] {
+        let threads = (self.peers + PROCESSES * SLOT, THREADS * SLOT);
+        [(HEADER, CONTROL), threads, self.value, self.value, self.value]
+    }
+
+    /// Writes over one of the parts, at a multiple of 4 or 8 bytes.
+    fn patch(&self, parts: [Part; 5], input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
+        let (start, len) = parts[usize::from(input.arbitrary::<u8>()?) % parts.len()];
+        let at = usize::from(input.arbitrary::<u16>()?);
+        let bytes = scribble(input)?;
+        let places = len / bytes.len();
+        self.memory.write(start + at % places * bytes.len(), &bytes);
+        self.hurry();
+        Ok(())
+    }
+
+    /// Writes something over the value, from somewhere on.
+    fn overwrite_value(&self, input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
+        let (start, room) = self.value;
+        let at = usize::from(input.arbitrary::<u16>()?) % room;
+        let len = usize::from(input.arbitrary::<u16>()?);
+        self.memory.write(start + at, input.bytes(len.min(input.len()).min(room - at))?);
+        Ok(())
+    }
+
+    /// Takes out of the memory what is allowed to take long (see above).
+    fn hurry(&self) {
+        let word = |at: usize| self.memory.word(at);
+        let set = |at: usize, word: u32| self.memory.write(at, &word.to_ne_bytes());
+        let lock = word(HEADER);
+        if lock & OWNER != UNPLACED && lock & OWNER != 0 {
+            set(HEADER, lock & !OWNER);
         }
-        set(at, token & !OWNER);
-        let tag = memory.word(at + GENERATION) << 12 | (process as u32 + 1);
-        for thread in 0..THREADS {
-            let at = peers + (PROCESSES + thread) * SLOT;
-            if memory.word(at + TAG) == tag {
-                set(at, memory.word(at) & !OWNER);
+        for process in 0..PROCESSES {
+            let at = self.peers + process * SLOT;
+            if word(at) & OWNER_DIED == 0 {
+                continue;
             }
+            let tag = word(at + GENERATION) << 12 | (process as u32 + 1);
+            for thread in 0..THREADS {
+                let at = self.peers + (PROCESSES + thread) * SLOT;
+                if word(at + TAG) == tag && word(at) & OWNER != 0 {
+                    set(at, word(at) & !OWNER);
+                }
+            }
+        }
+    }
+
+    /// Opens what was patched.
+    fn open<T: ?Sized + Shareable + Sync + 'static>(
+        &self,
+        input: &mut Unstructured<'_>,
+    ) -> Option<Shared<T>> {
+        // Mostly all of it, at times less.
+        let len = match input.arbitrary::<u8>().unwrap_or(0) {
+            less @ 250.. => self.memory.len().saturating_sub(usize::from(less - 249) * 977),
+            _ => self.memory.len(),
+        };
+        // SAFETY: that many bytes are there, and outlive the segment.
+        match unsafe { Shared::open_in(self.memory.base, len) } {
+            Ok(shared) => Some(shared),
+            Err(error) => {
+                drop(format!("{error} {error:?}"));
+                None
+            }
+        }
+    }
+
+    /// Plays what is left of the input: each step is a byte that says what, a byte that says how, and at times a patch.
+    fn play(&self, input: &mut Unstructured<'_>, all: bool, mut step: impl FnMut(u8, u8)) {
+        for _ in 0..40 {
+            let Ok([what, how]) = input.bytes(2).map(|pair| [pair[0], pair[1]]) else { break };
+            if what % 8 != 7 {
+                step(what, how);
+            } else if self.patch(self.meanwhile(), input).is_err() {
+                break;
+            }
+        }
+        if all {
+            (0..7).for_each(|what| (0..20).for_each(|how| step(what, how)));
         }
     }
 }
@@ -289,23 +361,31 @@ impl<E> Quietly for Result<(), E> {
     }
 }
 
-fn use_lock<T: Plain + Debug>(lock: &Lock<T>, value: T, verb: u8) {
-    let hold = |taken: LockResult<'_, T>| {
-        let guard = taken.map_or_else(outlast::LockError::into_guard, Some);
-        if let Some(mut guard) = guard {
+fn use_lock<'a, T: Plain + Debug>(
+    lock: &'a Lock<T>,
+    held: &mut Option<LockGuard<'a, T>>,
+    value: T,
+    verb: u8,
+) {
+    let mut hold = |taken: LockResult<'a, T>| {
+        if let Some(mut guard) = taken.map_or_else(outlast::LockError::into_guard, Some) {
             drop(format!("{guard:?}"));
             *guard = value;
             if verb & 0x80 != 0 {
                 LockGuard::mark_consistent(&mut guard);
             }
             _ = lock.try_lock(); // would deadlock
+            if verb & 0x40 != 0 {
+                *held = Some(guard);
+            }
         }
     };
-    match verb % 5 {
+    match verb % 6 {
         0 => hold(lock.try_lock()),
         1 => hold(lock.lock_timeout(SOON)),
         2 => hold(lock.lock_deadline(Instant::now())),
         3 => lock.clear_poison(),
+        4 => *held = None,
         _ => drop((lock.is_poisoned(), lock.poison_cause(), format!("{lock:?}"))),
     }
 }
@@ -327,89 +407,30 @@ impl<T: Plain> Held<'_, T> {
     }
 }
 
-/// Opens what was patched.
-fn open<T: ?Sized + Shareable + Sync + 'static>(
-    memory: &Memory,
-    input: &mut Unstructured<'_>,
-) -> Option<Shared<T>> {
-    // Mostly all of it, at times less.
-    let len = match input.arbitrary::<u8>().unwrap_or(0) {
-        less @ 250.. => memory.len().saturating_sub(usize::from(less - 249) * 977),
-        _ => memory.len(),
-    };
-    // SAFETY: that many bytes are there, and outlive the segment.
-    match unsafe { Shared::open_in(memory.base, len) } {
-        Ok(shared) => Some(shared),
-        Err(error) => {
-            drop(format!("{error} {error:?}"));
-            None
-        }
-    }
-}
-
-/// Plays what is left of the input: each step is a byte that says what, a byte that says how, and at times a patch.
-fn play(
-    memory: &Memory,
-    value: (usize, usize),
-    input: &mut Unstructured<'_>,
-    all: bool,
-    mut step: impl FnMut(u8, u8),
-) {
-    for _ in 0..40 {
-        let Ok([what, how]) = input.bytes(2).map(|pair| [pair[0], pair[1]]) else { break };
-        if what % 8 == 7 {
-            if patch(memory, value, input).is_err() {
-                break;
-            }
-        } else {
-            step(what, how);
-        }
-    }
-    if all {
-        (0..7).for_each(|what| (0..20).for_each(|how| step(what, how)));
-    }
-}
-
 fn hostile(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let subject: u8 = input.arbitrary()?;
-    let all = subject & 4 != 0;
-    let template: &[u8] = match subject % 4 {
-        0 => {
-            static SMALL: OnceLock<Vec<u8>> = OnceLock::new();
-            SMALL.get_or_init(|| queue(2))
-        }
-        _ => everything(),
-    };
-    let memory = Memory::copy_of(template);
-    let number =
-        |at: usize| u64::from_ne_bytes(memory.read(at, 8).try_into().expect("8 bytes")) as usize;
-    let (total, peers, value) = (number(TOTAL_AT), number(PEERS_AT), number(VALUE_AT));
-    let value = (value, total - value);
-    let parts =
-        [(0, HEADER), (HEADER, CONTROL), (peers, (PROCESSES + THREADS) * SLOT), value, value];
-    for _ in 0..subject >> 4 {
-        let part = usize::from(input.arbitrary::<u8>()?) % parts.len();
-        patch(&memory, parts[part], input)?;
+    let (all, overwrite, patches) = (subject & 4 != 0, subject & 8 != 0, subject >> 4);
+    let target = Target::new(if subject % 4 == 0 { small_queue() } else { everything() });
+    for _ in 0..patches {
+        target.patch(target.before(), input)?;
     }
-    if subject & 8 != 0 {
-        // The rest of the value with whatever there is.
-        let at = usize::from(input.arbitrary::<u16>()?) % value.1;
-        let len = input.arbitrary::<u16>()?;
-        let len = usize::from(len).min(input.len()).min(value.1 - at);
-        memory.write(value.0 + at, input.bytes(len)?);
+    if overwrite {
+        target.overwrite_value(input)?;
     }
-    hurry(&memory, peers);
     if subject % 4 == 0 {
-        let Some(shared) = open::<Queue<u64>>(&memory, input) else { return Ok(()) };
+        let Some(queue) = target.open::<Queue<u64>>(input) else { return Ok(()) };
+        _ = queue.join_timeout(Duration::ZERO); // this thread is registered now, or never
         let mut held = Held::nothing();
-        play(&memory, value, input, all, |_, how| use_queue(&shared, &mut held, how.into(), how));
+        target.play(input, all, |_, how| use_queue(&queue, &mut held, how.into(), how));
     } else {
-        let Some(shared) = open::<Everything>(&memory, input) else { return Ok(()) };
+        let Some(shared) = target.open::<Everything>(input) else { return Ok(()) };
+        _ = shared.queue.join_timeout(Duration::ZERO);
         let (mut numbers, mut enums) = (Held::nothing(), Held::nothing());
+        let (mut number, mut flag) = (None, None);
         let kind = |how: u8| if how & 1 == 0 { Kind::Draw } else { Kind::Erase };
-        play(&memory, value, input, all, |what, how| match what % 8 {
-            0 => use_lock(&shared.lock, how.into(), how),
-            1 => use_lock(&shared.flag, kind(how), how),
+        target.play(input, all, |what, how| match what % 8 {
+            0 => use_lock(&shared.lock, &mut number, how.into(), how),
+            1 => use_lock(&shared.flag, &mut flag, kind(how), how),
             2 => use_event(&shared.manual, how),
             3 => use_event(&shared.auto, how),
             4 => use_queue(&shared.enums, &mut enums, kind(how), how),
@@ -417,12 +438,6 @@ fn hostile(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         });
     }
     Ok(())
-}
-
-/// The sentinel of an open that failed may still be ending when leaks are looked for.
-#[unsafe(no_mangle)]
-extern "C" fn __asan_default_options() -> *const core::ffi::c_char {
-    c"detect_leaks=0".as_ptr()
 }
 
 fuzz_target!(|input: &[u8]| {
