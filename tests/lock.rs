@@ -432,31 +432,33 @@ fn a_lock_taken_while_panicking_is_not_poisoned() {
 
 #[test]
 fn taking_it_twice_is_an_error() {
-    let shared = counter();
-    let _watchdog = watch("taking_it_twice", &shared);
-    let other = Shared::<Counter>::from_fd(shared.try_clone_fd().unwrap()).unwrap();
-    let guard = shared.lock.lock().unwrap();
-    for lock in [&shared.lock, &other.lock] {
-        assert!(matches!(lock.lock(), Err(LockError::WouldDeadlock)));
-        assert!(matches!(lock.try_lock(), Err(LockError::WouldDeadlock)));
-        assert!(matches!(lock.lock_timeout(ms(1)), Err(LockError::WouldDeadlock)));
-        assert!(matches!(lock.lock_deadline(Instant::now()), Err(LockError::WouldDeadlock)));
-        assert!(!is_free(lock), "the attempt has given the lock up");
-    }
-    drop(guard);
-    drop(other.lock.lock().unwrap());
-    assert!(is_free(&shared.lock));
+    common::in_own_process("taking_it_twice_is_an_error", || {
+        let shared = counter();
+        let _watchdog = watch("taking_it_twice", &shared);
+        let other = Shared::<Counter>::from_fd(shared.try_clone_fd().unwrap()).unwrap();
+        let guard = shared.lock.lock().unwrap();
+        for lock in [&shared.lock, &other.lock] {
+            assert!(matches!(lock.lock(), Err(LockError::WouldDeadlock)));
+            assert!(matches!(lock.try_lock(), Err(LockError::WouldDeadlock)));
+            assert!(matches!(lock.lock_timeout(ms(1)), Err(LockError::WouldDeadlock)));
+            assert!(matches!(lock.lock_deadline(Instant::now()), Err(LockError::WouldDeadlock)));
+            assert!(!is_free(lock), "the attempt has given the lock up");
+        }
+        drop(guard);
+        drop(other.lock.lock().unwrap());
+        assert!(is_free(&shared.lock));
 
-    // After such an attempt the kernel still knows who owns it.
-    let owner = fork_child(|| {
-        let _guard = shared.lock.lock().unwrap();
-        assert!(shared.lock.lock().is_err());
-        shared.step.reach(1);
-        sleep_for_ever();
+        // After such an attempt the kernel still knows who owns it.
+        let owner = fork_child(|| {
+            let _guard = shared.lock.lock().unwrap();
+            assert!(shared.lock.lock().is_err());
+            shared.step.reach(1);
+            sleep_for_ever();
+        });
+        shared.step.until(1);
+        owner.kill9();
+        LockGuard::mark_consistent(&mut from_the_dead(&shared.lock));
     });
-    shared.step.until(1);
-    owner.kill9();
-    LockGuard::mark_consistent(&mut from_the_dead(&shared.lock));
 }
 
 outlast::shared! {
@@ -526,110 +528,115 @@ fn nested_locks_of_the_dead() {
 
 #[test]
 fn a_thread_can_hold_a_thousand() {
-    const LOCKS: usize = 1_010;
-    outlast::shared! {
-        struct Crowd { locks: [Lock<u64>; LOCKS], held: AtomicU32, step: AtomicU32 }
-    }
-    // Zero-filled memory is free locks.
-    let shared = outlast::Options::new().anonymous_with(|_: &Crowd| {}).unwrap();
-    let _watchdog = watch_alone("a_thread_can_hold_a_thousand");
-    let child = fork_child(|| {
-        let mut guards: Vec<_> = shared.locks.iter().map_while(|lock| lock.lock().ok()).collect();
-        let n = guards.len();
-        assert!((1_000..=1_001).contains(&n), "{n} locks");
-        for lock in &shared.locks[n..] {
-            assert!(matches!(lock.lock(), Err(LockError::Failed(Fault::TooManyLocks))));
-            assert!(matches!(lock.try_lock(), Err(LockError::Failed(Fault::TooManyLocks))));
-            assert!(lock.lock_timeout(ms(1)).is_err());
-            assert!(is_free(lock));
+    common::in_own_process("a_thread_can_hold_a_thousand", || {
+        const LOCKS: usize = 1_010;
+        outlast::shared! {
+            struct Crowd { locks: [Lock<u64>; LOCKS], held: AtomicU32, step: AtomicU32 }
         }
-        // Any of them can be given up for another.
-        for i in [0, n / 2, n - 1] {
-            drop(guards.remove(i));
-            assert!(is_free(&shared.locks[i]));
-            guards.insert(i, shared.locks[i].lock().unwrap());
-            assert!(matches!(shared.locks[n].try_lock(), Err(LockError::Failed(_))));
-        }
-        // All others are still held.
-        assert!(!shared.locks[..n].iter().step_by(37).any(is_free));
-        shared.held.store(u32::try_from(n).unwrap(), SeqCst);
-        // Half the time they are given up in a random order, half of them.
-        let mut random = Random::new(1);
-        for _ in 0..n / 2 {
-            drop(guards.swap_remove(random.index(guards.len())));
-        }
-        let kept = guards.len();
-        assert_eq!(shared.locks[..n].iter().filter(|lock| is_free(lock)).count(), n - kept);
-        for lock in &shared.locks[..n] {
-            match lock.try_lock() {
-                Ok(guard) => guards.push(guard),
-                Err(LockError::WouldDeadlock | LockError::Failed(Fault::TooManyLocks)) => {}
-                Err(error) => panic!("{error}"),
+        // Zero-filled memory is free locks.
+        let shared = outlast::Options::new().anonymous_with(|_: &Crowd| {}).unwrap();
+        let _watchdog = watch_alone("a_thread_can_hold_a_thousand");
+        let child = fork_child(|| {
+            let mut guards: Vec<_> =
+                shared.locks.iter().map_while(|lock| lock.lock().ok()).collect();
+            let n = guards.len();
+            assert!((1_000..=1_001).contains(&n), "{n} locks");
+            for lock in &shared.locks[n..] {
+                assert!(matches!(lock.lock(), Err(LockError::Failed(Fault::TooManyLocks))));
+                assert!(matches!(lock.try_lock(), Err(LockError::Failed(Fault::TooManyLocks))));
+                assert!(lock.lock_timeout(ms(1)).is_err());
+                assert!(is_free(lock));
             }
+            // Any of them can be given up for another.
+            for i in [0, n / 2, n - 1] {
+                drop(guards.remove(i));
+                assert!(is_free(&shared.locks[i]));
+                guards.insert(i, shared.locks[i].lock().unwrap());
+                assert!(matches!(shared.locks[n].try_lock(), Err(LockError::Failed(_))));
+            }
+            // All others are still held.
+            assert!(!shared.locks[..n].iter().step_by(37).any(is_free));
+            shared.held.store(u32::try_from(n).unwrap(), SeqCst);
+            // Half the time they are given up in a random order, half of them.
+            let mut random = Random::new(1);
+            for _ in 0..n / 2 {
+                drop(guards.swap_remove(random.index(guards.len())));
+            }
+            let kept = guards.len();
+            assert_eq!(shared.locks[..n].iter().filter(|lock| is_free(lock)).count(), n - kept);
+            for lock in &shared.locks[..n] {
+                match lock.try_lock() {
+                    Ok(guard) => guards.push(guard),
+                    Err(LockError::WouldDeadlock | LockError::Failed(Fault::TooManyLocks)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert_eq!(guards.len(), n);
+            shared.step.reach(1);
+            sleep_for_ever();
+        });
+        shared.step.until(1);
+        let held = shared.held.load(SeqCst) as usize;
+        for (i, lock) in shared.locks.iter().enumerate() {
+            let busy = matches!(lock.try_lock(), Err(LockError::WouldBlock));
+            assert_eq!(busy, i < held, "lock {i}");
         }
-        assert_eq!(guards.len(), n);
-        shared.step.reach(1);
-        sleep_for_ever();
+        child.kill9();
+        for (i, lock) in shared.locks.iter().enumerate() {
+            let died = matches!(lock.try_lock(), Err(LockError::OwnerDied(_)));
+            assert_eq!(died, i < held, "lock {i}");
+        }
     });
-    shared.step.until(1);
-    let held = shared.held.load(SeqCst) as usize;
-    for (i, lock) in shared.locks.iter().enumerate() {
-        let busy = matches!(lock.try_lock(), Err(LockError::WouldBlock));
-        assert_eq!(busy, i < held, "lock {i}");
-    }
-    child.kill9();
-    for (i, lock) in shared.locks.iter().enumerate() {
-        let died = matches!(lock.try_lock(), Err(LockError::OwnerDied(_)));
-        assert_eq!(died, i < held, "lock {i}");
-    }
 }
 
 // ---------------------------------------------------------------------------------------- fork
 
 #[test]
 fn a_guard_copied_by_fork_is_inert() {
-    let shared = many();
-    let _watchdog = watch("a_guard_copied_by_fork", &shared);
-    let lock = &shared.locks[0];
-    for panics in [false, true] {
-        // Both states of the owner: one lock in the kernel's list, the other not yet.
-        let mut guards = [Some(lock.lock().unwrap()), Some(shared.locks[1].lock().unwrap())];
+    common::in_own_process("a_guard_copied_by_fork_is_inert", || {
+        let shared = many();
+        let _watchdog = watch("a_guard_copied_by_fork", &shared);
+        let lock = &shared.locks[0];
+        for panics in [false, true] {
+            // Both states of the owner: one lock in the kernel's list, the other not yet.
+            let mut guards = [Some(lock.lock().unwrap()), Some(shared.locks[1].lock().unwrap())];
+            let child = fork_child(|| {
+                if panics {
+                    let guard = guards[0].take();
+                    let panicked = std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| {
+                        let _guard = guard;
+                        std::panic::resume_unwind(Box::new("a panic without a message"));
+                    }));
+                    assert!(panicked.is_err());
+                }
+                guards.iter_mut().for_each(|guard| drop(guard.take()));
+                assert!(matches!(lock.try_lock(), Err(LockError::WouldBlock)));
+                assert!(matches!(shared.locks[1].lock_timeout(ms(10)), Err(LockError::TimedOut)));
+                // The child is an owner of its own.
+                let mine = shared.locks[2].lock().unwrap();
+                assert!(!is_free(&shared.locks[2]));
+                drop(mine);
+            });
+            child.succeeds();
+            assert!(!is_free(lock));
+            assert!(!is_free(&shared.locks[1]));
+            assert_eq!(lock.poison_cause(), None);
+            drop(guards);
+            assert!(shared.locks.iter().all(is_free));
+        }
+        // The death of a child that had copies of our guards is none of our locks' business.
+        let guard = lock.lock().unwrap();
         let child = fork_child(|| {
-            if panics {
-                let guard = guards[0].take();
-                let panicked = std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| {
-                    let _guard = guard;
-                    std::panic::resume_unwind(Box::new("a panic without a message"));
-                }));
-                assert!(panicked.is_err());
-            }
-            guards.iter_mut().for_each(|guard| drop(guard.take()));
-            assert!(matches!(lock.try_lock(), Err(LockError::WouldBlock)));
-            assert!(matches!(shared.locks[1].lock_timeout(ms(10)), Err(LockError::TimedOut)));
-            // The child is an owner of its own.
-            let mine = shared.locks[2].lock().unwrap();
-            assert!(!is_free(&shared.locks[2]));
-            drop(mine);
+            core::mem::forget(shared.locks[2].lock());
+            shared.step.reach(1);
+            sleep_for_ever();
         });
-        child.succeeds();
-        assert!(!is_free(lock));
-        assert!(!is_free(&shared.locks[1]));
-        assert_eq!(lock.poison_cause(), None);
-        drop(guards);
-        assert!(shared.locks.iter().all(is_free));
-    }
-    // The death of a child that had copies of our guards is none of our locks' business.
-    let guard = lock.lock().unwrap();
-    let child = fork_child(|| {
-        core::mem::forget(shared.locks[2].lock());
-        shared.step.reach(1);
-        sleep_for_ever();
+        shared.step.until(1);
+        child.kill9();
+        drop(guard);
+        drop(lock.lock().unwrap());
+        LockGuard::mark_consistent(&mut from_the_dead(&shared.locks[2]));
     });
-    shared.step.until(1);
-    child.kill9();
-    drop(guard);
-    drop(lock.lock().unwrap());
-    LockGuard::mark_consistent(&mut from_the_dead(&shared.locks[2]));
 }
 
 // --------------------------------------------------------- together with the C library's mutexes
@@ -803,38 +810,40 @@ fn a_lock_outside_of_shared_memory_panics() {
 
 #[test]
 fn a_forgotten_guard_keeps_the_mapping() {
-    let _watchdog = watch_alone("a_forgotten_guard_keeps_the_mapping");
-    fork_child(|| {
-        let mappings = || {
-            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-            maps.lines().filter(|line| line.contains("memfd:outlast")).count()
-        };
-        let before = mappings();
-        let (send, receive) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::spawn(move || {
-            let shared = counter();
-            let second = many();
-            core::mem::forget(shared.lock.lock());
-            core::mem::forget(second.locks[3].lock());
-            core::mem::forget(second.locks[5].lock());
-            drop(shared);
-            assert_eq!(mappings(), before + 2, "unmapped under the kernel's list");
-            drop(second);
-            assert_eq!(mappings(), before + 2, "unmapped under the kernel's list");
-            receive.recv().unwrap_err(); // the other end goes
-            mappings()
-        });
-        drop(send);
-        assert_eq!(thread.join().unwrap(), before + 2);
-        // One that was forgotten by a thread that is gone keeps nothing.
-        let third = counter();
-        std::thread::scope(|scope| {
-            scope.spawn(|| core::mem::forget(third.lock.lock())).join().unwrap();
-        });
-        drop(third);
-        assert_eq!(mappings(), before + 2);
-    })
-    .succeeds();
+    common::in_own_process("a_forgotten_guard_keeps_the_mapping", || {
+        let _watchdog = watch_alone("a_forgotten_guard_keeps_the_mapping");
+        fork_child(|| {
+            let mappings = || {
+                let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+                maps.lines().filter(|line| line.contains("memfd:outlast")).count()
+            };
+            let before = mappings();
+            let (send, receive) = std::sync::mpsc::channel::<()>();
+            let thread = std::thread::spawn(move || {
+                let shared = counter();
+                let second = many();
+                core::mem::forget(shared.lock.lock());
+                core::mem::forget(second.locks[3].lock());
+                core::mem::forget(second.locks[5].lock());
+                drop(shared);
+                assert_eq!(mappings(), before + 2, "unmapped under the kernel's list");
+                drop(second);
+                assert_eq!(mappings(), before + 2, "unmapped under the kernel's list");
+                receive.recv().unwrap_err(); // the other end goes
+                mappings()
+            });
+            drop(send);
+            assert_eq!(thread.join().unwrap(), before + 2);
+            // One that was forgotten by a thread that is gone keeps nothing.
+            let third = counter();
+            std::thread::scope(|scope| {
+                scope.spawn(|| core::mem::forget(third.lock.lock())).join().unwrap();
+            });
+            drop(third);
+            assert_eq!(mappings(), before + 2);
+        })
+        .succeeds();
+    });
 }
 
 outlast::plain! {

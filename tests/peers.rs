@@ -140,7 +140,7 @@ impl Sailor<'_> {
         }
     }
 
-    /// The same, always: the control is so fast that it would soon have no message left.
+    /// The same, always: the control is so fast that it would soon have used all numbers up, and a calm proves nothing.
     fn hold_longer(random: &mut Random) {
         common::busy(random.micros(60));
     }
@@ -188,7 +188,13 @@ impl Sailor<'_> {
         }
         let random = &mut self.random;
         let went = match self.carrier {
-            Carrier::Anonymous => self.ledger.ring.push(id, || Self::hold_longer(random)),
+            Carrier::Anonymous => {
+                let went = self.ledger.ring.push(id, || Self::hold_longer(random));
+                if !went {
+                    Self::hold_longer(random);
+                }
+                went
+            }
             Carrier::Ours(storm) => match random.below(4) {
                 0 => storm.queue.try_send(id).is_ok(),
                 1 => match storm.queue.try_loan() {
@@ -602,7 +608,7 @@ fn is_whole(storm: &Storm) {
 fn the_storm_finds_anonymous_claims_out() {
     let _watchdog = common::watch_alone("the_storm_finds_anonymous_claims_out");
     let mut weather = Weather::new(Place::Nowhere, 3, ms(3_000));
-    let found = (0..20).find_map(|_| weather.round(40).err());
+    let found = (0..40).find_map(|_| weather.round(40).err());
     let found = found.expect("a storm that finds nothing wrong with this ring proves nothing");
     common::complain(&format!("as expected, after {} kills: {found}", weather.kills));
 }
@@ -660,6 +666,7 @@ fn watch(name: &str, tally: &'static Tally) -> common::Watchdog {
 #[test]
 fn many_deaths_in_one_instant() {
     let mut random = Random::new(5);
+    let mut slow = 0;
     for round in 0..60 {
         let (at, tally) = hold(CREW);
         let _watchdog = watch(&format!("many_deaths_in_one_instant, round {round}"), tally);
@@ -693,10 +700,17 @@ fn many_deaths_in_one_instant() {
                 common::busy(random.micros(150));
             }
         }
+        let began = Instant::now();
         tally.back.until(u32::try_from(CREW - survivors).unwrap());
+        slow += u32::from(began.elapsed() > ms(900));
         dead.into_iter().for_each(|child| assert_eq!(child.wait(), KILLED));
         crew.into_iter().for_each(|(_, child)| child.kill9());
     }
+    // No failure: the machine may be busy. But it should be 0, and it is what a gap would look like which only the
+    // sentinels' look once a second closes.
+    common::complain(&format!(
+        "many_deaths_in_one_instant: {slow} of 60 rounds took a second or so"
+    ));
 }
 
 /// Some die as they arrive, at a random point of that, together with one that holds something.
@@ -831,40 +845,42 @@ fn exec_is_an_end() {
 /// The end of a thread is none of its process, whose claims stay.
 #[test]
 fn the_end_of_a_thread_is_no_death() {
-    let (at, tally) = hold(2);
-    let _watchdog = watch("the_end_of_a_thread_is_no_death", tally);
-    let child = user(at, |hold| {
-        let held = std::thread::scope(|scope| {
-            let taker = scope.spawn(|| {
-                let held = hold.queue.recv_ack().unwrap();
-                core::mem::forget(hold.queue.recv_ref().unwrap());
-                held
+    common::in_own_process("the_end_of_a_thread_is_no_death", || {
+        let (at, tally) = hold(2);
+        let _watchdog = watch("the_end_of_a_thread_is_no_death", tally);
+        let child = user(at, |hold| {
+            let held = std::thread::scope(|scope| {
+                let taker = scope.spawn(|| {
+                    let held = hold.queue.recv_ack().unwrap();
+                    core::mem::forget(hold.queue.recv_ref().unwrap());
+                    held
+                });
+                taker.join().unwrap()
             });
-            taker.join().unwrap()
+            tally.step.reach(1);
+            tally.step.until(2);
+            assert_eq!(held.attempts(), 0);
+            held.ack().unwrap();
+            tally.step.reach(3);
+            sleep_for_ever();
         });
-        tally.step.reach(1);
-        tally.step.until(2);
-        assert_eq!(held.attempts(), 0);
-        held.ack().unwrap();
-        tally.step.reach(3);
-        sleep_for_ever();
+        tally.step.until(1);
+        let other = user(at, |hold| {
+            // Another death, so that there is a recovery.
+            user_in_child(at);
+            assert!(hold.queue.recv_timeout(ms(100)).is_err());
+            tally.step.reach(2);
+            tally.step.until(3);
+            assert_eq!(hold.queue.try_recv(), Err(TryRecvError::Empty));
+            tally.step.reach(4);
+            // Now the process itself: what was lent to its thread comes back.
+            assert_eq!(hold.queue.recv(), Ok(1));
+        });
+        tally.step.until(4);
+        other.until_waiting();
+        child.kill9();
+        other.succeeds();
     });
-    tally.step.until(1);
-    let other = user(at, |hold| {
-        // Another death, so that there is a recovery.
-        user_in_child(at);
-        assert!(hold.queue.recv_timeout(ms(100)).is_err());
-        tally.step.reach(2);
-        tally.step.until(3);
-        assert_eq!(hold.queue.try_recv(), Err(TryRecvError::Empty));
-        tally.step.reach(4);
-        // Now the process itself: what was lent to its thread comes back.
-        assert_eq!(hold.queue.recv(), Ok(1));
-    });
-    tally.step.until(4);
-    other.until_waiting();
-    child.kill9();
-    other.succeeds();
 }
 
 /// A process that comes and dies.

@@ -595,67 +595,69 @@ fn outside_of_shared_memory() {
 /// Messages of 64 KiB. (Few of them at a time on the stack of a test's thread, in a debug build.)
 #[test]
 fn large_messages() {
-    type Page = [u64; 8_192];
-    fn is_page(page: &Page, n: u64) -> bool {
-        page.iter().zip(1..).all(|(&word, i)| word == n * i)
-    }
-    fn send(queue: &Queue<Page>, n: u64) {
-        queue.send(core::array::from_fn(|i| n * (i as u64 + 1))).unwrap();
-    }
-    fn lend(queue: &Queue<Page>, n: u64) {
-        let mut loan = queue.loan().unwrap();
-        loan.iter_mut().zip(1..).for_each(|(word, i)| *word = n * i);
-        loan.send().unwrap();
-    }
-    fn recv(queue: &Queue<Page>, n: u64) {
-        assert!(is_page(&queue.recv().unwrap(), n), "page {n}");
-    }
-    fn recv_ack(queue: &Queue<Page>, n: u64) {
-        let delivery = queue.recv_ack().unwrap();
-        assert!(is_page(&delivery, n), "page {n}");
-        assert!(delivery.ack().is_ok());
-    }
-    worlds(
-        "large_messages",
-        "",
-        2,
-        || queue::<Page>(3),
-        |queue, role| {
-            let play = || {
-                for n in 0..60 {
-                    match (role, n % 3) {
-                        (0, 0) => lend(queue, n),
-                        (0, _) => send(queue, n),
-                        (_, 0) => recv_ack(queue, n),
-                        (_, 1) => assert!(is_page(&queue.recv_ref().unwrap(), n), "page {n}"),
-                        _ => recv(queue, n),
+    common::in_own_process("large_messages", || {
+        type Page = [u64; 8_192];
+        fn is_page(page: &Page, n: u64) -> bool {
+            page.iter().zip(1..).all(|(&word, i)| word == n * i)
+        }
+        fn send(queue: &Queue<Page>, n: u64) {
+            queue.send(core::array::from_fn(|i| n * (i as u64 + 1))).unwrap();
+        }
+        fn lend(queue: &Queue<Page>, n: u64) {
+            let mut loan = queue.loan().unwrap();
+            loan.iter_mut().zip(1..).for_each(|(word, i)| *word = n * i);
+            loan.send().unwrap();
+        }
+        fn recv(queue: &Queue<Page>, n: u64) {
+            assert!(is_page(&queue.recv().unwrap(), n), "page {n}");
+        }
+        fn recv_ack(queue: &Queue<Page>, n: u64) {
+            let delivery = queue.recv_ack().unwrap();
+            assert!(is_page(&delivery, n), "page {n}");
+            assert!(delivery.ack().is_ok());
+        }
+        worlds(
+            "large_messages",
+            "",
+            2,
+            || queue::<Page>(3),
+            |queue, role| {
+                let play = || {
+                    for n in 0..60 {
+                        match (role, n % 3) {
+                            (0, 0) => lend(queue, n),
+                            (0, _) => send(queue, n),
+                            (_, 0) => recv_ack(queue, n),
+                            (_, 1) => assert!(is_page(&queue.recv_ref().unwrap(), n), "page {n}"),
+                            _ => recv(queue, n),
+                        }
                     }
-                }
-            };
-            // A debug build copies them from frame to frame.
+                };
+                // A debug build copies them from frame to frame.
+                std::thread::scope(|scope| {
+                    let roomy = std::thread::Builder::new().stack_size(16 << 20);
+                    roomy.spawn_scoped(scope, play).unwrap().join().unwrap();
+                });
+            },
+            |queue| assert!(queue.is_empty()),
+        );
+        // Not so many times that an ordinary thread's stack, of 2 MiB, could not hold it.
+        let queue = queue::<Page>(2);
+        let _watchdog = watch("large_messages", &queue);
+        fork_child(|| {
             std::thread::scope(|scope| {
-                let roomy = std::thread::Builder::new().stack_size(16 << 20);
-                roomy.spawn_scoped(scope, play).unwrap().join().unwrap();
+                let body = || {
+                    send(&queue, 1);
+                    recv(&queue, 1);
+                    send(&queue, 2);
+                    recv_ack(&queue, 2);
+                };
+                let ordinary = std::thread::Builder::new().stack_size(2 << 20);
+                ordinary.spawn_scoped(scope, body).unwrap().join().unwrap();
             });
-        },
-        |queue| assert!(queue.is_empty()),
-    );
-    // Not so many times that an ordinary thread's stack, of 2 MiB, could not hold it.
-    let queue = queue::<Page>(2);
-    let _watchdog = watch("large_messages", &queue);
-    fork_child(|| {
-        std::thread::scope(|scope| {
-            let body = || {
-                send(&queue, 1);
-                recv(&queue, 1);
-                send(&queue, 2);
-                recv_ack(&queue, 2);
-            };
-            let ordinary = std::thread::Builder::new().stack_size(2 << 20);
-            ordinary.spawn_scoped(scope, body).unwrap().join().unwrap();
-        });
-    })
-    .succeeds();
+        })
+        .succeeds();
+    });
 }
 
 #[test]
@@ -1429,13 +1431,13 @@ outlast::plain! {
 #[test]
 fn bits_that_are_no_value() {
     use std::os::unix::fs::FileExt;
+    type Receive = fn(&Queue<Card>) -> Option<Fault>;
     let good = Card { suit: Suit::Hearts, trump: true, value: 0x0123_4567_89ab_cdef };
     for (field, bits) in [(0, 4_u8), (2, 2), (2, 255)] {
         let queue = queue::<Card>(3);
         let _watchdog = watch("bits_that_are_no_value", &queue);
         let file = std::fs::File::from(queue.try_clone_fd().unwrap());
-        type Receiver = fn(&Queue<Card>) -> Option<Fault>;
-        let receivers: [Receiver; 4] = [
+        let receivers: [Receive; 4] = [
             |queue| match queue.recv() {
                 Err(RecvError::Failed(fault)) => Some(fault),
                 _ => None,

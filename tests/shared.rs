@@ -501,7 +501,7 @@ fn by_exec() {
     assert!(command.status().unwrap().success());
     drop(command);
     let status = std::process::Command::new("sh")
-        .args(["-c", "ls -l /proc/self/fd | grep -q outlast"])
+        .args(["-c", "ls -l /proc/self/fd | grep -q memfd:outlast"])
         .status()
         .unwrap();
     assert_eq!(status.code(), Some(1), "a child that was given nothing has something");
@@ -618,9 +618,9 @@ fn receive_fd(socket: &UnixStream) -> OwnedFd {
 fn over_a_socket() {
     let part = my_part();
     if part.is_none() {
-        return start_again("over_a_socket", "alone", |_| {}).has_played();
+        return start_again("over_a_socket", common::ALONE, |_| {}).has_played();
     }
-    if let Some(part) = part.filter(|part| part != "alone") {
+    if let Some(part) = part.filter(|part| part != common::ALONE) {
         // The socket is this program's standard input.
         // SAFETY: open, and nobody else reads from it.
         let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(0) });
@@ -1461,137 +1461,143 @@ fn possessions() -> (usize, usize, usize) {
 
 #[test]
 fn nothing_is_left_behind() {
-    let name = Name::new("nothing_is_left_behind");
-    let _watchdog = watch_alone("nothing_is_left_behind");
-    // In a child, which no other test disturbs.
-    let name = &name.0;
-    fork_child(move || {
-        let cycle = || {
-            office().work();
-            let shared = Shared::create(name, Office::new()).unwrap();
-            let other = Shared::<Office>::open(name).unwrap();
-            let third = Shared::<Office>::from_fd(shared.try_clone_fd().unwrap()).unwrap();
-            third.work();
-            drop(shared);
-            std::thread::scope(|scope| {
-                scope.spawn(|| other.work()).join().unwrap();
-                scope.spawn(|| third.work());
+    common::in_own_process("nothing_is_left_behind", || {
+        let name = Name::new("nothing_is_left_behind");
+        let _watchdog = watch_alone("nothing_is_left_behind");
+        // In a child, which no other test disturbs.
+        let name = &name.0;
+        fork_child(move || {
+            let cycle = || {
+                office().work();
+                let shared = Shared::create(name, Office::new()).unwrap();
+                let other = Shared::<Office>::open(name).unwrap();
+                let third = Shared::<Office>::from_fd(shared.try_clone_fd().unwrap()).unwrap();
+                third.work();
+                drop(shared);
+                std::thread::scope(|scope| {
+                    scope.spawn(|| other.work()).join().unwrap();
+                    scope.spawn(|| third.work());
+                });
+                drop(Shared::anonymous(Lock::new(1_u8)).unwrap().lock().unwrap());
+                drop(Shared::<Queue<u64>>::anonymous_queue(10).unwrap());
+                // Failures as well.
+                let fd = third.try_clone_fd().unwrap();
+                assert!(matches!(Shared::<Event>::from_fd(fd), Err(OpenError::OtherType { .. })));
+                assert!(matches!(Shared::<Event>::open(name), Err(OpenError::OtherType { .. })));
+                let full = Options::new().processes(1).anonymous(Event::auto(true)).unwrap();
+                assert!(Shared::<Event>::from_fd(full.try_clone_fd().unwrap()).is_err());
+                assert!(Shared::create(name, Office::new()).is_err());
+            };
+            (0..3).for_each(|_| cycle());
+            let before = possessions();
+            (0..100).for_each(|_| cycle());
+            // A thread may live for a moment longer than its scope, and so may the memory that it has a token in: until
+            // the next opportunity.
+            eventually("all is given back", || {
+                drop(Shared::anonymous(Lock::new(1_u8)).unwrap());
+                possessions() == before
             });
-            drop(Shared::anonymous(Lock::new(1_u8)).unwrap().lock().unwrap());
-            drop(Shared::<Queue<u64>>::anonymous_queue(10).unwrap());
-            // Failures as well.
-            let fd = third.try_clone_fd().unwrap();
-            assert!(matches!(Shared::<Event>::from_fd(fd), Err(OpenError::OtherType { .. })));
-            assert!(matches!(Shared::<Event>::open(name), Err(OpenError::OtherType { .. })));
-            let full = Options::new().processes(1).anonymous(Event::auto(true)).unwrap();
-            assert!(Shared::<Event>::from_fd(full.try_clone_fd().unwrap()).is_err());
-            assert!(Shared::create(name, Office::new()).is_err());
-        };
-        (0..3).for_each(|_| cycle());
-        let before = possessions();
-        (0..100).for_each(|_| cycle());
-        // A thread may live for a moment longer than its scope, and so may the memory that it has a token in: until
-        // the next opportunity.
-        eventually("all is given back", || {
-            drop(Shared::anonymous(Lock::new(1_u8)).unwrap());
-            possessions() == before
-        });
-    })
-    .succeeds();
+        })
+        .succeeds();
+    });
 }
 
 /// The last handle goes while another thread, which has a token in the segment, lives on: the memory stays
 /// until that one has ended, and goes at the next opportunity.
 #[test]
 fn graves() {
-    let _watchdog = watch_alone("graves");
-    fork_child(|| {
-        office().work();
-        let (_, _, before) = possessions();
-        for round in 0..20 {
-            let shared = office();
-            let (registered, go, gone) = (
-                std::sync::Arc::new(std::sync::Barrier::new(3)),
-                std::sync::mpsc::channel::<()>(),
-                std::sync::mpsc::channel::<()>(),
-            );
-            let ends = [go, gone].map(|(tell, told)| {
-                let (shared, registered) = (shared.clone(), registered.clone());
-                let thread = std::thread::spawn(move || {
-                    assert_eq!(shared.inbox.try_recv(), Err(TryRecvError::Empty));
-                    drop(shared);
-                    registered.wait();
-                    told.recv().unwrap_err();
-                    // It uses another segment meanwhile, and again.
-                    office().work();
-                });
-                (tell, thread)
-            });
-            registered.wait();
-            drop(shared);
-            assert_eq!(possessions().2, before + 1, "unmapped under the kernel's list");
-            // Meanwhile life goes on.
+    common::in_own_process("graves", || {
+        let _watchdog = watch_alone("graves");
+        fork_child(|| {
             office().work();
-            for (i, (tell, thread)) in ends.into_iter().enumerate() {
-                drop(tell);
-                thread.join().unwrap();
-                drop(office()); // the opportunity
-                if i == 0 {
-                    assert_eq!(possessions().2, before + 1, "round {round}");
+            let (_, _, before) = possessions();
+            for round in 0..20 {
+                let shared = office();
+                let (registered, go, gone) = (
+                    std::sync::Arc::new(std::sync::Barrier::new(3)),
+                    std::sync::mpsc::channel::<()>(),
+                    std::sync::mpsc::channel::<()>(),
+                );
+                let ends = [go, gone].map(|(tell, told)| {
+                    let (shared, registered) = (shared.clone(), registered.clone());
+                    let thread = std::thread::spawn(move || {
+                        assert_eq!(shared.inbox.try_recv(), Err(TryRecvError::Empty));
+                        drop(shared);
+                        registered.wait();
+                        told.recv().unwrap_err();
+                        // It uses another segment meanwhile, and again.
+                        office().work();
+                    });
+                    (tell, thread)
+                });
+                registered.wait();
+                drop(shared);
+                assert_eq!(possessions().2, before + 1, "unmapped under the kernel's list");
+                // Meanwhile life goes on.
+                office().work();
+                for (i, (tell, thread)) in ends.into_iter().enumerate() {
+                    drop(tell);
+                    thread.join().unwrap();
+                    drop(office()); // the opportunity
+                    if i == 0 {
+                        assert_eq!(possessions().2, before + 1, "round {round}");
+                    }
                 }
+                // The kernel marks a thread's token after `join` has returned, perhaps.
+                eventually("it is unmapped", || {
+                    drop(office());
+                    possessions().2 == before
+                });
             }
-            // The kernel marks a thread's token after `join` has returned, perhaps.
-            eventually("it is unmapped", || {
-                drop(office());
-                possessions().2 == before
-            });
-        }
-    })
-    .succeeds();
+        })
+        .succeeds();
+    });
 }
 
 /// The other way round: a thread holds a token in two segments, and one that is long gone.
 #[test]
 fn a_thread_with_several_tokens() {
-    let _watchdog = watch_alone("a_thread_with_several_tokens");
-    fork_child(|| {
-        let lasting = office();
-        lasting.work();
-        let (_, _, before) = possessions();
-        let (tell, told) = std::sync::mpsc::channel::<Option<Shared<Office>>>();
-        let thread = std::thread::spawn(move || {
-            while let Some(shared) = told.recv().unwrap() {
-                let guard = shared.till.lock().unwrap();
-                shared.inbox.send(1).unwrap();
-                drop(guard);
+    common::in_own_process("a_thread_with_several_tokens", || {
+        let _watchdog = watch_alone("a_thread_with_several_tokens");
+        fork_child(|| {
+            let lasting = office();
+            lasting.work();
+            let (_, _, before) = possessions();
+            let (tell, told) = std::sync::mpsc::channel::<Option<Shared<Office>>>();
+            let thread = std::thread::spawn(move || {
+                while let Some(shared) = told.recv().unwrap() {
+                    let guard = shared.till.lock().unwrap();
+                    shared.inbox.send(1).unwrap();
+                    drop(guard);
+                }
+            });
+            let mut segments = Vec::new();
+            for _ in 0..10 {
+                let shared = office();
+                tell.send(Some(shared.clone())).unwrap();
+                tell.send(Some(lasting.clone())).unwrap();
+                assert_eq!(lasting.inbox.recv(), Ok(1));
+                assert_eq!(shared.inbox.recv(), Ok(1));
+                segments.push(shared);
             }
-        });
-        let mut segments = Vec::new();
-        for _ in 0..10 {
-            let shared = office();
-            tell.send(Some(shared.clone())).unwrap();
-            tell.send(Some(lasting.clone())).unwrap();
-            assert_eq!(lasting.inbox.recv(), Ok(1));
-            assert_eq!(shared.inbox.recv(), Ok(1));
-            segments.push(shared);
-        }
-        // All go, in another order than they came, while the thread is in the middle of them.
-        let mut random = Random::new(4);
-        while !segments.is_empty() {
-            drop(segments.swap_remove(random.index(segments.len())));
-            tell.send(Some(lasting.clone())).unwrap();
-            assert_eq!(lasting.inbox.recv(), Ok(1));
-        }
-        assert_eq!(possessions().2, before + 10);
-        tell.send(None).unwrap();
-        thread.join().unwrap();
-        eventually("all are unmapped", || {
-            drop(office());
-            possessions().2 == before
-        });
-        lasting.work();
-    })
-    .succeeds();
+            // All go, in another order than they came, while the thread is in the middle of them.
+            let mut random = Random::new(4);
+            while !segments.is_empty() {
+                drop(segments.swap_remove(random.index(segments.len())));
+                tell.send(Some(lasting.clone())).unwrap();
+                assert_eq!(lasting.inbox.recv(), Ok(1));
+            }
+            assert_eq!(possessions().2, before + 10);
+            tell.send(None).unwrap();
+            thread.join().unwrap();
+            eventually("all are unmapped", || {
+                drop(office());
+                possessions().2 == before
+            });
+            lasting.work();
+        })
+        .succeeds();
+    });
 }
 
 /// In a child of a fork, the copies of the parent's graves and handles do no harm.
@@ -1646,4 +1652,38 @@ fn forked_beside_a_first_use() {
         let part = format!("{seed}");
         start_again("forked_beside_a_first_use", &part, |_| {}).has_played();
     }
+}
+
+/// A child that is forked while other threads start and end must be able to become a peer, which takes a thread.
+#[test]
+fn forked_beside_starting_threads() {
+    struct StopAtEnd<'a>(&'a AtomicU32);
+    impl Drop for StopAtEnd<'_> {
+        fn drop(&mut self) {
+            self.0.reach(1);
+        }
+    }
+    in_own_process("forked_beside_starting_threads", || {
+        let shared = office();
+        let _watchdog = watch("forked_beside_starting_threads", &shared);
+        let stop = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            let _stop = StopAtEnd(&stop);
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while stop.load(SeqCst) == 0 {
+                        std::thread::spawn(|| {}).join().unwrap();
+                    }
+                });
+            }
+            for _ in 0..500 {
+                fork_child(|| {
+                    // SAFETY: takes no pointers. Its end comes sooner than usual.
+                    unsafe { libc::alarm(20) };
+                    shared.work();
+                })
+                .succeeds();
+            }
+        });
+    });
 }

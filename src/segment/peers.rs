@@ -240,6 +240,8 @@ impl Peers {
 
     fn recover_one(&self, i: usize, stop: &Stop, recover: &Recover) -> Result<(), Fault> {
         let slot = &self.processes()[i];
+        // Whoever recovered another just before has `pending` empty: killed below, it would ring for nobody.
+        Thread::current()?.toll(&self.control().bell.value);
         fence(SeqCst); // pairs with the fence in `register`: we see its tag, or it sees the mark
         let dead = tag(i, slot.generation().load(Acquire));
         for thread in
@@ -395,7 +397,7 @@ pub(crate) struct Membership {
     peers: Peers,
     slot: usize,
     stop: Arc<Stop>,
-    sentinel: std::thread::JoinHandle<()>,
+    sentinel: thread::Silent,
     sentinel_tid: u32,
     /// The registered threads: slots and ids. What the shared memory says of them is not believed where
     /// it would cost memory safety: their tokens are in robust lists.
@@ -409,12 +411,12 @@ impl Membership {
         let stop = Arc::new(Stop::default());
         let (tell, told) = mpsc::channel();
         let watcher = Sentinel { peers, stop: Arc::clone(&stop), recover };
-        let sentinel = thread::spawn_silent("outlast-sentinel", move || watcher.run(&tell))
+        let sentinel = thread::spawn_silent(c"outlast-sentinel", move || watcher.run(&tell))
             .map_err(|_| Fault::TooManyPeers)?;
         let (slot, sentinel_tid) = match told.recv().unwrap_or(Err(Fault::Corrupt)) {
             Ok(joined) => joined,
             Err(fault) => {
-                sentinel.join().ok(); // it touches the memory no more
+                sentinel.join(); // it touches the memory no more
                 return Err(fault);
             }
         };
@@ -450,7 +452,7 @@ impl Membership {
     /// other than the calling one that still have tokens in the memory.
     pub(crate) fn leave(mut self) -> Remains {
         self.stop.set();
-        self.sentinel.join().ok(); // a sentinel does not panic: it aborts
+        self.sentinel.join();
         let me = thread::id();
         self.threads.retain(|&(t, tid)| {
             if tid == me {

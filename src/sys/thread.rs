@@ -1,5 +1,6 @@
 //! Threads and processes, as the kernel knows them.
 #![expect(unsafe_code, reason = "system calls")]
+use core::ffi::{CStr, c_void};
 use std::io;
 
 /// The kernel's id of the calling thread.
@@ -18,16 +19,62 @@ pub(crate) fn is_ours(tid: u32) -> bool {
     })
 }
 
-/// Runs `body` on a thread that gets no signals, so that no handler of the program runs there.
+/// A thread of the C library's, to be joined. (Dropped without, it goes on by itself.)
+#[derive(Debug)]
+pub(crate) struct Silent(libc::pthread_t);
+
+impl Silent {
+    /// Waits for its end.
+    pub(crate) fn join(self) {
+        // SAFETY: made joinable by `spawn_silent`, and joined once: `self` is gone.
+        unsafe { libc::pthread_join(self.0, core::ptr::null_mut()) };
+    }
+}
+
+type Body = Box<dyn FnOnce() + Send>;
+
+/// Runs `body`, which must not panic, on a thread that gets no signals, so that no handler of the program runs there.
+///
+/// Not a thread of the standard library: those take a lock of the process as they start and end, and in a child that
+/// was forked meanwhile that lock is never given up again.
 pub(crate) fn spawn_silent(
-    name: &str,
+    name: &CStr,
     body: impl FnOnce() + Send + 'static,
-) -> io::Result<std::thread::JoinHandle<()>> {
+) -> io::Result<Silent> {
+    extern "C" fn run(body: *mut c_void) -> *mut c_void {
+        // SAFETY: what `spawn_silent` leaked for this thread.
+        let body = unsafe { Box::from_raw(body.cast::<Body>()) };
+        body();
+        core::ptr::null_mut()
+    }
+    let body: *mut Body = Box::into_raw(Box::new(Box::new(body)));
+    let mut attributes = core::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let attributes = attributes.as_mut_ptr();
+    // SAFETY: initialises the live variable.
+    unsafe { libc::pthread_attr_init(attributes) };
+    // SAFETY: takes no pointers.
+    let least = usize::try_from(unsafe { libc::sysconf(libc::_SC_THREAD_STACK_MIN) }).unwrap_or(0);
+    // SAFETY: initialised above. The least that there must be, which counts thread-local memory in, and room for us.
+    unsafe {
+        libc::pthread_attr_setstacksize(attributes, least.next_multiple_of(4096) + 128 * 1024)
+    };
     let previous = block_signals();
-    let thread =
-        std::thread::Builder::new().name(name.to_owned()).stack_size(128 * 1024).spawn(body);
+    let mut thread = core::mem::MaybeUninit::<libc::pthread_t>::uninit();
+    // SAFETY: `run` takes what it is given here, once; the thread's id goes to a live variable.
+    let r = unsafe { libc::pthread_create(thread.as_mut_ptr(), attributes, run, body.cast()) };
     restore_signals(&previous);
-    thread
+    // SAFETY: initialised above, and not used again.
+    unsafe { libc::pthread_attr_destroy(attributes) };
+    if r != 0 {
+        // SAFETY: no thread has got it.
+        drop(unsafe { Box::from_raw(body) });
+        return Err(io::Error::from_raw_os_error(r));
+    }
+    // SAFETY: the call succeeded, so it was written.
+    let thread = unsafe { thread.assume_init() };
+    // SAFETY: a thread that is not joined yet, and a C string. It does not matter if the name is refused.
+    unsafe { libc::pthread_setname_np(thread, name.as_ptr()) };
+    Ok(Silent(thread))
 }
 
 fn block_signals() -> libc::sigset_t {

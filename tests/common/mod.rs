@@ -114,7 +114,8 @@ fn show_panics_of_children() {
 
 /// Gives the calling child the full time again before it is ended.
 pub(crate) fn rearm() {
-    let seconds = u32::try_from(LIMIT.as_secs()).unwrap_or(u32::MAX);
+    // Later than the watchdog, which can tell more.
+    let seconds = u32::try_from(2 * LIMIT.as_secs()).unwrap_or(u32::MAX);
     // SAFETY: takes no pointers.
     unsafe { libc::alarm(seconds) };
 }
@@ -482,7 +483,7 @@ pub(crate) fn worlds<T>(
 ) where
     T: ?Sized + Shareable + Sync + Debug + 'static,
 {
-    if let Some(part) = my_part() {
+    if let Some(part) = my_part().filter(|part| part != ALONE) {
         let (its_case, number) = part.rsplit_once('/').expect("case and number");
         if its_case == case {
             let shared = Shared::<T>::inherited("world").expect("handed on");
@@ -554,15 +555,21 @@ pub(crate) fn my_part() -> Option<String> {
     Some(part)
 }
 
-/// Runs a test in a process of its own, where no other test forks children: each would have a copy of every
-/// descriptor, and so be a user of every segment that has a name.
+/// Runs a test in a process of its own.
+///
+/// Where no other test forks children: each would have a copy of every descriptor, and so be a user of every segment that
+/// has a name. And where no other test starts threads: if one is just starting or ending as a child is forked, a lock
+/// of the standard library stays locked in the child, and no thread that *it* starts (by the standard library) ever runs.
 pub(crate) fn in_own_process(name: &str, body: impl FnOnce()) {
     if my_part().is_some() {
         body();
         part_is_done();
     }
-    start_again(name, "alone", |_| {}).has_played();
+    start_again(name, ALONE, |_| {}).has_played();
 }
+
+/// The part of a program that plays all of a test.
+pub(crate) const ALONE: &str = "alone";
 
 /// Ends such a program, by itself.
 pub(crate) fn part_is_done() -> ! {
