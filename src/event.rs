@@ -203,6 +203,9 @@ unsafe impl Shareable for Event {
     fn layout() -> Layout {
         Layout { name: "Event", size: size_of::<Self>(), fields: &[] }
     }
+    fn place(&self) {
+        self.word.place();
+    }
     fn recover(&self, _dead: &Dead) {
         self.word.wake(u32::MAX);
     }

@@ -67,6 +67,8 @@ pub struct Dead {
     pub(crate) tag: u32,
     /// It left by itself (exit, last drop) rather than by being killed.
     pub(crate) clean: bool,
+    /// Its process id.
+    pub(crate) pid: u32,
 }
 
 impl Dead {
@@ -74,7 +76,7 @@ impl Dead {
     #[doc(hidden)]
     #[must_use]
     pub fn killed(tag: u32) -> Self {
-        Dead { tag, clean: false }
+        Dead { tag, clean: false, pid: tag }
     }
 }
 

@@ -67,7 +67,6 @@
 mod cells;
 mod error;
 mod ring;
-mod signal;
 
 pub use cells::{Delivery, IN_FLIGHT, Loan, Ref};
 pub use error::{
@@ -82,13 +81,13 @@ use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
+use crate::wait::signal::Signal;
 use cells::{Cell, CellState, Stage};
 use core::fmt;
 use core::mem::{MaybeUninit, offset_of};
 use core::ops::Deref;
 use core::ptr::NonNull;
 use ring::{End, MAX_CAPACITY, Nothing, Phase, Position, is_in, lap_of, owner_of, state};
-use signal::Signal;
 use std::time::{Duration, Instant};
 
 /// A bounded queue whose capacity is chosen when it is created.
@@ -960,11 +959,13 @@ impl<T: Plain> Queue<T> {
         self.shared.closed.load(Relaxed) != 0
     }
 
-    fn wake_everybody(&self) {
+    fn signals(&self) -> [&Signal; 4] {
         let rare = &self.shared;
         [&rare.not_empty, &rare.not_full, &rare.cell_free, &rare.idle]
-            .into_iter()
-            .for_each(Signal::wake_all);
+    }
+
+    fn wake_everybody(&self) {
+        self.signals().into_iter().for_each(Signal::wake_all);
     }
 
     #[inline(always)]
@@ -1043,6 +1044,9 @@ unsafe impl<T: Plain, const N: usize> Shareable for FixedQueue<T, N> {
     fn layout() -> Layout {
         Layout { name: "FixedQueue", size: size_of::<Self>(), fields: const { &Self::FIELDS } }
     }
+    fn place(&self) {
+        self.signals().into_iter().for_each(Signal::place);
+    }
     fn recover(&self, dead: &Dead) {
         self.mend(dead);
     }
@@ -1070,6 +1074,9 @@ unsafe impl<T: Plain> Shareable for Queue<T> {
         // A pointer to a struct that ends in a slice has the slice's length as its own.
         let pointer = NonNull::slice_from_raw_parts(base, len).as_ptr() as *mut Self;
         NonNull::new(pointer).unwrap_or_else(|| unreachable!("`base` is not null"))
+    }
+    fn place(&self) {
+        self.signals().into_iter().for_each(Signal::place);
     }
     fn recover(&self, dead: &Dead) {
         self.mend(dead);

@@ -281,7 +281,8 @@ impl Peers {
     fn clear(&self, i: usize, generation: u32, recover: &Recover) {
         let slot = &self.processes()[i];
         let owner = tag(i, 0);
-        recover(&Dead { tag: owner, clean: slot.state().load(Relaxed) == LEFT });
+        let (clean, pid) = (slot.state().load(Relaxed) == LEFT, slot.token.note[PID].load(Relaxed));
+        recover(&Dead { tag: owner, clean, pid });
         let all = tag(i, generation);
         for thread in
             self.threads().iter().filter(|thread| thread.token.note[TAG].load(Relaxed) == all)

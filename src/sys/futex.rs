@@ -13,6 +13,10 @@ use core::ptr::{self, null};
 pub(crate) struct Parker(());
 
 impl Parker {
+    /// To be called where it will stay.
+    #[expect(clippy::unused_self, reason = "one contract for all backends")]
+    pub(crate) fn place(&self) {}
+
     #[expect(clippy::unused_self, reason = "one contract for all backends")]
     pub(crate) fn park(&self, word: &AtomicU32, expected: u32, deadline: Deadline) -> Wake {
         let timeout = match deadline.remaining() {
@@ -55,6 +59,7 @@ impl Parker {
             Change::SetTopBit => (SHIFT, 31),
             Change::OrOne => (2, 1),
             Change::AddOne => (1, 1),
+            Change::ClearLowestTwo => (3, 3), // FUTEX_OP_ANDN
         };
         // The call could also wake sleepers of a second word, if the old value compares well; it would
         // wake one even when asked for none. Equal to 2^32 - 1 is what our words never or hardly ever

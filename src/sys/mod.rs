@@ -1,8 +1,9 @@
 //! The operating system, and nothing else: the only place that names `libc`.
 //!
 //! Parking on a word is the contract that backends share. A backend is one file that defines
-//! `Parker`, which lies beside the word, with three operations:
+//! `Parker`, which lies beside the word, with four operations:
 //!
+//! - `place()`: makes it usable where it lies, from any bytes.
 //! - `park(&word, expected, deadline) -> Wake`: returns at once unless `word == expected`; may
 //!   return for no reason.
 //! - `unpark(&word, n) -> usize`: wakes up to `n` threads parked on the word; how many there were.
@@ -51,4 +52,6 @@ pub(crate) enum Change {
     OrOne,
     /// Adds one.
     AddOne,
+    /// Clears the two lowest bits, leaving the others.
+    ClearLowestTwo,
 }

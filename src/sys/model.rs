@@ -25,6 +25,9 @@ impl Default for Parker {
 }
 
 impl Parker {
+    #[expect(clippy::unused_self, reason = "one contract for all backends")]
+    pub(crate) fn place(&self) {}
+
     pub(crate) fn park(&self, word: &AtomicU32, expected: u32, deadline: Deadline) -> Wake {
         let word = word.alive();
         let mut sleepers = self.sleepers();
@@ -65,6 +68,7 @@ impl Parker {
             Change::SetTopBit => word.swap(1 << 31, AcqRel),
             Change::OrOne => word.fetch_or(1, AcqRel),
             Change::AddOne => word.fetch_add(1, AcqRel),
+            Change::ClearLowestTwo => word.fetch_and(!3, AcqRel),
         };
         Self::wake(sleepers, n)
     }

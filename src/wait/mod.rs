@@ -1,13 +1,14 @@
 //! Waiting: a word in shared memory, and the only loop in the crate that blocks on one.
 
 pub(crate) mod robust;
+pub(crate) mod signal;
 pub(crate) mod spin;
 
 use crate::deadline::Deadline;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Acquire;
 use crate::sys::{Change, Parker, Wake};
-use spin::Spinner;
+use spin::{Missed, Spinner};
 use thiserror::Error;
 
 /// The deadline passed before what was waited for happened.
@@ -48,6 +49,11 @@ impl WaitWord {
         WaitWord { value: AtomicU32::new(value), parker: Parker::default() }
     }
 
+    /// Makes the word usable where it lies. Its value stays.
+    pub(crate) fn place(&self) {
+        self.parker.place();
+    }
+
     /// Runs `step` until it is `Done`, spinning for a while and then sleeping whenever it says so.
     ///
     /// `step` is given the word's value, and runs once more after the deadline has passed: what can be had is had, even too late. The deadline is a
@@ -74,18 +80,21 @@ impl WaitWord {
                 return Ok(done);
             }
         }
-        let mut slept = false;
+        let mut slept = None;
         let mut late = false;
         loop {
             match step(self.value.load(Acquire), Look::BeforeSleep) {
-                Step::Done(done) => return Ok(done),
+                Step::Done(done) => {
+                    slept.iter().for_each(|missed: &Missed| spinner.miss(missed.shortly()));
+                    return Ok(done);
+                }
                 Step::Retry => crate::sync::spin_loop(),
-                Step::Sleep(_) if late => return Err(TimedOut),
+                Step::Sleep(_) if late => {
+                    spinner.miss(false);
+                    return Err(TimedOut);
+                }
                 Step::Sleep(seen) => {
-                    if !slept {
-                        slept = true;
-                        spinner.miss();
-                    }
+                    slept.get_or_insert_with(Missed::now);
                     late = self.parker.park(&self.value, seen, deadline) == Wake::TimedOut;
                 }
             }

@@ -2,7 +2,9 @@
 //!
 //! A spin that hits is 300 times faster than a sleep; one that misses burns a core for nothing. So
 //! each thread keeps a budget for the words that it waits on, which doubles when a spin has hit
-//! and halves when one has missed. With one CPU nobody can change the word meanwhile: no spin.
+//! and halves when one has missed; but if the sleep after it was short, a longer spin might have
+//! hit, and it doubles as well. If the longest has missed so, the others have no CPU to run on: it starts
+//! again from the least. With one CPU nobody can change the word meanwhile: no spin.
 use crate::sync::SPINS;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -48,6 +50,24 @@ const BUDGETS: usize = 16;
 thread_local! {
     static SETTING: Cell<Spin> = const { Cell::new(Spin::Adaptive) };
     static BUDGET: [Cell<u32>; BUDGETS] = const { [const { Cell::new(FIRST) }; BUDGETS] };
+}
+
+/// A sleep of which the waking was the most.
+const SHORT: Duration = Duration::from_micros(150);
+
+/// When a spin ended in vain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Missed(Instant);
+
+impl Missed {
+    pub(crate) fn now() -> Self {
+        Missed(Instant::now())
+    }
+
+    /// Whether a longer spin might have hit.
+    pub(crate) fn shortly(self) -> bool {
+        self.0.elapsed() < SHORT
+    }
 }
 
 /// One wait's worth of looking.
@@ -98,9 +118,13 @@ impl Spinner {
         self.learn(|budget| (budget * 2).min(MOST));
     }
 
-    /// It did not.
-    pub(crate) fn miss(&self) {
-        self.learn(|budget| (budget / 2).max(LEAST));
+    /// It did not, and the thread has slept; or only [shortly](Missed::shortly).
+    pub(crate) fn miss(&self, shortly: bool) {
+        self.learn(|budget| match budget {
+            MOST if shortly => LEAST,
+            _ if shortly => (budget * 2).min(MOST),
+            _ => (budget / 2).max(LEAST),
+        });
     }
 
     fn learn(&self, next: impl FnOnce(u32) -> u32) {

@@ -14,20 +14,20 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::{Duration, Instant};
 
-type Verdict = Result<(), String>;
+pub(crate) type Verdict = Result<(), String>;
 
-fn fail<T>(what: impl fmt::Display) -> Result<T, String> {
+pub(crate) fn fail<T>(what: impl fmt::Display) -> Result<T, String> {
     Err(what.to_string())
 }
 
 /// The value's bytes.
-fn memory<T: Shareable>(world: &Shared<T>) -> Vec<u8> {
+pub(crate) fn memory<T: Shareable>(world: &Shared<T>) -> Vec<u8> {
     let at = std::ptr::from_ref::<T>(world).cast();
     // SAFETY: as many bytes as the value has; a torn picture costs a kill point at worst.
     unsafe { std::slice::from_raw_parts(at, size_of::<T>()) }.to_vec()
 }
 
-fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options::new().processes(8).threads(16)
 }
 

@@ -1,15 +1,15 @@
-//! Sleeping until somebody says that a queue has changed.
+//! Sleeping until somebody says that something has changed, where the state itself is no word that one could sleep on.
+use super::{Look, Step, TimedOut, WaitWord};
 use crate::deadline::Deadline;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 use crate::sync::atomic::{AtomicU32, fence};
 use crate::sys::Change;
-use crate::wait::{Look, Step, TimedOut, WaitWord};
 
 /// A sequence word, and whether anybody sleeps on it.
 ///
 /// # Invariants
 /// - I1. A thread asleep on `seq` => `armed` is not 0. (It may be not 0 with nobody asleep: one wasted system
-///   call clears it.) A sleeper arms, fences, looks once more, and sleeps; who changes the queue
+///   call clears it.) A sleeper arms, fences, looks once more, and sleeps; who changes the state
 ///   fences and then reads `armed`: one of the two sees the other.
 /// - I2. `armed` is cleared only by one whose wake found nobody asleep, and only if it still holds what
 ///   was there before that wake. Whoever armed it with the same number read `seq` before the wake, which
@@ -24,6 +24,11 @@ pub(crate) struct Signal {
 impl Signal {
     pub(crate) fn new() -> Self {
         Signal { seq: WaitWord::new(0), armed: AtomicU32::new(0) }
+    }
+
+    /// To be called where it will stay.
+    pub(crate) fn place(&self) {
+        self.seq.place();
     }
 
     /// Waits until `attempt` gives something.
