@@ -299,6 +299,11 @@ impl Options {
             unsafe { header::write(memory.base(), &spec, &geometry) }?;
             let at = Shared::<T>::value_in(memory, &geometry)?;
             fill(at);
+            if T::NEEDS_PEERS {
+                let base = NonNull::new(memory.base()).ok_or(OpenError::Corrupt)?;
+                // SAFETY: the memory was made by this geometry, and stays mapped during the call.
+                unsafe { Peers::new(base, &geometry) }.place();
+            }
             // SAFETY: the value was just made there.
             unsafe { at.as_ref() }.place();
             // SAFETY: header and value are complete.

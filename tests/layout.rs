@@ -1,5 +1,6 @@
 //! Where everything lies, as numbers: a change of layout must be meant, and then counts up the version in the header.
-#![cfg(not(outlast_loom))]
+//! (With the other backend it is the C library that says how large its objects are.)
+#![cfg(all(not(outlast_loom), feature = "futex"))]
 use core::mem::{align_of, size_of};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{Event, FixedQueue, Lock, Options, Queue, Shareable, Shared};

@@ -769,6 +769,7 @@ fn among_foreign_robust_mutexes() {
 }
 
 /// The control of the test above, and the documented limit: what a mutex taken inside our section does to it.
+#[cfg(feature = "futex")] // of how futexes are used
 #[test]
 fn why_there_is_an_eager_mode() {
     for eager in [true, false] {
@@ -881,6 +882,7 @@ fn bits_that_are_no_value() {
 }
 
 /// The word of a lock holds what nobody writes: an error, neither a panic nor a hang.
+#[cfg(feature = "futex")] // of how futexes are used
 #[test]
 fn a_word_that_is_damaged() {
     let shared = Shared::anonymous(Lock::new(5_u64)).unwrap();

@@ -46,7 +46,7 @@
 //! stored ones are equal.
 #![expect(unsafe_code, reason = "reads and writes raw shared memory")]
 use crate::error::OpenError;
-use crate::sys::file;
+use crate::sys::{BACKEND, file};
 // Segments lie outside of what loom models, so these are never its atomics.
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use core::{mem, ptr};
@@ -69,8 +69,6 @@ const MAGIC: [u8; 8] = *b"outlast\0";
 const VERSION: u32 = 1;
 const FUTEX: u32 = 1;
 const PTHREAD: u32 = 2;
-/// What this build waits with.
-const BACKEND: u32 = FUTEX;
 const WORD: u32 = usize::BITS / 8;
 /// glibc's distance from the list entry in a `pthread_mutex_t` to its lock word.
 const ROBUST_OFFSET: i32 = -32;

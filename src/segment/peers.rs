@@ -48,7 +48,7 @@ use crate::shareable::Dead;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, fence};
 use crate::sys::robust::Thread;
-use crate::sys::{Watch, thread, wait_any, wake_all};
+use crate::sys::{Watch, thread, wake_all};
 use crate::wait::WaitWord;
 use crate::wait::robust::{OWNER, RobustWord};
 use core::ptr::NonNull;
@@ -83,9 +83,9 @@ pub(crate) struct Control {
     /// Serialises arrivals and recovery.
     lock: RobustWord,
     /// Always 0. See "How a death is noticed".
-    bell: WaitWord,
+    bell: AtomicU32,
     /// Grows with every arrival.
-    roster: WaitWord,
+    roster: AtomicU32,
 }
 
 /// One process.
@@ -149,6 +149,16 @@ impl Peers {
             processes: NonNull::slice_from_raw_parts(processes.cast(), geometry.processes as usize),
             threads: NonNull::slice_from_raw_parts(threads.cast(), geometry.threads as usize),
         }
+    }
+
+    /// Makes the tables of a new segment usable where they lie.
+    pub(crate) fn place(&self) {
+        if RobustWord::ZERO_IS_PLACED {
+            return; // as new memory is; all of it would have to be touched
+        }
+        self.control().lock.place();
+        self.processes().iter().for_each(|slot| slot.token.place());
+        self.threads().iter().for_each(|slot| slot.token.place());
     }
 
     fn control(&self) -> &Control {
@@ -222,8 +232,8 @@ impl Peers {
     }
 
     fn announce_roster(&self) {
-        self.control().roster.value.fetch_add(1, SeqCst);
-        self.control().roster.wake(u32::MAX);
+        self.control().roster.fetch_add(1, SeqCst);
+        wake_all(&self.control().roster);
     }
 
     /// Recovers every process whose token is marked; whether there was one.
@@ -241,7 +251,7 @@ impl Peers {
     fn recover_one(&self, i: usize, stop: &Stop, recover: &Recover) -> Result<(), Fault> {
         let slot = &self.processes()[i];
         // Whoever recovered another just before has `pending` empty: killed below, it would ring for nobody.
-        Thread::current()?.toll(&self.control().bell.value);
+        Thread::current()?.toll(&self.control().bell);
         fence(SeqCst); // pairs with the fence in `register`: we see its tag, or it sees the mark
         let dead = tag(i, slot.generation().load(Acquire));
         for thread in
@@ -256,17 +266,16 @@ impl Peers {
                     return Ok(());
                 }
                 let control = self.control();
-                wait_any([
+                stop.sleep_any([
                     Watch { word: thread.token.as_atomic(), expected: seen },
                     Watch { word: &thread.token.note[TAG], expected: dead },
-                    Watch { word: &control.bell.value, expected: 0 },
-                    stop.watch(),
+                    Watch { word: &control.bell, expected: 0 },
                 ]);
             }
         }
         // From here on `pending` is the lock's, and our death would ring for nobody.
-        self.control().bell.wake(u32::MAX);
-        Thread::current()?.end();
+        wake_all(&self.control().bell);
+        Thread::current()?.untoll();
         let locked = self.lock(stop)?;
         let generation = slot.generation().load(Acquire);
         if RobustWord::is_marked(slot.token.value()) && tag(i, generation) == dead {
@@ -387,8 +396,9 @@ impl Stop {
         self.0.value.store(1, Release);
         self.0.wake(1);
     }
-    fn watch(&self) -> Watch<'_> {
-        Watch { word: &self.0.value, expected: 0 }
+    /// Sleeps until one of the words changes, or it is set.
+    fn sleep_any<const N: usize>(&self, watches: [Watch<'_>; N]) {
+        self.0.sleep_any(0, watches);
     }
 }
 
@@ -410,6 +420,7 @@ impl Membership {
     /// more than a second, in the background).
     pub(crate) fn join(peers: Peers, recover: Arc<Recover>) -> Result<Self, Fault> {
         let stop = Arc::new(Stop::default());
+        stop.0.place();
         let (tell, told) = mpsc::channel();
         let watcher = Sentinel { peers, stop: Arc::clone(&stop), recover };
         let sentinel = thread::spawn_silent(c"outlast-sentinel", move || watcher.run(&tell))
@@ -506,10 +517,9 @@ impl Sentinel {
         let control = self.peers.control();
         let Ok(thread) = Thread::current() else { return };
         while !self.stop.is_set() {
-            thread.toll(&control.bell.value);
-            control.bell.value.store(0, Relaxed); // it is; another value would silence it
-            let roster =
-                Watch { word: &control.roster.value, expected: control.roster.value.load(Acquire) };
+            thread.toll(&control.bell);
+            control.bell.store(0, Relaxed); // it is; another value would silence it
+            let roster = Watch { word: &control.roster, expected: control.roster.load(Acquire) };
             match self.peers.recover_marked(&self.stop, &*self.recover) {
                 Ok(false) => {}
                 Ok(true) => continue,
@@ -524,10 +534,10 @@ impl Sentinel {
             if RobustWord::is_marked(before.expected) {
                 continue;
             }
-            let bell = Watch { word: &control.bell.value, expected: 0 };
-            wait_any([bell, roster, before, joining, self.stop.watch()]);
+            let bell = Watch { word: &control.bell, expected: 0 };
+            self.stop.sleep_any([bell, roster, before, joining]);
         }
-        thread.end();
+        thread.untoll();
     }
 
     fn leave(&self, me: usize) {

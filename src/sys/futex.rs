@@ -2,10 +2,13 @@
 //!
 //! Sources: futex(2), futex_waitv (Linux 5.16), and the kernel's documentation of `FUTEX_WAKE_OP`.
 #![expect(unsafe_code, reason = "system calls on addresses")]
-use super::{Change, Wake};
+use super::{Change, Wake, Watch};
 use crate::deadline::Deadline;
 use crate::sync::atomic::AtomicU32;
 use core::ptr::{self, null};
+
+/// What the header of a segment calls this backend.
+pub(crate) const BACKEND: u32 = 1;
 
 /// Nothing: the kernel keeps the queue of sleepers, keyed by the word's place in shared memory.
 #[repr(C)]
@@ -40,6 +43,54 @@ impl Parker {
             libc::EAGAIN | libc::EINTR => Wake::Woken,
             libc::ETIMEDOUT => Wake::TimedOut,
             errno => panic!("futex wait failed: errno {errno}"),
+        }
+    }
+
+    #[expect(clippy::unused_self, reason = "one contract for all backends")]
+    pub(crate) fn park_any<const N: usize>(
+        &self,
+        word: &AtomicU32,
+        expected: u32,
+        others: [Watch<'_>; N],
+    ) {
+        /// The kernel's `struct futex_waitv`.
+        #[repr(C)]
+        struct Waiter {
+            value: u64,
+            address: u64,
+            flags: u32,
+            reserved: u32,
+        }
+        const FUTEX2_SIZE_U32: u32 = 2;
+        let waiter = |watch: Watch<'_>| Waiter {
+            value: u64::from(watch.expected),
+            address: watch.word.as_ptr().expose_provenance() as u64,
+            flags: FUTEX2_SIZE_U32,
+            reserved: 0,
+        };
+        let mut waiters = Vec::with_capacity(N + 1);
+        waiters.push(waiter(Watch { word, expected }));
+        waiters.extend(others.map(waiter));
+        let mut until = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: writes the time to a live variable; this clock always exists.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut until) };
+        until.tv_sec += 1;
+        // SAFETY: `waiters` holds so many entries, each the address of a live, aligned u32; the time is live too.
+        let r = unsafe {
+            libc::syscall(
+                libc::SYS_futex_waitv,
+                waiters.as_ptr(),
+                waiters.len(),
+                0,
+                &raw const until,
+                libc::CLOCK_MONOTONIC,
+            )
+        };
+        if r < 0 {
+            match errno() {
+                libc::EAGAIN | libc::EINTR | libc::ETIMEDOUT => {}
+                errno => panic!("futex_waitv failed: errno {errno}"),
+            }
         }
     }
 
@@ -79,53 +130,6 @@ impl Parker {
             )
         };
         count(woken)
-    }
-}
-
-/// A word, and the value at which to sleep on it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Watch<'a> {
-    pub(crate) word: &'a AtomicU32,
-    pub(crate) expected: u32,
-}
-
-/// Sleeps until any of the words has another value or is woken, for a second at most. May return for no reason.
-pub(crate) fn wait_any<const N: usize>(watches: [Watch<'_>; N]) {
-    /// The kernel's `struct futex_waitv`.
-    #[repr(C)]
-    struct Waiter {
-        value: u64,
-        address: u64,
-        flags: u32,
-        reserved: u32,
-    }
-    const FUTEX2_SIZE_U32: u32 = 2;
-    let waiters = watches.map(|watch| Waiter {
-        value: u64::from(watch.expected),
-        address: watch.word.as_ptr().expose_provenance() as u64,
-        flags: FUTEX2_SIZE_U32,
-        reserved: 0,
-    });
-    let mut until = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes the time to a live variable; this clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut until) };
-    until.tv_sec += 1;
-    // SAFETY: `waiters` holds N entries, each the address of a live, aligned u32; the time is live too.
-    let r = unsafe {
-        libc::syscall(
-            libc::SYS_futex_waitv,
-            waiters.as_ptr(),
-            N,
-            0,
-            &raw const until,
-            libc::CLOCK_MONOTONIC,
-        )
-    };
-    if r < 0 {
-        match errno() {
-            libc::EAGAIN | libc::EINTR | libc::ETIMEDOUT => {}
-            errno => panic!("futex_waitv failed: errno {errno}"),
-        }
     }
 }
 

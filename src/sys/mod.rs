@@ -1,12 +1,14 @@
 //! The operating system, and nothing else: the only place that names `libc`.
 //!
 //! Parking on a word is the contract that backends share. A backend is one file that defines
-//! `Parker`, which lies beside the word, with four operations:
+//! `Parker`, which lies beside the word, with five operations:
 //!
 //! - `place()`: makes it usable where it lies, from any bytes.
 //! - `park(&word, expected, deadline) -> Wake`: returns at once unless `word == expected`; may
 //!   return for no reason.
 //! - `unpark(&word, n) -> usize`: wakes up to `n` threads parked on the word; how many there were.
+//! - `park_any(&word, expected, others)`: the same, without a deadline; returns as well when another word
+//!   changes or is woken, and after a while at the latest. (`wake_all` is the wake for words without a `Parker`.)
 //! - `change_and_unpark(&word, change, n) -> usize`: changes the word and wakes, in one step that
 //!   a kill cannot split.
 //!
@@ -14,23 +16,40 @@
 
 #[cfg(not(outlast_loom))]
 pub(crate) mod file;
-#[cfg(not(outlast_loom))]
-#[path = "futex.rs"]
+#[cfg_attr(outlast_loom, path = "model.rs")]
+#[cfg_attr(
+    all(feature = "pthread", not(feature = "futex"), not(outlast_loom)),
+    path = "pthread.rs"
+)]
+#[cfg_attr(
+    not(any(outlast_loom, all(feature = "pthread", not(feature = "futex")))),
+    path = "futex.rs"
+)]
 mod parker;
-#[cfg(outlast_loom)]
-#[path = "model.rs"]
-mod parker;
-#[cfg(not(outlast_loom))]
-pub(crate) mod robust;
-#[cfg(outlast_loom)]
-#[path = "robust_model.rs"]
+#[cfg_attr(outlast_loom, path = "robust_model.rs")]
+#[cfg_attr(
+    all(feature = "pthread", not(feature = "futex"), not(outlast_loom)),
+    path = "robust_pthread.rs"
+)]
+#[cfg_attr(
+    not(any(outlast_loom, all(feature = "pthread", not(feature = "futex")))),
+    path = "robust_futex.rs"
+)]
 pub(crate) mod robust;
 #[cfg(not(outlast_loom))]
 pub(crate) mod thread;
 
 pub(crate) use parker::Parker;
 #[cfg(not(outlast_loom))]
-pub(crate) use parker::{Watch, wait_any, wake_all};
+pub(crate) use parker::{BACKEND, wake_all};
+
+/// A word, and the value at which to sleep on it.
+#[cfg(not(outlast_loom))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Watch<'a> {
+    pub(crate) word: &'a crate::sync::atomic::AtomicU32,
+    pub(crate) expected: u32,
+}
 
 /// Why `park` came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +64,16 @@ pub(crate) enum Wake {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// Stores zero.
+    #[cfg_attr(
+        all(feature = "pthread", not(feature = "futex"), not(outlast_loom)),
+        expect(dead_code, reason = "for robust futexes")
+    )]
     Clear,
     /// Stores the topmost bit alone.
+    #[cfg_attr(
+        all(feature = "pthread", not(feature = "futex"), not(outlast_loom)),
+        expect(dead_code, reason = "for robust futexes")
+    )]
     SetTopBit,
     /// Sets the lowest bit, leaving the others.
     OrOne,

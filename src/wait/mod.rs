@@ -7,6 +7,8 @@ pub(crate) mod spin;
 use crate::deadline::Deadline;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Acquire;
+#[cfg(not(outlast_loom))]
+use crate::sys::Watch;
 use crate::sys::{Change, Parker, Wake};
 use spin::{Missed, Spinner};
 use thiserror::Error;
@@ -99,6 +101,12 @@ impl WaitWord {
                 }
             }
         }
+    }
+
+    /// Sleeps, for a while at most, until the word is no longer `seen` or one of the others has changed. May return for no reason.
+    #[cfg(not(outlast_loom))]
+    pub(crate) fn sleep_any<const N: usize>(&self, seen: u32, others: [Watch<'_>; N]) {
+        self.parker.park_any(&self.value, seen, others);
     }
 
     /// Wakes up to `n` sleepers; how many there were.

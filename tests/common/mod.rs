@@ -263,7 +263,8 @@ pub(crate) fn waits(pid: libc::pid_t, tid: libc::pid_t) -> bool {
     let call = call.unwrap_or_default();
     let mut words = call.split(' ');
     let number = words.next().and_then(|number| number.parse().ok());
-    number == Some(libc::SYS_futex) && words.nth(1) == Some("0x0")
+    // FUTEX_WAIT, or FUTEX_WAIT_BITSET, which the C library uses.
+    number == Some(libc::SYS_futex) && matches!(words.nth(1), Some("0x0" | "0x9"))
 }
 
 /// Waits until a thread of this process sleeps on a word in shared memory.

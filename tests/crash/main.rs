@@ -4,6 +4,8 @@
 
 mod controls;
 mod heir;
+#[cfg(feature = "futex")]
+mod primitives;
 mod stepper;
 mod sweep;
 mod sweeps;

@@ -142,7 +142,7 @@ fn is_asleep(thread: pid_t) -> bool {
     let call = std::fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default();
     let mut words = call.split(' ');
     match words.next() {
-        Some("202") => words.nth(1) == Some("0x0"),
+        Some("202") => matches!(words.nth(1), Some("0x0" | "0x9")),
         Some("449") => true,
         _ => false,
     }

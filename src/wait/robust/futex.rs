@@ -1,6 +1,4 @@
-//! A word that the kernel gives back when its owner dies.
-//!
-//! `Lock`, the tokens of the peer table and the recovery lock stand on it.
+//! A robust word that is a futex: the owner's thread id, in the kernel's list of what its thread holds.
 //!
 //! # State
 //! | word | meaning |
@@ -30,22 +28,17 @@
 //! one. After it: nothing, or one more sleeper is woken. A woken sleeper that is killed before it
 //! took the word has the node in `pending`: the kernel wakes the next. The classic release (store 0, wake one)
 //! lacks I2: a barger that takes the word and never sees a waiter leaves the others asleep once the woken one is killed.
-use super::{Look, Step, TimedOut, WaitWord};
+use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::Change;
 use crate::sys::robust::{Links, Thread};
+use crate::wait::{Look, Step, TimedOut, WaitWord};
 
 /// Somebody may be asleep.
-pub(crate) const WAITERS: u32 = 1 << 31;
-/// The owner ended while owning the word.
-pub(crate) const OWNER_DIED: u32 = 1 << 30;
-/// The owner's thread id.
-pub(crate) const OWNER: u32 = OWNER_DIED - 1;
-/// No thread's id, and more than the kernel's highest (2^22).
-pub(crate) const UNPLACED: u32 = OWNER;
+const WAITERS: u32 = 1 << 31;
 
 /// The word, its node for the robust list, and a little room that the owner may use between them.
 #[repr(C, align(8))]
@@ -66,29 +59,11 @@ const _: () = {
     assert!(size_of::<RobustWord>() == 40);
 };
 
-/// How a robust word came into our hands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
-    /// Its last owner gave it up.
-    Clean,
-    /// Its last owner died.
-    FromTheDead,
-}
-
-/// Why it did not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// Another thread has it.
-    Busy,
-    /// The calling thread has it.
-    Mine,
-    /// It was never placed, or never will be: it holds what no thread writes.
-    Unplaced,
-    /// See there.
-    Failed(Fault),
-}
-
 impl RobustWord {
+    /// Zero-filled memory is a free word.
+    #[cfg(not(outlast_loom))]
+    pub(crate) const ZERO_IS_PLACED: bool = true;
+
     /// Free, but not yet usable.
     pub(crate) fn new() -> Self {
         RobustWord {
@@ -306,11 +281,6 @@ impl RobustWord {
             self.word.change_and_wake(Change::Clear, u32::MAX);
         }
         me.end();
-    }
-
-    /// The kernel has marked the token: its thread has left user mode for good.
-    pub(crate) fn is_marked(value: u32) -> bool {
-        value & OWNER_DIED != 0 && value & OWNER == 0
     }
 
     /// Makes a marked token free again. Idempotent; wakes whoever slept on it.

@@ -242,6 +242,11 @@ impl Thread {
         compiler_fence(SeqCst);
     }
 
+    /// Takes that back.
+    pub(crate) fn untoll(self) {
+        self.end();
+    }
+
     /// The address by which the list's end, which is the head, is known.
     fn head_entry(self) -> usize {
         self.head.expose_provenance()

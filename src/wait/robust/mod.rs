@@ -1,0 +1,54 @@
+//! A word that the kernel gives back when its owner dies.
+//!
+//! `Lock`, the tokens of the peer table and the recovery lock stand on it. Both backends show it as the
+//! same number, and give it up to the next taker with the word that its owner died.
+
+#[cfg_attr(
+    all(feature = "pthread", not(feature = "futex"), not(outlast_loom)),
+    path = "pthread.rs"
+)]
+#[cfg_attr(
+    not(all(feature = "pthread", not(feature = "futex"), not(outlast_loom))),
+    path = "futex.rs"
+)]
+mod imp;
+
+pub(crate) use imp::RobustWord;
+
+use crate::error::Fault;
+
+/// The owner ended while owning the word.
+pub(crate) const OWNER_DIED: u32 = 1 << 30;
+/// The owner's thread id.
+pub(crate) const OWNER: u32 = OWNER_DIED - 1;
+/// No thread's id, and more than the kernel's highest (2^22).
+pub(crate) const UNPLACED: u32 = OWNER;
+
+/// How a robust word came into our hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Its last owner gave it up.
+    Clean,
+    /// Its last owner died.
+    FromTheDead,
+}
+
+/// Why it did not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Another thread has it.
+    Busy,
+    /// The calling thread has it.
+    Mine,
+    /// It was never placed, or never will be: it holds what no thread writes.
+    Unplaced,
+    /// See there.
+    Failed(Fault),
+}
+
+impl RobustWord {
+    /// Whether the kernel has marked the word that showed this value: its owner has left user mode for good.
+    pub(crate) fn is_marked(value: u32) -> bool {
+        value & OWNER_DIED != 0 && value & OWNER == 0
+    }
+}

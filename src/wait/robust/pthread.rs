@@ -1,0 +1,198 @@
+//! A robust word that is a robust mutex of POSIX, with its owner's thread id beside it.
+//!
+//! # State
+//! | owner | mutex | meaning |
+//! |---|---|---|
+//! | 0 | free | free |
+//! | tid | held | owned by that thread |
+//! | tid | its owner died | the same, until somebody looks or takes |
+//! | `OWNER_DIED` | free | marked: its owner died; free to be taken, by one who must know |
+//! | [`UNPLACED`] | none yet | made, but not yet where it will stay |
+//!
+//! # Invariants
+//! - I1. `owner` is written by who holds the mutex only.
+//! - I2. Who takes the mutex from the dead, or finds `owner` marked, says so to its caller or marks it again.
+//!
+//! # Death
+//! The kernel gives the mutex back, at every instruction. Killed between the mutex and `owner`: taking, the next is told of a
+//! death without a section; giving up, of a section that was complete.
+use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED};
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sys::robust::{Mutex, Outcome, Thread};
+use crate::wait::TimedOut;
+
+/// The mutex, its owner, and a little room that the owner may use.
+#[repr(C, align(8))]
+#[derive(Debug)]
+pub(crate) struct RobustWord {
+    mutex: Mutex,
+    owner: AtomicU32,
+    /// For the user of the word: [`crate::Lock`]'s poison, or who a slot belongs to.
+    pub(crate) note: [AtomicU32; 4],
+}
+
+impl RobustWord {
+    /// A mutex must be initialised where it lies.
+    pub(crate) const ZERO_IS_PLACED: bool = false;
+
+    /// Free, but not yet usable.
+    pub(crate) fn new() -> Self {
+        RobustWord {
+            mutex: Mutex::default(),
+            owner: AtomicU32::new(UNPLACED),
+            note: Default::default(),
+        }
+    }
+
+    /// Makes the word usable where it lies.
+    pub(crate) fn place(&self) {
+        self.mutex.place();
+        self.owner.store(0, Relaxed);
+    }
+
+    /// The owner's thread id, or what the table says. Looks whether the owner still lives, so that it
+    /// is a moment's owner itself if not.
+    pub(crate) fn value(&self) -> u32 {
+        let seen = self.owner.load(Acquire);
+        if seen & OWNER == 0 || seen == UNPLACED {
+            return seen;
+        }
+        match self.mutex.try_take() {
+            Outcome::TakenFromTheDead => {
+                self.mark();
+                self.mutex.give_up();
+            }
+            Outcome::Taken => self.mutex.give_up(),
+            Outcome::Busy | Outcome::Mine | Outcome::TimedOut | Outcome::Broken => {}
+        }
+        self.owner.load(Acquire)
+    }
+
+    /// Keeps I2, for one who holds the mutex without taking the word.
+    fn mark(&self) {
+        self.owner.store(OWNER_DIED, Release);
+    }
+
+    /// Whether the calling thread owns the word.
+    pub(crate) fn is_mine(&self) -> bool {
+        Thread::current().is_ok_and(|me| self.owner.load(Relaxed) == me.tid())
+    }
+
+    /// What changes when the word is taken or given up.
+    pub(crate) fn as_atomic(&self) -> &AtomicU32 {
+        &self.owner
+    }
+
+    /// Takes the word if it is free and never was a dead one's; by whom.
+    #[inline(always)]
+    pub(crate) fn try_take_fast(&self) -> Option<Thread> {
+        let me = Thread::fast()?;
+        if self.owner.load(Relaxed) != 0 || me.begin().is_err() {
+            return None;
+        }
+        match self.mutex.try_take() {
+            Outcome::Taken if self.owner.load(Relaxed) == 0 => {
+                self.owner.store(me.tid(), Relaxed);
+                return Some(me);
+            }
+            Outcome::Taken => self.mutex.give_up(),
+            Outcome::TakenFromTheDead => {
+                self.mark();
+                self.mutex.give_up();
+            }
+            Outcome::Busy | Outcome::Mine | Outcome::TimedOut | Outcome::Broken => {}
+        }
+        me.end();
+        None
+    }
+
+    /// Takes the word if nobody alive has it.
+    #[cold]
+    pub(crate) fn try_take(&self) -> Result<(Taken, Thread), Refused> {
+        self.take(Mutex::try_take).unwrap_or(Err(Refused::Busy))
+    }
+
+    /// Takes the word, waiting for it until `deadline`.
+    #[cold]
+    pub(crate) fn take_until(
+        &self,
+        deadline: Deadline,
+    ) -> Result<Result<(Taken, Thread), Refused>, TimedOut> {
+        self.take(|mutex| match mutex.try_take() {
+            Outcome::Busy => mutex.take_until(deadline),
+            outcome => outcome,
+        })
+    }
+
+    fn take(
+        &self,
+        take: impl FnOnce(&Mutex) -> Outcome,
+    ) -> Result<Result<(Taken, Thread), Refused>, TimedOut> {
+        let me = match Thread::current() {
+            Ok(me) => me,
+            Err(fault) => return Ok(Err(Refused::Failed(fault))),
+        };
+        let seen = self.owner.load(Relaxed);
+        if seen == UNPLACED {
+            return Ok(Err(Refused::Unplaced));
+        }
+        if seen == me.tid() {
+            return Ok(Err(Refused::Mine));
+        }
+        if let Err(fault) = me.begin() {
+            return Ok(Err(Refused::Failed(fault)));
+        }
+        let outcome = take(&self.mutex);
+        if matches!(outcome, Outcome::Taken | Outcome::TakenFromTheDead) {
+            let marked = self.owner.load(Relaxed) & OWNER_DIED != 0;
+            self.owner.store(me.tid(), Relaxed);
+            let clean = outcome == Outcome::Taken && !marked;
+            return Ok(Ok((if clean { Taken::Clean } else { Taken::FromTheDead }, me)));
+        }
+        me.end();
+        match outcome {
+            Outcome::TimedOut => Err(TimedOut),
+            Outcome::Busy => Ok(Err(Refused::Busy)),
+            Outcome::Mine => Ok(Err(Refused::Mine)),
+            _ => Ok(Err(Refused::Failed(Fault::Corrupt))),
+        }
+    }
+
+    /// Gives the word up, which `me` took; what was copied by fork is left alone.
+    #[inline(always)]
+    pub(crate) fn give_up(&self, me: Thread) {
+        if self.owner.load(Relaxed) == me.tid() && self.is_mine() {
+            self.owner.store(0, Release);
+            self.mutex.give_up();
+            me.end();
+        }
+    }
+
+    /// Takes the word as a token of the calling thread's life, until [`leave`](Self::leave): free, or marked by the kernel.
+    pub(crate) fn enlist(&self) -> Result<bool, Fault> {
+        let me = Thread::current()?;
+        match self.mutex.try_take() {
+            Outcome::Taken | Outcome::TakenFromTheDead => {
+                self.owner.store(me.tid(), Release);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Ends what [`enlist`](Self::enlist) began, in the same thread.
+    pub(crate) fn leave(&self) {
+        if self.is_mine() {
+            self.owner.store(0, Release);
+            self.mutex.give_up();
+        }
+    }
+
+    /// Makes a marked token free again. Idempotent.
+    pub(crate) fn bury(&self) {
+        self.owner.compare_exchange(OWNER_DIED, 0, Release, Relaxed).ok();
+    }
+}
