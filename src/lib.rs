@@ -4,7 +4,7 @@
 //   any_error                            one error for all
 //   shared  command                      Shared<T>, handing on
 //   queue                                built on the wait layer and the peer table
-//   lock  event                          one file each, standalone
+//   lock  semaphore  event               one file each, standalone
 //   segment/{header,memory,names,peers,table}    memory, names, who uses it, recovery
 //   wait/{robust,spin}                   the only blocking loop, robust words
 //   sys/{futex,robust,thread,file}       the only place for libc
@@ -20,6 +20,7 @@ pub mod event;
 pub mod lock;
 pub mod queue;
 mod segment;
+pub mod semaphore;
 mod shareable;
 #[cfg_attr(outlast_loom, path = "shared_model.rs")]
 mod shared;
@@ -40,6 +41,7 @@ pub use queue::{
 };
 #[cfg(not(outlast_loom))]
 pub use segment::{header::Lifetime, names::reap, names::remove};
+pub use semaphore::{Permit, Semaphore};
 pub use shareable::{Dead, Field, Layout, Plain, Shareable};
 #[cfg(not(outlast_loom))]
 pub use shared::Options;

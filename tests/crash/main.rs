@@ -6,6 +6,8 @@ mod controls;
 mod heir;
 #[cfg(feature = "futex")]
 mod primitives;
+#[cfg(feature = "futex")]
+mod semaphore;
 mod stepper;
 mod sweep;
 mod sweeps;

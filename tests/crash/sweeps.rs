@@ -203,13 +203,11 @@ fn heir(name: &str, barger: bool) {
     Heir { name, world: &locks, memory, prepare: warm_locks, lock, barger }.must_hold();
 }
 
-#[cfg(feature = "futex")] // elsewhere the next one is woken late, but does wake
 #[test]
 fn the_woken_heir_dies() {
     heir("heir", false);
 }
 
-#[cfg(feature = "futex")] // elsewhere the next one is woken late, but does wake
 #[test]
 fn the_woken_heir_dies_while_a_barger_holds() {
     heir("heir, barger", true);

@@ -1,0 +1,337 @@
+//! A number of permits, to be taken and given back.
+//!
+//! ```
+//! use outlast::{Semaphore, Shared};
+//!
+//! let here = Shared::anonymous(Semaphore::new(2))?;
+//! let there = Shared::<Semaphore>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! let one = here.acquire()?;
+//! there.acquire()?.forget(); // taken for good
+//! assert!(there.try_acquire().is_none());
+//! drop(one);
+//! assert_eq!(there.available(), 1);
+//! there.release(1)?; // by anybody: permits have no owner
+//! assert_eq!(here.available(), 2);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # State
+//! One word: bit 0 `WAITERS`, bit 1 `MANY`, and the number of permits in the other 30 bits. Beside it, unchanged from
+//! birth, the ceiling (0: none).
+//!
+//! | `MANY` | `WAITERS` | meaning |
+//! |---|---|---|
+//! | 0 | 0 | nobody asleep |
+//! | 0 | 1 | somebody may be asleep, for one permit each |
+//! | 1 | 1 | somebody may be asleep for more than one |
+//!
+//! # Invariants
+//! - I1. A thread asleep => `WAITERS`; one asleep for more than one permit => `MANY`. (Both may be set with
+//!   nobody asleep: a wasted system call.)
+//! - I2. The bits are cleared only together with waking everybody, in one system call: cleared by an exchange of the word, they could be
+//!   missing for one who fell asleep at that very value.
+//! - I3. Permits were released and somebody who could take them is asleep => a woken thread, or the one that released them, is about to
+//!   look. With `MANY` all are woken: one that wants more than there is would swallow the wake of one that does not. Without,
+//!   as many are woken as permits came, and each takes one or finds that others have taken all.
+//!
+//! # Ordering
+//! What was written before `release` is seen after the `acquire` that takes those permits: Release and Acquire of the
+//! word, which every step in between changes by an exchange.
+//!
+//! # Death
+//! Permits have no owner: one that a process took before it was killed stays taken, as with POSIX and Python. An acquire
+//! takes effect at its exchange of the word, a release likewise. Killed between that and its wake, or woken and killed before it took:
+//! recovery wakes everybody. A sleeper that is killed leaves a stale bit.
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::segment::{forks, identify};
+use crate::shareable::{Dead, Layout, SEED, Shareable, mix};
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sys::Change;
+use crate::wait::{Look, Step, TimedOut, WaitWord};
+use core::fmt;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+const WAITERS: u32 = 1;
+const MANY: u32 = 2;
+const FLAGS: u32 = WAITERS | MANY;
+/// One permit.
+const ONE: u32 = 4;
+
+/// The most permits that a [`Semaphore`] counts: 1,073,741,823.
+pub const MAX_PERMITS: u32 = u32::MAX / ONE;
+
+/// A number of permits for any number of processes.
+///
+/// Made for signalling: whoever likes may release, and what a killed process has taken stays taken. Fair to no one. No
+/// system call is made unless somebody waits.
+#[repr(C)]
+#[doc(alias = "BoundedSemaphore")]
+pub struct Semaphore {
+    word: WaitWord,
+    ceiling: AtomicU32,
+}
+
+/// Permits, given back when dropped.
+///
+/// May be dropped by another thread. In a process made by `fork` a copied one does nothing.
+#[must_use = "the permits are given back at once if this is not kept"]
+#[derive(Debug)]
+pub struct Permit<'a> {
+    semaphore: &'a Semaphore,
+    n: u32,
+    /// The count of forks when it was made.
+    forks: u32,
+}
+
+/// A release that would have made more permits than there can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("more permits would be released than the semaphore holds")]
+pub struct ReleaseError;
+
+impl Semaphore {
+    /// A semaphore of `permits`, to be moved into shared memory.
+    ///
+    /// # Panics
+    /// If that is more than [`MAX_PERMITS`].
+    #[must_use]
+    pub fn new(permits: u32) -> Self {
+        Semaphore { word: WaitWord::new(word_of(permits)), ceiling: AtomicU32::new(0) }
+    }
+
+    /// The same, but a release that would make more than these is an error.
+    ///
+    /// # Panics
+    /// If `permits` is 0 or more than [`MAX_PERMITS`].
+    #[must_use]
+    pub fn bounded(permits: u32) -> Self {
+        assert!(permits > 0, "a bounded semaphore has at least one permit");
+        Semaphore { word: WaitWord::new(word_of(permits)), ceiling: AtomicU32::new(permits) }
+    }
+
+    /// Takes a permit, waiting for it as long as it takes.
+    ///
+    /// # Errors
+    /// If this process cannot become a peer of the segment: see [`Fault`].
+    #[inline]
+    pub fn acquire(&self) -> Result<Permit<'_>, Fault> {
+        self.acquire_many(1)
+    }
+
+    /// Takes `n` permits at once, waiting for them as long as it takes. Others that want fewer may be served meanwhile.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    #[inline]
+    pub fn acquire_many(&self, n: u32) -> Result<Permit<'_>, Fault> {
+        if let Some(permit) = self.try_acquire_many(n) {
+            return Ok(permit);
+        }
+        match self.acquire_slow(n, Deadline::NEVER)? {
+            Some(permit) => Ok(permit),
+            None => Err(Fault::Corrupt), // no deadline passes
+        }
+    }
+
+    /// Takes a permit if there is one. Never blocks.
+    #[inline]
+    pub fn try_acquire(&self) -> Option<Permit<'_>> {
+        self.try_acquire_many(1)
+    }
+
+    /// Takes `n` permits if there are as many. Never blocks.
+    #[inline]
+    pub fn try_acquire_many(&self, n: u32) -> Option<Permit<'_>> {
+        let mut seen = self.word.value.load(Relaxed);
+        while seen / ONE >= n {
+            match self.take(seen, n) {
+                Ok(permit) => return Some(permit),
+                Err(now) => seen = now,
+            }
+        }
+        None
+    }
+
+    /// Takes a permit, waiting for it at most `timeout`; `None` if that is not enough.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_timeout(&self, timeout: Duration) -> Result<Option<Permit<'_>>, Fault> {
+        self.acquire_many_timeout(1, timeout)
+    }
+
+    /// Takes a permit, waiting for it until `deadline` at most. One that is there is taken even if that has passed.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_deadline(&self, deadline: Instant) -> Result<Option<Permit<'_>>, Fault> {
+        self.acquire_many_deadline(1, deadline)
+    }
+
+    /// Takes `n` permits at once, waiting for them at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_many_timeout(
+        &self,
+        n: u32,
+        timeout: Duration,
+    ) -> Result<Option<Permit<'_>>, Fault> {
+        self.acquire_until(n, || Deadline::after(timeout))
+    }
+
+    /// Takes `n` permits at once, waiting for them until `deadline` at most.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_many_deadline(
+        &self,
+        n: u32,
+        deadline: Instant,
+    ) -> Result<Option<Permit<'_>>, Fault> {
+        self.acquire_until(n, || Deadline::at(deadline))
+    }
+
+    fn acquire_until(
+        &self,
+        n: u32,
+        deadline: impl FnOnce() -> Deadline,
+    ) -> Result<Option<Permit<'_>>, Fault> {
+        match self.try_acquire_many(n) {
+            Some(permit) => Ok(Some(permit)),
+            None => self.acquire_slow(n, deadline()),
+        }
+    }
+
+    #[cold]
+    fn acquire_slow(&self, n: u32, deadline: Deadline) -> Result<Option<Permit<'_>>, Fault> {
+        identify(core::ptr::from_ref(self).addr())?;
+        match self.word.wait_until(deadline, |seen, look| self.step(n, seen, look)) {
+            Ok(permit) => Ok(Some(permit)),
+            Err(TimedOut) => Ok(None),
+        }
+    }
+
+    fn step(&self, n: u32, seen: u32, look: Look) -> Step<Permit<'_>> {
+        if seen / ONE >= n {
+            return self.take(seen, n).map_or(Step::Retry, Step::Done);
+        }
+        let announced = seen | if n > 1 { FLAGS } else { WAITERS };
+        if look == Look::Glance || seen == announced {
+            return Step::Sleep(seen);
+        }
+        match self.word.value.compare_exchange(seen, announced, Relaxed, Relaxed) {
+            Ok(_) => Step::Sleep(announced), // keeps I1
+            Err(_) => Step::Retry,
+        }
+    }
+
+    #[inline(always)]
+    fn take(&self, seen: u32, n: u32) -> Result<Permit<'_>, u32> {
+        let left = seen - n * ONE;
+        self.word.value.compare_exchange(seen, left, Acquire, Relaxed)?;
+        Ok(Permit { semaphore: self, n, forks: forks() })
+    }
+
+    /// Makes `n` more permits, and wakes those who can take them.
+    ///
+    /// Any process may, whether it has taken some or not.
+    ///
+    /// # Errors
+    /// If there would be more than the ceiling of a [`bounded`](Self::bounded) semaphore, or than [`MAX_PERMITS`]; then none is made.
+    #[inline]
+    #[doc(alias = "post")]
+    pub fn release(&self, n: u32) -> Result<(), ReleaseError> {
+        let ceiling = match self.ceiling.load(Relaxed) {
+            0 => MAX_PERMITS,
+            ceiling => ceiling.min(MAX_PERMITS),
+        };
+        let mut seen = self.word.value.load(Relaxed);
+        loop {
+            if n > ceiling.saturating_sub(seen / ONE) {
+                return Err(ReleaseError);
+            }
+            match self.word.value.compare_exchange(seen, seen + n * ONE, AcqRel, Relaxed) {
+                Ok(_) => break,
+                Err(now) => seen = now,
+            }
+        }
+        if seen & FLAGS != 0 && n > 0 {
+            self.wake(seen, n);
+        }
+        Ok(())
+    }
+
+    /// Keeps I2 and I3, after `n` permits were added to a word that was `seen`.
+    #[cold]
+    fn wake(&self, seen: u32, n: u32) {
+        // Fewer woken than permits came: nobody is left asleep, and the bits are stale.
+        let some_are_left = seen & MANY == 0 && self.word.wake(n) >= n as usize;
+        if !some_are_left {
+            self.word.change_and_wake(Change::ClearLowestTwo, u32::MAX);
+        }
+    }
+
+    /// How many permits there are. May change at any moment.
+    #[must_use]
+    #[doc(alias = "value")]
+    pub fn available(&self) -> u32 {
+        self.word.value.load(Acquire) / ONE
+    }
+}
+
+fn word_of(permits: u32) -> u32 {
+    assert!(permits <= MAX_PERMITS, "a semaphore has at most 1,073,741,823 permits");
+    permits * ONE
+}
+
+impl Permit<'_> {
+    /// How many permits these are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.n
+    }
+
+    /// Keeps the permits taken for good, or until somebody [releases](Semaphore::release) as many.
+    pub fn forget(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for Permit<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.forks == forks() {
+            // If others have released so many that there is no room, there is nothing to give back.
+            self.semaphore.release(self.n).ok();
+        }
+    }
+}
+
+// SAFETY: `repr(C)`; atomics, for which any bytes will do.
+#[expect(unsafe_code, reason = "promises that the bytes may be shared")]
+unsafe impl Shareable for Semaphore {
+    const FINGERPRINT: u64 = mix(SEED, b"Semaphore 1");
+    const NEEDS_PEERS: bool = true;
+    crate::__sized_shareable!();
+    fn layout() -> Layout {
+        Layout { name: "Semaphore", size: size_of::<Self>(), fields: &[] }
+    }
+    fn place(&self) {
+        self.word.place();
+    }
+    fn recover(&self, _dead: &Dead) {
+        self.word.wake(u32::MAX);
+    }
+}
+
+impl fmt::Debug for Semaphore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Semaphore")
+            .field("word", &format_args!("{:#010x}", self.word.value.load(Relaxed)))
+            .field("ceiling", &self.ceiling.load(Relaxed))
+            .finish()
+    }
+}

@@ -1,0 +1,134 @@
+//! The sweeps of `Semaphore`.
+use crate::stepper::PATIENCE;
+use crate::sweep::{Operation, Sweep};
+use crate::sweeps::{Verdict, fail, memory, options};
+use outlast::{Semaphore, Shared, Spin};
+use std::time::Duration;
+
+fn make<const PERMITS: u32>() -> Shared<Semaphore> {
+    options().anonymous(Semaphore::new(PERMITS)).expect("a segment")
+}
+
+/// Makes the victim a peer, and known to all that is counted once.
+fn warm(world: &Shared<Semaphore>) {
+    Spin::Never.set();
+    assert!(world.acquire_many_timeout(9, Duration::ZERO).expect("a peer").is_none());
+}
+
+/// Takes a permit as a survivor does, for good.
+fn takes_one(world: &Shared<Semaphore>) -> Verdict {
+    Spin::Never.set();
+    match world.acquire_timeout(PATIENCE) {
+        Ok(Some(permit)) => {
+            permit.forget();
+            Ok(())
+        }
+        other => fail(format!("{other:?}")),
+    }
+}
+
+/// Between so many permits are left, and the semaphore works.
+fn left<const LEAST: u32, const MOST: u32>(world: &Shared<Semaphore>) -> Verdict {
+    let available = world.available();
+    if !(LEAST..=MOST).contains(&available) {
+        return fail(format!("{available} permits"));
+    }
+    world.release(1).map_err(|error| error.to_string())?;
+    takes_one(world)?;
+    let now = world.available();
+    if now == available { Ok(()) } else { fail(format!("{now} permits, not {available}")) }
+}
+
+fn acquires_and_releases(world: &Shared<Semaphore>) -> Box<dyn FnOnce() + '_> {
+    warm(world);
+    Box::new(|| drop(world.acquire()))
+}
+
+fn releases_two(world: &Shared<Semaphore>) -> Box<dyn FnOnce() + '_> {
+    warm(world);
+    Box::new(|| world.release(2).unwrap_or(()))
+}
+
+fn sweep<'a>(
+    name: &'a str,
+    world: &'a dyn Fn() -> Shared<Semaphore>,
+    victim: Operation<Shared<Semaphore>>,
+    check: fn(&Shared<Semaphore>) -> Verdict,
+) -> Sweep<'a, Shared<Semaphore>> {
+    Sweep::new(name, world, memory, victim, check)
+}
+
+#[test]
+fn acquire_and_release_alone() {
+    // A permit that it has taken stays taken.
+    sweep("semaphore: acquire, release", &make::<2>, acquires_and_releases, left::<1, 2>)
+        .must_hold();
+}
+
+#[test]
+fn acquire_with_a_late_arrival() {
+    let sweep =
+        sweep("semaphore: acquire; late arrival", &make::<2>, acquires_and_releases, left::<0, 1>);
+    Sweep { late: Some(takes_one), ..sweep }.must_hold();
+}
+
+/// Two sleep, and get what the victim has released; or what is released after its death.
+#[test]
+fn release_with_two_asleep() {
+    let sweep = sweep("semaphore: release; two asleep", &make::<0>, releases_two, left::<0, 2>);
+    let after = |world: &Shared<Semaphore>| world.release(2).map_err(|error| error.to_string());
+    Sweep { sleepers: &[takes_one, takes_one], after: Some(after), ..sweep }.must_hold();
+}
+
+/// The same without help: as soon as the permits are there, the sleepers get them.
+#[test]
+fn release_is_all_or_nothing() {
+    let sweep =
+        sweep("semaphore: release; one asleep, released", &make::<0>, releases_two, |world| {
+            // The sleeper took one, of two from the victim and one from us, or of one from us.
+            match world.available() {
+                0 | 2 => Ok(()),
+                other => fail(format!("{other} permits")),
+            }
+        });
+    let after = |world: &Shared<Semaphore>| world.release(1).map_err(|error| error.to_string());
+    Sweep { sleepers: &[takes_one], after: Some(after), ..sweep }.must_hold();
+}
+
+/// It was woken for a permit, and another sleeps for the same.
+#[test]
+fn the_woken_acquirer_dies() {
+    let sweep = sweep(
+        "semaphore: woken, another asleep",
+        &make::<0>,
+        |world| {
+            warm(world);
+            Box::new(|| world.acquire().expect("a peer").forget())
+        },
+        left::<0, 1>,
+    );
+    let wake = |world: &Shared<Semaphore>| world.release(1).expect("room");
+    // If it has not taken the permit, the sleeper has, and one is left.
+    let after = |world: &Shared<Semaphore>| world.release(1).map_err(|error| error.to_string());
+    Sweep { wake: Some(wake), sleepers: &[takes_one], after: Some(after), ..sweep }.must_hold();
+}
+
+#[test]
+fn what_is_not_mended_is_caught() {
+    // Woken and frozen, it keeps the wake of the other to itself.
+    let frozen = sweep(
+        "semaphore: woken, another asleep",
+        &make::<0>,
+        |world| {
+            warm(world);
+            Box::new(|| world.acquire().expect("a peer").forget())
+        },
+        left::<0, 1>,
+    );
+    let wake = |world: &Shared<Semaphore>| world.release(1).expect("room");
+    Sweep { wake: Some(wake), sleepers: &[takes_one], ..frozen }.must_be_caught_unmended();
+    // A release that wakes nobody after its step.
+    let broken =
+        sweep("semaphore: released and not yet woken", &make::<0>, releases_two, left::<0, 2>);
+    Sweep { sleepers: &[takes_one, takes_one], ..broken }.must_be_caught_unmended();
+}

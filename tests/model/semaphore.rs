@@ -1,0 +1,112 @@
+//! Models of `Semaphore`.
+use crate::{SOON, asleep, check, join, killed_anywhere, share, spawn};
+use loom::sync::atomic::AtomicU32;
+use loom::sync::atomic::Ordering::Relaxed;
+use outlast::{Semaphore, Shareable};
+use std::sync::Arc;
+
+#[test]
+fn semaphore_admits_as_many_as_permits() {
+    check(|| {
+        let sem = share(Semaphore::new(1));
+        let inside = Arc::new(AtomicU32::new(0));
+        let visitors = [(); 2].map(|()| {
+            let inside = inside.clone();
+            spawn(&sem, move |sem| {
+                let permit = sem.acquire().unwrap();
+                // Plain loads and stores: an order that `release` and `acquire` do not give would show.
+                assert_eq!(inside.load(Relaxed), 0);
+                inside.store(1, Relaxed);
+                inside.store(0, Relaxed);
+                drop(permit);
+            })
+        });
+        join(visitors);
+        assert_eq!(sem.available(), 1);
+    });
+}
+
+#[test]
+fn semaphore_wakes_as_many_as_released() {
+    check(|| {
+        let sem = share(Semaphore::new(0));
+        let waiters = [(); 2].map(|()| spawn(&sem, |sem| sem.acquire().unwrap().forget()));
+        sem.release(2).unwrap();
+        join(waiters);
+        assert_eq!(sem.available(), 0);
+    });
+}
+
+#[test]
+fn semaphore_wakes_one_by_one() {
+    check(|| {
+        let sem = share(Semaphore::new(0));
+        let waiters = [(); 2].map(|()| spawn(&sem, |sem| sem.acquire().unwrap().forget()));
+        sem.release(1).unwrap();
+        sem.release(1).unwrap();
+        join(waiters);
+        assert_eq!(sem.available(), 0);
+    });
+}
+
+/// One that waits for two does not swallow the wake of one that waits for one.
+#[test]
+fn semaphore_wakes_small_behind_large() {
+    check(|| {
+        let sem = share(Semaphore::new(0));
+        let large = spawn(&sem, |sem| sem.acquire_many(2).unwrap().forget());
+        let small = spawn(&sem, |sem| sem.acquire().unwrap().forget());
+        sem.release(1).unwrap();
+        sem.release(2).unwrap();
+        join([large, small]);
+        assert_eq!(sem.available(), 0);
+    });
+}
+
+#[test]
+fn semaphore_timeout_swallows_no_wake() {
+    check(|| {
+        let sem = share(Semaphore::new(0));
+        let timed =
+            spawn(&sem, |sem| sem.acquire_timeout(SOON).unwrap().map(|permit| permit.forget()));
+        let patient = spawn(&sem, |sem| sem.acquire().unwrap().forget());
+        sem.release(1).unwrap();
+        if timed.join().unwrap().is_some() {
+            sem.release(1).unwrap();
+        }
+        patient.join().unwrap();
+        assert_eq!(sem.available(), 0);
+    });
+}
+
+#[test]
+fn semaphore_outlasts_a_waiter_killed_anywhere() {
+    killed_anywhere(|victim| {
+        let sem = share(Semaphore::new(0));
+        let victim = victim.spawn(&sem, |sem| sem.acquire().unwrap().forget());
+        let patient = spawn(&sem, |sem| sem.acquire().unwrap().forget());
+        sem.release(2).unwrap();
+        let life = victim.join().unwrap();
+        sem.recover(&life.dead);
+        patient.join().unwrap();
+        // What it had taken stays taken; what it had not is still there.
+        assert!(sem.available() <= u32::from(life.result.is_none()));
+    });
+}
+
+#[test]
+fn semaphore_outlasts_a_releaser_killed_anywhere() {
+    killed_anywhere(|victim| {
+        let sem = share(Semaphore::new(0));
+        let waiters =
+            asleep(|| [(); 2].map(|()| spawn(&sem, |sem| sem.acquire().unwrap().forget())));
+        let victim = victim.spawn(&sem, |sem| sem.release(2).unwrap());
+        let life = victim.join().unwrap();
+        sem.recover(&life.dead);
+        if life.result.is_none() {
+            sem.release(2).unwrap();
+        }
+        join(waiters);
+        assert!(matches!(sem.available(), 0 | 2));
+    });
+}

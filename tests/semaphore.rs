@@ -1,0 +1,286 @@
+//! `Semaphore`: counting, bounds, many at once, in threads and processes, with deaths, signals and timeouts.
+#![cfg(not(outlast_loom))]
+#![expect(unsafe_code, reason = "installs a signal handler")]
+mod common;
+
+use common::{fork_child, ms, sleep_for_ever, thread_cpu, watch, worlds};
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::SeqCst;
+use outlast::semaphore::{MAX_PERMITS, ReleaseError};
+use outlast::{Fault, Semaphore, Shared, Spin};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+outlast::shared! {
+    #[derive(Debug)]
+    struct Room { seats: Semaphore, inside: AtomicU32, most: AtomicU32, visits: AtomicU32 }
+}
+
+fn room(seats: Semaphore) -> Shared<Room> {
+    let zero = || AtomicU32::new(0);
+    Shared::anonymous(Room { seats, inside: zero(), most: zero(), visits: zero() }).unwrap()
+}
+
+fn semaphore(semaphore: Semaphore) -> Shared<Semaphore> {
+    Shared::anonymous(semaphore).unwrap()
+}
+
+const AT_ONCE: Duration = Duration::ZERO;
+
+/// What CPython's `test.lock_tests.BaseSemaphoreTests` asks of one thread.
+#[test]
+fn alone() {
+    let sem = semaphore(Semaphore::new(2));
+    let _watchdog = watch("alone", &sem);
+    let a = sem.acquire().unwrap();
+    let b = sem.try_acquire().unwrap();
+    assert_eq!((a.count(), sem.available()), (1, 0));
+    assert!(sem.try_acquire().is_none());
+    drop(a);
+    assert_eq!(sem.available(), 1);
+    b.forget();
+    assert_eq!(sem.available(), 1);
+    sem.release(4).unwrap(); // whoever likes may, as often as they like
+    assert_eq!(sem.available(), 5);
+    let all = sem.acquire_many(5).unwrap();
+    assert!(sem.try_acquire_many(1).is_none());
+    assert_eq!(sem.try_acquire_many(0).unwrap().count(), 0);
+    drop(all);
+    assert!(sem.try_acquire_many(6).is_none());
+    assert_eq!(sem.available(), 5);
+}
+
+#[test]
+fn bounds() {
+    let sem = semaphore(Semaphore::bounded(2));
+    let _watchdog = watch("bounds", &sem);
+    assert_eq!(sem.release(1), Err(ReleaseError));
+    let permit = sem.acquire().unwrap();
+    assert_eq!(sem.release(2), Err(ReleaseError), "all or nothing");
+    assert_eq!(sem.available(), 1);
+    sem.release(1).unwrap();
+    drop(permit); // somebody has released it before: there is no room, and no panic
+    assert_eq!(sem.available(), 2);
+    let large = semaphore(Semaphore::new(MAX_PERMITS));
+    assert_eq!(large.release(1), Err(ReleaseError));
+    assert_eq!(large.release(u32::MAX), Err(ReleaseError));
+    assert_eq!(large.available(), MAX_PERMITS);
+    assert!(large.try_acquire_many(u32::MAX).is_none());
+    drop(large.try_acquire_many(MAX_PERMITS).unwrap());
+    assert!(std::panic::catch_unwind(|| Semaphore::new(MAX_PERMITS + 1)).is_err());
+    assert!(std::panic::catch_unwind(|| Semaphore::bounded(0)).is_err());
+}
+
+#[test]
+fn timeouts() {
+    let sem = semaphore(Semaphore::new(1));
+    let _watchdog = watch("timeouts", &sem);
+    let past = Instant::now().checked_sub(ms(5)).unwrap();
+    drop(sem.acquire_timeout(AT_ONCE).unwrap().unwrap());
+    drop(sem.acquire_deadline(past).unwrap().unwrap());
+    let held = sem.acquire().unwrap();
+    let began = Instant::now();
+    assert!(sem.acquire_timeout(ms(40)).unwrap().is_none());
+    assert!(began.elapsed() >= ms(40));
+    assert!(sem.acquire_deadline(past).unwrap().is_none());
+    assert!(sem.acquire_timeout(AT_ONCE).unwrap().is_none());
+    assert!(sem.acquire_many_timeout(2, ms(5)).unwrap().is_none());
+    assert!(sem.acquire_many_deadline(2, past).unwrap().is_none());
+    drop(held);
+    assert_eq!(sem.available(), 1);
+    drop(sem.acquire_timeout(Duration::MAX).unwrap().unwrap());
+}
+
+/// No more are inside than there are permits, and every visitor gets in.
+#[test]
+fn no_more_than_permits() {
+    worlds(
+        "no_more_than_permits",
+        "",
+        6,
+        || room(Semaphore::bounded(2)),
+        |room, i| {
+            for _ in 0..150 {
+                let permit = match i % 3 {
+                    0 => room.seats.acquire().unwrap(),
+                    1 => loop {
+                        if let Some(permit) = room.seats.acquire_timeout(ms(2)).unwrap() {
+                            break permit;
+                        }
+                    },
+                    _ => room.seats.acquire_many(2).unwrap(),
+                };
+                let inside = room.inside.fetch_add(permit.count(), SeqCst) + permit.count();
+                room.most.fetch_max(inside, SeqCst);
+                room.visits.fetch_add(1, SeqCst);
+                std::thread::yield_now();
+                room.inside.fetch_sub(permit.count(), SeqCst);
+            }
+        },
+        |room| {
+            assert_eq!(room.most.load(SeqCst), 2);
+            assert_eq!(room.visits.load(SeqCst), 900);
+            assert_eq!(room.seats.available(), 2);
+        },
+    );
+}
+
+/// `release(n)` lets `n` sleepers through, as CPython's `test_multirelease` asks.
+#[test]
+fn as_many_as_released_get_through() {
+    worlds(
+        "as_many_as_released_get_through",
+        "",
+        5,
+        || room(Semaphore::new(0)),
+        |room, i| {
+            if i > 0 {
+                Spin::Never.set();
+                room.seats.acquire().unwrap().forget();
+                room.visits.fetch_add(1, SeqCst);
+                return;
+            }
+            std::thread::sleep(ms(30));
+            room.seats.release(3).unwrap();
+            common::eventually("three get through", || room.visits.load(SeqCst) == 3);
+            std::thread::sleep(ms(10));
+            assert_eq!(room.visits.load(SeqCst), 3);
+            room.seats.release(1).unwrap();
+        },
+        |room| assert_eq!((room.visits.load(SeqCst), room.seats.available()), (4, 0)),
+    );
+}
+
+/// One that waits for many does not swallow the wake of one that waits for few.
+#[test]
+fn large_waiters_let_small_ones_through() {
+    let room = room(Semaphore::new(0));
+    let _watchdog = watch("large_waiters_let_small_ones_through", &room);
+    for _ in 0..20 {
+        let large = fork_child(|| drop(room.seats.acquire_many(3).unwrap()));
+        large.until_waiting();
+        let small = fork_child(|| room.seats.acquire().unwrap().forget());
+        small.until_waiting();
+        room.seats.release(1).unwrap();
+        small.succeeds();
+        room.seats.release(3).unwrap();
+        large.succeeds();
+        room.seats.try_acquire_many(3).unwrap().forget();
+    }
+}
+
+/// Permits of the dead stay taken; their wakes do not.
+#[test]
+fn killed_holders_and_waiters() {
+    let room = room(Semaphore::new(2));
+    let _watchdog = watch("killed_holders_and_waiters", &room);
+    let holder = fork_child(|| {
+        let _permit = room.seats.acquire().unwrap();
+        room.visits.store(1, SeqCst);
+        sleep_for_ever();
+    });
+    common::eventually("it holds", || room.visits.load(SeqCst) == 1);
+    holder.kill9();
+    assert_eq!(room.seats.available(), 1, "as with POSIX");
+    room.seats.acquire().unwrap().forget();
+    for _ in 0..30 {
+        let waiters: Vec<_> =
+            (0..3).map(|_| fork_child(|| room.seats.acquire().unwrap().forget())).collect();
+        waiters.iter().for_each(common::Child::until_waiting);
+        let mut waiters = waiters.into_iter();
+        let first = waiters.next().unwrap();
+        room.seats.release(2).unwrap();
+        // Woken, or not, or through already: the others get what is there.
+        first.signal(libc::SIGKILL);
+        assert!(matches!(first.wait(), common::KILLED | common::OK));
+        assert!(room.seats.available() <= 2);
+        room.seats.release(1).unwrap();
+        waiters.for_each(common::Child::succeeds);
+        while let Some(permit) = room.seats.try_acquire() {
+            permit.forget();
+        }
+    }
+}
+
+#[test]
+fn a_copy_made_by_fork_is_inert() {
+    let sem = semaphore(Semaphore::new(1));
+    let _watchdog = watch("a_copy_made_by_fork_is_inert", &sem);
+    let permit = sem.acquire().unwrap();
+    let mut copy = Some(permit);
+    fork_child(|| drop(copy.take())).succeeds();
+    assert_eq!(sem.available(), 0);
+    drop(copy);
+    assert_eq!(sem.available(), 1);
+}
+
+/// A permit may be given back by another thread.
+#[test]
+fn permits_travel() {
+    let sem = semaphore(Semaphore::new(1));
+    let _watchdog = watch("permits_travel", &sem);
+    let permit = sem.acquire().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || drop(permit));
+    });
+    assert_eq!(sem.available(), 1);
+}
+
+extern "C" fn nothing(_signal: i32) {}
+
+/// A signal handler does not end a wait, and a waiter takes no processor's time.
+#[test]
+fn a_waiter_sleeps_on() {
+    let room = room(Semaphore::new(0));
+    let _watchdog = watch("a_waiter_sleeps_on", &room);
+    let child = fork_child(|| {
+        // SAFETY: the handler does nothing.
+        unsafe { libc::signal(libc::SIGUSR1, nothing as extern "C" fn(i32) as libc::sighandler_t) };
+        Spin::Never.set();
+        room.visits.store(1, SeqCst);
+        room.seats.acquire().unwrap().forget();
+        assert_eq!(room.visits.load(SeqCst), 2, "a signal has ended the wait");
+        assert!(thread_cpu() < ms(100), "it has not slept: {:?}", thread_cpu());
+    });
+    common::eventually("it comes", || room.visits.load(SeqCst) == 1);
+    for _ in 0..50 {
+        child.until_waiting();
+        child.signal(libc::SIGUSR1);
+        std::thread::sleep(ms(5));
+    }
+    room.visits.store(2, SeqCst);
+    room.seats.release(1).unwrap();
+    child.succeeds();
+}
+
+#[test]
+fn outside_of_shared_memory() {
+    let sem = Semaphore::new(1);
+    drop(sem.acquire().unwrap()); // nobody is needed for that
+    let held = sem.acquire().unwrap();
+    assert_eq!(sem.acquire_timeout(ms(1)).unwrap_err(), Fault::NotShared);
+    drop(held);
+}
+
+/// Whatever the word and the ceiling hold, calls end, and nothing panics.
+#[test]
+fn arbitrary_bytes() {
+    let sem = semaphore(Semaphore::new(0));
+    let _watchdog = watch("arbitrary_bytes", &sem);
+    let file = std::fs::File::from(sem.try_clone_fd().unwrap());
+    let at = file.metadata().unwrap().len() - 4_096;
+    for word in [0, 1, 2, 3, 4, 7, u32::MAX, u32::MAX - 3, 1 << 31] {
+        for ceiling in [0, 1, u32::MAX] {
+            let mut bytes = vec![0; 4_096];
+            file.read_exact_at(&mut bytes, at).unwrap();
+            let offset = std::ptr::from_ref::<Semaphore>(&sem).addr() % 4_096;
+            file.write_all_at(&u32::to_ne_bytes(word), at + offset as u64).unwrap();
+            let last = (offset + size_of::<Semaphore>() - 4) as u64;
+            file.write_all_at(&u32::to_ne_bytes(ceiling), at + last).unwrap();
+            drop(sem.acquire_timeout(ms(1)).unwrap());
+            drop(sem.acquire_many_timeout(u32::MAX, ms(1)).unwrap());
+            sem.release(3).ok();
+            assert!(sem.available() <= MAX_PERMITS);
+        }
+    }
+}
