@@ -13,6 +13,7 @@
 mod event;
 mod lock;
 mod queue;
+mod rwlock;
 
 use core::time::Duration;
 use loom::model::Builder;
