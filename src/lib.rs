@@ -4,7 +4,7 @@
 //   any_error                            one error for all
 //   shared  command                      Shared<T>, handing on
 //   queue                                built on the wait layer and the peer table
-//   lock  semaphore  event               one file each, standalone
+//   lock  rwlock  semaphore  event       standalone
 //   segment/{header,memory,names,peers,table}    memory, names, who uses it, recovery
 //   wait/{robust,spin}                   the only blocking loop, robust words
 //   sys/{futex,robust,thread,file}       the only place for libc
@@ -19,6 +19,7 @@ mod error;
 pub mod event;
 pub mod lock;
 pub mod queue;
+pub mod rwlock;
 mod segment;
 pub mod semaphore;
 mod shareable;
@@ -39,6 +40,7 @@ pub use queue::{Delivery, FixedQueue, Loan, Queue, Ref};
 pub use queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
+pub use rwlock::{ReadGuard, ReadResult, RwLock, WriteGuard, WriteResult};
 #[cfg(not(outlast_loom))]
 pub use segment::{header::Lifetime, names::reap, names::remove};
 pub use semaphore::{Permit, Semaphore};

@@ -32,6 +32,17 @@ mod imp {
 
     /// Spinning is worth while: other threads run meanwhile.
     pub(crate) const SPINS: bool = true;
+
+    /// Readers of an `RwLock` that have a slot each.
+    pub(crate) const READERS: usize = 32;
+
+    /// Between a `SeqCst` exchange and a `SeqCst` load of another word, of which one in each of two threads must see the
+    /// other's exchange.
+    ///
+    /// Here nothing is needed. All four accesses have a place in one order; the load that comes last in it comes after
+    /// both exchanges, and so sees the other's, or something later.
+    #[inline(always)]
+    pub(crate) fn between_exchange_and_load() {}
 }
 
 #[cfg(outlast_loom)]
@@ -54,6 +65,17 @@ mod imp {
 
     /// Spinning only multiplies the states that the model checker must visit.
     pub(crate) const SPINS: bool = false;
+
+    /// As few as can be told apart, with threads that have the same one first.
+    pub(crate) const READERS: usize = 2;
+
+    /// Loom gives `SeqCst` accesses the order of Acquire and Release only, but knows the fence.
+    pub(crate) fn between_exchange_and_load() {
+        atomic::fence(atomic::Ordering::SeqCst);
+    }
+
+    /// The model has no compiler that would move an atomic operation.
+    pub(crate) fn compiler_fence(_order: atomic::Ordering) {}
 
     /// An atomic before each of whose operations the calling thread may be killed.
     #[derive(Debug, Default)]

@@ -14,6 +14,7 @@ mod event;
 mod lock;
 mod queue;
 mod semaphore;
+mod rwlock;
 
 use core::time::Duration;
 use loom::model::Builder;

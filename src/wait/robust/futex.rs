@@ -30,9 +30,8 @@
 //! lacks I2: a barger that takes the word and never sees a waiter leaves the others asleep once the woken one is killed.
 use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED};
 use crate::deadline::Deadline;
-use crate::error::Fault;
-use crate::sync::atomic::AtomicU32;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sys::Change;
 use crate::sys::robust::{Links, Thread};
 use crate::wait::{Look, Step, TimedOut, WaitWord};
@@ -84,9 +83,21 @@ impl RobustWord {
         self.word.value.load(Acquire)
     }
 
+    /// The value, read in the one order of all `SeqCst` accesses.
+    #[inline(always)]
+    pub(crate) fn value_in_order(&self) -> u32 {
+        self.word.value.load(SeqCst)
+    }
+
     /// Whether the calling thread owns the word.
     pub(crate) fn is_mine(&self) -> bool {
         Thread::current().is_ok_and(|me| self.word.value.load(Relaxed) & OWNER == me.tid())
+    }
+
+    /// Whether the calling thread is `me`, who took the word, and still owns it. Not so in the child of a fork.
+    pub(crate) fn is_still(&self, me: Thread) -> bool {
+        Thread::current().is_ok_and(|now| now.tid() == me.tid())
+            && self.word.value.load(Relaxed) & OWNER == me.tid()
     }
 
     /// The word itself, for `futex_waitv`.
@@ -99,14 +110,20 @@ impl RobustWord {
     #[inline(always)]
     pub(crate) fn try_take_fast(&self) -> Option<Thread> {
         let me = Thread::fast()?;
+        self.try_take_as(me, Acquire).then_some(me)
+    }
+
+    /// The same, in an order of the caller's: `Acquire`, or the one order of all `SeqCst` accesses.
+    #[inline(always)]
+    pub(crate) fn try_take_as(&self, me: Thread, order: Ordering) -> bool {
         if me.begin(&self.links).is_err() {
-            return None;
+            return false;
         }
-        if self.word.value.compare_exchange(0, me.tid(), Acquire, Relaxed).is_err() {
+        if self.word.value.compare_exchange(0, me.tid(), order, Relaxed).is_err() {
             me.end(); // whoever finds `pending` occupied would take the lock for held
-            return None;
+            return false;
         }
-        Some(me)
+        true
     }
 
     /// Takes the word if nobody alive has it.
@@ -195,20 +212,32 @@ impl RobustWord {
     /// Gives the word up, which `me` took; what was copied by fork is left alone.
     #[inline(always)]
     pub(crate) fn give_up(&self, me: Thread) {
-        if me.is_pending(&self.links)
-            && self.word.value.compare_exchange(me.tid(), 0, Release, Relaxed).is_ok()
-        {
-            return me.end();
+        if !self.try_give_up_if(me, || true) {
+            self.give_up_slow(me);
         }
-        self.give_up_slow();
+    }
+
+    /// Gives the word up if that is quickly done, and `is_last` says so. (It is asked only while the word's node is
+    /// pending.)
+    #[inline(always)]
+    pub(crate) fn try_give_up_if(&self, me: Thread, is_last: impl FnOnce() -> bool) -> bool {
+        let given = me.is_pending(&self.links)
+            && is_last()
+            && self.word.value.compare_exchange(me.tid(), 0, Release, Relaxed).is_ok();
+        if given {
+            me.end();
+        }
+        given
     }
 
     #[cold]
-    fn give_up_slow(&self) {
+    fn give_up_slow(&self, taker: Thread) {
         let Ok(me) = Thread::current() else { return };
+        if me.tid() != taker.tid() {
+            return; // a copy made by fork; by now the child may have taken the word for itself
+        }
         if self.word.value.load(Relaxed) & OWNER != me.tid() {
-            // A copy made by fork, which is in no list of this thread; or a peer that breaks the protocol has
-            // taken the word from us, and then the node must leave our lists all the same.
+            // A peer that breaks the protocol has taken the word from us; the node must leave our lists all the same.
             if me.is_pending(&self.links) {
                 me.end();
             }
@@ -249,7 +278,7 @@ impl RobustWord {
     /// Takes the word as a token of the calling thread's life, listed until [`leave`](Self::leave):
     /// free, or marked by the kernel, it becomes ours with `WAITERS` set, so that its end is told.
     #[cfg(not(outlast_loom))]
-    pub(crate) fn enlist(&self) -> Result<bool, Fault> {
+    pub(crate) fn enlist(&self) -> Result<bool, crate::error::Fault> {
         let me = Thread::current()?;
         me.begin(&self.links)?;
         let seen = self.word.value.load(Acquire);

@@ -1,0 +1,171 @@
+//! How a lock is taken: the fast ways, and those that wait.
+use super::{DIED, ReadResult, RwLock, Slot, WriteResult};
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::lock::LockError;
+use crate::segment::contains;
+use crate::shareable::Plain;
+use crate::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use crate::sync::atomic::{AtomicU32, fence};
+use crate::sync::{READERS, between_exchange_and_load};
+use crate::sys::robust::Thread;
+use crate::wait::TimedOut;
+use crate::wait::robust::{OWNER, Refused, RobustWord, Taken, WAITERS};
+
+impl<T: Plain> RwLock<T> {
+    #[inline(always)]
+    pub(super) fn read_fast(&self) -> Option<(&RobustWord, Thread)> {
+        let me = Thread::fast()?;
+        let slot = &self.slots[me.tid() as usize % READERS].0;
+        if !slot.try_take_as(me, SeqCst) {
+            return None;
+        }
+        between_exchange_and_load();
+        if is_taken(self.writer.value_in_order()) {
+            slot.give_up(me); // keeps I3
+            return None;
+        }
+        Some((slot, me))
+    }
+
+    /// Without a deadline it does not wait at all.
+    #[cold]
+    pub(super) fn read_slow(&self, deadline: Option<Deadline>) -> ReadResult<'_, T> {
+        let me = Thread::current().map_err(LockError::Failed)?;
+        if let Some(word) = self.words().find(|word| word.value() & OWNER == me.tid()) {
+            return self.read_again(word, me);
+        }
+        if !is_taken(self.writer.value_in_order())
+            && let Some(slot) = self.take_slot(me)
+        {
+            fence(SeqCst);
+            if !is_taken(self.writer.value_in_order()) {
+                return self.reader(slot, me);
+            }
+            slot.give_up(me); // keeps I3
+        }
+        self.take_writer_word(deadline)?;
+        // Nobody writes now, and no writer waits on a slot of ours (I6).
+        match self.take_slot(me) {
+            Some(slot) => {
+                self.writer.give_up(me);
+                self.reader(slot, me)
+            }
+            None => self.reader(&self.writer, me),
+        }
+    }
+
+    /// One more guard on a word that this thread owns already.
+    fn read_again<'a>(&'a self, word: &'a RobustWord, me: Thread) -> ReadResult<'a, T> {
+        if self.writer.is_still(me) && self.inside().load(Relaxed) != 0 {
+            return Err(LockError::WouldDeadlock);
+        }
+        // One too many would end the lock before the guards.
+        let more = again(word).load(Relaxed).checked_add(1);
+        again(word).store(more.ok_or(LockError::Failed(Fault::TooManyLocks))?, Relaxed);
+        self.reader(word, me)
+    }
+
+    /// A slot that no living thread owns, if there is one.
+    pub(super) fn take_slot(&self, me: Thread) -> Option<&RobustWord> {
+        let first = me.tid() as usize;
+        (0..READERS).map(|i| &self.slots[(first + i) % READERS].0).find(|slot| {
+            slot.value() & OWNER == 0
+                && slot.try_take().map(|(taken, _)| clear(slot, taken)).is_ok()
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn write_fast(&self) -> Option<Thread> {
+        let me = Thread::fast()?;
+        if !self.writer.try_take_as(me, SeqCst) {
+            return None;
+        }
+        between_exchange_and_load();
+        if self.slots.iter().any(|slot| slot.0.value_in_order() & OWNER != 0) {
+            self.writer.give_up(me);
+            return None;
+        }
+        Some(me)
+    }
+
+    /// Without a deadline it does not wait at all.
+    #[cold]
+    pub(super) fn write_slow(&self, deadline: Option<Deadline>) -> WriteResult<'_, T> {
+        let me = Thread::current().map_err(LockError::Failed)?;
+        // Before it waits for anybody: another reader may be waiting for this one.
+        if self.slots.iter().any(|slot| slot.0.value() & OWNER == me.tid()) {
+            return Err(LockError::WouldDeadlock);
+        }
+        self.take_writer_word(deadline)?;
+        fence(SeqCst);
+        for Slot(slot) in &self.slots {
+            if slot.value_in_order() & OWNER == 0 {
+                continue;
+            }
+            match self.take(slot, deadline) {
+                Ok(taken) => clear(slot, taken),
+                Err(error) => {
+                    self.writer.give_up(me);
+                    return Err(error);
+                }
+            }
+            slot.give_up(me);
+        }
+        self.writer(me)
+    }
+
+    fn take_writer_word<G>(&self, deadline: Option<Deadline>) -> Result<(), LockError<G>> {
+        let taken = self.take(&self.writer, deadline)?;
+        if taken == Taken::FromTheDead && self.inside().load(Relaxed) != 0 {
+            self.poison().store(DIED, Relaxed);
+            self.inside().store(0, Release); // keeps I4
+        }
+        clear(&self.writer, taken);
+        Ok(())
+    }
+
+    fn take<G>(
+        &self,
+        word: &RobustWord,
+        deadline: Option<Deadline>,
+    ) -> Result<Taken, LockError<G>> {
+        let taken = match deadline {
+            None => word.try_take(),
+            Some(deadline) => match word.take_until(deadline) {
+                Ok(taken) => taken,
+                Err(TimedOut) => return Err(LockError::TimedOut),
+            },
+        };
+        match taken {
+            Ok((taken, _)) => Ok(taken),
+            Err(Refused::Busy) => Err(LockError::WouldBlock),
+            Err(Refused::Mine) => Err(LockError::WouldDeadlock),
+            Err(Refused::Failed(fault)) => Err(LockError::Failed(fault)),
+            Err(Refused::Unplaced) => {
+                let at = core::ptr::from_ref(self).addr();
+                assert!(contains(at), "the lock does not lie in shared memory");
+                Err(LockError::Failed(Fault::Corrupt))
+            }
+        }
+    }
+}
+
+/// How many more guards the owner of the word has.
+#[inline(always)]
+pub(super) fn again(word: &RobustWord) -> &AtomicU32 {
+    &word.note[2]
+}
+
+/// Clears what a dead owner left in a word just taken. (Killed before that: it is taken from the dead once more.)
+fn clear(word: &RobustWord, taken: Taken) {
+    if taken == Taken::FromTheDead {
+        again(word).store(0, Relaxed); // keeps I5
+    }
+}
+
+/// Whether a thread owns the word, dead or alive.
+#[inline(always)]
+fn is_taken(value: u32) -> bool {
+    value & !WAITERS != 0
+}
