@@ -4,6 +4,8 @@
 //   any_error                            one error for all
 //   shared  command                      Shared<T>, handing on
 //   queue                                built on the wait layer and the peer table
+//   condition                            waiting for what a lock guards
+//   reentrant                            a lock around a lock
 //   lock  event                          one file each, standalone
 //   segment/{header,memory,names,peers,table}    memory, names, who uses it, recovery
 //   wait/{robust,spin}                   the only blocking loop, robust words
@@ -14,11 +16,13 @@
 mod any_error;
 #[cfg(not(outlast_loom))]
 mod command;
+pub mod condition;
 mod deadline;
 mod error;
 pub mod event;
 pub mod lock;
 pub mod queue;
+pub mod reentrant;
 mod segment;
 mod shareable;
 #[cfg_attr(outlast_loom, path = "shared_model.rs")]
@@ -31,6 +35,7 @@ mod wait;
 pub use any_error::Error;
 #[cfg(not(outlast_loom))]
 pub use command::CommandExt;
+pub use condition::{Condition, ConditionGuard, WaitTimeoutResult};
 pub use error::{Fault, OpenError};
 pub use event::Event;
 pub use lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
@@ -38,6 +43,7 @@ pub use queue::{Delivery, FixedQueue, Loan, Queue, Ref};
 pub use queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
+pub use reentrant::{ReentrantLock, ReentrantLockGuard, ReentrantLockResult};
 #[cfg(not(outlast_loom))]
 pub use segment::{header::Lifetime, names::reap, names::remove};
 pub use shareable::{Dead, Field, Layout, Plain, Shareable};

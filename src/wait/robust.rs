@@ -114,6 +114,19 @@ impl RobustWord {
         Thread::current().is_ok_and(|me| self.word.value.load(Relaxed) & OWNER == me.tid())
     }
 
+    /// The calling thread, if it owns the word.
+    #[inline(always)]
+    pub(crate) fn held(&self) -> Option<Thread> {
+        let me = Thread::fast().or_else(|| Thread::current().ok())?;
+        self.is_held_by(me).then_some(me)
+    }
+
+    /// Whether `me` owns the word.
+    #[inline(always)]
+    pub(crate) fn is_held_by(&self, me: Thread) -> bool {
+        self.word.value.load(Relaxed) & OWNER == me.tid()
+    }
+
     /// The word itself, for `futex_waitv`.
     #[cfg(not(outlast_loom))]
     pub(crate) fn as_atomic(&self) -> &AtomicU32 {
