@@ -10,9 +10,11 @@
 //! turn ([`killed_anywhere`]), which no test with real processes can do.
 #![cfg(outlast_loom)]
 
+mod condition;
 mod event;
 mod lock;
 mod queue;
+mod reentrant;
 
 use core::time::Duration;
 use loom::model::Builder;
