@@ -123,6 +123,9 @@ pub enum Fault {
     /// A thread holds at most 1,000 robust locks at a time.
     #[error("this thread holds too many locks")]
     TooManyLocks,
+    /// This thread has taken the lock as often as can be counted.
+    #[error("this thread has taken the lock too many times")]
+    TooDeep,
     /// The kernel or the C library gives this thread no robust list of the layout known here.
     #[error("robust futexes are not available to this thread")]
     Unsupported,

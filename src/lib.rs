@@ -4,6 +4,8 @@
 //   any_error                            one error for all
 //   shared  command                      Shared<T>, handing on
 //   queue                                built on the wait layer and the peer table
+//   condition                            waiting for what a lock guards
+//   reentrant                            a lock around a lock
 //   lock  rwlock  semaphore  event       standalone
 //   segment/{header,memory,names,peers,table}    memory, names, who uses it, recovery
 //   wait/{robust,spin}                   the only blocking loop, robust words
@@ -14,11 +16,13 @@
 mod any_error;
 #[cfg(not(outlast_loom))]
 mod command;
+pub mod condition;
 mod deadline;
 mod error;
 pub mod event;
 pub mod lock;
 pub mod queue;
+pub mod reentrant;
 pub mod rwlock;
 mod segment;
 pub mod semaphore;
@@ -33,6 +37,7 @@ mod wait;
 pub use any_error::Error;
 #[cfg(not(outlast_loom))]
 pub use command::CommandExt;
+pub use condition::{Condition, ConditionGuard, WaitTimeoutResult};
 pub use error::{Fault, OpenError};
 pub use event::Event;
 pub use lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
@@ -40,6 +45,7 @@ pub use queue::{Delivery, FixedQueue, Loan, Queue, Ref};
 pub use queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
+pub use reentrant::{ReentrantLock, ReentrantLockGuard, ReentrantLockResult};
 pub use rwlock::{ReadGuard, ReadResult, RwLock, WriteGuard, WriteResult};
 #[cfg(not(outlast_loom))]
 pub use segment::{header::Lifetime, names::reap, names::remove};

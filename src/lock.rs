@@ -46,6 +46,7 @@ use crate::wait::TimedOut;
 use crate::wait::robust::{OWNER, Refused, RobustWord, Taken};
 use core::fmt;
 use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
@@ -63,8 +64,8 @@ const DIED: u32 = 2;
 #[repr(C, align(64))]
 #[doc(alias = "Mutex")]
 pub struct Lock<T: Plain> {
-    word: RobustWord,
-    value: UnsafeCell<T>,
+    pub(crate) word: RobustWord,
+    pub(crate) value: UnsafeCell<T>,
 }
 
 // SAFETY: the value is reached by the owner of the word only, and `Plain` data may be used by any thread.
@@ -78,9 +79,9 @@ unsafe impl<T: Plain> Send for Lock<T> {}
 /// used; dropping it there does nothing.
 #[must_use = "the lock is released at once if the guard is not kept"]
 pub struct LockGuard<'a, T: Plain> {
-    lock: &'a Lock<T>,
+    pub(crate) lock: &'a Lock<T>,
     /// Who took it. (To ask again costs 1.5 ns.)
-    me: Thread,
+    pub(crate) me: Thread,
     /// The thread was panicking already when it took the lock.
     panicking: bool,
     /// The kernel knows the owner as a thread: the guard stays there.
@@ -193,7 +194,7 @@ impl<T: Plain> Lock<T> {
 
     /// The guard of a word just taken.
     #[inline(always)]
-    fn guard(&self, me: Thread) -> LockResult<'_, T> {
+    pub(crate) fn guard(&self, me: Thread) -> LockResult<'_, T> {
         let panicking = std::thread::panicking();
         let guard = LockGuard { lock: self, me, panicking, not_send: PhantomData };
         if self.poison().load(Relaxed) == CLEAN && T::ANY_BITS {
@@ -231,6 +232,17 @@ impl<T: Plain> Lock<T> {
         self.poison().store(CLEAN, Relaxed);
     }
 
+    /// Takes the lock again after [`LockGuard::give_up`].
+    pub(crate) fn take_again(&self, panicking: bool) -> LockResult<'_, T> {
+        let mut taken = self.lock();
+        if let Ok(guard) | Err(LockError::OwnerDied(guard) | LockError::Poisoned(guard)) =
+            &mut taken
+        {
+            guard.panicking = panicking;
+        }
+        taken
+    }
+
     /// The value, which nobody else can reach yet.
     pub fn get_mut(&mut self) -> &mut T {
         // SAFETY: `&mut self` is exclusive, and a value that was moved in is valid.
@@ -254,6 +266,21 @@ impl<'a, T: Plain> LockGuard<'a, T> {
             CLEAN => Ok(self),
             PANICKED => Err(LockError::Poisoned(self)),
             _ => Err(LockError::OwnerDied(self)),
+        }
+    }
+
+    /// Gives the lock up for a while, with no word about a panic; what [`Lock::take_again`] needs.
+    pub(crate) fn give_up(self) -> (&'a Lock<T>, bool) {
+        let guard = ManuallyDrop::new(self);
+        guard.lock.word.give_up(guard.me);
+        (guard.lock, guard.panicking)
+    }
+
+    /// Has the lock poisoned if a panic has begun since it was taken.
+    #[inline(always)]
+    pub(crate) fn notice_panic(&self) {
+        if !self.panicking && std::thread::panicking() {
+            self.poison();
         }
     }
 
@@ -286,9 +313,7 @@ impl<T: Plain> DerefMut for LockGuard<'_, T> {
 impl<T: Plain> Drop for LockGuard<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        if !self.panicking && std::thread::panicking() {
-            self.poison();
-        }
+        self.notice_panic();
         self.lock.word.give_up(self.me);
     }
 }
@@ -351,6 +376,18 @@ impl<G> LockError<G> {
         match self {
             LockError::OwnerDied(guard) | LockError::Poisoned(guard) => Some(guard),
             _ => None,
+        }
+    }
+
+    /// The same with another guard.
+    pub(crate) fn map<H>(self, with: impl FnOnce(G) -> H) -> LockError<H> {
+        match self {
+            LockError::OwnerDied(guard) => LockError::OwnerDied(with(guard)),
+            LockError::Poisoned(guard) => LockError::Poisoned(with(guard)),
+            LockError::WouldBlock => LockError::WouldBlock,
+            LockError::TimedOut => LockError::TimedOut,
+            LockError::WouldDeadlock => LockError::WouldDeadlock,
+            LockError::Failed(fault) => LockError::Failed(fault),
         }
     }
 

@@ -3,7 +3,6 @@
 #[cfg(not(outlast_loom))]
 mod imp {
     pub(crate) use core::hint::spin_loop;
-    #[cfg(any(feature = "futex", not(feature = "pthread")))]
     pub(crate) use core::sync::atomic::compiler_fence;
     pub(crate) mod atomic {
         pub(crate) use core::sync::atomic::{

@@ -1,25 +1,32 @@
 //! Sleeping until somebody says that something has changed, where the state itself is no word that one could sleep on.
 use super::{Look, Step, TimedOut, WaitWord};
 use crate::deadline::Deadline;
-use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, fence};
 use crate::sys::Change;
 
 /// A sequence word, and whether anybody sleeps on it.
 ///
 /// # Invariants
-/// - I1. A thread asleep on `seq` => `armed` is not 0. (It may be not 0 with nobody asleep: one wasted system
+/// - I1. A thread asleep on `seq` => `armed` has `ARMED`. (It may be there with nobody asleep: one wasted system
 ///   call clears it.) A sleeper arms, fences, looks once more, and sleeps; who changes the state
-///   fences and then reads `armed`: one of the two sees the other.
-/// - I2. `armed` is cleared only by one whose wake found nobody asleep, and only if it still holds what
-///   was there before that wake. Whoever armed it with the same number read `seq` before the wake, which
-///   moved it: the kernel will not put that thread to sleep.
+///   fences and then reads `armed`: one of the two sees the other. Where a lock orders the arming before
+///   the change, nobody needs a fence.
+/// - I2. `ARMED` is cleared only by one whose wake found nobody asleep, and only if nobody has armed since before
+///   that wake: each arming makes another number. Whoever armed before had read `seq` before that, and the wake moved
+///   it: the kernel will not put that thread to sleep. (With the sequence itself for a number, an arming that
+///   comes late would hide a later one, and the clearing would take that for old.)
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Signal {
     seq: WaitWord,
+    /// Bit 0, and above it how often it was set.
     armed: AtomicU32,
 }
+
+const ARMED: u32 = 1;
+/// One arming.
+const ONCE: u32 = 2;
 
 impl Signal {
     pub(crate) fn new() -> Self {
@@ -44,24 +51,45 @@ impl Signal {
             if look == Look::Glance {
                 return Step::Sleep(seen);
             }
-            self.armed.store((seen << 1) | 1, Relaxed);
+            self.set_armed();
             fence(SeqCst); // keeps I1
             attempt().map_or(Step::Sleep(seen), Step::Done)
+        })
+    }
+
+    fn set_armed(&self) {
+        let armed = |armed: u32| Some(armed.wrapping_add(ONCE) | ARMED);
+        // The look at `seq` comes before it: keeps I2.
+        self.armed.fetch_update(Release, Relaxed, armed).ok();
+    }
+
+    /// Announces a wait that is to begin with a notify later than this; for [`wait_beyond`](Self::wait_beyond).
+    pub(crate) fn arm(&self) -> u32 {
+        let seen = self.seq.value.load(Acquire);
+        self.set_armed();
+        seen
+    }
+
+    /// Waits until a notify after the [`arm`](Self::arm) that gave `ticket`.
+    pub(crate) fn wait_beyond(&self, ticket: u32, deadline: Deadline) -> Result<(), TimedOut> {
+        self.seq.wait_until(deadline, |seen, _| match seen == ticket {
+            true => Step::Sleep(ticket),
+            false => Step::Done(()),
         })
     }
 
     /// Whether somebody may be asleep. To be asked after a change and a `fence(SeqCst)`.
     #[inline(always)]
     pub(crate) fn is_armed(&self) -> bool {
-        self.armed.load(Relaxed) != 0
+        self.armed.load(Relaxed) & ARMED != 0
     }
 
     /// Wakes up to `n` sleepers, if there may be any.
     #[cold]
     pub(crate) fn notify(&self, n: u32) {
-        let armed = self.armed.load(Relaxed);
-        if armed != 0 && self.seq.change_and_wake(Change::AddOne, n) == 0 {
-            self.armed.compare_exchange(armed, 0, Relaxed, Relaxed).ok(); // keeps I2
+        let armed = self.armed.load(Acquire);
+        if armed & ARMED != 0 && self.seq.change_and_wake(Change::AddOne, n) == 0 {
+            self.armed.compare_exchange(armed, armed & !ARMED, Relaxed, Relaxed).ok(); // keeps I2
         }
     }
 

@@ -10,11 +10,13 @@
 //! turn ([`killed_anywhere`]), which no test with real processes can do.
 #![cfg(outlast_loom)]
 
+mod condition;
 mod event;
 mod lock;
 mod queue;
-mod semaphore;
+mod reentrant;
 mod rwlock;
+mod semaphore;
 
 use core::time::Duration;
 use loom::model::Builder;

@@ -28,16 +28,13 @@
 //! one. After it: nothing, or one more sleeper is woken. A woken sleeper that is killed before it
 //! took the word has the node in `pending`: the kernel wakes the next. The classic release (store 0, wake one)
 //! lacks I2: a barger that takes the word and never sees a waiter leaves the others asleep once the woken one is killed.
-use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED};
+use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED, WAITERS};
 use crate::deadline::Deadline;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sys::Change;
 use crate::sys::robust::{Links, Thread};
 use crate::wait::{Look, Step, TimedOut, WaitWord};
-
-/// Somebody may be asleep.
-const WAITERS: u32 = 1 << 31;
 
 /// The word, its node for the robust list, and a little room that the owner may use between them.
 #[repr(C, align(8))]
@@ -98,6 +95,19 @@ impl RobustWord {
     pub(crate) fn is_still(&self, me: Thread) -> bool {
         Thread::current().is_ok_and(|now| now.tid() == me.tid())
             && self.word.value.load(Relaxed) & OWNER == me.tid()
+    }
+
+    /// The calling thread, if it owns the word.
+    #[inline(always)]
+    pub(crate) fn held(&self) -> Option<Thread> {
+        let me = Thread::fast().or_else(|| Thread::current().ok())?;
+        self.is_held_by(me).then_some(me)
+    }
+
+    /// Whether `me` owns the word.
+    #[inline(always)]
+    pub(crate) fn is_held_by(&self, me: Thread) -> bool {
+        self.word.value.load(Relaxed) & OWNER == me.tid()
     }
 
     /// The word itself, for `futex_waitv`.

@@ -17,6 +17,8 @@ pub(crate) use imp::RobustWord;
 
 use crate::error::Fault;
 
+/// Somebody may be asleep.
+pub(crate) const WAITERS: u32 = 1 << 31;
 /// The owner ended while owning the word.
 pub(crate) const OWNER_DIED: u32 = 1 << 30;
 /// The owner's thread id.

@@ -19,8 +19,8 @@
 use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED};
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::sync::atomic::AtomicU32;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sys::robust::{Mutex, Outcome, Thread};
 use crate::wait::TimedOut;
 
@@ -76,9 +76,31 @@ impl RobustWord {
         self.owner.store(OWNER_DIED, Release);
     }
 
+    /// The owner as it stands beside the mutex, read in the one order of all `SeqCst` accesses.
+    #[inline(always)]
+    pub(crate) fn value_in_order(&self) -> u32 {
+        self.owner.load(SeqCst)
+    }
+
     /// Whether the calling thread owns the word.
     pub(crate) fn is_mine(&self) -> bool {
-        Thread::current().is_ok_and(|me| self.owner.load(Relaxed) == me.tid())
+        self.held().is_some()
+    }
+
+    /// The calling thread, if it owns the word.
+    pub(crate) fn held(&self) -> Option<Thread> {
+        Thread::current().ok().filter(|&me| self.is_held_by(me))
+    }
+
+    /// Whether `me` owns the word.
+    #[inline(always)]
+    pub(crate) fn is_held_by(&self, me: Thread) -> bool {
+        self.owner.load(Relaxed) == me.tid()
+    }
+
+    /// Whether the calling thread is `me`, who took the word, and still owns it. Not so in the child of a fork.
+    pub(crate) fn is_still(&self, me: Thread) -> bool {
+        self.held().is_some_and(|now| now.tid() == me.tid())
     }
 
     /// What changes when the word is taken or given up.
@@ -90,13 +112,19 @@ impl RobustWord {
     #[inline(always)]
     pub(crate) fn try_take_fast(&self) -> Option<Thread> {
         let me = Thread::fast()?;
+        self.try_take_as(me, Relaxed).then_some(me)
+    }
+
+    /// The same, with the owner written in an order of the caller's: any, or the one order of all `SeqCst` accesses.
+    #[inline(always)]
+    pub(crate) fn try_take_as(&self, me: Thread, order: Ordering) -> bool {
         if self.owner.load(Relaxed) != 0 || me.begin().is_err() {
-            return None;
+            return false;
         }
         match self.mutex.try_take() {
             Outcome::Taken if self.owner.load(Relaxed) == 0 => {
-                self.owner.store(me.tid(), Relaxed);
-                return Some(me);
+                self.own(me, order);
+                return true;
             }
             Outcome::Taken => self.mutex.give_up(),
             Outcome::TakenFromTheDead => {
@@ -106,7 +134,16 @@ impl RobustWord {
             Outcome::Busy | Outcome::Mine | Outcome::TimedOut | Outcome::Broken => {}
         }
         me.end();
-        None
+        false
+    }
+
+    #[inline(always)]
+    fn own(&self, me: Thread, order: Ordering) {
+        if order == SeqCst {
+            self.owner.store(me.tid(), SeqCst);
+        } else {
+            self.owner.store(me.tid(), Relaxed); // the mutex orders
+        }
     }
 
     /// Takes the word if nobody alive has it.
@@ -148,7 +185,7 @@ impl RobustWord {
         let outcome = take(&self.mutex);
         if matches!(outcome, Outcome::Taken | Outcome::TakenFromTheDead) {
             let marked = self.owner.load(Relaxed) & OWNER_DIED != 0;
-            self.owner.store(me.tid(), Relaxed);
+            self.own(me, SeqCst);
             let clean = outcome == Outcome::Taken && !marked;
             return Ok(Ok((if clean { Taken::Clean } else { Taken::FromTheDead }, me)));
         }
@@ -164,11 +201,19 @@ impl RobustWord {
     /// Gives the word up, which `me` took; what was copied by fork is left alone.
     #[inline(always)]
     pub(crate) fn give_up(&self, me: Thread) {
-        if self.owner.load(Relaxed) == me.tid() && self.is_mine() {
+        self.try_give_up_if(me, || true);
+    }
+
+    /// Gives the word up if the calling thread took it, and `is_last` says so. (It is asked only by the owner.)
+    #[inline(always)]
+    pub(crate) fn try_give_up_if(&self, me: Thread, is_last: impl FnOnce() -> bool) -> bool {
+        let given = self.is_still(me) && is_last();
+        if given {
             self.owner.store(0, Release);
             self.mutex.give_up();
             me.end();
         }
+        given
     }
 
     /// Takes the word as a token of the calling thread's life, until [`leave`](Self::leave): free, or marked by the kernel.

@@ -1,0 +1,391 @@
+//! Mutual exclusion that a thread may enter again while it is inside.
+//!
+//! ```
+//! use outlast::{ReentrantLock, Shared};
+//!
+//! let here = Shared::anonymous(ReentrantLock::new(1_u64))?;
+//! let there = Shared::<ReentrantLock<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! let outer = there.lock()?;
+//! let inner = there.lock()?; // the same thread: one level deeper
+//! inner.set(41);
+//! assert_eq!(inner.depth(), 2);
+//! drop(inner);
+//! outer.update(|value| value + 1);
+//! drop(outer);
+//! assert_eq!(here.lock()?.get(), 42);
+//! # Ok::<(), outlast::Error>(())
+//! ```
+//!
+//! # State
+//! A [`Lock`], and beside its poison the *depth*, which only the owner touches:
+//!
+//! | word | depth | meaning |
+//! |---|---|---|
+//! | not owned | any | free; the depth is what the last owner left |
+//! | owned | 0 | taken, by one who has not counted yet |
+//! | owned | n | its owner has n guards |
+//!
+//! # Invariants
+//! - I1. Value, poison and depth are touched by the owner of the word only.
+//! - I2. A word taken from nobody => the depth is 1 before the guard is given out, whatever it was.
+//! - I3. The word is given up by the guard that finds a depth of 1 (or 0, which only a broken peer writes).
+//! - I4. No reference to the value is ever given out: another guard of the same thread could change what it
+//!   refers to. Guards copy the value, in and out.
+//!
+//! # Ordering
+//! That of the word: taking it is an Acquire, giving it up a Release. The depth is a matter between
+//! the owner and itself.
+//!
+//! # Death
+//! As with [`Lock`]: the kernel releases the word, and the next owner gets [`LockError::OwnerDied`]. The depth of the dead is
+//! forgotten (I2), wherever in its counting it died.
+#![expect(unsafe_code, reason = "the value is reached through the lock's promise of exclusion")]
+use crate::error::Fault;
+use crate::lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
+use crate::segment::forks;
+use crate::shareable::{Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sys::robust::Thread;
+use core::fmt;
+use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
+use std::time::{Duration, Instant};
+
+/// Mutual exclusion around a value, for any number of processes, that its owner may take again.
+///
+/// A thread that has the lock gets it at once, and gives it up with the last of its guards, in whatever order they go.
+/// The value is copied in and out ([`get`](ReentrantLockGuard::get), [`set`](ReentrantLockGuard::set)), as with a
+/// [`Cell`](core::cell::Cell): where there may be two guards, neither can give a reference.
+///
+/// Deaths and panics are told as by [`Lock`], to every taking, the owner's own included, until
+/// [`mark_consistent`](ReentrantLockGuard::mark_consistent). Not async-signal-safe.
+#[repr(C)]
+#[doc(alias = "RLock")]
+pub struct ReentrantLock<T: Plain> {
+    lock: Lock<T>,
+}
+
+/// Holds a [`ReentrantLock`], or one level of it, until dropped.
+///
+/// It belongs to the thread that took it, down to references to it:
+///
+/// ```compile_fail,E0277
+/// fn shared<T: Sync>() {}
+/// shared::<outlast::ReentrantLockGuard<'_, u64>>();
+/// ```
+/// ```compile_fail,E0277
+/// fn sent<T: Send>() {}
+/// sent::<outlast::ReentrantLockGuard<'_, u64>>();
+/// ```
+///
+/// In a process made by `fork` a copied guard must not be used; dropping it there does nothing.
+#[must_use = "the lock is released at once if the guard is not kept"]
+pub struct ReentrantLockGuard<'a, T: Plain> {
+    /// Gives the word up, if this guard is to do it.
+    inner: ManuallyDrop<LockGuard<'a, T>>,
+    /// The count of forks when it was made.
+    forks: u32,
+    /// Another thread with a reference could change the value.
+    not_sync: PhantomData<*const ()>,
+}
+
+/// What taking a reentrant lock gives.
+pub type ReentrantLockResult<'a, T> =
+    Result<ReentrantLockGuard<'a, T>, LockError<ReentrantLockGuard<'a, T>>>;
+
+impl<T: Plain> ReentrantLock<T> {
+    /// A free lock around `value`, to be moved into shared memory.
+    ///
+    /// It works from when it lies in a segment.
+    pub fn new(value: T) -> Self {
+        ReentrantLock { lock: Lock::new(value) }
+    }
+
+    /// Takes the lock, waiting for it as long as it takes; or once more, if this thread has it.
+    ///
+    /// # Errors
+    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside, and the value may be half changed.
+    /// - [`LockError::Failed`]: see [`Fault`]; [`Fault::TooDeep`] if this thread has taken it `u32::MAX` times.
+    ///
+    /// # Panics
+    /// If the lock does not lie in shared memory.
+    #[inline]
+    #[doc(alias = "acquire")]
+    pub fn lock(&self) -> ReentrantLockResult<'_, T> {
+        match self.lock.word.held() {
+            Some(me) => self.again(me),
+            None => self.first(self.lock.lock()),
+        }
+    }
+
+    /// Takes the lock if no other thread that lives has it. Never blocks.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock), and [`LockError::WouldBlock`].
+    ///
+    /// # Panics
+    /// If the lock does not lie in shared memory.
+    #[inline]
+    pub fn try_lock(&self) -> ReentrantLockResult<'_, T> {
+        match self.lock.word.held() {
+            Some(me) => self.again(me),
+            None => self.first(self.lock.try_lock()),
+        }
+    }
+
+    /// Takes the lock, waiting for it at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock), and [`LockError::TimedOut`].
+    ///
+    /// # Panics
+    /// If the lock does not lie in shared memory.
+    #[inline]
+    pub fn lock_timeout(&self, timeout: Duration) -> ReentrantLockResult<'_, T> {
+        match self.lock.word.held() {
+            Some(me) => self.again(me),
+            None => self.first(self.lock.lock_timeout(timeout)),
+        }
+    }
+
+    /// Takes the lock, waiting for it until `deadline` at most. A lock that is free is taken even if that has passed.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock), and [`LockError::TimedOut`].
+    ///
+    /// # Panics
+    /// If the lock does not lie in shared memory.
+    #[inline]
+    pub fn lock_deadline(&self, deadline: Instant) -> ReentrantLockResult<'_, T> {
+        match self.lock.word.held() {
+            Some(me) => self.again(me),
+            None => self.first(self.lock.lock_deadline(deadline)),
+        }
+    }
+
+    /// One level deeper.
+    #[inline]
+    fn again(&self, me: Thread) -> ReentrantLockResult<'_, T> {
+        let depth = depth_of(&self.lock);
+        let Some(deeper) = depth.load(Relaxed).checked_add(1) else {
+            return Err(LockError::Failed(Fault::TooDeep));
+        };
+        match self.lock.guard(me) {
+            // The value's bytes are none of the type: the lock is given up, as `Lock` does it, with all its levels.
+            Err(LockError::Failed(fault)) => Err(LockError::Failed(fault)),
+            taken => {
+                depth.store(deeper, Relaxed);
+                wrap(taken)
+            }
+        }
+    }
+
+    /// The first level, whatever the depth says.
+    #[inline(always)]
+    fn first<'a>(&'a self, taken: LockResult<'a, T>) -> ReentrantLockResult<'a, T> {
+        if let Ok(_) | Err(LockError::OwnerDied(_) | LockError::Poisoned(_)) = taken {
+            depth_of(&self.lock).store(1, Relaxed); // keeps I2
+        }
+        wrap(taken)
+    }
+
+    /// Whether the value may be half changed: see [`poison_cause`](Self::poison_cause).
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.lock.is_poisoned()
+    }
+
+    /// What happened to an owner before it was done, if it is not mended yet. May change at any moment.
+    #[must_use]
+    pub fn poison_cause(&self) -> Option<PoisonCause> {
+        self.lock.poison_cause()
+    }
+
+    /// Declares the value sound, whatever happened to its last owners.
+    ///
+    /// Better, where the guard is at hand: [`ReentrantLockGuard::mark_consistent`].
+    pub fn clear_poison(&self) {
+        self.lock.clear_poison();
+    }
+
+    /// The value, which nobody else can reach yet.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.lock.get_mut()
+    }
+}
+
+/// How many guards the owner has. The poison is the note before it.
+fn depth_of<T: Plain>(lock: &Lock<T>) -> &AtomicU32 {
+    &lock.word.note[1]
+}
+
+#[inline(always)]
+fn wrap<T: Plain>(taken: LockResult<'_, T>) -> ReentrantLockResult<'_, T> {
+    let wrap = |guard| ReentrantLockGuard {
+        inner: ManuallyDrop::new(guard),
+        forks: forks(),
+        not_sync: PhantomData,
+    };
+    match taken {
+        Ok(guard) => Ok(wrap(guard)),
+        Err(error) => Err(error.map(wrap)),
+    }
+}
+
+impl<'a, T: Plain> ReentrantLockGuard<'a, T> {
+    /// The value.
+    ///
+    /// # Panics
+    /// If this thread does not have the lock: in a forked child, or after a [`Condition`](crate::Condition) could not take it again.
+    #[inline]
+    #[must_use]
+    pub fn get(&self) -> T {
+        self.assert_held();
+        // SAFETY: this thread owns the word (I1), the value was checked when the guard was made, and nothing
+        // writes meanwhile.
+        self.inner.lock.value.with(|value| unsafe { value.read() })
+    }
+
+    /// Changes the value.
+    ///
+    /// # Panics
+    /// As [`get`](Self::get).
+    #[inline]
+    pub fn set(&self, value: T) {
+        self.assert_held();
+        // SAFETY: this thread owns the word (I1), and nobody has a reference (I4).
+        self.inner.lock.value.with_mut(|at| unsafe { at.write(value) });
+    }
+
+    /// Changes the value to what `change` makes of it; which that is.
+    ///
+    /// If `change` takes the lock again and sets the value, that is overwritten by what it returns.
+    ///
+    /// # Panics
+    /// As [`get`](Self::get).
+    #[inline]
+    pub fn update(&self, change: impl FnOnce(T) -> T) -> T {
+        let value = change(self.get());
+        self.set(value);
+        value
+    }
+
+    /// How many guards of the lock this thread has.
+    #[must_use]
+    pub fn depth(&self) -> u32 {
+        if self.is_held() { depth_of(self.inner.lock).load(Relaxed) } else { 0 }
+    }
+
+    /// Declares the value sound again, after the death or panic of an owner.
+    pub fn mark_consistent(&self) {
+        if self.is_held() {
+            self.inner.lock.clear_poison();
+        }
+    }
+
+    /// Whether the guard is still what it was made for: it is no copy made by fork, and the lock is not lost.
+    #[inline(always)]
+    pub(crate) fn is_held(&self) -> bool {
+        self.forks == forks() && self.inner.lock.word.is_held_by(self.inner.me)
+    }
+
+    #[inline(always)]
+    fn assert_held(&self) {
+        assert!(self.is_held(), "this thread does not have the lock any more");
+    }
+
+    /// Gives the lock up for a while, with all its levels; what [`take_again`](Self::take_again) needs.
+    pub(crate) fn give_up(self) -> Interrupted<'a, T> {
+        let depth = depth_of(self.inner.lock).load(Relaxed);
+        let mut guard = ManuallyDrop::new(self);
+        // SAFETY: the guard around it is neither used nor dropped again.
+        let inner = unsafe { ManuallyDrop::take(&mut guard.inner) };
+        let (lock, panicking) = inner.give_up();
+        Interrupted { lock, panicking, depth }
+    }
+
+    /// Takes the lock again, with as many levels as before.
+    pub(crate) fn take_again(from: Interrupted<'a, T>) -> ReentrantLockResult<'a, T> {
+        let taken = from.lock.take_again(from.panicking);
+        if let Ok(_) | Err(LockError::OwnerDied(_) | LockError::Poisoned(_)) = taken {
+            depth_of(from.lock).store(from.depth, Relaxed);
+        }
+        wrap(taken)
+    }
+}
+
+/// A lock that its owner has given up for a while.
+#[derive(Debug)]
+pub struct Interrupted<'a, T: Plain> {
+    lock: &'a Lock<T>,
+    panicking: bool,
+    depth: u32,
+}
+
+impl<T: Plain> Drop for ReentrantLockGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.forks != forks() {
+            return; // the parent's
+        }
+        let depth = depth_of(self.inner.lock);
+        let levels = depth.load(Relaxed);
+        if levels > 1 && self.is_held() {
+            self.inner.notice_panic();
+            depth.store(levels - 1, Relaxed);
+        } else {
+            // SAFETY: dropped once, here. (keeps I3)
+            unsafe { ManuallyDrop::drop(&mut self.inner) };
+        }
+    }
+}
+
+// SAFETY: `repr(C)`; a lock, and nothing else.
+unsafe impl<T: Plain> Shareable for ReentrantLock<T> {
+    const FINGERPRINT: u64 = mix_u64(mix(SEED, b"ReentrantLock 1"), T::FINGERPRINT);
+    const NEEDS_PEERS: bool = false;
+    crate::__sized_shareable!();
+    fn layout() -> Layout {
+        Layout {
+            name: "ReentrantLock",
+            size: size_of::<Self>(),
+            fields: const {
+                &[Field {
+                    name: "lock",
+                    offset: 0,
+                    count: 1,
+                    layout: <Lock<T> as Shareable>::layout,
+                }]
+            },
+        }
+    }
+    fn place(&self) {
+        self.lock.place();
+    }
+    fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
+        self.lock.in_use(ours)
+    }
+}
+
+impl<T: Plain> fmt::Debug for ReentrantLock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("ReentrantLock");
+        shown.field("word", &format_args!("{:#010x}", self.lock.word.value()));
+        shown.field("depth", &depth_of(&self.lock).load(Relaxed));
+        shown.field("poison", &self.poison_cause());
+        shown.finish_non_exhaustive()
+    }
+}
+
+impl<T: Plain + fmt::Debug> fmt::Debug for ReentrantLockGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_held() { self.get().fmt(f) } else { f.write_str("<not held>") }
+    }
+}
+
+impl<T: Plain + fmt::Display> fmt::Display for ReentrantLockGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_held() { self.get().fmt(f) } else { f.write_str("<not held>") }
+    }
+}
