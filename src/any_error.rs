@@ -1,9 +1,12 @@
 //! One error for all, for programs that do not tell them apart.
+use crate::barrier::BarrierError;
 use crate::error::{Fault, OpenError};
 use crate::lock::LockError;
+use crate::once::OnceError;
 use crate::queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
+use crate::semaphore::ReleaseError;
 use std::io;
 use thiserror::Error;
 
@@ -34,6 +37,15 @@ pub enum Error {
     /// No message was there at once.
     #[error("the queue is empty")]
     Empty,
+    /// A barrier did not let through.
+    #[error(transparent)]
+    Barrier(#[from] BarrierError),
+    /// More permits were released than a semaphore holds.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    /// A value was not made.
+    #[error(transparent)]
+    Once(#[from] OnceError),
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] io::Error),

@@ -6,7 +6,7 @@
 //   queue                                built on the wait layer and the peer table
 //   condition                            waiting for what a lock guards
 //   reentrant                            a lock around a lock
-//   lock  rwlock  semaphore  event       standalone
+//   lock  rwlock  semaphore  event  barrier  once    standalone
 //   segment/{header,memory,names,peers,table}    memory, names, who uses it, recovery
 //   wait/{robust,spin}                   the only blocking loop, robust words
 //   sys/{futex,robust,thread,file}       the only place for libc
@@ -14,6 +14,7 @@
 
 #[cfg(not(outlast_loom))]
 mod any_error;
+pub mod barrier;
 #[cfg(not(outlast_loom))]
 mod command;
 pub mod condition;
@@ -21,6 +22,7 @@ mod deadline;
 mod error;
 pub mod event;
 pub mod lock;
+pub mod once;
 pub mod queue;
 pub mod reentrant;
 pub mod rwlock;
@@ -35,12 +37,14 @@ mod wait;
 
 #[cfg(not(outlast_loom))]
 pub use any_error::Error;
+pub use barrier::{Arrival, Barrier, BarrierError, BrokenCause};
 #[cfg(not(outlast_loom))]
 pub use command::CommandExt;
 pub use condition::{Condition, ConditionGuard, WaitTimeoutResult};
 pub use error::{Fault, OpenError};
 pub use event::Event;
 pub use lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
+pub use once::{Once, OnceCell, OnceError};
 pub use queue::{Delivery, FixedQueue, Loan, Queue, Ref};
 pub use queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,

@@ -2,6 +2,8 @@
 #![cfg(not(outlast_loom))]
 #![expect(unsafe_code, reason = "forks, traces and kills processes, and looks at their memory")]
 
+#[cfg(feature = "futex")]
+mod barrier;
 mod controls;
 mod heir;
 #[cfg(feature = "futex")]

@@ -10,9 +10,11 @@
 //! turn ([`killed_anywhere`]), which no test with real processes can do.
 #![cfg(outlast_loom)]
 
+mod barrier;
 mod condition;
 mod event;
 mod lock;
+mod once;
 mod queue;
 mod reentrant;
 mod rwlock;

@@ -1,0 +1,414 @@
+//! A place where processes wait for each other.
+//!
+//! ```
+//! use outlast::{Barrier, Shared};
+//!
+//! let here = Shared::anonymous(Barrier::new(2))?;
+//! let there = Shared::<Barrier>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! let other = std::thread::spawn(move || there.wait().map(|arrival| arrival.index()));
+//! let mine = here.wait()?.index();
+//! assert_eq!(mine + other.join().unwrap()?, 1); // 0 and 1
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # State
+//! One word of 64 bits: {generation: 32, unused: 12, cause: 4, arrived: 16}.
+//!
+//! | cause | meaning | next |
+//! |---|---|---|
+//! | 0 | so many have arrived of this generation | the next generation, when the last arrives or a reset finds nobody |
+//! | not 0 | broken, for that reason | the next generation, by `reset` |
+//!
+//! Beside it: a signal for sleepers; which of the last generations ended broken; and a cell for each process that has
+//! waited here, its *parties*: its owner tag, and how many of its threads are inside `wait`.
+//!
+//! # Invariants
+//! - I1. An arrival, the completion of a generation, and its breaking are one exchange of the word each. So each generation
+//!   either completes or breaks, and all who arrived in it are told the same.
+//! - I2. A broken generation is written down before the word moves on from it; a completed one never is. A waiter that finds the word moved on
+//!   asks there. (What is written down is never overwritten by an older generation; one that has slept through
+//!   eight resets is told that it passed.)
+//! - I3. A process whose thread has arrived has a cell with its tag.
+//!
+//! # Ordering
+//! What any party wrote before `wait` is seen by all parties after it: every arrival is a Release of the word and
+//! an Acquire, and so is the completion.
+//!
+//! # Death
+//! A process is a party from its first `wait` until it [leaves](Barrier::leave), or ends by itself outside of `wait`. Killed anywhere in
+//! between, it breaks the generation that is under way, at once, and the error names it. A generation that was
+//! complete stays so. Killed between the completion and its wake: recovery wakes everybody. Then it stays
+//! broken until [`reset`](Barrier::reset), as in Python and Java.
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::segment::identify;
+use crate::shareable::{Dead, Layout, SEED, Shareable, mix};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
+use crate::wait::TimedOut;
+use crate::wait::signal::Signal;
+use core::fmt;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// The most parties that a [`Barrier`] waits for: 65,535.
+pub const MAX_PARTIES: u32 = 0xffff;
+/// The most processes that can be parties of one [`Barrier`] at a time, each with any number of threads.
+pub const MAX_PROCESSES: usize = 64;
+
+const ARRIVED: u64 = 0xffff;
+const CAUSE_AT: u32 = 16;
+const CAUSE: u64 = 0xf << CAUSE_AT;
+const GENERATION_AT: u32 = 32;
+
+const ABORTED: u64 = 1 << CAUSE_AT;
+const TIMED_OUT: u64 = 2 << CAUSE_AT;
+const RESET: u64 = 3 << CAUSE_AT;
+const DIED: u64 = 4 << CAUSE_AT;
+
+/// How many generations that ended broken are remembered.
+const REMEMBERED: usize = 8;
+
+/// A place where as many threads as it has parties wait for each other, again and again.
+///
+/// The threads may be of one process or of many. No system call is made unless somebody sleeps.
+#[repr(C, align(64))]
+pub struct Barrier {
+    state: AtomicU64,
+    signal: Signal,
+    parties: AtomicU32,
+    /// Who broke it by dying: its process id.
+    culprit: AtomicU32,
+    /// The last generation that ended broken, of those with this remainder: its number, and 1 in bit 0.
+    broken: [AtomicU64; REMEMBERED],
+    cells: [Cell; MAX_PROCESSES],
+}
+
+/// A process, in a line of its own.
+#[repr(C, align(64))]
+#[derive(Debug)]
+struct Cell {
+    owner: AtomicU32,
+    inside: AtomicU32,
+}
+
+/// What `wait` gives to each of the parties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    index: u32,
+    is_leader: bool,
+}
+
+impl Arrival {
+    /// How many of this generation had arrived before: each of 0 to parties - 1 is given to one.
+    #[must_use]
+    pub fn index(self) -> u32 {
+        self.index
+    }
+
+    /// Whether this is the one that came last, and let the others go.
+    #[must_use]
+    pub fn is_leader(self) -> bool {
+        self.is_leader
+    }
+}
+
+/// Why a generation ended before all had arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BrokenCause {
+    /// Somebody called [`abort`](Barrier::abort).
+    Aborted,
+    /// One of the parties did not want to wait longer.
+    TimedOut,
+    /// Somebody called [`reset`](Barrier::reset) while others waited; or it was broken and has been reset since.
+    Reset,
+    /// A party was killed.
+    PeerDied {
+        /// Its process id.
+        pid: u32,
+    },
+}
+
+/// Why `wait` gave no [`Arrival`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BarrierError {
+    /// Not all have come, and no more will be waited for.
+    #[error("the barrier is broken ({0:?})")]
+    Broken(BrokenCause),
+    /// The deadline passed before all had come. That has broken the barrier for the others.
+    #[error("timed out")]
+    TimedOut,
+    /// See there; nobody else has been told of this arrival.
+    #[error(transparent)]
+    Failed(#[from] Fault),
+}
+
+impl Barrier {
+    /// A barrier for `parties` threads, to be moved into shared memory.
+    ///
+    /// # Panics
+    /// If that is 0 or more than [`MAX_PARTIES`].
+    #[must_use]
+    pub fn new(parties: u32) -> Self {
+        assert!((1..=MAX_PARTIES).contains(&parties), "a barrier has 1 to 65,535 parties");
+        Barrier {
+            state: AtomicU64::new(0),
+            signal: Signal::new(),
+            parties: AtomicU32::new(parties),
+            culprit: AtomicU32::new(0),
+            broken: core::array::from_fn(|_| AtomicU64::new(0)),
+            cells: core::array::from_fn(|_| Cell {
+                owner: AtomicU32::new(0),
+                inside: AtomicU32::new(0),
+            }),
+        }
+    }
+
+    /// Waits until as many have come as there are parties.
+    ///
+    /// # Errors
+    /// [`BarrierError::Broken`] if that will not be; [`BarrierError::Failed`], with [`Fault::TooManyPeers`] if
+    /// more than [`MAX_PROCESSES`] processes are parties.
+    pub fn wait(&self) -> Result<Arrival, BarrierError> {
+        self.wait_until(Deadline::NEVER)
+    }
+
+    /// Waits at most `timeout` for the others. If that is not enough, the barrier is broken.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait), and [`BarrierError::TimedOut`].
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Arrival, BarrierError> {
+        self.wait_until(Deadline::after(timeout))
+    }
+
+    /// Waits until `deadline` at most for the others. If that is not enough, the barrier is broken.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait), and [`BarrierError::TimedOut`].
+    pub fn wait_deadline(&self, deadline: Instant) -> Result<Arrival, BarrierError> {
+        self.wait_until(Deadline::at(deadline))
+    }
+
+    fn wait_until(&self, deadline: Deadline) -> Result<Arrival, BarrierError> {
+        let cell = self.cell()?; // keeps I3
+        cell.inside.fetch_add(1, Relaxed);
+        let result = self.arrive_and_wait(deadline);
+        cell.inside.fetch_sub(1, Relaxed);
+        result
+    }
+
+    fn arrive_and_wait(&self, deadline: Deadline) -> Result<Arrival, BarrierError> {
+        let parties = u64::from(self.parties());
+        let mut seen = self.state.load(Acquire);
+        let (index, generation) = loop {
+            if seen & CAUSE != 0 {
+                return Err(BarrierError::Broken(self.cause(seen)));
+            }
+            let is_leader = (seen & ARRIVED) + 1 >= parties;
+            let next = if is_leader { following(seen) } else { seen + 1 };
+            match self.state.compare_exchange(seen, next, AcqRel, Acquire) {
+                Err(now) => seen = now,
+                Ok(_) => {
+                    // Fits: it is at most `ARRIVED`.
+                    let index = u32::try_from(seen & ARRIVED).unwrap_or(0);
+                    if is_leader {
+                        self.wake();
+                        return Ok(Arrival { index, is_leader });
+                    }
+                    break (index, seen >> GENERATION_AT);
+                }
+            }
+        };
+        let passed = Arrival { index, is_leader: false };
+        match self.signal.wait(deadline, || self.outcome(generation)) {
+            Ok(outcome) => outcome.map(|()| passed).map_err(BarrierError::Broken),
+            Err(TimedOut) => match self.break_for(TIMED_OUT, Some(generation)) {
+                true => Err(BarrierError::TimedOut),
+                // It ended at the last moment.
+                false => match self.outcome(generation) {
+                    Some(Err(cause)) => Err(BarrierError::Broken(cause)),
+                    Some(Ok(())) | None => Ok(passed),
+                },
+            },
+        }
+    }
+
+    /// How the generation ended, if it has.
+    fn outcome(&self, generation: u64) -> Option<Result<(), BrokenCause>> {
+        let seen = self.state.load(Acquire);
+        if seen >> GENERATION_AT != generation {
+            let was_broken = self.remembered(generation).load(Relaxed) == stamp(generation); // I2
+            return Some(if was_broken { Err(BrokenCause::Reset) } else { Ok(()) });
+        }
+        if seen & CAUSE != 0 { Some(Err(self.cause(seen))) } else { None }
+    }
+
+    fn cause(&self, seen: u64) -> BrokenCause {
+        match seen & CAUSE {
+            ABORTED => BrokenCause::Aborted,
+            TIMED_OUT => BrokenCause::TimedOut,
+            DIED => BrokenCause::PeerDied { pid: self.culprit.load(Relaxed) },
+            _ => BrokenCause::Reset,
+        }
+    }
+
+    fn remembered(&self, generation: u64) -> &AtomicU64 {
+        // The remainder of a small number.
+        &self.broken[usize::try_from(generation).unwrap_or(0) % REMEMBERED]
+    }
+
+    /// Breaks the generation that is under way (or this one); whether it was whole until then.
+    fn break_for(&self, cause: u64, generation: Option<u64>) -> bool {
+        let mut seen = self.state.load(Acquire);
+        loop {
+            let is_other = generation.is_some_and(|generation| seen >> GENERATION_AT != generation);
+            if is_other || seen & CAUSE != 0 {
+                return false;
+            }
+            match self.state.compare_exchange(seen, seen | cause, AcqRel, Acquire) {
+                Ok(_) => break,
+                Err(now) => seen = now,
+            }
+        }
+        self.wake();
+        true
+    }
+
+    /// Breaks the barrier: all who wait, and all who come, get [`BrokenCause::Aborted`] until it is [`reset`](Self::reset).
+    pub fn abort(&self) {
+        self.break_for(ABORTED, None);
+    }
+
+    /// Makes the barrier whole and empty again. Those who wait get [`BrokenCause::Reset`].
+    pub fn reset(&self) {
+        let mut seen = self.state.load(Acquire);
+        loop {
+            if seen & (CAUSE | ARRIVED) == 0 {
+                return;
+            }
+            // Broken first, so that the generation cannot complete any more.
+            let next = if seen & CAUSE == 0 {
+                seen | RESET
+            } else {
+                let generation = seen >> GENERATION_AT;
+                self.remembered(generation).fetch_max(stamp(generation), Relaxed); // keeps I2
+                following(seen)
+            };
+            match self.state.compare_exchange(seen, next, AcqRel, Acquire) {
+                Ok(_) => {
+                    self.wake();
+                    seen = next;
+                }
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Whether the barrier is broken. May change at any moment.
+    #[must_use]
+    #[doc(alias = "broken")]
+    pub fn is_broken(&self) -> bool {
+        self.state.load(Acquire) & CAUSE != 0
+    }
+
+    /// How many threads it waits for.
+    #[must_use]
+    pub fn parties(&self) -> u32 {
+        self.parties.load(Relaxed).clamp(1, MAX_PARTIES)
+    }
+
+    /// How many are waiting. May change at any moment.
+    #[must_use]
+    #[doc(alias = "n_waiting")]
+    pub fn waiting(&self) -> u32 {
+        let seen = self.state.load(Acquire);
+        if seen & CAUSE != 0 { 0 } else { u32::try_from(seen & ARRIVED).unwrap_or(0) }
+    }
+
+    /// This process is no party any more: its end breaks nothing. None of its threads may be waiting.
+    ///
+    /// # Errors
+    /// If this process cannot become a peer of the segment: see [`Fault`].
+    pub fn leave(&self) -> Result<(), Fault> {
+        let tag = identify(core::ptr::from_ref(self).addr())?;
+        for cell in &self.cells {
+            cell.owner.compare_exchange(tag, 0, Release, Relaxed).ok();
+        }
+        Ok(())
+    }
+
+    /// This process's cell.
+    fn cell(&self) -> Result<&Cell, Fault> {
+        let tag = identify(core::ptr::from_ref(self).addr())?;
+        let first = tag as usize;
+        for i in 0..MAX_PROCESSES {
+            let cell = &self.cells[(first + i) % MAX_PROCESSES];
+            let mut owner = cell.owner.load(Relaxed);
+            if owner == 0 {
+                match cell.owner.compare_exchange(0, tag, AcqRel, Relaxed) {
+                    Ok(_) => return Ok(cell),
+                    Err(now) => owner = now,
+                }
+            }
+            if owner == tag {
+                return Ok(cell);
+            }
+        }
+        Err(Fault::TooManyPeers)
+    }
+
+    /// Wakes everybody, if anybody may be asleep.
+    fn wake(&self) {
+        fence(SeqCst); // see `Signal`
+        if self.signal.is_armed() {
+            self.signal.notify(u32::MAX);
+        }
+    }
+}
+
+/// The state after this generation.
+fn following(seen: u64) -> u64 {
+    ((seen >> GENERATION_AT).wrapping_add(1)) << GENERATION_AT
+}
+
+/// What says that a generation ended broken.
+fn stamp(generation: u64) -> u64 {
+    (generation << 1) | 1
+}
+
+// SAFETY: `repr(C)`; atomics, for which any bytes will do.
+#[expect(unsafe_code, reason = "promises that the bytes may be shared")]
+unsafe impl Shareable for Barrier {
+    const FINGERPRINT: u64 = mix(SEED, b"Barrier 1");
+    const NEEDS_PEERS: bool = true;
+    crate::__sized_shareable!();
+    fn layout() -> Layout {
+        Layout { name: "Barrier", size: size_of::<Self>(), fields: &[] }
+    }
+    fn place(&self) {
+        self.signal.place();
+    }
+    fn recover(&self, dead: &Dead) {
+        for cell in self.cells.iter().filter(|cell| cell.owner.load(Acquire) == dead.tag) {
+            if (!dead.clean || cell.inside.load(Relaxed) != 0) && !self.is_broken() {
+                self.culprit.store(dead.pid, Relaxed);
+                self.break_for(DIED, None);
+            }
+            // The cell last: until then the work is visible.
+            cell.inside.store(0, Relaxed);
+            cell.owner.store(0, Release);
+        }
+        self.signal.wake_all();
+    }
+}
+
+impl fmt::Debug for Barrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Barrier")
+            .field("state", &format_args!("{:#018x}", self.state.load(Relaxed)))
+            .field("parties", &self.parties())
+            .finish_non_exhaustive()
+    }
+}

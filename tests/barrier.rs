@@ -1,0 +1,295 @@
+//! `Barrier`: generations, breaking, deaths and timeouts, in threads and processes.
+#![cfg(not(outlast_loom))]
+mod common;
+
+use common::{KILLED, fork_child, ms, sleep_for_ever, until_waiting, watch, worlds};
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::SeqCst;
+use outlast::{Barrier, BarrierError, BrokenCause, Fault, Shared, Spin};
+use std::time::{Duration, Instant};
+
+outlast::shared! {
+    #[derive(Debug)]
+    struct Meeting { barrier: Barrier, here: AtomicU32, sum: AtomicU32, indices: [AtomicU32; 8] }
+}
+
+fn meeting(parties: u32) -> Shared<Meeting> {
+    let zero = || AtomicU32::new(0);
+    let barrier = Barrier::new(parties);
+    Shared::anonymous(Meeting { barrier, here: zero(), sum: zero(), indices: Default::default() })
+        .unwrap()
+}
+
+fn broken(cause: BrokenCause) -> Result<outlast::Arrival, BarrierError> {
+    Err(BarrierError::Broken(cause))
+}
+
+/// Nobody passes before all have come, over many generations, and each index is given to one.
+#[test]
+fn all_or_nobody() {
+    const ROUNDS: u32 = 200;
+    worlds(
+        "all_or_nobody",
+        "",
+        4,
+        || meeting(4),
+        |meeting, _| {
+            for round in 0..ROUNDS {
+                meeting.here.fetch_add(1, SeqCst);
+                let arrival = meeting.barrier.wait().unwrap();
+                assert!(meeting.here.load(SeqCst) >= 4 * (round + 1));
+                assert_eq!(arrival.is_leader(), arrival.index() == 3);
+                meeting.indices[arrival.index() as usize].fetch_add(1, SeqCst);
+                meeting.sum.fetch_add(arrival.index(), SeqCst);
+                meeting.barrier.wait().unwrap();
+                assert_eq!(meeting.here.load(SeqCst), 4 * (round + 1));
+                meeting.barrier.wait().unwrap();
+            }
+        },
+        |meeting| {
+            assert_eq!(meeting.sum.load(SeqCst), 6 * ROUNDS);
+            assert!(meeting.indices[..4].iter().all(|count| count.load(SeqCst) == ROUNDS));
+            assert!(!meeting.barrier.is_broken());
+        },
+    );
+}
+
+/// What CPython's `test.lock_tests.BarrierTests` asks of one thread.
+#[test]
+fn alone() {
+    let meeting = meeting(1);
+    let barrier = &meeting.barrier;
+    let _watchdog = watch("alone", &meeting);
+    for _ in 0..3 {
+        let arrival = barrier.wait().unwrap();
+        assert_eq!((arrival.index(), arrival.is_leader()), (0, true));
+    }
+    assert_eq!((barrier.parties(), barrier.waiting(), barrier.is_broken()), (1, 0, false));
+    barrier.reset();
+    barrier.wait_timeout(Duration::ZERO).unwrap();
+    barrier.wait_deadline(Instant::now().checked_sub(ms(3)).unwrap()).unwrap();
+    barrier.abort();
+    assert!(barrier.is_broken());
+    assert_eq!(barrier.wait(), broken(BrokenCause::Aborted));
+    barrier.reset();
+    assert!(!barrier.is_broken());
+    barrier.wait().unwrap();
+    for parties in [0, 65_536, u32::MAX] {
+        assert!(std::panic::catch_unwind(|| Barrier::new(parties)).is_err());
+    }
+}
+
+/// One that does not want to wait longer breaks it for all, as in Python.
+#[test]
+fn a_timeout_breaks() {
+    worlds(
+        "a_timeout_breaks",
+        "",
+        3,
+        || meeting(4),
+        |meeting, i| {
+            if i == 0 {
+                common::eventually("two wait", || meeting.barrier.waiting() == 2);
+                let began = Instant::now();
+                let waited = meeting.barrier.wait_timeout(ms(30));
+                assert!(began.elapsed() >= ms(30));
+                assert_eq!(waited, Err(BarrierError::TimedOut));
+            } else {
+                assert_eq!(meeting.barrier.wait(), broken(BrokenCause::TimedOut));
+            }
+        },
+        |meeting| {
+            assert!(meeting.barrier.is_broken());
+            assert_eq!(meeting.barrier.waiting(), 0);
+        },
+    );
+}
+
+#[test]
+fn abort_and_reset_reach_those_who_wait() {
+    worlds(
+        "abort_and_reset_reach_those_who_wait",
+        "",
+        3,
+        || meeting(4),
+        |meeting, i| {
+            let barrier = &meeting.barrier;
+            for round in 0..40 {
+                if i > 0 {
+                    let end =
+                        if round % 2 == 0 { BrokenCause::Aborted } else { BrokenCause::Reset };
+                    let ended = barrier.wait();
+                    // (One that is slow finds the aborted generation reset.)
+                    assert!(ended == broken(end) || ended == broken(BrokenCause::Reset));
+                    meeting.here.fetch_add(1, SeqCst);
+                    common::eventually("next round", || meeting.sum.load(SeqCst) > round);
+                    continue;
+                }
+                common::eventually("two wait", || barrier.waiting() == 2);
+                if round % 2 == 0 {
+                    barrier.abort();
+                }
+                barrier.reset();
+                common::eventually("told", || meeting.here.load(SeqCst) == 2 * (round + 1));
+                assert_eq!((barrier.waiting(), barrier.is_broken()), (0, false));
+                meeting.sum.fetch_add(1, SeqCst);
+            }
+        },
+        |_| {},
+    );
+}
+
+/// A party that is killed breaks the barrier at once, and is named; whether it was inside or not.
+#[test]
+fn a_killed_party_breaks() {
+    for inside in [true, false] {
+        let meeting = meeting(3);
+        let _watchdog = watch("a_killed_party_breaks", &meeting);
+        let party = fork_child(|| {
+            let pair = &meeting.barrier;
+            if inside {
+                meeting.here.store(1, SeqCst);
+                pair.wait().ok();
+            } else {
+                // It has been here, and has not left.
+                assert_eq!(pair.wait_timeout(ms(1)), Err(BarrierError::TimedOut));
+                meeting.here.store(1, SeqCst);
+            }
+            sleep_for_ever();
+        });
+        common::eventually("it comes", || meeting.here.load(SeqCst) == 1);
+        if inside {
+            party.until_waiting();
+        } else {
+            meeting.barrier.reset();
+        }
+        let pid = u32::try_from(party.pid).unwrap();
+        let waiter = fork_child(|| {
+            let waited = meeting.barrier.wait();
+            assert_eq!(waited, broken(BrokenCause::PeerDied { pid }));
+        });
+        waiter.until_waiting();
+        party.kill9();
+        waiter.succeeds();
+        assert_eq!(meeting.barrier.wait(), broken(BrokenCause::PeerDied { pid }));
+        meeting.barrier.reset();
+        assert!(!meeting.barrier.is_broken());
+    }
+}
+
+/// Who leaves, by a call or by ending, breaks nothing.
+#[test]
+fn leaving() {
+    let meeting = meeting(2);
+    let _watchdog = watch("leaving", &meeting);
+    let visit = || {
+        fork_child(|| {
+            meeting.barrier.wait().unwrap();
+        })
+    };
+    let visitor = visit();
+    meeting.barrier.wait().unwrap();
+    visitor.succeeds();
+    let visitor = fork_child(|| {
+        meeting.barrier.wait().unwrap();
+        meeting.barrier.leave().unwrap();
+        meeting.here.store(1, SeqCst);
+        sleep_for_ever();
+    });
+    meeting.barrier.wait().unwrap();
+    common::eventually("it has left", || meeting.here.load(SeqCst) == 1);
+    visitor.kill9();
+    // Its death has been noticed by the time that another one's has.
+    let other = visit();
+    meeting.barrier.wait().unwrap();
+    other.succeeds();
+    assert!(!meeting.barrier.is_broken());
+}
+
+/// A death after a generation was complete does not fail those who passed.
+#[test]
+fn a_death_after_completion() {
+    for round in 0..40 {
+        let meeting = meeting(3);
+        let _watchdog = watch(&format!("a_death_after_completion, round {round}"), &meeting);
+        let slow: Vec<_> = (0..2)
+            .map(|_| {
+                fork_child(|| {
+                    Spin::Never.set();
+                    meeting.barrier.wait().unwrap();
+                })
+            })
+            .collect();
+        slow.iter().for_each(common::Child::until_waiting);
+        let last = fork_child(|| {
+            meeting.barrier.wait().unwrap();
+            common::exit_now(9);
+        });
+        assert_eq!(last.wait(), common::Exit::Code(9));
+        slow.into_iter().for_each(common::Child::succeeds);
+    }
+}
+
+/// Random parties are killed; nobody hangs, and each generation ends in one way for all.
+#[test]
+fn kills_without_end() {
+    let meeting = meeting(3);
+    let _watchdog = watch("kills_without_end", &meeting);
+    let mut random = common::Random::new(11);
+    for _ in 0..60 {
+        let parties: Vec<_> =
+            (0..3).map(|_| fork_child(|| while meeting.barrier.wait().is_ok() {})).collect();
+        common::busy(random.micros(3_000));
+        let mut parties = parties;
+        let victim = parties.swap_remove(random.index(3));
+        victim.signal(libc::SIGKILL);
+        assert!(matches!(victim.wait(), KILLED | common::OK));
+        // If it was no party yet, the others wait for it.
+        common::eventually("broken, or two wait", || {
+            meeting.barrier.is_broken() || meeting.barrier.waiting() == 2
+        });
+        meeting.barrier.abort();
+        parties.into_iter().for_each(common::Child::succeeds);
+        meeting.barrier.reset();
+    }
+}
+
+#[test]
+fn outside_of_shared_memory() {
+    assert_eq!(Barrier::new(1).wait(), Err(BarrierError::Failed(Fault::NotShared)));
+}
+
+/// A waiter sleeps; whatever the memory holds, calls end.
+#[test]
+fn arbitrary_bytes() {
+    let meeting = meeting(2);
+    let _watchdog = watch("arbitrary_bytes", &meeting);
+    let at = std::ptr::from_ref(&meeting.barrier).cast::<core::sync::atomic::AtomicU64>();
+    #[expect(unsafe_code, reason = "writes what no peer would")]
+    // SAFETY: the state is the first field, an atomic.
+    let state = unsafe { &*at };
+    for value in [u64::MAX, 0xffff, 0x1_0000, 0xffff_ffff_0000_ffff, 0xf_ffff, 1 << 31] {
+        state.store(value, SeqCst);
+        assert!(
+            meeting.barrier.wait_timeout(ms(1)).is_ok_and(|_| true) || meeting.barrier.is_broken()
+        );
+        meeting.barrier.reset();
+        meeting.barrier.abort();
+        meeting.barrier.reset();
+        assert!(!meeting.barrier.is_broken());
+    }
+    let waiter = std::thread::scope(|scope| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let waiter = scope.spawn({
+            let meeting = &meeting;
+            move || {
+                tell.send(common::thread_id()).unwrap();
+                meeting.barrier.wait()
+            }
+        });
+        until_waiting(told.recv().unwrap());
+        meeting.barrier.wait().unwrap();
+        waiter.join().unwrap()
+    });
+    assert_eq!(waiter.unwrap().index(), 0);
+}

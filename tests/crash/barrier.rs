@@ -1,0 +1,172 @@
+//! The sweeps of `Barrier` and `OnceCell`.
+use crate::stepper::PATIENCE;
+use crate::sweep::Sweep;
+use crate::sweeps::{Verdict, fail, memory, options};
+use outlast::{Barrier, BarrierError, OnceCell, Shared, Spin};
+use std::time::Duration;
+
+fn pair() -> Shared<Barrier> {
+    options().anonymous(Barrier::new(2)).expect("a segment")
+}
+
+fn three() -> Shared<Barrier> {
+    options().anonymous(Barrier::new(3)).expect("a segment")
+}
+
+/// Makes the victim a peer and a party, and the barrier whole.
+fn warm(world: &Shared<Barrier>) {
+    Spin::Never.set();
+    world.wait_timeout(Duration::ZERO).ok();
+    world.reset();
+}
+
+/// Waits as a survivor does: it passes, or is told that somebody died.
+fn waits(world: &Shared<Barrier>) -> Verdict {
+    Spin::Never.set();
+    match world.wait_timeout(PATIENCE) {
+        Ok(_) | Err(BarrierError::Broken(_)) => Ok(()),
+        Err(error) => fail(error),
+    }
+}
+
+/// After a reset it works for two.
+fn works(world: &Shared<Barrier>) -> Verdict {
+    world.reset();
+    if world.is_broken() || world.waiting() != 0 {
+        return fail("not whole after a reset");
+    }
+    world.abort();
+    match world.wait() {
+        Err(BarrierError::Broken(_)) => {}
+        other => return fail(format!("after an abort: {other:?}")),
+    }
+    world.reset();
+    Ok(())
+}
+
+#[test]
+fn last_arrival_with_one_asleep() {
+    let sweep = Sweep::new(
+        "barrier: last arrival; one asleep",
+        &pair,
+        memory,
+        |world| {
+            warm(world);
+            Box::new(|| {
+                world.wait().ok();
+            })
+        },
+        works,
+    );
+    Sweep { sleepers: &[waits], ..sweep }.must_hold();
+}
+
+#[test]
+fn last_arrival_with_two_asleep() {
+    let sweep = Sweep::new(
+        "barrier: last arrival; two asleep",
+        &three,
+        memory,
+        |world| {
+            warm(world);
+            Box::new(|| {
+                world.wait().ok();
+            })
+        },
+        works,
+    );
+    Sweep { sleepers: &[waits, waits], ..sweep }.must_hold();
+}
+
+/// It arrives first and is killed on the way to sleep: the other does not wait for it.
+#[test]
+fn first_arrival_with_a_late_one() {
+    let sweep = Sweep::new(
+        "barrier: first arrival; late arrival",
+        &pair,
+        memory,
+        |world| {
+            warm(world);
+            Box::new(|| {
+                world.wait_timeout(Duration::from_micros(200)).ok();
+            })
+        },
+        works,
+    );
+    Sweep { late: Some(waits), ..sweep }.must_hold();
+}
+
+#[test]
+fn reset_with_one_asleep() {
+    let sweep = Sweep::new(
+        "barrier: reset; one asleep",
+        &pair,
+        memory,
+        |world| {
+            warm(world);
+            Box::new(|| world.reset())
+        },
+        works,
+    );
+    Sweep { sleepers: &[waits], ..sweep }.must_hold();
+}
+
+#[test]
+fn a_party_whose_death_is_not_told_is_caught() {
+    let sweep = Sweep::new(
+        "barrier: last arrival; one asleep",
+        &pair,
+        memory,
+        |world| {
+            warm(world);
+            Box::new(|| {
+                world.wait().ok();
+            })
+        },
+        works,
+    );
+    Sweep { sleepers: &[waits], ..sweep }.must_be_caught_unmended();
+}
+
+fn cell() -> Shared<OnceCell<[u64; 2]>> {
+    options().anonymous(OnceCell::new()).expect("a segment")
+}
+
+fn makes(world: &Shared<OnceCell<[u64; 2]>>) -> Verdict {
+    match world.get_or_init(|| [2, 2]) {
+        Ok([1, 1] | [2, 2]) => Ok(()),
+        other => fail(format!("{other:?}")),
+    }
+}
+
+fn initialises(world: &Shared<OnceCell<[u64; 2]>>) -> Box<dyn FnOnce() + '_> {
+    Spin::Never.set();
+    world.wait_timeout(Duration::ZERO).ok();
+    Box::new(|| {
+        world.get_or_init(|| [1, 1]).ok();
+    })
+}
+
+#[test]
+fn initialise_alone() {
+    Sweep::new("once cell: initialise", &cell, memory, initialises, makes).must_hold();
+}
+
+#[test]
+fn initialise_with_a_waiter_and_a_late_arrival() {
+    let sweep =
+        Sweep::new("once cell: initialise; late arrival", &cell, memory, initialises, makes);
+    Sweep { late: Some(makes), ..sweep }.must_hold();
+}
+
+#[test]
+fn an_initialiser_that_is_stuck_is_caught() {
+    let sweep =
+        Sweep::new("once cell: initialise; late arrival", &cell, memory, initialises, |world| {
+            match world.get() {
+                Ok(Some(_)) => Ok(()),
+                other => fail(format!("{other:?}")),
+            }
+        });
+    sweep.must_be_caught_unmended();
+}
