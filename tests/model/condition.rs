@@ -202,13 +202,20 @@ fn condition_is_armed_by_any_waiter() {
 fn condition_outlasts_a_waiter_killed_anywhere() {
     killed_anywhere(|victim| {
         let counter = counter();
-        let victim = counter.spawn_victim(victim, Counter::take);
+        let victim = counter.spawn_victim(victim, |counter| {
+            let count = counter.lock();
+            let ended = counter.changed.wait_timeout_while(count, SOON, |count| *count == 0);
+            let (mut count, ended) = sound(ended);
+            *count -= u32::from(!ended.timed_out());
+        });
         let patient = counter.spawn(Counter::take);
-        counter.give(1);
-        // The victim may sleep still: there is nothing for it until its life is over.
         counter.give(1);
         let life = victim.join().unwrap();
         counter.changed.recover(&life.dead);
+        // If the token is there still, the patient one has been told of it.
+        if *counter.lock() == 0 {
+            counter.give(1);
+        }
         patient.join().unwrap();
     });
 }
