@@ -2,7 +2,7 @@
 use crate::{Life, SOON, Victim, asleep, check, join, killed_anywhere, share, spawn};
 use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::Relaxed;
-use loom::thread::JoinHandle;
+use loom::thread::{self, JoinHandle};
 use outlast::{Condition, Lock, LockError, LockGuard, ReentrantLock, Shareable, Shared};
 use std::sync::Arc;
 use std::time::Duration;
@@ -202,13 +202,12 @@ fn condition_is_armed_by_any_waiter() {
 fn condition_outlasts_a_waiter_killed_anywhere() {
     killed_anywhere(|victim| {
         let counter = counter();
-        let victim = counter.spawn_victim(victim, |counter| {
-            let count = counter.lock();
-            let ended = counter.changed.wait_timeout_while(count, SOON, |count| *count == 0);
-            let (mut count, ended) = sound(ended);
-            *count -= u32::from(!ended.timed_out());
+        // Whoever fell asleep first is woken first.
+        let (victim, patient) = asleep(|| {
+            let victim = counter.spawn_victim(victim, Counter::take);
+            thread::yield_now();
+            (victim, counter.spawn(Counter::take))
         });
-        let patient = counter.spawn(Counter::take);
         counter.give(1);
         let life = victim.join().unwrap();
         counter.changed.recover(&life.dead);
