@@ -2,7 +2,7 @@
 use crate::{Life, SOON, Victim, asleep, check, join, killed_anywhere, share, spawn};
 use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::Relaxed;
-use loom::thread::JoinHandle;
+use loom::thread::{self, JoinHandle};
 use outlast::{Condition, Lock, LockError, LockGuard, ReentrantLock, Shareable, Shared};
 use std::sync::Arc;
 use std::time::Duration;
@@ -202,13 +202,19 @@ fn condition_is_armed_by_any_waiter() {
 fn condition_outlasts_a_waiter_killed_anywhere() {
     killed_anywhere(|victim| {
         let counter = counter();
-        let victim = counter.spawn_victim(victim, Counter::take);
-        let patient = counter.spawn(Counter::take);
-        counter.give(1);
-        // The victim may sleep still: there is nothing for it until its life is over.
+        // Whoever fell asleep first is woken first.
+        let (victim, patient) = asleep(|| {
+            let victim = counter.spawn_victim(victim, Counter::take);
+            thread::yield_now();
+            (victim, counter.spawn(Counter::take))
+        });
         counter.give(1);
         let life = victim.join().unwrap();
         counter.changed.recover(&life.dead);
+        // If the token is there still, the patient one has been told of it.
+        if *counter.lock() == 0 {
+            counter.give(1);
+        }
         patient.join().unwrap();
     });
 }
