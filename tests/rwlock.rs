@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 /// As in `src/sync.rs`.
 const SLOTS: usize = 32;
 /// Bytes before the first slot, and from slot to slot.
+#[cfg(feature = "futex")]
 const LINE: u64 = 64;
 
 outlast::shared! {
