@@ -1,6 +1,7 @@
 //! One error for all, for programs that do not tell them apart.
 use crate::barrier::BarrierError;
 use crate::error::{Fault, OpenError};
+use crate::latch::LatchError;
 use crate::lock::LockError;
 use crate::once::OnceError;
 use crate::queue::{
@@ -40,6 +41,9 @@ pub enum Error {
     /// A barrier did not let through.
     #[error(transparent)]
     Barrier(#[from] BarrierError),
+    /// A latch did not let through.
+    #[error(transparent)]
+    Latch(#[from] LatchError),
     /// More permits were released than a semaphore holds.
     #[error(transparent)]
     Release(#[from] ReleaseError),

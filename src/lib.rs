@@ -6,7 +6,7 @@
 //   queue                                built on the wait layer and the peer table
 //   condition                            waiting for what a lock guards
 //   reentrant                            a lock around a lock
-//   lock  rwlock  semaphore  event  barrier  once    standalone
+//   lock  rwlock  semaphore  event  barrier  once  latch    standalone
 //   segment/{header,memory,names,peers,table}    memory, names, who uses it, recovery
 //   wait/{robust,spin}                   the only blocking loop, robust words
 //   sys/{futex,pthread,robust,thread,file}    the only place for libc
@@ -21,6 +21,7 @@ pub mod condition;
 mod deadline;
 mod error;
 pub mod event;
+pub mod latch;
 pub mod lock;
 pub mod once;
 pub mod queue;
@@ -43,6 +44,7 @@ pub use command::CommandExt;
 pub use condition::{Condition, ConditionGuard, WaitTimeoutResult};
 pub use error::{Fault, OpenError};
 pub use event::Event;
+pub use latch::{Latch, LatchError, Member, OnDeath};
 pub use lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
 pub use once::{Once, OnceCell, OnceError};
 pub use queue::{Delivery, FixedQueue, Loan, Queue, Ref};

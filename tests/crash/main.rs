@@ -7,6 +7,8 @@ mod barrier;
 mod controls;
 mod heir;
 #[cfg(feature = "futex")]
+mod latch;
+#[cfg(feature = "futex")]
 mod primitives;
 #[cfg(feature = "futex")]
 mod semaphore;

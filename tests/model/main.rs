@@ -13,6 +13,7 @@
 mod barrier;
 mod condition;
 mod event;
+mod latch;
 mod lock;
 mod once;
 mod queue;

@@ -1,0 +1,93 @@
+//! The sweeps of `Latch`.
+use crate::stepper::PATIENCE;
+use crate::sweep::Sweep;
+use crate::sweeps::{Verdict, fail, memory, options};
+use outlast::{Latch, LatchError, OnDeath, Shared, Spin};
+use std::time::Duration;
+
+fn counted() -> Shared<Latch> {
+    options().anonymous(Latch::with(1, OnDeath::CountDown)).expect("a segment")
+}
+
+fn failing() -> Shared<Latch> {
+    options().anonymous(Latch::new(1)).expect("a segment")
+}
+
+fn warm(world: &Shared<Latch>) {
+    Spin::Never.set();
+    world.wait_timeout(Duration::ZERO).ok();
+}
+
+/// Waits as a survivor does.
+fn waits(world: &Shared<Latch>) -> Verdict {
+    Spin::Never.set();
+    world.wait_timeout(PATIENCE).map_err(|error| error.to_string())
+}
+
+fn counts(world: &Shared<Latch>) -> Verdict {
+    world.count_down(1);
+    Ok(())
+}
+
+/// Nothing is owed any more, and it is open.
+fn is_open(world: &Shared<Latch>) -> Verdict {
+    waits(world)?;
+    if world.remaining() == 0 { Ok(()) } else { fail(format!("{} remain", world.remaining())) }
+}
+
+fn joins_and_does(world: &Shared<Latch>) -> Box<dyn FnOnce() + '_> {
+    warm(world);
+    Box::new(|| {
+        if let Ok(member) = world.join(2) {
+            member.count_down();
+        }
+    })
+}
+
+#[test]
+fn member_with_a_waiter_asleep() {
+    let sweep = Sweep::new(
+        "latch: join, count, done; one asleep",
+        &counted,
+        memory,
+        joins_and_does,
+        is_open,
+    );
+    Sweep { sleepers: &[waits], after: Some(counts), ..sweep }.must_hold();
+}
+
+/// Killed as a member it makes the latch fail; before and after, not.
+#[test]
+fn member_whose_death_is_a_failure() {
+    let ends = |world: &Shared<Latch>| match world.wait_timeout(PATIENCE) {
+        Ok(()) | Err(LatchError::MemberDied { .. }) => Ok(()),
+        Err(error) => fail(error),
+    };
+    let sweep =
+        Sweep::new("latch: join, count, done; may fail", &failing, memory, joins_and_does, ends);
+    Sweep { sleepers: &[ends], after: Some(counts), ..sweep }.must_hold();
+}
+
+fn counts_last(world: &Shared<Latch>) -> Box<dyn FnOnce() + '_> {
+    warm(world);
+    Box::new(|| world.count_down(1))
+}
+
+/// The last count, and somebody asleep: once counted, it opens, whoever does it.
+#[test]
+fn last_count_with_two_asleep() {
+    let sweep = Sweep::new("latch: last count; two asleep", &counted, memory, counts_last, is_open);
+    Sweep { sleepers: &[waits, waits], after: Some(counts), ..sweep }.must_hold();
+}
+
+#[test]
+fn what_a_member_owes_for_ever_is_caught() {
+    let sweep = Sweep::new(
+        "latch: join, count, done; one asleep",
+        &counted,
+        memory,
+        joins_and_does,
+        is_open,
+    );
+    Sweep { sleepers: &[waits], after: Some(counts), ..sweep }.must_be_caught_unmended();
+}
