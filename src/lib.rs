@@ -55,7 +55,7 @@ pub use reentrant::{ReentrantLock, ReentrantLockGuard, ReentrantLockResult};
 pub use rwlock::{ReadGuard, ReadResult, RwLock, WriteGuard, WriteResult};
 #[cfg(not(outlast_loom))]
 pub use segment::{header::Lifetime, names::reap, names::remove};
-pub use semaphore::{Permit, Semaphore};
+pub use semaphore::{OwnedPermit, OwnedSemaphore, Permit, Semaphore};
 pub use shareable::{Dead, Field, Layout, Plain, Shareable};
 #[cfg(not(outlast_loom))]
 pub use shared::Options;

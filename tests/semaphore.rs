@@ -7,7 +7,7 @@ use common::{fork_child, ms, sleep_for_ever, thread_cpu, watch, worlds};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::SeqCst;
 use outlast::semaphore::{MAX_PERMITS, ReleaseError};
-use outlast::{Fault, Semaphore, Shared, Spin};
+use outlast::{Fault, OwnedSemaphore, Semaphore, Shared, Spin};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -282,5 +282,91 @@ fn arbitrary_bytes() {
             sem.release(3).ok();
             assert!(sem.available() <= MAX_PERMITS);
         }
+    }
+}
+
+// ------------------------------------------------------------------------------------- with owners
+
+outlast::shared! {
+    #[derive(Debug)]
+    struct Hall { seats: OwnedSemaphore, inside: AtomicU32, most: AtomicU32, visits: AtomicU32 }
+}
+
+fn hall(permits: u32) -> Shared<Hall> {
+    let zero = || AtomicU32::new(0);
+    let seats = OwnedSemaphore::new(permits);
+    Shared::anonymous(Hall { seats, inside: zero(), most: zero(), visits: zero() }).unwrap()
+}
+
+#[test]
+fn owned_alone() {
+    let hall = hall(3);
+    let _watchdog = watch("owned_alone", &hall);
+    let seats = &hall.seats;
+    let two = seats.acquire_many(2).unwrap();
+    assert_eq!((two.count(), seats.available(), seats.permits()), (2, 1, 3));
+    assert!(seats.try_acquire_many(2).unwrap().is_none());
+    let one = seats.try_acquire().unwrap().unwrap();
+    let began = Instant::now();
+    assert!(seats.acquire_timeout(ms(20)).unwrap().is_none());
+    assert!(began.elapsed() >= ms(20));
+    assert!(seats.acquire_deadline(began).unwrap().is_none());
+    assert!(seats.acquire_many_timeout(u32::MAX, ms(1)).unwrap().is_none());
+    let mut copy = Some(one);
+    fork_child(|| drop(copy.take())).succeeds();
+    assert_eq!(seats.available(), 0, "a copy made by fork has given back");
+    std::thread::scope(|scope| {
+        scope.spawn(move || drop(copy));
+    });
+    assert_eq!(seats.available(), 1);
+    drop(two);
+    drop(seats.acquire_deadline(began).unwrap().unwrap());
+    assert_eq!(seats.available(), 3);
+    assert_eq!(OwnedSemaphore::new(1).acquire().unwrap_err(), Fault::NotShared);
+}
+
+#[test]
+fn owned_no_more_than_permits() {
+    worlds(
+        "owned_no_more_than_permits",
+        "",
+        5,
+        || hall(3),
+        |hall, i| {
+            for _ in 0..100 {
+                let permit = hall.seats.acquire_many(1 + u32::try_from(i).unwrap() % 3).unwrap();
+                let inside = hall.inside.fetch_add(permit.count(), SeqCst) + permit.count();
+                hall.most.fetch_max(inside, SeqCst);
+                hall.visits.fetch_add(1, SeqCst);
+                std::thread::yield_now();
+                hall.inside.fetch_sub(permit.count(), SeqCst);
+            }
+        },
+        |hall| {
+            assert!(hall.most.load(SeqCst) <= 3);
+            assert_eq!((hall.visits.load(SeqCst), hall.seats.available()), (500, 3));
+        },
+    );
+}
+
+/// Permits of the killed come back, and those who wait for them get them.
+#[test]
+fn owned_permits_come_back() {
+    let hall = hall(2);
+    let _watchdog = watch("owned_permits_come_back", &hall);
+    for round in 1..=30 {
+        let holder = fork_child(|| {
+            hall.seats.acquire_many(2).unwrap().forget();
+            hall.visits.store(round, SeqCst);
+            sleep_for_ever();
+        });
+        common::eventually("it holds", || hall.visits.load(SeqCst) == round);
+        assert_eq!(hall.seats.available(), 0);
+        let waiters: Vec<_> =
+            (0..2).map(|_| fork_child(|| drop(hall.seats.acquire().unwrap()))).collect();
+        waiters.iter().for_each(common::Child::until_waiting);
+        holder.kill9();
+        waiters.into_iter().for_each(common::Child::succeeds);
+        assert_eq!(hall.seats.available(), 2);
     }
 }

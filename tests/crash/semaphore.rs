@@ -2,7 +2,7 @@
 use crate::stepper::PATIENCE;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
-use outlast::{Semaphore, Shared, Spin};
+use outlast::{OwnedSemaphore, Semaphore, Shared, Spin};
 use std::time::Duration;
 
 fn make<const PERMITS: u32>() -> Shared<Semaphore> {
@@ -131,4 +131,74 @@ fn what_is_not_mended_is_caught() {
     let broken =
         sweep("semaphore: released and not yet woken", &make::<0>, releases_two, left::<0, 2>);
     Sweep { sleepers: &[takes_one, takes_one], ..broken }.must_be_caught_unmended();
+}
+
+fn owned() -> Shared<OwnedSemaphore> {
+    options().anonymous(OwnedSemaphore::new(2)).expect("a segment")
+}
+
+fn takes_two(world: &Shared<OwnedSemaphore>) -> Verdict {
+    Spin::Never.set();
+    match world.acquire_many_timeout(2, PATIENCE) {
+        Ok(Some(_)) => Ok(()),
+        other => fail(format!("{other:?}")),
+    }
+}
+
+/// All permits come back.
+fn all_are_back(world: &Shared<OwnedSemaphore>) -> Verdict {
+    takes_two(world)?;
+    if world.available() == 2 { Ok(()) } else { fail(format!("{} left", world.available())) }
+}
+
+fn takes_and_gives_back(world: &Shared<OwnedSemaphore>) -> Box<dyn FnOnce() + '_> {
+    Spin::Never.set();
+    world.acquire_many_timeout(9, Duration::ZERO).expect("a peer");
+    Box::new(|| {
+        let one = world.acquire();
+        let other = world.acquire();
+        drop(one);
+        drop(other);
+    })
+}
+
+#[test]
+fn owned_alone() {
+    Sweep::new("owned semaphore: alone", &owned, memory, takes_and_gives_back, all_are_back)
+        .must_hold();
+}
+
+#[test]
+fn owned_with_a_late_arrival() {
+    let sweep = Sweep::new(
+        "owned semaphore: late arrival",
+        &owned,
+        memory,
+        takes_and_gives_back,
+        all_are_back,
+    );
+    Sweep { late: Some(takes_two), ..sweep }.must_hold();
+}
+
+#[test]
+fn owned_given_back_with_one_asleep() {
+    let victim: Operation<Shared<OwnedSemaphore>> = |world| {
+        Spin::Never.set();
+        let held = world.acquire_many(2).expect("free");
+        Box::new(move || drop(held))
+    };
+    let sweep =
+        Sweep::new("owned semaphore: release; asleep", &owned, memory, victim, all_are_back);
+    Sweep { sleepers: &[takes_two, takes_two], ..sweep }.must_hold();
+}
+
+#[test]
+fn owned_permits_that_stay_are_caught() {
+    Sweep::new("owned semaphore: alone", &owned, memory, takes_and_gives_back, |world| match world
+        .available()
+    {
+        2 => Ok(()),
+        other => fail(format!("{other} left")),
+    })
+    .must_be_caught_unmended();
 }

@@ -2,7 +2,7 @@
 use crate::{SOON, asleep, check, join, killed_anywhere, share, spawn};
 use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::Relaxed;
-use outlast::{Semaphore, Shareable};
+use outlast::{OwnedSemaphore, Semaphore, Shareable};
 use std::sync::Arc;
 
 #[test]
@@ -108,5 +108,38 @@ fn semaphore_outlasts_a_releaser_killed_anywhere() {
         }
         join(waiters);
         assert!(matches!(sem.available(), 0 | 2));
+    });
+}
+
+#[test]
+fn owned_semaphore_admits_as_many_as_permits() {
+    check(|| {
+        let sem = share(OwnedSemaphore::new(1));
+        let inside = Arc::new(AtomicU32::new(0));
+        let visitors = [(); 2].map(|()| {
+            let inside = inside.clone();
+            spawn(&sem, move |sem| {
+                let permit = sem.acquire().unwrap();
+                assert_eq!(inside.load(Relaxed), 0);
+                inside.store(1, Relaxed);
+                inside.store(0, Relaxed);
+                drop(permit);
+            })
+        });
+        join(visitors);
+        assert_eq!(sem.available(), 1);
+    });
+}
+
+#[test]
+fn owned_semaphore_outlasts_a_holder_killed_anywhere() {
+    killed_anywhere(|victim| {
+        let sem = share(OwnedSemaphore::new(1));
+        let victim = victim.spawn(&sem, |sem| drop(sem.acquire().unwrap()));
+        let patient = spawn(&sem, |sem| drop(sem.acquire().unwrap()));
+        let life = victim.join().unwrap();
+        sem.recover(&life.dead);
+        patient.join().unwrap();
+        assert_eq!(sem.available(), 1);
     });
 }

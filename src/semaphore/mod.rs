@@ -42,6 +42,10 @@
 //! Permits have no owner: one that a process took before it was killed stays taken, as with POSIX and Python. An acquire
 //! takes effect at its exchange of the word, a release likewise. Killed between that and its wake, or woken and killed before it took:
 //! recovery wakes everybody. A sleeper that is killed leaves a stale bit.
+mod owned;
+
+pub use owned::{MAX_HOLDERS, OwnedPermit, OwnedSemaphore};
+
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{forks, identify};

@@ -1,0 +1,272 @@
+//! Permits that have an owner: those of a killed process come back.
+//!
+//! ```
+//! use outlast::{OwnedSemaphore, Shared};
+//!
+//! let here = Shared::anonymous(OwnedSemaphore::new(2))?;
+//! let there = Shared::<OwnedSemaphore>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! let permit = there.acquire()?;
+//! assert_eq!(here.available(), 1);
+//! drop(permit);
+//! assert_eq!(here.available(), 2);
+//! # Ok::<(), outlast::Error>(())
+//! ```
+//!
+//! # State
+//! How many permits there are in all, unchanged from birth; 64 cells of {held: 32, unused: 20, owner: 12 bits}, one
+//! for each process that has taken some, 0 if free; and a robust word that is owned while permits are taken.
+//!
+//! # Invariants
+//! - I1. What is available is what there is in all, less the sum of all cells. No other number says so.
+//! - I2. Cells grow under the robust word only, and only by what is available. So their sum is never more than there is in all.
+//! - I3. A cell shrinks by an exchange of its own, without the word; then all who sleep are woken.
+//!
+//! # Ordering
+//! What was written before a permit was given back is seen by whoever takes it next: Release and Acquire of the cell.
+//!
+//! # Death
+//! A permit is taken by one exchange of a cell that names its owner, and given back by another: a process that is killed has it or has it
+//! not, and recovery frees the cell. Killed with the robust word, it changed nothing else: the kernel gives it to the next. Killed before it woke
+//! anybody: recovery wakes all.
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::segment::{forks, identify};
+use crate::shareable::{Dead, Layout, SEED, Shareable, mix};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
+use crate::wait::TimedOut;
+use crate::wait::robust::{OWNER, RobustWord};
+use crate::wait::signal::Signal;
+use core::fmt;
+use std::time::{Duration, Instant};
+
+/// The most processes that hold permits of one [`OwnedSemaphore`] at a time.
+pub const MAX_HOLDERS: usize = 64;
+
+const TAG: u64 = 0xfff;
+const HELD_AT: u32 = 32;
+
+/// A number of permits that are held by processes, and come back when their process ends, by whatever means.
+///
+/// Made for limiting the use of something. Only who has a permit can give it back. Fair to no one. Slower than a
+/// [`Semaphore`](super::Semaphore), which forgets who has what.
+#[repr(C, align(64))]
+pub struct OwnedSemaphore {
+    word: RobustWord,
+    total: AtomicU32,
+    signal: Signal,
+    cells: [AtomicU64; MAX_HOLDERS],
+}
+
+/// Permits of this process's, given back when dropped, or when the process ends.
+///
+/// May be dropped by another thread. In a process made by `fork` a copied one does nothing.
+#[must_use = "the permits are given back at once if this is not kept"]
+#[derive(Debug)]
+pub struct OwnedPermit<'a> {
+    semaphore: &'a OwnedSemaphore,
+    cell: &'a AtomicU64,
+    n: u32,
+    /// The count of forks when it was made.
+    forks: u32,
+}
+
+impl OwnedSemaphore {
+    /// A semaphore of `permits`, to be moved into shared memory.
+    #[must_use]
+    pub fn new(permits: u32) -> Self {
+        OwnedSemaphore {
+            word: RobustWord::new(),
+            total: AtomicU32::new(permits),
+            signal: Signal::new(),
+            cells: core::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    /// Takes a permit, waiting for it as long as it takes.
+    ///
+    /// # Errors
+    /// [`Fault::TooManyPeers`] if [`MAX_HOLDERS`] other processes hold permits; see [`Fault`].
+    pub fn acquire(&self) -> Result<OwnedPermit<'_>, Fault> {
+        self.acquire_many(1)
+    }
+
+    /// Takes `n` permits at once, waiting for them as long as it takes: for ever if there are fewer in all.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_many(&self, n: u32) -> Result<OwnedPermit<'_>, Fault> {
+        match self.acquire_until(n, Deadline::NEVER)? {
+            Some(permit) => Ok(permit),
+            None => Err(Fault::Corrupt), // no deadline passes
+        }
+    }
+
+    /// Takes a permit if there is one.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn try_acquire(&self) -> Result<Option<OwnedPermit<'_>>, Fault> {
+        self.try_acquire_many(1)
+    }
+
+    /// Takes `n` permits if there are as many.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn try_acquire_many(&self, n: u32) -> Result<Option<OwnedPermit<'_>>, Fault> {
+        let tag = identify(core::ptr::from_ref(self).addr())?;
+        self.attempt(tag, n)
+    }
+
+    /// Takes a permit, waiting for it at most `timeout`; `None` if that is not enough.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_timeout(&self, timeout: Duration) -> Result<Option<OwnedPermit<'_>>, Fault> {
+        self.acquire_until(1, Deadline::after(timeout))
+    }
+
+    /// Takes a permit, waiting for it until `deadline` at most. One that is there is taken even if that has passed.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_deadline(&self, deadline: Instant) -> Result<Option<OwnedPermit<'_>>, Fault> {
+        self.acquire_until(1, Deadline::at(deadline))
+    }
+
+    /// Takes `n` permits at once, waiting for them at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_many_timeout(
+        &self,
+        n: u32,
+        timeout: Duration,
+    ) -> Result<Option<OwnedPermit<'_>>, Fault> {
+        self.acquire_until(n, Deadline::after(timeout))
+    }
+
+    fn acquire_until(&self, n: u32, deadline: Deadline) -> Result<Option<OwnedPermit<'_>>, Fault> {
+        let tag = identify(core::ptr::from_ref(self).addr())?;
+        if let Some(permit) = self.attempt(tag, n)? {
+            return Ok(Some(permit));
+        }
+        match self.signal.wait(deadline, || self.attempt(tag, n).transpose()) {
+            Ok(taken) => taken.map(Some),
+            Err(TimedOut) => Ok(None),
+        }
+    }
+
+    /// Takes `n` permits under the robust word, if there are as many. Keeps I2.
+    fn attempt(&self, tag: u32, n: u32) -> Result<Option<OwnedPermit<'_>>, Fault> {
+        // What a dead owner of the word left is whole: it changed one cell at most, in one step.
+        let Ok(Ok((_, me))) = self.word.take_until(Deadline::NEVER) else {
+            return Err(Fault::Corrupt);
+        };
+        let taken = if self.available() < n { Ok(None) } else { self.take(tag, n).map(Some) };
+        self.word.give_up(me);
+        taken
+    }
+
+    fn take(&self, tag: u32, n: u32) -> Result<OwnedPermit<'_>, Fault> {
+        let owner = u64::from(tag) & TAG;
+        let more = u64::from(n) << HELD_AT;
+        let mine = |cell: &&AtomicU64| cell.load(Relaxed) & TAG == owner;
+        let free = |cell: &&AtomicU64| cell.load(Relaxed) == 0;
+        let cells = self.cells.iter();
+        let cell = cells.clone().find(mine).or_else(|| cells.clone().find(free));
+        let cell = cell.ok_or(Fault::TooManyPeers)?;
+        let mut seen = cell.load(Relaxed);
+        while let Err(now) =
+            cell.compare_exchange(seen, (seen | owner).wrapping_add(more), AcqRel, Relaxed)
+        {
+            seen = now; // another thread of ours has given back
+        }
+        Ok(OwnedPermit { semaphore: self, cell, n, forks: forks() })
+    }
+
+    /// How many permits nobody holds. May change at any moment.
+    #[must_use]
+    pub fn available(&self) -> u32 {
+        let held: u64 = self.cells.iter().map(|cell| cell.load(Acquire) >> HELD_AT).sum();
+        u32::try_from(u64::from(self.permits()).saturating_sub(held)).unwrap_or(0)
+    }
+
+    /// How many permits there are in all.
+    #[must_use]
+    pub fn permits(&self) -> u32 {
+        self.total.load(Relaxed)
+    }
+}
+
+impl OwnedPermit<'_> {
+    /// How many permits these are.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.n
+    }
+
+    /// Keeps the permits until this process ends.
+    pub fn forget(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for OwnedPermit<'_> {
+    fn drop(&mut self) {
+        if self.forks != forks() {
+            return;
+        }
+        let less = u64::from(self.n) << HELD_AT;
+        let mut seen = self.cell.load(Relaxed);
+        while let Err(now) =
+            self.cell.compare_exchange(seen, seen.saturating_sub(less), AcqRel, Relaxed)
+        {
+            seen = now;
+        }
+        fence(SeqCst); // see `Signal`
+        if self.semaphore.signal.is_armed() {
+            // All: those who want more than there is would swallow the wakes of others.
+            self.semaphore.signal.notify(u32::MAX);
+        }
+    }
+}
+
+// SAFETY: `repr(C)`; a robust word and atomics, for which any bytes will do.
+#[expect(unsafe_code, reason = "promises that the bytes may be shared")]
+unsafe impl Shareable for OwnedSemaphore {
+    const FINGERPRINT: u64 = mix(SEED, b"OwnedSemaphore 1");
+    const NEEDS_PEERS: bool = true;
+    crate::__sized_shareable!();
+    fn layout() -> Layout {
+        Layout { name: "OwnedSemaphore", size: size_of::<Self>(), fields: &[] }
+    }
+    fn place(&self) {
+        self.word.place();
+        self.signal.place();
+    }
+    fn recover(&self, dead: &Dead) {
+        for cell in &self.cells {
+            let seen = cell.load(Acquire);
+            if seen & TAG == u64::from(dead.tag) {
+                cell.compare_exchange(seen, 0, AcqRel, Relaxed).ok();
+            }
+        }
+        self.signal.wake_all();
+    }
+    fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
+        let owner = self.word.value() & OWNER;
+        owner != 0 && ours(owner)
+    }
+}
+
+impl fmt::Debug for OwnedSemaphore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedSemaphore")
+            .field("word", &format_args!("{:#010x}", self.word.value()))
+            .field("permits", &self.permits())
+            .field("available", &self.available())
+            .finish()
+    }
+}
