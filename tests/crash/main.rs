@@ -11,6 +11,10 @@ mod latch;
 #[cfg(feature = "futex")]
 mod primitives;
 #[cfg(feature = "futex")]
+mod reentrant;
+#[cfg(feature = "futex")]
+mod rwlock;
+#[cfg(feature = "futex")]
 mod semaphore;
 mod stepper;
 mod sweep;
