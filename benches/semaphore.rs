@@ -4,7 +4,7 @@ mod support;
 
 use core::sync::atomic::AtomicU64;
 use criterion::Criterion;
-use outlast::{Semaphore, Shared};
+use outlast::{OnceCell, OwnedSemaphore, Semaphore, Shared};
 use support::{ALONE, Bench, Contest, group};
 
 /// A process-shared semaphore of POSIX.
@@ -50,6 +50,12 @@ fn alone(contest: &mut Contest<'_>) {
         (0..n).for_each(|_| posix.take_and_give_back());
     });
     contest.bar(1.0);
+    let owned = Shared::anonymous(OwnedSemaphore::new(3)).expect("memory");
+    contest.alone("outlast::OwnedSemaphore", move |n| {
+        for _ in 0..n {
+            drop(owned.acquire().expect("a permit"));
+        }
+    });
 }
 
 fn main() {
@@ -62,5 +68,8 @@ fn main() {
     criterion.bench_function("Semaphore, acquire and release", |bencher| {
         bencher.iter(|| drop(semaphore.acquire().expect("a permit")));
     });
+    let cell = Shared::anonymous(OnceCell::new()).expect("memory");
+    cell.set(1_u64).expect("empty");
+    criterion.bench_function("OnceCell, get", |bencher| bencher.iter(|| cell.get()));
     criterion.final_summary();
 }
