@@ -57,14 +57,7 @@ pub enum Error {
 
 impl<G> From<LockError<G>> for Error {
     fn from(error: LockError<G>) -> Self {
-        Error::Lock(match error {
-            LockError::OwnerDied(_) => LockError::OwnerDied(()),
-            LockError::Poisoned(_) => LockError::Poisoned(()),
-            LockError::WouldBlock => LockError::WouldBlock,
-            LockError::TimedOut => LockError::TimedOut,
-            LockError::WouldDeadlock => LockError::WouldDeadlock,
-            LockError::Failed(fault) => LockError::Failed(fault),
-        })
+        Error::Lock(error.map(drop))
     }
 }
 

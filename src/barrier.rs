@@ -43,8 +43,8 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::identify;
 use crate::shareable::{Dead, Layout, SEED, Shareable, mix};
-use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::wait::TimedOut;
 use crate::wait::signal::Signal;
 use core::fmt;
@@ -214,7 +214,7 @@ impl Barrier {
                     // Fits: it is at most `ARRIVED`.
                     let index = u32::try_from(seen & ARRIVED).unwrap_or(0);
                     if is_leader {
-                        self.wake();
+                        self.signal.notify_all();
                         return Ok(Arrival { index, is_leader });
                     }
                     break (index, seen >> GENERATION_AT);
@@ -272,7 +272,7 @@ impl Barrier {
                 Err(now) => seen = now,
             }
         }
-        self.wake();
+        self.signal.notify_all();
         true
     }
 
@@ -298,7 +298,7 @@ impl Barrier {
             };
             match self.state.compare_exchange(seen, next, AcqRel, Acquire) {
                 Ok(_) => {
-                    self.wake();
+                    self.signal.notify_all();
                     seen = next;
                 }
                 Err(now) => seen = now,
@@ -357,14 +357,6 @@ impl Barrier {
             }
         }
         Err(Fault::TooManyPeers)
-    }
-
-    /// Wakes everybody, if anybody may be asleep.
-    fn wake(&self) {
-        fence(SeqCst); // see `Signal`
-        if self.signal.is_armed() {
-            self.signal.notify(u32::MAX);
-        }
     }
 }
 

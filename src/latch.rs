@@ -248,7 +248,7 @@ impl Latch {
         let mut seen = self.state.load(Acquire);
         while seen & (OPEN | FAILED) == 0 && self.remaining() == 0 {
             match self.state.compare_exchange(seen, seen | OPEN, AcqRel, Acquire) {
-                Ok(_) => return self.wake(),
+                Ok(_) => return self.signal.notify_all(),
                 Err(now) => seen = now, // somebody has joined: keeps I2
             }
         }
@@ -258,16 +258,9 @@ impl Latch {
         let mut seen = self.state.load(Acquire);
         while seen & (OPEN | FAILED) == 0 {
             match self.state.compare_exchange(seen, seen | FAILED, AcqRel, Acquire) {
-                Ok(_) => return self.wake(),
+                Ok(_) => return self.signal.notify_all(),
                 Err(now) => seen = now,
             }
-        }
-    }
-
-    fn wake(&self) {
-        fence(SeqCst); // see `Signal`
-        if self.signal.is_armed() {
-            self.signal.notify(u32::MAX);
         }
     }
 }

@@ -9,7 +9,7 @@
 //   lock  rwlock  semaphore  event  barrier  once  latch    standalone
 //   segment/{header,memory,names,peers,table}    memory, names, who uses it, recovery
 //   wait/{robust,spin}                   the only blocking loop, robust words
-//   sys/{futex,pthread,robust,thread,file}    the only place for libc
+//   sys/{futex,pthread,robust,thread,file,clock}    the only place for libc
 //   sync  deadline  error  shareable     atomics, time, errors, what may cross
 
 #[cfg(not(outlast_loom))]

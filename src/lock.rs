@@ -43,16 +43,16 @@ use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys::robust::Thread;
 use crate::wait::TimedOut;
-use crate::wait::robust::{OWNER, Refused, RobustWord, Taken};
+use crate::wait::robust::{Refused, RobustWord, Taken};
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
-const CLEAN: u32 = 0;
-const PANICKED: u32 = 1;
-const DIED: u32 = 2;
+pub(crate) const CLEAN: u32 = 0;
+pub(crate) const PANICKED: u32 = 1;
+pub(crate) const DIED: u32 = 2;
 
 /// Mutual exclusion around a value, for any number of processes.
 ///
@@ -181,14 +181,7 @@ impl<T: Plain> Lock<T> {
                 self.poison().store(DIED, Relaxed); // keeps I2
                 self.guard(me)
             }
-            Err(Refused::Busy) => Err(LockError::WouldBlock),
-            Err(Refused::Mine) => Err(LockError::WouldDeadlock),
-            Err(Refused::Failed(fault)) => Err(LockError::Failed(fault)),
-            Err(Refused::Unplaced) => {
-                let at = core::ptr::from_ref(self).addr();
-                assert!(contains(at), "the lock does not lie in shared memory");
-                Err(LockError::Failed(Fault::Corrupt))
-            }
+            Err(refused) => Err(LockError::refused(refused, core::ptr::from_ref(self).addr())),
         }
     }
 
@@ -217,12 +210,8 @@ impl<T: Plain> Lock<T> {
     /// What happened to an owner before it was done, if it is not mended yet. May change at any moment.
     #[must_use]
     pub fn poison_cause(&self) -> Option<PoisonCause> {
-        match self.poison().load(Relaxed) {
-            CLEAN if RobustWord::is_marked(self.word.value()) => Some(PoisonCause::OwnerDied),
-            CLEAN => None,
-            PANICKED => Some(PoisonCause::Panicked),
-            _ => Some(PoisonCause::OwnerDied),
-        }
+        let died = || RobustWord::is_marked(self.word.value()).then_some(PoisonCause::OwnerDied);
+        PoisonCause::of(self.poison().load(Relaxed)).or_else(died)
     }
 
     /// Declares the value sound, whatever happened to its last owners.
@@ -262,11 +251,8 @@ impl<'a, T: Plain> LockGuard<'a, T> {
         if !self.lock.value.with(|value| unsafe { T::is_valid(value) }) {
             return Err(LockError::Failed(Fault::Corrupt));
         }
-        match self.lock.poison().load(Relaxed) {
-            CLEAN => Ok(self),
-            PANICKED => Err(LockError::Poisoned(self)),
-            _ => Err(LockError::OwnerDied(self)),
-        }
+        let poison = self.lock.poison().load(Relaxed);
+        PoisonCause::judge(poison, self)
     }
 
     /// Gives the lock up for a while, with no word about a panic; what [`Lock::take_again`] needs.
@@ -338,8 +324,7 @@ unsafe impl<T: Plain> Shareable for Lock<T> {
         self.word.place();
     }
     fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
-        let owner = self.word.value() & OWNER;
-        owner != 0 && ours(owner)
+        self.word.is_owned_by_one_of(ours)
     }
 }
 
@@ -351,6 +336,26 @@ pub enum PoisonCause {
     OwnerDied,
     /// An owner panicked while it held the lock.
     Panicked,
+}
+
+impl PoisonCause {
+    /// What a poison stands for.
+    pub(crate) fn of(poison: u32) -> Option<Self> {
+        match poison {
+            CLEAN => None,
+            PANICKED => Some(PoisonCause::Panicked),
+            _ => Some(PoisonCause::OwnerDied),
+        }
+    }
+
+    /// The guard of a lock that has this poison, as its taker gets it.
+    pub(crate) fn judge<G>(poison: u32, guard: G) -> Result<G, LockError<G>> {
+        match Self::of(poison) {
+            None => Ok(guard),
+            Some(PoisonCause::Panicked) => Err(LockError::Poisoned(guard)),
+            Some(PoisonCause::OwnerDied) => Err(LockError::OwnerDied(guard)),
+        }
+    }
 }
 
 /// Why a lock was not simply taken. `G` is the guard.
@@ -376,6 +381,22 @@ impl<G> LockError<G> {
         match self {
             LockError::OwnerDied(guard) | LockError::Poisoned(guard) => Some(guard),
             _ => None,
+        }
+    }
+
+    /// That the word of the lock at this address was not taken.
+    ///
+    /// # Panics
+    /// If the lock does not lie in shared memory.
+    pub(crate) fn refused(refused: Refused, at: usize) -> Self {
+        match refused {
+            Refused::Busy => LockError::WouldBlock,
+            Refused::Mine => LockError::WouldDeadlock,
+            Refused::Failed(fault) => LockError::Failed(fault),
+            Refused::Unplaced => {
+                assert!(contains(at), "the lock does not lie in shared memory");
+                LockError::Failed(Fault::Corrupt)
+            }
         }
     }
 

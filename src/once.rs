@@ -40,7 +40,7 @@ use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::Change;
 use crate::sys::robust::Thread;
-use crate::wait::robust::{OWNER, Refused, RobustWord};
+use crate::wait::robust::{Refused, RobustWord};
 use crate::wait::{Look, Step, TimedOut, WaitWord};
 use core::fmt;
 use core::mem::MaybeUninit;
@@ -209,10 +209,7 @@ impl<T: Plain> OnceCell<T> {
     /// # Errors
     /// [`Fault::Corrupt`] if its bytes are no value of the type.
     pub fn wait(&self) -> Result<&T, Fault> {
-        match self.wait_until(Deadline::NEVER)? {
-            Some(value) => Ok(value),
-            None => Err(Fault::Corrupt), // no deadline passes
-        }
+        self.wait_until(Deadline::NEVER)?.ok_or(Fault::Corrupt) // no deadline passes
     }
 
     /// Waits until there is a value, at most `timeout`.
@@ -299,8 +296,7 @@ unsafe impl<T: Plain> Shareable for OnceCell<T> {
         self.state.place();
     }
     fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
-        let owner = self.word.value() & OWNER;
-        owner != 0 && ours(owner)
+        self.word.is_owned_by_one_of(ours)
     }
 }
 

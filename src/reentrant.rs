@@ -113,10 +113,7 @@ impl<T: Plain> ReentrantLock<T> {
     #[inline]
     #[doc(alias = "acquire")]
     pub fn lock(&self) -> ReentrantLockResult<'_, T> {
-        match self.lock.word.held() {
-            Some(me) => self.again(me),
-            None => self.first(self.lock.lock()),
-        }
+        self.enter(Lock::lock)
     }
 
     /// Takes the lock if no other thread that lives has it. Never blocks.
@@ -128,10 +125,7 @@ impl<T: Plain> ReentrantLock<T> {
     /// If the lock does not lie in shared memory.
     #[inline]
     pub fn try_lock(&self) -> ReentrantLockResult<'_, T> {
-        match self.lock.word.held() {
-            Some(me) => self.again(me),
-            None => self.first(self.lock.try_lock()),
-        }
+        self.enter(Lock::try_lock)
     }
 
     /// Takes the lock, waiting for it at most `timeout`.
@@ -143,10 +137,7 @@ impl<T: Plain> ReentrantLock<T> {
     /// If the lock does not lie in shared memory.
     #[inline]
     pub fn lock_timeout(&self, timeout: Duration) -> ReentrantLockResult<'_, T> {
-        match self.lock.word.held() {
-            Some(me) => self.again(me),
-            None => self.first(self.lock.lock_timeout(timeout)),
-        }
+        self.enter(|lock| lock.lock_timeout(timeout))
     }
 
     /// Takes the lock, waiting for it until `deadline` at most. A lock that is free is taken even if that has passed.
@@ -158,9 +149,18 @@ impl<T: Plain> ReentrantLock<T> {
     /// If the lock does not lie in shared memory.
     #[inline]
     pub fn lock_deadline(&self, deadline: Instant) -> ReentrantLockResult<'_, T> {
+        self.enter(|lock| lock.lock_deadline(deadline))
+    }
+
+    /// One level deeper, or the first one, which `take` takes.
+    #[inline(always)]
+    fn enter<'a>(
+        &'a self,
+        take: impl FnOnce(&'a Lock<T>) -> LockResult<'a, T>,
+    ) -> ReentrantLockResult<'a, T> {
         match self.lock.word.held() {
             Some(me) => self.again(me),
-            None => self.first(self.lock.lock_deadline(deadline)),
+            None => self.first(take(&self.lock)),
         }
     }
 

@@ -1,6 +1,5 @@
 //! `Condition` on both kinds of lock: who is woken and when, times, deaths, forks and damaged memory.
 #![cfg(not(outlast_loom))]
-#![expect(unsafe_code, reason = "installs signal handlers")]
 mod common;
 
 use common::{
@@ -400,15 +399,6 @@ fn a_waiter_sleeps() {
 
 static CAUGHT: AtomicU32 = AtomicU32::new(0);
 
-fn handle(signal: i32, handler: extern "C" fn(i32)) {
-    // SAFETY: all zero is an empty mask, no flags.
-    let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
-    action.sa_sigaction = handler as usize;
-    // SAFETY: the handler touches an atomic only; no `SA_RESTART`, so that calls are cut short.
-    let r = unsafe { libc::sigaction(signal, &raw const action, core::ptr::null_mut()) };
-    assert_eq!(r, 0);
-}
-
 /// Neither do they end it for no reason.
 #[test]
 fn signals_do_not_end_a_wait() {
@@ -418,7 +408,7 @@ fn signals_do_not_end_a_wait() {
     let scene = scene();
     let _watchdog = watch("signals_do_not_end_a_wait", &scene);
     let child = fork_child(|| {
-        handle(libc::SIGUSR1, count);
+        common::handle(libc::SIGUSR1, count);
         scene.step.reach(1);
         for deep in [false, true] {
             let began = Instant::now();

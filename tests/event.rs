@@ -1,6 +1,5 @@
 //! `Event`: both kinds, in threads and processes, with deaths, signals and timeouts.
 #![cfg(not(outlast_loom))]
-#![expect(unsafe_code, reason = "installs signal handlers")]
 mod common;
 
 use common::{
@@ -428,15 +427,6 @@ fn a_waiter_killed_as_it_is_woken() {
 static EVENT: OnceLock<Shared<Signals>> = OnceLock::new();
 static CAUGHT: AtomicU32 = AtomicU32::new(0);
 
-fn handle(signal: i32, handler: extern "C" fn(i32)) {
-    // SAFETY: all zero is an empty mask, no flags.
-    let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
-    action.sa_sigaction = handler as usize;
-    // SAFETY: the handlers below touch atomics only; no `SA_RESTART`, so that calls are cut short.
-    let r = unsafe { libc::sigaction(signal, &raw const action, core::ptr::null_mut()) };
-    assert_eq!(r, 0);
-}
-
 #[test]
 fn set_in_a_signal_handler() {
     extern "C" fn set(_: i32) {
@@ -456,7 +446,7 @@ fn set_in_a_signal_handler() {
     waiter.until_waiting();
     let child = fork_child(|| {
         EVENT.set(shared.clone()).unwrap();
-        handle(libc::SIGUSR1, set);
+        common::handle(libc::SIGUSR1, set);
         shared.step.reach(1);
         // In the middle of its own operations on the same events, and while it waits itself.
         while shared.step.load(SeqCst) < 2 || CAUGHT.load(SeqCst) < 20 {
@@ -484,7 +474,7 @@ fn signals_do_not_end_a_wait() {
     let shared = signals();
     let _watchdog = watch("signals_do_not_end_a_wait", &shared);
     let child = fork_child(|| {
-        handle(libc::SIGUSR1, count);
+        common::handle(libc::SIGUSR1, count);
         shared.step.reach(1);
         for event in [&shared.manual, &shared.auto] {
             let began = Instant::now();

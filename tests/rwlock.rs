@@ -1,6 +1,5 @@
 //! `RwLock`: readers together, writers alone, turns, deaths, panics and limits, in threads and in processes.
 #![cfg(not(outlast_loom))]
-#![expect(unsafe_code, reason = "catches a signal")]
 mod common;
 
 use common::{
@@ -292,12 +291,7 @@ fn catch_user_signal() {
     extern "C" fn caught(_: i32) {
         CAUGHT.fetch_add(1, SeqCst);
     }
-    // SAFETY: all zero is an empty mask, no flags.
-    let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
-    action.sa_sigaction = caught as extern "C" fn(i32) as usize;
-    // SAFETY: the handler only adds to an atomic; no `SA_RESTART`, so that calls are cut short.
-    let r = unsafe { libc::sigaction(libc::SIGUSR1, &raw const action, core::ptr::null_mut()) };
-    assert_eq!(r, 0);
+    common::handle(libc::SIGUSR1, caught);
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! `Semaphore`: counting, bounds, many at once, in threads and processes, with deaths, signals and timeouts.
 #![cfg(not(outlast_loom))]
-#![expect(unsafe_code, reason = "installs a signal handler")]
 mod common;
 
 use common::{fork_child, ms, sleep_for_ever, thread_cpu, watch, worlds};
@@ -234,8 +233,7 @@ fn a_waiter_sleeps_on() {
     let room = room(Semaphore::new(0));
     let _watchdog = watch("a_waiter_sleeps_on", &room);
     let child = fork_child(|| {
-        // SAFETY: the handler does nothing.
-        unsafe { libc::signal(libc::SIGUSR1, nothing as extern "C" fn(i32) as libc::sighandler_t) };
+        common::handle(libc::SIGUSR1, nothing);
         Spin::Never.set();
         room.visits.store(1, SeqCst);
         room.seats.acquire().unwrap().forget();

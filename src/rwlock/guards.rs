@@ -1,9 +1,9 @@
 //! What holds a lock.
 #![expect(unsafe_code, reason = "the value is reached through the lock's promise of exclusion")]
 use super::taking::again;
-use super::{CLEAN, PANICKED, ReadResult, RwLock, WriteResult};
+use super::{ReadResult, RwLock, WriteResult};
 use crate::error::Fault;
-use crate::lock::LockError;
+use crate::lock::{CLEAN, LockError, PANICKED, PoisonCause};
 use crate::shareable::Plain;
 use crate::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use crate::sync::compiler_fence;
@@ -78,11 +78,7 @@ impl<T: Plain> RwLock<T> {
         if !self.value.with(|value| unsafe { T::is_valid(value) }) {
             return Err(LockError::Failed(Fault::Corrupt));
         }
-        match self.poison().load(Relaxed) {
-            CLEAN => Ok(guard),
-            PANICKED => Err(LockError::Poisoned(guard)),
-            _ => Err(LockError::OwnerDied(guard)),
-        }
+        PoisonCause::judge(self.poison().load(Relaxed), guard)
     }
 }
 

@@ -56,18 +56,14 @@ mod taking;
 pub use guards::{ReadGuard, WriteGuard};
 
 use crate::deadline::Deadline;
-use crate::lock::{LockError, PoisonCause};
+use crate::lock::{CLEAN, LockError, PoisonCause};
 use crate::shareable::{Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{READERS, UnsafeCell};
-use crate::wait::robust::{OWNER, RobustWord};
+use crate::wait::robust::RobustWord;
 use core::fmt;
 use std::time::{Duration, Instant};
-
-const CLEAN: u32 = 0;
-const PANICKED: u32 = 1;
-const DIED: u32 = 2;
 
 /// One writer or many readers around a value, for any number of processes.
 ///
@@ -273,14 +269,12 @@ impl<T: Plain> RwLock<T> {
     /// What happened to a writer before it was done, if it is not mended yet. May change at any moment.
     #[must_use]
     pub fn poison_cause(&self) -> Option<PoisonCause> {
-        let died =
-            || RobustWord::is_marked(self.writer.value()) && self.inside().load(Relaxed) != 0;
-        match self.poison().load(Relaxed) {
-            CLEAN if died() => Some(PoisonCause::OwnerDied),
-            CLEAN => None,
-            PANICKED => Some(PoisonCause::Panicked),
-            _ => Some(PoisonCause::OwnerDied),
-        }
+        let died = || {
+            let died =
+                RobustWord::is_marked(self.writer.value()) && self.inside().load(Relaxed) != 0;
+            died.then_some(PoisonCause::OwnerDied)
+        };
+        PoisonCause::of(self.poison().load(Relaxed)).or_else(died)
     }
 
     /// Declares the value sound, whatever happened to its last writers.
@@ -317,7 +311,7 @@ unsafe impl<T: Plain> Shareable for RwLock<T> {
         self.words().for_each(RobustWord::place);
     }
     fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
-        self.words().map(|word| word.value() & OWNER).any(|owner| owner != 0 && ours(owner))
+        self.words().any(|word| word.is_owned_by_one_of(ours))
     }
 }
 

@@ -1,16 +1,15 @@
 //! How a lock is taken: the fast ways, and those that wait.
-use super::{DIED, ReadResult, RwLock, Slot, WriteResult};
+use super::{ReadResult, RwLock, Slot, WriteResult};
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::lock::LockError;
-use crate::segment::contains;
+use crate::lock::{DIED, LockError};
 use crate::shareable::Plain;
 use crate::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, fence};
 use crate::sync::{READERS, between_exchange_and_load};
 use crate::sys::robust::Thread;
 use crate::wait::TimedOut;
-use crate::wait::robust::{OWNER, Refused, RobustWord, Taken, WAITERS};
+use crate::wait::robust::{OWNER, RobustWord, Taken, WAITERS};
 
 impl<T: Plain> RwLock<T> {
     #[inline(always)]
@@ -139,14 +138,7 @@ impl<T: Plain> RwLock<T> {
         };
         match taken {
             Ok((taken, _)) => Ok(taken),
-            Err(Refused::Busy) => Err(LockError::WouldBlock),
-            Err(Refused::Mine) => Err(LockError::WouldDeadlock),
-            Err(Refused::Failed(fault)) => Err(LockError::Failed(fault)),
-            Err(Refused::Unplaced) => {
-                let at = core::ptr::from_ref(self).addr();
-                assert!(contains(at), "the lock does not lie in shared memory");
-                Err(LockError::Failed(Fault::Corrupt))
-            }
+            Err(refused) => Err(LockError::refused(refused, core::ptr::from_ref(self).addr())),
         }
     }
 }

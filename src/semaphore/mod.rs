@@ -133,10 +133,7 @@ impl Semaphore {
         if let Some(permit) = self.try_acquire_many(n) {
             return Ok(permit);
         }
-        match self.acquire_slow(n, Deadline::NEVER)? {
-            Some(permit) => Ok(permit),
-            None => Err(Fault::Corrupt), // no deadline passes
-        }
+        self.acquire_slow(n, Deadline::NEVER)?.ok_or(Fault::Corrupt) // no deadline passes
     }
 
     /// Takes a permit if there is one. Never blocks.

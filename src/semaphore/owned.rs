@@ -32,10 +32,10 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{forks, identify};
 use crate::shareable::{Dead, Layout, SEED, Shareable, mix};
-use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
-use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::wait::TimedOut;
-use crate::wait::robust::{OWNER, RobustWord};
+use crate::wait::robust::RobustWord;
 use crate::wait::signal::Signal;
 use core::fmt;
 use std::time::{Duration, Instant};
@@ -96,10 +96,7 @@ impl OwnedSemaphore {
     /// # Errors
     /// As [`acquire`](Self::acquire).
     pub fn acquire_many(&self, n: u32) -> Result<OwnedPermit<'_>, Fault> {
-        match self.acquire_until(n, Deadline::NEVER)? {
-            Some(permit) => Ok(permit),
-            None => Err(Fault::Corrupt), // no deadline passes
-        }
+        self.acquire_until(n, Deadline::NEVER)?.ok_or(Fault::Corrupt) // no deadline passes
     }
 
     /// Takes a permit if there is one.
@@ -225,11 +222,8 @@ impl Drop for OwnedPermit<'_> {
         {
             seen = now;
         }
-        fence(SeqCst); // see `Signal`
-        if self.semaphore.signal.is_armed() {
-            // All: those who want more than there is would swallow the wakes of others.
-            self.semaphore.signal.notify(u32::MAX);
-        }
+        // All: those who want more than there is would swallow the wakes of others.
+        self.semaphore.signal.notify_all();
     }
 }
 
@@ -256,8 +250,7 @@ unsafe impl Shareable for OwnedSemaphore {
         self.signal.wake_all();
     }
     fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
-        let owner = self.word.value() & OWNER;
-        owner != 0 && ours(owner)
+        self.word.is_owned_by_one_of(ours)
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! Sources: futex(2), futex_waitv (Linux 5.16), and the kernel's documentation of `FUTEX_WAKE_OP`.
 #![expect(unsafe_code, reason = "system calls on addresses")]
+use super::clock::time_after;
 use super::{Change, Wake, Watch};
 use crate::deadline::Deadline;
 use crate::sync::atomic::AtomicU32;
 use core::ptr::{self, null};
+use core::time::Duration;
 
 /// What the header of a segment calls this backend.
 pub(crate) const BACKEND: u32 = 1;
@@ -71,10 +73,7 @@ impl Parker {
         let mut waiters = Vec::with_capacity(N + 1);
         waiters.push(waiter(Watch { word, expected }));
         waiters.extend(others.map(waiter));
-        let mut until = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: writes the time to a live variable; this clock always exists.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut until) };
-        until.tv_sec += 1;
+        let until = time_after(Duration::from_secs(1));
         // SAFETY: `waiters` holds so many entries, each the address of a live, aligned u32; the time is live too.
         let r = unsafe {
             libc::syscall(

@@ -15,6 +15,8 @@
 //! An unpark that follows a change of the word is never lost.
 
 #[cfg(not(outlast_loom))]
+mod clock;
+#[cfg(not(outlast_loom))]
 pub(crate) mod file;
 #[cfg_attr(outlast_loom, path = "model.rs")]
 #[cfg_attr(

@@ -13,6 +13,7 @@
 //!
 //! Sources: POSIX.1-2024, which has the calls with a choice of clock that the GNU C library 2.30 brought.
 #![expect(unsafe_code, reason = "calls the C library on addresses")]
+use super::clock::time_after;
 use super::robust::Mutex;
 use super::{Change, Wake, Watch};
 use crate::deadline::Deadline;
@@ -169,18 +170,6 @@ impl Parker {
 
 /// Nobody can sleep on a word without a `Parker`: it is looked at now and then.
 pub(crate) fn wake_all(_word: &AtomicU32) {}
-
-/// The monotonic time `length` from now.
-pub(super) fn time_after(length: Duration) -> libc::timespec {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes the time to a live variable; this clock always exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    let nanoseconds = time.tv_nsec + i64::from(length.subsec_nanos());
-    let seconds = i64::try_from(length.as_secs()).unwrap_or(i64::MAX);
-    time.tv_sec = time.tv_sec.saturating_add(seconds).saturating_add(nanoseconds / 1_000_000_000);
-    time.tv_nsec = nanoseconds % 1_000_000_000;
-    time
-}
 
 unsafe extern "C" {
     fn sem_clockwait(

@@ -1,6 +1,7 @@
 //! A robust process-shared mutex of POSIX, and the calling thread as its owner.
 #![expect(unsafe_code, reason = "calls the C library on addresses")]
-use super::parker::{SLICE, time_after};
+use super::clock::time_after;
+use super::parker::SLICE;
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::sync::UnsafeCell;

@@ -93,6 +93,14 @@ impl Signal {
         }
     }
 
+    /// Wakes everybody, if there may be anybody. To be called after a change.
+    pub(crate) fn notify_all(&self) {
+        fence(SeqCst); // keeps I1
+        if self.is_armed() {
+            self.notify(u32::MAX);
+        }
+    }
+
     /// Wakes everybody, come what may.
     pub(crate) fn wake_all(&self) {
         self.seq.change_and_wake(Change::AddOne, u32::MAX);

@@ -257,6 +257,16 @@ pub(crate) fn thread_id() -> libc::pid_t {
     unsafe { libc::gettid() }
 }
 
+/// Has the calling process call `handler` at a signal. Calls of the system are cut short, as there is no `SA_RESTART`.
+pub(crate) fn handle(signal: i32, handler: extern "C" fn(i32)) {
+    // SAFETY: all zero is an empty mask, no flags.
+    let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
+    action.sa_sigaction = handler as usize;
+    // SAFETY: the handlers of these tests touch atomics only.
+    let r = unsafe { libc::sigaction(signal, &raw const action, core::ptr::null_mut()) };
+    assert_eq!(r, 0);
+}
+
 /// Whether the thread sleeps in a futex call on shared memory (a private one has another operation number).
 pub(crate) fn waits(pid: libc::pid_t, tid: libc::pid_t) -> bool {
     let call = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall"));

@@ -1,6 +1,6 @@
 //! The sweeps of `Barrier` and `OnceCell`.
 use crate::stepper::PATIENCE;
-use crate::sweep::Sweep;
+use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::{Barrier, BarrierError, OnceCell, Shared, Spin};
 use std::time::Duration;
@@ -44,88 +44,59 @@ fn works(world: &Shared<Barrier>) -> Verdict {
     Ok(())
 }
 
+/// An operation on a barrier, and then it works.
+fn sweep<'a>(
+    name: &'a str,
+    world: &'a dyn Fn() -> Shared<Barrier>,
+    victim: Operation<Shared<Barrier>>,
+) -> Sweep<'a, Shared<Barrier>> {
+    Sweep::new(name, world, memory, victim, works)
+}
+
+fn arrives(world: &Shared<Barrier>) -> Box<dyn FnOnce() + '_> {
+    warm(world);
+    Box::new(|| {
+        world.wait().ok();
+    })
+}
+
 #[test]
 fn last_arrival_with_one_asleep() {
-    let sweep = Sweep::new(
-        "barrier: last arrival; one asleep",
-        &pair,
-        memory,
-        |world| {
-            warm(world);
-            Box::new(|| {
-                world.wait().ok();
-            })
-        },
-        works,
-    );
-    Sweep { sleepers: &[waits], ..sweep }.must_hold();
+    let swept = sweep("barrier: last arrival; one asleep", &pair, arrives);
+    Sweep { sleepers: &[waits], ..swept }.must_hold();
 }
 
 #[test]
 fn last_arrival_with_two_asleep() {
-    let sweep = Sweep::new(
-        "barrier: last arrival; two asleep",
-        &three,
-        memory,
-        |world| {
-            warm(world);
-            Box::new(|| {
-                world.wait().ok();
-            })
-        },
-        works,
-    );
-    Sweep { sleepers: &[waits, waits], ..sweep }.must_hold();
+    let swept = sweep("barrier: last arrival; two asleep", &three, arrives);
+    Sweep { sleepers: &[waits, waits], ..swept }.must_hold();
 }
 
 /// It arrives first and is killed on the way to sleep: the other does not wait for it.
 #[test]
 fn first_arrival_with_a_late_one() {
-    let sweep = Sweep::new(
-        "barrier: first arrival; late arrival",
-        &pair,
-        memory,
-        |world| {
-            warm(world);
-            Box::new(|| {
-                world.wait_timeout(Duration::from_micros(200)).ok();
-            })
-        },
-        works,
-    );
-    Sweep { late: Some(waits), ..sweep }.must_hold();
+    let swept = sweep("barrier: first arrival; late arrival", &pair, |world| {
+        warm(world);
+        Box::new(|| {
+            world.wait_timeout(Duration::from_micros(200)).ok();
+        })
+    });
+    Sweep { late: Some(waits), ..swept }.must_hold();
 }
 
 #[test]
 fn reset_with_one_asleep() {
-    let sweep = Sweep::new(
-        "barrier: reset; one asleep",
-        &pair,
-        memory,
-        |world| {
-            warm(world);
-            Box::new(|| world.reset())
-        },
-        works,
-    );
-    Sweep { sleepers: &[waits], ..sweep }.must_hold();
+    let swept = sweep("barrier: reset; one asleep", &pair, |world| {
+        warm(world);
+        Box::new(|| world.reset())
+    });
+    Sweep { sleepers: &[waits], ..swept }.must_hold();
 }
 
 #[test]
 fn a_party_whose_death_is_not_told_is_caught() {
-    let sweep = Sweep::new(
-        "barrier: last arrival; one asleep",
-        &pair,
-        memory,
-        |world| {
-            warm(world);
-            Box::new(|| {
-                world.wait().ok();
-            })
-        },
-        works,
-    );
-    Sweep { sleepers: &[waits], ..sweep }.must_be_caught_unmended();
+    let swept = sweep("barrier: last arrival; one asleep", &pair, arrives);
+    Sweep { sleepers: &[waits], ..swept }.must_be_caught_unmended();
 }
 
 fn cell() -> Shared<OnceCell<[u64; 2]>> {

@@ -95,9 +95,8 @@ fn release_is_all_or_nothing() {
     Sweep { sleepers: &[takes_one], after: Some(after), ..sweep }.must_hold();
 }
 
-/// It was woken for a permit, and another sleeps for the same.
-#[test]
-fn the_woken_acquirer_dies() {
+/// It sleeps, is woken for a permit, and another sleeps for the same.
+fn woken<'a>() -> Sweep<'a, Shared<Semaphore>> {
     let sweep = sweep(
         "semaphore: woken, another asleep",
         &make::<0>,
@@ -108,25 +107,20 @@ fn the_woken_acquirer_dies() {
         left::<0, 1>,
     );
     let wake = |world: &Shared<Semaphore>| world.release(1).expect("room");
+    Sweep { wake: Some(wake), sleepers: &[takes_one], ..sweep }
+}
+
+#[test]
+fn the_woken_acquirer_dies() {
     // If it has not taken the permit, the sleeper has, and one is left.
     let after = |world: &Shared<Semaphore>| world.release(1).map_err(|error| error.to_string());
-    Sweep { wake: Some(wake), sleepers: &[takes_one], after: Some(after), ..sweep }.must_hold();
+    Sweep { after: Some(after), ..woken() }.must_hold();
 }
 
 #[test]
 fn what_is_not_mended_is_caught() {
     // Woken and frozen, it keeps the wake of the other to itself.
-    let frozen = sweep(
-        "semaphore: woken, another asleep",
-        &make::<0>,
-        |world| {
-            warm(world);
-            Box::new(|| world.acquire().expect("a peer").forget())
-        },
-        left::<0, 1>,
-    );
-    let wake = |world: &Shared<Semaphore>| world.release(1).expect("room");
-    Sweep { wake: Some(wake), sleepers: &[takes_one], ..frozen }.must_be_caught_unmended();
+    woken().must_be_caught_unmended();
     // A release that wakes nobody after its step.
     let broken =
         sweep("semaphore: released and not yet woken", &make::<0>, releases_two, left::<0, 2>);

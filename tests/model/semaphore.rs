@@ -5,25 +5,47 @@ use loom::sync::atomic::Ordering::Relaxed;
 use outlast::{OwnedSemaphore, Semaphore, Shareable};
 use std::sync::Arc;
 
-#[test]
-fn semaphore_admits_as_many_as_permits() {
-    check(|| {
-        let sem = share(Semaphore::new(1));
+/// Two visitors, of whom one at a time is inside; then the permit is free.
+fn admits_one_at_a_time<S: Shareable + 'static>(
+    make: impl Fn() -> S + Send + Sync + 'static,
+    visit: fn(&S, &dyn Fn()),
+    available: fn(&S) -> u32,
+) {
+    check(move || {
+        let sem = share(make());
         let inside = Arc::new(AtomicU32::new(0));
         let visitors = [(); 2].map(|()| {
             let inside = inside.clone();
             spawn(&sem, move |sem| {
-                let permit = sem.acquire().unwrap();
-                // Plain loads and stores: an order that `release` and `acquire` do not give would show.
-                assert_eq!(inside.load(Relaxed), 0);
-                inside.store(1, Relaxed);
-                inside.store(0, Relaxed);
-                drop(permit);
+                visit(sem, &|| {
+                    // Plain loads and stores: an order that giving back and taking do not give would show.
+                    assert_eq!(inside.load(Relaxed), 0);
+                    inside.store(1, Relaxed);
+                    inside.store(0, Relaxed);
+                });
             })
         });
         join(visitors);
-        assert_eq!(sem.available(), 1);
+        assert_eq!(available(&sem), 1);
     });
+}
+
+#[test]
+fn semaphore_admits_as_many_as_permits() {
+    let visit = |sem: &Semaphore, act: &dyn Fn()| {
+        let _permit = sem.acquire().unwrap();
+        act();
+    };
+    admits_one_at_a_time(|| Semaphore::new(1), visit, Semaphore::available);
+}
+
+#[test]
+fn owned_semaphore_admits_as_many_as_permits() {
+    let visit = |sem: &OwnedSemaphore, act: &dyn Fn()| {
+        let _permit = sem.acquire().unwrap();
+        act();
+    };
+    admits_one_at_a_time(|| OwnedSemaphore::new(1), visit, OwnedSemaphore::available);
 }
 
 #[test]
@@ -108,26 +130,6 @@ fn semaphore_outlasts_a_releaser_killed_anywhere() {
         }
         join(waiters);
         assert!(matches!(sem.available(), 0 | 2));
-    });
-}
-
-#[test]
-fn owned_semaphore_admits_as_many_as_permits() {
-    check(|| {
-        let sem = share(OwnedSemaphore::new(1));
-        let inside = Arc::new(AtomicU32::new(0));
-        let visitors = [(); 2].map(|()| {
-            let inside = inside.clone();
-            spawn(&sem, move |sem| {
-                let permit = sem.acquire().unwrap();
-                assert_eq!(inside.load(Relaxed), 0);
-                inside.store(1, Relaxed);
-                inside.store(0, Relaxed);
-                drop(permit);
-            })
-        });
-        join(visitors);
-        assert_eq!(sem.available(), 1);
     });
 }
 

@@ -88,13 +88,12 @@ impl RobustWord {
 
     /// Whether the calling thread owns the word.
     pub(crate) fn is_mine(&self) -> bool {
-        Thread::current().is_ok_and(|me| self.word.value.load(Relaxed) & OWNER == me.tid())
+        self.held().is_some()
     }
 
     /// Whether the calling thread is `me`, who took the word, and still owns it. Not so in the child of a fork.
     pub(crate) fn is_still(&self, me: Thread) -> bool {
-        Thread::current().is_ok_and(|now| now.tid() == me.tid())
-            && self.word.value.load(Relaxed) & OWNER == me.tid()
+        Thread::current().is_ok_and(|now| now.tid() == me.tid()) && self.is_held_by(me)
     }
 
     /// The calling thread, if it owns the word.

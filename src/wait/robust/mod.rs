@@ -53,4 +53,10 @@ impl RobustWord {
     pub(crate) fn is_marked(value: u32) -> bool {
         value & OWNER_DIED != 0 && value & OWNER == 0
     }
+
+    /// Whether a thread for which `ours` answers yes owns the word.
+    pub(crate) fn is_owned_by_one_of(&self, ours: &dyn Fn(u32) -> bool) -> bool {
+        let owner = self.value() & OWNER;
+        owner != 0 && ours(owner)
+    }
 }
