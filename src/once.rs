@@ -125,7 +125,8 @@ impl<T: Plain> OnceCell<T> {
     /// If that one is killed, or panics, the next one's function is run.
     ///
     /// # Errors
-    /// [`OnceError::WouldDeadlock`] if called by `f` itself; see [`OnceError`].
+    /// [`OnceError::WouldDeadlock`] if called by `f` itself; [`Fault::Forked`] if `f` has forked, in the child, whose value is
+    /// dropped; see [`OnceError`].
     ///
     /// # Panics
     /// If the cell does not lie in shared memory; or if `f` does.
@@ -158,6 +159,10 @@ impl<T: Plain> OnceCell<T> {
         let turn = Turn { word: &self.word, me };
         if !self.is_completed() {
             let value = f()?;
+            if !self.word.is_still(me) {
+                // `f` has forked, and this is the child: the turn is the parent's (I1).
+                return Err(OnceError::Failed(Fault::Forked).into());
+            }
             // Nobody reads before `DONE` (I1).
             // SAFETY: this thread owns the word, and there is no `DONE`: nobody else is at the value.
             self.value.with_mut(|at| unsafe { at.write(MaybeUninit::new(value)) });

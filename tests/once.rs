@@ -2,10 +2,10 @@
 #![cfg(not(outlast_loom))]
 mod common;
 
-use common::{fork_child, ms, sleep_for_ever, watch, worlds};
+use common::{fork_child, ms, sleep_for_ever, thread_cpu, watch, worlds};
 use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::SeqCst;
-use outlast::{Fault, Once, OnceCell, OnceError, Shared};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use outlast::{Fault, Once, OnceCell, OnceError, Shared, Spin};
 use std::time::{Duration, Instant};
 
 outlast::plain! {
@@ -149,4 +149,343 @@ fn bytes_that_are_no_value() {
         deed.colour.get_or_init(|| Colour::Red),
         Err(OnceError::Failed(Fault::Corrupt))
     ));
+}
+
+/// Who waits for a value does so for as long as it was told, and no shorter; whoever makes it.
+#[test]
+fn timeouts_everywhere() {
+    worlds(
+        "timeouts_everywhere",
+        "",
+        3,
+        deed,
+        |deed, i| {
+            let value = &deed.value;
+            let wait = || {
+                let began = Instant::now();
+                assert_eq!(value.wait_timeout(ms(30)), Ok(None));
+                assert!(began.elapsed() >= ms(30));
+                assert_eq!(value.wait_deadline(began), Ok(None));
+                let end = Instant::now() + ms(20);
+                assert_eq!(value.wait_deadline(end), Ok(None));
+                assert!(Instant::now() >= end);
+                deed.step.fetch_add(1, SeqCst);
+            };
+            if i == 0 {
+                // While it is made, as well.
+                let made = value.get_or_init(|| {
+                    wait();
+                    common::eventually("all have waited", || deed.step.load(SeqCst) == 3);
+                    [5; 3]
+                });
+                assert_eq!(made, Ok(&[5; 3]));
+            } else {
+                wait();
+            }
+            assert_eq!(value.wait_timeout(Duration::MAX), Ok(Some(&[5; 3])));
+            let past = Instant::now().checked_sub(ms(5)).unwrap();
+            assert_eq!(value.wait_deadline(past), Ok(Some(&[5; 3])), "even too late");
+            assert_eq!(value.wait_timeout(Duration::ZERO), Ok(Some(&[5; 3])));
+        },
+        |deed| assert_eq!(deed.value.get(), Ok(Some(&[5; 3]))),
+    );
+}
+
+/// What the maker wrote elsewhere is seen by whoever sees the value; in all worlds, many times.
+#[test]
+fn what_came_before_is_seen() {
+    worlds(
+        "what_came_before_is_seen",
+        "",
+        4,
+        deed,
+        |deed, _| {
+            deed.once
+                .call_once(|| {
+                    deed.runs.store(deed.runs.load(Relaxed) + 1, Relaxed);
+                })
+                .unwrap();
+            assert_eq!(deed.runs.load(Relaxed), 1);
+            assert!(deed.once.is_completed());
+        },
+        |_| {},
+    );
+}
+
+extern "C" fn nothing(_signal: i32) {}
+
+/// Signal handlers end neither the wait for a value nor that for the turn to make it; and neither takes processor time.
+#[test]
+fn waiters_sleep_on() {
+    let deed = deed();
+    let _watchdog = watch("waiters_sleep_on", &deed);
+    let maker = fork_child(|| {
+        let made = deed.value.get_or_init(|| {
+            deed.step.store(1, SeqCst);
+            common::eventually("it may go on", || deed.step.load(SeqCst) == 2);
+            [1; 3]
+        });
+        assert_eq!(made, Ok(&[1; 3]));
+    });
+    common::eventually("it has begun", || deed.step.load(SeqCst) == 1);
+    let waiters: Vec<_> = [true, false]
+        .iter()
+        .map(|&makes| {
+            fork_child(|| {
+                common::handle(libc::SIGUSR1, nothing);
+                Spin::Never.set();
+                deed.runs.fetch_add(1, SeqCst);
+                let value = match makes {
+                    true => deed.value.get_or_init(|| unreachable!()).unwrap(),
+                    false => deed.value.wait().unwrap(),
+                };
+                assert_eq!((value, deed.step.load(SeqCst)), (&[1; 3], 2));
+                assert!(thread_cpu() < ms(100), "it has not slept: {:?}", thread_cpu());
+            })
+        })
+        .collect();
+    common::eventually("they come", || deed.runs.load(SeqCst) == 2);
+    for _ in 0..30 {
+        for waiter in &waiters {
+            waiter.until_waiting();
+            waiter.signal(libc::SIGUSR1);
+        }
+        std::thread::sleep(ms(3));
+    }
+    deed.step.store(2, SeqCst);
+    maker.succeeds();
+    waiters.into_iter().for_each(common::Child::succeeds);
+}
+
+/// Signals do not make a timeout later or earlier.
+#[test]
+fn signals_during_a_timeout() {
+    let deed = deed();
+    let _watchdog = watch("signals_during_a_timeout", &deed);
+    let child = fork_child(|| {
+        common::handle(libc::SIGUSR1, nothing);
+        deed.step.store(1, SeqCst);
+        let began = Instant::now();
+        assert_eq!(deed.value.wait_timeout(ms(120)), Ok(None));
+        assert!(began.elapsed() >= ms(120));
+        deed.step.store(2, SeqCst);
+    });
+    common::eventually("it comes", || deed.step.load(SeqCst) == 1);
+    while deed.step.load(SeqCst) == 1 && common::is_alive(child.pid) {
+        child.signal(libc::SIGUSR1);
+        std::thread::sleep(ms(4));
+    }
+    child.succeeds();
+}
+
+/// A waiter that is killed, for the value or for the turn, takes nobody's wake with it.
+#[test]
+fn killed_waiters() {
+    for round in 0..20 {
+        let deed = deed();
+        let _watchdog = watch(&format!("killed_waiters, round {round}"), &deed);
+        let maker = fork_child(|| {
+            deed.once
+                .call_once(|| {
+                    deed.step.store(1, SeqCst);
+                    common::eventually("it may go on", || deed.step.load(SeqCst) == 2);
+                })
+                .unwrap();
+        });
+        common::eventually("it has begun", || deed.step.load(SeqCst) == 1);
+        let mut waiters: Vec<_> = (0..4)
+            .map(|i| {
+                fork_child(|| match i % 2 {
+                    0 => deed.once.call_once(|| unreachable!()).unwrap(),
+                    _ => *deed.once.wait().unwrap(),
+                })
+            })
+            .collect();
+        waiters.iter().for_each(common::Child::until_waiting);
+        let victim = waiters.swap_remove(round % 4);
+        if round % 3 == 0 {
+            victim.kill9();
+            deed.step.store(2, SeqCst);
+        } else {
+            deed.step.store(2, SeqCst);
+            common::busy(Duration::from_micros(20 * round as u64));
+            victim.signal(libc::SIGKILL); // woken, or not, or through already
+            assert!(matches!(victim.wait(), common::KILLED | common::OK));
+        }
+        maker.succeeds();
+        waiters.into_iter().for_each(common::Child::succeeds);
+    }
+}
+
+/// However often an initialiser is killed, and wherever: one comes to its end, and its value is whole.
+#[test]
+fn kills_without_end() {
+    let mut random = common::Random::new(7);
+    for round in 0..60 {
+        let deed = deed();
+        let _watchdog = watch(&format!("kills_without_end, round {round}"), &deed);
+        let mut makers: Vec<_> = (1..5)
+            .map(|i| {
+                fork_child(|| {
+                    let deed = &deed;
+                    let value = deed.value.get_or_init(|| {
+                        common::busy(Duration::from_micros(400));
+                        [i; 3]
+                    });
+                    let &[a, b, c] = value.unwrap();
+                    assert!(a == b && b == c && (1..5).contains(&a));
+                })
+            })
+            .collect();
+        for _ in 0..2 {
+            common::busy(random.micros(1_500));
+            let victim = makers.swap_remove(random.index(makers.len()));
+            victim.signal(libc::SIGKILL);
+            assert!(matches!(victim.wait(), common::KILLED | common::OK));
+        }
+        makers.into_iter().for_each(common::Child::succeeds);
+        let &[a, b, c] = deed.value.get().unwrap().expect("somebody has made it");
+        assert!(a == b && b == c);
+    }
+}
+
+/// An initialiser whose process or thread ends by itself, in the middle, leaves the work to the next.
+#[test]
+fn initialisers_that_end() {
+    let deed = deed();
+    let _watchdog = watch("initialisers_that_end", &deed);
+    let ends = fork_child(|| {
+        deed.once.call_once(|| std::process::exit(0)).unwrap();
+    });
+    ends.succeeds();
+    assert!(!deed.once.is_completed());
+    deed.once.call_once(|| ()).unwrap();
+
+    let leaves = fork_child(|| {
+        deed.value.get_or_init(|| common::exit_now(3)).unwrap();
+    });
+    assert_eq!(leaves.wait(), common::Exit::Code(3));
+    std::thread::scope(|scope| {
+        let deed = &deed;
+        let panics = scope.spawn(move || deed.value.get_or_init(|| panic!("as planned")).is_ok());
+        assert!(panics.join().is_err());
+    });
+    assert_eq!(deed.value.get(), Ok(None));
+    assert_eq!(deed.value.set([3; 3]), Ok(()));
+}
+
+/// An initialiser that forks has one turn, and that is the parent's: what the child makes is not the value.
+#[test]
+fn an_initialiser_that_forks() {
+    let deed = deed();
+    let _watchdog = watch("an_initialiser_that_forks", &deed);
+    let maker = fork_child(|| {
+        let parent = std::process::id();
+        let mut child = 0;
+        let made = deed.value.get_or_init(|| {
+            #[expect(unsafe_code, reason = "a fork from which both return")]
+            // SAFETY: takes nothing, and this process has one thread.
+            let pid = unsafe { libc::fork() };
+            child = pid;
+            if pid == 0 {
+                return [6; 3];
+            }
+            common::eventually("the child has tried", || deed.step.load(SeqCst) == 1);
+            [5; 3]
+        });
+        if std::process::id() != parent {
+            assert_eq!(made, Err(OnceError::Failed(Fault::Forked)));
+            assert_eq!(deed.value.get(), Ok(None));
+            deed.step.store(1, SeqCst);
+            assert_eq!(deed.value.wait(), Ok(&[5; 3]));
+            deed.runs.fetch_add(1, SeqCst);
+            return;
+        }
+        assert_eq!(made, Ok(&[5; 3]));
+        common::eventually("the child sees it", || deed.runs.load(SeqCst) == 1);
+    });
+    maker.succeeds();
+    assert_eq!(deed.value.get(), Ok(Some(&[5; 3])));
+
+    // A child that is forked in the middle, and ends, does not end its parent's turn.
+    deed.once
+        .call_once(|| {
+            fork_child(|| assert!(!deed.once.is_completed())).succeeds();
+            assert!(!deed.once.is_completed());
+            let other = fork_child(|| deed.once.call_once(|| unreachable!()).unwrap());
+            other.until_waiting();
+            drop(other);
+        })
+        .unwrap();
+}
+
+/// A turn inside a turn of the same cell is told; of another cell, it is taken.
+#[test]
+fn turns_in_turns() {
+    let deed = deed();
+    let _watchdog = watch("turns_in_turns", &deed);
+    let made = deed.value.get_or_init(|| {
+        assert_eq!(
+            deed.value.get_or_init(|| unreachable!()).unwrap_err(),
+            OnceError::WouldDeadlock
+        );
+        assert_eq!(deed.value.set([9; 3]), Err([9; 3]));
+        deed.once.call_once(|| ()).unwrap();
+        assert_eq!(deed.value.wait_timeout(ms(5)), Ok(None));
+        [1, 2, 3]
+    });
+    assert_eq!(made, Ok(&[1, 2, 3]));
+    assert!(deed.once.is_completed());
+}
+
+#[test]
+fn outside_of_shared_memory() {
+    let cell = OnceCell::<u64>::new();
+    assert_eq!(cell.get(), Ok(None));
+    assert_eq!(cell.wait_timeout(ms(1)), Ok(None));
+    let made =
+        std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| cell.get_or_init(|| 1).is_ok()));
+    assert!(made.is_err(), "nobody would notice the maker's death");
+}
+
+/// Whatever the memory holds, calls that have a deadline end, and nothing panics.
+#[test]
+fn arbitrary_bytes() {
+    let mut random = common::Random::new(9);
+    for round in 0..300 {
+        let deed = deed();
+        let _watchdog = watch(&format!("arbitrary_bytes, round {round}"), &deed);
+        let size = size_of::<OnceCell<Colour>>();
+        if round % 2 == 0 {
+            deed.colour.set(Colour::Green).unwrap();
+        }
+        if cfg!(feature = "futex") {
+            let at = random.index(size);
+            let bytes = random.bytes(size);
+            common::scribble(&deed.colour, at, &bytes[..1 + random.index(size - at)]);
+        } else {
+            // (The robust word holds objects of the C library's.)
+            common::scribble(&deed.colour, size - 8, &random.bytes(8));
+        }
+        drop(format!("{deed:?}"));
+        let sane = |value: Result<Option<&Colour>, Fault>| match value {
+            Ok(Some(colour)) => assert!(matches!(colour, Colour::Red | Colour::Green)),
+            Ok(None) | Err(Fault::Corrupt) => {}
+            Err(other) => panic!("{other}"),
+        };
+        sane(deed.colour.get());
+        sane(deed.colour.wait_timeout(ms(1)));
+        sane(deed.colour.wait_deadline(Instant::now()));
+        core::hint::black_box(deed.colour.is_completed());
+        // With a word that nobody living owns, the turn comes as well. (A living owner is waited for.)
+        if cfg!(feature = "futex") {
+            for word in [0, 1 << 30, 1 << 31, 3 << 30, (1 << 30) - 1, u32::MAX] {
+                common::scribble(&deed.colour, 0, &u32::to_ne_bytes(word));
+                sane(deed.colour.get_or_init(|| Colour::Red).map(Some).map_err(|error| {
+                    assert_eq!(error, OnceError::Failed(Fault::Corrupt));
+                    Fault::Corrupt
+                }));
+            }
+        }
+    }
 }

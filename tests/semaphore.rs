@@ -5,8 +5,8 @@ mod common;
 use common::{fork_child, ms, sleep_for_ever, thread_cpu, watch, worlds};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::SeqCst;
-use outlast::semaphore::{MAX_PERMITS, ReleaseError};
-use outlast::{Fault, OwnedSemaphore, Semaphore, Shared, Spin};
+use outlast::semaphore::{MAX_HOLDERS, MAX_PERMITS, ReleaseError};
+use outlast::{Fault, Lock, OwnedSemaphore, Semaphore, Shared, Spin};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -366,5 +366,378 @@ fn owned_permits_come_back() {
         holder.kill9();
         waiters.into_iter().for_each(common::Child::succeeds);
         assert_eq!(hall.seats.available(), 2);
+    }
+}
+
+/// CPython's `test_try_acquire_contended`: no more get in than there are permits, whoever tries without waiting.
+#[test]
+fn owned_try_contended() {
+    worlds(
+        "owned_try_contended",
+        "",
+        4,
+        || hall(4),
+        |hall, _| {
+            for _ in 0..200 {
+                let mut held = Vec::new();
+                while let Some(permit) = hall.seats.try_acquire().unwrap() {
+                    let inside = hall.inside.fetch_add(1, SeqCst) + 1;
+                    hall.most.fetch_max(inside, SeqCst);
+                    held.push(permit);
+                }
+                for permit in held {
+                    hall.inside.fetch_sub(1, SeqCst);
+                    drop(permit);
+                }
+            }
+        },
+        |hall| {
+            assert!((1..=4).contains(&hall.most.load(SeqCst)));
+            assert_eq!(hall.seats.available(), 4);
+        },
+    );
+}
+
+/// CPython's `test_multirelease`, by owners: each who gives back lets others through, for as many as there are.
+#[test]
+fn owned_give_back_lets_through() {
+    worlds(
+        "owned_give_back_lets_through",
+        "",
+        4,
+        || hall(3),
+        |hall, i| {
+            if i > 0 {
+                Spin::Never.set();
+                common::eventually("all are taken", || hall.visits.load(SeqCst) > 0);
+                let permit = hall.seats.acquire().unwrap();
+                hall.visits.fetch_add(1, SeqCst);
+                common::eventually("all are in", || hall.visits.load(SeqCst) == 4);
+                drop(permit);
+                return;
+            }
+            let all = hall.seats.acquire_many(3).unwrap();
+            hall.visits.store(1, SeqCst);
+            std::thread::sleep(ms(20));
+            assert_eq!(hall.visits.load(SeqCst), 1);
+            drop(all);
+        },
+        |hall| assert_eq!((hall.visits.load(SeqCst), hall.seats.available()), (4, 3)),
+    );
+}
+
+#[test]
+fn owned_timeouts_everywhere() {
+    worlds(
+        "owned_timeouts_everywhere",
+        "",
+        3,
+        || hall(2),
+        |hall, i| {
+            let seats = &hall.seats;
+            let past = Instant::now().checked_sub(ms(5)).unwrap();
+            if i == 0 {
+                // What is there is taken, even too late. (Nobody else is at it yet.)
+                drop(seats.acquire_deadline(past).unwrap().unwrap());
+                drop(seats.acquire_timeout(AT_ONCE).unwrap().unwrap());
+                drop(seats.acquire_many_timeout(2, AT_ONCE).unwrap().unwrap());
+                let held = seats.acquire_many(2).unwrap();
+                hall.visits.store(1, SeqCst);
+                common::eventually("both have waited", || hall.visits.load(SeqCst) == 3);
+                drop(held);
+            } else {
+                common::eventually("all are taken", || hall.visits.load(SeqCst) > 0);
+                let began = Instant::now();
+                assert!(seats.acquire_timeout(ms(30)).unwrap().is_none());
+                assert!(began.elapsed() >= ms(30));
+                let began = Instant::now();
+                assert!(seats.acquire_many_timeout(2, ms(20)).unwrap().is_none());
+                assert!(began.elapsed() >= ms(20));
+                let end = Instant::now() + ms(20);
+                assert!(seats.acquire_deadline(end).unwrap().is_none());
+                assert!(Instant::now() >= end);
+                assert!(seats.acquire_deadline(past).unwrap().is_none());
+                assert!(seats.acquire_timeout(AT_ONCE).unwrap().is_none());
+                hall.visits.fetch_add(1, SeqCst);
+            }
+            drop(seats.acquire_timeout(Duration::MAX).unwrap().unwrap());
+        },
+        |hall| assert_eq!(hall.seats.available(), 2),
+    );
+}
+
+#[test]
+fn owned_zero_and_huge() {
+    let none = hall(0);
+    let _watchdog = watch("owned_zero_and_huge", &none);
+    assert_eq!((none.seats.permits(), none.seats.available()), (0, 0));
+    assert!(none.seats.try_acquire().unwrap().is_none());
+    assert!(none.seats.acquire_timeout(ms(5)).unwrap().is_none());
+    assert_eq!(none.seats.try_acquire_many(0).unwrap().unwrap().count(), 0);
+    assert_eq!(none.seats.acquire_many(0).unwrap().count(), 0);
+
+    for permits in [(1 << 20) - 1, 1 << 20, u32::MAX - 1, u32::MAX] {
+        let large = hall(permits);
+        let seats = &large.seats;
+        let one = seats.acquire().unwrap();
+        assert!(seats.try_acquire_many(permits).unwrap().is_none());
+        let rest = seats.try_acquire_many(permits - 1).unwrap().unwrap();
+        assert_eq!((rest.count(), seats.available()), (permits - 1, 0));
+        assert!(seats.try_acquire().unwrap().is_none());
+        fork_child(|| assert!(seats.try_acquire_many(u32::MAX).unwrap().is_none())).succeeds();
+        drop(one);
+        assert_eq!(seats.available(), 1);
+        drop(rest);
+        drop(seats.try_acquire_many(permits).unwrap().unwrap());
+        assert_eq!(seats.available(), permits);
+    }
+}
+
+/// So many processes hold permits at a time; one more is told so. One that has given all back is no holder any more.
+#[test]
+fn owned_holders() {
+    let hall = hall(1_000);
+    let _watchdog = watch("owned_holders", &hall);
+    let permits: Vec<_> = (0..MAX_HOLDERS - 1)
+        .map(|_| {
+            fork_child(|| {
+                let permit = hall.seats.acquire().unwrap();
+                hall.visits.fetch_add(1, SeqCst);
+                common::eventually("give back", || hall.most.load(SeqCst) == 1);
+                drop(permit);
+                hall.inside.fetch_add(1, SeqCst);
+                sleep_for_ever();
+            })
+        })
+        .collect();
+    let most = u32::try_from(MAX_HOLDERS).unwrap();
+    common::eventually("all but one hold", || hall.visits.load(SeqCst) == most - 1);
+    let held: Vec<_> = (0..10).map(|_| hall.seats.acquire().unwrap()).collect(); // this process: one holder
+    let one_more = fork_child(|| {
+        assert_eq!(hall.seats.acquire().unwrap_err(), Fault::TooManyPeers);
+        assert_eq!(hall.seats.try_acquire().unwrap_err(), Fault::TooManyPeers);
+        assert_eq!(hall.seats.acquire_timeout(ms(1)).unwrap_err(), Fault::TooManyPeers);
+    });
+    one_more.succeeds();
+    assert_eq!(hall.seats.available(), 1_000 - most + 1 - 10);
+    drop(held);
+    fork_child(|| drop(hall.seats.acquire().unwrap())).succeeds();
+    // All the others live on, without permits.
+    hall.most.store(1, SeqCst);
+    common::eventually("all have given back", || hall.inside.load(SeqCst) == most - 1);
+    let others: Vec<_> = (0..MAX_HOLDERS)
+        .map(|_| {
+            fork_child(|| {
+                let permit = hall.seats.acquire().unwrap();
+                hall.visits.fetch_add(1, SeqCst);
+                common::eventually("end", || hall.most.load(SeqCst) == 2);
+                drop(permit);
+            })
+        })
+        .collect();
+    common::eventually("others hold", || hall.visits.load(SeqCst) == 2 * most - 1);
+    hall.most.store(2, SeqCst);
+    others.into_iter().for_each(common::Child::succeeds);
+    permits.into_iter().for_each(common::Child::kill9);
+    assert_eq!(hall.seats.available(), 1_000);
+}
+
+/// A signal handler does not end a wait, and a waiter takes no processor's time.
+#[test]
+fn owned_waiter_sleeps_on() {
+    let hall = hall(1);
+    let _watchdog = watch("owned_waiter_sleeps_on", &hall);
+    let held = hall.seats.acquire().unwrap();
+    let child = fork_child(|| {
+        common::handle(libc::SIGUSR1, nothing);
+        Spin::Never.set();
+        hall.visits.store(1, SeqCst);
+        drop(hall.seats.acquire().unwrap());
+        assert_eq!(hall.visits.load(SeqCst), 2, "a signal has ended the wait");
+        assert!(thread_cpu() < ms(100), "it has not slept: {:?}", thread_cpu());
+    });
+    common::eventually("it comes", || hall.visits.load(SeqCst) == 1);
+    for _ in 0..50 {
+        child.until_waiting();
+        child.signal(libc::SIGUSR1);
+        std::thread::sleep(ms(3));
+    }
+    hall.visits.store(2, SeqCst);
+    drop(held);
+    child.succeeds();
+}
+
+/// Signals make a timeout neither later nor earlier; of either semaphore.
+#[test]
+fn signals_during_a_timeout() {
+    let (room, hall) = (room(Semaphore::new(0)), hall(0));
+    let _watchdog = watch("signals_during_a_timeout", &room);
+    let child = fork_child(|| {
+        common::handle(libc::SIGUSR1, nothing);
+        room.visits.store(1, SeqCst);
+        let began = Instant::now();
+        assert!(room.seats.acquire_timeout(ms(80)).unwrap().is_none());
+        assert!(began.elapsed() >= ms(80));
+        let began = Instant::now();
+        assert!(hall.seats.acquire_timeout(ms(80)).unwrap().is_none());
+        assert!(began.elapsed() >= ms(80));
+        room.visits.store(2, SeqCst);
+    });
+    common::eventually("it comes", || room.visits.load(SeqCst) == 1);
+    while room.visits.load(SeqCst) == 1 && common::is_alive(child.pid) {
+        child.signal(libc::SIGUSR1);
+        std::thread::sleep(ms(4));
+    }
+    child.succeeds();
+}
+
+/// Killed waiters take nothing with them, and no wake; killed at any time, holders neither.
+#[test]
+fn owned_kills_without_end() {
+    let hall = hall(2);
+    let _watchdog = watch("owned_kills_without_end", &hall);
+    let mut random = common::Random::new(13);
+    for round in 0..40 {
+        let held = hall.seats.acquire_many(2).unwrap();
+        let mut visitors: Vec<_> = (0..4)
+            .map(|i| {
+                fork_child(|| {
+                    for _ in 0..40 {
+                        drop(hall.seats.acquire_many(1 + i % 2).unwrap());
+                    }
+                })
+            })
+            .collect();
+        if round % 2 == 0 {
+            visitors.iter().for_each(common::Child::until_waiting);
+        }
+        drop(held);
+        for _ in 0..2 {
+            common::busy(random.micros(800));
+            let victim = visitors.swap_remove(random.index(visitors.len()));
+            victim.signal(libc::SIGKILL);
+            assert!(matches!(victim.wait(), common::KILLED | common::OK));
+        }
+        visitors.into_iter().for_each(common::Child::succeeds);
+        // The kernel has told of the deaths by now, and somebody mends them.
+        let all = hall.seats.acquire_many_timeout(2, common::PATIENCE).unwrap();
+        assert_eq!(all.map(|all| all.count()), Some(2));
+    }
+}
+
+/// Permits are the process's: they stay when the thread that took them ends, and come back when the process ends by itself.
+#[test]
+fn owned_permits_outlive_threads() {
+    let hall = hall(3);
+    let _watchdog = watch("owned_permits_outlive_threads", &hall);
+    let permit = std::thread::scope(|scope| {
+        scope.spawn(|| hall.seats.acquire_many(2).unwrap()).join().unwrap()
+    });
+    fork_child(|| drop(hall.seats.acquire().unwrap())).succeeds();
+    std::thread::sleep(ms(20));
+    assert_eq!(hall.seats.available(), 1);
+    drop(permit);
+    fork_child(|| hall.seats.acquire_many(3).unwrap().forget()).succeeds();
+    let all = hall.seats.acquire_many_timeout(3, common::PATIENCE).unwrap();
+    assert_eq!(all.map(|all| all.count()), Some(3));
+}
+
+/// A copy made by fork gives nothing back, and the end of its process neither; what the child takes is its own.
+#[test]
+fn owned_copies_made_by_fork() {
+    let hall = hall(3);
+    let _watchdog = watch("owned_copies_made_by_fork", &hall);
+    let mut permit = Some(hall.seats.acquire_many(2).unwrap());
+    fork_child(|| {
+        let own = hall.seats.acquire().unwrap();
+        drop(permit.take());
+        assert_eq!(hall.seats.available(), 0);
+        drop(own);
+        assert_eq!(hall.seats.available(), 1);
+        hall.seats.acquire().unwrap().forget();
+    })
+    .succeeds();
+    let killed = fork_child(|| {
+        hall.visits.store(1, SeqCst);
+        let _copy = permit.take();
+        sleep_for_ever();
+    });
+    common::eventually("it runs", || hall.visits.load(SeqCst) == 1);
+    killed.kill9();
+    drop(hall.seats.acquire_timeout(common::PATIENCE).unwrap().unwrap());
+    assert_eq!(hall.seats.available(), 1);
+    drop(permit);
+    assert_eq!(hall.seats.available(), 3);
+}
+
+/// One that is stopped in the midst of taking permits keeps nobody longer than they want to wait.
+#[test]
+#[cfg(feature = "futex")] // which has its word first, in which the owner's thread id stands
+fn owned_by_one_that_is_stopped() {
+    let hall = hall(2);
+    let _watchdog = watch("owned_by_one_that_is_stopped", &hall);
+    drop(hall.seats.acquire().unwrap());
+    let idle = fork_child(|| sleep_for_ever());
+    common::scribble(&hall.seats, 0, &u32::to_ne_bytes(u32::try_from(idle.pid).unwrap()));
+    let began = Instant::now();
+    assert!(hall.seats.acquire_timeout(ms(30)).unwrap().is_none());
+    assert!(began.elapsed() >= ms(30));
+    assert!(hall.seats.try_acquire().unwrap().is_none());
+    assert!(hall.seats.acquire_deadline(began).unwrap().is_none());
+    common::scribble(&hall.seats, 0, &[0; 4]);
+    drop(hall.seats.try_acquire().unwrap().unwrap());
+}
+
+/// What is wrong is told as what it is.
+#[test]
+fn owned_by_one_with_too_many_locks() {
+    let hall = hall(2);
+    let _watchdog = watch("owned_by_one_with_too_many_locks", &hall);
+    drop(hall.seats.acquire().unwrap()); // this thread is a peer from here on
+    let locks = Shared::anonymous(core::array::from_fn::<_, 1_000, _>(|_| Lock::new(0_u8)));
+    let locks = locks.unwrap();
+    let held: Vec<_> = locks.iter().map_while(|lock| lock.lock().ok()).collect();
+    let refused = hall.seats.acquire_timeout(ms(1)).map(drop);
+    assert!(held.len() >= 990);
+    assert_eq!(refused, Err(Fault::TooManyLocks));
+    drop(held);
+    drop(hall.seats.acquire().unwrap());
+}
+
+/// Whatever the memory holds, calls that have a deadline end, and nothing panics.
+#[test]
+fn owned_arbitrary_bytes() {
+    let mut random = common::Random::new(17);
+    for round in 0..300 {
+        let hall = hall(2);
+        let seats = &hall.seats;
+        let _watchdog = watch(&format!("owned_arbitrary_bytes, round {round}"), &hall);
+        let permit = seats.acquire();
+        // (With the other backend, objects of the C library's lie before the cells.)
+        let size = size_of::<OwnedSemaphore>();
+        let first = if cfg!(feature = "futex") { 0 } else { size - 8 * MAX_HOLDERS };
+        let at = first + random.index(size - first);
+        let bytes = random.bytes(size - at);
+        common::scribble(seats, at, &bytes[..1 + random.index(size - at)]);
+        drop(format!("{seats:?}"));
+        core::hint::black_box((seats.available(), seats.permits()));
+        let try_all = || {
+            let sane = |taken: Result<Option<_>, Fault>| match taken {
+                Ok(taken) => drop(taken),
+                Err(fault) => {
+                    assert!(matches!(fault, Fault::Corrupt | Fault::TooManyPeers), "{fault}");
+                }
+            };
+            sane(seats.try_acquire());
+            sane(seats.acquire_timeout(ms(1)));
+            sane(seats.acquire_deadline(Instant::now()));
+            sane(seats.acquire_many_timeout(u32::MAX, ms(1)));
+            sane(seats.try_acquire_many(0));
+        };
+        try_all();
+        drop(permit);
+        // A death is mended in whatever is there.
+        fork_child(|| core::mem::forget(seats.acquire_timeout(ms(1)))).succeeds();
+        try_all();
     }
 }

@@ -14,7 +14,7 @@
 //!
 //! # State
 //! How many permits there are in all, unchanged from birth; 64 cells of {held: 32, unused: 20, owner: 12 bits}, one
-//! for each process that has taken some, 0 if free; and a robust word that is owned while permits are taken.
+//! for each process that holds some, 0 if free; and a robust word that is owned while permits are taken.
 //!
 //! # Invariants
 //! - I1. What is available is what there is in all, less the sum of all cells. No other number says so.
@@ -35,7 +35,7 @@ use crate::shareable::{Dead, Layout, SEED, Shareable, mix};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::wait::TimedOut;
-use crate::wait::robust::RobustWord;
+use crate::wait::robust::{Refused, RobustWord};
 use crate::wait::signal::Signal;
 use core::fmt;
 use std::time::{Duration, Instant};
@@ -99,7 +99,9 @@ impl OwnedSemaphore {
         self.acquire_until(n, Deadline::NEVER)?.ok_or(Fault::Corrupt) // no deadline passes
     }
 
-    /// Takes a permit if there is one.
+    /// Takes a permit if there is one. Never blocks.
+    ///
+    /// It also fails for the moment in which another thread takes permits.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
@@ -107,13 +109,13 @@ impl OwnedSemaphore {
         self.try_acquire_many(1)
     }
 
-    /// Takes `n` permits if there are as many.
+    /// Takes `n` permits if there are as many. Never blocks: see [`try_acquire`](Self::try_acquire).
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
     pub fn try_acquire_many(&self, n: u32) -> Result<Option<OwnedPermit<'_>>, Fault> {
         let tag = identify(core::ptr::from_ref(self).addr())?;
-        self.attempt(tag, n)
+        self.attempt(tag, n, None)
     }
 
     /// Takes a permit, waiting for it at most `timeout`; `None` if that is not enough.
@@ -146,20 +148,37 @@ impl OwnedSemaphore {
 
     fn acquire_until(&self, n: u32, deadline: Deadline) -> Result<Option<OwnedPermit<'_>>, Fault> {
         let tag = identify(core::ptr::from_ref(self).addr())?;
-        if let Some(permit) = self.attempt(tag, n)? {
-            return Ok(Some(permit));
+        let attempt = || self.attempt(tag, n, Some(deadline)).transpose();
+        if let Some(taken) = attempt() {
+            return taken.map(Some);
         }
-        match self.signal.wait(deadline, || self.attempt(tag, n).transpose()) {
+        match self.signal.wait(deadline, attempt) {
             Ok(taken) => taken.map(Some),
             Err(TimedOut) => Ok(None),
         }
     }
 
-    /// Takes `n` permits under the robust word, if there are as many. Keeps I2.
-    fn attempt(&self, tag: u32, n: u32) -> Result<Option<OwnedPermit<'_>>, Fault> {
-        // What a dead owner of the word left is whole: it changed one cell at most, in one step.
-        let Ok(Ok((_, me))) = self.word.take_until(Deadline::NEVER) else {
-            return Err(Fault::Corrupt);
+    /// Takes `n` permits under the robust word, if there are as many. Keeps I2. Without a deadline it does not wait for
+    /// the word: whoever has it may have been stopped.
+    fn attempt(
+        &self,
+        tag: u32,
+        n: u32,
+        deadline: Option<Deadline>,
+    ) -> Result<Option<OwnedPermit<'_>>, Fault> {
+        let taken = match deadline {
+            None => self.word.try_take(),
+            Some(deadline) => match self.word.take_until(deadline) {
+                Ok(taken) => taken,
+                Err(TimedOut) => return Ok(None),
+            },
+        };
+        let me = match taken {
+            // What a dead owner of the word left is whole: it changed one cell at most, in one step.
+            Ok((_, me)) => me,
+            Err(Refused::Busy) => return Ok(None),
+            Err(Refused::Failed(fault)) => return Err(fault),
+            Err(Refused::Mine | Refused::Unplaced) => return Err(Fault::Corrupt),
         };
         let taken = if self.available() < n { Ok(None) } else { self.take(tag, n).map(Some) };
         self.word.give_up(me);
@@ -216,10 +235,13 @@ impl Drop for OwnedPermit<'_> {
             return;
         }
         let less = u64::from(self.n) << HELD_AT;
+        // Without permits the cell is free for another process.
+        let left = |seen: u64| match seen.saturating_sub(less) {
+            left if left >> HELD_AT == 0 => 0,
+            left => left,
+        };
         let mut seen = self.cell.load(Relaxed);
-        while let Err(now) =
-            self.cell.compare_exchange(seen, seen.saturating_sub(less), AcqRel, Relaxed)
-        {
+        while let Err(now) = self.cell.compare_exchange(seen, left(seen), AcqRel, Relaxed) {
             seen = now;
         }
         // All: those who want more than there is would swallow the wakes of others.

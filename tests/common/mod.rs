@@ -354,6 +354,18 @@ pub(crate) fn plain_shared<T: Shareable>() -> &'static T {
     unsafe { &*at.cast::<T>() }
 }
 
+/// Writes over a value in shared memory, byte by byte, as no peer that follows the protocol does.
+pub(crate) fn scribble<T: Shareable>(over: &T, at: usize, bytes: &[u8]) {
+    assert!(at + bytes.len() <= size_of::<T>());
+    let start = core::ptr::from_ref(over).cast::<u8>().cast_mut();
+    for (i, &byte) in bytes.iter().enumerate() {
+        // SAFETY: inside the value.
+        let place = unsafe { start.add(at + i) };
+        // SAFETY: as above; any bytes are a `Shareable` value.
+        unsafe { place.write_volatile(byte) };
+    }
+}
+
 /// Steps of a plot that several threads or processes play, told by one number in shared memory.
 pub(crate) trait Stage {
     /// Declares that step `n` has been reached.
@@ -391,6 +403,15 @@ impl Random {
     }
     pub(crate) fn index(&mut self, n: usize) -> usize {
         usize::try_from(self.below(n as u64)).expect("smaller than a usize")
+    }
+    /// Bytes of which many are 0 or all ones, as numbers near the limits have them.
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let byte = |random: &mut Self| match random.below(3) {
+            0 => 0,
+            1 => u8::MAX,
+            _ => u8::try_from(random.below(256)).expect("a byte"),
+        };
+        (0..len).map(|_| byte(self)).collect()
     }
     pub(crate) fn micros(&mut self, below: u64) -> Duration {
         Duration::from_micros(self.below(below))
