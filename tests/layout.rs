@@ -3,7 +3,10 @@
 #![cfg(all(not(outlast_loom), feature = "futex"))]
 use core::mem::{align_of, size_of};
 use core::sync::atomic::{AtomicU32, AtomicU64};
-use outlast::{Event, FixedQueue, Lock, Options, Queue, Shareable, Shared};
+use outlast::{
+    Barrier, Condition, Event, FixedQueue, Latch, Lock, OnDeath, Once, OnceCell, Options,
+    OwnedSemaphore, Queue, ReentrantLock, RwLock, Semaphore, Shareable, Shared,
+};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
@@ -37,6 +40,15 @@ fn sizes_and_alignments() {
     assert_eq!((size_of::<Lock<u8>>(), align_of::<Lock<u8>>()), (64, 64));
     assert_eq!((size_of::<Lock<[u64; 4]>>(), align_of::<Lock<[u64; 4]>>()), (128, 64));
     assert_eq!((size_of::<Event>(), align_of::<Event>()), (8, 4));
+    assert_eq!((size_of::<Semaphore>(), align_of::<Semaphore>()), (8, 4));
+    assert_eq!((size_of::<OwnedSemaphore>(), align_of::<OwnedSemaphore>()), (576, 64));
+    assert_eq!((size_of::<Barrier>(), align_of::<Barrier>()), (4_224, 64));
+    assert_eq!((size_of::<Latch>(), align_of::<Latch>()), (544, 8));
+    assert_eq!((size_of::<Once>(), align_of::<Once>()), (64, 64));
+    assert_eq!((size_of::<OnceCell<u64>>(), align_of::<OnceCell<u64>>()), (64, 64));
+    assert_eq!((size_of::<RwLock<u64>>(), align_of::<RwLock<u64>>()), (2_176, 64));
+    assert_eq!((size_of::<ReentrantLock<u64>>(), align_of::<ReentrantLock<u64>>()), (64, 64));
+    assert_eq!((size_of::<Condition>(), align_of::<Condition>()), (8, 4));
     assert_eq!(size_of::<FixedQueue<u64, 4>>(), 2_048);
     assert_eq!(align_of::<FixedQueue<u64, 4>>(), 128);
     assert_eq!(size_of::<FixedQueue<u64, 5>>() - size_of::<FixedQueue<u64, 4>>(), 0);
@@ -47,6 +59,15 @@ fn sizes_and_alignments() {
 fn fields() {
     assert_eq!(rows::<Lock<u64>>(), [("value", 40, 1, 8)]);
     assert_eq!(rows::<Event>(), []);
+    assert_eq!(rows::<Semaphore>(), []);
+    assert_eq!(rows::<OwnedSemaphore>(), []);
+    assert_eq!(rows::<Barrier>(), []);
+    assert_eq!(rows::<Latch>(), []);
+    assert_eq!(rows::<Condition>(), []);
+    assert_eq!(rows::<Once>(), [("value", 44, 1, 0)]);
+    assert_eq!(rows::<OnceCell<u64>>(), [("value", 48, 1, 8)]);
+    assert_eq!(rows::<RwLock<u64>>(), [("value", 2_112, 1, 8)]);
+    assert_eq!(rows::<ReentrantLock<u64>>(), [("lock", 0, 1, 64)]);
     let queue = [("cells", 384, 64, 8), ("slots", 1_920, 4, 8)];
     assert_eq!(rows::<FixedQueue<u64, 4>>(), queue);
     assert_eq!(rows::<Queue<u64>>(), [("cells", 384, 64, 8), ("slots", 1_920, 1, 8)]);
@@ -72,6 +93,16 @@ fn fingerprints() {
         <Queue<u64> as Shareable>::FINGERPRINT,
         <Lock<Job> as Shareable>::FINGERPRINT,
         <Jobs as Shareable>::FINGERPRINT,
+        <Semaphore as Shareable>::FINGERPRINT,
+        <OwnedSemaphore as Shareable>::FINGERPRINT,
+        <Barrier as Shareable>::FINGERPRINT,
+        <Latch as Shareable>::FINGERPRINT,
+        <Condition as Shareable>::FINGERPRINT,
+        <Once as Shareable>::FINGERPRINT,
+        <OnceCell<u64> as Shareable>::FINGERPRINT,
+        <RwLock<u64> as Shareable>::FINGERPRINT,
+        <ReentrantLock<u64> as Shareable>::FINGERPRINT,
+        <RwLock<Job> as Shareable>::FINGERPRINT,
     ];
     let golden = [
         0x8e21_6328_d764_8a3a,
@@ -83,6 +114,16 @@ fn fingerprints() {
         0x7ab7_2fd3_31b4_ea18,
         0xdae0_daa4_e7e7_f525,
         0x44fb_51e1_d04e_e7c1,
+        0xacb5_2991_8955_d2a2,
+        0xe150_3877_d285_1273,
+        0xa19b_09e0_90d3_b203,
+        0x1fc6_fc1c_6273_11a2,
+        0x80c3_d825_e401_d571,
+        0x3e96_ac72_94c6_9d63,
+        0x797a_11a1_aa2f_fdf8,
+        0xcbb1_7725_6a12_515d,
+        0x42ee_7213_0f4a_e15d,
+        0x0d44_fa59_d1d5_8676,
     ];
     assert_eq!(
         found.map(|print| format!("{print:#018x}")),
@@ -92,6 +133,39 @@ fn fingerprints() {
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), found.len(), "two types have the same");
+}
+
+/// Where the numbers lie that a value is born with. (Padding holds whatever was on the stack.)
+#[test]
+fn births() {
+    /// The words of 32 bits at these offsets.
+    fn words<T: Shareable + Sync + 'static, const N: usize>(value: T, at: [usize; N]) -> [u32; N] {
+        let shared = Shared::anonymous(value).unwrap();
+        let file = File::from(shared.try_clone_fd().unwrap());
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, 104).unwrap();
+        let start = u64::from_ne_bytes(bytes);
+        at.map(|at| {
+            let mut bytes = [0; 4];
+            file.read_exact_at(&mut bytes, start + at as u64).unwrap();
+            u32::from_ne_bytes(bytes)
+        })
+    }
+    assert_eq!(words(Event::auto(true), [0, 4]), [1, 1]);
+    assert_eq!(words(Semaphore::new(5), [0, 4]), [5 << 2, 0]);
+    assert_eq!(words(Semaphore::bounded(5), [0, 4]), [5 << 2, 5]);
+    assert_eq!(words(OwnedSemaphore::new(5), [0, 40, 44, 48, 56]), [0, 5, 0, 0, 0]);
+    assert_eq!(words(Barrier::new(5), [0, 4, 8, 12, 16, 20]), [0, 0, 0, 0, 5, 0]);
+    let latch = Latch::with(5, OnDeath::CountDown);
+    assert_eq!(words(latch, [0, 4, 8, 12, 16, 20, 24, 32]), [0, 0, 0, 0, 5, 1, 0, 0]);
+    assert_eq!(words(Condition::new(), [0, 4]), [0, 0]);
+    assert_eq!(words(OnceCell::<u64>::new(), [0, 40, 48, 52]), [0; 4]);
+    let set = Shared::anonymous(OnceCell::<u64>::new()).unwrap();
+    set.set(7).unwrap();
+    let value = std::ptr::from_ref(set.get().unwrap().unwrap()).addr();
+    assert_eq!(value - std::ptr::from_ref::<OnceCell<u64>>(&set).addr(), 48);
+    assert_eq!(words(RwLock::new(7_u64), [0, 64, 2_048, 2_112]), [0, 0, 0, 7]);
+    assert_eq!(words(ReentrantLock::new(7_u64), [0, 40]), [0, 7]);
 }
 
 /// The 128 bytes of the header, as the table in `src/segment/header.rs` has them.
