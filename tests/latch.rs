@@ -432,6 +432,20 @@ fn a_copy_made_by_fork_is_inert() {
     start.latch.wait().unwrap();
 }
 
+/// Who counts down is a peer: if it is killed before it has opened the latch, somebody has to notice. (A peer has a thread
+/// more, that keeps watch.)
+#[test]
+fn who_counts_is_known() {
+    let start = start(Latch::new(1));
+    let _watchdog = watch("who_counts_is_known", &start);
+    fork_child(|| {
+        assert_eq!(common::threads(), 1);
+        start.latch.count_down(1);
+        assert_eq!(common::threads(), 2);
+    })
+    .succeeds();
+}
+
 #[test]
 fn outside_of_shared_memory() {
     let latch = Latch::new(1);

@@ -251,6 +251,23 @@ fn a_waiter_sleeps_on() {
     child.succeeds();
 }
 
+/// Who releases to sleepers is a peer before that: if it is killed before it has woken them, somebody has to notice.
+/// (A peer has a thread more, that keeps watch.)
+#[test]
+fn a_releaser_is_known() {
+    let room = room(Semaphore::new(0));
+    let _watchdog = watch("a_releaser_is_known", &room);
+    let sleeper = fork_child(|| room.seats.acquire_many(2).unwrap().forget());
+    sleeper.until_waiting();
+    let releaser = fork_child(|| {
+        assert_eq!(common::threads(), 1);
+        room.seats.release(2).unwrap();
+        assert_eq!(common::threads(), 2);
+    });
+    releaser.succeeds();
+    sleeper.succeeds();
+}
+
 #[test]
 fn outside_of_shared_memory() {
     let sem = Semaphore::new(1);

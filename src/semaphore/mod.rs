@@ -254,6 +254,9 @@ impl Semaphore {
             if n > ceiling.saturating_sub(seen / ONE) {
                 return Err(ReleaseError);
             }
+            if seen & FLAGS != 0 {
+                self.become_known();
+            }
             match self.word.value.compare_exchange(seen, seen + n * ONE, AcqRel, Relaxed) {
                 Ok(_) => break,
                 Err(now) => seen = now,
@@ -263,6 +266,13 @@ impl Semaphore {
             self.wake(seen, n);
         }
         Ok(())
+    }
+
+    /// To be done before permits are released to sleepers: if this process is killed before it has woken them, somebody has to
+    /// notice. (Where nobody would, it is released all the same.)
+    #[cold]
+    fn become_known(&self) {
+        identify(core::ptr::from_ref(self).addr()).ok();
     }
 
     /// Keeps I2 and I3, after `n` permits were added to a word that was `seen`.

@@ -251,6 +251,11 @@ pub(crate) fn is_alive(pid: libc::pid_t) -> bool {
     r == 0 && unsafe { info.si_pid() } == 0
 }
 
+/// How many threads this process has.
+pub(crate) fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").expect("the threads").count()
+}
+
 /// The kernel's id of the calling thread.
 pub(crate) fn thread_id() -> libc::pid_t {
     // SAFETY: takes nothing.

@@ -196,3 +196,19 @@ fn owned_permits_that_stay_are_caught() {
     })
     .must_be_caught_unmended();
 }
+
+/// What the victim did not release, others do; what it did, reaches the sleepers without help.
+fn releases_if_it_did_not(world: &Shared<Semaphore>) -> Verdict {
+    match world.available() {
+        0 => world.release(2).map_err(|error| error.to_string()),
+        _ => Ok(()),
+    }
+}
+
+#[test]
+fn release_reaches_the_sleepers() {
+    let sweep =
+        sweep("semaphore: release; two asleep, no help", &make::<0>, releases_two, left::<0, 2>);
+    let after = Some(releases_if_it_did_not as fn(&_) -> _);
+    Sweep { sleepers: &[takes_one, takes_one], after, ..sweep }.must_hold();
+}

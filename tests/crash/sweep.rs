@@ -5,7 +5,7 @@
 //! (a system call) changed are the same kill. A dry run finds the steps after which something
 //! changed; the sweep kills right before and right after each of them (`OUTLAST_SWEEP=full`: after
 //! every single one).
-use crate::stepper::{Child, End, Step, Victim, fork, pin_to_one_cpu};
+use crate::stepper::{Child, End, PATIENCE, Step, Victim, fork, pin_to_one_cpu};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -254,8 +254,15 @@ impl<'a, W: Debug> Sweep<'a, W> {
 }
 
 /// Starts a process whose exit status tells whether all went well.
+///
+/// And in time: what was waited for is had even after the deadline, and so without the wake that was lost.
 pub(crate) fn survivor<W>(world: &W, body: Act<W>) -> Child {
+    let started = Instant::now();
     fork(|| match body(world) {
+        Ok(()) if started.elapsed() >= PATIENCE => {
+            eprintln!("survivor: not woken");
+            1
+        }
         Ok(()) => 0,
         Err(what) => {
             eprintln!("survivor: {what}");
