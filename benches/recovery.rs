@@ -1,0 +1,362 @@
+//! From `SIGKILL` to the survivor that goes on: what a death costs those who waited for the dead.
+//!
+//! The survivor sleeps already, the victim holds what it waits for, or has swallowed its wake; time is taken right before the
+//! kill, and when the survivor's call has returned. So the kernel's work for a dying process is in it.
+#![expect(
+    unsafe_code,
+    reason = "kill, clock_gettime, and a sleep on a word without the crate under test"
+)]
+mod support;
+
+use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use outlast::{
+    Barrier, BarrierError, BrokenCause, Condition, Event, Latch, LatchError, Lock, LockError,
+    OnceCell, OwnedSemaphore, RwLock, Semaphore, Shareable, Shared, Spin,
+};
+use std::time::{Duration, Instant};
+use support::{Bench, duration, group, say, spread};
+
+/// Kills of each kind.
+const KILLS: usize = 101;
+/// Nothing takes that long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+outlast::shared! {
+    /// What the processes of one kill tell each other.
+    struct Notes { ready: AtomicU32, resumed: AtomicU64, woken: AtomicU32 }
+}
+
+outlast::shared! {
+    struct Guarded { lock: Lock<u64>, changed: Condition }
+}
+
+/// The time by a clock that all processes share.
+fn now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to the live variable.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let [seconds, rest] = [time.tv_sec, time.tv_nsec].map(|n| u64::try_from(n).unwrap_or(0));
+    seconds * 1_000_000_000 + rest
+}
+
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "in vain: {what}");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+/// Waits until the first thread of a process sleeps in a system call, for a while.
+fn until_asleep(pid: libc::pid_t) {
+    let sleeps = || {
+        let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+        !call.is_empty() && !call.starts_with("running")
+    };
+    eventually("a process sleeps", || {
+        sleeps() && {
+            std::thread::sleep(Duration::from_micros(300));
+            sleeps()
+        }
+    });
+}
+
+fn sleep_for_ever() -> ! {
+    loop {
+        std::thread::sleep(PATIENCE);
+    }
+}
+
+impl Notes {
+    /// The victim has what it is to die with.
+    fn ready(&self) {
+        self.ready.store(1, SeqCst);
+    }
+
+    fn hold<R>(&self, _held: R) -> ! {
+        self.ready();
+        sleep_for_ever()
+    }
+
+    /// The survivor goes on.
+    fn resumed(&self) {
+        self.resumed.store(now(), SeqCst);
+    }
+
+    /// Sleeps on the first word of a value, as a waiter does, and swallows the wake that comes.
+    fn swallow_a_wake<T>(&self, of: &T) -> ! {
+        let word = core::ptr::from_ref(of).cast::<AtomicU32>();
+        // SAFETY: the values that this is used with begin with an atomic word.
+        let value = unsafe { &*word }.load(SeqCst);
+        self.ready();
+        let forever = core::ptr::null::<libc::timespec>();
+        // SAFETY: reads the word, which is mapped.
+        let woken =
+            unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT, value, forever) };
+        assert_eq!(woken, 0, "a wake");
+        self.woken.store(1, SeqCst);
+        sleep_for_ever()
+    }
+
+    fn until_swallowed(&self) {
+        eventually("the wake is swallowed", || self.woken.load(SeqCst) == 1);
+    }
+}
+
+/// One kind of death.
+struct Scene<T> {
+    name: &'static str,
+    make: fn() -> T,
+    /// Ends in a call or a sleep that only a kill ends.
+    victim: fn(&T, &Notes),
+    survivor: fn(&T, &Notes),
+    /// When both sleep.
+    then: fn(&T, &Notes),
+}
+
+impl<T: Shareable + Sync + 'static> Scene<T> {
+    fn run(&self, bench: &Bench) {
+        if !bench.wants(self.name) {
+            return;
+        }
+        let kills = if bench.is_smoke() { 1 } else { KILLS };
+        let mut times: Vec<f64> = (0..kills).map(|_| self.kill()).collect();
+        let (median, least, most) = spread(&mut times);
+        let late = times[times.len() * 9 / 10];
+        let [median, least, late, most] = [median, least, late, most].map(duration);
+        let name = self.name;
+        say(&format!("  {name:48} {median:>8}  [{least}..{most}], 9 of 10 in {late} ({kills})\n"));
+    }
+
+    /// From one kill to the survivor, in nanoseconds.
+    fn kill(&self) -> f64 {
+        let value = Shared::anonymous((self.make)()).expect("memory");
+        let notes: &'static Notes = group::plain_shared();
+        let victim = group::fork(|| {
+            Spin::Never.set();
+            (self.victim)(&value, notes);
+        });
+        eventually("the victim is ready", || notes.ready.load(SeqCst) == 1);
+        until_asleep(victim);
+        let survivor = group::fork(|| {
+            Spin::Never.set();
+            (self.survivor)(&value, notes);
+        });
+        until_asleep(survivor);
+        (self.then)(&value, notes);
+        assert_eq!(notes.resumed.load(SeqCst), 0, "{}: the survivor did not wait", self.name);
+        let start = now();
+        // SAFETY: takes no pointers; a child of ours that has not been waited for.
+        unsafe { libc::kill(victim, libc::SIGKILL) };
+        assert!(group::wait(survivor), "{}: the survivor failed", self.name);
+        assert!(!group::wait(victim), "{}: the victim ended by itself", self.name);
+        let time = notes.resumed.load(SeqCst) - start;
+        // SAFETY: made by `plain_shared`, and nobody is left who uses it.
+        unsafe { libc::munmap(core::ptr::from_ref(notes).cast_mut().cast(), size_of::<Notes>()) };
+        time as f64
+    }
+}
+
+fn nothing<T>(_value: &T, _notes: &Notes) {}
+
+fn locks(bench: &Bench) {
+    Scene {
+        name: "Lock, holder",
+        make: || Lock::new(0_u64),
+        victim: |lock, notes| notes.hold(lock.lock().expect("free")),
+        survivor: |lock, notes| {
+            let taken = lock.lock();
+            notes.resumed();
+            assert!(matches!(taken, Err(LockError::OwnerDied(_))));
+        },
+        then: nothing,
+    }
+    .run(bench);
+    Scene {
+        name: "RwLock, reader (a writer waits)",
+        make: || RwLock::new(0_u64),
+        victim: |lock, notes| notes.hold(lock.read().expect("free")),
+        survivor: |lock, notes| {
+            let taken = lock.write();
+            notes.resumed();
+            assert!(taken.is_ok());
+        },
+        then: nothing,
+    }
+    .run(bench);
+    Scene {
+        name: "RwLock, writer (a reader waits)",
+        make: || RwLock::new(0_u64),
+        victim: |lock, notes| notes.hold(lock.write().expect("free")),
+        survivor: |lock, notes| {
+            let taken = lock.read();
+            notes.resumed();
+            assert!(matches!(taken, Err(LockError::OwnerDied(_))));
+        },
+        then: nothing,
+    }
+    .run(bench);
+    Scene {
+        name: "OnceCell, initialiser (another takes its turn)",
+        make: OnceCell::new,
+        victim: |cell, notes| {
+            cell.get_or_init(|| notes.hold(())).expect("never");
+        },
+        survivor: |cell, notes| {
+            let value = cell.get_or_init(|| {
+                notes.resumed();
+                7_u64
+            });
+            assert_eq!(value, Ok(&7));
+        },
+        then: nothing,
+    }
+    .run(bench);
+}
+
+fn conditions(bench: &Bench) {
+    let make = || Guarded { lock: Lock::new(0), changed: Condition::new() };
+    Scene {
+        name: "Condition, waiter (another waits)",
+        make,
+        victim: |all: &Guarded, notes| {
+            let guard = all.lock.lock().expect("free");
+            notes.ready();
+            drop(all.changed.wait(guard));
+            unreachable!("nobody notifies");
+        },
+        survivor: |all, notes| {
+            let guard = all.changed.wait(all.lock.lock().expect("free"));
+            notes.resumed();
+            drop(guard.expect("nobody had the lock"));
+        },
+        then: nothing,
+    }
+    .run(bench);
+    Scene {
+        name: "Condition, holder of its lock (another waits)",
+        make,
+        // It waits to be told that the survivor has given the lock up. (A condition notices the death of who has used it.)
+        victim: |all: &Guarded, notes| {
+            let guard = all.lock.lock().expect("free");
+            drop(all.changed.wait_timeout(guard, Duration::ZERO));
+            notes.ready();
+            while notes.woken.load(SeqCst) == 0 {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            let guard = all.lock.lock().expect("free");
+            notes.woken.store(2, SeqCst);
+            core::mem::forget(guard);
+            sleep_for_ever()
+        },
+        survivor: |all, notes| {
+            let guard = all.changed.wait(all.lock.lock().expect("free"));
+            notes.resumed();
+            assert!(matches!(guard, Err(LockError::OwnerDied(_))));
+        },
+        then: |_, notes| {
+            notes.woken.store(1, SeqCst);
+            eventually("the victim has the lock", || notes.woken.load(SeqCst) == 2);
+        },
+    }
+    .run(bench);
+}
+
+fn groups(bench: &Bench) {
+    Scene {
+        name: "OwnedSemaphore, holder",
+        make: || OwnedSemaphore::new(1),
+        victim: |semaphore, notes| notes.hold(semaphore.acquire().expect("a peer")),
+        survivor: |semaphore, notes| {
+            let permit = semaphore.acquire();
+            notes.resumed();
+            drop(permit.expect("a peer"));
+        },
+        then: nothing,
+    }
+    .run(bench);
+    Scene {
+        name: "Barrier, party that waits",
+        make: || Barrier::new(3),
+        victim: |barrier, notes| {
+            notes.ready();
+            unreachable!("{:?}", barrier.wait());
+        },
+        survivor: |barrier, notes| {
+            let waited = barrier.wait();
+            notes.resumed();
+            assert!(matches!(waited, Err(BarrierError::Broken(BrokenCause::PeerDied { .. }))));
+        },
+        then: nothing,
+    }
+    .run(bench);
+    Scene {
+        name: "Latch, member",
+        make: || Latch::new(0),
+        victim: |latch, notes| notes.hold(latch.join(1).expect("closed")),
+        survivor: |latch, notes| {
+            let waited = latch.wait();
+            notes.resumed();
+            assert!(matches!(waited, Err(LatchError::MemberDied { .. })));
+        },
+        then: nothing,
+    }
+    .run(bench);
+}
+
+/// Waiters that die with a wake that was meant for one of two.
+#[cfg(feature = "futex")] // with which the word that waiters sleep on is the first of the value
+fn swallowed_wakes(bench: &Bench) {
+    Scene {
+        name: "Semaphore, waiter that was woken (another waits)",
+        make: || Semaphore::new(0),
+        victim: |semaphore, notes| {
+            // It has been here: somebody may be asleep.
+            assert!(
+                semaphore.acquire_timeout(Duration::from_micros(50)).expect("a peer").is_none()
+            );
+            notes.swallow_a_wake(semaphore);
+        },
+        survivor: |semaphore, notes| {
+            let permit = semaphore.acquire();
+            notes.resumed();
+            permit.expect("a peer").forget();
+        },
+        then: |semaphore, notes| {
+            semaphore.release(1).expect("room");
+            notes.until_swallowed();
+        },
+    }
+    .run(bench);
+    Scene {
+        name: "Event, waiter that was woken (another waits)",
+        make: || Event::auto(false),
+        victim: |event, notes| {
+            assert!(!event.wait_timeout(Duration::from_micros(50)).expect("a peer"));
+            notes.swallow_a_wake(event);
+        },
+        survivor: |event, notes| {
+            let waited = event.wait();
+            notes.resumed();
+            waited.expect("a peer");
+        },
+        then: |event, notes| {
+            event.set();
+            notes.until_swallowed();
+        },
+    }
+    .run(bench);
+}
+
+#[cfg(not(feature = "futex"))]
+fn swallowed_wakes(_bench: &Bench) {}
+
+fn main() {
+    let bench = Bench::from_args();
+    say("\nfrom SIGKILL to the survivor that goes on\n");
+    locks(&bench);
+    conditions(&bench);
+    groups(&bench);
+    swallowed_wakes(&bench);
+}
