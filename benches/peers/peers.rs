@@ -4,17 +4,18 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use core::hint::spin_loop;
+use core::hint::{black_box, spin_loop};
 use crossbeam_queue::ArrayQueue;
-use outlast::{Event, Lock, Queue, Shared, Spin};
+use outlast::{Event, Lock, Queue, RwLock, Shared, Spin};
 use raw_sync::Timeout;
 use raw_sync::events::{EventImpl, EventInit, EventState};
 use raw_sync::locks::{LockImpl, LockInit};
 use shared_memory::{Shmem, ShmemConf};
 use std::sync::Mutex;
 use std::time::Duration;
+use support::group::{self, Stage};
 use support::scenes::{World, contend, ping_pong, stream};
-use support::{ALONE, Bench, Contest, TOGETHER};
+use support::{ALONE, Bench, Contest, Effort, Outcome, TOGETHER};
 
 const CAPACITY: usize = 1_024;
 
@@ -114,6 +115,97 @@ fn lock_contended(contest: &mut Contest<'_>) {
     contest.rival("parking_lot::Mutex (threads)", move |effort| {
         let count = || core::mem::take(&mut *parking_lot.lock());
         contend(World::Threads, 2, effort, || *parking_lot.lock() += 1, count)
+    });
+}
+
+// ----------------------------------------------------------------------------- locks for many readers
+
+fn read_alone(contest: &mut Contest<'_>) {
+    let ours = Shared::anonymous(RwLock::new(1_u64)).expect("memory");
+    contest.alone("outlast::RwLock", move |n| {
+        let lock: &RwLock<u64> = &ours;
+        for _ in 0..n {
+            black_box(*lock.read().expect("nobody died"));
+        }
+    });
+    let parking_lot = parking_lot::RwLock::new(1_u64);
+    contest.alone("parking_lot::RwLock (threads)", move |n| {
+        for _ in 0..n {
+            black_box(*parking_lot.read());
+        }
+    });
+    contest.bar(1.1);
+    let std = std::sync::RwLock::new(1_u64);
+    contest.alone("std::sync::RwLock (threads)", move |n| {
+        for _ in 0..n {
+            black_box(*std.read().expect("nobody panicked"));
+        }
+    });
+}
+
+fn write_alone(contest: &mut Contest<'_>) {
+    let ours = Shared::anonymous(RwLock::new(1_u64)).expect("memory");
+    contest.alone("outlast::RwLock", move |n| {
+        let lock: &RwLock<u64> = &ours;
+        for _ in 0..n {
+            *lock.write().expect("nobody died") += 1;
+        }
+    });
+    let parking_lot = parking_lot::RwLock::new(1_u64);
+    contest.alone("parking_lot::RwLock (threads)", move |n| {
+        for _ in 0..n {
+            *parking_lot.write() += 1;
+        }
+    });
+    let std = std::sync::RwLock::new(1_u64);
+    contest.alone("std::sync::RwLock (threads)", move |n| {
+        for _ in 0..n {
+            *std.write().expect("nobody panicked") += 1;
+        }
+    });
+}
+
+/// Lets two workers read until the time is up.
+fn readers(world: World, effort: Effort, read: impl Fn() -> u64 + Sync) -> Outcome {
+    let time = match effort {
+        Effort::Once => Duration::ZERO,
+        Effort::Slice(slice) => slice,
+    };
+    let body = |_: usize, stage: &Stage| {
+        black_box(read()); // to warm up
+        stage.start();
+        let mut operations = 0;
+        loop {
+            (0..16).for_each(|_| {
+                black_box(read());
+            });
+            operations += 16;
+            if stage.is_over() {
+                return operations;
+            }
+        }
+    };
+    match world {
+        World::Processes => group::processes(2, Some(time), body),
+        World::Threads => group::threads(2, Some(time), body),
+    }
+}
+
+fn read_together(contest: &mut Contest<'_>) {
+    for (name, world) in
+        [("outlast::RwLock", World::Processes), ("outlast::RwLock (threads)", World::Threads)]
+    {
+        let ours = Shared::anonymous(RwLock::new(1_u64)).expect("memory");
+        let read = move || *ours.read().expect("nobody died");
+        contest.rival(name, move |effort| readers(world, effort, &read));
+    }
+    let parking_lot = parking_lot::RwLock::new(1_u64);
+    contest.rival("parking_lot::RwLock (threads)", move |effort| {
+        readers(World::Threads, effort, || *parking_lot.read())
+    });
+    let std = std::sync::RwLock::new(1_u64);
+    contest.rival("std::sync::RwLock (threads)", move |effort| {
+        readers(World::Threads, effort, || *std.read().expect("nobody panicked"))
     });
 }
 
@@ -248,6 +340,9 @@ fn main() {
     bench.contest("queue alone: send and recv", ALONE, 61, queue_alone);
     bench.contest("lock alone", ALONE, 61, lock_alone);
     bench.contest("lock contended, 2 workers", TOGETHER, 11, lock_contended);
+    bench.contest("read lock alone", ALONE, 61, read_alone);
+    bench.contest("write lock alone", ALONE, 61, write_alone);
+    bench.contest("read lock, 2 workers", TOGETHER, 21, read_together);
     bench.contest("round trip between two processes, parked", TOGETHER, 21, parked);
     bench.contest("stream, 8 B, 1 to 1", TOGETHER, 11, |contest| streams::<1>(contest, 1));
     bench.contest("stream, 64 B, 1 to 1", TOGETHER, 11, |contest| streams::<8>(contest, 1));

@@ -55,6 +55,8 @@ mod taking;
 
 pub use guards::{ReadGuard, WriteGuard};
 
+use guards::apart;
+
 use crate::deadline::Deadline;
 use crate::lock::{CLEAN, LockError, PoisonCause};
 use crate::shareable::{Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
@@ -131,7 +133,7 @@ impl<T: Plain> RwLock<T> {
         if let Some((slot, me)) = self.read_fast() {
             return self.reader(slot, me);
         }
-        self.read_slow(Some(Deadline::NEVER))
+        apart(self.read_slow(Some(Deadline::NEVER)))
     }
 
     /// Takes the lock for reading if no writer has it. Never blocks.
@@ -148,7 +150,7 @@ impl<T: Plain> RwLock<T> {
         if let Some((slot, me)) = self.read_fast() {
             return self.reader(slot, me);
         }
-        self.read_slow(None)
+        apart(self.read_slow(None))
     }
 
     /// Takes the lock for reading, waiting for it at most `timeout`.
@@ -163,7 +165,7 @@ impl<T: Plain> RwLock<T> {
         if let Some((slot, me)) = self.read_fast() {
             return self.reader(slot, me);
         }
-        self.read_slow(Some(Deadline::after(timeout)))
+        apart(self.read_slow(Some(Deadline::after(timeout))))
     }
 
     /// Takes the lock for reading, waiting for it until `deadline` at most. A lock that can be had is taken even if that has passed.
@@ -178,7 +180,7 @@ impl<T: Plain> RwLock<T> {
         if let Some((slot, me)) = self.read_fast() {
             return self.reader(slot, me);
         }
-        self.read_slow(Some(Deadline::at(deadline)))
+        apart(self.read_slow(Some(Deadline::at(deadline))))
     }
 
     /// Takes the lock for writing, waiting for it as long as it takes.
