@@ -245,13 +245,33 @@ impl Semaphore {
     #[inline]
     #[doc(alias = "post")]
     pub fn release(&self, n: u32) -> Result<(), ReleaseError> {
+        let seen = self.word.value.load(Relaxed);
+        // Mostly there is no limit, or none near.
+        let is_far = self.ceiling.load(Relaxed) == 0 && (seen | n) < 1 << 28;
+        if seen & FLAGS == 0
+            && (is_far || n <= self.room(seen))
+            && self.word.value.compare_exchange(seen, seen + n * ONE, AcqRel, Relaxed).is_ok()
+        {
+            return Ok(());
+        }
+        self.release_slow(n)
+    }
+
+    /// How many permits can be released to a word that was `seen`.
+    #[inline(always)]
+    fn room(&self, seen: u32) -> u32 {
         let ceiling = match self.ceiling.load(Relaxed) {
             0 => MAX_PERMITS,
             ceiling => ceiling.min(MAX_PERMITS),
         };
+        ceiling.saturating_sub(seen / ONE)
+    }
+
+    #[cold]
+    fn release_slow(&self, n: u32) -> Result<(), ReleaseError> {
         let mut seen = self.word.value.load(Relaxed);
         loop {
-            if n > ceiling.saturating_sub(seen / ONE) {
+            if n > self.room(seen) {
                 return Err(ReleaseError);
             }
             if seen & FLAGS != 0 {
