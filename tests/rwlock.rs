@@ -1424,3 +1424,28 @@ fn sleeping_threads_are_woken() {
         }
     });
 }
+
+/// A peer that writes over the count of a reader's guards keeps the lock taken, and no more: the memory is not touched when it
+/// has gone.
+#[test]
+#[cfg(feature = "futex")] // which lays the words out where this test writes
+fn a_forged_count_of_guards() {
+    let _watchdog = common::watch_alone("a_forged_count_of_guards");
+    let other = Shared::anonymous([Lock::new(0_u8), Lock::new(0)]).unwrap();
+    for listed in [false, true] {
+        let lock = Shared::anonymous(RwLock::new(1_u64)).unwrap();
+        let guard = lock.read().unwrap();
+        let held = listed.then(|| other[0].lock().unwrap());
+        for slot in 1..=32 {
+            common::scribble(&*lock, 64 * slot + 16, &u32::to_ne_bytes(5));
+        }
+        drop(guard);
+        assert!(matches!(lock.try_write(), Err(LockError::WouldDeadlock)), "it is this thread's");
+        for slot in 1..=32 {
+            common::scribble(&*lock, 64 * slot, &[0; 4]);
+        }
+        drop(lock);
+        let (one, two) = (other[1].lock().unwrap(), held.or_else(|| other[0].lock().ok()));
+        drop((one, two));
+    }
+}

@@ -168,6 +168,9 @@ impl Attachment {
         let mut table = table();
         table.bury();
         let remains = self.leave(&mut table);
+        if !keep && !table.has(self.start) {
+            robust::forget_within(self.start, self.len);
+        }
         if keep {
             core::mem::forget(memory);
         } else if let Some(remains) = remains.filter(Remains::any)
@@ -202,6 +205,12 @@ impl Attachment {
 }
 
 impl Table {
+    /// Whether memory that starts there is in use.
+    fn has(&self, start: usize) -> bool {
+        self.mappings.iter().any(|mapping| mapping.start == start)
+            || self.ranges.iter().any(|range| range.start == start)
+    }
+
     /// Unmaps what no thread has a token in any more.
     fn bury(&mut self) {
         self.graves.retain(|grave| grave.remains.any());

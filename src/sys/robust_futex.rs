@@ -275,6 +275,27 @@ fn store(address: usize, value: usize) {
     unsafe { core::ptr::with_exposed_provenance_mut::<usize>(address).write_volatile(value) };
 }
 
+/// Takes out of the calling thread's list what lies in memory that is about to go. Nothing does, unless a peer has written over
+/// a word that was held, or over the count of its guards.
+pub(crate) fn forget_within(start: usize, len: usize) {
+    let (head, tid) = KNOWN.get();
+    if head.is_null() {
+        return;
+    }
+    let me = Thread { head, tid };
+    let within = |entry: usize| entry.wrapping_sub(start) < len;
+    if within(me.head().pending.load(Relaxed)) {
+        me.end();
+    }
+    let listed = || {
+        HELD.with(|held| (0..HELD_LEN.get()).map(|i| held[i].get()).find(|&entry| within(entry)))
+    };
+    while let Some(entry) = listed() {
+        // SAFETY: a node in memory that is still mapped; `entry` is the address of its `next`.
+        me.unlink(unsafe { &*core::ptr::with_exposed_provenance::<Links>(entry - PREV_OFFSET) });
+    }
+}
+
 /// To be called in the child of a fork: its thread has another id, an empty list, and none of its parent's locks.
 pub(crate) fn forget_in_child() {
     let (head, _) = KNOWN.get();
