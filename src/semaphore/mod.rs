@@ -41,7 +41,7 @@
 //! # Death
 //! Permits have no owner: one that a process took before it was killed stays taken, as with POSIX and Python. An acquire
 //! takes effect at its exchange of the word, a release likewise. Killed between that and its wake, or woken and killed before it took:
-//! recovery wakes everybody. A sleeper that is killed leaves a stale bit.
+//! recovery wakes everybody; so that there is one, who releases to sleepers becomes a peer before. A sleeper that is killed leaves a stale bit.
 mod owned;
 
 pub use owned::{MAX_HOLDERS, OwnedPermit, OwnedSemaphore};

@@ -80,6 +80,17 @@ fn last_count_with_two_asleep() {
     Sweep { sleepers: &[waits, waits], after: Some(counts), ..sweep }.must_hold();
 }
 
+/// The same without help: what the victim has counted opens the latch, and wakes those who sleep.
+#[test]
+fn last_count_reaches_the_sleepers() {
+    let sweep = Sweep::new("latch: last count, no help", &counted, memory, counts_last, is_open);
+    let after: fn(&Shared<Latch>) -> Verdict = |world| match world.remaining() {
+        0 => Ok(()),
+        _ => counts(world),
+    };
+    Sweep { sleepers: &[waits, waits], after: Some(after), ..sweep }.must_hold();
+}
+
 #[test]
 fn what_a_member_owes_for_ever_is_caught() {
     let sweep = Sweep::new(
