@@ -7,20 +7,26 @@
 //! What is kept out of the inputs, since it is allowed to take long, or stands for what is known:
 //! - an owner of the control lock: a living thread that keeps it is waited for, ten seconds at most;
 //! - living threads of a dead process: they are waited for until they are dead as well;
+//! - an owner of a once cell: a living thread that makes the value is waited for, without a deadline;
 //! - after the open, patches of the header, which nobody reads any more.
 #![no_main]
 
 use arbitrary::Unstructured;
+use core::mem::offset_of;
 use core::ptr::NonNull;
 use libfuzzer_sys::fuzz_target;
+use outlast::latch::Member;
+use outlast::semaphore::{OwnedPermit, Permit};
 use outlast::{
-    Delivery, Event, FixedQueue, Loan, Lock, LockGuard, LockResult, OpenError, Options, Plain,
-    Queue, Ref, Shareable, Shared, Spin,
+    Barrier, Condition, Delivery, Event, FixedQueue, Latch, Loan, Lock, LockError, LockGuard,
+    LockResult, OnDeath, Once, OnceCell, OpenError, Options, OwnedSemaphore, Plain, Queue,
+    ReadGuard, ReentrantLock, ReentrantLockGuard, Ref, RwLock, Semaphore, Shareable, Shared, Spin,
+    WriteGuard,
 };
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt::Debug;
 use std::os::fd::AsRawFd as _;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 outlast::plain! {
@@ -38,6 +44,19 @@ outlast::shared! {
         pub auto: Event,
         pub queue: FixedQueue<u64, 4>,
         pub enums: FixedQueue<Kind, 3>,
+        pub semaphore: Semaphore,
+        pub bounded: Semaphore,
+        pub owned: OwnedSemaphore,
+        pub barrier: Barrier,
+        pub pair: Barrier,
+        pub latch: Latch,
+        pub gate: Latch,
+        pub once: Once,
+        pub cell: OnceCell<Kind>,
+        pub numbers: RwLock<u64>,
+        pub flags: RwLock<Kind>,
+        pub reentrant: ReentrantLock<Kind>,
+        pub condition: Condition,
     }
 }
 
@@ -104,8 +123,47 @@ impl Memory {
     }
 }
 
+/// Whether this thread holds something in that memory still, as after a guard was forgotten: a count of guards was written over, so that
+/// none of them was the last. If it holds nothing, nothing there may be in the kernel's list of what it holds: it would be written
+/// to after the memory has gone.
+fn holds_something_in(memory: &Memory) -> bool {
+    let mut head: *const [usize; 3] = core::ptr::null();
+    let mut len = 0_usize;
+    // SAFETY: writes a pointer and a length to two live variables.
+    let r = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut len) };
+    assert_eq!((r, len), (0, 24));
+    // SAFETY: this thread's list: its first node or itself, an offset, and the node that is on its way.
+    let [first, _, pending] = unsafe { head.read_volatile() };
+    let is_in = |node: usize| node.wrapping_sub(memory.base.addr().get()) < memory.len();
+    // (What is held in memory that had to stay is in the list as well.)
+    let mut nodes: Vec<usize> = [pending].into_iter().filter(|&node| is_in(node)).collect();
+    let mut node = first;
+    for _ in 0..2_000 {
+        if node == head.addr() {
+            break;
+        }
+        if is_in(node) {
+            nodes.push(node);
+        }
+        // SAFETY: the node's link, in memory that has not been freed.
+        node = unsafe { (node as *const usize).read_volatile() };
+    }
+    // SAFETY: takes nothing.
+    let me = unsafe { libc::gettid() }.cast_unsigned();
+    // The word is 32 bytes before.
+    let is_mine = |&node: &usize| memory.word(node - 32 - memory.base.addr().get()) & OWNER == me;
+    assert!(nodes.is_empty() || nodes.iter().any(is_mine), "what is not held is listed");
+    !nodes.is_empty()
+}
+
 impl Drop for Memory {
     fn drop(&mut self) {
+        if holds_something_in(self) {
+            // Then the memory has to stay.
+            static KEPT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+            KEPT.lock().expect("nobody panicked").push(self.base.addr().get());
+            return;
+        }
         // SAFETY: allocated with this layout; no thread but sentinels, which have ended, and this one, which has
         // left, has used it.
         unsafe { dealloc(self.base.as_ptr(), self.layout) };
@@ -136,6 +194,19 @@ fn everything() -> &'static [u8] {
                 auto: Event::auto(true),
                 queue: FixedQueue::new(),
                 enums: FixedQueue::new(),
+                semaphore: Semaphore::new(2),
+                bounded: Semaphore::bounded(3),
+                owned: OwnedSemaphore::new(3),
+                barrier: Barrier::new(1),
+                pair: Barrier::new(2),
+                latch: Latch::new(3),
+                gate: Latch::with(2, OnDeath::CountDown),
+                once: Once::new(),
+                cell: OnceCell::new(),
+                numbers: RwLock::new(7),
+                flags: RwLock::new(Kind::Draw),
+                reentrant: ReentrantLock::new(Kind::Draw),
+                condition: Condition::new(),
             };
             let (processes, threads) = (PROCESSES as u32, THREADS as u32);
             // SAFETY: `good` gives memory of that length (or none), which outlives the segment.
@@ -297,9 +368,17 @@ impl Target {
         }
         if all {
             (0..7).for_each(|what| (0..20).for_each(|how| step(what, how)));
+            (0..OTHERS).for_each(|what| (0..16).for_each(|how| step(LATER | what, how)));
         }
     }
 }
+
+/// Marks a step with one of the primitives that came later, so that older inputs mean what they meant.
+const LATER: u8 = 0x80;
+/// How many of those there are.
+const OTHERS: u8 = 13;
+/// So many guards of a kind are held from step to step, at most.
+const MOST: usize = 8;
 
 /// What is held from step to step.
 struct Held<'a, T: Plain> {
@@ -401,6 +480,191 @@ fn use_event(event: &Event, verb: u8) {
     }
 }
 
+fn keep<G>(held: &mut Vec<G>, verb: u8, guard: G) {
+    if verb & 0x40 != 0 && held.len() < MOST {
+        held.push(guard);
+    }
+}
+
+fn use_semaphore<'a>(semaphore: &'a Semaphore, held: &mut Vec<Permit<'a>>, verb: u8) {
+    let many = [0, 1, 2, 5, u32::MAX][usize::from(verb) % 5];
+    let mut hold = |permit: Option<Permit<'a>>| {
+        permit.into_iter().for_each(|permit| keep(held, verb, permit));
+    };
+    match verb % 11 {
+        0 => hold(semaphore.try_acquire()),
+        1 => hold(semaphore.try_acquire_many(many)),
+        2 => hold(semaphore.acquire_timeout(SOON).unwrap_or(None)),
+        3 => hold(semaphore.acquire_deadline(Instant::now()).unwrap_or(None)),
+        4 => hold(semaphore.acquire_many_timeout(many, SOON).unwrap_or(None)),
+        5 => hold(semaphore.acquire_many_deadline(many, Instant::now()).unwrap_or(None)),
+        6 => semaphore.release(many).unwrap_or(()),
+        7 => semaphore.release(1).unwrap_or(()),
+        8 => drop(held.pop()),
+        9 => held.pop().map_or((), Permit::forget),
+        _ => drop((semaphore.available().to_string(), format!("{semaphore:?}"))),
+    }
+}
+
+fn use_owned<'a>(semaphore: &'a OwnedSemaphore, held: &mut Vec<OwnedPermit<'a>>, verb: u8) {
+    let many = [0, 1, 2, 5, u32::MAX][usize::from(verb) % 5];
+    let mut hold = |permit: Option<OwnedPermit<'a>>| {
+        permit.into_iter().for_each(|permit| keep(held, verb, permit));
+    };
+    match verb % 9 {
+        0 => hold(semaphore.try_acquire().unwrap_or(None)),
+        1 => hold(semaphore.try_acquire_many(many).unwrap_or(None)),
+        2 => hold(semaphore.acquire_timeout(SOON).unwrap_or(None)),
+        3 => hold(semaphore.acquire_deadline(Instant::now()).unwrap_or(None)),
+        4 => hold(semaphore.acquire_many_timeout(many, SOON).unwrap_or(None)),
+        5 => drop(held.pop()),
+        6 => held.pop().map_or((), OwnedPermit::forget),
+        7 => drop(format!("{} {}", semaphore.available(), semaphore.permits())),
+        _ => drop(format!("{semaphore:?}")),
+    }
+}
+
+fn use_barrier(barrier: &Barrier, verb: u8) {
+    match verb % 7 {
+        0 => drop(barrier.wait_timeout(SOON).map_err(|error| error.to_string())),
+        1 => drop(barrier.wait_deadline(Instant::now()).map_err(|error| error.to_string())),
+        2 => barrier.abort(),
+        3 => barrier.reset(),
+        4 => barrier.leave().unwrap_or(()),
+        5 => drop(format!("{} {} {}", barrier.is_broken(), barrier.parties(), barrier.waiting())),
+        _ => drop(format!("{barrier:?}")),
+    }
+}
+
+fn use_latch<'a>(latch: &'a Latch, held: &mut Vec<Member<'a>>, verb: u8) {
+    let many = [0, 1, 2, 5, u32::MAX][usize::from(verb) % 5];
+    match verb % 9 {
+        0 => latch.count_down(many),
+        1 | 2 => latch.join(many).map_or((), |member| keep(held, verb | 0x40, member)),
+        3 => held.last().map_or((), Member::count_down),
+        4 => drop(held.pop()),
+        5 => latch.wait_timeout(SOON).unwrap_or(()),
+        6 => latch.wait_deadline(Instant::now()).unwrap_or(()),
+        7 => drop(format!("{} {}", latch.is_open(), latch.remaining())),
+        _ => drop(format!("{latch:?} {:?}", held.last().map(Member::owed))),
+    }
+}
+
+/// `is_free`: no living thread owns the cell's word, as far as it says.
+fn use_cell<T: Plain + Debug>(cell: &OnceCell<T>, value: T, is_free: bool, verb: u8) {
+    let seen = |value: &T| drop(format!("{value:?}"));
+    match verb % 8 {
+        0 => cell.get().map_or((), |value| value.map_or((), seen)),
+        1 => cell.wait_timeout(SOON).map_or((), |value| value.map_or((), seen)),
+        2 => cell.wait_deadline(Instant::now()).map_or((), |value| value.map_or((), seen)),
+        3 if is_free => cell.get_or_init(|| value).map_or((), seen),
+        4 if is_free => cell
+            .get_or_init(|| {
+                _ = cell.set(value); // would deadlock
+                value
+            })
+            .map_or((), seen),
+        5 if is_free => cell.set(value).unwrap_or(()),
+        6 => drop(cell.is_completed().to_string()),
+        _ => drop(format!("{cell:?}")),
+    }
+}
+
+/// Guards of a lock of many readers.
+struct Inside<'a, T: Plain> {
+    readers: Vec<ReadGuard<'a, T>>,
+    writer: Option<WriteGuard<'a, T>>,
+}
+
+fn use_rwlock<'a, T: Plain + Debug>(
+    lock: &'a RwLock<T>,
+    held: &mut Inside<'a, T>,
+    value: T,
+    verb: u8,
+) {
+    let mut read = |taken: Result<ReadGuard<'a, T>, LockError<ReadGuard<'a, T>>>| {
+        if let Some(guard) = taken.map_or_else(LockError::into_guard, Some) {
+            drop(format!("{guard:?}"));
+            keep(&mut held.readers, verb, guard);
+        }
+    };
+    let write = |taken: Result<WriteGuard<'a, T>, LockError<WriteGuard<'a, T>>>| {
+        taken.map_or_else(LockError::into_guard, Some).map(|mut guard| {
+            drop(format!("{guard:?}"));
+            *guard = value;
+            if verb & 0x80 != 0 {
+                WriteGuard::mark_consistent(&mut guard);
+            }
+            _ = lock.try_read(); // would deadlock
+            guard
+        })
+    };
+    let mut hold = |guard: Option<WriteGuard<'a, T>>| {
+        if verb & 0x40 != 0 && guard.is_some() {
+            held.writer = guard;
+        }
+    };
+    match verb % 11 {
+        0 => read(lock.try_read()),
+        1 => read(lock.read_timeout(SOON)),
+        2 => read(lock.read_deadline(Instant::now())),
+        3 => hold(write(lock.try_write())),
+        4 => hold(write(lock.write_timeout(SOON))),
+        5 => hold(write(lock.write_deadline(Instant::now()))),
+        6 => drop(held.readers.pop()),
+        7 => held.writer = None,
+        8 => held.writer.take().map_or((), |guard| {
+            keep(&mut held.readers, 0x40, WriteGuard::downgrade(guard));
+        }),
+        9 => lock.clear_poison(),
+        _ => drop((lock.is_poisoned(), lock.poison_cause(), format!("{lock:?}"))),
+    }
+}
+
+fn use_reentrant<'a, T: Plain + Debug>(
+    lock: &'a ReentrantLock<T>,
+    held: &mut Vec<ReentrantLockGuard<'a, T>>,
+    value: T,
+    verb: u8,
+) {
+    let mut hold = |taken: Result<_, LockError<ReentrantLockGuard<'a, T>>>| {
+        if let Some(guard) = taken.map_or_else(LockError::into_guard, Some) {
+            drop(format!("{guard:?} {:?} {}", guard.get(), guard.depth()));
+            guard.set(value);
+            _ = guard.update(|seen| seen);
+            if verb & 0x80 != 0 {
+                guard.mark_consistent();
+            }
+            keep(held, verb, guard);
+        }
+    };
+    match verb % 6 {
+        0 => hold(lock.try_lock()),
+        1 => hold(lock.lock_timeout(SOON)),
+        2 => hold(lock.lock_deadline(Instant::now())),
+        3 => lock.clear_poison(),
+        4 => drop(held.pop()),
+        _ => drop((lock.is_poisoned(), lock.poison_cause(), format!("{lock:?}"))),
+    }
+}
+
+fn use_condition(condition: &Condition, all: &Everything, verb: u8) {
+    let flag = || all.flag.lock_timeout(SOON).map_or_else(LockError::into_guard, Some);
+    let reentrant = || all.reentrant.lock_timeout(SOON).map_or_else(LockError::into_guard, Some);
+    match verb % 8 {
+        0 => condition.notify_one(),
+        1 => condition.notify(verb.into()),
+        2 => condition.notify_all(),
+        3 => flag().map_or((), |guard| drop(condition.wait_timeout(guard, SOON))),
+        4 => reentrant().map_or((), |guard| drop(condition.wait_timeout(guard, SOON))),
+        5 => flag().map_or((), |guard| {
+            drop(condition.wait_timeout_while(guard, SOON, |&mut kind| kind == Kind::Draw));
+        }),
+        6 => flag().map_or((), |guard| drop(condition.wait_deadline(guard, Instant::now()))),
+        _ => drop(format!("{condition:?}")),
+    }
+}
+
 impl<T: Plain> Held<'_, T> {
     fn nothing() -> Self {
         Held { deliveries: Vec::new(), loans: Vec::new(), refs: Vec::new() }
@@ -428,7 +692,31 @@ fn hostile(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         let (mut numbers, mut enums) = (Held::nothing(), Held::nothing());
         let (mut number, mut flag) = (None, None);
         let kind = |how: u8| if how & 1 == 0 { Kind::Draw } else { Kind::Erase };
+        let (mut permits, mut owned, mut members) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut levels, mut gate) = (Vec::new(), Vec::new());
+        let mut inside = Inside { readers: Vec::new(), writer: None };
+        let mut flags = Inside { readers: Vec::new(), writer: None };
+        let is_free = |at: usize| {
+            let owner = target.memory.word(target.value.0 + at) & OWNER;
+            owner == 0 || owner == UNPLACED
+        };
+        let mut later = |what: u8, how: u8| match what % OTHERS {
+            0 => use_semaphore(&shared.semaphore, &mut permits, how),
+            1 => use_semaphore(&shared.bounded, &mut permits, how),
+            2 => use_owned(&shared.owned, &mut owned, how),
+            3 => use_barrier(&shared.barrier, how),
+            4 => use_barrier(&shared.pair, how),
+            5 => use_latch(&shared.latch, &mut members, how),
+            6 => use_latch(&shared.gate, &mut gate, how),
+            7 => use_cell(&shared.once, (), is_free(offset_of!(Everything, once)), how),
+            8 => use_cell(&shared.cell, kind(how), is_free(offset_of!(Everything, cell)), how),
+            9 => use_rwlock(&shared.numbers, &mut inside, how.into(), how),
+            10 => use_rwlock(&shared.flags, &mut flags, kind(how), how),
+            11 => use_reentrant(&shared.reentrant, &mut levels, kind(how), how),
+            _ => use_condition(&shared.condition, &shared, how),
+        };
         target.play(input, all, |what, how| match what % 8 {
+            _ if what & LATER != 0 => later(what & !LATER, how),
             0 => use_lock(&shared.lock, &mut number, how.into(), how),
             1 => use_lock(&shared.flag, &mut flag, kind(how), how),
             2 => use_event(&shared.manual, how),
