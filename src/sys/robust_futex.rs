@@ -133,6 +133,7 @@ impl Thread {
         if !EAGER.load(Relaxed) {
             FAST.set((head, tid));
         }
+        super::thread::first_use();
         Ok(Thread { head, tid })
     }
 

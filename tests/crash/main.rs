@@ -4,6 +4,8 @@
 
 #[cfg(feature = "futex")]
 mod barrier;
+#[cfg(feature = "futex")]
+mod condition;
 mod controls;
 mod heir;
 #[cfg(feature = "futex")]

@@ -1,4 +1,5 @@
 //! Sweeps of `ReentrantLock`.
+use crate::heir::Heir;
 use crate::stepper::PATIENCE;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
@@ -95,6 +96,33 @@ fn reentrant_unlock_with_sleepers() {
 fn reentrant_unlock_with_a_sleeper_and_a_late_arrival() {
     let sweep = sweep("reentrant: unlock, unlock; one asleep, late arrival", unlocks_twice);
     Sweep { sleepers: &[lock_it], late: Some(lock_it), ..sweep }.must_hold();
+}
+
+fn heir(name: &str, barger: bool) {
+    let lock: Operation<World> = |world| {
+        let outer = match world.lock() {
+            Ok(guard) => guard,
+            Err(error) => error.into_guard().expect("taken"),
+        };
+        outer.mark_consistent();
+        let inner = world.lock().expect("its own");
+        Box::new(move || drop((outer, inner)))
+    };
+    let prepare = |world: &World| {
+        Spin::Never.set();
+        drop(world.try_lock()); // somebody has it
+    };
+    Heir { name, world: &world, memory, prepare, lock, barger }.must_hold();
+}
+
+#[test]
+fn reentrant_the_woken_heir_dies() {
+    heir("reentrant: heir", false);
+}
+
+#[test]
+fn reentrant_the_woken_heir_dies_while_a_barger_holds() {
+    heir("reentrant: heir, barger", true);
 }
 
 #[test]
