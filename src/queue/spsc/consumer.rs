@@ -231,7 +231,7 @@ fn slice<T: Plain>(slots: &[Slot<T>]) -> &[T] {
 
 impl<T: Plain> fmt::Debug for Consumer<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Consumer").field("ring", self.ring()).finish_non_exhaustive()
+        f.debug_struct("Consumer").field("ring", &self.ring()).finish_non_exhaustive()
     }
 }
 

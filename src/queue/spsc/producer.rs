@@ -250,7 +250,7 @@ fn slice<T: Plain>(slots: &[Slot<T>]) -> &mut [T] {
 
 impl<T: Plain> fmt::Debug for Producer<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Producer").field("ring", self.ring()).finish_non_exhaustive()
+        f.debug_struct("Producer").field("ring", &self.ring()).finish_non_exhaustive()
     }
 }
 
