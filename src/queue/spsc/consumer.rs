@@ -102,7 +102,8 @@ impl<'a, T: Plain> Consumer<'a, T> {
         if most == 0 {
             return Ok(0);
         }
-        let n = self.end.room_until(Deadline::NEVER)?.min(most);
+        let room = self.end.room_until(Deadline::NEVER)?;
+        let n = self.end.most(room, most)?;
         to.reserve(n);
         let (first, second) = self.end.runs(n);
         let before = to.len();
@@ -122,7 +123,8 @@ impl<'a, T: Plain> Consumer<'a, T> {
     /// As [`recv`](Self::recv).
     pub fn read_chunk(&mut self, most: usize) -> Result<ReadChunk<'_, 'a, T>, RecvError> {
         let room = self.end.room_until(Deadline::NEVER)?;
-        let len = self.valid(room.min(most)).map_err(RecvError::Failed)?;
+        let len = self.end.most(room, most)?;
+        let len = self.valid(len).map_err(RecvError::Failed)?;
         Ok(ReadChunk { end: &mut self.end, len })
     }
 
@@ -132,7 +134,8 @@ impl<'a, T: Plain> Consumer<'a, T> {
     /// As [`try_recv`](Self::try_recv).
     pub fn try_read_chunk(&mut self, most: usize) -> Result<ReadChunk<'_, 'a, T>, TryRecvError> {
         let room = self.end.room()?;
-        let len = self.valid(room.min(most)).map_err(TryRecvError::Failed)?;
+        let len = self.end.most(room, most)?;
+        let len = self.valid(len).map_err(TryRecvError::Failed)?;
         Ok(ReadChunk { end: &mut self.end, len })
     }
 

@@ -91,6 +91,11 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
         }
     }
 
+    /// Of the room that there is, what `want` asks for at most; if less is known of, looks for more.
+    pub(super) fn most(&self, room: usize, want: usize) -> Result<usize, Nothing> {
+        Ok(if room < want { self.refresh()?.min(want) } else { want })
+    }
+
     #[inline(always)]
     fn known(&self) -> usize {
         // Never more than the capacity: `refresh` has seen to it.

@@ -115,8 +115,10 @@ impl<'a, T: Plain> Producer<'a, T> {
     pub fn send_batch(&self, messages: &[T]) -> Result<(), SendError<usize>> {
         let mut sent = 0;
         while sent < messages.len() {
-            match self.end.room_until(Deadline::NEVER) {
-                Ok(room) => sent += self.put_many(&messages[sent..], room),
+            let left = &messages[sent..];
+            let room = self.end.room_until(Deadline::NEVER);
+            match room.and_then(|room| self.end.most(room, left.len())) {
+                Ok(room) => sent += self.put_many(&left[..room]),
                 Err(nothing) => return Err(SendError::from(nothing, sent)),
             }
         }
@@ -131,8 +133,9 @@ impl<'a, T: Plain> Producer<'a, T> {
         if messages.is_empty() {
             return Ok(0);
         }
-        let room = self.end.room().map_err(|nothing| TrySendError::from(nothing, ()))?;
-        Ok(self.put_many(messages, room))
+        let room = self.end.room().and_then(|room| self.end.most(room, messages.len()));
+        let room = room.map_err(|nothing| TrySendError::from(nothing, ()))?;
+        Ok(self.put_many(&messages[..room]))
     }
 
     /// Takes up to `most` free slots to be written in place, waiting for one as long as it takes.
@@ -141,8 +144,9 @@ impl<'a, T: Plain> Producer<'a, T> {
     /// As [`send`](Self::send).
     pub fn write_chunk(&mut self, most: usize) -> Result<WriteChunk<'_, 'a, T>, SendError<()>> {
         let room = self.end.room_until(Deadline::NEVER);
-        let room = room.map_err(|nothing| SendError::from(nothing, ()))?;
-        Ok(WriteChunk { end: &mut self.end, len: room.min(most) })
+        let len = room.and_then(|room| self.end.most(room, most));
+        let len = len.map_err(|nothing| SendError::from(nothing, ()))?;
+        Ok(WriteChunk { end: &mut self.end, len })
     }
 
     /// Takes up to `most` free slots to be written in place. Never blocks.
@@ -153,8 +157,9 @@ impl<'a, T: Plain> Producer<'a, T> {
         &mut self,
         most: usize,
     ) -> Result<WriteChunk<'_, 'a, T>, TrySendError<()>> {
-        let room = self.end.room().map_err(|nothing| TrySendError::from(nothing, ()))?;
-        Ok(WriteChunk { end: &mut self.end, len: room.min(most) })
+        let len = self.end.room().and_then(|room| self.end.most(room, most));
+        let len = len.map_err(|nothing| TrySendError::from(nothing, ()))?;
+        Ok(WriteChunk { end: &mut self.end, len })
     }
 
     /// Closes the ring for good: see [`Ring::close`].
@@ -168,10 +173,11 @@ impl<'a, T: Plain> Producer<'a, T> {
         self.end.advance(1);
     }
 
-    fn put_many(&self, messages: &[T], room: usize) -> usize {
-        let n = room.min(messages.len());
+    /// As many as there is room for.
+    fn put_many(&self, messages: &[T]) -> usize {
+        let n = messages.len();
         let (first, second) = self.end.runs(n);
-        let (to_first, to_second) = messages[..n].split_at(first.len());
+        let (to_first, to_second) = messages.split_at(first.len());
         first.iter().zip(to_first).for_each(|(slot, message)| write(slot, *message));
         second.iter().zip(to_second).for_each(|(slot, message)| write(slot, *message));
         self.end.advance(n);
