@@ -251,7 +251,7 @@ fn rtrb_stream<const WORDS: usize>(contest: &mut Contest<'_>) {
             let mut from = ends().1.take().expect("one receiver");
             move || until(|| from.pop().ok())[0]
         };
-        stream(World::Threads, pairs, messages, sender, receiver)
+        stream(World::Threads, 1, messages, sender, receiver)
     });
 }
 

@@ -110,7 +110,9 @@ fn sends_two(world: &World) -> Box<dyn FnOnce() + '_> {
 fn sends_a_batch(world: &World) -> Box<dyn FnOnce() + '_> {
     warm();
     let producer = world.producer().expect("free");
-    Box::new(move || drop(producer.send_batch(&[0, 1])))
+    Box::new(move || {
+        producer.send_batch(&[0, 1]).ok();
+    })
 }
 
 fn sends_a_chunk(world: &World) -> Box<dyn FnOnce() + '_> {
@@ -119,7 +121,7 @@ fn sends_a_chunk(world: &World) -> Box<dyn FnOnce() + '_> {
     Box::new(move || {
         let Ok(mut chunk) = producer.write_chunk(2) else { return };
         chunk.as_mut_slices().0.copy_from_slice(&[0, 1]);
-        drop(chunk.commit(2));
+        chunk.commit(2).ok();
     })
 }
 
@@ -129,7 +131,7 @@ fn comes_sends_and_goes(world: &World) -> Box<dyn FnOnce() + '_> {
     drop(world.consumer()); // known to the segment
     Box::new(|| {
         if let Ok(producer) = world.producer() {
-            drop(producer.send_batch(&[0, 1]));
+            producer.send_batch(&[0, 1]).ok();
         }
     })
 }
@@ -167,14 +169,20 @@ fn spsc_senders_with_an_heir_asleep() {
 fn receives_two(world: &World) -> Box<dyn FnOnce() + '_> {
     warm();
     let consumer = world.consumer().expect("free");
-    Box::new(move || (0..2).for_each(|_| drop(consumer.recv())))
+    Box::new(move || {
+        (0..2).for_each(|_| {
+            consumer.recv().ok();
+        })
+    })
 }
 
 fn receives_a_batch(world: &World) -> Box<dyn FnOnce() + '_> {
     warm();
     let consumer = world.consumer().expect("free");
     let mut messages = Vec::with_capacity(4);
-    Box::new(move || drop(consumer.recv_batch(&mut messages, 2)))
+    Box::new(move || {
+        consumer.recv_batch(&mut messages, 2).ok();
+    })
 }
 
 fn receives_a_chunk(world: &World) -> Box<dyn FnOnce() + '_> {
@@ -182,7 +190,7 @@ fn receives_a_chunk(world: &World) -> Box<dyn FnOnce() + '_> {
     let mut consumer = world.consumer().expect("free");
     Box::new(move || {
         if let Ok(chunk) = consumer.read_chunk(2) {
-            drop(chunk.consume(2));
+            chunk.consume(2).ok();
         }
     })
 }
@@ -235,7 +243,7 @@ fn spsc_woken_receiver() {
     let sweep = Sweep::new("spsc: the woken receiver", &empty, memory, receives_two, carries_on);
     let wake: fn(&World) = |world| {
         warm();
-        drop(world.producer().map(|producer| producer.send_batch(&[0, 1])));
+        world.producer().map(|producer| producer.send_batch(&[0, 1]).ok()).ok();
     };
     Sweep { wake: Some(wake), ..sweep }.must_hold();
 }
@@ -246,7 +254,9 @@ fn spsc_receiver_that_gives_up() {
     let gives_up: Operation<World> = |world| {
         warm();
         let consumer = world.consumer().expect("free");
-        Box::new(move || drop(consumer.recv_timeout(Duration::from_micros(1))))
+        Box::new(move || {
+            consumer.recv_timeout(Duration::from_micros(1)).ok();
+        })
     };
     Sweep::new("spsc: recv_timeout", &empty, memory, gives_up, carries_on).must_hold();
 }
