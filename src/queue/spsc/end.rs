@@ -30,6 +30,8 @@ pub(super) struct End<'a, T: Plain, const SENDS: bool> {
     pub(super) inherited: bool,
     /// Pauses before an end that has found nothing looks again.
     pause: Cell<u32>,
+    /// How often it has waited.
+    waits: Cell<u32>,
     /// The next message to write or read.
     at: Cell<u64>,
     /// The first that is not ours to write or read, as far as is known.
@@ -40,6 +42,10 @@ pub(super) struct End<'a, T: Plain, const SENDS: bool> {
 
 /// As many pauses, 1.7 microseconds or so: the line of the other end's position then moves once for many messages.
 const LONGEST: u32 = 64;
+/// An end that never rests would not learn that it pays: now and then it tries so many pauses.
+const TRIAL: u32 = 4;
+/// One wait in so many is a trial.
+const TRIALS: u32 = 32;
 
 impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
     /// For a role that was just taken: where the last owner's last commit left it.
@@ -53,6 +59,7 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
             forks,
             inherited,
             pause: Cell::new(0),
+            waits: Cell::new(0),
             at: Cell::new(at),
             bound: Cell::new(at),
             index: Cell::new(index.unwrap_or(0)),
@@ -153,7 +160,11 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
     #[cold]
     #[inline(never)]
     fn wait(&self, deadline: Deadline) -> Result<usize, Nothing> {
-        let room = self.rest(deadline).unwrap_or_else(|| {
+        let waits = self.waits.get().wrapping_add(1);
+        self.waits.set(waits);
+        let least = if waits.is_multiple_of(TRIALS) { TRIAL } else { 0 };
+        let pause = self.pause.get().max(least);
+        let room = self.rest(pause, deadline).unwrap_or_else(|| {
             let look = || match self.look() {
                 Err(Nothing::Now) => None,
                 done => Some(done),
@@ -162,18 +173,17 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
         });
         if let Ok(room) = room {
             // More than one came in that time: they will again, and for a longer rest the line moves less often.
-            let pause = self.pause.get();
             self.pause.set(if room > 1 { (2 * pause + 1).min(LONGEST) } else { pause / 2 });
         }
         room
     }
 
     /// Does not look at once, if that paid off lately.
-    fn rest(&self, deadline: Deadline) -> Option<Result<usize, Nothing>> {
+    fn rest(&self, pause: u32, deadline: Deadline) -> Option<Result<usize, Nothing>> {
         if !SPINS || deadline.remaining().is_some_and(|left| left.is_zero()) {
             return None;
         }
-        (0..self.pause.get()).for_each(|_| crate::sync::spin_loop());
+        (0..pause).for_each(|_| crate::sync::spin_loop());
         match self.look() {
             Err(Nothing::Now) => None,
             done => Some(done),
