@@ -109,23 +109,20 @@ fn round_trips(contest: &mut Contest<'_>) {
     });
     contest.counted("outlast spsc::Ring, ends kept (threads)", |trips| {
         let rings = [(); 2].map(|()| ring::<8>());
-        let began = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let (producer, consumer) =
-                    (rings[1].producer().expect("free"), rings[0].consumer().expect("free"));
-                (0..trips)
-                    .for_each(|_| producer.send(consumer.recv().expect("open")).expect("open"));
-            });
+        support::group::threads(2, None, |i, stage| {
             let (producer, consumer) =
-                (rings[0].producer().expect("free"), rings[1].consumer().expect("free"));
-            let began = std::time::Instant::now();
+                (rings[i].producer().expect("free"), rings[1 - i].consumer().expect("free"));
+            stage.start();
             for _ in 0..trips {
-                producer.send([7; 8]).expect("open");
-                consumer.recv().expect("open");
+                if i == 0 {
+                    producer.send([7; 8]).expect("open");
+                    consumer.recv().expect("open");
+                } else {
+                    producer.send(consumer.recv().expect("open")).expect("open");
+                }
             }
-            began
-        });
-        support::Outcome { operations: trips, time: began.elapsed(), disturbed: false }
+            if i == 0 { trips } else { 0 }
+        })
     });
 }
 
