@@ -246,6 +246,7 @@ impl<T: Plain> WriteChunk<'_, '_, T> {
 }
 
 #[expect(unsafe_code, reason = "slots belong to one end at a time")]
+#[expect(clippy::mut_from_ref, reason = "the slots are cells")]
 fn slice<T: Plain>(slots: &[Slot<T>]) -> &mut [T] {
     const { assert!(size_of::<Slot<T>>() == size_of::<T>()) }
     let at = slots.as_ptr().cast_mut().cast::<T>();
