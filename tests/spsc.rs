@@ -391,7 +391,9 @@ fn foreign_bytes() {
     let words = std::ptr::from_ref::<Ring<u64>>(&ring).cast::<AtomicU32>();
     for word in [0, 32] {
         // SAFETY: the positions of the ring, each at the start of 128 bytes.
-        unsafe { &*words.add(word) }.store(77, SeqCst);
+        let position = unsafe { words.add(word) };
+        // SAFETY: an atomic of the ring, which lives.
+        unsafe { &*position }.store(77, SeqCst);
     }
     assert_eq!(consumer.try_recv(), Err(TryRecvError::Failed(Fault::Corrupt)));
     assert_eq!(consumer.recv(), Err(RecvError::Failed(Fault::Corrupt)));
@@ -409,7 +411,9 @@ fn values_are_checked() {
         let end = std::ptr::from_ref::<Ring<Kind>>(&ring).cast::<u8>().cast_mut();
         let slots = size_of::<FixedRing<Kind, 1>>() - 128;
         // SAFETY: the slots are the last 4 bytes, padded to 128; nobody else is at them.
-        unsafe { end.add(slots + i).write(9) };
+        let at = unsafe { end.add(slots + i) };
+        // SAFETY: a byte of a slot.
+        unsafe { at.write(9) };
     };
     producer.send_batch(&[Kind::Draw, Kind::Erase, Kind::Draw]).unwrap();
     spoil(1);
