@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "gives references to a value that lies in a checked mapping")]
 use crate::error::{Fault, OpenError};
 use crate::queue::Queue;
+use crate::queue::spsc::Ring;
 use crate::segment::Attachment;
 use crate::segment::header::{self, Expected, Geometry, Lifetime, Spec};
 use crate::segment::memory::Memory;
@@ -241,6 +242,26 @@ impl Options {
         self.make(Home::Named(name), capacity, |_| {})
     }
 
+    /// As [`Shared::anonymous_ring`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn anonymous_ring<T: Plain>(self, capacity: usize) -> Result<Shared<Ring<T>>, OpenError> {
+        self.make(Home::Anonymous, capacity, |_| {})
+    }
+
+    /// As [`Shared::create_ring`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn create_ring<T: Plain>(
+        self,
+        name: &str,
+        capacity: usize,
+    ) -> Result<Shared<Ring<T>>, OpenError> {
+        self.make(Home::Named(name), capacity, |_| {})
+    }
+
     /// Makes a segment in memory of the caller's, for example of a `shared_memory::Shmem`.
     ///
     /// # Errors
@@ -381,6 +402,24 @@ impl<T: Plain> Shared<Queue<T>> {
     /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
     pub fn create_queue(name: &str, capacity: usize) -> Result<Self, OpenError> {
         Options::new().create_queue(name, capacity)
+    }
+}
+
+impl<T: Plain> Shared<Ring<T>> {
+    /// A new ring of `capacity` messages (1 to 4,294,967,295) in memory without a name.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
+    pub fn anonymous_ring(capacity: usize) -> Result<Self, OpenError> {
+        Options::new().anonymous_ring(capacity)
+    }
+
+    /// A new ring of `capacity` messages (1 to 4,294,967,295) that others open by `name`.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
+    pub fn create_ring(name: &str, capacity: usize) -> Result<Self, OpenError> {
+        Options::new().create_ring(name, capacity)
     }
 }
 

@@ -6,6 +6,7 @@ mod support;
 
 use core::hint::{black_box, spin_loop};
 use crossbeam_queue::ArrayQueue;
+use outlast::spsc::Ring;
 use outlast::{Event, Lock, Queue, RwLock, Shared, Spin};
 use raw_sync::Timeout;
 use raw_sync::events::{EventImpl, EventInit, EventState};
@@ -20,6 +21,13 @@ use support::{ALONE, Bench, Contest, Effort, Outcome, TOGETHER};
 const CAPACITY: usize = 1_024;
 
 type Message<const WORDS: usize> = [u64; WORDS];
+
+/// Messages in a batch.
+const BATCH: usize = 64;
+
+fn ring<const WORDS: usize>() -> Shared<Ring<Message<WORDS>>> {
+    Shared::<Ring<_>>::anonymous_ring(CAPACITY).expect("memory")
+}
 
 fn queue<const WORDS: usize>() -> Shared<Queue<Message<WORDS>>> {
     Shared::<Queue<_>>::anonymous_queue(CAPACITY).expect("memory")
@@ -318,21 +326,90 @@ fn streams<const WORDS: usize>(contest: &mut Contest<'_>, pairs: usize) {
         stream(World::Threads, pairs, messages, sender, receiver)
     });
     if pairs == 1 {
-        contest.counted("rtrb, one to one only (threads)", move |messages| {
-            let (to, from) = rtrb::RingBuffer::<Message<WORDS>>::new(CAPACITY);
-            let ends = Mutex::new((Some(to), Some(from)));
-            let ends = || ends.lock().expect("nobody panicked");
+        rtrb_stream::<WORDS>(contest);
+    }
+}
+
+fn rtrb_stream<const WORDS: usize>(contest: &mut Contest<'_>) {
+    contest.counted("rtrb, one to one only (threads)", move |messages| {
+        let (to, from) = rtrb::RingBuffer::<Message<WORDS>>::new(CAPACITY);
+        let ends = Mutex::new((Some(to), Some(from)));
+        let ends = || ends.lock().expect("nobody panicked");
+        let sender = || {
+            let mut to = ends().0.take().expect("one sender");
+            move |number| until(|| to.push([number; WORDS]).ok())
+        };
+        let receiver = || {
+            let mut from = ends().1.take().expect("one receiver");
+            move || until(|| from.pop().ok())[0]
+        };
+        stream(World::Threads, 1, messages, sender, receiver)
+    });
+}
+
+/// Ends of one kind, one of each.
+fn ring_streams<const WORDS: usize>(contest: &mut Contest<'_>) {
+    for (name, world) in
+        [("outlast spsc::Ring", World::Processes), ("outlast spsc::Ring (threads)", World::Threads)]
+    {
+        contest.counted(name, move |messages| {
+            let ring = ring::<WORDS>();
             let sender = || {
-                let mut to = ends().0.take().expect("one sender");
-                move |number| until(|| to.push([number; WORDS]).ok())
+                let producer = ring.producer().expect("free");
+                move |number| producer.send([number; WORDS]).expect("open")
             };
             let receiver = || {
-                let mut from = ends().1.take().expect("one receiver");
-                move || until(|| from.pop().ok())[0]
+                let consumer = ring.consumer().expect("free");
+                move || consumer.recv().expect("open")[0]
             };
-            stream(World::Threads, pairs, messages, sender, receiver)
+            stream(world, 1, messages, sender, receiver)
         });
     }
+    contest.counted("outlast spsc::Ring, chunks of 64 (threads)", move |messages| {
+        let ring = ring::<WORDS>();
+        let sender = || {
+            let mut producer = ring.producer().expect("free");
+            let mut waiting = Vec::with_capacity(BATCH);
+            move |number| {
+                waiting.push([number; WORDS]);
+                if waiting.len() == BATCH || number == u64::MAX {
+                    let mut sent = 0;
+                    while sent < waiting.len() {
+                        let mut chunk = producer.write_chunk(waiting.len() - sent).expect("open");
+                        let n = chunk.len();
+                        let (first, second) = chunk.as_mut_slices();
+                        let (to_first, to_second) = waiting[sent..sent + n].split_at(first.len());
+                        first.copy_from_slice(to_first);
+                        second.copy_from_slice(to_second);
+                        chunk.commit(n).expect("open");
+                        sent += n;
+                    }
+                    waiting.clear();
+                }
+            }
+        };
+        let receiver = || {
+            let consumer = ring.consumer().expect("free");
+            let (mut there, mut next) = (Vec::with_capacity(BATCH), 0);
+            move || {
+                if next == there.len() {
+                    there.clear();
+                    next = 0;
+                    consumer.recv_batch(&mut there, BATCH).expect("open");
+                }
+                next += 1;
+                there[next - 1][0]
+            }
+        };
+        stream(World::Threads, 1, messages, sender, receiver)
+    });
+    rtrb_stream::<WORDS>(contest);
+    contest.counted("crossbeam ArrayQueue (threads)", move |messages| {
+        let queue = ArrayQueue::<Message<WORDS>>::new(CAPACITY);
+        let sender = || |number| until(|| queue.push([number; WORDS]).ok());
+        let receiver = || || until(|| queue.pop())[0];
+        stream(World::Threads, 1, messages, sender, receiver)
+    });
 }
 
 fn main() {
@@ -348,4 +425,7 @@ fn main() {
     bench.contest("stream, 64 B, 1 to 1", TOGETHER, 11, |contest| streams::<8>(contest, 1));
     bench.contest("stream, 8 B, 2 to 2", TOGETHER, 11, |contest| streams::<1>(contest, 2));
     bench.contest("stream, 64 B, 2 to 2", TOGETHER, 11, |contest| streams::<8>(contest, 2));
+    bench.contest("ring, stream of 8 B", TOGETHER, 11, ring_streams::<1>);
+    bench.contest("ring, stream of 64 B", TOGETHER, 11, ring_streams::<8>);
+    bench.contest("ring, stream of 1 KiB", TOGETHER, 11, ring_streams::<128>);
 }

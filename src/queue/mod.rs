@@ -67,6 +67,7 @@
 mod cells;
 mod error;
 mod ring;
+pub mod spsc;
 
 pub use cells::{Delivery, IN_FLIGHT, Loan, Ref};
 pub use error::{

@@ -18,6 +18,8 @@ mod reentrant;
 mod rwlock;
 #[cfg(feature = "futex")]
 mod semaphore;
+#[cfg(feature = "futex")]
+mod spsc;
 mod stepper;
 mod sweep;
 mod sweeps;

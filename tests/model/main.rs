@@ -20,6 +20,7 @@ mod queue;
 mod reentrant;
 mod rwlock;
 mod semaphore;
+mod spsc;
 
 use core::time::Duration;
 use loom::model::Builder;

@@ -1,0 +1,148 @@
+//! What a ring between one producer and one consumer costs: in one thread, as a stream and as a round trip.
+mod support;
+
+use criterion::Criterion;
+use outlast::spsc::Ring;
+use outlast::{Queue, Shared};
+use support::scenes::{World, ping_pong, stream};
+use support::{ALONE, Bench, Contest, TOGETHER};
+
+const CAPACITY: usize = 1_024;
+/// Messages in a batch.
+const BATCH: usize = 64;
+
+type Message<const WORDS: usize> = [u64; WORDS];
+
+fn ring<const WORDS: usize>() -> Shared<Ring<Message<WORDS>>> {
+    Shared::<Ring<_>>::anonymous_ring(CAPACITY).expect("memory")
+}
+
+fn alone(contest: &mut Contest<'_>) {
+    let ours = ring::<1>();
+    contest.alone("outlast spsc::Ring", move |n| {
+        let (producer, consumer) = (ours.producer().expect("free"), ours.consumer().expect("free"));
+        for i in 0..n {
+            producer.send([i]).expect("open");
+            assert_eq!(consumer.recv(), Ok([i]));
+        }
+    });
+    let queue = Shared::<Queue<Message<1>>>::anonymous_queue(CAPACITY).expect("memory");
+    contest.alone("outlast::Queue", move |n| {
+        for i in 0..n {
+            queue.send([i]).expect("open");
+            assert_eq!(queue.recv(), Ok([i]));
+        }
+    });
+}
+
+fn streams<const WORDS: usize>(contest: &mut Contest<'_>) {
+    for (name, world) in
+        [("outlast spsc::Ring", World::Processes), ("outlast spsc::Ring (threads)", World::Threads)]
+    {
+        contest.counted(name, move |messages| {
+            let ring = ring::<WORDS>();
+            let sender = || {
+                let producer = ring.producer().expect("free");
+                move |number| producer.send([number; WORDS]).expect("open")
+            };
+            let receiver = || {
+                let consumer = ring.consumer().expect("free");
+                move || consumer.recv().expect("open")[0]
+            };
+            stream(world, 1, messages, sender, receiver)
+        });
+    }
+    contest.counted("outlast spsc::Ring, chunks of 64 (threads)", move |messages| {
+        let ring = ring::<WORDS>();
+        let sender = || {
+            let mut producer = ring.producer().expect("free");
+            let mut waiting = Vec::with_capacity(BATCH);
+            move |number| {
+                waiting.push([number; WORDS]);
+                if waiting.len() == BATCH || number == u64::MAX {
+                    let mut sent = 0;
+                    while sent < waiting.len() {
+                        let mut chunk = producer.write_chunk(waiting.len() - sent).expect("open");
+                        let n = chunk.len();
+                        let (first, second) = chunk.as_mut_slices();
+                        let (to_first, to_second) = waiting[sent..sent + n].split_at(first.len());
+                        first.copy_from_slice(to_first);
+                        second.copy_from_slice(to_second);
+                        chunk.commit(n).expect("open");
+                        sent += n;
+                    }
+                    waiting.clear();
+                }
+            }
+        };
+        let receiver = || {
+            let consumer = ring.consumer().expect("free");
+            let (mut there, mut next) = (Vec::with_capacity(BATCH), 0);
+            move || {
+                if next == there.len() {
+                    there.clear();
+                    next = 0;
+                    consumer.recv_batch(&mut there, BATCH).expect("open");
+                }
+                next += 1;
+                there[next - 1][0]
+            }
+        };
+        stream(World::Threads, 1, messages, sender, receiver)
+    });
+}
+
+fn round_trips(contest: &mut Contest<'_>) {
+    contest.counted("outlast spsc::Ring, two of them", |trips| {
+        let rings = [(); 2].map(|()| ring::<8>());
+        ping_pong(
+            trips,
+            || {},
+            |i| {
+                // Each process has the ends that it uses, which a benchmark's closures cannot keep.
+                rings[i].producer().expect("free").send([7; 8]).expect("open");
+            },
+            |i| {
+                rings[i].consumer().expect("free").recv().expect("open");
+            },
+        )
+    });
+    contest.counted("outlast spsc::Ring, ends kept (threads)", |trips| {
+        let rings = [(); 2].map(|()| ring::<8>());
+        support::group::threads(2, None, |i, stage| {
+            let (producer, consumer) =
+                (rings[i].producer().expect("free"), rings[1 - i].consumer().expect("free"));
+            stage.start();
+            for _ in 0..trips {
+                if i == 0 {
+                    producer.send([7; 8]).expect("open");
+                    consumer.recv().expect("open");
+                } else {
+                    producer.send(consumer.recv().expect("open")).expect("open");
+                }
+            }
+            if i == 0 { trips } else { 0 }
+        })
+    });
+}
+
+fn main() {
+    let bench = Bench::from_args();
+    bench.contest("ring alone: send and recv", ALONE, 61, alone);
+    bench.contest("ring, stream of 8 B", TOGETHER, 11, streams::<1>);
+    bench.contest("ring, stream of 64 B", TOGETHER, 11, streams::<8>);
+    bench.contest("ring, stream of 1 KiB", TOGETHER, 11, streams::<128>);
+    bench.contest("ring, round trip of 64 B", TOGETHER, 11, round_trips);
+
+    // For comparison with earlier runs of the same program, which criterion keeps.
+    let mut criterion = Criterion::default().configure_from_args();
+    let ring = ring::<1>();
+    let (producer, consumer) = (ring.producer().expect("free"), ring.consumer().expect("free"));
+    criterion.bench_function("Ring, send and recv", |bencher| {
+        bencher.iter(|| {
+            producer.send([1]).expect("open");
+            consumer.recv().expect("open")
+        });
+    });
+    criterion.final_summary();
+}

@@ -1,0 +1,245 @@
+//! The end that receives.
+use super::end::End;
+use super::error::{RecvError, RecvTimeoutError, TryRecvError};
+use super::{Ring, Slot};
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::shareable::Plain;
+use core::fmt;
+use core::mem::MaybeUninit;
+use std::time::{Duration, Instant};
+
+/// The end of a [`Ring`] that receives.
+///
+/// It belongs to the process: it may be sent to another thread, and is given up when it is dropped or the process
+/// dies. A copy made by `fork` can do nothing.
+///
+/// ```compile_fail,E0277
+/// fn shared_by_threads<T: Sync>() {}
+/// shared_by_threads::<outlast::spsc::Consumer<'static, u64>>();
+/// ```
+pub struct Consumer<'a, T: Plain> {
+    end: End<'a, T, false>,
+}
+
+/// Messages in their places, to be read there.
+///
+/// [`consume`](Self::consume) gives their slots back. Dropped otherwise, or if the process is killed, all are received again.
+#[must_use = "a chunk that is dropped consumes nothing"]
+pub struct ReadChunk<'c, 'a, T: Plain> {
+    end: &'c mut End<'a, T, false>,
+    len: usize,
+}
+
+impl<'a, T: Plain> Consumer<'a, T> {
+    pub(super) fn new(end: End<'a, T, false>) -> Self {
+        Consumer { end }
+    }
+
+    /// The ring.
+    #[must_use]
+    pub fn ring(&self) -> &'a Ring<T> {
+        self.end.ring
+    }
+
+    /// Whether the consumer before this one died.
+    #[must_use]
+    pub fn predecessor_died(&self) -> bool {
+        self.end.inherited
+    }
+
+    /// Receives a message, waiting for one as long as it takes.
+    ///
+    /// # Errors
+    /// When nothing is left: if the ring is closed, or if the producer has died (told once a death: call again to wait for the next
+    /// producer). If this is a copy made by `fork`, or if what came out is no value of the type (it is consumed).
+    #[doc(alias = "pop")]
+    #[doc(alias = "get")]
+    #[inline]
+    pub fn recv(&self) -> Result<T, RecvError> {
+        self.end.room_until(Deadline::NEVER)?;
+        self.get().map_err(RecvError::Failed)
+    }
+
+    /// Receives a message if there is one. Never blocks.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), and if the ring is empty.
+    #[doc(alias = "try_pop")]
+    #[doc(alias = "get_nowait")]
+    #[inline]
+    pub fn try_recv(&self) -> Result<T, TryRecvError> {
+        self.end.room()?;
+        self.get().map_err(TryRecvError::Failed)
+    }
+
+    /// Receives a message, waiting for one at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), and if that takes too long.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
+        self.recv_before(Deadline::after(timeout))
+    }
+
+    /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
+        self.recv_before(Deadline::at(deadline))
+    }
+
+    fn recv_before(&self, deadline: Deadline) -> Result<T, RecvTimeoutError> {
+        self.end.room_until(deadline)?;
+        self.get().map_err(RecvTimeoutError::Failed)
+    }
+
+    /// Appends at most `most` messages to `to`, waiting only for the first; how many it were.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), if there is none at all.
+    pub fn recv_batch(&self, to: &mut Vec<T>, most: usize) -> Result<usize, RecvError> {
+        if most == 0 {
+            return Ok(0);
+        }
+        let room = self.end.room_until(Deadline::NEVER)?;
+        let n = self.end.most(room, most)?;
+        to.reserve(n);
+        let (first, second) = self.end.runs(n);
+        let before = to.len();
+        to.extend(first.iter().chain(second).map_while(|slot| read(slot).ok()));
+        match to.len() - before {
+            0 => self.get().map(|_| 0).map_err(RecvError::Failed), // consumes what is no value
+            received => {
+                self.end.advance(received);
+                Ok(received)
+            }
+        }
+    }
+
+    /// Takes up to `most` messages to be read in place, waiting for one as long as it takes.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn read_chunk(&mut self, most: usize) -> Result<ReadChunk<'_, 'a, T>, RecvError> {
+        let room = self.end.room_until(Deadline::NEVER)?;
+        let len = self.end.most(room, most)?;
+        let len = self.valid(len).map_err(RecvError::Failed)?;
+        Ok(ReadChunk { end: &mut self.end, len })
+    }
+
+    /// Takes up to `most` messages to be read in place. Never blocks.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    pub fn try_read_chunk(&mut self, most: usize) -> Result<ReadChunk<'_, 'a, T>, TryRecvError> {
+        let room = self.end.room()?;
+        let len = self.end.most(room, most)?;
+        let len = self.valid(len).map_err(TryRecvError::Failed)?;
+        Ok(ReadChunk { end: &mut self.end, len })
+    }
+
+    /// Messages until the ring is closed and empty, its producer has died, or it cannot be used, waiting for each.
+    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        core::iter::from_fn(|| self.recv().ok())
+    }
+
+    /// Closes the ring for good: see [`Ring::close`].
+    pub fn close(&self) {
+        self.end.ring.close();
+    }
+
+    /// Copies the next message, and consumes it.
+    #[inline(always)]
+    fn get(&self) -> Result<T, Fault> {
+        let message = read(self.end.slot());
+        self.end.advance(1);
+        message
+    }
+
+    /// How many of the next `n` messages are values, before the first that is none. That is consumed if it is the next.
+    fn valid(&self, n: usize) -> Result<usize, Fault> {
+        if T::ANY_BITS || n == 0 {
+            return Ok(n);
+        }
+        let (first, second) = self.end.runs(n);
+        match first.iter().chain(second).take_while(|slot| read(slot).is_ok()).count() {
+            0 => self.get().map(|_| 0),
+            valid => Ok(valid),
+        }
+    }
+}
+
+/// Copies what is in a slot of the consumer's.
+#[inline(always)]
+#[expect(unsafe_code, reason = "slots belong to one end at a time")]
+fn read<T: Plain>(slot: &Slot<T>) -> Result<T, Fault> {
+    // SAFETY: only called for slots between the consumer's position and the bound, which are the consumer's (I3).
+    let copy: MaybeUninit<T> = slot.0.with(|value| unsafe { value.read() });
+    // SAFETY: the copy is aligned, and as long as a `T`.
+    if T::ANY_BITS || unsafe { T::is_valid(copy.as_ptr()) } {
+        // SAFETY: shared memory holds some bytes, and these were found to be a `T`.
+        Ok(unsafe { copy.assume_init() })
+    } else {
+        Err(Fault::Corrupt)
+    }
+}
+
+impl<T: Plain> ReadChunk<'_, '_, T> {
+    /// How many messages.
+    #[must_use]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "a chunk has a message, unless none was asked for"
+    )]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Message `i`.
+    #[must_use]
+    pub fn get(&self, i: usize) -> Option<T> {
+        let (first, second) = self.end.runs(self.len);
+        let slot = first.get(i).or_else(|| second.get(i.checked_sub(first.len())?));
+        slot.and_then(|slot| read(slot).ok())
+    }
+
+    /// The messages, in two runs of which the second is often empty.
+    #[must_use]
+    pub fn as_slices(&self) -> (&[T], &[T]) {
+        let (first, second) = self.end.runs(self.len);
+        (slice(first), slice(second))
+    }
+
+    /// Consumes the first `n` messages; at most all.
+    ///
+    /// # Errors
+    /// If this process was forked after the chunk was taken.
+    pub fn consume(self, n: usize) -> Result<(), Fault> {
+        self.end.check()?;
+        if n > 0 && self.len > 0 {
+            self.end.advance(n.min(self.len));
+        }
+        Ok(())
+    }
+}
+
+#[expect(unsafe_code, reason = "slots belong to one end at a time")]
+fn slice<T: Plain>(slots: &[Slot<T>]) -> &[T] {
+    const { assert!(size_of::<Slot<T>>() == size_of::<T>()) }
+    // SAFETY: as many slots, each of them a `T` in a cell, which are the consumer's (I3) for as long as the chunk is
+    // borrowed; they were checked when it was made.
+    unsafe { core::slice::from_raw_parts(slots.as_ptr().cast(), slots.len()) }
+}
+
+impl<T: Plain> fmt::Debug for Consumer<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer").field("ring", &self.ring()).finish_non_exhaustive()
+    }
+}
+
+impl<T: Plain> fmt::Debug for ReadChunk<'_, '_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadChunk").field("len", &self.len).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,237 @@
+//! What both ends have in common: a position of their own, a view of the other's, and waiting for it to move.
+use super::{DEATHS, Ring, Slot};
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::segment::forks;
+use crate::shareable::Plain;
+use crate::sync::SPINS;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::sync::atomic::{AtomicU64, fence};
+use crate::wait::signal::Signal;
+use core::cell::Cell;
+use core::ops::Range;
+
+/// Why an end can do nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Nothing {
+    /// Nothing to receive; no free slot.
+    Now,
+    Closed,
+    PeerDied,
+    Failed(Fault),
+}
+
+/// The role of the producer (`SENDS`) or of the consumer. The cells make it one thread's at a time.
+#[derive(Debug)]
+pub(super) struct End<'a, T: Plain, const SENDS: bool> {
+    pub(super) ring: &'a Ring<T>,
+    tag: u32,
+    forks: u32,
+    pub(super) inherited: bool,
+    /// Pauses before an end that has found nothing looks again.
+    pause: Cell<u32>,
+    /// How often it has waited.
+    waits: Cell<u32>,
+    /// The next message to write or read.
+    at: Cell<u64>,
+    /// The first that is not ours to write or read, as far as is known.
+    bound: Cell<u64>,
+    /// `at` in the ring.
+    index: Cell<usize>,
+}
+
+/// As many pauses, 1.7 microseconds or so: the line of the other end's position then moves once for many messages.
+const LONGEST: u32 = 64;
+/// An end that never rests would not learn that it pays: now and then it tries so many pauses.
+const TRIAL: u32 = 4;
+/// One wait in so many is a trial.
+const TRIALS: u32 = 32;
+
+impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
+    /// For a role that was just taken: where the last owner's last commit left it.
+    pub(super) fn new(ring: &'a Ring<T>, tag: u32, forks: u32, inherited: bool) -> Self {
+        let position = if SENDS { &ring.tail.0 } else { &ring.head.0 };
+        let at = position.load(Acquire);
+        let index = at.checked_rem(ring.capacity() as u64).and_then(|i| usize::try_from(i).ok());
+        End {
+            ring,
+            tag,
+            forks,
+            inherited,
+            pause: Cell::new(0),
+            waits: Cell::new(0),
+            at: Cell::new(at),
+            bound: Cell::new(at),
+            index: Cell::new(index.unwrap_or(0)),
+        }
+    }
+
+    /// Whether it is this process's, and not the copy of one that has forked. The calling thread is known to the
+    /// segment from here on: the role is not given to another before it has ended.
+    #[inline(always)]
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        if self.forks != forks() {
+            return Err(Fault::Forked);
+        }
+        self.ring.identify().map(drop)
+    }
+
+    /// How many slots are this end's, at least one.
+    #[inline(always)]
+    pub(super) fn room(&self) -> Result<usize, Nothing> {
+        self.check().map_err(Nothing::Failed)?;
+        if SENDS && self.ring.is_closed() {
+            return Err(Nothing::Closed);
+        }
+        match self.known() {
+            0 => self.look(),
+            room => Ok(room),
+        }
+    }
+
+    /// As [`room`](Self::room), waiting for it.
+    #[inline(always)]
+    pub(super) fn room_until(&self, deadline: Deadline) -> Result<usize, Nothing> {
+        match self.room() {
+            Err(Nothing::Now) => self.wait(deadline),
+            done => done,
+        }
+    }
+
+    /// Of the room that there is, what `want` asks for at most; if less is known of, looks for more.
+    pub(super) fn most(&self, room: usize, want: usize) -> Result<usize, Nothing> {
+        Ok(if room < want { self.refresh()?.min(want) } else { want })
+    }
+
+    #[inline(always)]
+    fn known(&self) -> usize {
+        // Never more than the capacity: `refresh` has seen to it.
+        usize::try_from(self.bound.get().wrapping_sub(self.at.get())).unwrap_or(0)
+    }
+
+    /// Looks where the other end is.
+    fn refresh(&self) -> Result<usize, Nothing> {
+        let (at, capacity) = (self.at.get(), self.ring.capacity() as u64);
+        let (bound, room) = if SENDS {
+            let bound = self.ring.head.0.load(Acquire).wrapping_add(capacity);
+            (bound, bound.wrapping_sub(at))
+        } else {
+            let bound = self.ring.tail.0.load(Acquire);
+            (bound, bound.wrapping_sub(at))
+        };
+        if room > capacity {
+            return Err(Nothing::Failed(Fault::Corrupt)); // I2
+        }
+        self.bound.set(bound);
+        Ok(self.known())
+    }
+
+    #[inline]
+    fn look(&self) -> Result<usize, Nothing> {
+        match self.refresh()? {
+            0 => self.look_for_an_end(),
+            room => Ok(room),
+        }
+    }
+
+    #[cold]
+    fn look_for_an_end(&self) -> Result<usize, Nothing> {
+        let closed = self.ring.is_closed();
+        if closed && SENDS {
+            return Err(Nothing::Closed);
+        }
+        let peer = self.ring.role(!SENDS);
+        let deaths = peer.word.load(Acquire) & DEATHS;
+        let died = deaths != peer.told.load(Relaxed);
+        if !closed && !died {
+            return Err(Nothing::Now);
+        }
+        // What was there before the end comes before it: keeps I4.
+        match self.refresh()? {
+            0 if closed => Err(Nothing::Closed),
+            0 => {
+                peer.told.store(deaths, Relaxed);
+                Err(Nothing::PeerDied)
+            }
+            room => Ok(room),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait(&self, deadline: Deadline) -> Result<usize, Nothing> {
+        let waits = self.waits.get().wrapping_add(1);
+        self.waits.set(waits);
+        let least = if waits.is_multiple_of(TRIALS) { TRIAL } else { 0 };
+        let pause = self.pause.get().max(least);
+        let room = self.rest(pause, deadline).unwrap_or_else(|| {
+            let look = || match self.look() {
+                Err(Nothing::Now) => None,
+                done => Some(done),
+            };
+            self.signal(SENDS).wait(deadline, look).unwrap_or(Err(Nothing::Now))
+        });
+        if let Ok(room) = room {
+            // More than one came in that time: they will again, and for a longer rest the line moves less often.
+            self.pause.set(if room > 1 { (2 * pause + 1).min(LONGEST) } else { pause / 2 });
+        }
+        room
+    }
+
+    /// Does not look at once, if that paid off lately.
+    fn rest(&self, pause: u32, deadline: Deadline) -> Option<Result<usize, Nothing>> {
+        if !SPINS || deadline.remaining().is_some_and(|left| left.is_zero()) {
+            return None;
+        }
+        (0..pause).for_each(|_| crate::sync::spin_loop());
+        match self.look() {
+            Err(Nothing::Now) => None,
+            done => Some(done),
+        }
+    }
+
+    /// Where this end, or the other one, sleeps.
+    #[inline(always)]
+    fn signal(&self, sends: bool) -> &Signal {
+        if sends { &self.ring.rare.not_full } else { &self.ring.rare.not_empty }
+    }
+
+    /// Commits `n` slots, of which there is [`room`](Self::room), and wakes the other end if it sleeps.
+    #[inline(always)]
+    pub(super) fn advance(&self, n: usize) {
+        let at = self.at.get().wrapping_add(n as u64);
+        self.at.set(at);
+        let (index, capacity) = (self.index.get() + n, self.ring.capacity());
+        self.index.set(if index < capacity { index } else { index - capacity });
+        let mine: &AtomicU64 = if SENDS { &self.ring.tail.0 } else { &self.ring.head.0 };
+        mine.store(at, Release); // the commit
+        fence(SeqCst);
+        let signal = self.signal(!SENDS);
+        if signal.is_armed() {
+            signal.notify(1);
+        }
+    }
+
+    /// The next slot.
+    #[inline(always)]
+    pub(super) fn slot(&self) -> &'a Slot<T> {
+        &self.ring.slots[self.index.get()]
+    }
+
+    /// The next `n` slots, in two runs.
+    pub(super) fn runs(&self, n: usize) -> (&'a [Slot<T>], &'a [Slot<T>]) {
+        let slots = &self.ring.slots;
+        let first: Range<usize> = self.index.get()..(self.index.get() + n).min(slots.len());
+        let second = n - first.len();
+        (&slots[first], &slots[..second])
+    }
+}
+
+impl<T: Plain, const SENDS: bool> Drop for End<'_, T, SENDS> {
+    fn drop(&mut self) {
+        if self.check().is_ok() {
+            self.ring.role(SENDS).give_up(self.tag);
+            self.ring.rare.vacant.notify_all();
+        }
+    }
+}

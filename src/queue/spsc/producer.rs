@@ -1,0 +1,268 @@
+//! The end that sends.
+use super::end::{End, Nothing};
+use super::error::{SendError, SendTimeoutError, TrySendError};
+use super::{Ring, Slot};
+use crate::deadline::Deadline;
+use crate::shareable::Plain;
+use core::fmt;
+use core::mem::MaybeUninit;
+use std::time::{Duration, Instant};
+
+/// The end of a [`Ring`] that sends.
+///
+/// It belongs to the process: it may be sent to another thread, and is given up when it is dropped or the process
+/// dies. A copy made by `fork` can do nothing.
+///
+/// ```compile_fail,E0277
+/// fn shared_by_threads<T: Sync>() {}
+/// shared_by_threads::<outlast::spsc::Producer<'static, u64>>();
+/// ```
+pub struct Producer<'a, T: Plain> {
+    end: End<'a, T, true>,
+}
+
+/// Free slots, to be written in place.
+///
+/// [`commit`](Self::commit) sends them. Dropped otherwise, or if the process is killed, nothing is sent.
+#[must_use = "a chunk that is dropped sends nothing"]
+pub struct WriteChunk<'p, 'a, T: Plain> {
+    end: &'p mut End<'a, T, true>,
+    len: usize,
+}
+
+impl<'a, T: Plain> Producer<'a, T> {
+    pub(super) fn new(end: End<'a, T, true>) -> Self {
+        Producer { end }
+    }
+
+    /// The ring.
+    #[must_use]
+    pub fn ring(&self) -> &'a Ring<T> {
+        self.end.ring
+    }
+
+    /// Whether the producer before this one died.
+    #[must_use]
+    pub fn predecessor_died(&self) -> bool {
+        self.end.inherited
+    }
+
+    /// Sends a message, waiting for a free slot as long as it takes.
+    ///
+    /// # Errors
+    /// Gives the message back if the ring is closed; if it is full and the consumer has died (told once a death: call again to wait
+    /// for the next consumer); or if this is a copy made by `fork`.
+    #[doc(alias = "push")]
+    #[doc(alias = "put")]
+    #[inline]
+    pub fn send(&self, message: T) -> Result<(), SendError<T>> {
+        match self.end.room_until(Deadline::NEVER) {
+            Ok(_) => {
+                self.put(message);
+                Ok(())
+            }
+            Err(nothing) => Err(SendError::from(nothing, message)),
+        }
+    }
+
+    /// Sends a message if a slot is free. Never blocks.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and if the ring is full.
+    #[doc(alias = "try_push")]
+    #[doc(alias = "put_nowait")]
+    #[inline]
+    pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
+        match self.end.room() {
+            Ok(_) => {
+                self.put(message);
+                Ok(())
+            }
+            Err(nothing) => Err(TrySendError::from(nothing, message)),
+        }
+    }
+
+    /// Sends a message, waiting for a free slot at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and if that takes too long.
+    pub fn send_timeout(&self, message: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
+        self.send_before(message, Deadline::after(timeout))
+    }
+
+    /// Sends a message, waiting for a free slot until `deadline` at most. A slot that is free is used even if that has passed.
+    ///
+    /// # Errors
+    /// As [`send_timeout`](Self::send_timeout).
+    pub fn send_deadline(&self, message: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
+        self.send_before(message, Deadline::at(deadline))
+    }
+
+    fn send_before(&self, message: T, deadline: Deadline) -> Result<(), SendTimeoutError<T>> {
+        match self.end.room_until(deadline) {
+            Ok(_) => {
+                self.put(message);
+                Ok(())
+            }
+            Err(nothing) => Err(SendTimeoutError::from(nothing, message)),
+        }
+    }
+
+    /// Sends messages, as many at a time as slots are free, waiting for more as long as it takes.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), with the number of messages that were sent before.
+    pub fn send_batch(&self, messages: &[T]) -> Result<(), SendError<usize>> {
+        let mut sent = 0;
+        while sent < messages.len() {
+            let left = &messages[sent..];
+            let room = self.end.room_until(Deadline::NEVER);
+            match room.and_then(|room| self.end.most(room, left.len())) {
+                Ok(room) => sent += self.put_many(&left[..room]),
+                Err(nothing) => return Err(SendError::from(nothing, sent)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends as many of the messages as slots are free; how many. Never blocks.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send), if it is none.
+    pub fn try_send_batch(&self, messages: &[T]) -> Result<usize, TrySendError<()>> {
+        if messages.is_empty() {
+            return Ok(0);
+        }
+        let room = self.end.room().and_then(|room| self.end.most(room, messages.len()));
+        let room = room.map_err(|nothing| TrySendError::from(nothing, ()))?;
+        Ok(self.put_many(&messages[..room]))
+    }
+
+    /// Takes up to `most` free slots to be written in place, waiting for one as long as it takes.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn write_chunk(&mut self, most: usize) -> Result<WriteChunk<'_, 'a, T>, SendError<()>> {
+        let room = self.end.room_until(Deadline::NEVER);
+        let len = room.and_then(|room| self.end.most(room, most));
+        let len = len.map_err(|nothing| SendError::from(nothing, ()))?;
+        Ok(WriteChunk { end: &mut self.end, len })
+    }
+
+    /// Takes up to `most` free slots to be written in place. Never blocks.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send).
+    pub fn try_write_chunk(
+        &mut self,
+        most: usize,
+    ) -> Result<WriteChunk<'_, 'a, T>, TrySendError<()>> {
+        let len = self.end.room().and_then(|room| self.end.most(room, most));
+        let len = len.map_err(|nothing| TrySendError::from(nothing, ()))?;
+        Ok(WriteChunk { end: &mut self.end, len })
+    }
+
+    /// Closes the ring for good: see [`Ring::close`].
+    pub fn close(&self) {
+        self.end.ring.close();
+    }
+
+    #[inline(always)]
+    fn put(&self, message: T) {
+        write(self.end.slot(), message);
+        self.end.advance(1);
+    }
+
+    /// As many as there is room for.
+    fn put_many(&self, messages: &[T]) -> usize {
+        let n = messages.len();
+        let (first, second) = self.end.runs(n);
+        let (to_first, to_second) = messages.split_at(first.len());
+        first.iter().zip(to_first).for_each(|(slot, message)| write(slot, *message));
+        second.iter().zip(to_second).for_each(|(slot, message)| write(slot, *message));
+        self.end.advance(n);
+        n
+    }
+}
+
+/// Writes a slot of the producer's.
+#[inline(always)]
+#[expect(unsafe_code, reason = "slots belong to one end at a time")]
+fn write<T: Plain>(slot: &Slot<T>, message: T) {
+    // SAFETY: only called for slots between the bound and the producer's position, which are the producer's (I3).
+    slot.0.with_mut(|value| unsafe { value.write(MaybeUninit::new(message)) });
+}
+
+impl<T: Plain> WriteChunk<'_, '_, T> {
+    /// How many slots.
+    #[must_use]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "a chunk has a slot, unless none was asked for"
+    )]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Writes slot `i`.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn set(&mut self, i: usize, message: T) {
+        assert!(i < self.len, "slot {i} of {}", self.len);
+        let (first, second) = self.end.runs(self.len);
+        write(first.get(i).unwrap_or_else(|| &second[i - first.len()]), message);
+    }
+
+    /// The slots, in two runs of which the second is often empty: they hold what earlier messages left.
+    ///
+    /// Only for types of which any bits are a value.
+    #[must_use]
+    pub fn as_mut_slices(&mut self) -> (&mut [T], &mut [T]) {
+        const {
+            assert!(
+                T::ANY_BITS,
+                "slots in place may hold any bits: not for types with invalid values"
+            )
+        }
+        let (first, second) = self.end.runs(self.len);
+        (slice(first), slice(second))
+    }
+
+    /// Sends what was written to the first `n` slots; at most all.
+    ///
+    /// # Errors
+    /// If the ring was closed meanwhile, or this process was forked after the chunk was taken.
+    pub fn commit(self, n: usize) -> Result<(), SendError<()>> {
+        self.end.check().map_err(|fault| SendError::Failed((), fault))?;
+        if self.end.ring.is_closed() {
+            return Err(SendError::from(Nothing::Closed, ()));
+        }
+        if n > 0 && self.len > 0 {
+            self.end.advance(n.min(self.len));
+        }
+        Ok(())
+    }
+}
+
+#[expect(unsafe_code, reason = "slots belong to one end at a time")]
+#[expect(clippy::mut_from_ref, reason = "the slots are cells")]
+fn slice<T: Plain>(slots: &[Slot<T>]) -> &mut [T] {
+    const { assert!(size_of::<Slot<T>>() == size_of::<T>()) }
+    let at = slots.as_ptr().cast_mut().cast::<T>();
+    // SAFETY: as many slots, each of them a `T` in a cell, which are the producer's (I3); the chunk is borrowed
+    // exclusively for as long as the slice; any bits are a `T`.
+    unsafe { core::slice::from_raw_parts_mut(at, slots.len()) }
+}
+
+impl<T: Plain> fmt::Debug for Producer<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer").field("ring", &self.ring()).finish_non_exhaustive()
+    }
+}
+
+impl<T: Plain> fmt::Debug for WriteChunk<'_, '_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteChunk").field("len", &self.len).finish_non_exhaustive()
+    }
+}
