@@ -7,7 +7,7 @@
 //!
 //! # Fork
 //! The child of a fork is nobody yet: its cache is emptied, the count of [`forks`] moves, and every mapping
-//! is attached anew at its first use, or before the child takes its first lock of any. The table's lock is held across the fork, so that the child finds it whole.
+//! is attached anew at its first use. The table's lock is held across the fork, so that the child finds it whole.
 #![expect(unsafe_code, reason = "a function that the system calls when the program is loaded")]
 use super::memory::Memory;
 use super::peers::{Membership, Peers, Recover, Remains};
@@ -89,7 +89,6 @@ pub(crate) fn identify(address: usize) -> Result<u32, Fault> {
 
 #[cold]
 fn identify_slow(address: usize) -> Result<u32, Fault> {
-    robust::Thread::current()?; // may want the table
     let mut table = table();
     let within = |mapping: &&mut Mapping| address.wrapping_sub(mapping.start) < mapping.len;
     let mapping = table.mappings.iter_mut().find(within).ok_or(Fault::NotShared)?;
@@ -166,7 +165,6 @@ impl Attachment {
     /// Ends the use, and unmaps as soon as no thread of this process has a token in the memory; with
     /// `keep` never.
     pub(crate) fn detach(&self, memory: Memory, keep: bool) {
-        robust::Thread::current().ok(); // may want the table
         let mut table = table();
         table.bury();
         let remains = self.leave(&mut table);
@@ -245,17 +243,7 @@ extern "C" fn after_fork_in_child() {
     FORKS.fetch_add(1, Relaxed);
     HERE.set((0, 0, 0));
     robust::forget_in_child();
-    thread::before_first_use(attach_in_child);
     ACROSS_FORK.set(None);
-}
-
-/// Makes this process a peer wherever its parent was: it is about to take a lock. If it died with that, or between the change that it made under it and the
-/// word of that, others would have to hear of it.
-fn attach_in_child() {
-    for mapping in &mut table().mappings {
-        // Where there is no place left, the operations that cannot do without will say so.
-        mapping.attach().ok();
-    }
 }
 
 /// A process that ends by itself has not been killed: the others need not count that against its messages.

@@ -133,7 +133,6 @@ impl Thread {
         if !EAGER.load(Relaxed) {
             FAST.set((head, tid));
         }
-        super::thread::first_use();
         Ok(Thread { head, tid })
     }
 

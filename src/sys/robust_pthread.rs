@@ -169,7 +169,6 @@ impl Thread {
     pub(crate) fn current() -> Result<Thread, Fault> {
         if ID.get() == 0 {
             ID.set(super::thread::id());
-            super::thread::first_use();
         }
         Ok(Thread { tid: ID.get(), not_send: PhantomData })
     }

@@ -1,11 +1,7 @@
 //! Threads and processes, as the kernel knows them.
 #![expect(unsafe_code, reason = "system calls")]
-use crate::sync::atomic::AtomicBool;
-use crate::sync::atomic::Ordering::{Acquire, Release};
-use core::cell::Cell;
 use core::ffi::{CStr, c_void};
 use std::io;
-use std::sync::OnceLock;
 
 /// The kernel's id of the calling thread.
 pub(crate) fn id() -> u32 {
@@ -46,7 +42,6 @@ pub(crate) fn spawn_silent(
     body: impl FnOnce() + Send + 'static,
 ) -> io::Result<Silent> {
     extern "C" fn run(body: *mut c_void) -> *mut c_void {
-        SILENT.set(true);
         // SAFETY: what `spawn_silent` leaked for this thread.
         let body = unsafe { Box::from_raw(body.cast::<Body>()) };
         body();
@@ -96,28 +91,6 @@ fn block_signals() -> libc::sigset_t {
 fn restore_signals(mask: &libc::sigset_t) {
     // SAFETY: reads a mask that the system gave.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, core::ptr::null_mut()) };
-}
-
-thread_local! {
-    /// A thread of this crate's own.
-    static SILENT: Cell<bool> = const { Cell::new(false) };
-}
-/// Whether this is the child of a fork in which [`FIRST_USE`] has not run yet.
-static NEW_CHILD: AtomicBool = AtomicBool::new(false);
-static FIRST_USE: OnceLock<fn()> = OnceLock::new();
-
-/// To be called in the child of a fork, for `first_use` to be called there by the first thread that takes any lock.
-pub(crate) fn before_first_use(first_use: fn()) {
-    FIRST_USE.get_or_init(|| first_use);
-    NEW_CHILD.store(true, Release);
-}
-
-/// To be called by each thread before it takes its first lock, and never with a lock held that `first_use` takes.
-pub(crate) fn first_use() {
-    if NEW_CHILD.load(Acquire) && !SILENT.get() {
-        FIRST_USE.get().iter().for_each(|first_use| first_use());
-        NEW_CHILD.store(false, Release); // others have waited for it, or done it as well
-    }
 }
 
 /// A function of this program for the system to call.
