@@ -14,7 +14,7 @@ use super::peers::{Membership, Peers, Recover, Remains};
 use crate::error::Fault;
 use crate::sync::atomic::Ordering::{AcqRel, Relaxed};
 use crate::sync::atomic::{AtomicBool, AtomicU32};
-use crate::sys::{robust, thread};
+use crate::sys::{fence, robust, thread};
 use core::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -143,6 +143,7 @@ impl Attachment {
     ) -> Result<Self, Fault> {
         hook(); // in case the linker left `HOOK_AT_LOAD` out
         robust::Thread::current()?;
+        fence::adopt();
         let (start, len) = (memory.base().expose_provenance(), memory.len());
         let mut table = table();
         table.bury();
