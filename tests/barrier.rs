@@ -300,8 +300,10 @@ fn a_shrinking_barrier_goes_on_without_the_dead() {
         let party = fork_child(|| {
             meeting.barrier.wait().unwrap();
             meeting.here.store(1, SeqCst);
-            while inside {
-                meeting.barrier.wait().unwrap();
+            if inside {
+                loop {
+                    meeting.barrier.wait().unwrap();
+                }
             }
             sleep_for_ever();
         });
