@@ -50,6 +50,14 @@ pub enum Error {
     /// A value was not made.
     #[error(transparent)]
     Once(#[from] OnceError),
+    /// A process was not started.
+    #[cfg(feature = "process")]
+    #[error(transparent)]
+    Spawn(#[from] crate::process::SpawnError),
+    /// A process gave no value.
+    #[cfg(feature = "process")]
+    #[error(transparent)]
+    Process(#[from] crate::process::ProcessError),
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] io::Error),
