@@ -1,5 +1,5 @@
 //! What it costs to start processes: two that each run a function and give its value, beside what the system offers.
-use criterion::{Criterion, criterion_group};
+use criterion::Criterion;
 use outlast::process::{self, Process};
 use std::process::Command;
 use std::time::Duration;
@@ -42,10 +42,9 @@ fn start(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, start);
-
 fn main() {
     process::init();
-    benches();
-    Criterion::default().configure_from_args().final_summary();
+    let mut criterion = Criterion::default().configure_from_args();
+    start(&mut criterion);
+    criterion.final_summary();
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Process::spawn`] is `std::thread::spawn` for processes: a function and its argument go there, what it returns comes back.
 //!
-//! ```
+//! ```standalone_crate
 //! use outlast::process::{self, Process};
 //!
 //! fn square(x: u64) -> u64 {
