@@ -58,6 +58,14 @@ pub enum Error {
     #[cfg(feature = "process")]
     #[error(transparent)]
     Process(#[from] crate::process::ProcessError),
+    /// There is no pool.
+    #[cfg(feature = "pool")]
+    #[error(transparent)]
+    Pool(#[from] crate::pool::PoolError),
+    /// A task gave no value.
+    #[cfg(feature = "pool")]
+    #[error(transparent)]
+    Task(#[from] crate::pool::TaskError),
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] io::Error),

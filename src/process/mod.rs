@@ -41,10 +41,11 @@
 //! got its number.
 //!
 //! `process::exit`, `abort` or a stack overflow there end that process only: [`ProcessError::Exited`], [`ProcessError::Signalled`].
+#![expect(unsafe_code, reason = "borrows a descriptor by its number")]
 pub(crate) mod code;
 mod error;
 mod nursery;
-mod wire;
+pub(crate) mod wire;
 pub(crate) mod worker;
 
 pub use error::{ProcessError, SpawnError};
@@ -314,6 +315,18 @@ impl<R> Process<R> {
     }
 }
 
+/// A copy of the descriptor that was handed to this process under `key` with [`Builder::share_fd`].
+#[must_use]
+pub fn inherited_fd(key: &str) -> Option<OwnedFd> {
+    let number = std::env::var(crate::command::variable(key)).ok()?.parse().ok()?;
+    if number < 3 {
+        return None;
+    }
+    // SAFETY: borrowed for one call, which fails if there is no such descriptor.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    crate::sys::file::duplicate(fd).ok()
+}
+
 /// The kernel's error for a process that has been reaped.
 const NO_SUCH_PROCESS: i32 = 3;
 
@@ -331,6 +344,15 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A
                 Ok(fd) => all.push(fd),
                 Err(error) => self.shared = Err(error),
             }
+        }
+        self.keys.push(key.to_owned());
+        self
+    }
+
+    /// Hands a descriptor on, a socket or a file: in the process, [`inherited_fd`]`(key)` gives it.
+    pub fn share_fd(mut self, key: &str, fd: OwnedFd) -> Self {
+        if let Ok(all) = &mut self.shared {
+            all.push(fd);
         }
         self.keys.push(key.to_owned());
         self
