@@ -527,7 +527,7 @@ struct Stubborn(u64);
 
 impl serde::Serialize for Stubborn {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        if self.0 % 2 == 0 {
+        if self.0.is_multiple_of(2) {
             to.serialize_u64(self.0)
         } else {
             Err(serde::ser::Error::custom("odd"))
@@ -538,7 +538,11 @@ impl serde::Serialize for Stubborn {
 impl<'de> serde::Deserialize<'de> for Stubborn {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let number: u64 = serde::Deserialize::deserialize(from)?;
-        if number % 4 == 0 { Ok(Stubborn(number)) } else { Err(serde::de::Error::custom("by 4")) }
+        if number.is_multiple_of(4) {
+            Ok(Stubborn(number))
+        } else {
+            Err(serde::de::Error::custom("by 4"))
+        }
     }
 }
 
@@ -696,7 +700,7 @@ fn an_idle_worker_takes_what_waits_elsewhere() {
 
 fn long_and_short_tasks() {
     let pool = two();
-    let times = |i: u64| if i % 50 == 0 { 20 } else { 0 };
+    let times = |i: u64| if i.is_multiple_of(50) { 20 } else { 0 };
     let results: Vec<u64> = pool.map(sleeps, (0..500).map(times)).map(Result::unwrap).collect();
     assert!(results.into_iter().eq((0..500).map(times)));
 }

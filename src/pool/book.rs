@@ -332,7 +332,7 @@ impl Book {
                 thefts -= 1;
                 continue;
             };
-            let time = chunk.time();
+            let (time, large) = (chunk.time(), chunk.large);
             let most = self.most_tasks;
             let takes = |seat: &Seat| {
                 seat.worker.is_some()
@@ -340,8 +340,9 @@ impl Book {
                     && seat.doom.is_none()
                     && seat.given < most
                     && (seat.at.is_empty()
-                        || seat.at.len() < MOST_AHEAD && seat.time + time <= AHEAD
-                        || seat.at.len() < 2 && time < LONG)
+                        || !large
+                            && (seat.at.len() < MOST_AHEAD && seat.time + time <= AHEAD
+                                || seat.at.len() < 2 && time < LONG))
             };
             let best = (0..self.seats.len())
                 .filter(|&i| takes(&self.seats[i]))
@@ -475,21 +476,19 @@ impl Book {
         self.counts.replaced += 1;
         let mut again = Vec::new();
         for Sent { mut chunk, number, begin, .. } in at {
-            let begun = begin < claimed && progress == (number, chunk.done + 1);
-            if begun && chunk.done < chunk.count {
+            // The only task that it can have been at.
+            let task = (number, chunk.done + 1);
+            let begun = begin < claimed && progress == task;
+            let doomed = doom.filter(|&(number, begun, _)| (number, begun) == task);
+            if chunk.done < chunk.count && (begun || doomed.is_some()) {
                 let mut victim = chunk.split(1);
-                let task = (number, progress.1);
-                match doom {
-                    Some((n, b, doom)) if (n, b) == task => {
-                        let error = match doom {
-                            Doom::TimedOut => TaskError::TimedOut,
-                            Doom::Cancelled => TaskError::Cancelled,
-                        };
-                        self.fail(victim, &error);
-                    }
+                match (doomed, doom) {
+                    (Some((_, _, Doom::TimedOut)), _) => self.fail(victim, &TaskError::TimedOut),
+                    // Even if it was only about to begin.
+                    (Some((_, _, Doom::Cancelled)), _) => self.fail(victim, &TaskError::Cancelled),
                     // Killed for another task's sake, which had just ended.
-                    Some(_) => again.push(victim),
-                    None => {
+                    (None, Some(_)) => again.push(victim),
+                    (None, None) => {
                         victim.attempts += 1;
                         if victim.attempts > self.retries {
                             self.fail(victim, &died(status));
@@ -501,9 +500,7 @@ impl Book {
             }
             if chunk.done < chunk.count {
                 let count = chunk.count - chunk.done;
-                let mut rest = chunk.split(count);
-                rest.attempts = 0;
-                again.push(rest);
+                again.push(chunk.split(count));
             }
         }
         for chunk in again.into_iter().rev() {

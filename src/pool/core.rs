@@ -82,8 +82,14 @@ impl Core {
             forks: forks(),
         });
         for i in 0..core.plan.workers {
-            let hired = core.hire(i)?;
-            core.book().seat(i, hired);
+            match core.hire(i) {
+                Ok(hired) => core.book().seat(i, hired),
+                Err(error) => {
+                    core.end(&TaskError::Terminated);
+                    core.dismiss();
+                    return Err(error.into());
+                }
+            }
         }
         Ok(core)
     }
@@ -420,11 +426,15 @@ impl Core {
         self.wait_for(deadline, &mut ready, &mut register)
     }
 
-    /// Has the workers end that have nothing to do, and waits for them; and has the pool's threads end.
-    pub(super) fn dismiss(&self) {
+    /// Has the clerk and the warden end.
+    pub(super) fn stop(&self) {
         lock(&self.lead).over = true;
         self.clerk.notify_all();
         self.alarm();
+    }
+
+    /// Has the workers end, which have nothing to do, and waits for them. To be called when nobody starts any more.
+    pub(super) fn dismiss(&self) {
         let workers: Vec<Hired> = self.with(|book, hall| {
             for desk in hall.desks() {
                 desk.stop.store(1, crate::sync::atomic::Ordering::Release);

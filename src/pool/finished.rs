@@ -81,6 +81,7 @@ pub enum Until {
 ///
 /// No tasks at all are done at once.
 #[doc(alias = "wait_all")]
+#[expect(clippy::must_use_candidate, reason = "the waiting may be all that is wanted")]
 pub fn wait<R>(tasks: &[Task<R>], until: Until, timeout: Option<Duration>) -> Vec<usize> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let done = told(tasks.iter());

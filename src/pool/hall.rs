@@ -207,12 +207,14 @@ pub(super) enum Hall {
 /// The most desks of a pool.
 pub(super) const MOST_WORKERS: usize = 256;
 const KEY: &str = "outlast pool";
+/// Threads of the owner's that can wait for results.
+const THREADS: u32 = 2_048;
 
 impl Hall {
     pub(super) fn new(desks: usize) -> Result<Hall, OpenError> {
         // A place for each worker, for those who were killed and are being mended, and for the owner.
         let processes = u32::try_from(desks).unwrap_or(0) * 4 + 16;
-        let options = Options::new().processes(processes).threads(processes * 2);
+        let options = Options::new().processes(processes).threads(processes * 2 + THREADS);
         Ok(match desks {
             0..=4 => Hall::Four(options.anonymous_with(|_| {})?),
             5..=16 => Hall::Sixteen(options.anonymous_with(|_| {})?),
@@ -271,10 +273,13 @@ impl Hall {
     /// Waits until somebody rings.
     pub(super) fn wait(&self, timeout: Option<Duration>) {
         let bell = &self.front().bell;
-        match timeout {
-            // A fault leaves the caller to look again, and again.
-            None => bell.wait().unwrap_or(()),
-            Some(timeout) => drop(bell.wait_timeout(timeout)),
+        let waited = match timeout {
+            None => bell.wait(),
+            Some(timeout) => bell.wait_timeout(timeout).map(drop),
+        };
+        if waited.is_err() {
+            // One thread too many. It looks again and again.
+            std::thread::sleep(Duration::from_millis(1));
         }
         bell.reset();
         fence(SeqCst); // keeps I3

@@ -366,10 +366,11 @@ impl Pool {
 
     fn dismiss(&self) {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        self.core.dismiss();
+        self.core.stop();
         for thread in threads.drain(..) {
             thread.join().ok(); // it never panics
         }
+        self.core.dismiss();
     }
 }
 

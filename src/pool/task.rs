@@ -129,6 +129,7 @@ impl<R> Task<R> {
     /// Gives the task up. If a worker is at it, that is killed, and another takes its place. False if the task was done.
     ///
     /// Whoever waits for the task gets [`TaskError::Cancelled`].
+    #[expect(clippy::must_use_candidate, reason = "what it does may be all that is wanted")]
     pub fn cancel(&self) -> bool {
         let job: Arc<dyn Job> = Arc::clone(&self.cell) as _;
         let cancelled = !self.is_done() && self.core.cancel(&job, true);
@@ -148,6 +149,7 @@ impl<R> Task<R> {
     }
 
     /// The same, at most `timeout`; whether it is done.
+    #[expect(clippy::must_use_candidate, reason = "what it does may be all that is wanted")]
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         self.wait_until(Deadline::after(timeout))
     }
@@ -165,16 +167,19 @@ impl<R: DeserializeOwned> Task<R> {
     }
 
     /// The same, within `timeout`; `None` if the task is not done then.
+    #[expect(clippy::must_use_candidate, reason = "what it does may be all that is wanted")]
     pub fn join_timeout(&self, timeout: Duration) -> Option<Result<R, TaskError>> {
         self.wait_until(Deadline::after(timeout)).then(|| self.take())
     }
 
     /// The same, until `deadline`; `None` if the task is not done then.
+    #[expect(clippy::must_use_candidate, reason = "what it does may be all that is wanted")]
     pub fn join_deadline(&self, deadline: Instant) -> Option<Result<R, TaskError>> {
         self.wait_until(Deadline::at(deadline)).then(|| self.take())
     }
 
     /// What the function returned, if the task is done.
+    #[expect(clippy::must_use_candidate, reason = "what it does may be all that is wanted")]
     pub fn try_join(&self) -> Option<Result<R, TaskError>> {
         self.join_timeout(Duration::ZERO)
     }

@@ -8,6 +8,7 @@ use crate::process::{inherited_fd, worker};
 use crate::sync::atomic::Ordering::{Acquire, Release};
 use crate::sys::process::{poll, receive, send, watch_process};
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -40,6 +41,8 @@ struct Worker<'a> {
     desk: &'a Desk,
     socket: OwnedFd,
     owner: OwnedFd,
+    /// What came by the socket before its message, or for one that was withdrawn.
+    early: VecDeque<(u32, OwnedFd)>,
     /// The message at hand.
     message: Vec<u8>,
     record: Vec<u8>,
@@ -56,7 +59,6 @@ pub(super) fn work((desk, desks, owner, initializer): Orders) -> Result<(), Stri
     let owner = watch_process(owner).map_err(|error| text(&error))?;
     let desk = hall.desks().get(desk as usize).ok_or("no such desk")?;
     if let Some((entry, function, argument)) = initializer {
-        // SAFETY-free by construction: the numbers are this executable's, as the owner has looked.
         let done = catch(|| run(entry, function, &argument, &mut Vec::new()));
         match done {
             Ok(Ok(())) => {}
@@ -67,8 +69,8 @@ pub(super) fn work((desk, desks, owner, initializer): Orders) -> Result<(), Stri
         }
     }
     desk.ready.store(1, Release);
-    let (message, record) = (Vec::new(), Vec::new());
-    let mut worker = Worker { hall: &hall, desk, socket, owner, message, record };
+    let (early, message, record) = Default::default();
+    let mut worker = Worker { hall: &hall, desk, socket, owner, early, message, record };
     loop {
         let stop = desk.stop.load(Acquire) != 0;
         match worker.next() {
@@ -79,8 +81,12 @@ pub(super) fn work((desk, desks, owner, initializer): Orders) -> Result<(), Stri
             }
             Ok(None) if stop => break,
             Ok(None) => {
-                if !desk.wait(PATIENCE) && worker.is_orphan() {
-                    break;
+                if !desk.wait(PATIENCE) {
+                    if worker.is_orphan() {
+                        break;
+                    }
+                    // What was withdrawn is not to fill the socket.
+                    while worker.hear(false).is_ok() {}
                 }
             }
             Err(Over) => break,
@@ -231,17 +237,22 @@ impl Worker<'_> {
     }
 
     /// The argument of the message with this number. Those of messages that were withdrawn are passed over.
-    fn by_socket(&self, number: u32) -> Result<Vec<u8>, Over> {
+    fn by_socket(&mut self, number: u32) -> Result<Vec<u8>, Over> {
         loop {
-            let (mut tag, mut files) = ([0; 4], Vec::new());
-            let length = receive(self.socket.as_fd(), &mut tag, &mut files, true);
-            if !length.is_ok_and(|length| length == 4) {
-                return Err(Over);
+            while let Some((tag, file)) = self.early.pop_front() {
+                if tag == number {
+                    return from_file(file).map_err(|_| Over);
+                }
             }
-            if u32::from_le_bytes(tag) == number {
-                let file = files.pop().ok_or(Over)?;
-                return from_file(file).map_err(|_| Over);
-            }
+            self.hear(true)?;
         }
+    }
+
+    fn hear(&mut self, wait: bool) -> Result<(), Over> {
+        let (mut tag, mut files) = ([0; 4], Vec::new());
+        let length = receive(self.socket.as_fd(), &mut tag, &mut files, wait).map_err(|_| Over)?;
+        let file = files.pop().filter(|_| length == tag.len()).ok_or(Over)?;
+        self.early.push_back((u32::from_le_bytes(tag), file));
+        Ok(())
     }
 }
