@@ -71,6 +71,8 @@ fn main() -> ExitCode {
             ("without_init", without_init),
             ("after_a_fork", after_a_fork),
             ("random_kills", random_kills),
+            ("random_kills_of_helpers", random_kills_of_helpers),
+            ("all_at_once", all_at_once),
         ],
         &[("owner", play_owner), ("without_init", play_without_init)],
     )
@@ -911,4 +913,74 @@ fn random_kills() {
     let helper = pool.apply(parent_of, ()).unwrap();
     pool.join();
     assert!(children(helper).is_empty());
+}
+
+/// The parent of a process.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// With the helper, all workers die at once, and the next helper is the program started once more.
+fn random_kills_of_helpers() {
+    let pool = Pool::builder().workers(3).retries(1_000).build().unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..number("HELPERS", 10) {
+                std::thread::sleep(ms(15));
+                let helper = pool.pids().first().and_then(|&pid| parent(pid));
+                // A worker whose helper is gone has another parent for a moment.
+                if let Some(helper) = helper.filter(|&pid| parent(pid) == Some(std::process::id()))
+                {
+                    kill(helper);
+                }
+            }
+            over.store(true, SeqCst);
+        });
+        while !over.load(SeqCst) {
+            let results = pool.map(double, 0..5_000).map(Result::unwrap);
+            assert!(results.eq((0..5_000).map(|x| 2 * x)));
+        }
+    });
+    assert_eq!(pool.stats().unfinished, 0);
+}
+
+/// Kills, timeouts, panics, replacements, cancellations and large values together: each task has one result, and it is the right one.
+fn all_at_once() {
+    fn mixed((x, text): (u64, String)) -> (u64, usize) {
+        match x % 97 {
+            3 => sleeps(10_000),
+            5 => panic!("unlucky {x}"),
+            7 => kill_me(),
+            _ => 0,
+        };
+        (x, text.len())
+    }
+    fn kill_me() -> u64 {
+        kill(std::process::id());
+        0
+    }
+    let pool =
+        Pool::builder().workers(3).retries(0).max_tasks_per_child(50).task_timeout(ms(1_000));
+    let pool = pool.build().unwrap();
+    let size = |x: u64| if x % 31 == 0 { 20_000 } else { usize::try_from(x % 100).unwrap() };
+    let input = (0..600_u64).map(|x| (x, "x".repeat(size(x))));
+    let cancelled: Vec<_> = (0..20).map(|_| pool.submit(sleeps, 10_000)).collect();
+    assert!(cancelled.iter().all(|task| task.cancel()));
+    let results: Vec<_> = pool.map(mixed, input).collect();
+    assert_eq!(results.len(), 600);
+    for (result, x) in results.iter().zip(0..) {
+        match (result, x % 97) {
+            (Err(TaskError::TimedOut), 3)
+            | (Err(TaskError::Panicked { .. }), 5)
+            | (Err(TaskError::WorkerDied { signal: Some(9), .. }), 7) => {}
+            (Ok(value), rest) if ![3, 5, 7].contains(&rest) => assert_eq!(*value, (x, size(x))),
+            (other, _) => panic!("{x}: {other:?}"),
+        }
+    }
+    for task in cancelled {
+        assert!(is_error(&task.join(), |error| matches!(error, TaskError::Cancelled)));
+    }
+    assert_eq!(pool.stats().unfinished, 0);
 }
