@@ -73,6 +73,8 @@ fn main() -> ExitCode {
             ("random_kills", random_kills),
             ("random_kills_of_helpers", random_kills_of_helpers),
             ("all_at_once", all_at_once),
+            ("each_task_runs_once", each_task_runs_once),
+            ("full_rings", full_rings),
         ],
         &[("owner", play_owner), ("without_init", play_without_init)],
     )
@@ -983,4 +985,49 @@ fn all_at_once() {
         assert!(is_error(&task.join(), |error| matches!(error, TaskError::Cancelled)));
     }
     assert_eq!(pool.stats().unfinished, 0);
+}
+
+fn counts(spins: u64) {
+    use std::cell::OnceCell;
+    thread_local! { static COUNT: OnceCell<Shared<AtomicU64>> = const { OnceCell::new() } }
+    COUNT.with(|count| {
+        let count = count.get_or_init(|| Shared::inherited("count").unwrap());
+        (0..spins).for_each(|_| std::hint::spin_loop());
+        count.fetch_add(1, SeqCst);
+    });
+}
+
+/// What waits at one worker goes to another just as the first one claims it: one of the two gets it.
+fn each_task_runs_once() {
+    let count = Shared::anonymous(AtomicU64::new(0)).unwrap();
+    let pool = Pool::builder().workers(2).share("count", &count).build().unwrap();
+    let rounds = number("ROUNDS", 20_000);
+    for round in 0..rounds {
+        let tasks: Vec<_> =
+            (0..3).map(|i| pool.submit(counts, (round * 7 + i * 13) % 60)).collect();
+        tasks.iter().for_each(|task| task.join().unwrap());
+    }
+    assert_eq!(count.load(SeqCst), 3 * rounds);
+    pool.map(counts, vec![0; 50_000]).for_each(|result| result.unwrap());
+    assert_eq!(count.load(SeqCst), 3 * rounds + 50_000);
+    assert_eq!(pool.stats().lost, 0);
+}
+
+/// Results come faster than they are read.
+fn full_rings() {
+    fn gives(length: u64) -> String {
+        "x".repeat(usize::try_from(length).unwrap())
+    }
+    let pool = two();
+    for length in [0, 3, 4, 100, 1_000, 11_000] {
+        let mut results = pool.map(gives, std::iter::repeat_n(length, 5_000));
+        for i in 0..5_000 {
+            if i % 1_000 == 0 {
+                std::thread::sleep(ms(5));
+            }
+            assert_eq!(results.next().unwrap().unwrap().len() as u64, length);
+        }
+        assert!(results.next().is_none());
+    }
+    assert_eq!(pool.stats().lost, 0);
 }
