@@ -75,6 +75,7 @@ fn main() -> ExitCode {
             ("all_at_once", all_at_once),
             ("each_task_runs_once", each_task_runs_once),
             ("full_rings", full_rings),
+            ("results_that_nobody_wants", results_that_nobody_wants),
         ],
         &[("owner", play_owner), ("without_init", play_without_init)],
     )
@@ -1030,4 +1031,26 @@ fn full_rings() {
         assert!(results.next().is_none());
     }
     assert_eq!(pool.stats().lost, 0);
+}
+
+/// More than the rings hold, while nobody waits for a result.
+fn results_that_nobody_wants() {
+    fn gives(last: bool) -> String {
+        if last {
+            Shared::<Event>::inherited("last").unwrap().set();
+        }
+        "x".repeat(11_000)
+    }
+    fn gives_more(last: bool) -> String {
+        gives(last) + &"x".repeat(11_000)
+    }
+    for (function, count) in [(gives as fn(bool) -> String, 100), (gives_more, 500)] {
+        let last = Shared::anonymous(Event::manual(false)).unwrap();
+        let pool = Pool::builder().workers(1).share("last", &last).build().unwrap();
+        let tasks: Vec<_> = (1..=count).map(|i| pool.submit(function, i == count)).collect();
+        assert!(last.wait_timeout(runner::PATIENCE).unwrap());
+        assert!(tasks.into_iter().all(|task| task.join().unwrap().len() >= 11_000));
+        drop(pool.submit(function, false));
+        eventually("it is done all the same", || pool.stats().unfinished == 0);
+    }
 }

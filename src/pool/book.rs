@@ -164,6 +164,8 @@ pub(super) struct Book {
     pub(super) counts: Counts,
     pub(super) most_tasks: u64,
     pub(super) retries: u32,
+    /// Somebody is to be woken who does not wait here: an executor, perhaps.
+    pub(super) wanted: bool,
     /// Who waits until nothing is unfinished.
     pub(super) drained: Vec<Waker>,
     costs: Vec<(u64, Arc<AtomicU64>)>,
@@ -182,6 +184,7 @@ impl Book {
             counts: Counts::default(),
             most_tasks,
             retries,
+            wanted: false,
             drained: Vec::new(),
             costs: Vec::new(),
             wake: Vec::new(),
@@ -209,6 +212,7 @@ impl Book {
         self.counts.done += u64::from(count);
         job.put(base, count, piece, &mut self.wake);
         if self.unfinished == 0 {
+            self.wanted = false;
             self.wake.append(&mut self.drained);
         }
     }
@@ -554,6 +558,11 @@ impl Book {
         for chunk in all {
             self.fail(chunk, error);
         }
+    }
+
+    /// Whether results must be read though nobody waits for one.
+    pub(super) fn needs_clerk(&self) -> bool {
+        self.unfinished > 0 && (self.wanted || !self.pending.is_empty())
     }
 
     /// Workers that are at a task.

@@ -1,8 +1,9 @@
 //! Who does the owner's work: the threads that wait for results, and two that are there when none does.
 //!
 //! Results are read by one thread at a time, the *leader*: a thread that waits for some. Others that wait are *followers*, woken when
-//! their result is there, or when the leader has what it wanted. If nobody waits, the *clerk* leads, a thread of the pool's. So a
-//! result passes from the worker to who wants it without another thread in between.
+//! their result is there, or when the leader has what it wanted. So a result passes from the worker to who wants it without another thread
+//! in between. If nobody waits, results stay where they are, unless there is need: tasks wait for room at the desks, a worker
+//! for room for results, or a future's executor for a wake. Then the *clerk* leads, a thread of the pool's.
 //! The *warden*, another thread, watches over the workers: it starts them, notices their deaths and those tasks that take too long.
 use super::book::{Book, Chunk, Hired, Job};
 use super::error::TaskError;
@@ -15,7 +16,7 @@ use crate::sys::file::duplicate;
 use crate::sys::process::{poll, receive, send, socket_pair};
 use core::task::Waker;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -36,7 +37,6 @@ pub(super) struct Core {
     hall: Hall,
     book: Mutex<Book>,
     lead: Mutex<Lead>,
-    clerk: Condvar,
     plan: Plan,
     /// A byte sent here has the warden look again.
     warden: (OwnedFd, OwnedFd),
@@ -76,7 +76,6 @@ impl Core {
             hall,
             book: Mutex::new(book),
             lead: Mutex::default(),
-            clerk: Condvar::new(),
             plan,
             warden: socket_pair()?,
             forks: forks(),
@@ -164,7 +163,7 @@ impl Core {
     }
 
     /// Reads results and hands on tasks; whether there were results, and whether more can come unannounced.
-    fn pump(&self) -> (bool, bool) {
+    pub(super) fn pump(&self) -> (bool, bool) {
         self.with(|book, hall| {
             let any = book.collect(hall);
             if any {
@@ -245,7 +244,16 @@ impl Core {
         self.hand_on();
     }
 
-    /// Sees to it that somebody leads, as long as there is something to wait for.
+    /// Has somebody read results, though nobody waits here for one.
+    pub(super) fn want(&self) {
+        {
+            let mut book = self.book();
+            book.wanted = book.unfinished > 0;
+        }
+        self.hand_on();
+    }
+
+    /// Sees to it that somebody leads, if there is need.
     pub(super) fn hand_on(&self) {
         let lead = lock(&self.lead);
         if lead.led {
@@ -256,27 +264,25 @@ impl Core {
             return;
         }
         drop(lead);
-        if self.book().unfinished > 0 {
-            self.clerk.notify_one();
+        if self.book().needs_clerk() {
+            self.hall.call();
         }
     }
 
     /// What the clerk does.
     pub(super) fn keep_books(&self) {
         loop {
+            self.hall.wait_for_call();
             let mut lead = lock(&self.lead);
-            loop {
-                if lead.over {
-                    return;
-                }
-                if !lead.led && lead.followers.is_empty() && self.book().unfinished > 0 {
-                    break;
-                }
-                lead = self.clerk.wait(lead).unwrap_or_else(PoisonError::into_inner);
+            if lead.over {
+                return;
+            }
+            if lead.led {
+                continue; // who leads hands on
             }
             lead.led = true;
             drop(lead);
-            self.lead_until(Deadline::NEVER, &mut || self.book().unfinished == 0);
+            self.lead_until(Deadline::NEVER, &mut || !self.book().needs_clerk());
             self.resign();
         }
     }
@@ -429,7 +435,7 @@ impl Core {
     /// Has the clerk and the warden end.
     pub(super) fn stop(&self) {
         lock(&self.lead).over = true;
-        self.clerk.notify_all();
+        self.hall.call();
         self.alarm();
     }
 

@@ -22,7 +22,7 @@ fn told<'a, R: 'a>(tasks: impl Iterator<Item = &'a Task<R>>) -> Receiver<usize> 
     let (to, from) = channel();
     for (number, task) in tasks.enumerate() {
         task.cell.register(Arc::new(Tell { number, to: to.clone() }).into());
-        task.core.hand_on();
+        task.core.want();
     }
     from
 }

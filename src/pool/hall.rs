@@ -62,8 +62,10 @@ crate::shared! {
     }
 
     pub(super) struct Front {
-        /// The owner's.
+        /// For the owner's leader.
         bell: Event,
+        /// For its clerk.
+        help: Event,
     }
     pub(super) struct Hall4 { front: Front, desks: [Desk; 4] }
     pub(super) struct Hall16 { front: Front, desks: [Desk; 16] }
@@ -268,6 +270,20 @@ impl Hall {
     /// Tells the owner that there is something for it.
     pub(super) fn ring(&self) {
         self.front().bell.set();
+    }
+
+    /// Has the clerk look.
+    pub(super) fn call(&self) {
+        self.front().help.set();
+    }
+
+    /// Waits until somebody calls the clerk.
+    pub(super) fn wait_for_call(&self) {
+        if self.front().help.wait().is_err() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.front().help.reset();
+        fence(SeqCst); // keeps I3
     }
 
     /// Waits until somebody rings.

@@ -35,7 +35,7 @@
 //! # How it works
 //! Each worker has two rings in one segment, for tasks and for results; all that is not done stays with the owner as well. Tiny tasks
 //! go many to a message, as many as take a quarter of a millisecond. A worker that has nothing to do gets what waits at another's.
-//! Results are read by the thread that waits for one. Values above 12 KiB go by a file in memory.
+//! Results are read by the thread that waits for one; if there is none, by one of the pool's two threads. Values above 12 KiB go by a file in memory.
 mod book;
 mod core;
 mod error;
@@ -312,6 +312,9 @@ impl Pool {
     /// What has been done, and what is under way.
     #[must_use]
     pub fn stats(&self) -> Stats {
+        if !self.core.is_copy() {
+            self.core.pump(); // perhaps nobody else reads results
+        }
         let book = self.core.book();
         Stats {
             done: book.counts.done,

@@ -123,6 +123,9 @@ impl<R> Task<R> {
     #[must_use]
     #[doc(alias = "ready")]
     pub fn is_done(&self) -> bool {
+        if !self.cell.is_done() && !self.core.is_copy() {
+            self.core.pump(); // perhaps nobody else reads results
+        }
         self.cell.is_done()
     }
 
@@ -200,6 +203,8 @@ impl<R: DeserializeOwned> Future for Task<R> {
         let mut state = self.cell.state();
         if !state.done {
             state.add(context.waker());
+            drop(state);
+            self.core.want();
             return Poll::Pending;
         }
         drop(state);

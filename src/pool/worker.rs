@@ -207,7 +207,9 @@ impl Worker<'_> {
         if self.record.len() - 8 > INLINE {
             flags |= BY_SOCKET;
             let file = to_file(&self.record[8..]).map_err(|_| Over)?;
-            self.hall.ring(); // for those before it
+            // For those before it: nobody may be waiting, and the socket holds so many.
+            self.hall.ring();
+            self.hall.call();
             send(self.socket.as_fd(), &[0], &[file.as_fd()], true).map_err(|_| Over)?;
             self.record.truncate(8);
         }
@@ -228,6 +230,7 @@ impl Worker<'_> {
                 break;
             }
             self.hall.ring();
+            self.hall.call(); // nobody may be waiting for results
             if !self.desk.wait(PATIENCE) && self.is_orphan() {
                 return Err(Over);
             }
