@@ -967,7 +967,8 @@ fn all_at_once() {
     let pool =
         Pool::builder().workers(3).retries(0).max_tasks_per_child(50).task_timeout(ms(1_000));
     let pool = pool.build().unwrap();
-    let size = |x: u64| if x % 31 == 0 { 20_000 } else { usize::try_from(x % 100).unwrap() };
+    let size =
+        |x: u64| if x.is_multiple_of(31) { 20_000 } else { usize::try_from(x % 100).unwrap() };
     let input = (0..600_u64).map(|x| (x, "x".repeat(size(x))));
     let cancelled: Vec<_> = (0..20).map(|_| pool.submit(sleeps, 10_000)).collect();
     assert!(cancelled.iter().all(|task| task.cancel()));
