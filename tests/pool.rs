@@ -76,6 +76,7 @@ fn main() -> ExitCode {
             ("each_task_runs_once", each_task_runs_once),
             ("full_rings", full_rings),
             ("results_that_nobody_wants", results_that_nobody_wants),
+            ("killed_at_every_instruction", step::killed_at_every_instruction),
         ],
         &[("owner", play_owner), ("without_init", play_without_init)],
     )
@@ -1054,4 +1055,84 @@ fn results_that_nobody_wants() {
         drop(pool.submit(function, false));
         eventually("it is done all the same", || pool.stats().unfinished == 0);
     }
+}
+
+/// The worker traps after each of its instructions, and counts them until it kills itself.
+#[cfg(target_arch = "x86_64")]
+mod step {
+    #![expect(unsafe_code, reason = "a signal handler, and the processor's trap flag")]
+    use super::{AtomicU64, Pool, SeqCst, TaskError, double, is_error, number};
+
+    static LEFT: AtomicU64 = AtomicU64::new(0);
+
+    extern "C" fn count(_signal: i32) {
+        if LEFT.fetch_sub(1, SeqCst) == 1 {
+            // SAFETY: takes no pointers.
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        }
+    }
+
+    /// From here on the calling worker lives for so many instructions.
+    fn live_for(instructions: u64) {
+        LEFT.store(instructions, SeqCst);
+        // SAFETY: all zero is an empty mask, no flags.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = count as *const () as usize;
+        // SAFETY: the handler is async-signal-safe.
+        unsafe { libc::sigaction(libc::SIGTRAP, &raw const action, std::ptr::null_mut()) };
+        // SAFETY: sets the trap flag, below the red zone.
+        unsafe {
+            std::arch::asm!(
+                "sub rsp, 128",
+                "pushfq",
+                "or qword ptr [rsp], 0x100",
+                "popfq",
+                "add rsp, 128"
+            );
+        }
+    }
+
+    /// The end of one message, two more, and the sleep after them: wherever it dies, no task is lost that it had not begun, and
+    /// none that it had done; with one try each, at most one fails.
+    pub(crate) fn killed_at_every_instruction() {
+        let pool = Pool::builder().workers(1).retries(0).build().unwrap();
+        let (stride, most) = (number("STRIDE", 37), number("INSTRUCTIONS", 12_000));
+        let (mut failed, mut survived, mut n) = (0, 0, 1);
+        while n < most {
+            let lost = pool.stats().lost;
+            let first = pool.submit(live_for, n);
+            let tasks: Vec<_> = (0..2).map(|x| pool.submit(double, x)).collect();
+            let mut wrong = 0;
+            for (task, x) in tasks.iter().zip(0..) {
+                match task.join() {
+                    Ok(value) => assert_eq!(value, 2 * x, "{n}"),
+                    Err(TaskError::WorkerDied { signal: Some(9), .. }) => wrong += 1,
+                    Err(error) => panic!("{n}: {error}"),
+                }
+            }
+            if let Err(error) = first.join() {
+                assert!(matches!(error, TaskError::WorkerDied { signal: Some(9), .. }), "{n}");
+                wrong += 1;
+            }
+            assert!(wrong <= 1, "{n}: {wrong} failed");
+            failed += wrong;
+            survived += u64::from(wrong == 0);
+            if pool.stats().lost == lost {
+                // It is asleep, or not yet dead; the next one is to begin anew.
+                pool.pids().into_iter().for_each(super::kill);
+                super::eventually("it is gone", || pool.stats().lost > lost);
+            }
+            n += stride;
+        }
+        assert!(failed > 0 && survived > 0, "{failed} failed, {survived} survived");
+        assert!(is_error(&pool.apply(live_for, 5), |e| matches!(e, TaskError::WorkerDied { .. })));
+        if std::env::var_os("STRIDE").is_some() {
+            eprintln!("{failed} failed, {survived} survived");
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod step {
+    pub(crate) fn killed_at_every_instruction() {}
 }
