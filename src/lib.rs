@@ -2,6 +2,8 @@
 // The layers, top to bottom; a module uses only those below it (`tests/layers.rs` checks it):
 //
 //   any_error                            one error for all
+//   pool                                 workers, tasks
+//   process                              functions in processes of their own
 //   shared  command                      Shared<T>, handing on
 //   queue                                built on the wait layer and the peer table
 //   condition                            waiting for what a lock guards
@@ -24,6 +26,10 @@ pub mod event;
 pub mod latch;
 pub mod lock;
 pub mod once;
+#[cfg(all(feature = "pool", not(outlast_loom)))]
+pub mod pool;
+#[cfg(all(feature = "process", not(outlast_loom)))]
+pub mod process;
 pub mod queue;
 pub mod reentrant;
 pub mod rwlock;

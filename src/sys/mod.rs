@@ -33,6 +33,8 @@ pub(crate) mod file;
     path = "futex.rs"
 )]
 mod parker;
+#[cfg(all(feature = "process", not(outlast_loom)))]
+pub(crate) mod process;
 #[cfg_attr(outlast_loom, path = "robust_model.rs")]
 #[cfg_attr(
     all(feature = "pthread", not(feature = "futex"), not(outlast_loom)),
