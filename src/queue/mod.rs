@@ -65,6 +65,8 @@
 #![expect(unsafe_code, reason = "a claimed slot is reached by its claimer alone")]
 
 mod cells;
+#[expect(dead_code, reason = "channels are to come")]
+pub(crate) mod ends;
 mod error;
 mod ring;
 pub mod spsc;
