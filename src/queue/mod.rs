@@ -64,10 +64,12 @@
 //! numbers) with the claim moved into the slot.
 #![expect(unsafe_code, reason = "a claimed slot is reached by its claimer alone")]
 
+mod bury;
 mod cells;
 pub mod channel;
 pub(crate) mod ends;
 mod error;
+pub mod priority;
 mod ring;
 pub mod spsc;
 
@@ -76,6 +78,7 @@ pub use channel::{Channel, FixedChannel, Receiver, Sender};
 pub use error::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
+pub use priority::PriorityQueue;
 pub use ring::Slot;
 
 use crate::deadline::Deadline;
@@ -930,6 +933,14 @@ impl<T: Plain> Queue<T> {
     /// If this process cannot become a peer.
     pub fn join_timeout(&self, timeout: Duration) -> Result<bool, Fault> {
         self.join_until(Deadline::after(timeout))
+    }
+
+    /// As [`join`](Self::join), until `deadline` at most; whether all was done.
+    ///
+    /// # Errors
+    /// If this process cannot become a peer.
+    pub fn join_deadline(&self, deadline: Instant) -> Result<bool, Fault> {
+        self.join_until(Deadline::at(deadline))
     }
 
     fn join_until(&self, deadline: Deadline) -> Result<bool, Fault> {

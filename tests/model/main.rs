@@ -17,6 +17,7 @@ mod event;
 mod latch;
 mod lock;
 mod once;
+mod priority;
 mod queue;
 mod reentrant;
 mod rwlock;

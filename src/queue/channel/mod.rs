@@ -60,7 +60,7 @@ use core::fmt;
 use core::mem::offset_of;
 use core::ops::Deref;
 use core::ptr::NonNull;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A bounded queue with two ends to hold: [`Sender`]s and [`Receiver`]s.
 ///
@@ -193,6 +193,14 @@ impl<T: Plain> Channel<T> {
     /// If this process cannot become a peer.
     pub fn join_timeout(&self, timeout: Duration) -> Result<bool, Fault> {
         self.queue.join_timeout(timeout)
+    }
+
+    /// As [`Queue::join_deadline`].
+    ///
+    /// # Errors
+    /// If this process cannot become a peer.
+    pub fn join_deadline(&self, deadline: Instant) -> Result<bool, Fault> {
+        self.queue.join_deadline(deadline)
     }
 
     /// The other end of the one that `bit` stands for waits there.
