@@ -15,6 +15,8 @@ mod latch;
 #[cfg(feature = "futex")]
 mod primitives;
 #[cfg(feature = "futex")]
+mod priority;
+#[cfg(feature = "futex")]
 mod reentrant;
 #[cfg(feature = "futex")]
 mod rwlock;
