@@ -163,7 +163,10 @@ fn play_ring(capacity: usize, plays: &[(Act, bool)]) {
             Act::Send(message) => {
                 let producer = ends.0.as_ref().unwrap();
                 let expected = match model.send(message) {
-                    Ok(()) => Ok(sent += 1),
+                    Ok(()) => {
+                        sent += 1;
+                        Ok(())
+                    }
                     Err(TrySendError::Full(back)) => Err(spsc::TrySendError::Full(back)),
                     Err(error) => Err(spsc::TrySendError::Closed(error.into_inner())),
                 };
