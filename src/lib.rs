@@ -71,6 +71,10 @@ pub use shared::Shared;
 pub use wait::TimedOut;
 pub use wait::spin::Spin;
 
+#[cfg(all(feature = "pool", not(outlast_loom)))]
+#[doc = include_str!("multiprocessing.md")]
+pub mod multiprocessing {}
+
 /// For the macros of this crate.
 #[doc(hidden)]
 pub mod __private {
