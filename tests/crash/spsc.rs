@@ -43,7 +43,8 @@ fn next_consumer(world: &World) -> Result<Consumer<'_, u64>, String> {
     world.consumer_timeout(PATIENCE).map_err(|error| format!("consumer: {error}"))
 }
 
-/// Successors take both roles; what is there is in order, without gaps, and room is for as many again.
+/// Successors take both roles; what is there is in order, without gaps, from the first that was not received; and
+/// room is for as many again.
 fn carries_on(world: &World) -> Verdict {
     let (producer, consumer) = (next_producer(world)?, next_consumer(world)?);
     let mut left = Vec::new();
@@ -55,7 +56,9 @@ fn carries_on(world: &World) -> Verdict {
             Err(error) => return fail(error),
         }
     }
-    if left.windows(2).any(|pair| pair[0] + 1 != pair[1]) {
+    if left.windows(2).any(|pair| pair[0] + 1 != pair[1])
+        || left.first().is_some_and(|first| *first != world.received() - left.len() as u64)
+    {
         return fail(format!("left over: {left:?}"));
     }
     producer.try_send_batch(&[7, 8, 9, 10]).map_err(|error| error.to_string())?;
