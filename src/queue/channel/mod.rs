@@ -49,9 +49,9 @@ mod sender;
 pub use receiver::Receiver;
 pub use sender::Sender;
 
-use super::ends::Ends;
-use super::{CLOSED, FixedQueue, NO_RECEIVERS, NO_SENDERS, Queue, Slot};
 use crate::error::Fault;
+use crate::queue::ends::Ends;
+use crate::queue::{CLOSED, FixedQueue, NO_RECEIVERS, NO_SENDERS, Queue, Slot};
 use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
 use crate::sync::atomic::Ordering::{AcqRel, SeqCst};
 use crate::sync::atomic::fence;

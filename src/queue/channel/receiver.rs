@@ -1,9 +1,9 @@
 //! The receivers' end.
-use super::super::ends::Hold;
-use super::super::{Delivery, Never, Queue, Ref, Undelivered};
 use super::{Channel, NO_RECEIVERS, NO_SENDERS};
 use crate::deadline::Deadline;
 use crate::error::Fault;
+use crate::queue::ends::Hold;
+use crate::queue::{Delivery, Never, Queue, Ref, Undelivered};
 use crate::queue::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::shareable::Plain;
 use core::fmt;

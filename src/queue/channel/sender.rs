@@ -1,10 +1,10 @@
 //! The senders' end.
-use super::super::ends::Hold;
-use super::super::{Unsent, after_sent};
 use super::{Channel, NO_RECEIVERS, NO_SENDERS};
 use crate::deadline::Deadline;
 use crate::error::Fault;
+use crate::queue::ends::Hold;
 use crate::queue::{SendError, SendTimeoutError, TrySendError};
+use crate::queue::{Unsent, after_sent};
 use crate::shareable::Plain;
 use core::fmt;
 use core::ops::Deref;
