@@ -60,6 +60,22 @@ pub enum Error {
     /// A value was not made.
     #[error(transparent)]
     Once(#[from] OnceError),
+    /// A process was not started.
+    #[cfg(feature = "process")]
+    #[error(transparent)]
+    Spawn(#[from] crate::process::SpawnError),
+    /// A process gave no value.
+    #[cfg(feature = "process")]
+    #[error(transparent)]
+    Process(#[from] crate::process::ProcessError),
+    /// There is no pool.
+    #[cfg(feature = "pool")]
+    #[error(transparent)]
+    Pool(#[from] crate::pool::PoolError),
+    /// A task gave no value.
+    #[cfg(feature = "pool")]
+    #[error(transparent)]
+    Task(#[from] crate::pool::TaskError),
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] io::Error),

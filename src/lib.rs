@@ -2,6 +2,8 @@
 // The layers, top to bottom; a module uses only those below it (`tests/layers.rs` checks it):
 //
 //   any_error                            one error for all
+//   pool                                 workers, tasks
+//   process                              functions in processes of their own
 //   shared  command                      Shared<T>, handing on
 //   queue                                built on the wait layer and the peer table
 //   condition                            waiting for what a lock guards
@@ -24,6 +26,10 @@ pub mod event;
 pub mod latch;
 pub mod lock;
 pub mod once;
+#[cfg(all(feature = "pool", not(outlast_loom)))]
+pub mod pool;
+#[cfg(all(feature = "process", not(outlast_loom)))]
+pub mod process;
 pub mod queue;
 pub mod reentrant;
 pub mod rwlock;
@@ -64,6 +70,10 @@ pub use shared::Options;
 pub use shared::Shared;
 pub use wait::TimedOut;
 pub use wait::spin::Spin;
+
+#[cfg(all(feature = "pool", not(outlast_loom)))]
+#[doc = include_str!("multiprocessing.md")]
+pub mod multiprocessing {}
 
 /// For the macros of this crate.
 #[doc(hidden)]

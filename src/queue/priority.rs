@@ -25,12 +25,12 @@
 //! - I4. Some level is closed => level 0 is. Recovery closes the others, if who closed them was killed half-way.
 //!
 //! # Ordering
-//! As in each level. The commit in a level is followed by a `fence(SeqCst)`, and the question who sleeps comes after
-//! that fence; a receiver arms, fences, and looks at all levels once more.
+//! As in each level. The commit in a level is followed by a light fence, and the question who sleeps comes after
+//! that; a receiver arms, fences for all, and looks at all levels once more.
 //!
 //! # Death
 //! As in each level. Killed between a commit and its wake, or as the one who was woken: recovery wakes all.
-use super::{CLOSED, FixedQueue, Never, Queue, Ref, Undelivered, Unsent};
+use super::{CLOSED, FixedQueue, LIGHT, Never, Queue, Ref, Undelivered, Unsent};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::{
@@ -54,9 +54,9 @@ use std::time::{Duration, Instant};
 #[repr(C)]
 pub struct PriorityQueue<T: Plain, const LEVELS: usize, const N: usize> {
     /// A message can be received.
-    arrived: Signal,
+    arrived: Signal<LIGHT>,
     /// A cell is free.
-    cell_free: Signal,
+    cell_free: Signal<LIGHT>,
     levels: [FixedQueue<T, N>; LEVELS],
 }
 
@@ -67,7 +67,7 @@ pub struct PriorityQueue<T: Plain, const LEVELS: usize, const N: usize> {
 pub struct Delivery<'a, T: Plain> {
     inner: ManuallyDrop<super::Delivery<'a, T>>,
     level: usize,
-    signals: [&'a Signal; 2],
+    signals: [&'a Signal<LIGHT>; 2],
 }
 
 impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> {
@@ -160,7 +160,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         sent
     }
 
-    /// A send has committed, and fenced; or has given up a slot, as the queue was closed, that barred others.
+    /// A send has committed, and fenced lightly; or has given up a slot, as the queue was closed, that barred others.
     #[inline(always)]
     fn after_send<E>(&self, sent: &Result<(), E>) {
         if self.arrived.is_armed() || self.cell_free.is_armed() {
@@ -319,7 +319,9 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
                 Ok(None) => open = true,
                 // A closed level gives that without having looked for a message.
                 Err(Undelivered::NoCell) => {
-                    fence(SeqCst); // who commits after our look sees that it is closed
+                    if self.is_closed() {
+                        Signal::<LIGHT>::fence_before_verdict(); // who commits after our look sees that it is closed
+                    }
                     barred |= level.may_have_message();
                 }
                 Err(Undelivered::Never(Never::Failed(fault))) => {
@@ -360,7 +362,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         waiting.peek().is_some() && !waiting.any(|level| level.cells.iter().any(Queue::is_takeable))
     }
 
-    /// After a message was taken, which was followed by a fence.
+    /// After a message was taken, which was followed by a light fence at least.
     #[inline(always)]
     fn pass_on(&self) {
         if self.arrived.is_armed() || self.cell_free.is_armed() {

@@ -51,7 +51,7 @@ pub use sender::Sender;
 
 use crate::error::Fault;
 use crate::queue::ends::Ends;
-use crate::queue::{CLOSED, FixedQueue, NO_RECEIVERS, NO_SENDERS, Queue, Slot};
+use crate::queue::{CLOSED, FixedQueue, LIGHT, NO_RECEIVERS, NO_SENDERS, Queue, Slot};
 use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
 use crate::sync::atomic::Ordering::{AcqRel, SeqCst};
 use crate::sync::atomic::fence;
@@ -204,7 +204,7 @@ impl<T: Plain> Channel<T> {
     }
 
     /// The other end of the one that `bit` stands for waits there.
-    fn side(&self, bit: u32) -> (&Ends, &Signal) {
+    fn side(&self, bit: u32) -> (&Ends, &Signal<LIGHT>) {
         let rare = &self.queue.shared;
         if bit == NO_SENDERS {
             (&self.senders, &rare.not_empty)

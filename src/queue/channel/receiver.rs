@@ -156,11 +156,11 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
 
     #[inline(always)]
     fn pop_until(&self, deadline: Deadline) -> Result<Option<T>, Never> {
-        match self.peek() {
-            Ok(Some(message)) => Ok(Some(message.take())),
-            Err(Never::Failed(fault)) => Err(Never::Failed(fault)),
-            _ => self.pop_slow(deadline),
-        }
+        self.hold.check().map_err(Never::Failed)?;
+        self.channel
+            .queue
+            .pop()
+            .map_or_else(|| self.pop_slow(deadline), |message| Ok(Some(message)))
     }
 
     #[cold]
