@@ -4,6 +4,7 @@ use crate::error::{Fault, OpenError};
 use crate::latch::LatchError;
 use crate::lock::LockError;
 use crate::once::OnceError;
+use crate::queue::spsc;
 use crate::queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
@@ -38,6 +39,15 @@ pub enum Error {
     /// No message was there at once.
     #[error("the queue is empty")]
     Empty,
+    /// A message was not sent into a ring, and is dropped.
+    #[error(transparent)]
+    RingSend(spsc::SendTimeoutError<()>),
+    /// No message was received from a ring.
+    #[error(transparent)]
+    RingRecv(spsc::RecvTimeoutError),
+    /// An end of a ring was not taken.
+    #[error(transparent)]
+    Role(#[from] spsc::RoleError),
     /// A barrier did not let through.
     #[error(transparent)]
     Barrier(#[from] BarrierError),
@@ -133,5 +143,64 @@ impl From<TryRecvError> for Error {
             TryRecvError::Disconnected => Error::Recv(RecvTimeoutError::Disconnected),
             TryRecvError::Failed(fault) => Error::Recv(RecvTimeoutError::Failed(fault)),
         }
+    }
+}
+
+impl<T> From<spsc::SendTimeoutError<T>> for Error {
+    fn from(error: spsc::SendTimeoutError<T>) -> Self {
+        Error::RingSend(match error {
+            spsc::SendTimeoutError::TimedOut(_) => spsc::SendTimeoutError::TimedOut(()),
+            spsc::SendTimeoutError::Closed(_) => spsc::SendTimeoutError::Closed(()),
+            spsc::SendTimeoutError::PeerDied(_) => spsc::SendTimeoutError::PeerDied(()),
+            spsc::SendTimeoutError::Failed(_, fault) => spsc::SendTimeoutError::Failed((), fault),
+        })
+    }
+}
+
+impl<T> From<spsc::SendError<T>> for Error {
+    fn from(error: spsc::SendError<T>) -> Self {
+        Error::RingSend(match error {
+            spsc::SendError::Closed(_) => spsc::SendTimeoutError::Closed(()),
+            spsc::SendError::PeerDied(_) => spsc::SendTimeoutError::PeerDied(()),
+            spsc::SendError::Failed(_, fault) => spsc::SendTimeoutError::Failed((), fault),
+        })
+    }
+}
+
+impl<T> From<spsc::TrySendError<T>> for Error {
+    fn from(error: spsc::TrySendError<T>) -> Self {
+        Error::RingSend(match error {
+            spsc::TrySendError::Full(_) => return Error::Full,
+            spsc::TrySendError::Closed(_) => spsc::SendTimeoutError::Closed(()),
+            spsc::TrySendError::PeerDied(_) => spsc::SendTimeoutError::PeerDied(()),
+            spsc::TrySendError::Failed(_, fault) => spsc::SendTimeoutError::Failed((), fault),
+        })
+    }
+}
+
+impl From<spsc::RecvTimeoutError> for Error {
+    fn from(error: spsc::RecvTimeoutError) -> Self {
+        Error::RingRecv(error)
+    }
+}
+
+impl From<spsc::RecvError> for Error {
+    fn from(error: spsc::RecvError) -> Self {
+        Error::RingRecv(match error {
+            spsc::RecvError::Closed => spsc::RecvTimeoutError::Closed,
+            spsc::RecvError::PeerDied => spsc::RecvTimeoutError::PeerDied,
+            spsc::RecvError::Failed(fault) => spsc::RecvTimeoutError::Failed(fault),
+        })
+    }
+}
+
+impl From<spsc::TryRecvError> for Error {
+    fn from(error: spsc::TryRecvError) -> Self {
+        Error::RingRecv(match error {
+            spsc::TryRecvError::Empty => return Error::Empty,
+            spsc::TryRecvError::Closed => spsc::RecvTimeoutError::Closed,
+            spsc::TryRecvError::PeerDied => spsc::RecvTimeoutError::PeerDied,
+            spsc::TryRecvError::Failed(fault) => spsc::RecvTimeoutError::Failed(fault),
+        })
     }
 }

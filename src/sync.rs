@@ -38,6 +38,9 @@ mod imp {
     /// Processes that hold one side of a channel.
     pub(crate) const HOLDERS: usize = 64;
 
+    /// Messages of one queue that can be delivered and unacknowledged at a time.
+    pub(crate) const IN_FLIGHT: usize = 64;
+
     /// Between a `SeqCst` exchange and a `SeqCst` load of another word, of which one in each of two threads must see the
     /// other's exchange.
     ///
@@ -73,6 +76,9 @@ mod imp {
 
     /// As few as a model has threads.
     pub(crate) const HOLDERS: usize = 3;
+
+    /// So that a queue fits on the stack of a model.
+    pub(crate) const IN_FLIGHT: usize = 4;
 
     /// Loom gives `SeqCst` accesses the order of Acquire and Release only, but knows the fence.
     pub(crate) fn between_exchange_and_load() {

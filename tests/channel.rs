@@ -435,7 +435,9 @@ fn foreign_bytes() {
             let (sender, receiver) =
                 (office.jobs.sender().unwrap(), office.jobs.receiver().unwrap());
             let bytes = random.bytes(size_of::<FixedChannel<u64, 3>>());
-            let len = if round % 2 == 0 { 520 } else { bytes.len() };
+            // The ends only, or all; what the C library keeps in the other backend is none of ours.
+            let ends_only = round % 2 == 0 || !cfg!(feature = "futex");
+            let len = if ends_only { 520 } else { bytes.len() };
             scribble(&office.jobs, 0, &bytes[..len]);
             for n in 0..4 {
                 sender.try_send(n).ok();

@@ -2,10 +2,7 @@
 #![cfg(not(outlast_loom))]
 mod common;
 
-use common::{
-    Random, eventually, fork_child, handle, ms, scribble, sleep_for_ever, thread_cpu, watch,
-    watch_alone, worlds,
-};
+use common::{eventually, fork_child, handle, ms, sleep_for_ever, thread_cpu, watch, worlds};
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
@@ -286,17 +283,18 @@ fn copies_by_fork_are_inert() {
 }
 
 #[test]
+#[cfg(feature = "futex")] // the other backend has objects of the C library in front
 fn foreign_bytes() {
-    let _watchdog = watch_alone("foreign_bytes");
+    let _watchdog = common::watch_alone("foreign_bytes");
     let child = fork_child(|| {
-        let mut random = Random::new(9);
+        let mut random = common::Random::new(9);
         for round in 0..200 {
             let office = office();
             office.jobs.send(1, 1).unwrap();
             let job = office.jobs.recv_ack().unwrap();
             let bytes = random.bytes(size_of::<PriorityQueue<u64, 4, 3>>());
             let len = if round % 2 == 0 { 64 } else { bytes.len() };
-            scribble(&office.jobs, 0, &bytes[..len]);
+            common::scribble(&office.jobs, 0, &bytes[..len]);
             for n in 0..4 {
                 office.jobs.try_send(n, 1).ok();
                 office.jobs.try_recv().ok();

@@ -2,7 +2,7 @@
 #![cfg(not(outlast_loom))]
 mod common;
 
-use common::{eventually, fork_child, ms, sleep_for_ever, watch, worlds};
+use common::{eventually, fork_child, handle, ms, sleep_for_ever, thread_cpu, watch, worlds};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::SeqCst;
 use outlast::spsc::{
@@ -422,4 +422,59 @@ fn values_are_checked() {
     chunk.consume(1).unwrap();
     assert_eq!(consumer.recv(), Err(RecvError::Failed(Fault::Corrupt)));
     assert_eq!(consumer.recv(), Ok(Kind::Draw));
+}
+
+extern "C" fn nothing(_signal: i32) {}
+
+/// A signal's handler does not end a wait, and waiting takes no time of the processor.
+#[test]
+fn a_wait_is_a_wait() {
+    let pair = pair();
+    let _watchdog = watch("a_wait_is_a_wait", &pair);
+    let producer = pair.ring.producer().unwrap();
+    let waiter = fork_child(|| {
+        handle(libc::SIGUSR1, nothing);
+        let consumer = pair.ring.consumer().unwrap();
+        let before = thread_cpu();
+        assert_eq!(consumer.recv(), Ok(5));
+        assert!(thread_cpu() - before < ms(100), "it was busy");
+    });
+    for _ in 0..3 {
+        waiter.until_waiting();
+        waiter.signal(libc::SIGUSR1);
+        std::thread::sleep(ms(60));
+    }
+    producer.send(5).unwrap();
+    waiter.succeeds();
+}
+
+#[test]
+fn into_a_slice() {
+    let ring = ring(4);
+    let _watchdog = watch("into_a_slice", &ring);
+    let (producer, consumer) = (ring.producer().unwrap(), ring.consumer().unwrap());
+    let mut to = [0; 3];
+    assert_eq!(consumer.recv_into(&mut []), Ok(0));
+    for round in 0..5 {
+        producer.send_batch(&[round, 1, 2, 3]).unwrap();
+        assert_eq!((consumer.recv_into(&mut to), to), (Ok(3), [round, 1, 2]));
+        assert_eq!((consumer.recv_into(&mut to), to), (Ok(1), [3, 1, 2]));
+    }
+    assert_eq!((ring.sent(), ring.received()), (20, 20));
+    ring.close();
+    assert_eq!(consumer.recv_into(&mut to), Err(RecvError::Closed));
+}
+
+#[test]
+fn errors_become_one() {
+    let ring = ring(1);
+    let fails = || -> Result<(), outlast::Error> {
+        let (producer, consumer) = (ring.producer()?, ring.consumer()?);
+        producer.send(1)?;
+        assert_eq!(consumer.recv()?, 1);
+        assert!(matches!(consumer.try_recv().map_err(Into::into), Err(outlast::Error::Empty)));
+        ring.producer()?;
+        Ok(())
+    };
+    assert_eq!(fails().unwrap_err().to_string(), "this end of the ring is taken");
 }

@@ -14,8 +14,8 @@ use core::fmt;
 use core::mem::{ManuallyDrop, MaybeUninit};
 use core::ops::Deref;
 
-/// How many messages of one queue can be delivered and unacknowledged at a time.
-pub const IN_FLIGHT: usize = 64;
+/// How many messages of one queue can be delivered and unacknowledged at a time: 64.
+pub const IN_FLIGHT: usize = crate::sync::IN_FLIGHT;
 
 /// What a cell is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

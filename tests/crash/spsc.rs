@@ -5,7 +5,7 @@ use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::spsc::{
     Consumer, FixedRing, Producer, RecvTimeoutError, SendTimeoutError, TryRecvError,
 };
-use outlast::{Shared, Spin};
+use outlast::{Dead, Shareable, Shared, Spin};
 use std::time::{Duration, Instant};
 
 type World = Shared<FixedRing<u64, 4>>;
@@ -43,7 +43,8 @@ fn next_consumer(world: &World) -> Result<Consumer<'_, u64>, String> {
     world.consumer_timeout(PATIENCE).map_err(|error| format!("consumer: {error}"))
 }
 
-/// Successors take both roles; what is there is in order, without gaps, and room is for as many again.
+/// Successors take both roles; what is there is in order, without gaps, from the first that was not received; and
+/// room is for as many again.
 fn carries_on(world: &World) -> Verdict {
     let (producer, consumer) = (next_producer(world)?, next_consumer(world)?);
     let mut left = Vec::new();
@@ -55,7 +56,9 @@ fn carries_on(world: &World) -> Verdict {
             Err(error) => return fail(error),
         }
     }
-    if left.windows(2).any(|pair| pair[0] + 1 != pair[1]) {
+    if left.windows(2).any(|pair| pair[0] + 1 != pair[1])
+        || left.first().is_some_and(|first| *first != world.received() - left.len() as u64)
+    {
         return fail(format!("left over: {left:?}"));
     }
     producer.try_send_batch(&[7, 8, 9, 10]).map_err(|error| error.to_string())?;
@@ -246,6 +249,50 @@ fn spsc_woken_receiver() {
         world.producer().map(|producer| producer.send_batch(&[0, 1]).ok()).ok();
     };
     Sweep { wake: Some(wake), ..sweep }.must_hold();
+}
+
+/// The role as well.
+#[test]
+fn spsc_consumer_comes_and_goes() {
+    let comes_and_goes: Operation<World> = |world| {
+        warm();
+        drop(world.producer()); // known to the segment
+        Box::new(|| {
+            if let Ok(consumer) = world.consumer() {
+                consumer.recv().ok();
+            }
+        })
+    };
+    let name = "spsc: consumer, recv, drop";
+    let sweep = Sweep::new(name, &two, memory, comes_and_goes, carries_on);
+    sweep.must_hold();
+    Sweep { late: Some(|world| next_consumer(world).map(drop)), ..sweep }.must_hold();
+}
+
+/// One waits for the role, gets it, and dies; another one waits as well.
+#[test]
+fn spsc_woken_heir() {
+    let inherits: Operation<World> = |world| {
+        warm();
+        drop(world.consumer()); // known to the segment
+        Box::new(|| {
+            if let Ok(producer) = world.producer_timeout(PATIENCE) {
+                producer.send_batch(&[0, 1]).ok();
+            }
+        })
+    };
+    let taken: fn() -> World = || {
+        let world = empty();
+        std::mem::forget(world.producer().expect("free"));
+        world
+    };
+    let give_up: fn(&World) = |world| {
+        // As if the process that made the world, the first of its peers, had been killed.
+        world.recover(&Dead::killed(1));
+    };
+    let sweep = Sweep::new("spsc: the woken heir", &taken, memory, inherits, carries_on);
+    let next: fn(&World) -> Verdict = |world| next_producer(world).map(drop);
+    Sweep { wake: Some(give_up), sleepers: &[next], ..sweep }.must_hold();
 }
 
 /// A wait that gives up leaves no trace.

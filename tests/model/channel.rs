@@ -1,7 +1,9 @@
 //! Models of `Channel`.
 use crate::{SOON, check, killed_anywhere, share, spawn};
+use core::ops::Deref;
 use outlast::{
-    FixedChannel, RecvError, RecvTimeoutError, SendError, SendTimeoutError, Shareable, TryRecvError,
+    Channel, FixedChannel, RecvError, RecvTimeoutError, SendError, SendTimeoutError, Sender,
+    Shareable, Shared, TryRecvError,
 };
 
 type Pipe = FixedChannel<u32, 1>;
@@ -79,6 +81,34 @@ fn channel_end_handed_on() {
         let seen = looker.join().unwrap();
         assert!(matches!(seen, Err(RecvTimeoutError::TimedOut | RecvTimeoutError::Closed)));
         assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+    });
+}
+
+/// What leads to the channel, kept by a handle.
+struct Keep(Shared<Pipe>);
+
+impl Deref for Keep {
+    type Target = Channel<u32>;
+    fn deref(&self) -> &Channel<u32> {
+        &self.0
+    }
+}
+
+/// The end goes from a later cell to an earlier one, while somebody looks at one after the other.
+#[test]
+fn channel_end_handed_on_under_a_look() {
+    check(|| {
+        let channel = channel();
+        drop(channel.sender().unwrap()); // so that receivers ask
+        let shared = channel.clone();
+        let early = loom::thread::spawn(move || Sender::of(Keep(shared)).unwrap()).join().unwrap();
+        let first = channel.sender().unwrap();
+        drop(early); // the first cell is free
+        let looker = spawn(&channel, |channel| channel.receiver().unwrap().try_recv());
+        let heir = spawn(&channel, |channel| core::mem::forget(channel.sender().unwrap()));
+        heir.join().unwrap();
+        drop(first);
+        assert_eq!(looker.join().unwrap(), Err(TryRecvError::Empty));
     });
 }
 

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! # State
-//! Two `Ends`, and a [`Queue`] with two bits more in the word that says whether it is closed:
+//! Two sets of holders (`Ends`), and a [`Queue`] with two bits more in the word that says whether it is closed:
 //!
 //! | bit | set | cleared |
 //! |---|---|---|

@@ -106,7 +106,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Sender<T, C> {
     #[inline(never)]
     fn send_slow(&self, mut message: T, deadline: Deadline) -> Result<(), (T, Unsent)> {
         loop {
-            match self.channel.queue.send_until(message, deadline) {
+            match self.channel.queue.send_slow(message, deadline) {
                 Err((back, Unsent::Closed)) if !self.channel.was_closed() => {
                     if self.channel.is_cut_off(NO_RECEIVERS) {
                         return Err((back, Unsent::Disconnected));

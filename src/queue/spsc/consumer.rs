@@ -117,6 +117,27 @@ impl<'a, T: Plain> Consumer<'a, T> {
         }
     }
 
+    /// Copies messages to the beginning of `to`, as many as are there and fit, waiting only for the first; how many it were.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), if there is none at all.
+    pub fn recv_into(&self, to: &mut [T]) -> Result<usize, RecvError> {
+        if to.is_empty() {
+            return Ok(0);
+        }
+        let room = self.end.room_until(Deadline::NEVER)?;
+        let n = self.end.most(room, to.len())?;
+        let (first, second) = self.end.runs(n);
+        let messages = first.iter().chain(second).map_while(|slot| read(slot).ok());
+        match to.iter_mut().zip(messages).map(|(to, message)| *to = message).count() {
+            0 => self.get().map(|_| 0).map_err(RecvError::Failed), // consumes what is no value
+            received => {
+                self.end.advance(received);
+                Ok(received)
+            }
+        }
+    }
+
     /// Takes up to `most` messages to be read in place, waiting for one as long as it takes.
     ///
     /// # Errors

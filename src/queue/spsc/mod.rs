@@ -5,14 +5,14 @@
 //!
 //! let here = Shared::<Ring<u64>>::anonymous_ring(16)?;
 //! let there = Shared::<Ring<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
-//! let (producer, consumer) = (here.producer().unwrap(), there.consumer().unwrap());
-//! producer.send(7).unwrap();
-//! producer.send_batch(&[8, 9]).unwrap();
+//! let (producer, consumer) = (here.producer()?, there.consumer()?);
+//! producer.send(7)?;
+//! producer.send_batch(&[8, 9])?;
 //! assert_eq!((consumer.recv(), consumer.recv()), (Ok(7), Ok(8)));
 //!
 //! // Another consumer goes on where this one ended, whether it was dropped or killed:
 //! drop(consumer);
-//! assert_eq!(there.consumer().unwrap().recv(), Ok(9));
+//! assert_eq!(there.consumer()?.recv(), Ok(9));
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
