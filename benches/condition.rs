@@ -102,8 +102,12 @@ impl Posix {
 
     fn wait(&self, i: usize) {
         self.locked(|turn| {
-            // SAFETY: under the mutex.
-            while unsafe { *turn } & (1 << i) == 0 {
+            loop {
+                // SAFETY: under the mutex.
+                let seen = unsafe { *turn };
+                if seen & (1 << i) != 0 {
+                    break;
+                }
                 // SAFETY: made by `new`, and the mutex is this thread's.
                 unsafe { libc::pthread_cond_wait(self.changed[i], self.mutex) };
             }
