@@ -4,13 +4,13 @@ mod runner;
 
 use outlast::pool::{self, Pool, PoolError, TaskError, Until};
 use outlast::process::{self, SpawnError};
-use outlast::{Event, Lock, Shared};
+use outlast::{Event, FixedQueue, Lock, LockError, Shared};
 use runner::{children, eventually, kill, ms, part, runs};
 use std::collections::HashSet;
 use std::future::Future;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::pin::pin;
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake};
@@ -68,6 +68,7 @@ fn main() -> ExitCode {
             ("the_helper_is_killed", the_helper_is_killed),
             ("all_workers_are_killed_while_idle", all_workers_are_killed_while_idle),
             ("the_owner_is_killed", the_owner_is_killed),
+            ("what_workers_share_after_terminate", what_workers_share_after_terminate),
             ("without_init", without_init),
             ("after_a_fork", after_a_fork),
             ("random_kills", random_kills),
@@ -805,23 +806,61 @@ fn play_owner() {
     tasks.iter().for_each(|task| task.wait());
 }
 
-/// blacklanternsecurity/bbot#3203.
+/// blacklanternsecurity/bbot#3203; BrianGallew/cassandra_range_repair#19, gem/oq-engine#3955 (Ctrl-C).
 fn the_owner_is_killed() {
-    for exits in [false, true] {
+    use std::os::unix::process::CommandExt as _;
+    for end in ["KILL", "INT", "exit"] {
         let mut command = part("owner");
-        if exits {
+        if end == "exit" {
             command.env("EXITS", "1");
         }
-        let mut owner = command.stdout(Stdio::piped()).spawn().unwrap();
+        let errors = Stdio::piped();
+        let mut owner =
+            command.stdout(Stdio::piped()).stderr(errors).process_group(0).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(owner.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let pids: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
         assert_eq!(pids.len(), 3, "{line}");
-        if !exits {
-            owner.kill().unwrap();
+        if end != "exit" {
+            // To the whole group, as the terminal does.
+            let kill = format!("kill -s {end} -- -{}", owner.id());
+            assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
         }
-        owner.wait().unwrap();
+        // Its workers have nothing to say about it.
+        assert!(owner.wait_with_output().unwrap().stderr.is_empty());
         eventually("all are gone", || !pids.iter().any(|&pid| runs(pid)));
+    }
+}
+
+/// web-platform-tests/wpt#13447, Parsl/parsl#2314: what the workers were at stays usable.
+fn what_workers_share_after_terminate() {
+    fn uses((): ()) {
+        let queue = Shared::<FixedQueue<u64, 8>>::inherited("queue").unwrap();
+        let lock = Shared::<Lock<u64>>::inherited("lock").unwrap();
+        loop {
+            queue.send(1).unwrap();
+            if let Ok(mut guard) = lock.lock() {
+                *guard += queue.recv().unwrap();
+            } else {
+                return;
+            }
+        }
+    }
+    let queue = Shared::anonymous(FixedQueue::<u64, 8>::new()).unwrap();
+    let lock = Shared::anonymous(Lock::new(0_u64)).unwrap();
+    for _ in 0..20 {
+        let pool = Pool::builder().workers(3).share("queue", &queue).share("lock", &lock);
+        let pool = pool.build().unwrap();
+        let tasks: Vec<_> = (0..3).map(|_| pool.submit(uses, ())).collect();
+        std::thread::sleep(ms(3));
+        pool.terminate();
+        drop(tasks);
+        if let Err(LockError::OwnerDied(mut guard)) = lock.lock() {
+            outlast::LockGuard::mark_consistent(&mut guard);
+        }
+        while queue.try_recv().is_ok() {}
+        queue.send(5).unwrap();
+        assert_eq!(queue.recv().unwrap(), 5);
     }
 }
 
@@ -1068,7 +1107,7 @@ mod step {
     extern "C" fn count(_signal: i32) {
         if LEFT.fetch_sub(1, SeqCst) == 1 {
             // SAFETY: takes no pointers.
-            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+            unsafe { libc::raise(libc::SIGKILL) };
         }
     }
 
