@@ -49,9 +49,10 @@
 //!
 //! # Ordering
 //! What was written before `send` is seen after the `recv` of that message: Release store of `Full`,
-//! Acquire of the claim. Every commit is followed by a `fence(SeqCst)` before it is asked whether
+//! Acquire of the claim. Every commit is followed by a light fence before it is asked whether
 //! anybody sleeps (see `signal.rs`), or whether the queue was closed meanwhile: a receiver that says *closed* looked for a message
-//! after it saw the flag, so a sender whose message it did not see finds the flag and takes the message back.
+//! after it saw the flag and passed the heavy fence, so a sender whose message it did not see finds the flag and takes the message back. A commit that
+//! is compared with those of others (is all done?) is followed by a full fence.
 //!
 //! # Death
 //! Sender killed before its claim: nothing. Between claim and commit: nothing is sent; recovery frees the slot for the next lap, and
@@ -114,6 +115,9 @@ pub struct Queue<T: Plain, S: ?Sized = [Slot<T>]> {
 /// Dereferences to [`Queue`], which has the verbs.
 pub type FixedQueue<T, const N: usize> = Queue<T, [Slot<T>; N]>;
 
+/// Who commits pays for no fence.
+const LIGHT: bool = true;
+
 /// A hint in a line of its own.
 #[repr(C, align(128))]
 #[derive(Debug)]
@@ -124,13 +128,13 @@ struct Line(AtomicU64);
 #[derive(Debug)]
 struct Rare {
     /// A message can be received.
-    not_empty: Signal,
+    not_empty: Signal<LIGHT>,
     /// A slot is free.
-    not_full: Signal,
+    not_full: Signal<LIGHT>,
     /// A cell is free.
-    cell_free: Signal,
+    cell_free: Signal<LIGHT>,
     /// A message is done with.
-    idle: Signal,
+    idle: Signal<LIGHT>,
     closed: AtomicU32,
     /// Counts messages that came back.
     returned: AtomicU32,
@@ -360,7 +364,7 @@ impl<T: Plain> Queue<T> {
     #[inline(always)]
     fn publish(&self, at: Position, owner: u32) -> bool {
         self.slots[at.index].publish(at.lap);
-        fence(SeqCst);
+        Signal::<LIGHT>::fence_after_change();
         let rare = &self.shared;
         if rare.not_empty.is_armed() || rare.not_full.is_armed() || self.is_closed() {
             return self.after_publish(at, owner);
@@ -409,7 +413,7 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "get")]
     #[inline]
     pub fn recv(&self) -> Result<T, RecvError> {
-        Self::for_ever(self.pop_until(Deadline::NEVER))
+        self.pop().map_or_else(|| Self::for_ever(self.pop_until(Deadline::NEVER)), Ok)
     }
 
     /// Receives a message if there is one. Never blocks.
@@ -420,7 +424,7 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "get_nowait")]
     #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        Self::at_once(self.peek()).map(Ref::take)
+        self.pop().map_or_else(|| Self::at_once(self.peek()).map(Ref::take), Ok)
     }
 
     /// Receives a message, waiting for one at most `timeout`.
@@ -532,19 +536,23 @@ impl<T: Plain> Queue<T> {
         self.try_iter().collect()
     }
 
-    /// The way without waiting is apart from the other, so that the message and its claim stay in registers.
+    /// The usual way, short enough that the message and its claim stay in registers. `None` if this is another case.
     #[inline(always)]
-    fn pop_until(&self, deadline: Deadline) -> Result<Option<T>, Never> {
-        match self.peek() {
-            Ok(Some(message)) => Ok(Some(message.take())),
-            Ok(None) => self.pop_slow(deadline),
-            Err(never) => Err(never),
+    fn pop(&self) -> Option<T> {
+        let owner = self.identify().ok()?;
+        if !T::ANY_BITS || self.may_have_returned() {
+            return None;
         }
+        let at = self.head().claim_full(owner).ok()?;
+        // SAFETY: the slot is claimed for this call: nobody writes it; any bits are a value.
+        let message = self.slots[at.index].value.with(|value| unsafe { value.cast::<T>().read() });
+        self.release(at);
+        Some(message)
     }
 
     #[cold]
     #[inline(never)]
-    fn pop_slow(&self, deadline: Deadline) -> Result<Option<T>, Never> {
+    fn pop_until(&self, deadline: Deadline) -> Result<Option<T>, Never> {
         Ok(self.peek_until(deadline)?.map(Ref::take))
     }
 
@@ -596,19 +604,32 @@ impl<T: Plain> Queue<T> {
     /// Claims the next message, wherever it is.
     #[inline(always)]
     fn claim(&self, owner: u32) -> Result<Option<Place>, Never> {
-        let closed = self.is_closed();
-        if closed {
-            fence(SeqCst); // whoever commits after our look sees the flag
+        match self.claim_next(owner) {
+            Ok(place) => Ok(Some(place)),
+            Err(Nothing::Here) if self.is_closed() => self.claim_last(owner),
+            Err(Nothing::Here | Nothing::Yet) => Ok(None),
+            Err(Nothing::Damaged) => Err(Never::Failed(Fault::Corrupt)),
         }
+    }
+
+    #[inline(always)]
+    fn claim_next(&self, owner: u32) -> Result<Place, Nothing> {
         if self.may_have_returned()
             && let Some(place) = self.claim_returned(owner)
         {
-            return Ok(Some(place));
+            return Ok(place);
         }
-        match self.head().claim_full(owner) {
-            Ok(at) => Ok(Some(Place::Slot(at))),
-            Err(Nothing::Here) if closed => Err(Never::Closed),
-            Err(Nothing::Here | Nothing::Yet) => Ok(None),
+        self.head().claim_full(owner).map(Place::Slot)
+    }
+
+    /// The last look at a closed queue: whoever commits after the fence sees the flag, and what was committed before it is seen here.
+    #[cold]
+    fn claim_last(&self, owner: u32) -> Result<Option<Place>, Never> {
+        Signal::<LIGHT>::fence_before_verdict();
+        match self.claim_next(owner) {
+            Ok(place) => Ok(Some(place)),
+            Err(Nothing::Here) => Err(Never::Closed),
+            Err(Nothing::Yet) => Ok(None),
             Err(Nothing::Damaged) => Err(Never::Failed(Fault::Corrupt)),
         }
     }
@@ -695,7 +716,7 @@ impl<T: Plain> Queue<T> {
     #[inline(always)]
     fn release(&self, at: Position) {
         self.slots[at.index].free(at.lap);
-        fence(SeqCst);
+        Signal::<LIGHT>::fence_after_change();
         let rare = &self.shared;
         if rare.not_full.is_armed() || rare.not_empty.is_armed() || rare.idle.is_armed() {
             self.after_release();
@@ -863,9 +884,13 @@ impl<T: Plain> Queue<T> {
     }
 
     /// Wakes those who wait in `join`, if all is done. Of two that make the last changes at the same
-    /// time, one sees both: each has fenced after its own.
+    /// time, one sees both: each fences after its own.
     fn notify_if_idle(&self) {
-        if self.shared.idle.is_armed() && self.is_idle() {
+        if !self.shared.idle.is_armed() {
+            return;
+        }
+        fence(SeqCst);
+        if self.is_idle() {
             self.shared.idle.notify(u32::MAX);
         }
     }
@@ -960,7 +985,7 @@ impl<T: Plain> Queue<T> {
         self.shared.closed.load(Relaxed) != 0
     }
 
-    fn signals(&self) -> [&Signal; 4] {
+    fn signals(&self) -> [&Signal<LIGHT>; 4] {
         let rare = &self.shared;
         [&rare.not_empty, &rare.not_full, &rare.cell_free, &rare.idle]
     }
