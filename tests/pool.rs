@@ -65,6 +65,8 @@ fn main() -> ExitCode {
             ("a_task_uses_a_pool", a_task_uses_a_pool),
             ("shared_memory", shared_memory),
             ("idle_it_uses_no_cpu", idle_it_uses_no_cpu),
+            ("many_workers", many_workers),
+            ("more_threads_than_workers", more_threads_than_workers),
             ("the_helper_is_killed", the_helper_is_killed),
             ("all_workers_are_killed_while_idle", all_workers_are_killed_while_idle),
             ("the_owner_is_killed", the_owner_is_killed),
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
             ("full_rings", full_rings),
             ("results_that_nobody_wants", results_that_nobody_wants),
             ("killed_at_every_instruction", step::killed_at_every_instruction),
+            ("withdrawn_slowly", step::withdrawn_slowly),
         ],
         &[("owner", play_owner), ("without_init", play_without_init)],
     )
@@ -743,6 +746,42 @@ fn shared_memory() {
     task.join().unwrap();
 }
 
+fn many_workers() {
+    for workers in [5, 17, usize::try_from(number("WORKERS", 70)).unwrap()] {
+        let pool = Pool::builder().workers(workers).retries(0).build().unwrap();
+        let results = pool.map(double, 0..10_000).map(Result::unwrap);
+        assert!(results.eq((0..10_000).map(|x| 2 * x)));
+        let pids: HashSet<u32> = pool
+            .map(
+                |()| {
+                    std::thread::sleep(ms(3));
+                    std::process::id()
+                },
+                vec![(); 8 * workers],
+            )
+            .map(Result::unwrap)
+            .collect();
+        assert!(pids.len() > workers / 2 && pids.len() <= workers, "{}", pids.len());
+        pids.iter().copied().for_each(kill);
+        assert_eq!(pool.apply(double, 2).unwrap(), 4);
+        eventually("all are replaced", || pool.stats().lost == pids.len() as u64);
+    }
+}
+
+fn more_threads_than_workers() {
+    let pool = two();
+    std::thread::scope(|scope| {
+        for thread in 0..100 {
+            let pool = &pool;
+            scope.spawn(move || {
+                for i in 0..20 {
+                    assert_eq!(pool.apply(double, thread + i).unwrap(), 2 * (thread + i));
+                }
+            });
+        }
+    });
+}
+
 /// What all processes and threads of a pool have used, in clock ticks.
 fn ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -1100,7 +1139,7 @@ fn results_that_nobody_wants() {
 #[cfg(target_arch = "x86_64")]
 mod step {
     #![expect(unsafe_code, reason = "a signal handler, and the processor's trap flag")]
-    use super::{AtomicU64, Pool, SeqCst, TaskError, double, is_error, number};
+    use super::{AtomicU64, Pool, SeqCst, Shared, TaskError, counts, double, is_error, number};
 
     static LEFT: AtomicU64 = AtomicU64::new(0);
 
@@ -1114,6 +1153,11 @@ mod step {
     /// From here on the calling worker lives for so many instructions.
     fn live_for(instructions: u64) {
         LEFT.store(instructions, SeqCst);
+        step();
+    }
+
+    /// Has the calling thread trap after each instruction.
+    fn step() {
         // SAFETY: all zero is an empty mask, no flags.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = count as *const () as usize;
@@ -1129,6 +1173,40 @@ mod step {
                 "add rsp, 128"
             );
         }
+    }
+
+    fn step_no_more() {
+        // SAFETY: clears the trap flag, below the red zone.
+        unsafe {
+            std::arch::asm!(
+                "sub rsp, 128",
+                "pushfq",
+                "and qword ptr [rsp], ~0x100",
+                "popfq",
+                "add rsp, 128"
+            );
+        }
+    }
+
+    /// The owner takes tasks back while their worker claims them: what it has taken back does not run, and all else does.
+    pub(crate) fn withdrawn_slowly() {
+        let count = Shared::anonymous(AtomicU64::new(0)).unwrap();
+        let pool = Pool::builder().workers(1).share("count", &count).build().unwrap();
+        // Each is many instructions, unless it is optimised.
+        let rounds = if cfg!(debug_assertions) { 3 } else { 150 };
+        for round in 0..number("WITHDRAWALS", rounds) {
+            let mut results = pool.map(counts, (0..200).map(|i| 10 + (round + i) % 90));
+            results.next().unwrap().unwrap();
+            LEFT.store(u64::MAX, SeqCst);
+            step();
+            drop(results);
+            step_no_more();
+            pool.apply(counts, 0).unwrap();
+        }
+        let stats = pool.stats();
+        assert!(stats.failed > 0, "nothing was taken back");
+        assert_eq!((stats.unfinished, stats.lost), (0, 0));
+        assert_eq!(count.load(SeqCst), stats.done - stats.failed);
     }
 
     /// The end of one message, two more, and the sleep after them: wherever it dies, no task is lost that it had not begun, and
@@ -1176,4 +1254,5 @@ mod step {
 #[cfg(not(target_arch = "x86_64"))]
 mod step {
     pub(crate) fn killed_at_every_instruction() {}
+    pub(crate) fn withdrawn_slowly() {}
 }
