@@ -80,7 +80,6 @@ fn main() -> ExitCode {
             ("full_rings", full_rings),
             ("results_that_nobody_wants", results_that_nobody_wants),
             ("killed_at_every_instruction", step::killed_at_every_instruction),
-            ("withdrawn_slowly", step::withdrawn_slowly),
         ],
         &[("owner", play_owner), ("without_init", play_without_init)],
     )
@@ -1139,7 +1138,7 @@ fn results_that_nobody_wants() {
 #[cfg(target_arch = "x86_64")]
 mod step {
     #![expect(unsafe_code, reason = "a signal handler, and the processor's trap flag")]
-    use super::{AtomicU64, Pool, SeqCst, Shared, TaskError, counts, double, is_error, number};
+    use super::{AtomicU64, Pool, SeqCst, TaskError, double, is_error, number};
 
     static LEFT: AtomicU64 = AtomicU64::new(0);
 
@@ -1153,11 +1152,6 @@ mod step {
     /// From here on the calling worker lives for so many instructions.
     fn live_for(instructions: u64) {
         LEFT.store(instructions, SeqCst);
-        step();
-    }
-
-    /// Has the calling thread trap after each instruction.
-    fn step() {
         // SAFETY: all zero is an empty mask, no flags.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = count as *const () as usize;
@@ -1173,40 +1167,6 @@ mod step {
                 "add rsp, 128"
             );
         }
-    }
-
-    fn step_no_more() {
-        // SAFETY: clears the trap flag, below the red zone.
-        unsafe {
-            std::arch::asm!(
-                "sub rsp, 128",
-                "pushfq",
-                "and qword ptr [rsp], ~0x100",
-                "popfq",
-                "add rsp, 128"
-            );
-        }
-    }
-
-    /// The owner takes tasks back while their worker claims them: what it has taken back does not run, and all else does.
-    pub(crate) fn withdrawn_slowly() {
-        let count = Shared::anonymous(AtomicU64::new(0)).unwrap();
-        let pool = Pool::builder().workers(1).share("count", &count).build().unwrap();
-        // Each is many instructions, unless it is optimised.
-        let rounds = if cfg!(debug_assertions) { 3 } else { 150 };
-        for round in 0..number("WITHDRAWALS", rounds) {
-            let mut results = pool.map(counts, (0..200).map(|i| 10 + (round + i) % 90));
-            results.next().unwrap().unwrap();
-            LEFT.store(u64::MAX, SeqCst);
-            step();
-            drop(results);
-            step_no_more();
-            pool.apply(counts, 0).unwrap();
-        }
-        let stats = pool.stats();
-        assert!(stats.failed > 0, "nothing was taken back");
-        assert_eq!((stats.unfinished, stats.lost), (0, 0));
-        assert_eq!(count.load(SeqCst), stats.done - stats.failed);
     }
 
     /// The end of one message, two more, and the sleep after them: wherever it dies, no task is lost that it had not begun, and
@@ -1254,5 +1214,4 @@ mod step {
 #[cfg(not(target_arch = "x86_64"))]
 mod step {
     pub(crate) fn killed_at_every_instruction() {}
-    pub(crate) fn withdrawn_slowly() {}
 }
