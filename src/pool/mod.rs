@@ -37,12 +37,14 @@
 //! go many to a message, as many as take a quarter of a millisecond. A worker that has nothing to do gets what waits at another's.
 //! Results are read by the thread that waits for one; if there is none, by one of the pool's two threads. Values above 12 KiB go by a file in memory.
 mod book;
+mod chunk;
 mod core;
 mod error;
 mod finished;
 mod hall;
 mod map;
 mod task;
+mod warden;
 mod worker;
 
 pub use error::{PoolError, TaskError};
@@ -50,7 +52,7 @@ pub use finished::{AsCompleted, Until, as_completed, wait};
 pub use map::Map;
 pub use task::Task;
 
-use self::book::Chunk;
+use self::chunk::Chunk;
 use self::core::{Core, Plan};
 use self::hall::{INLINE, MOST_WORKERS};
 use self::task::Cell;
@@ -242,7 +244,7 @@ impl Pool {
             }
             Err(error) => {
                 let cell = Arc::<Cell>::default();
-                book::Job::put(&*cell, 0, 1, book::Piece::Failed(error), &mut Vec::new());
+                chunk::Job::put(&*cell, 0, 1, chunk::Piece::Failed(error), &mut Vec::new());
                 Task::new(cell, Arc::clone(&self.core))
             }
         }
