@@ -56,6 +56,7 @@ use self::chunk::Chunk;
 use self::core::{Core, Plan};
 use self::hall::{INLINE, MOST_WORKERS};
 use self::task::Cell;
+use self::warden::Warden;
 use crate::deadline::Deadline;
 use crate::process::worker::{encode, numbers};
 use crate::process::{SpawnError, code};
@@ -195,7 +196,7 @@ impl Builder {
         };
         let threads = [
             start("pool-clerk", Box::new(move || clerk.keep_books()))?,
-            start("pool-warden", Box::new(move || core.watch()))?,
+            start("pool-warden", Box::new(move || Warden::default().watch(&core)))?,
         ];
         pool.threads.lock().unwrap_or_else(PoisonError::into_inner).extend(threads);
         Ok(pool)

@@ -1,133 +1,152 @@
 //! The warden: it starts the workers' successors, notices deaths, and tasks that take too long.
-use super::book::Book;
+use super::book::{Book, Hired};
 use super::core::{Core, is_final};
 use super::error::TaskError;
 use crate::deadline::Deadline;
+use crate::process::ProcessError;
 use crate::sys::process::{poll, receive};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// Workers that in a row may end before they are ready.
+/// How many workers in a row may end before they are ready, or fail to start.
 const FAILURES: usize = 8;
 /// The same, for those that were killed.
 const KILLS: usize = 2_000;
+/// How long after a worker was not started the next try is.
+const AGAIN: Duration = Duration::from_millis(50);
 
-impl Core {
+/// What has gone wrong lately.
+#[derive(Default)]
+pub(super) struct Warden {
+    /// Starts that failed.
+    failures: usize,
+    /// Workers that ended, or were killed, before they were ready.
+    unready: usize,
+    killed: usize,
+    again_at: Option<Instant>,
+}
+
+impl Warden {
     /// Until the pool ends.
-    pub(super) fn watch(&self) {
-        let (mut failures, mut kills) = (0, 0);
-        let mut retry_at = None::<Instant>;
+    pub(super) fn watch(&mut self, core: &Core) {
         loop {
-            let mut vacant = Vec::new();
-            let mut watched = Vec::new();
-            let over = self.is_over() || {
-                let book = self.book();
+            let (mut vacant, mut workers) = (Vec::new(), Vec::new());
+            {
+                let book = core.book();
+                if book.closed.as_ref().is_some_and(is_final) {
+                    return;
+                }
                 for (i, seat) in book.seats.iter().enumerate() {
                     match &seat.worker {
-                        Some(hired) => watched.push((i, hired.clone())),
+                        Some(hired) => workers.push((i, hired.clone())),
                         None => vacant.push(i),
                     }
                 }
-                book.closed.as_ref().is_some_and(is_final)
-            };
-            if over {
+            }
+            if core.is_over() {
                 return;
             }
-            if retry_at.is_none_or(|at| Instant::now() >= at) {
-                retry_at = None;
-                for &i in &vacant {
-                    match self.hire(i) {
-                        Ok(hired) => {
-                            self.with(|book, hall| {
-                                book.seat(i, hired);
-                                // Closed meanwhile, by one that did not know of it.
-                                if book.closed.as_ref().is_some_and(is_final) {
-                                    book.end(&TaskError::Terminated);
-                                }
-                                book.dispatch(hall);
-                            });
-                        }
-                        Err(error) => {
-                            failures += 1;
-                            retry_at = Some(Instant::now() + Duration::from_millis(50));
-                            if failures > FAILURES {
-                                self.give_up(&error.to_string());
-                            }
-                            break;
-                        }
-                    }
-                }
-                if !vacant.is_empty() && retry_at.is_none() {
-                    continue;
-                }
+            if !vacant.is_empty() && self.again_at.is_none_or(|at| Instant::now() >= at) {
+                self.again_at = None;
+                vacant.into_iter().for_each(|i| self.replace(core, i));
+                continue; // with them
             }
-            let tick = self.plan.timeout.map(|limit| {
-                (limit / 8).clamp(Duration::from_millis(1), Duration::from_millis(50))
-            });
-            let retry = retry_at.map(|at| at.saturating_duration_since(Instant::now()));
-            let nap = tick.into_iter().chain(retry).min();
-            let mut fds: Vec<BorrowedFd<'_>> = vec![self.warden.0.as_fd()];
-            // One without ended before it could tell: it is as if its descriptor was ready.
-            let ended_early = watched.iter().any(|(_, hired)| hired.process.pidfd().is_none());
-            fds.extend(watched.iter().filter_map(|(_, hired)| hired.process.pidfd()));
-            let nap = if ended_early { Some(Duration::ZERO) } else { nap };
-            let ready = poll(&fds, nap.map_or(Deadline::NEVER, Deadline::after));
-            let ready = ready.unwrap_or_else(|_| vec![false; fds.len()]);
-            if ready[0] {
-                receive(self.warden.0.as_fd(), &mut [0; 8], &mut Vec::new(), false).ok();
+            for (i, hired) in self.sleep(core, workers) {
+                self.bury(core, i, &hired);
             }
-            let mut ready = ready[1..].iter();
-            for (i, hired) in &watched {
-                let ended = match hired.process.pidfd() {
-                    Some(_) => ready.next().copied().unwrap_or(false),
-                    None => true,
-                };
-                if ended {
-                    // The helper tells how it ended.
-                    hired.process.wait_timeout(Duration::from_secs(10)).ok();
-                    let unready = !Book::is_ready(&self.hall, *i);
-                    let status = hired.process.exit_status();
-                    self.with(|book, hall| {
-                        book.bury(hall, *i, status);
+            if let Some(limit) = core.plan.timeout {
+                core.with(|book, hall| {
+                    if book.collect(hall) {
                         book.dispatch(hall);
-                    });
-                    self.hall.ring(); // the leader may want one of those that were given up
-                    let error = hired.process.join().map_or_else(
-                        |error| Some((error.to_string(), is_kill(&error))),
-                        |done| done.err().map(|error| (error, false)),
-                    );
-                    match (unready, error) {
-                        (true, Some((text, killed))) => {
-                            if killed {
-                                kills += 1
-                            } else {
-                                failures += 1
-                            }
-                            if failures > FAILURES || kills > KILLS {
-                                self.give_up(&text);
-                            }
-                        }
-                        _ => (failures, kills) = (0, 0),
                     }
-                }
-            }
-            if let Some(limit) = self.plan.timeout {
-                self.with(|book, hall| {
-                    book.collect(hall);
-                    book.dispatch(hall);
                     book.check_times(hall, limit);
                 });
-                self.hall.ring();
             }
         }
     }
 
-    fn give_up(&self, text: &str) {
-        self.end(&TaskError::Broken(text.to_owned()));
+    /// Starts a worker for a desk.
+    fn replace(&mut self, core: &Core, i: usize) {
+        if self.again_at.is_some() {
+            return; // the one before failed
+        }
+        match core.hire(i) {
+            Ok(hired) => {
+                self.failures = 0;
+                core.with(|book, hall| {
+                    book.seat(i, hired);
+                    if book.closed.as_ref().is_some_and(is_final) {
+                        book.end(&TaskError::Terminated); // meanwhile, without this one
+                    }
+                    book.dispatch(hall);
+                });
+            }
+            Err(error) => {
+                self.failures += 1;
+                self.again_at = Some(Instant::now() + AGAIN);
+                if self.failures > FAILURES {
+                    core.end(&TaskError::Broken(error.to_string()));
+                }
+            }
+        }
     }
-}
 
-fn is_kill(error: &crate::process::ProcessError) -> bool {
-    use crate::process::ProcessError::{Lost, Signalled};
-    matches!(error, Signalled(9 | 15) | Lost)
+    /// Sleeps until there is something to do; the workers that have ended.
+    fn sleep(&self, core: &Core, workers: Vec<(usize, Hired)>) -> Vec<(usize, Hired)> {
+        let tick = core
+            .plan
+            .timeout
+            .map(|limit| (limit / 8).clamp(Duration::from_millis(1), Duration::from_millis(50)));
+        let again = self.again_at.map(|at| at.saturating_duration_since(Instant::now()));
+        // One without a descriptor ended before it could tell.
+        let early = workers.iter().any(|(_, hired)| hired.process.pidfd().is_none());
+        let nap = tick.into_iter().chain(again).chain(early.then_some(Duration::ZERO)).min();
+        let mut watched: Vec<BorrowedFd<'_>> = vec![core.warden.0.as_fd()];
+        watched.extend(workers.iter().filter_map(|(_, hired)| hired.process.pidfd()));
+        let ready = poll(&watched, nap.map_or(Deadline::NEVER, Deadline::after));
+        let ready = ready.unwrap_or_else(|_| vec![false; watched.len()]);
+        if ready[0] {
+            receive(core.warden.0.as_fd(), &mut [0; 8], &mut Vec::new(), false).ok();
+        }
+        let mut ready = ready.into_iter().skip(1);
+        let mut has_ended =
+            |hired: &Hired| hired.process.pidfd().is_none_or(|_| ready.next().unwrap_or(false));
+        let ended: Vec<bool> = workers.iter().map(|(_, hired)| has_ended(hired)).collect();
+        let both = workers.into_iter().zip(ended);
+        both.filter(|(_, ended)| *ended).map(|(worker, _)| worker).collect()
+    }
+
+    /// Sees to what a worker has left that has ended.
+    fn bury(&mut self, core: &Core, i: usize, hired: &Hired) {
+        // The helper tells how it ended, or has ended as well.
+        hired.process.wait_timeout(Duration::from_secs(10)).ok();
+        let was_ready = Book::is_ready(&core.hall, i);
+        let status = hired.process.exit_status();
+        core.with(|book, hall| {
+            book.bury(hall, i, status);
+            book.dispatch(hall);
+        });
+        core.hall.ring(); // the leader may want one of those that were given up
+        if was_ready {
+            (self.unready, self.killed) = (0, 0);
+            return;
+        }
+        let text = match hired.process.join() {
+            Ok(Ok(())) => return, // it was told to end
+            Ok(Err(text)) => {
+                self.unready += 1;
+                text
+            }
+            Err(error) => {
+                match error {
+                    ProcessError::Signalled(9 | 15) | ProcessError::Lost => self.killed += 1,
+                    _ => self.unready += 1,
+                }
+                error.to_string()
+            }
+        };
+        if self.unready > FAILURES || self.killed > KILLS {
+            core.end(&TaskError::Broken(text));
+        }
+    }
 }
