@@ -898,7 +898,8 @@ fn what_workers_share_after_terminate() {
         }
         while queue.try_recv().is_ok() {}
         queue.send(5).unwrap();
-        assert_eq!(queue.recv().unwrap(), 5);
+        // What a dead one was just taking may come back a little later.
+        while queue.recv_timeout(runner::PATIENCE).unwrap() != 5 {}
     }
 }
 
