@@ -54,6 +54,7 @@ pub use latch::{Latch, LatchError, Member, OnDeath};
 pub use lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
 pub use once::{Once, OnceCell, OnceError};
 pub use queue::spsc;
+pub use queue::{Channel, FixedChannel, PriorityQueue, Receiver, Sender};
 pub use queue::{Delivery, FixedQueue, Loan, Queue, Ref};
 pub use queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
@@ -69,6 +70,10 @@ pub use shared::Options;
 pub use shared::Shared;
 pub use wait::TimedOut;
 pub use wait::spin::Spin;
+
+#[cfg(all(feature = "pool", not(outlast_loom)))]
+#[doc = include_str!("multiprocessing.md")]
+pub mod multiprocessing {}
 
 /// For the macros of this crate.
 #[doc(hidden)]

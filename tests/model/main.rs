@@ -11,11 +11,13 @@
 #![cfg(outlast_loom)]
 
 mod barrier;
+mod channel;
 mod condition;
 mod event;
 mod latch;
 mod lock;
 mod once;
+mod priority;
 mod queue;
 mod reentrant;
 mod rwlock;

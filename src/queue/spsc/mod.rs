@@ -311,6 +311,18 @@ impl<T: Plain> Ring<T> {
         self.len() == self.capacity()
     }
 
+    /// How many messages were ever sent. A producer goes on with the message of that number.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.tail.0.load(Acquire)
+    }
+
+    /// How many messages were ever received. A consumer goes on with the message of that number.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.head.0.load(Acquire)
+    }
+
     /// Closes the ring for good: nothing more can be sent; what is there can be received.
     ///
     /// Everybody who waits is woken. A message that is sent at the same moment by another thread may come to lie in the ring after

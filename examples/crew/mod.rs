@@ -1,0 +1,165 @@
+//! What the examples have in common: worker processes that are this same program, replaced when they are lost and,
+//! if one likes, killed; and options that are numbers.
+#![allow(dead_code, clippy::allow_attributes, reason = "each example uses a part of it")]
+use std::collections::HashMap;
+use std::io::{self, Write as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _, parent_id};
+use std::process::{Child, Command, ExitCode};
+use std::time::{Duration, Instant};
+
+/// How often a parent looks after its workers.
+pub(crate) const TICK: Duration = Duration::from_millis(2);
+/// A segment serves 256 processes at a time, and the place of a dead one is free a moment later only.
+const MOST_WORKERS: u64 = 64;
+
+/// Numbers that were given as `--name N`, or their defaults.
+#[derive(Debug)]
+pub(crate) struct Options(HashMap<&'static str, u64>);
+
+impl Options {
+    /// `known` are the names with their defaults; `--workers` and `--kill-one-every-ms` (0: never) are known anyway.
+    pub(crate) fn parse(known: &[(&'static str, u64)]) -> Result<Self, String> {
+        let common = [("--workers", 2), ("--kill-one-every-ms", 0)];
+        let mut options: HashMap<_, _> = common.into_iter().chain(known.iter().copied()).collect();
+        let mut args = std::env::args().skip(1);
+        while let Some(arg) = args.next() {
+            let names = options.keys().copied().collect::<Vec<_>>().join(" N, ");
+            let place = options.iter_mut().find(|(name, _)| **name == arg);
+            let (_, place) = place.ok_or_else(|| format!("unknown: {arg}; there are {names} N"))?;
+            let number = args.next().and_then(|number| number.parse().ok());
+            *place = number.ok_or_else(|| format!("{arg} takes a number"))?;
+        }
+        if !(1..=MOST_WORKERS).contains(&options["--workers"]) {
+            return Err(format!("--workers: 1 to {MOST_WORKERS}"));
+        }
+        Ok(Options(options))
+    }
+
+    /// The number given as `name`.
+    pub(crate) fn get(&self, name: &str) -> usize {
+        usize::try_from(self.0[name]).unwrap_or(usize::MAX)
+    }
+}
+
+/// The workers. Dropping it ends those that are left.
+pub(crate) struct Crew {
+    /// Gives the command that starts the worker of this number; `true` if it takes the place of one that was lost.
+    command: Box<dyn Fn(usize, bool) -> io::Result<Command>>,
+    running: Vec<Child>,
+    /// How many were lost.
+    pub lost: usize,
+    kill_every: Duration,
+    next_kill: Instant,
+    next_look: Instant,
+    /// What was done at the last kill.
+    done: usize,
+    random: u64,
+}
+
+impl Crew {
+    /// Starts `size` workers; the options say how often to kill one.
+    pub(crate) fn start(
+        options: &Options,
+        size: usize,
+        command: impl Fn(usize, bool) -> io::Result<Command> + 'static,
+    ) -> io::Result<Self> {
+        let kill_every = Duration::from_millis(options.0["--kill-one-every-ms"]);
+        let mut crew = Crew {
+            command: Box::new(command),
+            running: Vec::new(),
+            lost: 0,
+            kill_every,
+            next_kill: Instant::now() + kill_every,
+            next_look: Instant::now(),
+            done: 0,
+            random: u64::from(std::process::id()) << 20 | 1,
+        };
+        for number in 0..size {
+            crew.running.push((crew.command)(number, false)?.spawn()?);
+        }
+        Ok(crew)
+    }
+
+    /// Replaces workers that were lost, and kills one if it is time for that: not before more is `done` than at the last
+    /// kill, so that even work that takes longer than the time between kills gets done.
+    pub(crate) fn tend(&mut self, done: usize) -> io::Result<()> {
+        let now = Instant::now();
+        if now < self.next_look {
+            return Ok(());
+        }
+        self.next_look = now + TICK / 2;
+        for (number, worker) in self.running.iter_mut().enumerate() {
+            let Some(status) = worker.try_wait()? else { continue };
+            if status.signal().is_none() {
+                return Err(io::Error::other(format!("a worker gave up: {status}")));
+            }
+            self.lost += 1;
+            *worker = (self.command)(number, true)?.spawn()?;
+        }
+        if !self.kill_every.is_zero() && now >= self.next_kill && done != self.done {
+            self.next_kill = now + self.kill_every;
+            self.done = done;
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            let victim = (self.random >> 32) as usize % self.running.len();
+            self.running[victim].kill()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for workers that end by themselves, as they have been told.
+    pub(crate) fn finish(mut self) -> io::Result<usize> {
+        for mut worker in std::mem::take(&mut self.running) {
+            let status = worker.wait()?;
+            self.lost += usize::from(status.signal().is_some());
+            if status.code().is_some_and(|code| code != 0) {
+                return Err(io::Error::other(format!("a worker gave up: {status}")));
+            }
+        }
+        Ok(self.lost)
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        for worker in &mut self.running {
+            worker.kill().and_then(|()| worker.wait()).ok();
+        }
+    }
+}
+
+/// This program, to be run as a worker; in a process group of its own: the terminal's Ctrl-C is for the parent.
+pub(crate) fn this_program(role: &str) -> io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.process_group(0).env("EXAMPLE_ROLE", role);
+    command.env("EXAMPLE_PARENT", std::process::id().to_string());
+    Ok(command)
+}
+
+/// What this process was started as: `None` if by the user. A worker does not outlive its parent.
+pub(crate) fn role() -> Option<String> {
+    let role = std::env::var("EXAMPLE_ROLE").ok()?;
+    let parent = std::env::var("EXAMPLE_PARENT").ok()?.parse().ok()?;
+    std::thread::spawn(move || {
+        while parent_id() == parent {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        std::process::exit(1);
+    });
+    Some(role)
+}
+
+/// Says how it went.
+pub(crate) fn report(done: Result<String, Box<dyn std::error::Error>>) -> ExitCode {
+    match done {
+        Ok(text) => {
+            let written = if text.is_empty() { Ok(()) } else { writeln!(io::stdout(), "{text}") };
+            if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            writeln!(io::stderr(), "{error}").ok();
+            ExitCode::FAILURE
+        }
+    }
+}

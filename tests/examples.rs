@@ -1,0 +1,141 @@
+//! The examples that check their own outcome, also with their workers killed. (`checksum` has tests of its own.)
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Once;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Nothing here takes a tenth of this.
+const TOO_LONG: Duration = Duration::from_secs(120);
+
+#[test]
+fn analysis() {
+    for workers in ["1", "3"] {
+        let text = succeeds("analysis", &["--millions", "1", "--workers", workers]);
+        assert!(text.contains("of 1000000 numbers: the same bits as alone"), "{text}");
+        assert_eq!(lost(&text), 0, "{text}");
+    }
+}
+
+#[test]
+fn analysis_with_workers_killed() {
+    let args = ["--millions", "10", "--workers", "3", "--kill-one-every-ms", "10"];
+    let text = succeeds("analysis", &args);
+    assert!(text.contains("of 10000000 numbers: the same bits as alone"), "{text}");
+    assert!(lost(&text) > 0, "{text}");
+}
+
+#[test]
+fn pipeline() {
+    let text = succeeds("pipeline", &["--items", "5000", "--workers", "2"]);
+    assert!(text.contains("all 5000 items came out once"), "{text}");
+    assert_eq!(lost(&text), 0, "{text}");
+}
+
+#[test]
+fn pipeline_with_stages_killed() {
+    let text = succeeds("pipeline", &["--items", "100000", "--kill-one-every-ms", "5"]);
+    assert!(text.contains("all 100000 items came out once"), "{text}");
+    assert!(lost(&text) > 0, "{text}");
+}
+
+#[test]
+fn game_server() {
+    let text = succeeds("game_server", &["--moves", "50"]);
+    assert!(text.contains("200 players made 10000 moves"), "{text}");
+    assert_eq!(lost(&text), 0, "{text}");
+}
+
+#[test]
+fn game_server_with_servers_killed() {
+    let args = ["--moves", "100", "--workers", "4", "--kill-one-every-ms", "20"];
+    let text = succeeds("game_server", &args);
+    assert!(text.contains("200 players made 20000 moves"), "{text}");
+    assert!(lost(&text) > 0, "{text}");
+}
+
+/// Poisonous pages cost workers, be they killed besides or not.
+#[test]
+fn crawler() {
+    let text = succeeds("crawler", &["--pages", "400", "--workers", "4"]);
+    assert!(text.contains("397 pages in"), "{text}");
+    assert_eq!(lost(&text), 4 * 12, "{text}");
+}
+
+#[test]
+fn crawler_with_workers_killed() {
+    let args = ["--pages", "400", "--workers", "4", "--kill-one-every-ms", "50"];
+    let text = succeeds("crawler", &args);
+    assert!(text.contains("397 pages in"), "{text}");
+    assert!(lost(&text) > 4 * 12, "{text}");
+}
+
+#[test]
+fn misuse() {
+    for args in [&["--workers", "0"][..], &["--workers"], &["--nonsense", "1"], &["--workers", "x"]]
+    {
+        for example in ["analysis", "pipeline", "game_server", "crawler"] {
+            let output = run(example, args);
+            assert_eq!(output.status.code(), Some(1), "{example} {args:?}");
+            assert!(!output.stderr.is_empty(), "{example} {args:?}");
+        }
+    }
+}
+
+/// What the example printed.
+#[track_caller]
+fn succeeds(example: &str, args: &[&str]) -> String {
+    let output = run(example, args);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{example} {args:?}: {text}{errors}");
+    text
+}
+
+fn run(example: &str, args: &[&str]) -> Output {
+    let mut command = Command::new(built(example));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let start = Instant::now();
+    // It prints less than a pipe holds.
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > TOO_LONG {
+            child.kill().unwrap();
+            panic!("{example} {args:?} hangs");
+        }
+        sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
+}
+
+/// How many workers were lost.
+#[track_caller]
+fn lost(text: &str) -> u64 {
+    let (_, rest) = text.split_once("workers lost: ").expect("a number");
+    rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+}
+
+/// Cargo builds them beside the tests, unless only this test was asked for.
+fn built(example: &str) -> PathBuf {
+    static BUILD: Once = Once::new();
+    let tests = std::env::current_exe().unwrap(); // target/<profile>/deps/examples-<hash>
+    let profile = tests.parent().and_then(Path::parent).unwrap();
+    BUILD.call_once(|| {
+        let all = ["analysis", "pipeline", "game_server", "crawler"];
+        if all.iter().all(|example| profile.join("examples").join(example).exists()) {
+            return;
+        }
+        let name = match profile.file_name().and_then(OsStr::to_str) {
+            Some("debug") | None => "dev",
+            Some(name) => name,
+        };
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--examples", "--profile", name, "--target-dir"])
+            .arg(profile.parent().unwrap())
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status();
+        assert!(status.unwrap().success(), "the examples do not build");
+    });
+    profile.join("examples").join(example)
+}
