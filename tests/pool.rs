@@ -4,13 +4,13 @@ mod runner;
 
 use outlast::pool::{self, Pool, PoolError, TaskError, Until};
 use outlast::process::{self, SpawnError};
-use outlast::{Event, Lock, Shared};
+use outlast::{Event, FixedQueue, Lock, LockError, Shared};
 use runner::{children, eventually, kill, ms, part, runs};
 use std::collections::HashSet;
 use std::future::Future;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::pin::pin;
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake};
@@ -65,9 +65,12 @@ fn main() -> ExitCode {
             ("a_task_uses_a_pool", a_task_uses_a_pool),
             ("shared_memory", shared_memory),
             ("idle_it_uses_no_cpu", idle_it_uses_no_cpu),
+            ("many_workers", many_workers),
+            ("more_threads_than_workers", more_threads_than_workers),
             ("the_helper_is_killed", the_helper_is_killed),
             ("all_workers_are_killed_while_idle", all_workers_are_killed_while_idle),
             ("the_owner_is_killed", the_owner_is_killed),
+            ("what_workers_share_after_terminate", what_workers_share_after_terminate),
             ("without_init", without_init),
             ("after_a_fork", after_a_fork),
             ("random_kills", random_kills),
@@ -742,6 +745,42 @@ fn shared_memory() {
     task.join().unwrap();
 }
 
+fn many_workers() {
+    for workers in [5, 17, usize::try_from(number("WORKERS", 70)).unwrap()] {
+        let pool = Pool::builder().workers(workers).retries(0).build().unwrap();
+        let results = pool.map(double, 0..10_000).map(Result::unwrap);
+        assert!(results.eq((0..10_000).map(|x| 2 * x)));
+        let pids: HashSet<u32> = pool
+            .map(
+                |()| {
+                    std::thread::sleep(ms(3));
+                    std::process::id()
+                },
+                vec![(); 8 * workers],
+            )
+            .map(Result::unwrap)
+            .collect();
+        assert!(pids.len() > workers / 2 && pids.len() <= workers, "{}", pids.len());
+        pids.iter().copied().for_each(kill);
+        assert_eq!(pool.apply(double, 2).unwrap(), 4);
+        eventually("all are replaced", || pool.stats().lost == pids.len() as u64);
+    }
+}
+
+fn more_threads_than_workers() {
+    let pool = two();
+    std::thread::scope(|scope| {
+        for thread in 0..100 {
+            let pool = &pool;
+            scope.spawn(move || {
+                for i in 0..20 {
+                    assert_eq!(pool.apply(double, thread + i).unwrap(), 2 * (thread + i));
+                }
+            });
+        }
+    });
+}
+
 /// What all processes and threads of a pool have used, in clock ticks.
 fn ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -805,23 +844,62 @@ fn play_owner() {
     tasks.iter().for_each(|task| task.wait());
 }
 
-/// blacklanternsecurity/bbot#3203.
+/// blacklanternsecurity/bbot#3203; BrianGallew/cassandra_range_repair#19, gem/oq-engine#3955 (Ctrl-C).
 fn the_owner_is_killed() {
-    for exits in [false, true] {
+    use std::os::unix::process::CommandExt as _;
+    for end in ["KILL", "INT", "exit"] {
         let mut command = part("owner");
-        if exits {
+        if end == "exit" {
             command.env("EXITS", "1");
         }
-        let mut owner = command.stdout(Stdio::piped()).spawn().unwrap();
+        let errors = Stdio::piped();
+        let mut owner =
+            command.stdout(Stdio::piped()).stderr(errors).process_group(0).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(owner.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let pids: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
         assert_eq!(pids.len(), 3, "{line}");
-        if !exits {
-            owner.kill().unwrap();
+        if end != "exit" {
+            // To the whole group, as the terminal does.
+            let kill = format!("kill -s {end} -- -{}", owner.id());
+            assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
         }
-        owner.wait().unwrap();
+        // Its workers have nothing to say about it.
+        assert!(owner.wait_with_output().unwrap().stderr.is_empty());
         eventually("all are gone", || !pids.iter().any(|&pid| runs(pid)));
+    }
+}
+
+/// web-platform-tests/wpt#13447, Parsl/parsl#2314: what the workers were at stays usable.
+fn what_workers_share_after_terminate() {
+    fn uses((): ()) {
+        let queue = Shared::<FixedQueue<u64, 8>>::inherited("queue").unwrap();
+        let lock = Shared::<Lock<u64>>::inherited("lock").unwrap();
+        loop {
+            queue.send(1).unwrap();
+            if let Ok(mut guard) = lock.lock() {
+                *guard += queue.recv().unwrap();
+            } else {
+                return;
+            }
+        }
+    }
+    let queue = Shared::anonymous(FixedQueue::<u64, 8>::new()).unwrap();
+    let lock = Shared::anonymous(Lock::new(0_u64)).unwrap();
+    for _ in 0..20 {
+        let pool = Pool::builder().workers(3).share("queue", &queue).share("lock", &lock);
+        let pool = pool.build().unwrap();
+        let tasks: Vec<_> = (0..3).map(|_| pool.submit(uses, ())).collect();
+        std::thread::sleep(ms(3));
+        pool.terminate();
+        drop(tasks);
+        if let Err(LockError::OwnerDied(mut guard)) = lock.lock() {
+            outlast::LockGuard::mark_consistent(&mut guard);
+        }
+        while queue.try_recv().is_ok() {}
+        queue.send(5).unwrap();
+        // What a dead one was just taking may come back a little later.
+        while queue.recv_timeout(runner::PATIENCE).unwrap() != 5 {}
     }
 }
 

@@ -5,7 +5,8 @@
 //! in between. If nobody waits, results stay where they are, unless there is need: tasks wait for room at the desks, a worker
 //! for room for results, or a future's executor for a wake. Then the *clerk* leads, a thread of the pool's.
 //! The *warden*, another thread, watches over the workers: it starts them, notices their deaths and those tasks that take too long.
-use super::book::{Book, Chunk, Hired, Job};
+use super::book::{Book, Hired};
+use super::chunk::{Chunk, Job};
 use super::error::TaskError;
 use super::hall::Hall;
 use super::worker::{self, Orders, SOCKET};
@@ -13,13 +14,13 @@ use crate::deadline::Deadline;
 use crate::process::Process;
 use crate::segment::forks;
 use crate::sys::file::duplicate;
-use crate::sys::process::{poll, receive, send, socket_pair};
+use crate::sys::process::{send, socket_pair};
 use core::task::Waker;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How a pool was asked for.
 #[derive(Debug)]
@@ -34,12 +35,12 @@ pub(super) struct Plan {
 }
 
 pub(super) struct Core {
-    hall: Hall,
+    pub(super) hall: Hall,
     book: Mutex<Book>,
     lead: Mutex<Lead>,
-    plan: Plan,
+    pub(super) plan: Plan,
     /// A byte sent here has the warden look again.
-    warden: (OwnedFd, OwnedFd),
+    pub(super) warden: (OwnedFd, OwnedFd),
     forks: u32,
 }
 
@@ -49,11 +50,6 @@ struct Lead {
     followers: Vec<Thread>,
     over: bool,
 }
-
-/// Workers that in a row may end before they are ready.
-const FAILURES: usize = 8;
-/// The same, for those that were killed.
-const KILLS: usize = 2_000;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Panics under these locks are the crate's own bugs; what they guard is true after each statement.
@@ -106,7 +102,7 @@ impl Core {
         self.forks != forks()
     }
 
-    fn hire(&self, i: usize) -> Result<Hired, crate::process::SpawnError> {
+    pub(super) fn hire(&self, i: usize) -> Result<Hired, crate::process::SpawnError> {
         let (ours, theirs) = socket_pair()?;
         let mut builder = Process::builder(worker::work).name(&self.plan.name);
         builder = self.hall.share(builder).share_fd(SOCKET, theirs);
@@ -287,125 +283,11 @@ impl Core {
         }
     }
 
-    // ------------------------------------------------------------------------------------- the warden
-    /// What the warden does.
-    pub(super) fn watch(&self) {
-        let (mut failures, mut kills) = (0, 0);
-        let mut retry_at = None::<Instant>;
-        loop {
-            let mut vacant = Vec::new();
-            let mut watched = Vec::new();
-            let over = lock(&self.lead).over || {
-                let book = self.book();
-                for (i, seat) in book.seats.iter().enumerate() {
-                    match &seat.worker {
-                        Some(hired) => watched.push((i, hired.clone())),
-                        None => vacant.push(i),
-                    }
-                }
-                book.closed.as_ref().is_some_and(is_final)
-            };
-            if over {
-                return;
-            }
-            if retry_at.is_none_or(|at| Instant::now() >= at) {
-                retry_at = None;
-                for &i in &vacant {
-                    match self.hire(i) {
-                        Ok(hired) => {
-                            self.with(|book, hall| {
-                                book.seat(i, hired);
-                                // Closed meanwhile, by one that did not know of it.
-                                if book.closed.as_ref().is_some_and(is_final) {
-                                    book.end(&TaskError::Terminated);
-                                }
-                                book.dispatch(hall);
-                            });
-                        }
-                        Err(error) => {
-                            failures += 1;
-                            retry_at = Some(Instant::now() + Duration::from_millis(50));
-                            if failures > FAILURES {
-                                self.give_up(&error.to_string());
-                            }
-                            break;
-                        }
-                    }
-                }
-                if !vacant.is_empty() && retry_at.is_none() {
-                    continue;
-                }
-            }
-            let tick = self.plan.timeout.map(|limit| {
-                (limit / 8).clamp(Duration::from_millis(1), Duration::from_millis(50))
-            });
-            let retry = retry_at.map(|at| at.saturating_duration_since(Instant::now()));
-            let nap = tick.into_iter().chain(retry).min();
-            let mut fds: Vec<BorrowedFd<'_>> = vec![self.warden.0.as_fd()];
-            // One without ended before it could tell: it is as if its descriptor was ready.
-            let ended_early = watched.iter().any(|(_, hired)| hired.process.pidfd().is_none());
-            fds.extend(watched.iter().filter_map(|(_, hired)| hired.process.pidfd()));
-            let nap = if ended_early { Some(Duration::ZERO) } else { nap };
-            let ready = poll(&fds, nap.map_or(Deadline::NEVER, Deadline::after));
-            let ready = ready.unwrap_or_else(|_| vec![false; fds.len()]);
-            if ready[0] {
-                receive(self.warden.0.as_fd(), &mut [0; 8], &mut Vec::new(), false).ok();
-            }
-            let mut ready = ready[1..].iter();
-            for (i, hired) in &watched {
-                let ended = match hired.process.pidfd() {
-                    Some(_) => ready.next().copied().unwrap_or(false),
-                    None => true,
-                };
-                if ended {
-                    // The helper tells how it ended.
-                    hired.process.wait_timeout(Duration::from_secs(10)).ok();
-                    let unready = !Book::is_ready(&self.hall, *i);
-                    let status = hired.process.exit_status();
-                    self.with(|book, hall| {
-                        book.bury(hall, *i, status);
-                        book.dispatch(hall);
-                    });
-                    self.hall.ring(); // the leader may want one of those that were given up
-                    let error = hired.process.join().map_or_else(
-                        |error| Some((error.to_string(), is_kill(&error))),
-                        |done| done.err().map(|error| (error, false)),
-                    );
-                    match (unready, error) {
-                        (true, Some((text, killed))) => {
-                            if killed {
-                                kills += 1
-                            } else {
-                                failures += 1
-                            }
-                            if failures > FAILURES || kills > KILLS {
-                                self.give_up(&text);
-                            }
-                        }
-                        _ => (failures, kills) = (0, 0),
-                    }
-                }
-            }
-            if let Some(limit) = self.plan.timeout {
-                self.with(|book, hall| {
-                    book.collect(hall);
-                    book.dispatch(hall);
-                    book.check_times(hall, limit);
-                });
-                self.hall.ring();
-            }
-        }
-    }
-
-    fn give_up(&self, text: &str) {
-        self.end(&TaskError::Broken(text.to_owned()));
-    }
-
+    // ---------------------------------------------------------------------------------------- the end
     fn alarm(&self) {
         send(self.warden.1.as_fd(), &[0], &[], false).ok();
     }
 
-    // ---------------------------------------------------------------------------------------- the end
     /// Fails all that is unfinished, and kills the workers.
     pub(super) fn end(&self, error: &TaskError) {
         self.with(|book, _| {
@@ -430,6 +312,11 @@ impl Core {
             }
         };
         self.wait_for(deadline, &mut ready, &mut register)
+    }
+
+    /// Whether they are to end.
+    pub(super) fn is_over(&self) -> bool {
+        lock(&self.lead).over
     }
 
     /// Has the clerk and the warden end.
@@ -457,11 +344,6 @@ impl Core {
     }
 }
 
-fn is_final(error: &TaskError) -> bool {
+pub(super) fn is_final(error: &TaskError) -> bool {
     !matches!(error, TaskError::Closed)
-}
-
-fn is_kill(error: &crate::process::ProcessError) -> bool {
-    use crate::process::ProcessError::{Lost, Signalled};
-    matches!(error, Signalled(9 | 15) | Lost)
 }

@@ -1,6 +1,6 @@
 //! A function applied to many arguments.
 use super::Pool;
-use super::book::{Chunk, Job, Piece};
+use super::chunk::{Chunk, Job, Piece};
 use super::error::TaskError;
 use super::hall::INLINE;
 use super::task::{first, from_piece};

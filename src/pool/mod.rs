@@ -37,12 +37,14 @@
 //! go many to a message, as many as take a quarter of a millisecond. A worker that has nothing to do gets what waits at another's.
 //! Results are read by the thread that waits for one; if there is none, by one of the pool's two threads. Values above 12 KiB go by a file in memory.
 mod book;
+mod chunk;
 mod core;
 mod error;
 mod finished;
 mod hall;
 mod map;
 mod task;
+mod warden;
 mod worker;
 
 pub use error::{PoolError, TaskError};
@@ -50,10 +52,11 @@ pub use finished::{AsCompleted, Until, as_completed, wait};
 pub use map::Map;
 pub use task::Task;
 
-use self::book::Chunk;
+use self::chunk::Chunk;
 use self::core::{Core, Plan};
 use self::hall::{INLINE, MOST_WORKERS};
 use self::task::Cell;
+use self::warden::Warden;
 use crate::deadline::Deadline;
 use crate::process::worker::{encode, numbers};
 use crate::process::{SpawnError, code};
@@ -193,7 +196,7 @@ impl Builder {
         };
         let threads = [
             start("pool-clerk", Box::new(move || clerk.keep_books()))?,
-            start("pool-warden", Box::new(move || core.watch()))?,
+            start("pool-warden", Box::new(move || Warden::default().watch(&core)))?,
         ];
         pool.threads.lock().unwrap_or_else(PoisonError::into_inner).extend(threads);
         Ok(pool)
@@ -242,7 +245,7 @@ impl Pool {
             }
             Err(error) => {
                 let cell = Arc::<Cell>::default();
-                book::Job::put(&*cell, 0, 1, book::Piece::Failed(error), &mut Vec::new());
+                chunk::Job::put(&*cell, 0, 1, chunk::Piece::Failed(error), &mut Vec::new());
                 Task::new(cell, Arc::clone(&self.core))
             }
         }

@@ -1,5 +1,5 @@
 //! A task that was given to a pool, and what came of it.
-use super::book::{Job, Piece};
+use super::chunk::{Job, Piece};
 use super::core::Core;
 use super::error::TaskError;
 use super::worker::status;

@@ -62,7 +62,9 @@ fn nursery() -> MutexGuard<'static, Nursery> {
 /// It forks a small helper process, which later forks the others: at that time this one has threads and locks, which
 /// are better not copied. The helper, and what it started, end with this process. If the helper is killed, the program
 /// is started once more, with an environment variable by which `init` knows that it is to be the new one; in there
-/// it does not return. A second call does nothing.
+/// it does not return. So nothing that a program should not do twice comes before it. A second call does nothing.
+///
+/// The usual test runner has a `main` of its own: tests that start processes need one too (`harness = false`).
 pub fn init() {
     if let Ok(order) = std::env::var(VARIABLE) {
         become_helper(&order);
