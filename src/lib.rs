@@ -3,6 +3,7 @@
 //
 //   any_error                            one error for all
 //   shared  command                      Shared<T>, handing on
+//   log                                  records of all processes, to one collector
 //   queue                                built on the wait layer and the peer table
 //   condition                            waiting for what a lock guards
 //   reentrant                            a lock around a lock
@@ -23,6 +24,7 @@ mod error;
 pub mod event;
 pub mod latch;
 pub mod lock;
+pub mod log;
 pub mod once;
 pub mod queue;
 pub mod reentrant;

@@ -35,6 +35,9 @@ mod imp {
     /// Readers of an `RwLock` that have a slot each.
     pub(crate) const READERS: usize = 32;
 
+    /// Words of text in a record of a `Journal`.
+    pub(crate) const RECORD_WORDS: usize = 60;
+
     /// Between a `SeqCst` exchange and a `SeqCst` load of another word, of which one in each of two threads must see the
     /// other's exchange.
     ///
@@ -67,6 +70,9 @@ mod imp {
 
     /// As few as can be told apart, with threads that have the same one first.
     pub(crate) const READERS: usize = 2;
+
+    /// Enough for a record to be torn.
+    pub(crate) const RECORD_WORDS: usize = 2;
 
     /// Loom gives `SeqCst` accesses the order of Acquire and Release only, but knows the fence.
     pub(crate) fn between_exchange_and_load() {

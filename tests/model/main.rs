@@ -15,6 +15,7 @@ mod condition;
 mod event;
 mod latch;
 mod lock;
+mod log;
 mod once;
 mod queue;
 mod reentrant;

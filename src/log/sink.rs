@@ -1,0 +1,103 @@
+//! A journal as the sink of the crate `log`, and any `log::Log` as the journal's.
+use super::{FixedJournal, Journal, Level, Record};
+use crate::shareable::Shareable;
+use crate::shared::Shared;
+use ::log::{Log, Metadata, SetLoggerError};
+
+struct Sink<T: ?Sized + Shareable> {
+    shared: Shared<T>,
+    journal: fn(&T) -> &Journal,
+}
+
+impl<T: ?Sized + Shareable + Sync> Log for Sink<T> {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= ::log::max_level()
+    }
+
+    fn log(&self, record: &::log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let level = record.level().into();
+            // A log has nobody to tell that it does not work.
+            (self.journal)(&self.shared).write_args(level, record.target(), *record.args()).ok();
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Has the macros of the crate `log` write to `journal` in this process, from `level` up. To be called once in each process.
+///
+/// ```
+/// use outlast::{Shared, log::FixedJournal};
+/// let journal = Shared::anonymous(FixedJournal::<64>::new())?;
+/// outlast::log::init(journal.clone(), log::LevelFilter::Info).expect("the first logger");
+/// log::warn!("the disk is {} % full", 93);
+/// let record = journal.records().try_next().expect("one");
+/// assert_eq!(record.message(), "the disk is 93 % full");
+/// # Ok::<(), outlast::Error>(())
+/// ```
+///
+/// # Errors
+/// If the process has a logger already.
+pub fn init<const N: usize>(
+    journal: Shared<FixedJournal<N>>,
+    level: ::log::LevelFilter,
+) -> Result<(), SetLoggerError> {
+    init_with(journal, |journal| journal, level)
+}
+
+/// As [`init`], for a journal that is a part of a larger value, or whose capacity was chosen at run time.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_with<T: ?Sized + Shareable + Sync + 'static>(
+    shared: Shared<T>,
+    journal: fn(&T) -> &Journal,
+    level: ::log::LevelFilter,
+) -> Result<(), SetLoggerError> {
+    ::log::set_boxed_logger(Box::new(Sink { shared, journal }))?;
+    ::log::set_max_level(level);
+    Ok(())
+}
+
+impl Record {
+    /// Hands the record to a logger, as if it had been logged here.
+    ///
+    /// A `log::Record` has no place for the process: it is put before the message.
+    pub fn log_to(&self, logger: &dyn Log) {
+        let (target, message, pid) = (self.target(), self.message(), self.pid());
+        let cut = if self.is_cut() { " ..." } else { "" };
+        let level = self.level().into();
+        logger.log(
+            &::log::Record::builder()
+                .level(level)
+                .target(&target)
+                .args(format_args!("[{pid}] {message}{cut}"))
+                .build(),
+        );
+    }
+}
+
+impl From<::log::Level> for Level {
+    fn from(level: ::log::Level) -> Self {
+        match level {
+            ::log::Level::Error => Level::Error,
+            ::log::Level::Warn => Level::Warn,
+            ::log::Level::Info => Level::Info,
+            ::log::Level::Debug => Level::Debug,
+            ::log::Level::Trace => Level::Trace,
+        }
+    }
+}
+
+impl From<Level> for ::log::Level {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Error => ::log::Level::Error,
+            Level::Warn => ::log::Level::Warn,
+            Level::Info => ::log::Level::Info,
+            Level::Debug => ::log::Level::Debug,
+            Level::Trace => ::log::Level::Trace,
+        }
+    }
+}
