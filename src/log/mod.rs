@@ -101,7 +101,8 @@ pub enum WhenFull {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Losses {
-    /// Overwritten before they were read, or passed over. Their numbers are missing in the sequence.
+    /// Overwritten before they were read. Their numbers are missing in the sequence. Numbers that no record got count
+    /// as well: writers pass over a slot that somebody is still filling who is a whole lap behind.
     pub overwritten: u64,
     /// Begun and not finished: their writer was killed on the way. Their numbers are missing in the sequence.
     pub unfinished: u64,
