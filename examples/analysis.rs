@@ -10,7 +10,8 @@
 //! put together, do not depend on who computed what, and so the result is that of one process alone, bit by bit.
 #![expect(
     clippy::cast_possible_truncation,
-    reason = "64 bits are needed anyway, and numbers are small"
+    clippy::cast_sign_loss,
+    reason = "a number becomes the index of a bin, and the outermost take what lies beyond"
 )]
 mod crew;
 
