@@ -202,6 +202,18 @@ impl<const N: usize> Deref for FixedJournal<N> {
     }
 }
 
+impl<const N: usize> AsRef<Journal> for FixedJournal<N> {
+    fn as_ref(&self) -> &Journal {
+        self
+    }
+}
+
+impl AsRef<Journal> for Journal {
+    fn as_ref(&self) -> &Journal {
+        self
+    }
+}
+
 // ------------------------------------------------------------------ writing
 impl Journal {
     /// Writes a record. Never blocks.

@@ -1,15 +1,14 @@
 //! A journal as the sink of the crate `log`, and any `log::Log` as the journal's.
-use super::{FixedJournal, Journal, Level, Record};
-use crate::shareable::Shareable;
-use crate::shared::Shared;
+use super::{Journal, Level, Record};
 use ::log::{Log, Metadata, SetLoggerError};
+use core::ops::Deref;
 
-struct Sink<T: ?Sized + Shareable> {
-    shared: Shared<T>,
+struct Sink<T> {
+    holder: T,
     journal: fn(&T) -> &Journal,
 }
 
-impl<T: ?Sized + Shareable + Sync> Log for Sink<T> {
+impl<T: Send + Sync> Log for Sink<T> {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= ::log::max_level()
     }
@@ -18,7 +17,7 @@ impl<T: ?Sized + Shareable + Sync> Log for Sink<T> {
         if self.enabled(record.metadata()) {
             let level = record.level().into();
             // A log has nobody to tell that it does not work.
-            (self.journal)(&self.shared).write_args(level, record.target(), *record.args()).ok();
+            (self.journal)(&self.holder).write_args(level, record.target(), *record.args()).ok();
         }
     }
 
@@ -39,23 +38,23 @@ impl<T: ?Sized + Shareable + Sync> Log for Sink<T> {
 ///
 /// # Errors
 /// If the process has a logger already.
-pub fn init<const N: usize>(
-    journal: Shared<FixedJournal<N>>,
-    level: ::log::LevelFilter,
-) -> Result<(), SetLoggerError> {
-    init_with(journal, |journal| journal, level)
+pub fn init<J>(journal: J, level: ::log::LevelFilter) -> Result<(), SetLoggerError>
+where
+    J: Deref<Target: AsRef<Journal>> + Send + Sync + 'static,
+{
+    init_with(journal, |journal| (**journal).as_ref(), level)
 }
 
-/// As [`init`], for a journal that is a part of a larger value, or whose capacity was chosen at run time.
+/// As [`init`], for a journal that is a part of a larger value: `|desk| &desk.journal`.
 ///
 /// # Errors
 /// As [`init`].
-pub fn init_with<T: ?Sized + Shareable + Sync + 'static>(
-    shared: Shared<T>,
+pub fn init_with<T: Send + Sync + 'static>(
+    holder: T,
     journal: fn(&T) -> &Journal,
     level: ::log::LevelFilter,
 ) -> Result<(), SetLoggerError> {
-    ::log::set_boxed_logger(Box::new(Sink { shared, journal }))?;
+    ::log::set_boxed_logger(Box::new(Sink { holder, journal }))?;
     ::log::set_max_level(level);
     Ok(())
 }
