@@ -48,14 +48,15 @@
 //! goes on at the record after the last one whose successor was asked for; one may come twice.
 
 mod record;
+mod records;
 #[cfg(all(feature = "log", not(outlast_loom)))]
 mod sink;
 
 pub use record::{Level, Record, TEXT};
+pub use records::Records;
 #[cfg(all(feature = "log", not(outlast_loom)))]
 pub use sink::{init, init_with};
 
-use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{identify, who};
 use crate::shareable::{Dead, Field, Layout, SEED, Shareable, mix, mix_u64};
@@ -68,7 +69,7 @@ use core::mem::offset_of;
 use core::ops::Deref;
 use core::ptr::NonNull;
 use record::Draft;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The most records that a journal holds.
 pub const MAX_CAPACITY: usize = 1 << 24;
@@ -259,7 +260,7 @@ impl Journal {
     #[inline]
     fn claim(&self, owner: u64) -> Option<(&Slot, u64)> {
         let drops = self.rare.when_full.load(Relaxed) == WhenFull::DropNewest as u32;
-        let mut at = self.tail.0.load(Acquire);
+        let (mut at, mut blocked) = (self.tail.0.load(Acquire), 0);
         for _ in 0..MOST_TURNS {
             let unread = at.wrapping_sub(self.rare.head.load(Acquire));
             if drops && unread.cast_signed() >= self.slots.len() as i64 {
@@ -274,6 +275,12 @@ impl Journal {
                     return Some((slot, lap)); // keeps I1
                 }
                 continue;
+            }
+            if seen >> LAP_SHIFT < lap {
+                blocked += 1;
+                if blocked >= self.slots.len() {
+                    return None; // every slot is being written
+                }
             }
             at = self.pass(at); // keeps I2
         }
@@ -334,174 +341,7 @@ impl Journal {
     /// There is to be one collector at a time. Nothing breaks if there are two, but both get records that the other has got.
     #[must_use]
     pub fn records(&self) -> Records<'_> {
-        Records { journal: self, at: self.rare.head.load(Acquire), stuck: None }
-    }
-}
-
-// ---------------------------------------------------------------- collecting
-/// The collector's place in a [`Journal`]: see [`Journal::records`].
-#[derive(Debug)]
-pub struct Records<'a> {
-    journal: &'a Journal,
-    at: u64,
-    /// A position at which somebody was found writing, and when that was first seen.
-    stuck: Option<(u64, Instant)>,
-}
-
-/// What is at a position.
-#[expect(clippy::large_enum_variant, reason = "a record is moved to its reader, not to the heap")]
-enum Found {
-    Record(Record),
-    /// Nothing that will ever be read; look at the next position.
-    Gap,
-    /// A record that somebody is writing.
-    Unfinished,
-    Nothing,
-}
-
-impl Records<'_> {
-    /// The next record, if there is one. Never blocks: a record that is just being written is not there yet.
-    pub fn try_next(&mut self) -> Option<Record> {
-        self.next_until(Deadline::at(Instant::now())).ok().flatten()
-    }
-
-    /// The next record; `None` after `timeout`, or if the journal is closed and all was read.
-    ///
-    /// # Errors
-    /// If this process cannot become a peer of the segment: see [`Fault`].
-    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Record>, Fault> {
-        self.next_until(Deadline::after(timeout))
-    }
-
-    /// The next record; `None` after `deadline`, or if the journal is closed and all was read. What is there is given even if that has passed.
-    ///
-    /// # Errors
-    /// As [`next_timeout`](Self::next_timeout).
-    pub fn next_deadline(&mut self, deadline: Instant) -> Result<Option<Record>, Fault> {
-        self.next_until(Deadline::at(deadline))
-    }
-
-    fn next_until(&mut self, deadline: Deadline) -> Result<Option<Record>, Fault> {
-        let journal = self.journal;
-        journal.rare.head.store(self.at, Release); // what came before is dealt with
-        loop {
-            let closed = journal.is_closed();
-            let unfinished = match self.look() {
-                Found::Record(record) => {
-                    self.at = self.at.wrapping_add(1);
-                    return Ok(Some(record));
-                }
-                Found::Gap => continue,
-                Found::Nothing if closed => return Ok(None),
-                Found::Nothing => false,
-                Found::Unfinished => true,
-            };
-            identify(core::ptr::from_ref(journal).addr())?;
-            let patience = unfinished.then(|| self.patience());
-            if patience.is_some_and(|left| left.is_zero()) {
-                self.lose(1, &journal.rare.unfinished); // its owner is stopped
-                continue;
-            }
-            let first =
-                patience.filter(|&mine| deadline.remaining().is_none_or(|left| left > mine));
-            let is_new = || match self.glance() {
-                Found::Nothing => journal.is_closed().then_some(()),
-                Found::Unfinished if unfinished => None,
-                _ => Some(()),
-            };
-            let until = first.map_or(deadline, Deadline::after);
-            if journal.rare.filled.wait(until, is_new).is_err() && first.is_none() {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// How much longer to wait for the record that somebody writes here.
-    fn patience(&mut self) -> Duration {
-        let since = match self.stuck {
-            Some((at, since)) if at == self.at => since,
-            _ => Instant::now(),
-        };
-        self.stuck = Some((self.at, since));
-        PATIENCE.saturating_sub(since.elapsed())
-    }
-
-    /// What is at this position, without its text.
-    fn glance(&self) -> Found {
-        let tail = self.journal.tail.0.load(Acquire); // before the state: I2
-        let (slot, lap) = self.journal.position(self.at);
-        let seen = slot.state.load(Acquire);
-        match (seen >> LAP_SHIFT).cmp(&lap) {
-            core::cmp::Ordering::Greater => {
-                // Whoever claimed it had seen the tail there; otherwise the memory is damaged.
-                let tail = self.journal.tail.0.load(Acquire);
-                let ahead = tail.wrapping_sub(self.at).cast_signed();
-                let lap = self.journal.slots.len() as i64;
-                if ahead >= lap { Found::Gap } else { Found::Nothing }
-            }
-            core::cmp::Ordering::Less if tail.wrapping_sub(self.at).cast_signed() > 0 => Found::Gap,
-            core::cmp::Ordering::Less => Found::Nothing,
-            core::cmp::Ordering::Equal => match seen & PHASE {
-                WRITING => Found::Unfinished,
-                _ => Found::Gap, // or a record
-            },
-        }
-    }
-
-    /// What is at this position; a gap is counted, and passed over.
-    fn look(&mut self) -> Found {
-        match self.glance() {
-            Found::Gap => {}
-            other => return other,
-        }
-        let journal = self.journal;
-        let (slot, lap) = journal.position(self.at);
-        let seen = slot.state.load(Acquire);
-        if seen >> LAP_SHIFT == lap && seen & PHASE == WRITING {
-            return Found::Unfinished; // claimed this moment
-        }
-        if seen >> LAP_SHIFT == lap && seen & PHASE != COMMITTED {
-            self.lose(1, &journal.rare.unfinished);
-            return Found::Gap;
-        }
-        if seen >> LAP_SHIFT == lap {
-            let record = Record::read(&slot.words, self.at);
-            fence(Acquire);
-            if slot.state.load(Relaxed) == seen {
-                return Found::Record(record); // by I3
-            }
-        }
-        // Overwritten: on to the oldest that can be there.
-        let tail = journal.tail.0.load(Acquire);
-        let behind = tail.wrapping_sub(self.at).wrapping_sub(journal.slots.len() as u64);
-        let most = behind.cast_signed().max(1).cast_unsigned();
-        self.lose(most, &journal.rare.overwritten);
-        Found::Gap
-    }
-
-    /// Passes over records. Keeps I4.
-    fn lose(&mut self, number: u64, counter: &AtomicU64) {
-        self.at = self.at.wrapping_add(number);
-        counter.fetch_add(number, Relaxed);
-        self.journal.rare.head.store(self.at, Release);
-    }
-}
-
-impl Iterator for Records<'_> {
-    type Item = Record;
-    /// Waits for the next record as long as it takes; `None` if the journal is closed and all was read, or if this process
-    /// cannot become a peer.
-    fn next(&mut self) -> Option<Record> {
-        self.next_until(Deadline::NEVER).ok().flatten()
-    }
-}
-
-impl Drop for Records<'_> {
-    /// The next collector goes on behind the last record.
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.journal.rare.head.store(self.at, Release);
-        }
+        Records::new(self)
     }
 }
 

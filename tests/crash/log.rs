@@ -22,7 +22,7 @@ fn full() -> World {
 fn drops_newest() -> World {
     let world = empty();
     world.set_when_full(WhenFull::DropNewest);
-    (0..3).for_each(|i| put(&world, i));
+    (0..2).for_each(|i| put(&world, i));
     world
 }
 
