@@ -64,7 +64,7 @@ use crate::sync::RECORD_WORDS;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
 use crate::wait::signal::Signal;
-use core::fmt;
+use core::fmt::{self, Write as _};
 use core::mem::offset_of;
 use core::ops::Deref;
 use core::ptr::NonNull;
@@ -225,7 +225,9 @@ impl Journal {
     /// # Errors
     /// If this process cannot become a peer of the segment: see [`Fault`].
     pub fn write(&self, level: Level, target: &str, message: &str) -> Result<(), Fault> {
-        self.put(&Draft::new(level, target, format_args!("{message}"), who()))
+        let mut draft = Draft::new(level, target, who());
+        draft.write_str(message).unwrap_or_default(); // cannot fail
+        self.put(&draft)
     }
 
     /// As [`write`](Self::write), with a message that is formatted straight into the record, before a slot is claimed for it.
@@ -238,7 +240,9 @@ impl Journal {
         target: &str,
         message: fmt::Arguments<'_>,
     ) -> Result<(), Fault> {
-        self.put(&Draft::new(level, target, message, who()))
+        let mut draft = Draft::new(level, target, who());
+        draft.write_fmt(message).unwrap_or_default(); // an error of somebody's `Display` leaves what came before it
+        self.put(&draft)
     }
 
     fn put(&self, draft: &Draft) -> Result<(), Fault> {

@@ -2,7 +2,7 @@
 use crate::sync::RECORD_WORDS;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
-use core::fmt::{self, Write as _};
+use core::fmt;
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
@@ -53,12 +53,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) fn new(
-        level: Level,
-        target: &str,
-        message: fmt::Arguments<'_>,
-        (pid, tid): (u32, u32),
-    ) -> Self {
+    pub(super) fn new(level: Level, target: &str, (pid, tid): (u32, u32)) -> Self {
         let time = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
         let mut draft = Draft {
             time: u64::try_from(time).unwrap_or(u64::MAX),
@@ -72,8 +67,6 @@ impl Draft {
         };
         draft.push(target, TEXT / 4);
         draft.target_len = draft.text_len;
-        // An error of somebody's `Display` leaves what came before it.
-        draft.write_fmt(message).unwrap_or_default();
         draft
     }
 
