@@ -353,6 +353,8 @@ fn waiting_uses_no_cpu() {
     });
 }
 
+/// (The C library trusts its mutexes.)
+#[cfg(feature = "futex")]
 #[test]
 fn any_bytes() {
     let mut random = Random::new(4);
