@@ -50,6 +50,22 @@ pub enum Error {
     /// A value was not made.
     #[error(transparent)]
     Once(#[from] OnceError),
+    /// A process was not started.
+    #[cfg(feature = "process")]
+    #[error(transparent)]
+    Spawn(#[from] crate::process::SpawnError),
+    /// A process gave no value.
+    #[cfg(feature = "process")]
+    #[error(transparent)]
+    Process(#[from] crate::process::ProcessError),
+    /// There is no pool.
+    #[cfg(feature = "pool")]
+    #[error(transparent)]
+    Pool(#[from] crate::pool::PoolError),
+    /// A task gave no value.
+    #[cfg(feature = "pool")]
+    #[error(transparent)]
+    Task(#[from] crate::pool::TaskError),
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -65,6 +81,7 @@ impl<T> From<SendError<T>> for Error {
     fn from(error: SendError<T>) -> Self {
         Error::Send(match error {
             SendError::Closed(_) => SendTimeoutError::Closed(()),
+            SendError::Disconnected(_) => SendTimeoutError::Disconnected(()),
             SendError::Failed(_, fault) => SendTimeoutError::Failed((), fault),
         })
     }
@@ -75,6 +92,7 @@ impl<T> From<SendTimeoutError<T>> for Error {
         Error::Send(match error {
             SendTimeoutError::TimedOut(_) => SendTimeoutError::TimedOut(()),
             SendTimeoutError::Closed(_) => SendTimeoutError::Closed(()),
+            SendTimeoutError::Disconnected(_) => SendTimeoutError::Disconnected(()),
             SendTimeoutError::Failed(_, fault) => SendTimeoutError::Failed((), fault),
         })
     }
@@ -85,6 +103,7 @@ impl<T> From<TrySendError<T>> for Error {
         match error {
             TrySendError::Full(_) => Error::Full,
             TrySendError::Closed(_) => Error::Send(SendTimeoutError::Closed(())),
+            TrySendError::Disconnected(_) => Error::Send(SendTimeoutError::Disconnected(())),
             TrySendError::Failed(_, fault) => Error::Send(SendTimeoutError::Failed((), fault)),
         }
     }
@@ -94,6 +113,7 @@ impl From<RecvError> for Error {
     fn from(error: RecvError) -> Self {
         Error::Recv(match error {
             RecvError::Closed => RecvTimeoutError::Closed,
+            RecvError::Disconnected => RecvTimeoutError::Disconnected,
             RecvError::Failed(fault) => RecvTimeoutError::Failed(fault),
         })
     }
@@ -110,6 +130,7 @@ impl From<TryRecvError> for Error {
         match error {
             TryRecvError::Empty => Error::Empty,
             TryRecvError::Closed => Error::Recv(RecvTimeoutError::Closed),
+            TryRecvError::Disconnected => Error::Recv(RecvTimeoutError::Disconnected),
             TryRecvError::Failed(fault) => Error::Recv(RecvTimeoutError::Failed(fault)),
         }
     }

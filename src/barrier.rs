@@ -12,23 +12,28 @@
 //! ```
 //!
 //! # State
-//! One word of 64 bits: {generation: 32, unused: 12, cause: 4, arrived: 16}.
+//! One word of 64 bits: {generation: 36, gone: 12, cause: 4, arrived: 12}.
 //!
 //! | cause | meaning | next |
 //! |---|---|---|
 //! | 0 | so many have arrived of this generation | the next generation, when the last arrives or a reset finds nobody |
 //! | not 0 | broken, for that reason | the next generation, by `reset` |
 //!
+//! *Gone* is how many parties a [shrinking](Barrier::shrinking) barrier has lost. When it grows, nobody has arrived, and those who wait arrive once more.
+//!
 //! Beside it: a signal for sleepers; which of the last generations ended broken; and a cell for each process that has
-//! waited here, its *parties*: its owner tag, and how many of its threads are inside `wait`.
+//! waited here, its *parties*: {gone after it: 16, leaving: 1, owner tag: 12}, how many of its threads are inside `wait`, and how
+//! many there have been at a time.
 //!
 //! # Invariants
 //! - I1. An arrival, the completion of a generation, and its breaking are one exchange of the word each. So each generation
 //!   either completes or breaks, and all who arrived in it are told the same.
 //! - I2. A broken generation is written down before the word moves on from it; a completed one never is. A waiter that finds the word moved on
-//!   asks there. (What is written down is never overwritten by an older generation; one that has slept through
+//!   asks there. (What is written down is not overwritten by a generation shortly before it; one that has slept through
 //!   eight resets is told that it passed.)
 //! - I3. A process whose thread has arrived has a cell with its tag.
+//! - I4. Recovery writes into the cell of the dead what *gone* will be, before it is: whoever takes an interrupted recovery up finds out
+//!   whether that has happened. No other loss is begun before.
 //!
 //! # Ordering
 //! What any party wrote before `wait` is seen by all parties after it: every arrival is a Release of the word and
@@ -39,6 +44,9 @@
 //! between, it breaks the generation that is under way, at once, and the error names it. A generation that was
 //! complete stays so. Killed between the completion and its wake: recovery wakes everybody. Then it stays
 //! broken until [`reset`](Barrier::reset), as in Python and Java.
+//!
+//! A [shrinking](Barrier::shrinking) barrier goes on without it instead: whether the dead had arrived in this generation cannot be told at every
+//! instruction, so nobody has, and all the living do so again.
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::identify;
@@ -51,15 +59,17 @@ use core::fmt;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// The most parties that a [`Barrier`] waits for: 65,535.
-pub const MAX_PARTIES: u32 = 0xffff;
+/// The most parties that a [`Barrier`] waits for: 4,095.
+pub const MAX_PARTIES: u32 = 0xfff;
 /// The most processes that can be parties of one [`Barrier`] at a time, each with any number of threads.
 pub const MAX_PROCESSES: usize = 64;
 
-const ARRIVED: u64 = 0xffff;
-const CAUSE_AT: u32 = 16;
+const ARRIVED: u64 = 0xfff;
+const CAUSE_AT: u32 = 12;
 const CAUSE: u64 = 0xf << CAUSE_AT;
-const GENERATION_AT: u32 = 32;
+const GONE_AT: u32 = 16;
+const GONE: u64 = 0xfff << GONE_AT;
+const GENERATION_AT: u32 = 28;
 
 const ABORTED: u64 = 1 << CAUSE_AT;
 const TIMED_OUT: u64 = 2 << CAUSE_AT;
@@ -69,6 +79,10 @@ const DIED: u64 = 4 << CAUSE_AT;
 /// How many generations that ended broken are remembered.
 const REMEMBERED: usize = 8;
 
+/// In a cell's word: recovery has begun to take its parties off; above it, how many are gone then.
+const LEAVING: u32 = 1 << 12;
+const TARGET_AT: u32 = 16;
+
 /// A place where as many threads as it has parties wait for each other, again and again.
 ///
 /// The threads may be of one process or of many. No system call is made unless somebody sleeps.
@@ -77,6 +91,8 @@ pub struct Barrier {
     state: AtomicU64,
     signal: Signal,
     parties: AtomicU32,
+    /// Whether it goes on without the dead.
+    shrinks: AtomicU32,
     /// Who broke it by dying: its process id.
     culprit: AtomicU32,
     /// The last generation that ended broken, of those with this remainder: its number, and 1 in bit 0.
@@ -88,8 +104,19 @@ pub struct Barrier {
 #[repr(C, align(64))]
 #[derive(Debug)]
 struct Cell {
-    owner: AtomicU32,
+    word: AtomicU32,
     inside: AtomicU32,
+    /// The most threads that have been inside at a time: as many parties does the process stand for.
+    most: AtomicU32,
+}
+
+impl Cell {
+    /// Gives it to another process. The word last: until then the work is visible.
+    fn clear(&self) {
+        self.inside.store(0, Relaxed);
+        self.most.store(0, Relaxed);
+        self.word.store(0, Release);
+    }
 }
 
 /// What `wait` gives to each of the parties.
@@ -145,6 +172,14 @@ pub enum BarrierError {
     Failed(#[from] Fault),
 }
 
+/// How a wait came to its end.
+enum Ended {
+    Complete,
+    Broken(BrokenCause),
+    /// Fewer are waited for, and this is the state: arrive again.
+    Shrunk(u64),
+}
+
 impl Barrier {
     /// A barrier for `parties` threads, to be moved into shared memory.
     ///
@@ -152,16 +187,35 @@ impl Barrier {
     /// If that is 0 or more than [`MAX_PARTIES`].
     #[must_use]
     pub fn new(parties: u32) -> Self {
-        assert!((1..=MAX_PARTIES).contains(&parties), "a barrier has 1 to 65,535 parties");
+        Self::with(parties, false)
+    }
+
+    /// A barrier that goes on with fewer parties when one is killed, instead of breaking.
+    ///
+    /// A process stands for as many parties as threads of it have been in `wait` at a time; with its death the barrier loses these, until one
+    /// is left. All others who wait go on waiting, for fewer. Their [index](Arrival::index) is counted anew; who was the last
+    /// of those who were missing may be [leader](Arrival::is_leader). As with other barriers, a process counts from its first `wait` on.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    #[must_use]
+    pub fn shrinking(parties: u32) -> Self {
+        Self::with(parties, true)
+    }
+
+    fn with(parties: u32, shrinks: bool) -> Self {
+        assert!((1..=MAX_PARTIES).contains(&parties), "a barrier has 1 to 4,095 parties");
         Barrier {
             state: AtomicU64::new(0),
             signal: Signal::new(),
             parties: AtomicU32::new(parties),
+            shrinks: AtomicU32::new(u32::from(shrinks)),
             culprit: AtomicU32::new(0),
             broken: core::array::from_fn(|_| AtomicU64::new(0)),
             cells: core::array::from_fn(|_| Cell {
-                owner: AtomicU32::new(0),
+                word: AtomicU32::new(0),
                 inside: AtomicU32::new(0),
+                most: AtomicU32::new(0),
             }),
         }
     }
@@ -193,56 +247,77 @@ impl Barrier {
 
     fn wait_until(&self, deadline: Deadline) -> Result<Arrival, BarrierError> {
         let cell = self.cell()?; // keeps I3
-        cell.inside.fetch_add(1, Relaxed);
+        let inside = cell.inside.fetch_add(1, Relaxed).wrapping_add(1);
+        if inside > cell.most.load(Relaxed) {
+            cell.most.fetch_max(inside, Relaxed);
+        }
         let result = self.arrive_and_wait(deadline);
         cell.inside.fetch_sub(1, Relaxed);
         result
     }
 
     fn arrive_and_wait(&self, deadline: Deadline) -> Result<Arrival, BarrierError> {
-        let parties = u64::from(self.parties());
         let mut seen = self.state.load(Acquire);
-        let (index, generation) = loop {
+        let mut mine = None;
+        loop {
+            if let Some(generation) = mine.filter(|&generation| seen >> GENERATION_AT != generation)
+            {
+                if self.was_broken(generation) {
+                    return Err(BarrierError::Broken(BrokenCause::Reset));
+                }
+                mine = None; // it was complete without this thread, which is one too many: the next, then
+            }
             if seen & CAUSE != 0 {
                 return Err(BarrierError::Broken(self.cause(seen)));
             }
-            let is_leader = (seen & ARRIVED) + 1 >= parties;
+            let is_leader = (seen & ARRIVED) + 1 >= u64::from(self.left(seen));
             let next = if is_leader { following(seen) } else { seen + 1 };
-            match self.state.compare_exchange(seen, next, AcqRel, Acquire) {
-                Err(now) => seen = now,
-                Ok(_) => {
-                    // Fits: it is at most `ARRIVED`.
-                    let index = u32::try_from(seen & ARRIVED).unwrap_or(0);
-                    if is_leader {
-                        self.signal.notify_all();
-                        return Ok(Arrival { index, is_leader });
-                    }
-                    break (index, seen >> GENERATION_AT);
+            if let Err(now) = self.state.compare_exchange(seen, next, AcqRel, Acquire) {
+                seen = now;
+                continue;
+            }
+            // Fits: it is at most `ARRIVED`.
+            let arrival = Arrival { index: u32::try_from(seen & ARRIVED).unwrap_or(0), is_leader };
+            if is_leader {
+                self.signal.notify_all();
+                return Ok(arrival);
+            }
+            let ended = match self.signal.wait(deadline, || self.outcome(next)) {
+                Ok(ended) => ended,
+                Err(TimedOut) if self.break_for(TIMED_OUT, Some(seen >> GENERATION_AT)) => {
+                    return Err(BarrierError::TimedOut);
+                }
+                // It ended at the last moment.
+                Err(TimedOut) => self.outcome(next).unwrap_or(Ended::Complete),
+            };
+            match ended {
+                Ended::Complete => return Ok(arrival),
+                Ended::Broken(cause) => return Err(BarrierError::Broken(cause)),
+                Ended::Shrunk(now) => {
+                    mine = Some(seen >> GENERATION_AT);
+                    seen = now;
                 }
             }
-        };
-        let passed = Arrival { index, is_leader: false };
-        match self.signal.wait(deadline, || self.outcome(generation)) {
-            Ok(outcome) => outcome.map(|()| passed).map_err(BarrierError::Broken),
-            Err(TimedOut) => match self.break_for(TIMED_OUT, Some(generation)) {
-                true => Err(BarrierError::TimedOut),
-                // It ended at the last moment.
-                false => match self.outcome(generation) {
-                    Some(Err(cause)) => Err(BarrierError::Broken(cause)),
-                    Some(Ok(())) | None => Ok(passed),
-                },
-            },
         }
     }
 
-    /// How the generation ended, if it has.
-    fn outcome(&self, generation: u64) -> Option<Result<(), BrokenCause>> {
+    /// How the wait that began in this state ended, if it has.
+    fn outcome(&self, began: u64) -> Option<Ended> {
         let seen = self.state.load(Acquire);
+        let generation = began >> GENERATION_AT;
         if seen >> GENERATION_AT != generation {
-            let was_broken = self.remembered(generation).load(Relaxed) == stamp(generation); // I2
-            return Some(if was_broken { Err(BrokenCause::Reset) } else { Ok(()) });
+            let reset = Ended::Broken(BrokenCause::Reset);
+            return Some(if self.was_broken(generation) { reset } else { Ended::Complete });
         }
-        if seen & CAUSE != 0 { Some(Err(self.cause(seen))) } else { None }
+        if seen & CAUSE != 0 {
+            return Some(Ended::Broken(self.cause(seen)));
+        }
+        (seen & GONE != began & GONE).then_some(Ended::Shrunk(seen))
+    }
+
+    /// Whether a generation that is over ended broken (I2).
+    fn was_broken(&self, generation: u64) -> bool {
+        self.remembered(generation).load(Relaxed) == stamp(generation)
     }
 
     fn cause(&self, seen: u64) -> BrokenCause {
@@ -257,6 +332,15 @@ impl Barrier {
     fn remembered(&self, generation: u64) -> &AtomicU64 {
         // The remainder of a small number.
         &self.broken[usize::try_from(generation).unwrap_or(0) % REMEMBERED]
+    }
+
+    /// Writes down that the generation ended broken, unless a later one has been there since.
+    fn remember(&self, generation: u64) {
+        let stamp = stamp(generation);
+        let later =
+            |old: u64| old & 1 != 0 && (1..1 << 20).contains(&(old >> 1).wrapping_sub(generation));
+        let newer = |old: u64| (!later(old)).then_some(stamp);
+        self.remembered(generation).fetch_update(Relaxed, Relaxed, newer).ok();
     }
 
     /// Breaks the generation that is under way (or this one); whether it was whole until then.
@@ -293,7 +377,7 @@ impl Barrier {
                 seen | RESET
             } else {
                 let generation = seen >> GENERATION_AT;
-                self.remembered(generation).fetch_max(stamp(generation), Relaxed); // keeps I2
+                self.remember(generation); // keeps I2
                 following(seen)
             };
             match self.state.compare_exchange(seen, next, AcqRel, Acquire) {
@@ -316,7 +400,13 @@ impl Barrier {
     /// How many threads it waits for.
     #[must_use]
     pub fn parties(&self) -> u32 {
-        self.parties.load(Relaxed).clamp(1, MAX_PARTIES)
+        self.left(self.state.load(Relaxed))
+    }
+
+    /// How many parties are left in this state: at least one.
+    fn left(&self, seen: u64) -> u32 {
+        let parties = self.parties.load(Relaxed).clamp(1, MAX_PARTIES);
+        parties.saturating_sub(gone(seen)).max(1)
     }
 
     /// How many are waiting. May change at any moment.
@@ -334,9 +424,27 @@ impl Barrier {
     pub fn leave(&self) -> Result<(), Fault> {
         let tag = identify(core::ptr::from_ref(self).addr())?;
         for cell in &self.cells {
-            cell.owner.compare_exchange(tag, 0, Release, Relaxed).ok();
+            if cell.word.load(Relaxed) == tag {
+                cell.most.store(0, Relaxed);
+                cell.word.compare_exchange(tag, 0, Release, Relaxed).ok();
+            }
         }
         Ok(())
+    }
+
+    /// Takes the parties off that recovery, this one or one that was interrupted, has found dead.
+    fn finish_losses(&self) {
+        for cell in &self.cells {
+            let word = cell.word.load(Acquire);
+            if word & LEAVING == 0 {
+                continue;
+            }
+            let target = u64::from(word >> TARGET_AT) << GONE_AT & GONE;
+            let shrink =
+                |seen: u64| (seen & GONE < target).then_some((seen & !(GONE | ARRIVED)) | target);
+            self.state.fetch_update(AcqRel, Acquire, shrink).ok();
+            cell.clear();
+        }
     }
 
     /// This process's cell.
@@ -345,9 +453,9 @@ impl Barrier {
         let first = tag as usize;
         for i in 0..MAX_PROCESSES {
             let cell = &self.cells[(first + i) % MAX_PROCESSES];
-            let mut owner = cell.owner.load(Relaxed);
+            let mut owner = cell.word.load(Relaxed);
             if owner == 0 {
-                match cell.owner.compare_exchange(0, tag, AcqRel, Relaxed) {
+                match cell.word.compare_exchange(0, tag, AcqRel, Relaxed) {
                     Ok(_) => return Ok(cell),
                     Err(now) => owner = now,
                 }
@@ -362,7 +470,13 @@ impl Barrier {
 
 /// The state after this generation.
 fn following(seen: u64) -> u64 {
-    ((seen >> GENERATION_AT).wrapping_add(1)) << GENERATION_AT
+    (((seen >> GENERATION_AT).wrapping_add(1)) << GENERATION_AT) | (seen & GONE)
+}
+
+/// How many parties have been lost.
+fn gone(seen: u64) -> u32 {
+    // Fits: 12 bits.
+    u32::try_from((seen & GONE) >> GONE_AT).unwrap_or(0)
 }
 
 /// What says that a generation ended broken.
@@ -383,14 +497,25 @@ unsafe impl Shareable for Barrier {
         self.signal.place();
     }
     fn recover(&self, dead: &Dead) {
-        for cell in self.cells.iter().filter(|cell| cell.owner.load(Acquire) == dead.tag) {
-            if (!dead.clean || cell.inside.load(Relaxed) != 0) && !self.is_broken() {
-                self.culprit.store(dead.pid, Relaxed);
-                self.break_for(DIED, None);
+        self.finish_losses();
+        let is_theirs = |cell: &&Cell| cell.word.load(Acquire) == dead.tag;
+        for cell in self.cells.iter().filter(is_theirs) {
+            let inside = cell.inside.load(Relaxed);
+            if dead.clean && inside == 0 {
+                cell.clear();
+            } else if self.shrinks.load(Relaxed) == 0 {
+                if !self.is_broken() {
+                    self.culprit.store(dead.pid, Relaxed);
+                    self.break_for(DIED, None);
+                }
+                cell.clear();
+            } else {
+                let seen = self.state.load(Relaxed);
+                let lost = cell.most.load(Relaxed).max(inside).clamp(1, MAX_PARTIES);
+                let target = gone(seen) + lost.min(self.left(seen) - 1);
+                cell.word.store(dead.tag | LEAVING | (target << TARGET_AT), Release); // keeps I4
+                self.finish_losses();
             }
-            // The cell last: until then the work is visible.
-            cell.inside.store(0, Relaxed);
-            cell.owner.store(0, Release);
         }
         self.signal.wake_all();
     }

@@ -48,9 +48,6 @@
 //! is killed before it could act has swallowed the wake; a notifier that is killed before its notify has changed
 //! what nobody will hear of. So recovery moves the sequence and wakes everybody: all waiters return, as if notified,
 //! and look again. If the dead one had the lock, the kernel has given it up, and the waiter's return says so.
-//!
-//! Recovery is for peers. A process that opened the segment is one; the child of a fork becomes one with its first operation on anything
-//! but a lock. Killed before that, between its change and its notify, it is not made up for.
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::lock::{Lock, LockError, LockGuard};
@@ -66,9 +63,6 @@ use std::time::{Duration, Instant};
 /// A wait returns after a notify that came while it waited, after the death of any process of the segment, or at its
 /// deadline; never for no reason. What it waits for may have gone again by then, or be another's: test it in a
 /// loop, or let [`wait_while`](Condition::wait_while) do it.
-///
-/// The child of a fork counts as a process of the segment after its first operation there that is not one of a lock; a wait with a
-/// timeout of zero will do. Until then its death ends no wait.
 ///
 /// A notify need not hold the lock, and makes no system call unless somebody waits; but change what
 /// the waiters look at under the lock. Use a condition with one lock.

@@ -19,6 +19,12 @@ impl Deadline {
         Deadline(Some(instant))
     }
 
+    /// This one, or `length` from now if that is earlier.
+    pub(crate) fn at_most(self, length: Duration) -> Self {
+        let Deadline(limit) = Deadline::after(length);
+        Deadline(self.0.map_or(limit, |at| Some(limit.map_or(at, |limit| limit.min(at)))))
+    }
+
     /// Whether there is no end to the waiting.
     #[cfg_attr(not(outlast_loom), expect(dead_code, reason = "for the model, which has no clock"))]
     pub(crate) fn is_never(self) -> bool {

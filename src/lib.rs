@@ -2,6 +2,8 @@
 // The layers, top to bottom; a module uses only those below it (`tests/layers.rs` checks it):
 //
 //   any_error                            one error for all
+//   pool                                 workers, tasks
+//   process                              functions in processes of their own
 //   shared  command                      Shared<T>, handing on
 //   log                                  records of all processes, to one collector
 //   queue                                built on the wait layer and the peer table
@@ -26,6 +28,10 @@ pub mod latch;
 pub mod lock;
 pub mod log;
 pub mod once;
+#[cfg(all(feature = "pool", not(outlast_loom)))]
+pub mod pool;
+#[cfg(all(feature = "process", not(outlast_loom)))]
+pub mod process;
 pub mod queue;
 pub mod reentrant;
 pub mod rwlock;
@@ -50,6 +56,7 @@ pub use latch::{Latch, LatchError, Member, OnDeath};
 pub use lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
 pub use once::{Once, OnceCell, OnceError};
 pub use queue::spsc;
+pub use queue::{Channel, FixedChannel, PriorityQueue, Receiver, Sender};
 pub use queue::{Delivery, FixedQueue, Loan, Queue, Ref};
 pub use queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
@@ -65,6 +72,10 @@ pub use shared::Options;
 pub use shared::Shared;
 pub use wait::TimedOut;
 pub use wait::spin::Spin;
+
+#[cfg(all(feature = "pool", not(outlast_loom)))]
+#[doc = include_str!("multiprocessing.md")]
+pub mod multiprocessing {}
 
 /// For the macros of this crate.
 #[doc(hidden)]

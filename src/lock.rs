@@ -36,7 +36,7 @@
 #![expect(unsafe_code, reason = "the value is reached through the lock's promise of exclusion")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::segment::contains;
+use crate::segment::{contains, introduce};
 use crate::shareable::{Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
@@ -132,6 +132,12 @@ impl<T: Plain> Lock<T> {
         if let Some(me) = self.word.try_take_fast() {
             return self.guard(me);
         }
+        self.try_lock_slow()
+    }
+
+    #[cold]
+    fn try_lock_slow(&self) -> LockResult<'_, T> {
+        introduce(core::ptr::from_ref(self).addr());
         self.accept(self.word.try_take())
     }
 
@@ -167,6 +173,7 @@ impl<T: Plain> Lock<T> {
 
     #[cold]
     fn lock_slow(&self, deadline: Deadline) -> LockResult<'_, T> {
+        introduce(core::ptr::from_ref(self).addr());
         match self.word.take_until(deadline) {
             Ok(taken) => self.accept(taken),
             Err(TimedOut) => Err(LockError::TimedOut),

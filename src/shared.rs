@@ -2,8 +2,8 @@
 #![expect(unsafe_code, reason = "gives references to a value that lies in a checked mapping")]
 use crate::error::{Fault, OpenError};
 use crate::log::Journal;
-use crate::queue::Queue;
 use crate::queue::spsc::Ring;
+use crate::queue::{Channel, Queue, Receiver, Sender};
 use crate::segment::Attachment;
 use crate::segment::header::{self, Expected, Geometry, Lifetime, Spec};
 use crate::segment::memory::Memory;
@@ -243,6 +243,29 @@ impl Options {
         self.make(Home::Named(name), capacity, |_| {})
     }
 
+    /// As [`Shared::anonymous_channel`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn anonymous_channel<T: Plain>(
+        self,
+        capacity: usize,
+    ) -> Result<Shared<Channel<T>>, OpenError> {
+        self.make(Home::Anonymous, capacity, |_| {})
+    }
+
+    /// As [`Shared::create_channel`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn create_channel<T: Plain>(
+        self,
+        name: &str,
+        capacity: usize,
+    ) -> Result<Shared<Channel<T>>, OpenError> {
+        self.make(Home::Named(name), capacity, |_| {})
+    }
+
     /// As [`Shared::anonymous_ring`].
     ///
     /// # Errors
@@ -419,6 +442,40 @@ impl<T: Plain> Shared<Queue<T>> {
     /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
     pub fn create_queue(name: &str, capacity: usize) -> Result<Self, OpenError> {
         Options::new().create_queue(name, capacity)
+    }
+}
+
+impl<T: Plain> Shared<Channel<T>> {
+    /// A new channel for `capacity` messages (1 to 16,777,215) in memory without a name.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
+    pub fn anonymous_channel(capacity: usize) -> Result<Self, OpenError> {
+        Options::new().anonymous_channel(capacity)
+    }
+
+    /// A new channel for `capacity` messages (1 to 16,777,215) that others open by `name`.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
+    pub fn create_channel(name: &str, capacity: usize) -> Result<Self, OpenError> {
+        Options::new().create_channel(name, capacity)
+    }
+
+    /// As [`Channel::sender`]; the handle keeps the channel mapped, and may go to any thread.
+    ///
+    /// # Errors
+    /// As [`Channel::sender`].
+    pub fn sender(&self) -> Result<Sender<T, Self>, Fault> {
+        Sender::of(self.clone())
+    }
+
+    /// As [`Channel::receiver`]; the handle keeps the channel mapped, and may go to any thread.
+    ///
+    /// # Errors
+    /// As [`Channel::receiver`].
+    pub fn receiver(&self) -> Result<Receiver<T, Self>, Fault> {
+        Receiver::of(self.clone())
     }
 }
 

@@ -38,6 +38,9 @@ mod imp {
     /// Words of text in a record of a `Journal`.
     pub(crate) const RECORD_WORDS: usize = 60;
 
+    /// Processes that hold one side of a channel.
+    pub(crate) const HOLDERS: usize = 64;
+
     /// Between a `SeqCst` exchange and a `SeqCst` load of another word, of which one in each of two threads must see the
     /// other's exchange.
     ///
@@ -73,6 +76,9 @@ mod imp {
 
     /// Enough for a record to be torn.
     pub(crate) const RECORD_WORDS: usize = 2;
+
+    /// As few as a model has threads.
+    pub(crate) const HOLDERS: usize = 3;
 
     /// Loom gives `SeqCst` accesses the order of Acquire and Release only, but knows the fence.
     pub(crate) fn between_exchange_and_load() {

@@ -14,8 +14,11 @@ outlast::shared! {
 }
 
 fn meeting(parties: u32) -> Shared<Meeting> {
+    at(Barrier::new(parties))
+}
+
+fn at(barrier: Barrier) -> Shared<Meeting> {
     let zero = || AtomicU32::new(0);
-    let barrier = Barrier::new(parties);
     Shared::anonymous(Meeting { barrier, here: zero(), sum: zero(), indices: Default::default() })
         .unwrap()
 }
@@ -74,8 +77,9 @@ fn alone() {
     barrier.reset();
     assert!(!barrier.is_broken());
     barrier.wait().unwrap();
-    for parties in [0, 65_536, u32::MAX] {
+    for parties in [0, 4_096, u32::MAX] {
         assert!(std::panic::catch_unwind(|| Barrier::new(parties)).is_err());
+        assert!(std::panic::catch_unwind(|| Barrier::shrinking(parties)).is_err());
     }
 }
 
@@ -254,6 +258,136 @@ fn kills_without_end() {
     }
 }
 
+/// A shrinking barrier without deaths is one like others.
+#[test]
+fn shrinking_without_deaths() {
+    worlds(
+        "shrinking_without_deaths",
+        "",
+        3,
+        || at(Barrier::shrinking(3)),
+        |meeting, _| {
+            for _ in 0..100 {
+                let arrival = meeting.barrier.wait().unwrap();
+                assert_eq!(arrival.is_leader(), arrival.index() == 2);
+                meeting.indices[arrival.index() as usize].fetch_add(1, SeqCst);
+            }
+        },
+        |meeting| {
+            assert!(meeting.indices[..3].iter().all(|count| count.load(SeqCst) == 100));
+            assert_eq!((meeting.barrier.parties(), meeting.barrier.is_broken()), (3, false));
+        },
+    );
+}
+
+/// A party is killed in `wait`, or between two: the others pass without it, then and later, and each has an index of its own.
+#[test]
+fn a_shrinking_barrier_goes_on_without_the_dead() {
+    for inside in [true, false] {
+        let meeting = at(Barrier::shrinking(4));
+        let _watchdog = watch("a_shrinking_barrier_goes_on_without_the_dead", &meeting);
+        let others: Vec<_> = (0..3)
+            .map(|_| {
+                fork_child(|| {
+                    meeting.barrier.wait().unwrap();
+                    for _ in 0..10 {
+                        let arrival = meeting.barrier.wait().unwrap();
+                        meeting.indices[arrival.index() as usize].fetch_add(1, SeqCst);
+                    }
+                })
+            })
+            .collect();
+        let party = fork_child(|| {
+            meeting.barrier.wait().unwrap();
+            meeting.here.store(1, SeqCst);
+            if inside {
+                loop {
+                    meeting.barrier.wait().unwrap();
+                }
+            }
+            sleep_for_ever();
+        });
+        common::eventually("it comes", || meeting.here.load(SeqCst) == 1);
+        others.iter().for_each(|other| {
+            if !inside {
+                other.until_waiting()
+            }
+        });
+        party.kill9();
+        others.into_iter().for_each(common::Child::succeeds);
+        assert_eq!((meeting.barrier.parties(), meeting.barrier.is_broken()), (3, false));
+        let counts = meeting.indices.each_ref().map(|count| count.load(SeqCst));
+        assert_eq!(counts.iter().sum::<u32>(), 30);
+        assert!(inside || counts[..3] == [10; 3], "{counts:?}");
+    }
+}
+
+/// A process stands for as many parties as it had threads waiting at a time; one that ends by itself takes none along.
+#[test]
+fn what_a_shrinking_barrier_loses() {
+    let meeting = at(Barrier::shrinking(5));
+    let _watchdog = watch("what_a_shrinking_barrier_loses", &meeting);
+    let two = fork_child(|| {
+        std::thread::scope(|scope| {
+            (0..2).for_each(|_| drop(scope.spawn(|| meeting.barrier.wait().ok())));
+        });
+    });
+    common::eventually("both wait", || meeting.barrier.waiting() == 2);
+    let one = fork_child(|| {
+        meeting.barrier.wait().unwrap();
+        assert_eq!(meeting.barrier.parties(), 3);
+    });
+    common::eventually("a third", || meeting.barrier.waiting() == 3);
+    two.kill9();
+    common::eventually("fewer", || meeting.barrier.parties() == 3);
+    let last = fork_child(|| assert!(meeting.barrier.wait().is_ok()));
+    meeting.barrier.wait().unwrap();
+    one.succeeds();
+    last.succeeds();
+    // Those that have ended by themselves are missing, and not lost.
+    assert_eq!(meeting.barrier.parties(), 3);
+    assert_eq!(meeting.barrier.wait_timeout(ms(20)), Err(BarrierError::TimedOut));
+    assert!(meeting.barrier.is_broken());
+    meeting.barrier.reset();
+    assert_eq!((meeting.barrier.parties(), meeting.barrier.waiting()), (3, 0));
+}
+
+/// One after the other is killed, at random; the rest go on, until one is alone.
+#[test]
+fn kills_until_one_is_left() {
+    for round in 0..25 {
+        let meeting = at(Barrier::shrinking(4));
+        let _watchdog = watch(&format!("kills_until_one_is_left, round {round}"), &meeting);
+        let mut random = common::Random::new(round);
+        let mut parties: Vec<_> = (0..4)
+            .map(|_| {
+                fork_child(|| {
+                    Spin::Never.set();
+                    loop {
+                        let arrival = meeting.barrier.wait().unwrap();
+                        if arrival.is_leader() {
+                            meeting.sum.fetch_add(1, SeqCst);
+                        }
+                    }
+                })
+            })
+            .collect();
+        let goes_on = || {
+            let before = meeting.sum.load(SeqCst);
+            common::eventually("generations pass", || meeting.sum.load(SeqCst) >= before + 5);
+        };
+        for left in (1..4).rev() {
+            goes_on();
+            common::busy(random.micros(500));
+            parties.swap_remove(random.index(parties.len())).kill9();
+            common::eventually("one fewer", || meeting.barrier.parties() == left);
+        }
+        goes_on();
+        assert_eq!((meeting.barrier.parties(), meeting.barrier.is_broken()), (1, false));
+        parties.into_iter().for_each(common::Child::kill9);
+    }
+}
+
 #[test]
 fn outside_of_shared_memory() {
     assert_eq!(Barrier::new(1).wait(), Err(BarrierError::Failed(Fault::NotShared)));
@@ -268,7 +402,7 @@ fn arbitrary_bytes() {
     #[expect(unsafe_code, reason = "writes what no peer would")]
     // SAFETY: the state is the first field, an atomic.
     let state = unsafe { &*at };
-    for value in [u64::MAX, 0xffff, 0x1_0000, 0xffff_ffff_0000_ffff, 0xf_ffff, 1 << 31] {
+    for value in [u64::MAX, 0xfff, 0x1000, 0xffff_ffff_0000_0fff, 0xffff, 0xfff_0000, 1 << 31] {
         state.store(value, SeqCst);
         assert!(
             meeting.barrier.wait_timeout(ms(1)).is_ok_and(|_| true) || meeting.barrier.is_broken()

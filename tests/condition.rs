@@ -500,6 +500,40 @@ fn a_waiter_killed_as_it_is_woken() {
     }
 }
 
+/// A child that has done nothing but lock and change is killed before it could notify: the waiters hear of its death.
+#[test]
+fn an_owner_that_was_no_peer_killed_before_its_notify() {
+    for holding in [false, true] {
+        let scene = scene(); // with no earlier deaths
+        let _watchdog = watch("an_owner_that_was_no_peer_killed_before_its_notify", &scene);
+        let waiter = fork_child(|| {
+            let guard = sound(scene.lock.lock());
+            scene.step.reach(1);
+            match scene.changed.wait_while(guard, |tokens| *tokens == 0) {
+                Ok(guard) => assert_eq!((*guard, holding), (1, false)),
+                Err(LockError::OwnerDied(guard)) => assert_eq!((*guard, holding), (1, true)),
+                other => panic!("{other:?}"),
+            }
+        });
+        scene.step.until(1);
+        waiter.until_waiting();
+        let owner = fork_child(|| {
+            let mut guard = scene.lock.lock().unwrap();
+            *guard = 1;
+            if holding {
+                core::mem::forget(guard);
+            } else {
+                drop(guard);
+            }
+            scene.step.reach(2);
+            sleep_for_ever();
+        });
+        scene.step.until(2);
+        owner.kill9();
+        waiter.succeeds();
+    }
+}
+
 /// The owner dies while another waits: the waiter learns of both, and has the lock.
 #[test]
 fn an_owner_killed_while_others_wait() {

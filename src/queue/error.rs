@@ -10,6 +10,9 @@ pub enum SendError<T> {
     /// The queue is closed.
     #[error("the queue is closed")]
     Closed(T),
+    /// Everybody who had the receivers' end of the [`Channel`](super::Channel) is gone.
+    #[error("nobody is left to receive")]
+    Disconnected(T),
     /// It could not even be tried.
     #[error("{1}")]
     Failed(T, Fault),
@@ -25,6 +28,9 @@ pub enum TrySendError<T> {
     /// The queue is closed.
     #[error("the queue is closed")]
     Closed(T),
+    /// Everybody who had the receivers' end of the [`Channel`](super::Channel) is gone.
+    #[error("nobody is left to receive")]
+    Disconnected(T),
     /// It could not even be tried.
     #[error("{1}")]
     Failed(T, Fault),
@@ -40,6 +46,9 @@ pub enum SendTimeoutError<T> {
     /// The queue is closed.
     #[error("the queue is closed")]
     Closed(T),
+    /// Everybody who had the receivers' end of the [`Channel`](super::Channel) is gone.
+    #[error("nobody is left to receive")]
+    Disconnected(T),
     /// It could not even be tried.
     #[error("{1}")]
     Failed(T, Fault),
@@ -52,6 +61,9 @@ pub enum RecvError {
     /// The queue is closed, and nothing is left in it.
     #[error("the queue is closed and empty")]
     Closed,
+    /// Everybody who had the senders' end of the [`Channel`](super::Channel) is gone, and nothing is left in it.
+    #[error("nobody is left to send, and nothing to receive")]
+    Disconnected,
     /// It could not even be tried, or what came out is no value of the type.
     #[error(transparent)]
     Failed(Fault),
@@ -67,6 +79,9 @@ pub enum TryRecvError {
     /// The queue is closed, and nothing is left in it.
     #[error("the queue is closed and empty")]
     Closed,
+    /// Everybody who had the senders' end of the [`Channel`](super::Channel) is gone, and nothing is left in it.
+    #[error("nobody is left to send, and nothing to receive")]
+    Disconnected,
     /// It could not even be tried, or what came out is no value of the type.
     #[error(transparent)]
     Failed(Fault),
@@ -82,6 +97,9 @@ pub enum RecvTimeoutError {
     /// The queue is closed, and nothing is left in it.
     #[error("the queue is closed and empty")]
     Closed,
+    /// Everybody who had the senders' end of the [`Channel`](super::Channel) is gone, and nothing is left in it.
+    #[error("nobody is left to send, and nothing to receive")]
+    Disconnected,
     /// It could not even be tried, or what came out is no value of the type.
     #[error(transparent)]
     Failed(Fault),
@@ -91,7 +109,9 @@ impl<T> SendError<T> {
     /// The value that was not sent.
     pub fn into_inner(self) -> T {
         match self {
-            SendError::Closed(value) | SendError::Failed(value, _) => value,
+            SendError::Closed(value)
+            | SendError::Disconnected(value)
+            | SendError::Failed(value, _) => value,
         }
     }
 }
@@ -102,6 +122,7 @@ impl<T> TrySendError<T> {
         match self {
             TrySendError::Full(value)
             | TrySendError::Closed(value)
+            | TrySendError::Disconnected(value)
             | TrySendError::Failed(value, _) => value,
         }
     }
@@ -118,6 +139,7 @@ impl<T> SendTimeoutError<T> {
         match self {
             SendTimeoutError::TimedOut(value)
             | SendTimeoutError::Closed(value)
+            | SendTimeoutError::Disconnected(value)
             | SendTimeoutError::Failed(value, _) => value,
         }
     }
@@ -137,7 +159,7 @@ macro_rules! debug_by_name {
     )*};
 }
 debug_by_name! {
-    SendError { Closed }
-    TrySendError { Full, Closed }
-    SendTimeoutError { TimedOut, Closed }
+    SendError { Closed, Disconnected }
+    TrySendError { Full, Closed, Disconnected }
+    SendTimeoutError { TimedOut, Closed, Disconnected }
 }

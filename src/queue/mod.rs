@@ -49,9 +49,10 @@
 //!
 //! # Ordering
 //! What was written before `send` is seen after the `recv` of that message: Release store of `Full`,
-//! Acquire of the claim. Every commit is followed by a `fence(SeqCst)` before it is asked whether
+//! Acquire of the claim. Every commit is followed by a light fence before it is asked whether
 //! anybody sleeps (see `signal.rs`), or whether the queue was closed meanwhile: a receiver that says *closed* looked for a message
-//! after it saw the flag, so a sender whose message it did not see finds the flag and takes the message back.
+//! after it saw the flag and passed the heavy fence, so a sender whose message it did not see finds the flag and takes the message back. A commit that
+//! is compared with those of others (is all done?) is followed by a full fence.
 //!
 //! # Death
 //! Sender killed before its claim: nothing. Between claim and commit: nothing is sent; recovery frees the slot for the next lap, and
@@ -64,15 +65,21 @@
 //! numbers) with the claim moved into the slot.
 #![expect(unsafe_code, reason = "a claimed slot is reached by its claimer alone")]
 
+mod bury;
 mod cells;
+pub mod channel;
+pub(crate) mod ends;
 mod error;
+pub mod priority;
 mod ring;
 pub mod spsc;
 
 pub use cells::{Delivery, IN_FLIGHT, Loan, Ref};
+pub use channel::{Channel, FixedChannel, Receiver, Sender};
 pub use error::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
+pub use priority::PriorityQueue;
 pub use ring::Slot;
 
 use crate::deadline::Deadline;
@@ -114,6 +121,9 @@ pub struct Queue<T: Plain, S: ?Sized = [Slot<T>]> {
 /// Dereferences to [`Queue`], which has the verbs.
 pub type FixedQueue<T, const N: usize> = Queue<T, [Slot<T>; N]>;
 
+/// Who commits pays for no fence.
+const LIGHT: bool = true;
+
 /// A hint in a line of its own.
 #[repr(C, align(128))]
 #[derive(Debug)]
@@ -124,19 +134,27 @@ struct Line(AtomicU64);
 #[derive(Debug)]
 struct Rare {
     /// A message can be received.
-    not_empty: Signal,
+    not_empty: Signal<LIGHT>,
     /// A slot is free.
-    not_full: Signal,
+    not_full: Signal<LIGHT>,
     /// A cell is free.
-    cell_free: Signal,
+    cell_free: Signal<LIGHT>,
     /// A message is done with.
-    idle: Signal,
-    closed: AtomicU32,
+    idle: Signal<LIGHT>,
+    /// `CLOSED`, `NO_RECEIVERS`, `NO_SENDERS`.
+    ended: AtomicU32,
     /// Counts messages that came back.
     returned: AtomicU32,
     /// The count up to which somebody has looked for them in vain.
     searched: AtomicU32,
 }
+
+/// Of `ended`: nothing more can be sent.
+const CLOSED: u32 = 1;
+/// Of `ended`, for a [`Channel`]: senders are to ask whether anybody can receive.
+const NO_RECEIVERS: u32 = 2;
+/// Of `ended`, for a [`Channel`]: receivers that find nothing are to ask whether anybody can send.
+const NO_SENDERS: u32 = 4;
 
 // SAFETY: values are reached through claims only, which exclude each other, and `Plain` data may be used by any thread.
 unsafe impl<T: Plain, S: ?Sized> Sync for Queue<T, S> {}
@@ -162,7 +180,7 @@ impl<T: Plain, const N: usize> FixedQueue<T, N> {
                 not_full: Signal::new(),
                 cell_free: Signal::new(),
                 idle: Signal::new(),
-                closed: AtomicU32::new(0),
+                ended: AtomicU32::new(0),
                 returned: AtomicU32::new(0),
                 searched: AtomicU32::new(0),
             },
@@ -193,14 +211,55 @@ impl<T: Plain, const N: usize> Deref for FixedQueue<T, N> {
 /// Why an attempt to send came to nothing.
 enum Unsent {
     Full,
+    /// Or nobody can receive, where a [`Channel`] has said so.
     Closed,
+    Disconnected,
     Failed(Fault),
 }
 
 /// Why an attempt to receive came to nothing for good.
 enum Never {
+    /// Or nobody can send, where a [`Channel`] has said so.
     Closed,
+    Disconnected,
     Failed(Fault),
+}
+
+impl Unsent {
+    fn for_ever<T>((message, unsent): (T, Unsent)) -> SendError<T> {
+        match unsent {
+            Unsent::Failed(fault) => SendError::Failed(message, fault),
+            Unsent::Full | Unsent::Closed => SendError::Closed(message),
+            Unsent::Disconnected => SendError::Disconnected(message),
+        }
+    }
+
+    fn at_once<T>((message, unsent): (T, Unsent)) -> TrySendError<T> {
+        match unsent {
+            Unsent::Full => TrySendError::Full(message),
+            Unsent::Closed => TrySendError::Closed(message),
+            Unsent::Disconnected => TrySendError::Disconnected(message),
+            Unsent::Failed(fault) => TrySendError::Failed(message, fault),
+        }
+    }
+
+    fn in_time<T>((message, unsent): (T, Unsent)) -> SendTimeoutError<T> {
+        match unsent {
+            Unsent::Full => SendTimeoutError::TimedOut(message),
+            Unsent::Closed => SendTimeoutError::Closed(message),
+            Unsent::Disconnected => SendTimeoutError::Disconnected(message),
+            Unsent::Failed(fault) => SendTimeoutError::Failed(message, fault),
+        }
+    }
+}
+
+/// A number of messages sent for an error that gave the message back.
+fn after_sent<T>(error: SendError<T>, sent: usize) -> SendError<usize> {
+    match error {
+        SendError::Closed(_) => SendError::Closed(sent),
+        SendError::Disconnected(_) => SendError::Disconnected(sent),
+        SendError::Failed(_, fault) => SendError::Failed(sent, fault),
+    }
 }
 
 // ------------------------------------------------------------------ sending
@@ -213,10 +272,7 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "put")]
     #[inline]
     pub fn send(&self, message: T) -> Result<(), SendError<T>> {
-        self.send_until(message, Deadline::NEVER).map_err(|(message, unsent)| match unsent {
-            Unsent::Failed(fault) => SendError::Failed(message, fault),
-            Unsent::Full | Unsent::Closed => SendError::Closed(message),
-        })
+        self.send_until(message, Deadline::NEVER).map_err(Unsent::for_ever)
     }
 
     /// Sends a message if a slot is free. Never blocks.
@@ -227,11 +283,7 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "put_nowait")]
     #[inline]
     pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
-        self.push(&message).map_err(|unsent| match unsent {
-            Unsent::Full => TrySendError::Full(message),
-            Unsent::Closed => TrySendError::Closed(message),
-            Unsent::Failed(fault) => TrySendError::Failed(message, fault),
-        })
+        self.push(&message).map_err(|unsent| Unsent::at_once((message, unsent)))
     }
 
     /// Sends a message, waiting for a free slot at most `timeout`.
@@ -251,11 +303,7 @@ impl<T: Plain> Queue<T> {
     }
 
     fn send_before(&self, message: T, deadline: Deadline) -> Result<(), SendTimeoutError<T>> {
-        self.send_until(message, deadline).map_err(|(message, unsent)| match unsent {
-            Unsent::Full => SendTimeoutError::TimedOut(message),
-            Unsent::Closed => SendTimeoutError::Closed(message),
-            Unsent::Failed(fault) => SendTimeoutError::Failed(message, fault),
-        })
+        self.send_until(message, deadline).map_err(Unsent::in_time)
     }
 
     /// Sends messages one after the other, waiting for free slots as long as it takes.
@@ -264,10 +312,7 @@ impl<T: Plain> Queue<T> {
     /// As [`send`](Self::send), with the number of messages that were sent before.
     pub fn send_batch(&self, messages: &[T]) -> Result<(), SendError<usize>> {
         for (sent, message) in messages.iter().enumerate() {
-            self.send(*message).map_err(|error| match error {
-                SendError::Closed(_) => SendError::Closed(sent),
-                SendError::Failed(_, fault) => SendError::Failed(sent, fault),
-            })?;
+            self.send(*message).map_err(|error| after_sent(error, sent))?;
         }
         Ok(())
     }
@@ -286,7 +331,7 @@ impl<T: Plain> Queue<T> {
         };
         lent.map_err(|error| match error {
             TrySendError::Failed((), fault) => SendError::Failed((), fault),
-            TrySendError::Full(()) | TrySendError::Closed(()) => SendError::Closed(()),
+            _ => SendError::Closed(()),
         })
     }
 
@@ -341,7 +386,7 @@ impl<T: Plain> Queue<T> {
     #[inline(always)]
     fn push(&self, message: &T) -> Result<(), Unsent> {
         let owner = self.identify().map_err(Unsent::Failed)?;
-        if self.is_closed() {
+        if self.has_ended(CLOSED | NO_RECEIVERS) {
             return Err(Unsent::Closed);
         }
         match self.tail().claim_free(owner) {
@@ -356,13 +401,16 @@ impl<T: Plain> Queue<T> {
         }
     }
 
-    /// Commits a claimed slot; false if the queue was closed before anybody could receive it.
+    /// Commits a claimed slot; false if the queue was closed, or nobody left to receive, before anybody could.
     #[inline(always)]
     fn publish(&self, at: Position, owner: u32) -> bool {
         self.slots[at.index].publish(at.lap);
-        fence(SeqCst);
+        Signal::<LIGHT>::fence_after_change();
         let rare = &self.shared;
-        if rare.not_empty.is_armed() || rare.not_full.is_armed() || self.is_closed() {
+        if rare.not_empty.is_armed()
+            || rare.not_full.is_armed()
+            || self.has_ended(CLOSED | NO_RECEIVERS)
+        {
             return self.after_publish(at, owner);
         }
         true
@@ -371,7 +419,7 @@ impl<T: Plain> Queue<T> {
     #[cold]
     fn after_publish(&self, at: Position, owner: u32) -> bool {
         let slot = &self.slots[at.index];
-        if self.is_closed() {
+        if self.has_ended(CLOSED | NO_RECEIVERS) {
             let (full, writing) =
                 (state(at.lap, 0, Phase::Full), state(at.lap, owner, Phase::Writing));
             if slot.state.compare_exchange(full, writing, AcqRel, Relaxed).is_ok() {
@@ -409,7 +457,7 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "get")]
     #[inline]
     pub fn recv(&self) -> Result<T, RecvError> {
-        Self::for_ever(self.pop_until(Deadline::NEVER))
+        self.pop().map_or_else(|| Self::for_ever(self.pop_until(Deadline::NEVER)), Ok)
     }
 
     /// Receives a message if there is one. Never blocks.
@@ -420,7 +468,7 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "get_nowait")]
     #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        Self::at_once(self.peek()).map(Ref::take)
+        self.pop().map_or_else(|| Self::at_once(self.peek()).map(Ref::take), Ok)
     }
 
     /// Receives a message, waiting for one at most `timeout`.
@@ -532,19 +580,23 @@ impl<T: Plain> Queue<T> {
         self.try_iter().collect()
     }
 
-    /// The way without waiting is apart from the other, so that the message and its claim stay in registers.
+    /// The usual way, short enough that the message and its claim stay in registers. `None` if this is another case.
     #[inline(always)]
-    fn pop_until(&self, deadline: Deadline) -> Result<Option<T>, Never> {
-        match self.peek() {
-            Ok(Some(message)) => Ok(Some(message.take())),
-            Ok(None) => self.pop_slow(deadline),
-            Err(never) => Err(never),
+    fn pop(&self) -> Option<T> {
+        let owner = self.identify().ok()?;
+        if !T::ANY_BITS || self.may_have_returned() {
+            return None;
         }
+        let at = self.head().claim_full(owner).ok()?;
+        // SAFETY: the slot is claimed for this call: nobody writes it; any bits are a value.
+        let message = self.slots[at.index].value.with(|value| unsafe { value.cast::<T>().read() });
+        self.release(at);
+        Some(message)
     }
 
     #[cold]
     #[inline(never)]
-    fn pop_slow(&self, deadline: Deadline) -> Result<Option<T>, Never> {
+    fn pop_until(&self, deadline: Deadline) -> Result<Option<T>, Never> {
         Ok(self.peek_until(deadline)?.map(Ref::take))
     }
 
@@ -572,6 +624,7 @@ impl<T: Plain> Queue<T> {
             Ok(Some(message)) => Ok(message),
             Err(Never::Failed(fault)) => Err(RecvError::Failed(fault)),
             Ok(None) | Err(Never::Closed) => Err(RecvError::Closed),
+            Err(Never::Disconnected) => Err(RecvError::Disconnected),
         }
     }
 
@@ -580,6 +633,7 @@ impl<T: Plain> Queue<T> {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(TryRecvError::Empty),
             Err(Never::Closed) => Err(TryRecvError::Closed),
+            Err(Never::Disconnected) => Err(TryRecvError::Disconnected),
             Err(Never::Failed(fault)) => Err(TryRecvError::Failed(fault)),
         }
     }
@@ -589,6 +643,7 @@ impl<T: Plain> Queue<T> {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(RecvTimeoutError::TimedOut),
             Err(Never::Closed) => Err(RecvTimeoutError::Closed),
+            Err(Never::Disconnected) => Err(RecvTimeoutError::Disconnected),
             Err(Never::Failed(fault)) => Err(RecvTimeoutError::Failed(fault)),
         }
     }
@@ -596,19 +651,32 @@ impl<T: Plain> Queue<T> {
     /// Claims the next message, wherever it is.
     #[inline(always)]
     fn claim(&self, owner: u32) -> Result<Option<Place>, Never> {
-        let closed = self.is_closed();
-        if closed {
-            fence(SeqCst); // whoever commits after our look sees the flag
+        match self.claim_next(owner) {
+            Ok(place) => Ok(Some(place)),
+            Err(Nothing::Here) if self.has_ended(CLOSED | NO_SENDERS) => self.claim_last(owner),
+            Err(Nothing::Here | Nothing::Yet) => Ok(None),
+            Err(Nothing::Damaged) => Err(Never::Failed(Fault::Corrupt)),
         }
+    }
+
+    #[inline(always)]
+    fn claim_next(&self, owner: u32) -> Result<Place, Nothing> {
         if self.may_have_returned()
             && let Some(place) = self.claim_returned(owner)
         {
-            return Ok(Some(place));
+            return Ok(place);
         }
-        match self.head().claim_full(owner) {
-            Ok(at) => Ok(Some(Place::Slot(at))),
-            Err(Nothing::Here) if closed => Err(Never::Closed),
-            Err(Nothing::Here | Nothing::Yet) => Ok(None),
+        self.head().claim_full(owner).map(Place::Slot)
+    }
+
+    /// The last look at a closed queue: whoever commits after the fence sees the flag, and what was committed before it is seen here.
+    #[cold]
+    fn claim_last(&self, owner: u32) -> Result<Option<Place>, Never> {
+        Signal::<LIGHT>::fence_before_verdict();
+        match self.claim_next(owner) {
+            Ok(place) => Ok(Some(place)),
+            Err(Nothing::Here) => Err(Never::Closed),
+            Err(Nothing::Yet) => Ok(None),
             Err(Nothing::Damaged) => Err(Never::Failed(Fault::Corrupt)),
         }
     }
@@ -652,6 +720,7 @@ impl<T: Plain> Queue<T> {
         fence(SeqCst);
         self.shared.cell_free.notify(1);
         self.notify_if_idle();
+        self.notify_of_quiet();
         Ok(())
     }
 
@@ -695,7 +764,7 @@ impl<T: Plain> Queue<T> {
     #[inline(always)]
     fn release(&self, at: Position) {
         self.slots[at.index].free(at.lap);
-        fence(SeqCst);
+        Signal::<LIGHT>::fence_after_change();
         let rare = &self.shared;
         if rare.not_full.is_armed() || rare.not_empty.is_armed() || rare.idle.is_armed() {
             self.after_release();
@@ -709,6 +778,36 @@ impl<T: Plain> Queue<T> {
         if self.shared.not_empty.is_armed() && self.head().find_full().is_ok() {
             self.shared.not_empty.notify(1); // keeps I4
         }
+        self.notify_of_quiet();
+    }
+
+    /// Receivers of a channel that nobody sends to wait until nothing is under way: a claim was ended.
+    #[inline]
+    fn notify_of_quiet(&self) {
+        if self.has_ended(NO_SENDERS) {
+            self.shared.not_empty.notify(u32::MAX);
+        }
+    }
+
+    /// Whether nothing is in the ring, and nothing in the hands of others that would come back if they died now. To be asked
+    /// when nobody sends. What is delivered does not count for a process that holds deliveries itself: such would wait for each other.
+    fn is_quiet(&self, owner: u32) -> bool {
+        let empty = |slot: &Slot<T>| is_in(slot.state.load(Acquire), Phase::Free);
+        // A message goes from its slot to a cell, not the other way.
+        if !self.slots.iter().all(empty) {
+            return false;
+        }
+        let (mut ours, mut held) = (false, false);
+        for cell in &self.cells {
+            let seen = cell.load();
+            if seen.is_in(Stage::Held) {
+                ours |= seen.owner() == owner;
+                held = true;
+            } else if !seen.is_in(Stage::Free) {
+                return false;
+            }
+        }
+        ours || !held
     }
 }
 
@@ -752,7 +851,7 @@ impl<T: Plain> Queue<T> {
         let never = |fault| Undelivered::Never(Never::Failed(fault));
         let owner = self.identify().map_err(never)?;
         // A cell is claimed before the message; do not do so in vain while spinning.
-        if !self.is_closed() && !self.may_have_message() {
+        if !self.has_ended(CLOSED | NO_SENDERS) && !self.may_have_message() {
             return Ok(None);
         }
         // What came back needs no further cell: all of them may be full of such.
@@ -857,15 +956,27 @@ impl<T: Plain> Queue<T> {
         self.join_until(Deadline::after(timeout))
     }
 
+    /// As [`join`](Self::join), until `deadline` at most; whether all was done.
+    ///
+    /// # Errors
+    /// If this process cannot become a peer.
+    pub fn join_deadline(&self, deadline: Instant) -> Result<bool, Fault> {
+        self.join_until(Deadline::at(deadline))
+    }
+
     fn join_until(&self, deadline: Deadline) -> Result<bool, Fault> {
         self.identify()?;
         Ok(self.shared.idle.wait(deadline, || self.is_idle().then_some(())).is_ok())
     }
 
     /// Wakes those who wait in `join`, if all is done. Of two that make the last changes at the same
-    /// time, one sees both: each has fenced after its own.
+    /// time, one sees both: each fences after its own.
     fn notify_if_idle(&self) {
-        if self.shared.idle.is_armed() && self.is_idle() {
+        if !self.shared.idle.is_armed() {
+            return;
+        }
+        fence(SeqCst);
+        if self.is_idle() {
             self.shared.idle.notify(u32::MAX);
         }
     }
@@ -948,7 +1059,7 @@ impl<T: Plain> Queue<T> {
     ///
     /// Everybody who waits is woken.
     pub fn close(&self) {
-        self.shared.closed.store(1, Release);
+        self.shared.ended.fetch_or(CLOSED, Release);
         fence(SeqCst);
         self.wake_everybody();
     }
@@ -957,10 +1068,15 @@ impl<T: Plain> Queue<T> {
     #[must_use]
     #[inline(always)]
     pub fn is_closed(&self) -> bool {
-        self.shared.closed.load(Relaxed) != 0
+        self.has_ended(CLOSED)
     }
 
-    fn signals(&self) -> [&Signal; 4] {
+    #[inline(always)]
+    fn has_ended(&self, how: u32) -> bool {
+        self.shared.ended.load(Relaxed) & how != 0
+    }
+
+    fn signals(&self) -> [&Signal<LIGHT>; 4] {
         let rare = &self.shared;
         [&rare.not_empty, &rare.not_full, &rare.cell_free, &rare.idle]
     }
@@ -1030,7 +1146,6 @@ impl<T: Plain> Queue<T> {
             self.shared.returned.fetch_add(1, Release); // keeps I3
         }
         fence(SeqCst);
-        self.wake_everybody();
     }
 
     const BASE: u64 = mix_u64(mix(SEED, b"Queue 1"), T::FINGERPRINT);
@@ -1050,6 +1165,7 @@ unsafe impl<T: Plain, const N: usize> Shareable for FixedQueue<T, N> {
     }
     fn recover(&self, dead: &Dead) {
         self.mend(dead);
+        self.wake_everybody();
     }
 }
 
@@ -1081,6 +1197,7 @@ unsafe impl<T: Plain> Shareable for Queue<T> {
     }
     fn recover(&self, dead: &Dead) {
         self.mend(dead);
+        self.wake_everybody();
     }
 }
 

@@ -3,6 +3,7 @@ use super::{ReadResult, RwLock, Slot, WriteResult};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::lock::{DIED, LockError};
+use crate::segment::introduce;
 use crate::shareable::Plain;
 use crate::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, fence};
@@ -30,6 +31,7 @@ impl<T: Plain> RwLock<T> {
     /// Without a deadline it does not wait at all.
     #[cold]
     pub(super) fn read_slow(&self, deadline: Option<Deadline>) -> ReadResult<'_, T> {
+        introduce(core::ptr::from_ref(self).addr());
         let me = Thread::current().map_err(LockError::Failed)?;
         if let Some(word) = self.words().find(|word| word.value() & OWNER == me.tid()) {
             return self.read_again(word, me);
@@ -91,6 +93,7 @@ impl<T: Plain> RwLock<T> {
     /// Without a deadline it does not wait at all.
     #[cold]
     pub(super) fn write_slow(&self, deadline: Option<Deadline>) -> WriteResult<'_, T> {
+        introduce(core::ptr::from_ref(self).addr());
         let me = Thread::current().map_err(LockError::Failed)?;
         // Before it waits for anybody: another reader may be waiting for this one.
         if self.slots.iter().any(|slot| slot.0.value() & OWNER == me.tid()) {

@@ -13,6 +13,9 @@ pub(crate) fn who() -> (u32, u32) {
     (id(), id())
 }
 
+/// Nobody forks.
+pub(crate) fn introduce(_address: usize) {}
+
 /// Everything is shared.
 pub(crate) fn contains(_address: usize) -> bool {
     true

@@ -7,14 +7,16 @@
 //!
 //! # Fork
 //! The child of a fork is nobody yet: its cache is emptied, the count of [`forks`] moves, and every mapping
-//! is attached anew at its first use. The table's lock is held across the fork, so that the child finds it whole.
+//! is attached anew at its first use. The table's lock is held across the fork, so that the child finds it whole. A lock asks nobody
+//! who calls, to be as short as it is; so until the child is a peer of all segments that it was born with, its locks take
+//! a longer way, on which they do: the others would not hear of its death.
 #![expect(unsafe_code, reason = "a function that the system calls when the program is loaded")]
 use super::memory::Memory;
 use super::peers::{Membership, Peers, Recover, Remains};
 use crate::error::Fault;
 use crate::sync::atomic::Ordering::{AcqRel, Relaxed};
 use crate::sync::atomic::{AtomicBool, AtomicU32};
-use crate::sys::{robust, thread};
+use crate::sys::{fence, robust, thread};
 use core::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -98,7 +100,16 @@ fn identify_slow(address: usize) -> Result<u32, Fault> {
     membership.register()?;
     let tag = membership.tag();
     HERE.set((mapping.start, mapping.len, tag));
+    table.settle();
     Ok(tag)
+}
+
+/// In the child of a fork: makes it a peer of the segment that the lock at `address` lies in, as its parent was. To be called on the way of a lock
+/// that is taken when the shortest way is barred.
+pub(crate) fn introduce(address: usize) {
+    if thread::is_held_back() {
+        identify(address).ok(); // there may be no peers in that segment, or too many
+    }
 }
 
 /// Whether `address` lies in a segment that this process has open.
@@ -156,6 +167,7 @@ impl Attachment {
     ) -> Result<Self, Fault> {
         hook(); // in case the linker left `HOOK_AT_LOAD` out
         robust::Thread::current()?;
+        fence::adopt();
         let (start, len) = (memory.base().expose_provenance(), memory.len());
         let mut table = table();
         table.bury();
@@ -205,6 +217,7 @@ impl Attachment {
             return None;
         }
         let mapping = table.mappings.swap_remove(i);
+        table.settle();
         if HERE.get().0 == self.start {
             HERE.set((0, 0, 0));
         }
@@ -222,6 +235,13 @@ impl Table {
     fn has(&self, start: usize) -> bool {
         self.mappings.iter().any(|mapping| mapping.start == start)
             || self.ranges.iter().any(|range| range.start == start)
+    }
+
+    /// Once this process is a peer of all segments that it was born with, locks need not ask.
+    fn settle(&self) {
+        if self.mappings.iter().all(|mapping| mapping.forks == forks()) {
+            thread::hold_back(false);
+        }
     }
 
     /// Unmaps what no thread has a token in any more.
@@ -256,7 +276,9 @@ extern "C" fn after_fork_in_child() {
     FORKS.fetch_add(1, Relaxed);
     HERE.set((0, 0, 0));
     robust::forget_in_child();
-    ACROSS_FORK.set(None);
+    if let Some(table) = ACROSS_FORK.take() {
+        thread::hold_back(!table.mappings.is_empty());
+    }
 }
 
 /// A process that ends by itself has not been killed: the others need not count that against its messages.

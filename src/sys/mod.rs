@@ -16,6 +16,11 @@
 
 #[cfg(not(outlast_loom))]
 mod clock;
+#[cfg_attr(
+    any(outlast_loom, all(feature = "pthread", not(feature = "futex"))),
+    path = "fence_full.rs"
+)]
+pub(crate) mod fence;
 #[cfg(not(outlast_loom))]
 pub(crate) mod file;
 #[cfg_attr(outlast_loom, path = "model.rs")]
@@ -28,6 +33,8 @@ pub(crate) mod file;
     path = "futex.rs"
 )]
 mod parker;
+#[cfg(all(feature = "process", not(outlast_loom)))]
+pub(crate) mod process;
 #[cfg_attr(outlast_loom, path = "robust_model.rs")]
 #[cfg_attr(
     all(feature = "pthread", not(feature = "futex"), not(outlast_loom)),

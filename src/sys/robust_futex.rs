@@ -22,6 +22,7 @@
 //! Sources: get_robust_list(2), the kernel's "robust futexes" documents, and experiments on Linux
 //! 6.18: a pending word whose owner part is zero gets one sleeper woken as well.
 #![expect(unsafe_code, reason = "the list belongs to the C library and the kernel")]
+use super::thread::is_held_back;
 use crate::error::Fault;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
@@ -70,7 +71,7 @@ struct Head {
 }
 
 thread_local! {
-    /// This thread's head and id. Empty until first used, after fork, and always if eager.
+    /// This thread's head and id. Empty until first used, after fork for as long as it is held back, and always if eager.
     static FAST: Cell<(*const Head, u32)> = const { Cell::new((null(), 0)) };
     /// The same, also if eager.
     static KNOWN: Cell<(*const Head, u32)> = const { Cell::new((null(), 0)) };
@@ -108,10 +109,11 @@ impl Thread {
     /// The calling thread.
     pub(crate) fn current() -> Result<Thread, Fault> {
         let (head, tid) = KNOWN.get();
-        if !head.is_null() {
-            return Ok(Thread { head, tid });
+        if head.is_null() {
+            return Self::introduce();
         }
-        Self::introduce()
+        Self::allow_fast(head, tid);
+        Ok(Thread { head, tid })
     }
 
     #[cold]
@@ -130,10 +132,14 @@ impl Thread {
         }
         let tid = super::thread::id();
         KNOWN.set((head, tid));
-        if !EAGER.load(Relaxed) {
+        Self::allow_fast(head, tid);
+        Ok(Thread { head, tid })
+    }
+
+    fn allow_fast(head: *const Head, tid: u32) {
+        if !EAGER.load(Relaxed) && !is_held_back() {
             FAST.set((head, tid));
         }
-        Ok(Thread { head, tid })
     }
 
     /// What this thread writes into the words that it owns.

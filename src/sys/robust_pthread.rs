@@ -138,7 +138,7 @@ impl Drop for Held<'_> {
 }
 
 thread_local! {
-    /// The calling thread's id, or 0 until it is asked for, and after fork.
+    /// The calling thread's id, or 0 until it is asked for, and after fork for as long as it is held back.
     static ID: Cell<u32> = const { Cell::new(0) };
     /// How many locks it holds.
     static HELD: Cell<usize> = const { Cell::new(0) };
@@ -167,10 +167,11 @@ impl Thread {
     /// The calling thread.
     #[expect(clippy::unnecessary_wraps, reason = "one contract for all backends")]
     pub(crate) fn current() -> Result<Thread, Fault> {
-        if ID.get() == 0 {
-            ID.set(super::thread::id());
+        let tid = Some(ID.get()).filter(|&tid| tid != 0).unwrap_or_else(super::thread::id);
+        if !super::thread::is_held_back() {
+            ID.set(tid);
         }
-        Ok(Thread { tid: ID.get(), not_send: PhantomData })
+        Ok(Thread { tid, not_send: PhantomData })
     }
 
     /// What this thread writes beside the mutexes that it owns.

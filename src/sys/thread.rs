@@ -1,5 +1,7 @@
 //! Threads and processes, as the kernel knows them.
 #![expect(unsafe_code, reason = "system calls")]
+use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::Ordering::Relaxed;
 use core::ffi::{CStr, c_void};
 use std::io;
 
@@ -8,6 +10,18 @@ pub(crate) fn id() -> u32 {
     // SAFETY: gettid takes no argument and cannot fail.
     let tid = unsafe { libc::syscall(libc::SYS_gettid) };
     u32::try_from(tid).expect("a thread id is positive and 32 bits wide")
+}
+
+/// Whether threads of this process are to take no lock by the shortest way: see [`hold_back`].
+static HELD_BACK: AtomicBool = AtomicBool::new(false);
+
+/// Has every lock taken by a way on which it can be asked who this process is; or no longer.
+pub(crate) fn hold_back(so: bool) {
+    HELD_BACK.store(so, Relaxed);
+}
+
+pub(crate) fn is_held_back() -> bool {
+    HELD_BACK.load(Relaxed)
 }
 
 /// Whether `tid` is a thread of this process.

@@ -11,12 +11,16 @@ use crate::sync::atomic::Ordering::Acquire;
 use crate::sys::Watch;
 use crate::sys::{Change, Parker, Wake};
 use spin::{Missed, Spinner};
+use std::time::Duration;
 use thiserror::Error;
 
 /// The deadline passed before what was waited for happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("timed out")]
 pub struct TimedOut;
+
+/// How long [`Step::Doze`] sleeps.
+const DOZE: Duration = Duration::from_millis(10);
 
 /// A shared word and what is needed to wait on it.
 #[repr(C)]
@@ -35,6 +39,8 @@ pub(crate) enum Step<T> {
     Retry,
     /// Nothing to do until the word is no longer this value.
     Sleep(u32),
+    /// The same, but look again soon: a change may come without a wake.
+    Doze(u32),
 }
 
 /// How serious the look is.
@@ -71,7 +77,7 @@ impl WaitWord {
                 match step(self.value.load(Acquire), Look::Glance) {
                     Step::Done(done) => return Ok(done),
                     Step::Retry => crate::sync::spin_loop(),
-                    Step::Sleep(_) => return Err(TimedOut),
+                    Step::Sleep(_) | Step::Doze(_) => return Err(TimedOut),
                 }
             }
         }
@@ -91,13 +97,18 @@ impl WaitWord {
                     return Ok(done);
                 }
                 Step::Retry => crate::sync::spin_loop(),
-                Step::Sleep(_) if late => {
+                Step::Sleep(_) | Step::Doze(_) if late => {
                     spinner.miss(false);
                     return Err(TimedOut);
                 }
                 Step::Sleep(seen) => {
                     slept.get_or_insert_with(Missed::now);
                     late = self.parker.park(&self.value, seen, deadline) == Wake::TimedOut;
+                }
+                Step::Doze(seen) => {
+                    slept.get_or_insert_with(Missed::now);
+                    self.parker.park(&self.value, seen, deadline.at_most(DOZE));
+                    late = deadline.remaining().is_some_and(|left| left.is_zero());
                 }
             }
         }

@@ -3,7 +3,8 @@ use super::{Look, Step, TimedOut, WaitWord};
 use crate::deadline::Deadline;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, fence};
-use crate::sys::Change;
+use crate::sys::{Change, fence as asymmetric};
+use std::time::Duration;
 
 /// A sequence word, and whether anybody sleeps on it.
 ///
@@ -11,14 +12,14 @@ use crate::sys::Change;
 /// - I1. A thread asleep on `seq` => `armed` has `ARMED`. (It may be there with nobody asleep: one wasted system
 ///   call clears it.) A sleeper arms, fences, looks once more, and sleeps; who changes the state
 ///   fences and then reads `armed`: one of the two sees the other. Where a lock orders the arming before
-///   the change, nobody needs a fence.
+///   the change, nobody needs a fence. With `LIGHT`, the sleeper pays for both fences: see `sys/fence.rs`.
 /// - I2. `ARMED` is cleared only by one whose wake found nobody asleep, and only if nobody has armed since before
 ///   that wake: each arming makes another number. Whoever armed before had read `seq` before that, and the wake moved
 ///   it: the kernel will not put that thread to sleep. (With the sequence itself for a number, an arming that
 ///   comes late would hide a later one, and the clearing would take that for old.)
 #[repr(C)]
 #[derive(Debug)]
-pub(crate) struct Signal {
+pub(crate) struct Signal<const LIGHT: bool = false> {
     seq: WaitWord,
     /// Bit 0, and above it how often it was set.
     armed: AtomicU32,
@@ -28,7 +29,7 @@ const ARMED: u32 = 1;
 /// One arming.
 const ONCE: u32 = 2;
 
-impl Signal {
+impl<const LIGHT: bool> Signal<LIGHT> {
     pub(crate) fn new() -> Self {
         Signal { seq: WaitWord::new(0), armed: AtomicU32::new(0) }
     }
@@ -52,9 +53,33 @@ impl Signal {
                 return Step::Sleep(seen);
             }
             self.set_armed();
-            fence(SeqCst); // keeps I1
-            attempt().map_or(Step::Sleep(seen), Step::Done)
+            let reached = Self::fence_before_sleep(); // keeps I1
+            let sleep = if reached { Step::Sleep(seen) } else { Step::Doze(seen) };
+            attempt().map_or(sleep, Step::Done)
         })
+    }
+
+    /// The sleeper's fence; whether it reached all that count on it.
+    fn fence_before_sleep() -> bool {
+        if LIGHT {
+            return asymmetric::heavy();
+        }
+        fence(SeqCst);
+        true
+    }
+
+    /// The fence before a last look without a sleep.
+    pub(crate) fn fence_before_verdict() {
+        if !Self::fence_before_sleep() {
+            // Nothing can be proved to those whom it did not reach; but what they did before has long arrived.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The fence between a change and [`is_armed`](Self::is_armed); one for several signals of the same kind.
+    #[inline(always)]
+    pub(crate) fn fence_after_change() {
+        if LIGHT { asymmetric::light() } else { fence(SeqCst) }
     }
 
     fn set_armed(&self) {
@@ -78,7 +103,7 @@ impl Signal {
         })
     }
 
-    /// Whether somebody may be asleep. To be asked after a change and a `fence(SeqCst)`.
+    /// Whether somebody may be asleep. To be asked after a change and [`fence_after_change`](Self::fence_after_change).
     #[inline(always)]
     pub(crate) fn is_armed(&self) -> bool {
         self.armed.load(Relaxed) & ARMED != 0
@@ -95,7 +120,7 @@ impl Signal {
 
     /// Wakes everybody, if there may be anybody. To be called after a change.
     pub(crate) fn notify_all(&self) {
-        fence(SeqCst); // keeps I1
+        Self::fence_after_change(); // keeps I1
         if self.is_armed() {
             self.notify(u32::MAX);
         }

@@ -99,6 +99,57 @@ fn a_party_whose_death_is_not_told_is_caught() {
     Sweep { sleepers: &[waits], ..swept }.must_be_caught_unmended();
 }
 
+fn shrinking() -> Shared<Barrier> {
+    options().anonymous(Barrier::shrinking(3)).expect("a segment")
+}
+
+/// Waits as a survivor of a shrinking barrier does: it passes. Then it is no party, whose end would be a loss.
+fn passes(world: &Shared<Barrier>) -> Verdict {
+    Spin::Never.set();
+    world.wait_timeout(PATIENCE).map_or_else(fail, |_| Ok(()))?;
+    world.leave().or_else(fail)
+}
+
+fn lost_one(world: &Shared<Barrier>) -> Verdict {
+    match (world.parties(), world.waiting(), world.is_broken()) {
+        (2, 0, false) => Ok(()),
+        other => fail(format!("parties, waiting, broken: {other:?}")),
+    }
+}
+
+/// Whether it had arrived or not, the two others pass: by its arrival, or by its death.
+#[test]
+fn arrival_at_a_shrinking_barrier_with_two_asleep() {
+    let swept = sweep("barrier, shrinking: last arrival; two asleep", &shrinking, arrives);
+    Sweep { sleepers: &[passes, passes], check: lost_one, ..swept }.must_hold();
+}
+
+#[test]
+fn arrival_at_a_shrinking_barrier_with_a_late_one() {
+    let swept = sweep("barrier, shrinking: arrival; one asleep, one late", &shrinking, |world| {
+        warm(world);
+        Box::new(|| {
+            world.wait_timeout(Duration::from_micros(200)).ok();
+            world.reset();
+        })
+    });
+    let survives: fn(&Shared<Barrier>) -> Verdict = |world| match waits(world) {
+        // Its timeout has broken the barrier, and it was killed before it could reset that.
+        Ok(()) if world.is_broken() => {
+            world.reset();
+            Ok(())
+        }
+        verdict => verdict,
+    };
+    Sweep { sleepers: &[survives], late: Some(survives), ..swept }.must_hold();
+}
+
+#[test]
+fn a_shrinking_barrier_that_does_not_shrink_is_caught() {
+    let swept = sweep("barrier, shrinking: last arrival; two asleep", &shrinking, arrives);
+    Sweep { sleepers: &[passes, passes], check: lost_one, ..swept }.must_be_caught_unmended();
+}
+
 fn cell() -> Shared<OnceCell<[u64; 2]>> {
     options().anonymous(OnceCell::new()).expect("a segment")
 }

@@ -5,6 +5,8 @@
 #[cfg(feature = "futex")]
 mod barrier;
 #[cfg(feature = "futex")]
+mod channel;
+#[cfg(feature = "futex")]
 mod condition;
 mod controls;
 mod heir;
@@ -14,6 +16,8 @@ mod latch;
 mod log;
 #[cfg(feature = "futex")]
 mod primitives;
+#[cfg(feature = "futex")]
+mod priority;
 #[cfg(feature = "futex")]
 mod reentrant;
 #[cfg(feature = "futex")]

@@ -85,3 +85,23 @@ fn barrier_outlasts_a_party_killed_anywhere() {
         }
     });
 }
+
+/// Who waits for one that is killed passes without it, whatever it had done.
+#[test]
+fn shrinking_barrier_outlasts_a_party_killed_anywhere() {
+    killed_anywhere(|victim| {
+        let barrier = share(Barrier::shrinking(2));
+        let patient = spawn(&barrier, |barrier| barrier.wait());
+        let victim = victim.spawn(&barrier, |barrier| barrier.wait());
+        let life = victim.join().unwrap();
+        barrier.recover(&life.dead);
+        barrier.recover(&life.dead); // once more is no other loss
+        if barrier.parties() == 2 {
+            barrier.abort(); // killed before it had a cell, it was no party
+            patient.join().unwrap().ok();
+        } else {
+            assert_eq!(barrier.parties(), 1);
+            assert!(patient.join().unwrap().is_ok());
+        }
+    });
+}

@@ -11,12 +11,14 @@
 #![cfg(outlast_loom)]
 
 mod barrier;
+mod channel;
 mod condition;
 mod event;
 mod latch;
 mod lock;
 mod log;
 mod once;
+mod priority;
 mod queue;
 mod reentrant;
 mod rwlock;

@@ -2,11 +2,12 @@
 use super::{DEATHS, Ring, Slot};
 use crate::deadline::Deadline;
 use crate::error::Fault;
+use crate::queue::LIGHT;
 use crate::segment::forks;
 use crate::shareable::Plain;
 use crate::sync::SPINS;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use crate::sync::atomic::{AtomicU64, fence};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::wait::signal::Signal;
 use core::cell::Cell;
 use core::ops::Range;
@@ -192,7 +193,7 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
 
     /// Where this end, or the other one, sleeps.
     #[inline(always)]
-    fn signal(&self, sends: bool) -> &Signal {
+    fn signal(&self, sends: bool) -> &Signal<LIGHT> {
         if sends { &self.ring.rare.not_full } else { &self.ring.rare.not_empty }
     }
 
@@ -205,7 +206,7 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
         self.index.set(if index < capacity { index } else { index - capacity });
         let mine: &AtomicU64 = if SENDS { &self.ring.tail.0 } else { &self.ring.head.0 };
         mine.store(at, Release); // the commit
-        fence(SeqCst);
+        Signal::<LIGHT>::fence_after_change();
         let signal = self.signal(!SENDS);
         if signal.is_armed() {
             signal.notify(1);

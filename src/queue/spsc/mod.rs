@@ -37,8 +37,8 @@
 //! What was written before `send` is seen after the `recv` of that message: Release store of `tail`, Acquire
 //! load. In the same way `head` gives slots back. Each end keeps its own position, and what it last saw of the other's, to
 //! itself, and looks at the other's line only when that is used up. Every commit, of one message or of
-//! many, is followed by one `fence(SeqCst)` before it is asked whether the other end sleeps (see `signal.rs`): without it, a sleep
-//! that begins at that moment would not be noticed. The verbs that take many pay it once.
+//! many, is followed by a light fence before it is asked whether the other end sleeps (see `signal.rs`): without it, a sleep
+//! that begins at that moment would not be noticed. The heavy one is the sleeper's.
 //!
 //! # Death
 //! Killed before its commit: nothing was sent, or the message is still there. After: it was sent, or is gone with the process that had it.
@@ -60,6 +60,7 @@ pub use producer::{Producer, WriteChunk};
 
 use crate::deadline::Deadline;
 use crate::error::Fault;
+use crate::queue::LIGHT;
 use crate::segment::{forks, identify};
 use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
 use crate::sync::UnsafeCell;
@@ -114,11 +115,11 @@ struct Line(AtomicU64);
 #[derive(Debug)]
 struct Rare {
     /// A message can be received. At most the consumer sleeps here.
-    not_empty: Signal,
+    not_empty: Signal<LIGHT>,
     /// A slot is free. At most the producer sleeps here.
-    not_full: Signal,
+    not_full: Signal<LIGHT>,
     /// A role is free.
-    vacant: Signal,
+    vacant: Signal<LIGHT>,
     closed: AtomicU32,
     producer: Role,
     consumer: Role,
@@ -310,6 +311,18 @@ impl<T: Plain> Ring<T> {
         self.len() == self.capacity()
     }
 
+    /// How many messages were ever sent. A producer goes on with the message of that number.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.tail.0.load(Acquire)
+    }
+
+    /// How many messages were ever received. A consumer goes on with the message of that number.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.head.0.load(Acquire)
+    }
+
     /// Closes the ring for good: nothing more can be sent; what is there can be received.
     ///
     /// Everybody who waits is woken. A message that is sent at the same moment by another thread may come to lie in the ring after
@@ -336,7 +349,7 @@ impl<T: Plain> Ring<T> {
         if sends { &self.rare.producer } else { &self.rare.consumer }
     }
 
-    fn signals(&self) -> [&Signal; 3] {
+    fn signals(&self) -> [&Signal<LIGHT>; 3] {
         [&self.rare.not_empty, &self.rare.not_full, &self.rare.vacant]
     }
 

@@ -143,7 +143,7 @@ impl RobustWord {
             match self.step(me, self.word.value.load(Relaxed), Look::Glance) {
                 Step::Done(taken) => break taken,
                 Step::Retry => {}
-                Step::Sleep(_) => break Err(Refused::Busy),
+                Step::Sleep(_) | Step::Doze(_) => break Err(Refused::Busy),
             }
         };
         self.settle(me, taken)

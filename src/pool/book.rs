@@ -1,0 +1,585 @@
+//! The owner's book: which tasks wait, which are at which desk, and what becomes of them.
+//!
+//! One lock guards it. Nothing of the user's runs under it: what is to be woken is collected, and woken after.
+use super::error::TaskError;
+use super::hall::{Hall, WORDS};
+use super::worker::status::VALUE;
+use super::worker::{BY_SOCKET, HEAD, LARGE, LAST};
+use crate::process::Process;
+use crate::process::wire::to_file;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed};
+use crate::sys::process::{receive, send};
+use core::task::Waker;
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Who wants the results of some tasks.
+pub(super) trait Job: Send + Sync {
+    /// Takes the results of so many tasks from `base` on, and adds whom to wake for it.
+    fn put(&self, base: u64, count: u32, piece: Piece, wake: &mut Vec<Waker>);
+}
+
+/// Results.
+pub(super) enum Piece {
+    /// Records, one after the other: length, status, flags and value, padded to eight bytes.
+    Records(Vec<u8>),
+    /// One result, with its status, in a file.
+    File(u8, OwnedFd),
+    /// The error of one task.
+    Failed(TaskError),
+}
+
+/// Tasks that go together.
+pub(super) struct Chunk {
+    pub(super) job: Arc<dyn Job>,
+    pub(super) base: u64,
+    pub(super) count: u32,
+    /// How many have their results.
+    pub(super) done: u32,
+    /// How many workers have died at it. Then it is one task.
+    pub(super) attempts: u32,
+    pub(super) entry: u64,
+    pub(super) function: u64,
+    /// Nanoseconds that a task takes.
+    pub(super) cost: Arc<AtomicU64>,
+    /// Arguments, each after its length; or, if `large`, one without.
+    pub(super) body: Vec<u8>,
+    pub(super) large: bool,
+}
+
+impl Chunk {
+    fn time(&self) -> u64 {
+        match self.cost.load(Relaxed) {
+            0 => UNKNOWN,
+            cost => cost.saturating_mul(u64::from(self.count - self.done)),
+        }
+    }
+
+    /// Takes off the first `count` tasks that have no result.
+    fn split(&mut self, count: u32) -> Chunk {
+        let length_of = |body: &[u8]| {
+            let length = body.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+            (4 + length as usize).min(body.len())
+        };
+        let mut body = core::mem::take(&mut self.body);
+        let first = if self.large {
+            core::mem::take(&mut body)
+        } else {
+            for _ in 0..self.done {
+                body.drain(..length_of(&body));
+            }
+            let mut end = 0;
+            for _ in 0..count {
+                end += length_of(&body[end..]);
+            }
+            body.drain(..end).collect()
+        };
+        let taken = Chunk {
+            job: Arc::clone(&self.job),
+            base: self.base + u64::from(self.done),
+            count,
+            done: 0,
+            attempts: self.attempts,
+            entry: self.entry,
+            function: self.function,
+            cost: Arc::clone(&self.cost),
+            body: first,
+            large: self.large,
+        };
+        self.base += u64::from(self.done + count);
+        self.count -= self.done + count;
+        self.done = 0;
+        self.body = body;
+        taken
+    }
+}
+
+/// What a chunk counts for that was never measured: 100 microseconds.
+const UNKNOWN: u64 = 100_000;
+/// What waits at a desk behind the chunk at hand: so much work, in nanoseconds, ...
+const AHEAD: u64 = 300_000;
+/// ... in so many chunks; or one chunk that takes no longer than 10 milliseconds.
+const MOST_AHEAD: usize = 128;
+const LONG: u64 = 10_000_000;
+
+/// A chunk at a desk.
+struct Sent {
+    chunk: Chunk,
+    number: u32,
+    begin: u64,
+    time: u64,
+}
+
+/// Why the owner kills a worker: for the sake of one task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doom {
+    TimedOut,
+    Cancelled,
+}
+
+/// The owner's side of a desk.
+#[derive(Default)]
+pub(super) struct Seat {
+    pub(super) worker: Option<Hired>,
+    at: VecDeque<Sent>,
+    time: u64,
+    number: u32,
+    /// Tasks that the worker was given.
+    given: u64,
+    /// It has been told to end.
+    leaving: bool,
+    /// The task for which it was killed.
+    doom: Option<(u32, u32, Doom)>,
+    /// The task that it was at when last seen, and when that was first seen.
+    watched: Option<((u32, u32), Instant)>,
+}
+
+/// A worker.
+#[derive(Clone)]
+pub(super) struct Hired {
+    pub(super) process: Arc<Process<Result<(), String>>>,
+    pub(super) socket: Arc<OwnedFd>,
+}
+
+/// Tasks that have their results, those of them that failed, workers that died, and those that were replaced.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) done: u64,
+    pub(super) failed: u64,
+    pub(super) lost: u64,
+    pub(super) replaced: u64,
+}
+
+pub(super) struct Book {
+    pub(super) seats: Vec<Seat>,
+    pub(super) pending: VecDeque<Chunk>,
+    /// Tasks without a result.
+    pub(super) unfinished: u64,
+    /// No more tasks are taken, and why.
+    pub(super) closed: Option<TaskError>,
+    pub(super) counts: Counts,
+    pub(super) most_tasks: u64,
+    pub(super) retries: u32,
+    /// Somebody is to be woken who does not wait here: an executor, perhaps.
+    pub(super) wanted: bool,
+    /// Who waits until nothing is unfinished.
+    pub(super) drained: Vec<Waker>,
+    costs: Vec<(u64, Arc<AtomicU64>)>,
+    /// Whom to wake once the lock is free.
+    pub(super) wake: Vec<Waker>,
+    buffer: Vec<u8>,
+}
+
+impl Book {
+    pub(super) fn new(seats: usize, most_tasks: u64, retries: u32) -> Book {
+        Book {
+            seats: (0..seats).map(|_| Seat::default()).collect(),
+            pending: VecDeque::new(),
+            unfinished: 0,
+            closed: None,
+            counts: Counts::default(),
+            most_tasks,
+            retries,
+            wanted: false,
+            drained: Vec::new(),
+            costs: Vec::new(),
+            wake: Vec::new(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// What is known of the time that this function takes.
+    pub(super) fn cost_of(&mut self, function: u64) -> Arc<AtomicU64> {
+        match self.costs.iter().position(|(other, _)| *other == function) {
+            Some(0) => {}
+            Some(at) => self.costs.swap(0, at),
+            None => {
+                self.costs.truncate(63);
+                self.costs.insert(0, (function, Arc::new(AtomicU64::new(0))));
+            }
+        }
+        Arc::clone(&self.costs[0].1)
+    }
+
+    /// Hands results over.
+    fn put(&mut self, job: &Arc<dyn Job>, base: u64, count: u32, piece: Piece) {
+        self.unfinished = self.unfinished.saturating_sub(u64::from(count));
+        self.counts.failed += u64::from(matches!(piece, Piece::Failed(_)));
+        self.counts.done += u64::from(count);
+        job.put(base, count, piece, &mut self.wake);
+        if self.unfinished == 0 {
+            self.wanted = false;
+            self.wake.append(&mut self.drained);
+        }
+    }
+
+    /// Gives up on all tasks of a chunk.
+    pub(super) fn fail(&mut self, mut chunk: Chunk, error: &TaskError) {
+        while chunk.done < chunk.count {
+            let base = chunk.base + u64::from(chunk.done);
+            chunk.done += 1;
+            self.put(&chunk.job, base, 1, Piece::Failed(error.clone()));
+        }
+    }
+
+    // --------------------------------------------------------------------------------------- results
+    /// Reads what has come; whether anything has. An error is a desk that makes no sense.
+    pub(super) fn collect(&mut self, hall: &Hall) -> bool {
+        let mut any = false;
+        for i in 0..self.seats.len() {
+            let results = &hall.desks()[i].results;
+            if results.tail() != results.head() {
+                any = true;
+                if self.collect_from(hall, i).is_none()
+                    && let Some(worker) = &self.seats[i].worker
+                {
+                    worker.process.kill().ok(); // it has written nonsense
+                }
+            }
+        }
+        any
+    }
+
+    fn collect_from(&mut self, hall: &Hall, i: usize) -> Option<()> {
+        let desk = hall.desks().get(i)?;
+        let (head, tail) = (desk.results.head(), desk.results.tail());
+        let words = usize::try_from(tail.wrapping_sub(head)).ok().filter(|&words| words <= WORDS);
+        let mut bytes = core::mem::take(&mut self.buffer);
+        bytes.clear();
+        desk.results.copy(head, words.unwrap_or(0), &mut bytes);
+        desk.results.release(tail);
+        desk.made_room();
+        words?;
+        // The records from `begin` to `at`, `count` of them, belong to the first chunk at the desk.
+        let (mut begin, mut at, mut count) = (0, 0, 0);
+        while at < bytes.len() {
+            let (head, _) = bytes[at..].split_first_chunk::<8>()?;
+            let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+            let (status, flags) = (head[4], head[5]);
+            self.counts.failed += u64::from(status != VALUE);
+            let next = at + 8 + length.next_multiple_of(8);
+            let end = next + if flags & LAST != 0 { 8 } else { 0 };
+            if end > bytes.len() {
+                return None;
+            }
+            if flags & BY_SOCKET != 0 {
+                self.hand_over(i, &bytes[begin..at], count)?;
+                let socket = Arc::clone(&self.seats[i].worker.as_ref()?.socket);
+                let mut files = Vec::new();
+                receive(socket.as_fd(), &mut [0; 4], &mut files, false).ok()?;
+                let sent = self.seats[i].at.front_mut()?;
+                let (job, base) =
+                    (Arc::clone(&sent.chunk.job), sent.chunk.base + u64::from(sent.chunk.done));
+                sent.chunk.done = sent.chunk.done.checked_add(1)?;
+                self.put(&job, base, 1, Piece::File(status, files.pop()?));
+                (begin, count) = (next, 0);
+            } else {
+                count += 1;
+            }
+            if flags & LAST != 0 {
+                self.hand_over(i, &bytes[begin..next], count)?;
+                let seat = &mut self.seats[i];
+                let sent = seat.at.pop_front()?;
+                seat.time = seat.time.saturating_sub(sent.time);
+                let (time, _) = bytes[next..].split_first_chunk::<8>()?;
+                let each = u64::from_le_bytes(*time) / u64::from(sent.chunk.count.max(1));
+                let cost = &sent.chunk.cost;
+                let before = cost.load(Relaxed);
+                let known = if before == 0 { each } else { before / 4 * 3 + each / 4 };
+                cost.store(known.max(1), Relaxed);
+                if sent.chunk.done != sent.chunk.count {
+                    self.pending.push_front(sent.chunk); // it is not so
+                    return None;
+                }
+                (begin, count) = (end, 0);
+            }
+            at = end;
+        }
+        self.hand_over(i, &bytes[begin..at], count)?;
+        self.buffer = bytes;
+        Some(())
+    }
+
+    fn hand_over(&mut self, i: usize, records: &[u8], count: u32) -> Option<()> {
+        if count == 0 {
+            return Some(());
+        }
+        let sent = self.seats[i].at.front_mut()?;
+        let base = sent.chunk.base + u64::from(sent.chunk.done);
+        if count > sent.chunk.count - sent.chunk.done {
+            return None;
+        }
+        sent.chunk.done += count;
+        let job = Arc::clone(&sent.chunk.job);
+        self.put(&job, base, count, Piece::Records(records.to_vec()));
+        Some(())
+    }
+
+    /// Whether a chunk of several tasks is under way: its worker rings when all are done.
+    pub(super) fn has_long_message(&self) -> bool {
+        self.seats.iter().any(|seat| seat.at.front().is_some_and(|sent| sent.chunk.count > 1))
+    }
+
+    // ----------------------------------------------------------------------------------------- tasks
+    /// Gives the desks what waits.
+    pub(super) fn dispatch(&mut self, hall: &Hall) {
+        let mut thefts = self.seats.len();
+        loop {
+            let Some(chunk) = self.pending.front() else {
+                if thefts == 0 || !self.rob(hall) {
+                    return;
+                }
+                thefts -= 1;
+                continue;
+            };
+            let (time, large) = (chunk.time(), chunk.large);
+            let most = self.most_tasks;
+            let takes = |seat: &Seat| {
+                seat.worker.is_some()
+                    && !seat.leaving
+                    && seat.doom.is_none()
+                    && seat.given < most
+                    && (seat.at.is_empty()
+                        || !large
+                            && (seat.at.len() < MOST_AHEAD && seat.time + time <= AHEAD
+                                || seat.at.len() < 2 && time < LONG))
+            };
+            let best = (0..self.seats.len())
+                .filter(|&i| takes(&self.seats[i]))
+                .min_by_key(|&i| (self.seats[i].at.len(), i));
+            let Some(best) = best else { return };
+            if !self.send(hall, best) {
+                return;
+            }
+        }
+    }
+
+    /// Sends the first chunk that waits, or a part of it, to a desk; false if there is no room.
+    fn send(&mut self, hall: &Hall, i: usize) -> bool {
+        let (seat, desk) = (&mut self.seats[i], &hall.desks()[i]);
+        let Some(mut chunk) = self.pending.pop_front() else { return false };
+        let left = u32::try_from(self.most_tasks - seat.given).unwrap_or(u32::MAX);
+        if chunk.done > 0 || chunk.count > left {
+            let part = chunk.split(left.min(chunk.count - chunk.done));
+            if chunk.count > 0 {
+                self.pending.push_front(chunk);
+            }
+            chunk = part;
+        }
+        let number = seat.number.wrapping_add(1);
+        let length = if chunk.large { 4 } else { chunk.body.len() };
+        let mut room = desk.tasks.room() >= HEAD + length.div_ceil(8);
+        if room && chunk.large {
+            room = match (to_file(&chunk.body), &seat.worker) {
+                (Ok(file), Some(worker)) => {
+                    let (socket, tag) = (worker.socket.as_fd(), number.to_le_bytes());
+                    send(socket, &tag, &[file.as_fd()], false).is_ok()
+                }
+                _ => false,
+            };
+        }
+        if !room {
+            self.pending.push_front(chunk);
+            return false;
+        }
+        seat.number = number;
+        let begin = desk.tasks.tail();
+        let sizes = length as u64 | u64::from(chunk.count) << 32;
+        let head = [sizes, u64::from(number), chunk.entry, chunk.function];
+        let large = LARGE.to_le_bytes();
+        desk.tasks.push(&head, if chunk.large { &large } else { &chunk.body });
+        let time = chunk.time();
+        seat.time += time;
+        seat.given += u64::from(chunk.count);
+        seat.at.push_back(Sent { chunk, number, begin, time });
+        if seat.given >= self.most_tasks {
+            seat.leaving = true;
+            desk.stop.store(1, crate::sync::atomic::Ordering::Release);
+        }
+        desk.ring();
+        true
+    }
+
+    /// Takes back what waits at another desk, if one has nothing to do; whether it has something.
+    fn rob(&mut self, hall: &Hall) -> bool {
+        let idle = |seat: &Seat| {
+            seat.worker.is_some() && !seat.leaving && seat.at.is_empty() && seat.doom.is_none()
+        };
+        if !self.seats.iter().any(idle) {
+            return false;
+        }
+        let richest = (0..self.seats.len()).max_by_key(|&i| self.seats[i].at.len());
+        let Some(richest) = richest.filter(|&i| self.seats[i].at.len() > 1) else { return false };
+        self.withdraw(hall, richest)
+    }
+
+    /// Takes back what a worker has not claimed; whether there was any.
+    fn withdraw(&mut self, hall: &Hall, i: usize) -> bool {
+        let from = hall.desks()[i].tasks.withdraw();
+        let seat = &mut self.seats[i];
+        let mut any = false;
+        while seat.at.back().is_some_and(|sent| sent.begin >= from)
+            && let Some(sent) = seat.at.pop_back()
+        {
+            any = true;
+            seat.time = seat.time.saturating_sub(sent.time);
+            seat.given = seat.given.saturating_sub(u64::from(sent.chunk.count));
+            self.pending.push_front(sent.chunk);
+        }
+        any
+    }
+
+    /// Gives up the tasks of a job that wait; at the desks too, as far as they were not begun. Whether one was.
+    pub(super) fn cancel(&mut self, hall: &Hall, job: &Arc<dyn Job>, kill: bool) -> bool {
+        let is_its = |chunk: &Chunk| Arc::ptr_eq(&chunk.job, job);
+        let mut any = false;
+        for i in 0..self.seats.len() {
+            if self.seats[i].at.iter().any(|sent| is_its(&sent.chunk)) {
+                self.withdraw(hall, i);
+            }
+            let seat = &mut self.seats[i];
+            let Some(sent) = seat.at.iter().find(|sent| is_its(&sent.chunk)) else { continue };
+            if kill && let Some(worker) = &seat.worker {
+                seat.doom = Some((sent.number, sent.chunk.done + 1, Doom::Cancelled));
+                worker.process.kill().ok();
+                any = true;
+            }
+        }
+        let pending = core::mem::take(&mut self.pending);
+        let (theirs, others) = pending.into_iter().partition::<VecDeque<_>, _>(is_its);
+        self.pending = others;
+        for chunk in theirs {
+            any = true;
+            self.fail(chunk, &TaskError::Cancelled);
+        }
+        any
+    }
+
+    // ---------------------------------------------------------------------------------------- workers
+    /// Puts a worker at a desk, which was cleared.
+    pub(super) fn seat(&mut self, i: usize, worker: Hired) {
+        let number = self.seats[i].number;
+        self.seats[i] = Seat { worker: Some(worker), number, ..Seat::default() };
+    }
+
+    /// The worker at a desk has ended: what it was at is tried again, or given up.
+    pub(super) fn bury(&mut self, hall: &Hall, i: usize, status: Option<ExitStatus>) {
+        self.collect_from(hall, i);
+        let desk = &hall.desks()[i];
+        let claimed = desk.tasks.head();
+        let progress = desk.progress();
+        let seat = &mut self.seats[i];
+        seat.worker = None;
+        let (doom, leaving, at) = (seat.doom, seat.leaving, core::mem::take(&mut seat.at));
+        let orderly = leaving && at.is_empty();
+        self.counts.lost += u64::from(!orderly);
+        self.counts.replaced += 1;
+        let mut again = Vec::new();
+        for Sent { mut chunk, number, begin, .. } in at {
+            // The only task that it can have been at.
+            let task = (number, chunk.done + 1);
+            let begun = begin < claimed && progress == task;
+            let doomed = doom.filter(|&(number, begun, _)| (number, begun) == task);
+            if chunk.done < chunk.count && (begun || doomed.is_some()) {
+                let mut victim = chunk.split(1);
+                match (doomed, doom) {
+                    (Some((_, _, Doom::TimedOut)), _) => self.fail(victim, &TaskError::TimedOut),
+                    // Even if it was only about to begin.
+                    (Some((_, _, Doom::Cancelled)), _) => self.fail(victim, &TaskError::Cancelled),
+                    // Killed for another task's sake, which had just ended.
+                    (None, Some(_)) => again.push(victim),
+                    (None, None) => {
+                        victim.attempts += 1;
+                        if victim.attempts > self.retries {
+                            self.fail(victim, &died(status));
+                        } else {
+                            again.push(victim);
+                        }
+                    }
+                }
+            }
+            if chunk.done < chunk.count {
+                let count = chunk.count - chunk.done;
+                again.push(chunk.split(count));
+            }
+        }
+        for chunk in again.into_iter().rev() {
+            self.pending.push_front(chunk);
+        }
+        if let Some(error) = self.closed.clone().filter(|error| !matches!(error, TaskError::Closed))
+        {
+            for chunk in core::mem::take(&mut self.pending) {
+                self.fail(chunk, &error);
+            }
+        }
+        desk.clear();
+    }
+
+    /// Kills workers whose task has taken too long.
+    pub(super) fn check_times(&mut self, hall: &Hall, limit: Duration) {
+        let now = Instant::now();
+        for (seat, desk) in self.seats.iter_mut().zip(hall.desks()) {
+            let progress = desk.progress();
+            let running = seat
+                .at
+                .front()
+                .filter(|sent| progress == (sent.number, sent.chunk.done + 1))
+                .map(|_| progress);
+            match (running, seat.watched) {
+                (None, _) => seat.watched = None,
+                (Some(task), Some((seen, since))) if task == seen => {
+                    if now.duration_since(since) >= limit
+                        && seat.doom.is_none()
+                        && let Some(worker) = &seat.worker
+                    {
+                        seat.doom = Some((task.0, task.1, Doom::TimedOut));
+                        worker.process.kill().ok();
+                    }
+                }
+                (Some(task), _) => seat.watched = Some((task, now)),
+            }
+        }
+    }
+
+    /// Ends the pool: all that is unfinished fails, and no more is taken.
+    pub(super) fn end(&mut self, error: &TaskError) {
+        self.closed = Some(error.clone());
+        let mut all: Vec<Chunk> = core::mem::take(&mut self.pending).into();
+        for seat in &mut self.seats {
+            all.extend(seat.at.drain(..).map(|sent| sent.chunk));
+            if let Some(worker) = &seat.worker {
+                worker.process.kill().ok();
+            }
+        }
+        for chunk in all {
+            self.fail(chunk, error);
+        }
+    }
+
+    /// Whether results must be read though nobody waits for one.
+    pub(super) fn needs_clerk(&self) -> bool {
+        self.unfinished > 0 && (self.wanted || !self.pending.is_empty())
+    }
+
+    /// Workers that are at a task.
+    pub(super) fn busy(&self) -> usize {
+        self.seats.iter().filter(|seat| !seat.at.is_empty()).count()
+    }
+
+    /// Whether the worker at a desk has got through its initializer.
+    pub(super) fn is_ready(hall: &Hall, i: usize) -> bool {
+        hall.desks()[i].ready.load(Acquire) != 0
+    }
+}
+
+fn died(status: Option<ExitStatus>) -> TaskError {
+    use std::os::unix::process::ExitStatusExt as _;
+    TaskError::WorkerDied {
+        signal: status.and_then(|status| status.signal()),
+        code: status.and_then(|status| status.code()),
+    }
+}

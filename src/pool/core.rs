@@ -1,0 +1,467 @@
+//! Who does the owner's work: the threads that wait for results, and two that are there when none does.
+//!
+//! Results are read by one thread at a time, the *leader*: a thread that waits for some. Others that wait are *followers*, woken when
+//! their result is there, or when the leader has what it wanted. So a result passes from the worker to who wants it without another thread
+//! in between. If nobody waits, results stay where they are, unless there is need: tasks wait for room at the desks, a worker
+//! for room for results, or a future's executor for a wake. Then the *clerk* leads, a thread of the pool's.
+//! The *warden*, another thread, watches over the workers: it starts them, notices their deaths and those tasks that take too long.
+use super::book::{Book, Chunk, Hired, Job};
+use super::error::TaskError;
+use super::hall::Hall;
+use super::worker::{self, Orders, SOCKET};
+use crate::deadline::Deadline;
+use crate::process::Process;
+use crate::segment::forks;
+use crate::sys::file::duplicate;
+use crate::sys::process::{poll, receive, send, socket_pair};
+use core::task::Waker;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Wake;
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// How a pool was asked for.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) workers: usize,
+    pub(super) most_tasks: u64,
+    pub(super) retries: u32,
+    pub(super) timeout: Option<Duration>,
+    pub(super) initializer: Option<(u64, u64, Vec<u8>)>,
+    pub(super) shared: Vec<(String, OwnedFd)>,
+    pub(super) name: String,
+}
+
+pub(super) struct Core {
+    hall: Hall,
+    book: Mutex<Book>,
+    lead: Mutex<Lead>,
+    plan: Plan,
+    /// A byte sent here has the warden look again.
+    warden: (OwnedFd, OwnedFd),
+    forks: u32,
+}
+
+#[derive(Default)]
+struct Lead {
+    led: bool,
+    followers: Vec<Thread>,
+    over: bool,
+}
+
+/// Workers that in a row may end before they are ready.
+const FAILURES: usize = 8;
+/// The same, for those that were killed.
+const KILLS: usize = 2_000;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Panics under these locks are the crate's own bugs; what they guard is true after each statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+impl Core {
+    pub(super) fn new(plan: Plan) -> Result<Arc<Core>, super::PoolError> {
+        let hall = Hall::new(plan.workers)?;
+        let book = Book::new(plan.workers, plan.most_tasks, plan.retries);
+        let core = Arc::new(Core {
+            hall,
+            book: Mutex::new(book),
+            lead: Mutex::default(),
+            plan,
+            warden: socket_pair()?,
+            forks: forks(),
+        });
+        for i in 0..core.plan.workers {
+            match core.hire(i) {
+                Ok(hired) => core.book().seat(i, hired),
+                Err(error) => {
+                    core.end(&TaskError::Terminated);
+                    core.dismiss();
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(core)
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub(super) fn book(&self) -> MutexGuard<'_, Book> {
+        lock(&self.book)
+    }
+
+    /// Whether this is a fork's copy, to which the workers do not belong.
+    pub(super) fn is_copy(&self) -> bool {
+        self.forks != forks()
+    }
+
+    fn hire(&self, i: usize) -> Result<Hired, crate::process::SpawnError> {
+        let (ours, theirs) = socket_pair()?;
+        let mut builder = Process::builder(worker::work).name(&self.plan.name);
+        builder = self.hall.share(builder).share_fd(SOCKET, theirs);
+        for (key, fd) in &self.plan.shared {
+            builder = builder.share_fd(key, duplicate(fd.as_fd())?);
+        }
+        let short = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let initializer = self.plan.initializer.clone();
+        let orders: Orders = (short(i), short(self.plan.workers), std::process::id(), initializer);
+        let process = Arc::new(builder.spawn(orders)?);
+        Ok(Hired { process, socket: Arc::new(ours) })
+    }
+
+    // -------------------------------------------------------------------------------------- the book
+    /// Changes the book, and wakes whom that concerns.
+    pub(super) fn with<R>(&self, change: impl FnOnce(&mut Book, &Hall) -> R) -> R {
+        let mut book = self.book();
+        let result = change(&mut book, &self.hall);
+        let wake = core::mem::take(&mut book.wake);
+        drop(book);
+        wake.into_iter().for_each(Waker::wake);
+        result
+    }
+
+    /// Takes tasks, unless the pool is closed.
+    pub(super) fn submit(&self, chunk: Chunk) -> Result<(), TaskError> {
+        if self.is_copy() {
+            return Err(TaskError::Forked);
+        }
+        self.with(|book, hall| {
+            if let Some(error) = &book.closed {
+                return Err(error.clone());
+            }
+            book.unfinished += u64::from(chunk.count);
+            book.pending.push_back(chunk);
+            book.dispatch(hall);
+            Ok(())
+        })
+    }
+
+    /// Gives up a job's tasks; whether there were any.
+    pub(super) fn cancel(&self, job: &Arc<dyn Job>, kill: bool) -> bool {
+        if self.is_copy() {
+            return false;
+        }
+        let any = self.with(|book, hall| {
+            book.collect(hall);
+            let any = book.cancel(hall, job, kill);
+            book.dispatch(hall);
+            any
+        });
+        self.hall.ring(); // the leader may wait for it
+        any
+    }
+
+    /// Reads results and hands on tasks; whether there were results, and whether more can come unannounced.
+    pub(super) fn pump(&self) -> (bool, bool) {
+        self.with(|book, hall| {
+            let any = book.collect(hall);
+            if any {
+                book.dispatch(hall);
+            }
+            (any, book.has_long_message())
+        })
+    }
+
+    // ------------------------------------------------------------------------------------- the leader
+    /// Waits until `ready`; whether that came before the deadline. `register` has somebody woken then.
+    pub(super) fn wait_for(
+        &self,
+        deadline: Deadline,
+        ready: &mut dyn FnMut() -> bool,
+        register: &mut dyn FnMut(Waker),
+    ) -> bool {
+        if self.is_copy() {
+            return true; // for nothing: it never comes here
+        }
+        let late = || deadline.remaining().is_some_and(|left| left.is_zero());
+        loop {
+            if ready() {
+                return true;
+            }
+            let mut lead = lock(&self.lead);
+            if !lead.led {
+                lead.led = true;
+                drop(lead);
+                let came = self.lead_until(deadline, ready);
+                self.resign();
+                return came;
+            }
+            let me = thread::current();
+            lead.followers.push(me.clone());
+            drop(lead);
+            register(Arc::new(Unpark(me.clone())).into());
+            let done = ready() || late();
+            if !done {
+                match deadline.remaining() {
+                    None => thread::park(),
+                    Some(left) => thread::park_timeout(left),
+                }
+            }
+            let mut lead = lock(&self.lead);
+            if let Some(at) = lead.followers.iter().position(|other| other.id() == me.id()) {
+                lead.followers.swap_remove(at);
+            }
+            drop(lead);
+            let came = ready();
+            if came || late() {
+                self.hand_on();
+                return came;
+            }
+        }
+    }
+
+    fn lead_until(&self, deadline: Deadline, ready: &mut dyn FnMut() -> bool) -> bool {
+        const SHORTEST: Duration = Duration::from_millis(1);
+        let mut nap = SHORTEST;
+        loop {
+            let (any, unannounced) = self.pump();
+            if ready() {
+                return true;
+            }
+            nap = if any { SHORTEST } else { (nap * 2).min(20 * SHORTEST) };
+            let left = deadline.remaining();
+            if left.is_some_and(|left| left.is_zero()) {
+                return false;
+            }
+            let nap = unannounced.then_some(nap);
+            self.hall.wait(left.into_iter().chain(nap).min());
+        }
+    }
+
+    fn resign(&self) {
+        lock(&self.lead).led = false;
+        self.hand_on();
+    }
+
+    /// Has somebody read results, though nobody waits here for one.
+    pub(super) fn want(&self) {
+        {
+            let mut book = self.book();
+            book.wanted = book.unfinished > 0;
+        }
+        self.hand_on();
+    }
+
+    /// Sees to it that somebody leads, if there is need.
+    pub(super) fn hand_on(&self) {
+        let lead = lock(&self.lead);
+        if lead.led {
+            return;
+        }
+        if let Some(follower) = lead.followers.last() {
+            follower.unpark();
+            return;
+        }
+        drop(lead);
+        if self.book().needs_clerk() {
+            self.hall.call();
+        }
+    }
+
+    /// What the clerk does.
+    pub(super) fn keep_books(&self) {
+        loop {
+            self.hall.wait_for_call();
+            let mut lead = lock(&self.lead);
+            if lead.over {
+                return;
+            }
+            if lead.led {
+                continue; // who leads hands on
+            }
+            lead.led = true;
+            drop(lead);
+            self.lead_until(Deadline::NEVER, &mut || !self.book().needs_clerk());
+            self.resign();
+        }
+    }
+
+    // ------------------------------------------------------------------------------------- the warden
+    /// What the warden does.
+    pub(super) fn watch(&self) {
+        let (mut failures, mut kills) = (0, 0);
+        let mut retry_at = None::<Instant>;
+        loop {
+            let mut vacant = Vec::new();
+            let mut watched = Vec::new();
+            let over = lock(&self.lead).over || {
+                let book = self.book();
+                for (i, seat) in book.seats.iter().enumerate() {
+                    match &seat.worker {
+                        Some(hired) => watched.push((i, hired.clone())),
+                        None => vacant.push(i),
+                    }
+                }
+                book.closed.as_ref().is_some_and(is_final)
+            };
+            if over {
+                return;
+            }
+            if retry_at.is_none_or(|at| Instant::now() >= at) {
+                retry_at = None;
+                for &i in &vacant {
+                    match self.hire(i) {
+                        Ok(hired) => {
+                            self.with(|book, hall| {
+                                book.seat(i, hired);
+                                // Closed meanwhile, by one that did not know of it.
+                                if book.closed.as_ref().is_some_and(is_final) {
+                                    book.end(&TaskError::Terminated);
+                                }
+                                book.dispatch(hall);
+                            });
+                        }
+                        Err(error) => {
+                            failures += 1;
+                            retry_at = Some(Instant::now() + Duration::from_millis(50));
+                            if failures > FAILURES {
+                                self.give_up(&error.to_string());
+                            }
+                            break;
+                        }
+                    }
+                }
+                if !vacant.is_empty() && retry_at.is_none() {
+                    continue;
+                }
+            }
+            let tick = self.plan.timeout.map(|limit| {
+                (limit / 8).clamp(Duration::from_millis(1), Duration::from_millis(50))
+            });
+            let retry = retry_at.map(|at| at.saturating_duration_since(Instant::now()));
+            let nap = tick.into_iter().chain(retry).min();
+            let mut fds: Vec<BorrowedFd<'_>> = vec![self.warden.0.as_fd()];
+            // One without ended before it could tell: it is as if its descriptor was ready.
+            let ended_early = watched.iter().any(|(_, hired)| hired.process.pidfd().is_none());
+            fds.extend(watched.iter().filter_map(|(_, hired)| hired.process.pidfd()));
+            let nap = if ended_early { Some(Duration::ZERO) } else { nap };
+            let ready = poll(&fds, nap.map_or(Deadline::NEVER, Deadline::after));
+            let ready = ready.unwrap_or_else(|_| vec![false; fds.len()]);
+            if ready[0] {
+                receive(self.warden.0.as_fd(), &mut [0; 8], &mut Vec::new(), false).ok();
+            }
+            let mut ready = ready[1..].iter();
+            for (i, hired) in &watched {
+                let ended = match hired.process.pidfd() {
+                    Some(_) => ready.next().copied().unwrap_or(false),
+                    None => true,
+                };
+                if ended {
+                    // The helper tells how it ended.
+                    hired.process.wait_timeout(Duration::from_secs(10)).ok();
+                    let unready = !Book::is_ready(&self.hall, *i);
+                    let status = hired.process.exit_status();
+                    self.with(|book, hall| {
+                        book.bury(hall, *i, status);
+                        book.dispatch(hall);
+                    });
+                    self.hall.ring(); // the leader may want one of those that were given up
+                    let error = hired.process.join().map_or_else(
+                        |error| Some((error.to_string(), is_kill(&error))),
+                        |done| done.err().map(|error| (error, false)),
+                    );
+                    match (unready, error) {
+                        (true, Some((text, killed))) => {
+                            if killed {
+                                kills += 1
+                            } else {
+                                failures += 1
+                            }
+                            if failures > FAILURES || kills > KILLS {
+                                self.give_up(&text);
+                            }
+                        }
+                        _ => (failures, kills) = (0, 0),
+                    }
+                }
+            }
+            if let Some(limit) = self.plan.timeout {
+                self.with(|book, hall| {
+                    book.collect(hall);
+                    book.dispatch(hall);
+                    book.check_times(hall, limit);
+                });
+                self.hall.ring();
+            }
+        }
+    }
+
+    fn give_up(&self, text: &str) {
+        self.end(&TaskError::Broken(text.to_owned()));
+    }
+
+    fn alarm(&self) {
+        send(self.warden.1.as_fd(), &[0], &[], false).ok();
+    }
+
+    // ---------------------------------------------------------------------------------------- the end
+    /// Fails all that is unfinished, and kills the workers.
+    pub(super) fn end(&self, error: &TaskError) {
+        self.with(|book, _| {
+            if !book.closed.as_ref().is_some_and(is_final) {
+                book.end(error);
+            }
+        });
+        self.hall.ring();
+        self.alarm();
+    }
+
+    /// Waits until nothing is unfinished.
+    pub(super) fn drain(&self, deadline: Deadline) -> bool {
+        let mut ready = || self.book().unfinished == 0;
+        let mut register = |waker: Waker| {
+            let mut book = self.book();
+            if book.unfinished == 0 {
+                drop(book);
+                waker.wake();
+            } else {
+                book.drained.push(waker);
+            }
+        };
+        self.wait_for(deadline, &mut ready, &mut register)
+    }
+
+    /// Has the clerk and the warden end.
+    pub(super) fn stop(&self) {
+        lock(&self.lead).over = true;
+        self.hall.call();
+        self.alarm();
+    }
+
+    /// Has the workers end, which have nothing to do, and waits for them. To be called when nobody starts any more.
+    pub(super) fn dismiss(&self) {
+        let workers: Vec<Hired> = self.with(|book, hall| {
+            for desk in hall.desks() {
+                desk.stop.store(1, crate::sync::atomic::Ordering::Release);
+                desk.ring();
+            }
+            book.seats.iter().filter_map(|seat| seat.worker.clone()).collect()
+        });
+        for hired in workers {
+            if !hired.process.wait_timeout(Duration::from_secs(10)).unwrap_or(true) {
+                hired.process.kill().ok();
+                hired.process.wait().ok();
+            }
+        }
+    }
+}
+
+fn is_final(error: &TaskError) -> bool {
+    !matches!(error, TaskError::Closed)
+}
+
+fn is_kill(error: &crate::process::ProcessError) -> bool {
+    use crate::process::ProcessError::{Lost, Signalled};
+    matches!(error, Signalled(9 | 15) | Lost)
+}

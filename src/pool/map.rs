@@ -1,0 +1,309 @@
+//! A function applied to many arguments.
+use super::Pool;
+use super::book::{Chunk, Job, Piece};
+use super::error::TaskError;
+use super::hall::INLINE;
+use super::task::{first, from_piece};
+use crate::deadline::Deadline;
+use crate::process::worker;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::Relaxed;
+use core::fmt;
+use core::iter::FusedIterator;
+use core::marker::PhantomData;
+use core::task::Waker;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The results of [`Pool::map`] and [`Pool::map_unordered`], as they come.
+///
+/// It takes arguments from its input as it goes: never more than a few chunks for each worker ahead of what was taken from it. Dropped, it
+/// gives up what was not begun.
+#[must_use = "it sends no more than the first arguments by itself"]
+pub struct Map<'a, I, A, R> {
+    pool: &'a Pool,
+    input: Option<I>,
+    /// Why nothing can be sent at all.
+    failed: Option<TaskError>,
+    entry: u64,
+    function: u64,
+    cost: Arc<AtomicU64>,
+    batch: Arc<Batch>,
+    ordered: bool,
+    /// Tasks sent, and results given.
+    sent: u64,
+    given: u64,
+    /// How many the last chunk was of.
+    size: u64,
+    arrived: BTreeMap<u64, (u32, Piece)>,
+    /// The records at hand: how many are left, and from which byte on.
+    at_hand: (u32, usize, Vec<u8>),
+    kind: PhantomData<fn(A) -> R>,
+}
+
+/// Where the results come.
+#[derive(Default)]
+struct Batch(Mutex<Arrived>);
+
+#[derive(Default)]
+struct Arrived {
+    pieces: Vec<(u64, u32, Piece)>,
+    wakers: Vec<Waker>,
+}
+
+impl Batch {
+    fn arrived(&self) -> MutexGuard<'_, Arrived> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Job for Batch {
+    fn put(&self, base: u64, count: u32, piece: Piece, wake: &mut Vec<Waker>) {
+        let mut arrived = self.arrived();
+        arrived.pieces.push((base, count, piece));
+        wake.append(&mut arrived.wakers);
+    }
+}
+
+/// What a chunk is to take, in nanoseconds, and how many tasks it has at most.
+const CHUNK: u64 = 250_000;
+const MOST: u64 = 4_096;
+
+impl<'a, I, A, R> Map<'a, I, A, R>
+where
+    I: Iterator<Item = A>,
+    A: Serialize + DeserializeOwned,
+    R: Serialize + DeserializeOwned,
+{
+    pub(super) fn new(pool: &'a Pool, function: fn(A) -> R, input: I, ordered: bool) -> Self {
+        let numbers = worker::numbers(function);
+        let failed = match numbers {
+            None => Some(TaskError::ForeignFunction),
+            Some(_) if pool.core.is_copy() => Some(TaskError::Forked),
+            Some(_) => None,
+        };
+        let (entry, function) = numbers.unwrap_or((0, 0));
+        let cost = pool.core.book().cost_of(function);
+        let mut map = Map {
+            pool,
+            input: Some(input),
+            failed,
+            entry,
+            function,
+            cost,
+            batch: Arc::default(),
+            ordered,
+            sent: 0,
+            given: 0,
+            size: 1,
+            arrived: BTreeMap::new(),
+            at_hand: (0, 0, Vec::new()),
+            kind: PhantomData,
+        };
+        map.feed();
+        map
+    }
+
+    /// How many tasks the next chunk is to have.
+    fn next_size(&self, left: Option<usize>) -> u64 {
+        let workers = self.pool.core.plan().workers as u64;
+        let fits = match self.cost.load(Relaxed) {
+            0 => 1,
+            cost => CHUNK / cost,
+        };
+        // At the end small ones, so that all workers end at about the same time.
+        let share = left.map_or(u64::MAX, |left| left as u64 / (3 * workers));
+        fits.min(4 * self.size).min(share).clamp(1, MOST)
+    }
+
+    /// Sends as much as may be under way.
+    fn feed(&mut self) {
+        let workers = self.pool.core.plan().workers as u64;
+        while self.failed.is_none() && self.input.is_some() {
+            let left = self.input.as_ref().and_then(|input| input.size_hint().1);
+            let size = self.next_size(left);
+            if self.sent - self.given > (2 * workers + 2) * size.max(self.size) {
+                return;
+            }
+            self.size = size;
+            self.send(size);
+        }
+    }
+
+    fn send(&mut self, size: u64) {
+        let mut body = Vec::new();
+        let (mut base, mut count) = (self.sent, 0);
+        while u64::from(count) < size && body.len() < INLINE / 2 {
+            let Some(argument) = self.input.as_mut().and_then(Iterator::next) else {
+                self.input = None;
+                break;
+            };
+            let start = body.len();
+            body.extend([0; 4]);
+            let encoded = worker::encode(&argument, &mut body);
+            let length = body.len() - start - 4;
+            let number = self.sent;
+            self.sent += 1;
+            match encoded {
+                Ok(()) if body.len() <= INLINE => {
+                    let length = u32::try_from(length).unwrap_or(0);
+                    body[start..start + 4].copy_from_slice(&length.to_le_bytes());
+                    count += 1;
+                }
+                other => {
+                    let own = body.split_off(start).split_off(4);
+                    self.submit(base, count, core::mem::take(&mut body), false);
+                    match other {
+                        Ok(()) => self.submit(number, 1, own, true),
+                        Err(error) => {
+                            let error = TaskError::Argument(error.to_string());
+                            self.arrived.insert(number, (1, Piece::Failed(error)));
+                        }
+                    }
+                    (base, count) = (self.sent, 0);
+                }
+            }
+        }
+        self.submit(base, count, body, false);
+    }
+
+    fn submit(&mut self, base: u64, count: u32, body: Vec<u8>, large: bool) {
+        if count == 0 {
+            return;
+        }
+        let chunk = Chunk {
+            job: Arc::clone(&self.batch) as _,
+            base,
+            count,
+            done: 0,
+            attempts: 0,
+            entry: self.entry,
+            function: self.function,
+            cost: Arc::clone(&self.cost),
+            body,
+            large,
+        };
+        if let Err(error) = self.pool.core.submit(chunk) {
+            for number in base..base + u64::from(count) {
+                self.arrived.insert(number, (1, Piece::Failed(error.clone())));
+            }
+        }
+    }
+
+    /// Takes the results that have come over from where others put them.
+    fn gather(&mut self) {
+        let pieces = core::mem::take(&mut self.batch.arrived().pieces);
+        self.arrived.extend(pieces.into_iter().map(|(base, count, piece)| (base, (count, piece))));
+    }
+
+    /// The next piece to give.
+    fn piece(&mut self) -> Option<(u32, Piece)> {
+        if self.ordered {
+            self.arrived.remove(&self.given)
+        } else {
+            self.arrived.pop_first().map(|(_, piece)| piece)
+        }
+    }
+}
+
+impl<I, A, R> Iterator for Map<'_, I, A, R>
+where
+    I: Iterator<Item = A>,
+    A: Serialize + DeserializeOwned,
+    R: Serialize + DeserializeOwned,
+{
+    type Item = Result<R, TaskError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (left, at, records) = &mut self.at_hand;
+        if *left > 0 {
+            let (result, length) = first(&records[*at..]);
+            *left -= 1;
+            *at += length;
+            self.given += 1;
+            return Some(result);
+        }
+        self.next_piece()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let under_way = usize::try_from(self.sent - self.given).unwrap_or(usize::MAX);
+        let (least, most) = self.input.as_ref().map_or((0, Some(0)), Iterator::size_hint);
+        let most = most.and_then(|most| most.checked_add(under_way));
+        if self.failed.is_some() { (0, most) } else { (least.saturating_add(under_way), most) }
+    }
+}
+
+impl<I, A, R> Map<'_, I, A, R>
+where
+    I: Iterator<Item = A>,
+    A: Serialize + DeserializeOwned,
+    R: Serialize + DeserializeOwned,
+{
+    #[cold]
+    #[inline(never)]
+    fn next_piece(&mut self) -> Option<Result<R, TaskError>> {
+        if let Some(error) = &self.failed {
+            // Each argument has its result all the same.
+            return self.input.as_mut()?.next().map(|_| Err(error.clone()));
+        }
+        loop {
+            self.gather();
+            if let Some((count, piece)) = self.piece() {
+                self.feed();
+                if let Piece::Records(records) = piece {
+                    self.at_hand = (count, 0, records);
+                    return self.next();
+                }
+                self.given += 1;
+                return Some(from_piece(piece));
+            }
+            self.feed();
+            if self.sent == self.given && self.input.is_none() {
+                return None;
+            }
+            if self.ordered && self.arrived.contains_key(&self.given) {
+                continue;
+            }
+            let batch = Arc::clone(&self.batch);
+            let mut ready = || !batch.arrived().pieces.is_empty();
+            let mut register = |waker: Waker| {
+                let mut arrived = batch.arrived();
+                if arrived.pieces.is_empty() {
+                    arrived.wakers.push(waker);
+                } else {
+                    drop(arrived);
+                    waker.wake();
+                }
+            };
+            self.pool.core.wait_for(Deadline::NEVER, &mut ready, &mut register);
+        }
+    }
+}
+
+impl<I, A, R> FusedIterator for Map<'_, I, A, R>
+where
+    I: FusedIterator<Item = A>,
+    A: Serialize + DeserializeOwned,
+    R: Serialize + DeserializeOwned,
+{
+}
+
+impl<I, A, R> Drop for Map<'_, I, A, R> {
+    fn drop(&mut self) {
+        if self.sent > self.given {
+            let job: Arc<dyn Job> = Arc::clone(&self.batch) as _;
+            self.pool.core.cancel(&job, false);
+            self.pool.core.hand_on();
+        }
+    }
+}
+
+impl<I, A, R> fmt::Debug for Map<'_, I, A, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Map").field("sent", &self.sent).field("given", &self.given).finish()
+    }
+}

@@ -1,0 +1,396 @@
+//! Pools of worker processes.
+//!
+//! ```standalone_crate
+//! use outlast::pool::Pool;
+//!
+//! fn square(x: u64) -> u64 {
+//!     x * x
+//! }
+//!
+//! fn main() -> Result<(), outlast::Error> {
+//!     outlast::process::init(); // first of all
+//!     let pool = Pool::builder().workers(2).build()?;
+//!     assert_eq!(pool.apply(square, 12)?, 144);
+//!     let squares: Result<Vec<u64>, _> = pool.map(square, 0..1_000).collect();
+//!     assert_eq!(squares?[999], 998_001);
+//!     let task = pool.submit(square, 5); // a future, as well
+//!     assert_eq!(task.join()?, 25);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Functions, arguments and results are those of [`Process`](crate::process::Process): a `fn` of this program, values that `serde` knows, of any size.
+//!
+//! # Death
+//! | what happens | then |
+//! |---|---|
+//! | a task panics | it is [`TaskError::Panicked`], with the worker's backtrace; the worker goes on |
+//! | a worker dies | another takes its place at once. The task that it was at is tried again, [so often](Builder::retries), and then [`TaskError::WorkerDied`]; those that it had not begun are done by others, and those that it had done are done |
+//! | a task takes [too long](Builder::task_timeout) | its worker is killed, and it is [`TaskError::TimedOut`]; others lose nothing |
+//! | the owner dies | the workers are killed |
+//!
+//! A task has one result, which is given once. A task that is tried again may have been done, all but for its result: let its effects be idempotent, or set
+//! [`retries(0)`](Builder::retries).
+//!
+//! # How it works
+//! Each worker has two rings in one segment, for tasks and for results; all that is not done stays with the owner as well. Tiny tasks
+//! go many to a message, as many as take a quarter of a millisecond. A worker that has nothing to do gets what waits at another's.
+//! Results are read by the thread that waits for one; if there is none, by one of the pool's two threads. Values above 12 KiB go by a file in memory.
+mod book;
+mod core;
+mod error;
+mod finished;
+mod hall;
+mod map;
+mod task;
+mod worker;
+
+pub use error::{PoolError, TaskError};
+pub use finished::{AsCompleted, Until, as_completed, wait};
+pub use map::Map;
+pub use task::Task;
+
+use self::book::Chunk;
+use self::core::{Core, Plan};
+use self::hall::{INLINE, MOST_WORKERS};
+use self::task::Cell;
+use crate::deadline::Deadline;
+use crate::process::worker::{encode, numbers};
+use crate::process::{SpawnError, code};
+use crate::shareable::Shareable;
+use crate::shared::Shared;
+use ::core::fmt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Worker processes that run functions.
+///
+/// Dropped, it is [terminated](Pool::terminate); [`join`](Pool::join) lets it finish first.
+#[doc(alias = "multiprocessing")]
+#[doc(alias = "ProcessPoolExecutor")]
+pub struct Pool {
+    core: Arc<Core>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// How a pool is to be: made by [`Pool::builder`].
+#[must_use = "it is no pool before `build`"]
+pub struct Builder {
+    plan: Plan,
+    wrong: Option<PoolError>,
+}
+
+/// What a pool has done so far, and what it is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Tasks that have their result, or have failed.
+    pub done: u64,
+    /// Those of them that failed.
+    pub failed: u64,
+    /// Tasks that are not done.
+    pub unfinished: u64,
+    /// Workers that are at work.
+    pub running: usize,
+    /// Workers there are.
+    pub workers: usize,
+    /// Workers that died: that were killed, or ended in the middle of a task.
+    pub lost: u64,
+    /// Workers that were replaced, or are about to be: those that died, and those that had done their number of tasks.
+    pub replaced: u64,
+}
+
+impl Builder {
+    /// How many workers: 1 to 256. Default: one for each CPU.
+    #[doc(alias = "processes")]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.plan.workers = workers;
+        self
+    }
+
+    /// Replaces each worker when it has done so many tasks. Default: never. 0 counts as 1.
+    #[doc(alias = "maxtasksperchild")]
+    pub fn max_tasks_per_child(mut self, tasks: u64) -> Self {
+        self.plan.most_tasks = tasks.max(1);
+        self
+    }
+
+    /// Has each worker call `function(argument)` before its first task. If that panics again and again, the pool is [`TaskError::Broken`].
+    pub fn initializer<A: Serialize + DeserializeOwned>(
+        mut self,
+        function: fn(A),
+        argument: A,
+    ) -> Self {
+        let mut bytes = Vec::new();
+        match (numbers::<A, ()>(function), encode(&argument, &mut bytes)) {
+            (Some((entry, function)), Ok(())) => {
+                self.plan.initializer = Some((entry, function, bytes));
+            }
+            (None, _) => self.wrong = Some(SpawnError::ForeignFunction.into()),
+            (_, Err(error)) => self.wrong = Some(SpawnError::Encode(error.to_string()).into()),
+        }
+        self
+    }
+
+    /// How long a task may take. Then its worker is killed; not before that, but up to 50 ms later. Default: as long as it likes.
+    pub fn task_timeout(mut self, timeout: Duration) -> Self {
+        self.plan.timeout = Some(timeout);
+        self
+    }
+
+    /// How often a task is tried again whose worker died at it. Default: 2.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.plan.retries = retries;
+        self
+    }
+
+    /// Lets tasks open `shared` with [`Shared::inherited`]`(key)`.
+    pub fn share<T: ?Sized + Shareable + Sync + 'static>(
+        mut self,
+        key: &str,
+        shared: &Shared<T>,
+    ) -> Self {
+        match shared.try_clone_fd() {
+            Ok(fd) => self.plan.shared.push((key.to_owned(), fd)),
+            Err(error) => self.wrong = Some(error.into()),
+        }
+        self
+    }
+
+    /// Hands a descriptor on to the workers, as [`process::Builder::share_fd`](crate::process::Builder::share_fd).
+    pub fn share_fd(mut self, key: &str, fd: OwnedFd) -> Self {
+        self.plan.shared.push((key.to_owned(), fd));
+        self
+    }
+
+    /// A name of the workers for tools such as `top`, which show 15 bytes of it.
+    pub fn name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.plan.name);
+        self
+    }
+
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// [`SpawnError::NotInitialised`] if [`process::init`](crate::process::init) was not called; see [`PoolError`].
+    pub fn build(self) -> Result<Pool, PoolError> {
+        if let Some(wrong) = self.wrong {
+            return Err(wrong);
+        }
+        if !(1..=MOST_WORKERS).contains(&self.plan.workers) {
+            return Err(PoolError::InvalidWorkers);
+        }
+        code::image().ok_or(SpawnError::ForeignFunction)?;
+        let core = Core::new(self.plan)?;
+        let pool = Pool { core: Arc::clone(&core), threads: Mutex::default() };
+        let clerk = Arc::clone(&core);
+        let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.to_owned()).spawn(body)
+        };
+        let threads = [
+            start("pool-clerk", Box::new(move || clerk.keep_books()))?,
+            start("pool-warden", Box::new(move || core.watch()))?,
+        ];
+        pool.threads.lock().unwrap_or_else(PoisonError::into_inner).extend(threads);
+        Ok(pool)
+    }
+}
+
+impl Pool {
+    /// A pool of one worker for each CPU, or as the builder is told.
+    pub fn builder() -> Builder {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let plan = Plan {
+            workers: workers.min(MOST_WORKERS),
+            most_tasks: u64::MAX,
+            retries: 2,
+            timeout: None,
+            initializer: None,
+            shared: Vec::new(),
+            name: String::from("outlast-worker"),
+        };
+        Builder { plan, wrong: None }
+    }
+
+    /// Runs `function(argument)` in a worker, and waits for what it returns.
+    ///
+    /// # Errors
+    /// See [`TaskError`].
+    pub fn apply<A, R>(&self, function: fn(A) -> R, argument: A) -> Result<R, TaskError>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.give(function, &argument)?.join()
+    }
+
+    /// Has `function(argument)` run in a worker.
+    #[doc(alias = "apply_async")]
+    pub fn submit<A, R>(&self, function: fn(A) -> R, argument: A) -> Task<R>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        match self.give(function, &argument) {
+            Ok(task) => {
+                self.core.hand_on();
+                task
+            }
+            Err(error) => {
+                let cell = Arc::<Cell>::default();
+                book::Job::put(&*cell, 0, 1, book::Piece::Failed(error), &mut Vec::new());
+                Task::new(cell, Arc::clone(&self.core))
+            }
+        }
+    }
+
+    fn give<A, R>(&self, function: fn(A) -> R, argument: &A) -> Result<Task<R>, TaskError>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        let (entry, number) = numbers(function).ok_or(TaskError::ForeignFunction)?;
+        let mut body = vec![0; 4];
+        encode(argument, &mut body).map_err(|error| TaskError::Argument(error.to_string()))?;
+        let large = body.len() > INLINE;
+        if large {
+            body.drain(..4);
+        } else {
+            let length = u32::try_from(body.len() - 4).unwrap_or(0);
+            body[..4].copy_from_slice(&length.to_le_bytes());
+        }
+        let cell = Arc::<Cell>::default();
+        let chunk = Chunk {
+            job: Arc::clone(&cell) as _,
+            base: 0,
+            count: 1,
+            done: 0,
+            attempts: 0,
+            entry,
+            function: number,
+            cost: self.core.book().cost_of(number),
+            body,
+            large,
+        };
+        self.core.submit(chunk)?;
+        Ok(Task::new(cell, Arc::clone(&self.core)))
+    }
+
+    /// Applies `function` to each argument; the results in the same order, as they come.
+    ///
+    /// For a function of several arguments let it take a tuple. Collected into a `Result`, it stops at the first error; into a `Vec`, each task has its own.
+    #[doc(alias = "imap")]
+    #[doc(alias = "starmap")]
+    pub fn map<A, R, I>(&self, function: fn(A) -> R, input: I) -> Map<'_, I::IntoIter, A, R>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = A>,
+    {
+        Map::new(self, function, input.into_iter(), true)
+    }
+
+    /// Applies `function` to each argument; the results as they come, in any order.
+    #[doc(alias = "imap_unordered")]
+    pub fn map_unordered<A, R, I>(
+        &self,
+        function: fn(A) -> R,
+        input: I,
+    ) -> Map<'_, I::IntoIter, A, R>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = A>,
+    {
+        Map::new(self, function, input.into_iter(), false)
+    }
+
+    /// What has been done, and what is under way.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        if !self.core.is_copy() {
+            self.core.pump(); // perhaps nobody else reads results
+        }
+        let book = self.core.book();
+        Stats {
+            done: book.counts.done,
+            failed: book.counts.failed,
+            unfinished: book.unfinished,
+            running: book.busy(),
+            workers: book.seats.iter().filter(|seat| seat.worker.is_some()).count(),
+            lost: book.counts.lost,
+            replaced: book.counts.replaced,
+        }
+    }
+
+    /// The workers' pids.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        let book = self.core.book();
+        let hired = book.seats.iter().filter_map(|seat| seat.worker.as_ref());
+        hired.map(|hired| hired.process.pid()).collect()
+    }
+
+    /// Takes no more tasks: those fail with [`TaskError::Closed`]. Those that it has are done.
+    pub fn close(&self) {
+        self.core.book().closed.get_or_insert(TaskError::Closed);
+    }
+
+    /// Closes the pool, waits until all tasks are done, and has the workers end.
+    pub fn join(&self) {
+        self.close();
+        if !self.core.is_copy() {
+            self.core.drain(Deadline::NEVER);
+            self.dismiss();
+        }
+    }
+
+    /// Closes the pool, and waits at most `timeout` until all tasks are done; whether they are. The workers go on until they are.
+    pub fn join_timeout(&self, timeout: Duration) -> bool {
+        self.close();
+        let done = self.core.drain(Deadline::after(timeout));
+        if done && !self.core.is_copy() {
+            self.dismiss();
+        }
+        done
+    }
+
+    /// Kills the workers. Unfinished tasks fail with [`TaskError::Terminated`].
+    pub fn terminate(&self) {
+        if !self.core.is_copy() {
+            self.core.end(&TaskError::Terminated);
+            self.dismiss();
+        }
+    }
+
+    fn dismiss(&self) {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        self.core.stop();
+        for thread in threads.drain(..) {
+            thread.join().ok(); // it never panics
+        }
+        self.core.dismiss();
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.terminate();
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("stats", &self.stats()).finish()
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("plan", &self.plan).finish()
+    }
+}

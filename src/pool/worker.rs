@@ -1,0 +1,261 @@
+//! What a worker does.
+use super::hall::{Desk, Hall, INLINE};
+use crate::deadline::Deadline;
+use crate::process::code;
+use crate::process::wire::{from_file, to_file};
+use crate::process::worker::{Entry, Failure, catch, entry_of};
+use crate::process::{inherited_fd, worker};
+use crate::sync::atomic::Ordering::{Acquire, Release};
+use crate::sys::process::{poll, receive, send, watch_process};
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+/// The words in front of a message's arguments: their bytes and their number, the message's number, the functions.
+pub(super) const HEAD: usize = 4;
+/// Instead of an argument's length: it comes by the socket.
+pub(super) const LARGE: u32 = u32::MAX;
+/// The key of the socket.
+pub(super) const SOCKET: &str = "outlast pool socket";
+
+/// What a result is: in the second byte after its length.
+pub(super) mod status {
+    pub(crate) const VALUE: u8 = 0;
+    pub(crate) const PANICKED: u8 = 1;
+    pub(crate) const ARGUMENT: u8 = 2;
+    pub(crate) const ENCODE: u8 = 3;
+}
+/// Flags of a result: it comes by the socket; it is the last of its message, and the message's time in nanoseconds follows.
+pub(super) const BY_SOCKET: u8 = 1;
+pub(super) const LAST: u8 = 2;
+
+/// How long a worker sleeps until it looks whether its owner is there.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Which desk (of how many), whose, and what is to be called first.
+pub(super) type Orders = (u32, u32, u32, Option<(u64, u64, Vec<u8>)>);
+
+struct Worker<'a> {
+    hall: &'a Hall,
+    desk: &'a Desk,
+    socket: OwnedFd,
+    owner: OwnedFd,
+    /// What came by the socket before its message, or for one that was withdrawn.
+    early: VecDeque<(u32, OwnedFd)>,
+    /// The message at hand.
+    message: Vec<u8>,
+    record: Vec<u8>,
+}
+
+/// The owner is gone, or what it says makes no sense: this process is to end.
+struct Over;
+
+pub(super) fn work((desk, desks, owner, initializer): Orders) -> Result<(), String> {
+    let text = |what: &dyn core::fmt::Display| what.to_string();
+    let hall = Hall::inherited(desks as usize).map_err(|error| text(&error))?;
+    let socket = inherited_fd(SOCKET).ok_or("no socket")?;
+    // The helper lives, or this process would not; and so does its owner, or it would not.
+    let owner = watch_process(owner).map_err(|error| text(&error))?;
+    let desk = hall.desks().get(desk as usize).ok_or("no such desk")?;
+    if let Some((entry, function, argument)) = initializer {
+        let done = catch(|| run(entry, function, &argument, &mut Vec::new()));
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(Failure::Argument(error) | Failure::Encode(error))) => return Err(error),
+            Err((message, location, _)) => {
+                return Err(format!("the initializer panicked at {location}: {message}"));
+            }
+        }
+    }
+    desk.ready.store(1, Release);
+    let (early, message, record) = Default::default();
+    let mut worker = Worker { hall: &hall, desk, socket, owner, early, message, record };
+    loop {
+        let stop = desk.stop.load(Acquire) != 0;
+        match worker.next() {
+            Ok(Some(head)) => {
+                if worker.run(head).is_err() {
+                    break;
+                }
+            }
+            Ok(None) if stop => break,
+            Ok(None) => {
+                if !desk.wait(PATIENCE) {
+                    if worker.is_orphan() {
+                        break;
+                    }
+                    // What was withdrawn is not to fill the socket.
+                    while worker.hear(false).is_ok() {}
+                }
+            }
+            Err(Over) => break,
+        }
+    }
+    Ok(())
+}
+
+/// Calls a function by the numbers that the owner gave.
+fn run(entry: u64, function: u64, argument: &[u8], result: &mut Vec<u8>) -> Result<(), Failure> {
+    let unknown = || Failure::Argument(String::from("no such function"));
+    let (call, function) = found(entry, function).ok_or_else(unknown)?;
+    call(function, argument, result)
+}
+
+#[expect(unsafe_code, reason = "calls a function by its number")]
+fn found(entry: u64, function: u64) -> Option<(Entry, usize)> {
+    // SAFETY: the owner made the numbers with `numbers`, and runs the same executable: it is this process's image.
+    let entry = unsafe { entry_of(entry) }?;
+    Some((entry, code::address(function)?))
+}
+
+/// The head of a message.
+struct Head {
+    count: u32,
+    number: u32,
+    entry: u64,
+    function: u64,
+}
+
+impl Worker<'_> {
+    fn is_orphan(&self) -> bool {
+        poll(&[self.owner.as_fd()], Deadline::after(Duration::ZERO)).is_ok_and(|ready| ready[0])
+    }
+
+    /// Claims the next message, if there is one, and copies it.
+    fn next(&mut self) -> Result<Option<Head>, Over> {
+        let tasks = &self.desk.tasks;
+        loop {
+            let (head, tail) = (tasks.head(), tasks.tail());
+            if head == tail {
+                return Ok(None);
+            }
+            let [sizes, number, entry, function] =
+                core::array::from_fn::<u64, HEAD, _>(|i| tasks.word(head + i as u64));
+            let low = |word: u64| u32::try_from(word & 0xffff_ffff).unwrap_or(0);
+            let (bytes, count) = (low(sizes) as usize, low(sizes >> 32));
+            let next = head + (HEAD + bytes.div_ceil(8)) as u64;
+            self.message.clear();
+            if next <= tail {
+                tasks.copy(head + HEAD as u64, bytes.div_ceil(8), &mut self.message);
+            }
+            if !tasks.claim(head, next.min(tail)) {
+                continue; // withdrawn: what was read may be anything
+            }
+            if next > tail {
+                return Err(Over);
+            }
+            self.message.truncate(bytes);
+            return Ok(Some(Head { count, number: low(number), entry, function }));
+        }
+    }
+
+    fn run(&mut self, head: Head) -> Result<(), Over> {
+        let began = Instant::now();
+        let message = core::mem::take(&mut self.message);
+        let mut rest = message.as_slice();
+        let found = found(head.entry, head.function);
+        for i in 0..head.count {
+            let (length, after) = rest.split_first_chunk().ok_or(Over)?;
+            let length = u32::from_le_bytes(*length);
+            let large;
+            let argument = if length == LARGE {
+                rest = after;
+                large = self.by_socket(head.number)?;
+                large.as_slice()
+            } else {
+                let (argument, after) = after.split_at_checked(length as usize).ok_or(Over)?;
+                rest = after;
+                argument
+            };
+            self.desk.set_progress(head.number, i + 1); // keeps I2
+            self.record.clear();
+            self.record.resize(8, 0);
+            let record = &mut self.record;
+            let outcome = catch(|| match found {
+                Some((call, function)) => call(function, argument, record),
+                None => Err(Failure::Argument(String::from("no such function"))),
+            });
+            let status = match outcome {
+                Ok(Ok(())) => status::VALUE,
+                Ok(Err(failure)) => {
+                    let (status, text) = match failure {
+                        Failure::Argument(text) => (status::ARGUMENT, text),
+                        Failure::Encode(text) => (status::ENCODE, text),
+                    };
+                    self.record.resize(8, 0);
+                    self.record.extend(text.into_bytes());
+                    status
+                }
+                Err(panic) => {
+                    self.record.resize(8, 0);
+                    worker::encode::<worker::Panic>(&panic, &mut self.record).unwrap_or_default();
+                    status::PANICKED
+                }
+            };
+            let time = (i + 1 == head.count).then(|| began.elapsed());
+            self.report(status, time)?;
+        }
+        self.message = message;
+        self.hall.ring();
+        Ok(())
+    }
+
+    /// Completes the record of a result.
+    fn report(&mut self, status: u8, time: Option<Duration>) -> Result<(), Over> {
+        let mut flags = 0;
+        if self.record.len() - 8 > INLINE {
+            flags |= BY_SOCKET;
+            let file = to_file(&self.record[8..]).map_err(|_| Over)?;
+            // For those before it: nobody may be waiting, and the socket holds so many.
+            self.hall.ring();
+            self.hall.call();
+            send(self.socket.as_fd(), &[0], &[file.as_fd()], true).map_err(|_| Over)?;
+            self.record.truncate(8);
+        }
+        let length = u32::try_from(self.record.len() - 8).map_err(|_| Over)?;
+        self.record[..4].copy_from_slice(&length.to_le_bytes());
+        self.record[4] = status;
+        self.record.resize(self.record.len().next_multiple_of(8), 0);
+        if let Some(time) = time {
+            flags |= LAST;
+            let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            self.record.extend(nanoseconds.to_le_bytes());
+        }
+        self.record[5] = flags;
+        let results = &self.desk.results;
+        while results.room() < self.record.len() / 8 {
+            self.desk.be_stuck();
+            if results.room() >= self.record.len() / 8 {
+                break;
+            }
+            self.hall.ring();
+            self.hall.call(); // nobody may be waiting for results
+            if !self.desk.wait(PATIENCE) && self.is_orphan() {
+                return Err(Over);
+            }
+        }
+        results.push(&[], &self.record);
+        Ok(())
+    }
+
+    /// The argument of the message with this number. Those of messages that were withdrawn are passed over.
+    fn by_socket(&mut self, number: u32) -> Result<Vec<u8>, Over> {
+        loop {
+            while let Some((tag, file)) = self.early.pop_front() {
+                if tag == number {
+                    return from_file(file).map_err(|_| Over);
+                }
+            }
+            self.hear(true)?;
+        }
+    }
+
+    fn hear(&mut self, wait: bool) -> Result<(), Over> {
+        let (mut tag, mut files) = ([0; 4], Vec::new());
+        let length = receive(self.socket.as_fd(), &mut tag, &mut files, wait).map_err(|_| Over)?;
+        let file = files.pop().filter(|_| length == tag.len()).ok_or(Over)?;
+        self.early.push_back((u32::from_le_bytes(tag), file));
+        Ok(())
+    }
+}

@@ -1,0 +1,417 @@
+//! Functions that run in processes of their own.
+//!
+//! [`Process::spawn`] is `std::thread::spawn` for processes: a function and its argument go there, what it returns comes back.
+//!
+//! ```standalone_crate
+//! use outlast::process::{self, Process};
+//!
+//! fn square(x: u64) -> u64 {
+//!     x * x
+//! }
+//!
+//! fn main() -> Result<(), outlast::Error> {
+//!     process::init(); // first of all
+//!     let process = Process::spawn(square, 12)?;
+//!     assert_eq!(process.join()?, 144);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What crosses
+//! The function is a `fn` of this executable: no closure that captures. It goes as a number, and is there already. Argument and
+//! result are values that `serde` knows, of any size, encoded by `postcard`. Shared memory is handed on with [`Builder::share`], or opened there by
+//! its name.
+//!
+//! # Where it runs
+//! In a fork of a helper that [`init`] made at the start of `main`: a process with one thread and no locks, so that nothing
+//! is copied that another thread was just at. The process has standard output and error of the program's start, no
+//! standard input, the environment and the folder that the program was started with, and a process group of the helper's: Ctrl-C on the terminal is for the
+//! owner. Its standard error shows its panics, as a thread's would.
+//!
+//! Any other program can take part as well: `std::process::Command` starts it, with [`CommandExt::share`](crate::CommandExt::share).
+//!
+//! # Death
+//! | who is killed | what happens |
+//! |---|---|
+//! | the process | [`ProcessError::Signalled`], unless it had given its result |
+//! | its owner | the process is killed, unless it is [detached](Builder::detached) |
+//! | the helper | its processes are killed; the next one is started by a new helper |
+//!
+//! A process is reaped whether or not somebody joins it. Signals go by a descriptor of the process, and never to another one that has
+//! got its number.
+//!
+//! `process::exit`, `abort` or a stack overflow there end that process only: [`ProcessError::Exited`], [`ProcessError::Signalled`].
+#![expect(unsafe_code, reason = "borrows a descriptor by its number")]
+pub(crate) mod code;
+mod error;
+mod nursery;
+pub(crate) mod wire;
+pub(crate) mod worker;
+
+pub use error::{ProcessError, SpawnError};
+pub use nursery::init;
+
+use crate::deadline::Deadline;
+use crate::shareable::Shareable;
+use crate::shared::Shared;
+use crate::sys::process::{poll, signal};
+use core::fmt;
+use core::marker::PhantomData;
+use nursery::{Helper, MOST_SHARED, Started};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use wire::{Kind, LONGEST, Order, hear};
+
+/// A function that runs, or ran, in a process of its own.
+///
+/// Dropped, it runs on by itself. All verbs take `&self`; the value can be taken once.
+#[doc(alias = "multiprocessing")]
+pub struct Process<R> {
+    channel: OwnedFd,
+    helper: Arc<Helper>,
+    pid: u32,
+    handle: Option<OwnedFd>,
+    state: Mutex<State>,
+    result: PhantomData<fn() -> R>,
+}
+
+/// What has been heard of it.
+#[derive(Debug, Default)]
+struct State {
+    outcome: Option<Outcome>,
+    taken: bool,
+    status: Option<ExitStatus>,
+    /// No more will be heard.
+    over: bool,
+}
+
+#[derive(Debug)]
+struct Outcome {
+    kind: Kind,
+    body: io::Result<Vec<u8>>,
+}
+
+/// How a process is to be started: made by [`Process::builder`].
+#[must_use = "it starts nothing before `spawn`"]
+pub struct Builder<A, R> {
+    function: fn(A) -> R,
+    name: String,
+    detached: bool,
+    keys: Vec<String>,
+    shared: io::Result<Vec<OwnedFd>>,
+}
+
+impl<R: Serialize + DeserializeOwned> Process<R> {
+    /// Runs `function(argument)` in a new process.
+    ///
+    /// # Errors
+    /// [`SpawnError::NotInitialised`] if [`init`] was not called; see [`SpawnError`].
+    pub fn spawn<A: Serialize + DeserializeOwned>(
+        function: fn(A) -> R,
+        argument: A,
+    ) -> Result<Process<R>, SpawnError> {
+        Process::builder(function).spawn(argument)
+    }
+
+    /// The same with more to say.
+    pub fn builder<A: Serialize + DeserializeOwned>(function: fn(A) -> R) -> Builder<A, R> {
+        let shared = Ok(Vec::new());
+        Builder { function, name: String::new(), detached: false, keys: Vec::new(), shared }
+    }
+
+    /// Waits until the process ends, and takes what its function returned.
+    ///
+    /// # Errors
+    /// If it panicked, was killed or gave no value for other reasons: see [`ProcessError`].
+    pub fn join(&self) -> Result<R, ProcessError> {
+        self.wait_until(Deadline::NEVER)?;
+        self.take()
+    }
+
+    /// The same, within `timeout`; `None` if the process has not ended then.
+    pub fn join_timeout(&self, timeout: Duration) -> Option<Result<R, ProcessError>> {
+        self.join_until(Deadline::after(timeout))
+    }
+
+    /// The same, until `deadline`; `None` if the process has not ended then.
+    pub fn join_deadline(&self, deadline: Instant) -> Option<Result<R, ProcessError>> {
+        self.join_until(Deadline::at(deadline))
+    }
+
+    /// What the function returned, if the process has ended.
+    pub fn try_join(&self) -> Option<Result<R, ProcessError>> {
+        self.join_timeout(Duration::ZERO)
+    }
+
+    fn join_until(&self, deadline: Deadline) -> Option<Result<R, ProcessError>> {
+        match self.wait_until(deadline) {
+            Ok(true) => Some(self.take()),
+            Ok(false) => None,
+            Err(error) => Some(Err(error.into())),
+        }
+    }
+
+    fn take(&self) -> Result<R, ProcessError> {
+        let mut state = self.state();
+        if core::mem::replace(&mut state.taken, true) {
+            return Err(ProcessError::Taken);
+        }
+        let Some(Outcome { kind, body }) = state.outcome.take() else {
+            let Some(status) = state.status else { return Err(ProcessError::Lost) };
+            return Err(match status.signal() {
+                Some(signal) => ProcessError::Signalled(signal),
+                None => ProcessError::Exited(status.code().unwrap_or(0)),
+            });
+        };
+        drop(state);
+        let body = body?;
+        let text = || String::from_utf8_lossy(&body).into_owned();
+        match kind {
+            Kind::Argument => Err(ProcessError::Argument(text())),
+            Kind::Encode => Err(ProcessError::Encode(text())),
+            Kind::Panicked => {
+                let (message, location, backtrace) =
+                    postcard::from_bytes::<worker::Panic>(&body).map_err(decoding)?;
+                Err(ProcessError::Panicked { message, location, backtrace })
+            }
+            _ => postcard::from_bytes(&body).map_err(decoding),
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn decoding(error: postcard::Error) -> ProcessError {
+    ProcessError::Decode(error.to_string())
+}
+
+impl<R> Process<R> {
+    /// The kernel's number of the process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// A descriptor that stands for the process, readable once it has ended: for `poll` and the like. `None` if it ended before it could tell.
+    #[must_use]
+    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.handle.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether the process has not ended.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self.wait_until(Deadline::after(Duration::ZERO)).unwrap_or(false)
+    }
+
+    /// Waits until the process ends; what it gave stays to be taken.
+    ///
+    /// # Errors
+    /// If the operating system refuses.
+    pub fn wait(&self) -> io::Result<()> {
+        self.wait_until(Deadline::NEVER).map(drop)
+    }
+
+    /// The same, at most `timeout`; whether it has ended.
+    ///
+    /// # Errors
+    /// If the operating system refuses.
+    pub fn wait_timeout(&self, timeout: Duration) -> io::Result<bool> {
+        self.wait_until(Deadline::after(timeout))
+    }
+
+    /// How the process ended. `None` as long as it has not, and if it was lost together with the helper.
+    #[must_use]
+    #[doc(alias = "exitcode")]
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.wait_until(Deadline::after(Duration::ZERO)).ok();
+        self.state().status
+    }
+
+    /// Asks the process to end: `SIGTERM`. One that has ended is left alone.
+    ///
+    /// # Errors
+    /// If the operating system refuses.
+    pub fn terminate(&self) -> io::Result<()> {
+        self.signal(15)
+    }
+
+    /// Kills the process: `SIGKILL`. One that has ended is left alone.
+    ///
+    /// # Errors
+    /// If the operating system refuses.
+    pub fn kill(&self) -> io::Result<()> {
+        self.signal(9)
+    }
+
+    /// Sends the process a signal. One that has ended is left alone.
+    ///
+    /// # Errors
+    /// If there is no such signal, or the operating system refuses.
+    pub fn signal(&self, number: i32) -> io::Result<()> {
+        let Some(handle) = &self.handle else { return Ok(()) };
+        match signal(handle.as_fd(), number) {
+            Err(error) if error.raw_os_error() == Some(NO_SUCH_PROCESS) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears what there is to hear; whether that was all.
+    fn hear(&self, state: &mut State) -> io::Result<bool> {
+        let mut buffer = Vec::new();
+        while !state.over {
+            buffer.resize(LONGEST, 0);
+            match hear(self.channel.as_fd(), &mut buffer, false) {
+                Ok(None) => state.over = true,
+                Ok(Some(message)) => match message.kind {
+                    Kind::Born => {}
+                    Kind::Ended => {
+                        let status = message.body.first_chunk().copied().map(i32::from_le_bytes);
+                        state.status = status.map(ExitStatus::from_raw);
+                        state.over = true;
+                    }
+                    kind => state.outcome = Some(Outcome { kind, body: message.whole() }),
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits for the end; whether it has come.
+    fn wait_until(&self, deadline: Deadline) -> io::Result<bool> {
+        let mut ended = false;
+        loop {
+            let mut state = self.state();
+            if self.hear(&mut state)? {
+                return Ok(true);
+            }
+            if ended && self.helper.is_lost() {
+                // Children of the process may keep the channel open, but nobody reports any more.
+                state.over = true;
+                return Ok(true);
+            }
+            drop(state);
+            if deadline.remaining().is_some_and(|left| left.is_zero()) {
+                return Ok(false);
+            }
+            let other = match &self.handle {
+                Some(handle) if !ended => handle.as_fd(),
+                _ => self.helper.as_fd(),
+            };
+            let ready = poll(&[self.channel.as_fd(), other], deadline)?;
+            ended |= ready[1];
+        }
+    }
+}
+
+/// A copy of the descriptor that was handed to this process under `key` with [`Builder::share_fd`].
+#[must_use]
+pub fn inherited_fd(key: &str) -> Option<OwnedFd> {
+    let number = std::env::var(crate::command::variable(key)).ok()?.parse().ok()?;
+    if number < 3 {
+        return None;
+    }
+    // SAFETY: borrowed for one call, which fails if there is no such descriptor.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    crate::sys::file::duplicate(fd).ok()
+}
+
+/// The kernel's error for a process that has been reaped.
+const NO_SUCH_PROCESS: i32 = 3;
+
+impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A, R> {
+    /// Lets the process open `shared` with [`Shared::inherited`]`(key)`.
+    ///
+    /// Any text will do as a key. At most 250 segments.
+    pub fn share<T: ?Sized + Shareable + Sync + 'static>(
+        mut self,
+        key: &str,
+        shared: &Shared<T>,
+    ) -> Self {
+        if let Ok(all) = &mut self.shared {
+            match shared.try_clone_fd() {
+                Ok(fd) => all.push(fd),
+                Err(error) => self.shared = Err(error),
+            }
+        }
+        self.keys.push(key.to_owned());
+        self
+    }
+
+    /// Hands a descriptor on, a socket or a file: in the process, [`inherited_fd`]`(key)` gives it.
+    pub fn share_fd(mut self, key: &str, fd: OwnedFd) -> Self {
+        if let Ok(all) = &mut self.shared {
+            all.push(fd);
+        }
+        self.keys.push(key.to_owned());
+        self
+    }
+
+    /// Whether the process goes on when its owner ends. It gets a session of its own then, away from the terminal.
+    #[doc(alias = "daemon")]
+    pub fn detached(mut self, detached: bool) -> Self {
+        self.detached = detached;
+        self
+    }
+
+    /// A name for tools such as `top`, which show 15 bytes of it.
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = name.chars().take(64).collect();
+        self
+    }
+
+    /// Starts the process.
+    ///
+    /// # Errors
+    /// See [`SpawnError`].
+    pub fn spawn(self, argument: A) -> Result<Process<R>, SpawnError> {
+        let encoded = postcard::to_allocvec(&argument)
+            .map_err(|error| SpawnError::Encode(error.to_string()))?;
+        let image = code::image().ok_or(SpawnError::ForeignFunction)?;
+        let (entry, function) =
+            worker::numbers(self.function).ok_or(SpawnError::ForeignFunction)?;
+        if self.keys.len() > MOST_SHARED {
+            return Err(SpawnError::TooManyShared);
+        }
+        let order = Order {
+            image,
+            entry,
+            function,
+            detached: self.detached,
+            name: self.name,
+            keys: self.keys,
+        };
+        let Started { helper, channel, pid, handle, ended } =
+            nursery::start(&order, &encoded, &self.shared?)?;
+        let state = Mutex::new(State {
+            status: ended.map(ExitStatus::from_raw),
+            over: ended.is_some(),
+            ..State::default()
+        });
+        Ok(Process { channel, helper, pid, handle, state, result: PhantomData })
+    }
+}
+
+impl<R> fmt::Debug for Process<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = self.state.try_lock().ok().and_then(|state| state.status);
+        f.debug_struct("Process").field("pid", &self.pid).field("status", &status).finish()
+    }
+}
+
+impl<A, R> fmt::Debug for Builder<A, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("name", &self.name).field("keys", &self.keys).finish()
+    }
+}

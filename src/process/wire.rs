@@ -1,0 +1,158 @@
+//! What owner, helper and worker say to each other.
+use super::code::Image;
+use crate::sys::file;
+use crate::sys::process::{receive, send};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+/// What goes in a message itself. More goes by a file in memory.
+const INLINE: usize = 32 * 1024;
+/// A message is never longer.
+pub(super) const LONGEST: usize = 64 * 1024;
+
+/// What a message is about, in its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// Owner to helper: start a worker.
+    Start,
+    /// Worker to owner: the pid; with it goes a descriptor of the process.
+    Born,
+    /// Worker to owner: what the function returned.
+    Value,
+    /// Worker to owner: message, location, backtrace.
+    Panicked,
+    /// Worker to owner: the argument is not understood.
+    Argument,
+    /// Worker to owner: the value cannot be said.
+    Encode,
+    /// Helper to owner: the exit status.
+    Ended,
+    /// Helper to owner: no worker, and the error number.
+    Refused,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Kind> {
+        use Kind::{Argument, Born, Encode, Ended, Panicked, Refused, Start, Value};
+        let all = [Start, Born, Value, Panicked, Argument, Encode, Ended, Refused];
+        all.into_iter().find(|&kind| kind as u8 == byte)
+    }
+}
+
+/// A message that has come.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) kind: Kind,
+    pub(super) body: Vec<u8>,
+    /// What did not fit in.
+    pub(super) file: Option<OwnedFd>,
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+impl Message {
+    /// All of it.
+    pub(super) fn whole(self) -> io::Result<Vec<u8>> {
+        self.file.map_or(Ok(self.body), from_file)
+    }
+}
+
+fn garbled() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
+/// Bytes in a file in memory.
+pub(crate) fn to_file(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let file = File::from(file::memfd_create()?);
+    file.write_all_at(bytes, 0)?;
+    Ok(file.into())
+}
+
+/// All that is in a file.
+pub(crate) fn from_file(file: OwnedFd) -> io::Result<Vec<u8>> {
+    let file = File::from(file);
+    let len = usize::try_from(file.metadata()?.len()).map_err(|_| garbled())?;
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Sends a message: first the kind, then whether the body is in a file (the last descriptor), then `head`, the body.
+pub(super) fn say(
+    to: BorrowedFd<'_>,
+    kind: Kind,
+    head: &[u8],
+    body: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    wait: bool,
+) -> io::Result<()> {
+    let mut bytes = vec![kind as u8, 0];
+    bytes.extend_from_slice(head);
+    if body.len() <= INLINE {
+        bytes.extend_from_slice(body);
+        return send(to, &bytes, descriptors, wait);
+    }
+    bytes[1] = 1;
+    let file = to_file(body)?;
+    let mut descriptors = descriptors.to_vec();
+    descriptors.push(file.as_fd());
+    send(to, &bytes, &descriptors, wait)
+}
+
+/// Takes a message. `None` if no more will come.
+pub(super) fn hear(
+    from: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    wait: bool,
+) -> io::Result<Option<Message>> {
+    let mut descriptors = Vec::new();
+    let length = match receive(from, buffer, &mut descriptors, wait) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+        other => other?,
+    };
+    if length == 0 {
+        return Ok(None);
+    }
+    let (&[kind, in_file], rest) = buffer[..length].split_first_chunk().ok_or_else(garbled)?;
+    let kind = Kind::of(kind).ok_or_else(garbled)?;
+    let file = match in_file {
+        0 => None,
+        _ => Some(descriptors.pop().ok_or_else(garbled)?),
+    };
+    Ok(Some(Message { kind, body: rest.to_vec(), file, descriptors }))
+}
+
+/// What a worker is to run, and how.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) image: Image,
+    /// The function that decodes, calls and encodes, and the one that it calls.
+    pub(super) entry: u64,
+    pub(super) function: u64,
+    pub(super) detached: bool,
+    pub(super) name: String,
+    /// The keys of the segments; their descriptors follow the channel's.
+    pub(super) keys: Vec<String>,
+}
+
+type Fields<'a> = (Image, u64, u64, bool, &'a str, Vec<&'a str>);
+
+impl Order {
+    pub(super) fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        let keys = self.keys.iter().map(String::as_str).collect();
+        let fields: Fields<'_> =
+            (self.image, self.entry, self.function, self.detached, &self.name, keys);
+        postcard::to_allocvec(&fields)
+    }
+
+    /// The order, and the argument behind it.
+    pub(super) fn decode(bytes: &[u8]) -> Result<(Order, &[u8]), postcard::Error> {
+        let ((image, entry, function, detached, name, keys), argument) =
+            postcard::take_from_bytes::<Fields<'_>>(bytes)?;
+        let keys = keys.into_iter().map(str::to_owned).collect();
+        let name = name.to_owned();
+        Ok((Order { image, entry, function, detached, name, keys }, argument))
+    }
+}

@@ -1,0 +1,162 @@
+//! What runs in the process that was started.
+#![expect(unsafe_code, reason = "calls a function by its address")]
+use super::code;
+use super::wire::{Kind, Order, say};
+use crate::command;
+use crate::sys::process::{die_with, name_thread, own_session, watch_process};
+use core::any::Any;
+use core::cell::RefCell;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::backtrace::Backtrace;
+use std::ffi::CString;
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::Once;
+
+/// Why a call gave no value, though it did not panic.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The argument cannot be decoded.
+    Argument(String),
+    /// The result cannot be encoded.
+    Encode(String),
+}
+
+/// Decodes an argument, calls the function at an address with it, and appends the encoded result.
+pub(crate) type Entry = fn(usize, &[u8], &mut Vec<u8>) -> Result<(), Failure>;
+
+/// The [`Entry`] for functions from `A` to `R`. `function` must be the address of one.
+pub(crate) fn entry<A: DeserializeOwned, R: Serialize>(
+    function: usize,
+    argument: &[u8],
+    result: &mut Vec<u8>,
+) -> Result<(), Failure> {
+    let argument =
+        postcard::from_bytes(argument).map_err(|error| Failure::Argument(error.to_string()))?;
+    let function = core::ptr::with_exposed_provenance::<()>(function);
+    // SAFETY: a number that was made of a `fn(A) -> R` together with the number of this very instance of `entry`, in
+    // the same executable; both were found to lie in its code.
+    let function = unsafe { core::mem::transmute::<*const (), fn(A) -> R>(function) };
+    let value = function(argument);
+    encode(&value, result).map_err(|error| Failure::Encode(error.to_string()))
+}
+
+/// Appends the encoded value.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> postcard::Result<()> {
+    struct Appended<'a>(&'a mut Vec<u8>);
+    impl Extend<u8> for Appended<'_> {
+        fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
+            self.0.extend(bytes);
+        }
+    }
+    postcard::to_extend(value, Appended(to)).map(drop)
+}
+
+/// The numbers of an [`Entry`] and of its function.
+pub(crate) fn numbers<A: DeserializeOwned, R: Serialize>(
+    function: fn(A) -> R,
+) -> Option<(u64, u64)> {
+    let entry: Entry = entry::<A, R>;
+    Some((code::number(entry as usize)?, code::number(function as usize)?))
+}
+
+/// The [`Entry`] with this number.
+///
+/// # Safety
+/// The number was made by [`numbers`] in a process that runs the same executable.
+pub(crate) unsafe fn entry_of(number: u64) -> Option<Entry> {
+    let entry = core::ptr::with_exposed_provenance::<()>(code::address(number)?);
+    // SAFETY: the caller's promise: it is the address of an `Entry`.
+    Some(unsafe { core::mem::transmute::<*const (), Entry>(entry) })
+}
+
+/// A panic, as it is told to others: message, location, backtrace.
+pub(crate) type Panic = (String, String, String);
+
+thread_local! {
+    static CATCHING: RefCell<bool> = const { RefCell::new(false) };
+    static LAST: RefCell<Option<Panic>> = const { RefCell::new(None) };
+}
+
+/// Runs `body`, and tells how it panicked.
+pub(crate) fn catch<T>(body: impl FnOnce() -> T) -> Result<T, Panic> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            note(info);
+            usual(info);
+        }));
+    });
+    let before = CATCHING.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(body));
+    CATCHING.set(before);
+    outcome.map_err(|payload| {
+        let noted = LAST.take();
+        noted.unwrap_or_else(|| (text_of(&*payload), String::from("?"), String::new()))
+    })
+}
+
+fn note(info: &PanicHookInfo<'_>) {
+    if !CATCHING.with_borrow(|catching| *catching) {
+        return;
+    }
+    let location = info.location().map_or_else(|| String::from("?"), ToString::to_string);
+    let backtrace = Backtrace::force_capture().to_string();
+    LAST.set(Some((text_of(info.payload()), location, backtrace)));
+}
+
+fn text_of(payload: &dyn Any) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| String::from("a panic that is no text"))
+}
+
+/// Serves one order, in a process that was forked for it, and ends it.
+pub(super) fn work(
+    order: &Order,
+    argument: &[u8],
+    helper: u32,
+    channel: &OwnedFd,
+    shared: Vec<OwnedFd>,
+) -> ! {
+    if order.detached {
+        own_session();
+    } else {
+        die_with(helper);
+    }
+    if let Ok(name) = CString::new(order.name.as_str())
+        && !order.name.is_empty()
+    {
+        name_thread(&name);
+    }
+    for (key, fd) in order.keys.iter().zip(shared) {
+        let number = fd.into_raw_fd().to_string(); // open until this process ends
+        // SAFETY: this process has one thread.
+        unsafe { std::env::set_var(command::variable(key), number) };
+    }
+    let pid = std::process::id();
+    let Ok(handle) = watch_process(pid) else { crate::sys::process::exit_now(1) };
+    // From here on it counts as started. If nobody listens, its owner is not interested, or this ends soon.
+    say(channel.as_fd(), Kind::Born, &pid.to_le_bytes(), &[], &[handle.as_fd()], true).ok();
+    drop(handle);
+
+    let outcome = catch(|| {
+        // SAFETY: an order of this executable's, as the helper has looked.
+        let entry = unsafe { entry_of(order.entry) };
+        let (Some(entry), Some(function)) = (entry, code::address(order.function)) else {
+            return Err(Failure::Argument(String::from("no such function")));
+        };
+        let mut value = Vec::new();
+        entry(function, argument, &mut value).map(|()| value)
+    });
+    let (kind, body, code) = match outcome {
+        Ok(Ok(value)) => (Kind::Value, value, 0),
+        Ok(Err(Failure::Argument(text))) => (Kind::Argument, text.into_bytes(), 1),
+        Ok(Err(Failure::Encode(text))) => (Kind::Encode, text.into_bytes(), 1),
+        Err(panic) => (Kind::Panicked, postcard::to_allocvec(&panic).unwrap_or_default(), 101),
+    };
+    say(channel.as_fd(), kind, &[], &body, &[], true).ok();
+    std::process::exit(code)
+}

@@ -1,0 +1,248 @@
+//! The receivers' end.
+use super::{Channel, NO_RECEIVERS, NO_SENDERS};
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::queue::ends::Hold;
+use crate::queue::{Delivery, Never, Queue, Ref, Undelivered};
+use crate::queue::{RecvError, RecvTimeoutError, TryRecvError};
+use crate::shareable::Plain;
+use core::fmt;
+use core::ops::Deref;
+use std::time::{Duration, Instant};
+
+/// A handle of the receivers' end of a [`Channel`].
+///
+/// Clones are further handles, and a message goes to one of them. Made by [`Channel::receiver`] it borrows the channel;
+/// made by [`Shared::receiver`](crate::Shared::receiver) it keeps it, and can move into a thread. In a process made by
+/// `fork` a copied one does nothing: the child makes its own.
+#[must_use = "the end is given up at once if this is not kept"]
+pub struct Receiver<T: Plain, C: Deref<Target = Channel<T>>> {
+    hold: Hold,
+    channel: C,
+}
+
+impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
+    /// A handle that keeps whatever leads to the channel.
+    ///
+    /// # Errors
+    /// As [`Channel::receiver`].
+    pub fn of(channel: C) -> Result<Self, Fault> {
+        Ok(Receiver { hold: channel.receivers.hold()?, channel })
+    }
+
+    /// The channel.
+    pub fn channel(&self) -> &Channel<T> {
+        &self.channel
+    }
+
+    /// Receives a message, waiting for one as long as it takes.
+    ///
+    /// A process that is killed after `recv` has returned takes the message with it: where that matters, see [`recv_ack`](Self::recv_ack).
+    ///
+    /// # Errors
+    /// If the channel is empty and closed, or the last sender gone, if this process cannot become a peer, or if what came
+    /// out is no value of the type (it is consumed).
+    #[inline]
+    pub fn recv(&self) -> Result<T, RecvError> {
+        Queue::<T>::for_ever(self.pop_until(Deadline::NEVER))
+    }
+
+    /// Receives a message if there is one. Never blocks.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), and if the channel is empty. For the moment in which another receives the last message that is
+    /// what it gives, too, when nobody can send.
+    #[inline]
+    pub fn try_recv(&self) -> Result<T, TryRecvError> {
+        Queue::<T>::at_once(match self.peek() {
+            Err(Never::Closed) => self.pop_slow(Deadline::after(Duration::ZERO)),
+            done => done.map(|message| message.map(Ref::take)),
+        })
+    }
+
+    /// Receives a message, waiting for one at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), and if that takes too long.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
+        Queue::<T>::in_time(self.pop_until(Deadline::after(timeout)))
+    }
+
+    /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
+        Queue::<T>::in_time(self.pop_until(Deadline::at(deadline)))
+    }
+
+    /// As [`Queue::recv_ack`].
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv). While others hold deliveries that may come back, only a process that holds some itself is told that
+    /// nobody is left to send; the others wait for what becomes of them.
+    pub fn recv_ack(&self) -> Result<Delivery<'_, T>, RecvError> {
+        Queue::<T>::for_ever(self.deliver_until(Deadline::NEVER))
+    }
+
+    /// As [`recv_ack`](Self::recv_ack), if a message and a cell for it are there. Never blocks.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
+        let deliver = || match self.channel.queue.deliver() {
+            Ok(delivery) => Ok(delivery),
+            Err(Undelivered::NoCell) => Ok(None),
+            Err(Undelivered::Never(never)) => Err(never),
+        };
+        let checked = self.hold.check().map_err(Never::Failed);
+        let now = Deadline::after(Duration::ZERO);
+        Queue::<T>::at_once(checked.and_then(|()| self.to_the_end(now, deliver)))
+    }
+
+    /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_ack_timeout(&self, timeout: Duration) -> Result<Delivery<'_, T>, RecvTimeoutError> {
+        Queue::<T>::in_time(self.deliver_until(Deadline::after(timeout)))
+    }
+
+    /// As [`recv_ack`](Self::recv_ack), waiting until `deadline` at most.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_ack_deadline(
+        &self,
+        deadline: Instant,
+    ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
+        Queue::<T>::in_time(self.deliver_until(Deadline::at(deadline)))
+    }
+
+    /// Appends at most `most` messages to `to`, waiting only for the first; how many it were.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), if there is none at all.
+    pub fn recv_batch(&self, to: &mut Vec<T>, most: usize) -> Result<usize, RecvError> {
+        if most == 0 {
+            return Ok(0);
+        }
+        to.push(self.recv()?);
+        let before = to.len();
+        to.extend(self.try_iter().take(most - 1));
+        Ok(1 + to.len() - before)
+    }
+
+    /// Messages until nothing more can come, waiting for each.
+    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        core::iter::from_fn(|| self.recv().ok())
+    }
+
+    /// The messages that are there, without waiting.
+    pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
+        core::iter::from_fn(|| self.try_recv().ok())
+    }
+
+    /// Whether both are handles of the same channel.
+    pub fn same_channel(&self, other: &Self) -> bool {
+        core::ptr::eq(self.channel(), other.channel())
+    }
+
+    #[inline(always)]
+    fn peek(&self) -> Result<Option<Ref<'_, T>>, Never> {
+        self.hold.check().map_err(Never::Failed)?;
+        self.channel.queue.peek()
+    }
+
+    #[inline(always)]
+    fn pop_until(&self, deadline: Deadline) -> Result<Option<T>, Never> {
+        self.hold.check().map_err(Never::Failed)?;
+        self.channel
+            .queue
+            .pop()
+            .map_or_else(|| self.pop_slow(deadline), |message| Ok(Some(message)))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pop_slow(&self, deadline: Deadline) -> Result<Option<T>, Never> {
+        let queue = &self.channel.queue;
+        let message = self.to_the_end(deadline, || queue.peek_until(deadline))?;
+        Ok(message.map(Ref::take))
+    }
+
+    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Delivery<'_, T>>, Never> {
+        self.hold.check().map_err(Never::Failed)?;
+        self.to_the_end(deadline, || self.channel.queue.deliver_until(deadline))
+    }
+
+    /// `receive`, which gives `Closed` when it finds nothing and the senders' bit set, until it is clear what that means.
+    fn to_the_end<R>(
+        &self,
+        deadline: Deadline,
+        receive: impl Fn() -> Result<Option<R>, Never>,
+    ) -> Result<Option<R>, Never> {
+        let (channel, queue) = (self.channel(), &self.channel.queue);
+        let is_quiet = || queue.identify().is_ok_and(|owner| queue.is_quiet(owner));
+        loop {
+            match receive() {
+                Err(Never::Closed) if !channel.was_closed() => {}
+                done => return done,
+            }
+            if !channel.is_cut_off(NO_SENDERS) {
+                continue;
+            }
+            if is_quiet() {
+                return Err(Never::Disconnected); // keeps I4
+            }
+            // Something is there, or comes back, or is gone when who has it has it for good.
+            let moved = || {
+                let over = queue.may_have_message() || is_quiet();
+                (over || channel.was_closed() || !channel.senders.is_gone()).then_some(())
+            };
+            if queue.shared.not_empty.wait(deadline, moved).is_err() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// Receives all, until nothing more can come.
+#[derive(Debug)]
+pub struct IntoIter<T: Plain, C: Deref<Target = Channel<T>>>(Receiver<T, C>);
+
+impl<T: Plain, C: Deref<Target = Channel<T>>> Iterator for IntoIter<T, C> {
+    type Item = T;
+    fn next(&mut self) -> Option<T> {
+        self.0.recv().ok()
+    }
+}
+
+impl<T: Plain, C: Deref<Target = Channel<T>>> IntoIterator for Receiver<T, C> {
+    type Item = T;
+    type IntoIter = IntoIter<T, C>;
+    fn into_iter(self) -> IntoIter<T, C> {
+        IntoIter(self)
+    }
+}
+
+impl<T: Plain, C: Deref<Target = Channel<T>> + Clone> Clone for Receiver<T, C> {
+    /// A further handle. If there is no place for it, with a million of this process's already, all it gives is [`Fault::TooManyPeers`].
+    fn clone(&self) -> Self {
+        Receiver { hold: self.channel.receivers.again(&self.hold), channel: self.channel.clone() }
+    }
+}
+
+impl<T: Plain, C: Deref<Target = Channel<T>>> Drop for Receiver<T, C> {
+    fn drop(&mut self) {
+        if self.channel.receivers.release(&self.hold) {
+            self.channel.part(NO_RECEIVERS);
+        }
+    }
+}
+
+impl<T: Plain, C: Deref<Target = Channel<T>>> fmt::Debug for Receiver<T, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Receiver").field(&self.channel()).finish()
+    }
+}

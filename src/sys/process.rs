@@ -1,0 +1,305 @@
+//! Starting, watching and ending processes, and the sockets between them.
+#![expect(unsafe_code, reason = "system calls")]
+use crate::deadline::Deadline;
+use core::ffi::{CStr, c_int, c_void};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+/// What the kernel passes in one message.
+pub(crate) const MOST_DESCRIPTORS: usize = 253;
+const CONTROL: usize = 2048;
+
+/// Turns the C library's -1 into the error that it stands for.
+fn result(returned: c_int) -> io::Result<c_int> {
+    if returned == -1 { Err(io::Error::last_os_error()) } else { Ok(returned) }
+}
+
+/// A descriptor that the kernel has just given.
+fn owned(returned: libc::c_long) -> io::Result<OwnedFd> {
+    let number = c_int::try_from(returned).map_err(io::Error::other)?;
+    let number = result(number)?;
+    // SAFETY: just opened, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Two connected sockets that keep messages apart, closed at `exec`.
+pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut pair = [0; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: writes two numbers to the live array.
+    result(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, pair.as_mut_ptr()) })?;
+    Ok((owned(pair[0].into())?, owned(pair[1].into())?))
+}
+
+/// Memory for descriptors that go with a message, aligned for `cmsghdr`.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL]);
+
+fn header(iov: &mut libc::iovec, control: &mut Control, length: usize) -> libc::msghdr {
+    // SAFETY: plain numbers and pointers, for which zero will do.
+    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
+    message.msg_iov = iov;
+    message.msg_iovlen = 1;
+    if length > 0 {
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = length as _;
+    }
+    message
+}
+
+/// Sends one message, with copies of `descriptors`. Waits for room if `wait` says so.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    wait: bool,
+) -> io::Result<()> {
+    if descriptors.len() > MOST_DESCRIPTORS {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let numbers: Vec<c_int> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let payload = u32::try_from(size_of_val(numbers.as_slice())).map_err(io::Error::other)?;
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut control = Control([0; CONTROL]);
+    // SAFETY: arithmetic only.
+    let space = unsafe { libc::CMSG_SPACE(payload) } as usize;
+    let message = header(&mut iov, &mut control, if numbers.is_empty() { 0 } else { space });
+    if !numbers.is_empty() {
+        // SAFETY: the control block is longer than one header.
+        let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+        // SAFETY: arithmetic only.
+        let length = unsafe { libc::CMSG_LEN(payload) };
+        let head = libc::cmsghdr {
+            cmsg_len: length as _,
+            cmsg_level: libc::SOL_SOCKET,
+            cmsg_type: libc::SCM_RIGHTS,
+        };
+        // SAFETY: the first header lies in the control block, which is aligned for it.
+        unsafe { first.write(head) };
+        // SAFETY: the data of the first header.
+        let data = unsafe { libc::CMSG_DATA(first) };
+        // SAFETY: at most 253 numbers, for which the block has room behind the header.
+        unsafe { data.copy_from_nonoverlapping(numbers.as_ptr().cast(), payload as usize) };
+    }
+    let flags = libc::MSG_NOSIGNAL | if wait { 0 } else { libc::MSG_DONTWAIT };
+    loop {
+        // SAFETY: all that the message points to lives.
+        if unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) } >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Takes one message, of which `buffer` takes as much as it can, and its descriptors; 0 bytes are the end.
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+    wait: bool,
+) -> io::Result<usize> {
+    let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut control = Control([0; CONTROL]);
+    let mut message = header(&mut iov, &mut control, CONTROL);
+    let flags = libc::MSG_CMSG_CLOEXEC | if wait { 0 } else { libc::MSG_DONTWAIT };
+    let length = loop {
+        // SAFETY: all that the message points to lives.
+        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+        match usize::try_from(received) {
+            Ok(length) => break length,
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    };
+    // SAFETY: the kernel has filled the control block in.
+    let mut at = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !at.is_null() {
+        // SAFETY: a header that lies in the control block.
+        let head = unsafe { at.read() };
+        if head.cmsg_level == libc::SOL_SOCKET && head.cmsg_type == libc::SCM_RIGHTS {
+            // SAFETY: the data of this header.
+            let data = unsafe { libc::CMSG_DATA(at) };
+            let before = data.addr() - at.addr();
+            let count = (head.cmsg_len as usize).saturating_sub(before) / size_of::<c_int>();
+            for i in 0..count {
+                // SAFETY: within the header's data, by its length.
+                let place = unsafe { data.cast::<c_int>().add(i) };
+                // SAFETY: as above; the kernel has written a number there.
+                let number = unsafe { place.read_unaligned() };
+                descriptors.push(owned(number.into())?);
+            }
+        }
+        // SAFETY: walks on within the control block.
+        at = unsafe { libc::CMSG_NXTHDR(&raw const message, at) };
+    }
+    Ok(length)
+}
+
+/// Sleeps until one of the descriptors has something to read, or has ended; which of them do.
+pub(crate) fn poll(watched: &[BorrowedFd<'_>], deadline: Deadline) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<libc::pollfd> = watched
+        .iter()
+        .map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+        .collect();
+    let count = libc::nfds_t::try_from(polled.len()).map_err(io::Error::other)?;
+    loop {
+        // Rounded up, so that the deadline has passed when it comes back.
+        let left = deadline
+            .remaining()
+            .map(|left| c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX));
+        // SAFETY: so many entries lie there.
+        match result(unsafe { libc::poll(polled.as_mut_ptr(), count, left.unwrap_or(-1)) }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => {
+                other?;
+                return Ok(polled.iter().map(|entry| entry.revents != 0).collect());
+            }
+        }
+    }
+}
+
+/// Copies the calling process, with the calling thread only. 0 in the copy, whose pid goes to the caller.
+///
+/// # Safety
+/// If the process has other threads, the copy must not need what they may just have locked.
+pub(crate) unsafe fn fork() -> io::Result<u32> {
+    // SAFETY: the caller's promise.
+    let pid = result(unsafe { libc::fork() })?;
+    u32::try_from(pid).map_err(io::Error::other)
+}
+
+/// Ends this process without anything that is registered to happen then.
+pub(crate) fn exit_now(code: c_int) -> ! {
+    // SAFETY: ends this process.
+    unsafe { libc::_exit(code) }
+}
+
+fn number(pid: u32) -> io::Result<libc::pid_t> {
+    match libc::pid_t::try_from(pid) {
+        Ok(pid) if pid > 0 => Ok(pid),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+/// A descriptor that stands for the process, and can be read once that has ended.
+pub(crate) fn watch_process(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers. Such a descriptor is closed at `exec`.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, number(pid)?, 0) })
+}
+
+/// Sends the process a signal, if it has not been reaped.
+pub(crate) fn signal(process: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
+    let no_info = core::ptr::null::<c_void>();
+    let call = libc::SYS_pidfd_send_signal;
+    // SAFETY: null is allowed where the kernel is to fill the information in.
+    let r = unsafe { libc::syscall(call, process.as_raw_fd(), signal, no_info, 0) };
+    if r == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Waits for a child that ends, and has the kernel forget it.
+pub(crate) fn reap(pid: u32) -> io::Result<ExitStatus> {
+    let pid = number(pid)?;
+    let mut status = 0;
+    loop {
+        // SAFETY: writes to the live variable.
+        match result(unsafe { libc::waitpid(pid, &raw mut status, 0) }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(|_| ExitStatus::from_raw(status)),
+        }
+    }
+}
+
+/// Kills a child that has not been reaped.
+pub(crate) fn kill_child(pid: u32) {
+    if let Ok(pid) = number(pid) {
+        // SAFETY: takes no pointers.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+}
+
+/// Has the kernel kill this process when its parent ends, which was `parent`. If that is too late, it ends now.
+pub(crate) fn die_with(parent: u32) {
+    // SAFETY: takes no pointers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if std::os::unix::process::parent_id() != parent {
+        exit_now(1);
+    }
+}
+
+/// Puts this process into a process group of its own: signals of the terminal are not for it.
+pub(crate) fn own_group() {
+    // SAFETY: takes no pointers. It can only fail for one that has a group of its own.
+    unsafe { libc::setpgid(0, 0) };
+}
+
+/// Puts this process into a session of its own, without a terminal.
+pub(crate) fn own_session() {
+    // SAFETY: takes nothing. It can only fail for one that leads a group, and that is a new process.
+    unsafe { libc::setsid() };
+}
+
+/// Has standard input read nothing.
+pub(crate) fn no_input() -> io::Result<()> {
+    let null = std::fs::File::open("/dev/null")?;
+    // SAFETY: takes no pointers.
+    result(unsafe { libc::dup2(null.as_fd().as_raw_fd(), libc::STDIN_FILENO) })?;
+    Ok(())
+}
+
+/// Has the kernel keep the statuses of children for who asks, as is usual.
+pub(crate) fn keep_statuses() {
+    // SAFETY: the usual action is no function.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// The code that `address` lies in, as it was loaded from a file: its start and its length. `None` if it lies in none.
+pub(crate) fn code_around(address: usize) -> Option<(usize, usize)> {
+    struct Search {
+        address: usize,
+        found: Option<(usize, usize)>,
+    }
+    unsafe extern "C" fn look(
+        info: *mut libc::dl_phdr_info,
+        _size: usize,
+        search: *mut c_void,
+    ) -> c_int {
+        // SAFETY: what `dl_iterate_phdr` was given below, alive during the call.
+        let search = unsafe { &mut *search.cast::<Search>() };
+        // SAFETY: valid during the callback.
+        let info = unsafe { &*info };
+        for i in 0..usize::from(info.dlpi_phnum) {
+            // SAFETY: the object has so many headers.
+            let head = unsafe { info.dlpi_phdr.add(i) };
+            // SAFETY: as above; they stay as long as the object is loaded.
+            let head = unsafe { &*head };
+            let code = head.p_type == libc::PT_LOAD && head.p_flags & libc::PF_X != 0;
+            let whole = |number: u64| usize::try_from(number).unwrap_or(0);
+            let start = whole(info.dlpi_addr).wrapping_add(whole(head.p_vaddr));
+            let length = whole(head.p_memsz);
+            if code && search.address.wrapping_sub(start) < length {
+                search.found = Some((start, length));
+                return 1;
+            }
+        }
+        0
+    }
+    let mut search = Search { address, found: None };
+    // SAFETY: the callback gets the live variable, and keeps no pointer to it.
+    unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
+    search.found
+}
+
+/// Names the calling thread, which is what tools show for a process of one thread.
+pub(crate) fn name_thread(name: &CStr) {
+    // SAFETY: reads the string.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}

@@ -1,0 +1,252 @@
+//! The sweeps of `PriorityQueue`, and of burying.
+use crate::stepper::PATIENCE;
+use crate::sweep::{Operation, Sweep};
+use crate::sweeps::{Verdict, fail, memory, options};
+use core::time::Duration;
+use outlast::{FixedQueue, PriorityQueue, Shared, Spin, TryRecvError};
+
+type World = Shared<PriorityQueue<u64, 2, 2>>;
+
+fn empty() -> World {
+    options().anonymous(PriorityQueue::new()).expect("a segment")
+}
+
+/// With message 0 in level 0, and 1 in level 1.
+fn two() -> World {
+    let world = empty();
+    world.send(0, 0).expect("room");
+    world.send(1, 1).expect("room");
+    world
+}
+
+fn warm<const N: usize>(world: &Shared<PriorityQueue<u64, 2, N>>) {
+    Spin::Never.set();
+    world.join_timeout(Duration::ZERO).ok(); // known to the segment
+}
+
+/// What is left is what was sent; and as much fits in again.
+fn carries_on(world: &World) -> Verdict {
+    warm(world);
+    let mut left = Vec::new();
+    while let Ok(message) = world.recv_timeout(Duration::from_millis(20)) {
+        left.push(message);
+    }
+    left.sort_unstable(); // what comes back comes out of order
+    if ![&[][..], &[(0, 0)], &[(1, 1)], &[(0, 0), (1, 1)]].contains(&&left[..]) {
+        return fail(format!("left over: {left:?}"));
+    }
+    for (priority, message) in [(0, 5), (1, 6), (0, 7), (1, 8)] {
+        world.try_send(priority, message).map_err(|error| format!("{message}: {error}"))?;
+    }
+    let all: Vec<_> = world.try_iter().collect();
+    if all != [(1, 6), (1, 8), (0, 5), (0, 7)] {
+        return fail(format!("received {all:?}"));
+    }
+    match world.join_timeout(PATIENCE) {
+        Ok(true) => Ok(()),
+        other => fail(format!("join: {other:?}")),
+    }
+}
+
+/// Receives one, whichever.
+fn receives_one(world: &World) -> Verdict {
+    warm(world);
+    world.recv_timeout(PATIENCE).map(drop).map_err(|error| error.to_string())
+}
+
+/// As many as the sleepers need.
+fn sends_two_more(world: &World) -> Verdict {
+    warm(world);
+    for (priority, message) in [(0, 0), (1, 1)] {
+        world.send_timeout(priority, message, PATIENCE).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// With messages of its own left over, which may be several.
+fn carries_on_with_more(world: &World) -> Verdict {
+    warm(world);
+    while world.recv_timeout(Duration::from_millis(20)).is_ok() {}
+    carries_on(world)
+}
+
+fn sends(world: &World) -> Box<dyn FnOnce() + '_> {
+    warm(world);
+    Box::new(|| {
+        world.send(0, 0).ok();
+        world.send(1, 1).ok();
+    })
+}
+
+fn receives(world: &World) -> Box<dyn FnOnce() + '_> {
+    warm(world);
+    Box::new(|| {
+        world.recv().ok();
+        world.recv().ok();
+    })
+}
+
+fn acknowledges(world: &World) -> Box<dyn FnOnce() + '_> {
+    warm(world);
+    Box::new(|| {
+        if let Ok(job) = world.recv_ack() {
+            job.ack().ok();
+        }
+    })
+}
+
+fn gives_back(world: &World) -> Box<dyn FnOnce() + '_> {
+    warm(world);
+    let job = world.recv_ack().expect("a message");
+    Box::new(move || drop(job))
+}
+
+#[test]
+fn priority_alone() {
+    Sweep::new("priority: send, send", &empty, memory, sends, carries_on).must_hold();
+    Sweep::new("priority: recv, recv", &two, memory, receives, carries_on).must_hold();
+    Sweep::new("priority: recv_ack, ack", &two, memory, acknowledges, carries_on).must_hold();
+    Sweep::new("priority: delivery given back", &two, memory, gives_back, carries_on).must_hold();
+}
+
+#[test]
+fn priority_send_with_receivers_asleep() {
+    let name = "priority: send, send; two receivers asleep";
+    let sweep = Sweep::new(name, &empty, memory, sends, carries_on_with_more);
+    Sweep { sleepers: &[receives_one, receives_one], after: Some(sends_two_more), ..sweep }
+        .must_hold();
+}
+
+/// One is woken for what the victim gave back, or what it left.
+#[test]
+fn priority_given_back_with_a_receiver_asleep() {
+    let one: fn() -> World = || {
+        let world = empty();
+        world.send(1, 1).expect("room");
+        world
+    };
+    let sweep = Sweep::new(
+        "priority: delivery given back; one asleep",
+        &one,
+        memory,
+        gives_back,
+        carries_on,
+    );
+    Sweep { sleepers: &[receives_one], ..sweep }.must_hold();
+}
+
+/// The one that was woken dies; the message is another's, who sleeps.
+#[test]
+fn priority_woken_receiver() {
+    let wake: fn(&World) = |world| {
+        warm(world);
+        world.send(0, 0).ok();
+    };
+    let receives: Operation<World> = |world| {
+        warm(world);
+        Box::new(|| {
+            world.recv_ack().map(core::mem::forget).ok(); // it keeps it until it dies
+        })
+    };
+    let sweep =
+        Sweep::new("priority: the woken receiver", &empty, memory, receives, carries_on_with_more);
+    Sweep { wake: Some(wake), sleepers: &[receives_one], ..sweep }.must_hold();
+}
+
+#[test]
+fn priority_receiver_that_gives_up() {
+    let gives_up: Operation<World> = |world| {
+        warm(world);
+        Box::new(|| {
+            world.recv_timeout(Duration::from_micros(1)).ok();
+        })
+    };
+    Sweep::new("priority: recv_timeout", &empty, memory, gives_up, carries_on).must_hold();
+}
+
+/// Closed, or open; and whoever waits learns of it.
+#[test]
+fn priority_close_with_a_receiver_asleep() {
+    let closes: Operation<World> = |world| {
+        warm(world);
+        Box::new(|| world.close())
+    };
+    let told: fn(&World) -> Verdict = |world| {
+        warm(world);
+        match world.recv_timeout(PATIENCE) {
+            Err(outlast::RecvTimeoutError::Closed) => Ok(()),
+            other => fail(format!("{other:?}")),
+        }
+    };
+    let closed: fn(&World) -> Verdict = |world| {
+        warm(world);
+        match (world.try_recv(), world.try_send(1, 1)) {
+            (Err(TryRecvError::Closed), Err(outlast::TrySendError::Closed(1))) => Ok(()),
+            other => fail(format!("{other:?}")),
+        }
+    };
+    let close: fn(&World) -> Verdict = |world| {
+        world.close();
+        Ok(())
+    };
+    let sweep = Sweep::new("priority: close; one asleep", &empty, memory, closes, closed);
+    Sweep { sleepers: &[told], after: Some(close), ..sweep }.must_hold();
+}
+
+#[test]
+fn priority_of_the_frozen_is_caught() {
+    let sweep = Sweep::new("priority: delivery given back", &two, memory, gives_back, |world| {
+        let all: Vec<_> = world.try_iter().collect();
+        if all == [(1, 1), (0, 0)] { Ok(()) } else { fail(format!("{all:?}")) }
+    });
+    sweep.must_be_caught_unmended();
+}
+
+// ---------------------------------------------------------------- burying
+
+outlast::shared! {
+    #[derive(Debug)]
+    struct Graves { jobs: FixedQueue<u64, 4>, dead: FixedQueue<u64, 4> }
+}
+
+/// A message that was delivered once in vain, and one that was not.
+fn graves() -> Shared<Graves> {
+    let graves = Graves { jobs: FixedQueue::new(), dead: FixedQueue::new() };
+    let graves = options().anonymous(graves).expect("a segment");
+    graves.jobs.send(6).expect("room");
+    drop(graves.jobs.recv_ack().expect("a message"));
+    graves.jobs.send(7).expect("room");
+    graves
+}
+
+/// The message is in one of the queues, or in both; never in none.
+#[test]
+fn burying_is_interrupted() {
+    let buries: Operation<Shared<Graves>> = |world| {
+        Spin::Never.set();
+        world.jobs.join_timeout(Duration::ZERO).ok();
+        Box::new(|| {
+            if let Ok(job) = world.jobs.recv_ack_or_bury(1, &world.dead) {
+                job.ack().ok();
+            }
+        })
+    };
+    Sweep::new("queue: recv_ack_or_bury, ack", &graves, memory, buries, |world| {
+        Spin::Never.set();
+        let next = || {
+            let wait = Duration::from_millis(20);
+            world.jobs.recv_ack_or_bury_timeout(1, &world.dead, wait).ok()
+        };
+        let mut rest = Vec::new();
+        while let Some(job) = next() {
+            rest.push(*job);
+            job.ack().map_err(|fault| fault.to_string())?;
+        }
+        let dead = world.dead.drain();
+        if !([&[6][..], &[6, 6], &[6, 7], &[6, 6, 7]].contains(&&dead[..])) {
+            return fail(format!("buried {dead:?}"));
+        }
+        if ![&[][..], &[7]].contains(&&rest[..]) { fail(format!("{rest:?}")) } else { Ok(()) }
+    })
+    .must_hold();
+}

@@ -1,0 +1,160 @@
+//! A commit pays for no fence, the sleeper pays for both: no wake is lost between a commit and a sleep, also where the
+//! system call that this takes is not allowed.
+#![cfg(not(outlast_loom))]
+#![expect(unsafe_code, reason = "seccomp")]
+mod common;
+
+use common::{Child, Random, fork_child, my_part, part_is_done, start_again, watch};
+use outlast::spsc::FixedRing;
+use outlast::{CommandExt as _, FixedQueue, Queue, RecvError, Shared, Spin};
+use std::os::unix::process::CommandExt as _;
+
+/// So long that a commit still waits behind it in the CPU's store buffer when the next load is made.
+type Ball = [u64; 128];
+
+outlast::shared! {
+    #[derive(Debug)]
+    struct Court { there: FixedQueue<Ball, 1>, back: FixedQueue<Ball, 1>, ring: FixedRing<Ball, 1>, answers: FixedRing<Ball, 1> }
+}
+
+fn court() -> Shared<Court> {
+    let (there, back) = (FixedQueue::new(), FixedQueue::new());
+    Shared::anonymous(Court { there, back, ring: FixedRing::new(), answers: FixedRing::new() })
+        .unwrap()
+}
+
+/// The calling thread runs on this CPU, if it may: two on one CPU never meet.
+fn stay_on(cpu: usize) {
+    // SAFETY: a set of bits, for which zeros are a value.
+    let mut only: libc::cpu_set_t = unsafe { core::mem::zeroed() };
+    // SAFETY: `cpu` is less than the size of the set.
+    unsafe { libc::CPU_SET(cpu, &mut only) };
+    // SAFETY: the set is live and of that size.
+    unsafe { libc::sched_setaffinity(0, size_of_val(&only), &raw const only) };
+}
+
+/// Whoever waits goes to sleep at once, after a pause of about the time in which the other one is woken and commits.
+fn play(court: &Court, serves: bool, rounds: u64) {
+    Spin::Never.set();
+    stay_on(usize::from(serves));
+    let mut random = Random::new(u64::from(serves));
+    let mut hesitate = || (0..random.below(1_500)).for_each(|_| core::hint::spin_loop());
+    for i in (0..rounds).map(|i| [i; 128]) {
+        hesitate();
+        if serves {
+            court.there.send(i).unwrap();
+            hesitate();
+            assert_eq!(court.back.recv(), Ok(i));
+        } else {
+            assert_eq!(court.there.recv(), Ok(i));
+            hesitate();
+            court.back.send(i).unwrap();
+        }
+    }
+    let (sends, receives) =
+        if serves { (&court.ring, &court.answers) } else { (&court.answers, &court.ring) };
+    let (producer, consumer) = (sends.producer().unwrap(), receives.consumer().unwrap());
+    for i in (0..rounds).map(|i| [i; 128]) {
+        hesitate();
+        if serves {
+            producer.send(i).unwrap();
+        }
+        assert_eq!(consumer.recv().unwrap(), i);
+        if !serves {
+            hesitate();
+            producer.send(i).unwrap();
+        }
+    }
+}
+
+#[test]
+fn no_wake_is_lost_between_a_commit_and_a_sleep() {
+    common::worlds(
+        "no_wake_is_lost_between_a_commit_and_a_sleep",
+        "court",
+        2,
+        court,
+        |court, role| play(court, role == 0, 5_000),
+        |_| {},
+    );
+}
+
+/// From here on the process, and what it executes, cannot call `membarrier`.
+fn forbid_membarrier() -> std::io::Result<()> {
+    let load = u16::try_from(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS).unwrap();
+    let equal = u16::try_from(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K).unwrap();
+    let answer = u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap();
+    let step = |code: u16, jt: u8, k: u32| libc::sock_filter { code, jt, jf: 0, k };
+    let refuse = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap();
+    let mut program = [
+        step(load, 0, 0), // the number of the call
+        step(equal, 1, u32::try_from(libc::SYS_membarrier).unwrap()),
+        step(answer, 0, libc::SECCOMP_RET_ALLOW),
+        step(answer, 0, refuse),
+    ];
+    let len = u16::try_from(program.len()).unwrap();
+    let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    // SAFETY: takes no pointers.
+    let privileges = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    // SAFETY: the filter points to a program that lives during the call.
+    let filtered =
+        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+    if privileges != 0 || filtered != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: takes no pointers.
+    let allowed = unsafe { libc::syscall(libc::SYS_membarrier, 0, 0, 0) } >= 0;
+    assert!(!allowed, "the filter does not hold");
+    Ok(())
+}
+
+/// A process that never could make others fence, and one that cannot any more, against one that does not fence for itself.
+#[test]
+fn in_a_sandbox_without_membarrier() {
+    const NAME: &str = "in_a_sandbox_without_membarrier";
+    const ROUNDS: u64 = 300;
+    if let Some(part) = my_part() {
+        let court = Shared::<Court>::inherited("court").unwrap();
+        play(&court, part == "serves", ROUNDS);
+        part_is_done();
+    }
+    for serves in [false, true] {
+        let court = court();
+        let _watchdog = watch(NAME, &court);
+        let sandboxed = start_again(NAME, if serves { "serves" } else { "answers" }, |command| {
+            command.share("court", &court);
+            // SAFETY: makes system calls, and allocates nothing.
+            unsafe { command.pre_exec(forbid_membarrier) };
+        });
+        fork_child(|| play(&court, !serves, ROUNDS)).succeeds();
+        sandboxed.has_played();
+    }
+    for serves in [false, true] {
+        let court = self::court();
+        let _watchdog = watch(NAME, &court);
+        let sandboxed = fork_child(|| {
+            forbid_membarrier().unwrap();
+            play(&court, serves, ROUNDS);
+        });
+        let free = fork_child(|| play(&court, !serves, ROUNDS));
+        [sandboxed, free].into_iter().for_each(Child::succeeds);
+    }
+}
+
+/// Also the verdict that a queue is closed for good rests on such a fence.
+#[test]
+fn closed_in_a_sandbox() {
+    let queue = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let _watchdog = watch("closed_in_a_sandbox", &queue);
+    queue.send(1).unwrap();
+    queue.close();
+    let reader = || {
+        assert_eq!(queue.recv(), Ok(1));
+        assert_eq!(queue.recv(), Err(RecvError::Closed));
+    };
+    fork_child(|| {
+        forbid_membarrier().unwrap();
+        reader();
+    })
+    .succeeds();
+}

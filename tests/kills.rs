@@ -1,0 +1,261 @@
+//! Long runs in which senders and receivers are processes that are killed at random, and replaced: what was sent is received once.
+//!
+//! `OUTLAST_MESSAGES` says how many messages each run has.
+#![cfg(not(outlast_loom))]
+#![expect(
+    unsafe_code,
+    reason = "takes memory that the children share, without the crate under test"
+)]
+mod common;
+
+use common::{
+    Child, KILLED, OK, Random, complain, eventually, fork_child, plain_shared, watch_for,
+};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicU8, AtomicU64};
+use outlast::spsc::{self, Ring};
+use outlast::{Channel, Queue, RecvError, Shared, TryRecvError};
+use std::time::{Duration, Instant};
+
+const CAPACITY: usize = 256;
+
+fn messages() -> usize {
+    let number = std::env::var("OUTLAST_MESSAGES").ok().and_then(|text| text.parse().ok());
+    number.unwrap_or(200_000)
+}
+
+/// What became of each message, in memory that the crate under test knows nothing of.
+#[derive(Clone, Copy)]
+struct Books {
+    next: &'static AtomicU64,
+    /// 1 before it is sent, 2 after that.
+    sent: &'static [AtomicU8],
+    /// How often it was received.
+    received: &'static [AtomicU8],
+    /// How often an acknowledgement has returned.
+    acknowledged: &'static [AtomicU8],
+}
+
+fn column(len: usize) -> &'static [AtomicU8] {
+    let (access, kind) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+    // SAFETY: new memory; nothing is replaced.
+    let at = unsafe { libc::mmap(core::ptr::null_mut(), len, access, kind, -1, 0) };
+    assert_ne!(at, libc::MAP_FAILED);
+    // SAFETY: that many zeros, never unmapped.
+    unsafe { core::slice::from_raw_parts(at.cast(), len) }
+}
+
+impl Books {
+    fn new(len: usize) -> Self {
+        let [sent, received, acknowledged] = [column(len), column(len), column(len)];
+        Books { next: plain_shared(), sent, received, acknowledged }
+    }
+
+    /// Sends numbers until all have been handed out.
+    fn send_all(self, send: impl Fn(u64)) {
+        loop {
+            let n = self.next.fetch_add(1, Relaxed);
+            let Some(state) = usize::try_from(n).ok().and_then(|n| self.sent.get(n)) else {
+                return;
+            };
+            state.store(1, SeqCst);
+            send(n);
+            state.store(2, SeqCst);
+        }
+    }
+
+    fn note(column: &[AtomicU8], n: u64) {
+        column[usize::try_from(n).unwrap()].fetch_add(1, SeqCst);
+    }
+
+    /// How many messages there are of which it is so.
+    fn count(self, is_so: impl Fn(u8, u8, u8) -> bool) -> u64 {
+        let rows = self.sent.iter().zip(self.received).zip(self.acknowledged);
+        let is_so = |((s, r), a): &((&AtomicU8, &AtomicU8), &AtomicU8)| {
+            is_so(s.load(SeqCst), r.load(SeqCst), a.load(SeqCst))
+        };
+        rows.filter(is_so).count() as u64
+    }
+}
+
+/// Processes that play two roles, and are killed at random while the first one is played.
+struct Crew<'a> {
+    roles: [&'a dyn Fn(); 2],
+    members: Vec<(usize, Option<Child>)>,
+    killed: [u64; 2],
+}
+
+impl<'a> Crew<'a> {
+    fn new(each: usize, roles: [&'a dyn Fn(); 2]) -> Self {
+        let members = (0..2 * each).map(|i| (i % 2, Some(fork_child(roles[i % 2])))).collect();
+        Crew { roles, members, killed: [0; 2] }
+    }
+
+    /// Until all who play the first role have come to their end.
+    fn kill(&mut self) {
+        let mut random = Random::new(11);
+        while self.members.iter().any(|(role, child)| *role == 0 && child.is_some()) {
+            std::thread::sleep(random.micros(2_000));
+            let victim = random.index(self.members.len());
+            let (role, child) = &mut self.members[victim];
+            let Some(alive) = child.take() else { continue };
+            alive.signal(libc::SIGKILL);
+            match alive.wait() {
+                KILLED => {
+                    self.killed[*role] += 1;
+                    *child = Some(fork_child(self.roles[*role]));
+                }
+                exit => assert_eq!(exit, OK),
+            }
+        }
+    }
+
+    fn ends(&mut self) {
+        self.members.iter_mut().filter_map(|(_, child)| child.take()).for_each(Child::succeeds);
+    }
+
+    fn report(&self, name: &str, what: &str, began: Instant) {
+        let [senders, receivers] = self.killed;
+        complain(&format!(
+            "{name}: {} messages, {senders} senders and {receivers} receivers killed, {what}, {:.1} s\n",
+            messages(),
+            began.elapsed().as_secs_f64()
+        ));
+    }
+}
+
+fn watchdog(name: &str, describe: impl Fn() -> String + Send + 'static) -> common::Watchdog {
+    watch_for(Duration::from_secs(580), name, describe)
+}
+
+/// Received at most once each; what is missing was with a receiver when it was killed.
+fn judge_plain(name: &str, books: Books, crew: &Crew<'_>, began: Instant) {
+    let missing = books.count(|sent, received, _| sent == 2 && received == 0);
+    let doubled = books.count(|_, received, _| received > 1);
+    let foreign = books.count(|sent, received, _| sent == 0 && received > 0);
+    crew.report(name, &format!("{missing} gone with a receiver, {doubled} doubled"), began);
+    assert_eq!((doubled, foreign), (0, 0));
+    assert!(missing <= crew.killed[1], "{missing} are missing");
+}
+
+#[test]
+fn kills_of_queue() {
+    let queue = Shared::<Queue<u64>>::anonymous_queue(CAPACITY).unwrap();
+    let shown = queue.clone();
+    let _watchdog = watchdog("kills_of_queue", move || format!("{shown:?}"));
+    let (books, began) = (Books::new(messages()), Instant::now());
+    let sends = || books.send_all(|n| queue.send(n).unwrap());
+    let receives = || queue.iter().for_each(|n| Books::note(books.received, n));
+    let mut crew = Crew::new(2, [&sends, &receives]);
+    crew.kill();
+    // What the last ones who were killed had comes back.
+    eventually("all is received", || queue.join_timeout(Duration::from_millis(10)).unwrap());
+    queue.close();
+    crew.ends();
+    judge_plain("Queue", books, &crew, began);
+}
+
+#[test]
+fn kills_of_channel() {
+    let channel = Shared::<Channel<u64>>::anonymous_channel(CAPACITY).unwrap();
+    let shown = channel.clone();
+    let _watchdog = watchdog("kills_of_channel", move || format!("{shown:?}"));
+    let (books, began) = (Books::new(messages()), Instant::now());
+    // So that no end is ever empty while the others are replaced.
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let sends = || {
+        let sender = channel.sender().unwrap();
+        books.send_all(|n| sender.send(n).unwrap());
+    };
+    let receives = || {
+        let receiver = channel.receiver().unwrap();
+        receiver.iter().for_each(|n| Books::note(books.received, n));
+        assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+    };
+    let mut crew = Crew::new(2, [&sends, &receives]);
+    crew.kill();
+    drop(sender);
+    crew.ends();
+    // They were not told before they had what the killed ones left.
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
+    judge_plain("Channel", books, &crew, began);
+}
+
+#[test]
+fn kills_of_acknowledged() {
+    let queue = Shared::<Queue<u64>>::anonymous_queue(CAPACITY).unwrap();
+    let shown = queue.clone();
+    let _watchdog = watchdog("kills_of_acknowledged", move || format!("{shown:?}"));
+    let (books, began) = (Books::new(messages()), Instant::now());
+    let sends = || books.send_all(|n| queue.send(n).unwrap());
+    let works = || {
+        while let Ok(job) = queue.recv_ack() {
+            Books::note(books.received, *job);
+            let n = job.ack().unwrap();
+            Books::note(books.acknowledged, n);
+        }
+    };
+    let mut crew = Crew::new(2, [&sends, &works]);
+    crew.kill();
+    queue.join().unwrap();
+    queue.close();
+    crew.ends();
+    let missing = books.count(|sent, received, _| sent == 2 && received == 0);
+    let again = books.count(|_, received, _| received > 1);
+    let twice = books.count(|_, _, acknowledged| acknowledged > 1);
+    let silent = books.count(|sent, _, acknowledged| sent == 2 && acknowledged == 0);
+    crew.report(
+        "recv_ack",
+        &format!("{missing} missing, {again} done again, {twice} acknowledged twice"),
+        began,
+    );
+    assert_eq!((missing, twice), (0, 0));
+    // Killed before its `ack`: done again. Killed in it, or right after: nobody has noted that.
+    assert!(again + silent <= crew.killed[1], "{again} again, {silent} not noted");
+}
+
+#[test]
+fn kills_of_spsc() {
+    let ring = Shared::<Ring<u64>>::anonymous_ring(CAPACITY).unwrap();
+    let shown = ring.clone();
+    let _watchdog = watchdog("kills_of_spsc", move || format!("{shown:?}"));
+    let (books, began) = (Books::new(messages()), Instant::now());
+    let all = messages() as u64;
+    let sends = || {
+        let producer = ring.producer_timeout(common::PATIENCE).unwrap();
+        let mut n = ring.sent();
+        while n < all {
+            match producer.send(n) {
+                Ok(()) => n += 1,
+                Err(spsc::SendError::PeerDied(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let receives = || {
+        let mut consumer = ring.consumer_timeout(common::PATIENCE).unwrap();
+        let mut n = ring.received();
+        while n < all {
+            match consumer.read_chunk(64) {
+                Ok(chunk) => {
+                    let len = chunk.len();
+                    for i in 0..len {
+                        assert_eq!(chunk.get(i), Some(n), "message {n}");
+                        books.received[usize::try_from(n).unwrap()].store(1, SeqCst);
+                        n += 1;
+                    }
+                    chunk.consume(len).unwrap();
+                }
+                Err(spsc::RecvError::PeerDied) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let mut crew = Crew::new(1, [&sends, &receives]);
+    crew.kill();
+    crew.ends();
+    let missing = books.count(|_, received, _| received == 0);
+    crew.report("spsc", &format!("{missing} missing, each at its index"), began);
+    assert_eq!((missing, ring.sent(), ring.received()), (0, all, all));
+}

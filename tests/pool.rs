@@ -1,0 +1,1140 @@
+//! Pools of worker processes: each task is done or reported, once, whoever is killed.
+#![cfg(not(outlast_loom))]
+mod runner;
+
+use outlast::pool::{self, Pool, PoolError, TaskError, Until};
+use outlast::process::{self, SpawnError};
+use outlast::{Event, Lock, Shared};
+use runner::{children, eventually, kill, ms, part, runs};
+use std::collections::HashSet;
+use std::future::Future;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::pin::pin;
+use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::task::{Context, Poll, Wake};
+use std::time::{Duration, Instant};
+
+fn main() -> ExitCode {
+    if std::env::var_os("WITHOUT_INIT").is_none() {
+        process::init();
+    }
+    runner::run(
+        &[
+            ("applies", applies),
+            ("results_in_order", results_in_order),
+            ("unordered_is_complete", unordered_is_complete),
+            ("a_lazy_input", a_lazy_input),
+            ("an_endless_input", an_endless_input),
+            ("tuples", tuples),
+            ("nothing_to_map", nothing_to_map),
+            ("a_panic_is_told", a_panic_is_told),
+            ("panics_in_a_map", panics_in_a_map),
+            (
+                "a_worker_is_killed_and_its_task_tried_again",
+                a_worker_is_killed_and_its_task_tried_again,
+            ),
+            ("a_task_that_kills_its_workers", a_task_that_kills_its_workers),
+            ("a_task_that_exits", a_task_that_exits),
+            ("chunk_mates_of_a_killer", chunk_mates_of_a_killer),
+            ("a_timeout_kills_only_its_task", a_timeout_kills_only_its_task),
+            ("cancel", cancel),
+            ("cancel_what_waits", cancel_what_waits),
+            ("close_and_join", close_and_join),
+            ("join_with_a_timeout", join_with_a_timeout),
+            ("terminate", terminate),
+            ("a_dropped_pool", a_dropped_pool),
+            ("workers_are_replaced_after_so_many_tasks", workers_are_replaced_after_so_many_tasks),
+            ("an_initializer", an_initializer),
+            ("an_initializer_that_panics", an_initializer_that_panics),
+            ("large_values", large_values),
+            ("values_of_all_sizes", values_of_all_sizes),
+            ("what_cannot_be_encoded", what_cannot_be_encoded),
+            ("a_future", a_future),
+            ("many_futures", many_futures),
+            ("as_completed", as_completed),
+            ("wait_for_first_and_all", wait_for_first_and_all),
+            ("from_many_threads", from_many_threads),
+            ("one_task_joined_by_many", one_task_joined_by_many),
+            (
+                "an_idle_worker_takes_what_waits_elsewhere",
+                an_idle_worker_takes_what_waits_elsewhere,
+            ),
+            ("long_and_short_tasks", long_and_short_tasks),
+            ("a_task_uses_a_pool", a_task_uses_a_pool),
+            ("shared_memory", shared_memory),
+            ("idle_it_uses_no_cpu", idle_it_uses_no_cpu),
+            ("the_helper_is_killed", the_helper_is_killed),
+            ("all_workers_are_killed_while_idle", all_workers_are_killed_while_idle),
+            ("the_owner_is_killed", the_owner_is_killed),
+            ("without_init", without_init),
+            ("after_a_fork", after_a_fork),
+            ("random_kills", random_kills),
+            ("random_kills_of_helpers", random_kills_of_helpers),
+            ("all_at_once", all_at_once),
+            ("each_task_runs_once", each_task_runs_once),
+            ("full_rings", full_rings),
+            ("results_that_nobody_wants", results_that_nobody_wants),
+            ("killed_at_every_instruction", step::killed_at_every_instruction),
+        ],
+        &[("owner", play_owner), ("without_init", play_without_init)],
+    )
+}
+
+fn two() -> Pool {
+    Pool::builder().workers(2).build().unwrap()
+}
+
+fn double(x: u64) -> u64 {
+    x * 2
+}
+
+fn sleeps(milliseconds: u64) -> u64 {
+    std::thread::sleep(ms(milliseconds));
+    milliseconds
+}
+
+fn pid_of((): ()) -> u32 {
+    std::process::id()
+}
+
+fn is_error<T, E: std::fmt::Debug>(result: &Result<T, E>, fits: fn(&E) -> bool) -> bool {
+    result.as_ref().err().is_some_and(fits)
+}
+
+fn applies() {
+    let pool = two();
+    assert_eq!(pool.apply(double, 21).unwrap(), 42);
+    for i in 0..1_000 {
+        assert_eq!(pool.apply(double, i).unwrap(), 2 * i);
+    }
+    let task = pool.submit(double, 4);
+    task.wait();
+    assert!(task.is_done());
+    assert_eq!(task.join().unwrap(), 8);
+    assert!(is_error(&task.join(), |error| matches!(error, TaskError::Taken)));
+    assert!(!task.cancel());
+    let stats = pool.stats();
+    assert_eq!((stats.done, stats.failed, stats.unfinished, stats.lost), (1_002, 0, 0, 0));
+    assert_eq!(stats.workers, 2);
+}
+
+fn results_in_order() {
+    let pool = two();
+    for count in [1, 2, 3, 10, 1_000, 100_000] {
+        let results: Vec<u64> = pool.map(double, 0..count).map(Result::unwrap).collect();
+        assert!(results.into_iter().eq((0..count).map(|x| 2 * x)), "{count}");
+    }
+    let results = pool.map(double, vec![3, 1, 2]);
+    assert_eq!(results.size_hint(), (3, Some(3)));
+    assert_eq!(results.collect::<Result<Vec<_>, _>>().unwrap(), [6, 2, 4]);
+}
+
+fn unordered_is_complete() {
+    let pool = two();
+    let mut results: Vec<u64> = pool.map_unordered(double, 0..50_000).map(Result::unwrap).collect();
+    results.sort_unstable();
+    assert!(results.into_iter().eq((0..50_000).map(|x| 2 * x)));
+    let mut slow = pool.map_unordered(sleeps, [400, 1, 1, 1]);
+    assert_eq!(slow.next().unwrap().unwrap(), 1);
+    assert_eq!(slow.map(Result::unwrap).sum::<u64>(), 402);
+}
+
+fn a_lazy_input() {
+    let pool = two();
+    let taken = AtomicU64::new(0);
+    let input = (0..100_000_u64).inspect(|_| {
+        taken.fetch_add(1, SeqCst);
+    });
+    let mut results = pool.map(sleeps, input.map(|_| 1));
+    for _ in 0..20 {
+        results.next().unwrap().unwrap();
+    }
+    assert!(taken.load(SeqCst) < 5_000, "{}", taken.load(SeqCst));
+    drop(results);
+    eventually("what was not begun is given up", || pool.stats().unfinished == 0);
+    assert_eq!(pool.apply(double, 1).unwrap(), 2);
+}
+
+fn an_endless_input() {
+    let pool = two();
+    let sum: u64 = pool.map(double, 0..).map(Result::unwrap).take(10_000).sum();
+    assert_eq!(sum, 9_999 * 10_000);
+    let first = pool.map(double, std::iter::repeat(1)).next();
+    assert_eq!(first.unwrap().unwrap(), 2);
+}
+
+fn tuples() {
+    fn add((a, b, text): (u32, u32, String)) -> String {
+        format!("{text}{}", a + b)
+    }
+    let pool = two();
+    let input = (0..10).map(|i| (i, 2 * i, "n".to_owned()));
+    let results: Vec<String> = pool.map(add, input).map(Result::unwrap).collect();
+    assert_eq!(results[9], "n27");
+}
+
+fn nothing_to_map() {
+    let pool = two();
+    assert_eq!(pool.map(double, []).count(), 0);
+    assert_eq!(pool.map_unordered(double, []).count(), 0);
+    fn nothing((): ()) {}
+    assert_eq!(pool.map(nothing, vec![(); 10_000]).map(Result::unwrap).count(), 10_000);
+}
+
+fn panics_at(x: u64) -> u64 {
+    assert!(x % 100 != 7, "unlucky {x}");
+    x
+}
+
+fn a_panic_is_told() {
+    let pool = two();
+    let Err(TaskError::Panicked { message, location, backtrace }) = pool.apply(panics_at, 107)
+    else {
+        panic!("no panic");
+    };
+    assert_eq!(message, "unlucky 107");
+    assert!(location.contains("pool.rs:"), "{location}");
+    assert!(backtrace.contains("panics_at"), "{backtrace}");
+    assert_eq!(pool.apply(panics_at, 1).unwrap(), 1);
+    let stats = pool.stats();
+    assert_eq!((stats.done, stats.failed, stats.lost), (2, 1, 0));
+}
+
+fn panics_in_a_map() {
+    let pool = two();
+    let results: Vec<_> = pool.map(panics_at, 0..400).collect();
+    for (result, x) in results.iter().zip(0..) {
+        match result {
+            Ok(value) => assert_eq!(*value, x),
+            Err(TaskError::Panicked { message, .. }) => {
+                assert_eq!(*message, format!("unlucky {x}"));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(results.iter().filter(|result| result.is_err()).count(), 4);
+    assert!(pool.map(panics_at, 0..400).collect::<Result<Vec<_>, _>>().is_err());
+    assert_eq!(pool.apply(double, 1).unwrap(), 2);
+}
+
+fn dies_until(times: u64) -> u64 {
+    let count = Shared::<Lock<u64>>::inherited("count").unwrap();
+    let mut guard = count.lock().unwrap();
+    *guard += 1;
+    let so_far = *guard;
+    drop(guard);
+    if so_far <= times {
+        kill(std::process::id());
+    }
+    so_far
+}
+
+fn a_worker_is_killed_and_its_task_tried_again() {
+    let count = Shared::anonymous(Lock::new(0_u64)).unwrap();
+    let pool = Pool::builder().workers(2).retries(3).share("count", &count).build().unwrap();
+    assert_eq!(pool.apply(dies_until, 3).unwrap(), 4);
+    assert_eq!(pool.stats().lost, 3);
+    // python/cpython#96062 and the like: one killed from outside, in the middle of a task.
+    let task = pool.submit(sleeps, 300);
+    let pids = pool.pids();
+    std::thread::sleep(ms(100));
+    pids.into_iter().for_each(kill);
+    assert_eq!(task.join().unwrap(), 300);
+    eventually("both are replaced", || pool.stats().workers == 2);
+    assert!(pool.stats().lost >= 4);
+}
+
+fn a_task_that_kills_its_workers() {
+    let count = Shared::anonymous(Lock::new(0_u64)).unwrap();
+    for retries in [0, 2] {
+        *count.lock().unwrap() = 0;
+        let pool = Pool::builder().workers(2).retries(retries).share("count", &count);
+        let pool = pool.build().unwrap();
+        let result = pool.apply(dies_until, u64::MAX);
+        assert!(matches!(result, Err(TaskError::WorkerDied { signal: Some(9), code: None })));
+        assert_eq!(*count.lock().unwrap(), u64::from(retries) + 1);
+        assert_eq!(pool.apply(double, 1).unwrap(), 2);
+    }
+}
+
+fn a_task_that_exits() {
+    fn exits(code: i32) -> u32 {
+        std::process::exit(code)
+    }
+    let pool = Pool::builder().workers(1).retries(0).build().unwrap();
+    for code in [0, 3] {
+        let Err(TaskError::WorkerDied { signal: None, code: Some(found) }) =
+            pool.apply(exits, code)
+        else {
+            panic!("no death");
+        };
+        assert_eq!(found, code);
+    }
+    fn overflows(x: u64) -> u64 {
+        let room = std::hint::black_box([x; 4_096]);
+        if x == u64::MAX { 0 } else { overflows(x + 1) + room[usize::try_from(x % 4_096).unwrap()] }
+    }
+    let result = pool.apply(overflows, 1);
+    assert!(is_error(&result, |error| matches!(error, TaskError::WorkerDied { .. })), "{result:?}");
+    assert_eq!(pool.apply(double, 1).unwrap(), 2);
+}
+
+fn kills_at(x: u64) -> u64 {
+    if x % 1_000 == 500 {
+        kill(std::process::id());
+    }
+    x
+}
+
+/// Those that are in one message with a task that kills lose nothing, and no attempt.
+fn chunk_mates_of_a_killer() {
+    let pool = Pool::builder().workers(2).retries(0).build().unwrap();
+    pool.map(double, 0..100_000).for_each(drop); // so that the chunks are large
+    let results: Vec<_> = pool.map(kills_at, 0..10_000).collect();
+    assert_eq!(results.len(), 10_000);
+    for (result, x) in results.iter().zip(0..) {
+        match result {
+            Ok(value) => assert_eq!(*value, x),
+            Err(TaskError::WorkerDied { signal: Some(9), .. }) => assert_eq!(x % 1_000, 500),
+            Err(error) => panic!("{x}: {error}"),
+        }
+    }
+    assert_eq!(results.iter().filter(|result| result.is_err()).count(), 10);
+    assert_eq!(pool.stats().lost, 10);
+}
+
+fn a_timeout_kills_only_its_task() {
+    let pool = Pool::builder().workers(2).task_timeout(ms(200)).build().unwrap();
+    let start = Instant::now();
+    let long = pool.submit(sleeps, 60_000);
+    let others: Vec<u64> = pool.map(sleeps, vec![5; 20]).map(Result::unwrap).collect();
+    assert_eq!(others, [5; 20]);
+    assert!(is_error(&long.join(), |error| matches!(error, TaskError::TimedOut)));
+    assert!(start.elapsed() >= ms(200));
+    // In one message with others.
+    fn sometimes(x: u64) -> u64 {
+        if x == 5_000 { sleeps(60_000) } else { x }
+    }
+    pool.map(double, 0..100_000).for_each(drop);
+    let results: Vec<_> = pool.map(sometimes, 0..10_000).collect();
+    for (result, x) in results.iter().zip(0..) {
+        match result {
+            Ok(value) => assert_eq!(*value, x),
+            Err(TaskError::TimedOut) => assert_eq!(x, 5_000),
+            Err(error) => panic!("{x}: {error}"),
+        }
+    }
+    assert_eq!(pool.stats().failed, 2);
+}
+
+fn cancel() {
+    let pool = two();
+    let task = pool.submit(sleeps, 60_000);
+    let pids = pool.pids();
+    std::thread::sleep(ms(50));
+    let task = Arc::new(task);
+    let waits = Arc::clone(&task);
+    let waiter = std::thread::spawn(move || waits.join());
+    std::thread::sleep(ms(50));
+    assert!(task.cancel());
+    assert!(is_error(&waiter.join().unwrap(), |error| matches!(error, TaskError::Cancelled)));
+    // noxdafox/pebble#154, joblib/loky#176: the process does not go on with it.
+    eventually("the worker is gone", || pids.iter().filter(|&&pid| runs(pid)).count() == 1);
+    assert!(!task.cancel());
+    eventually("it is replaced", || pool.stats().workers == 2);
+    assert_eq!(pool.apply(double, 1).unwrap(), 2);
+}
+
+fn cancel_what_waits() {
+    let pool = Pool::builder().workers(1).build().unwrap();
+    let first = pool.submit(sleeps, 200);
+    let tasks: Vec<_> = (0..20).map(|i| pool.submit(double, i)).collect();
+    std::thread::sleep(ms(50));
+    assert!(tasks.iter().skip(5).all(|task| task.cancel()));
+    assert_eq!(first.join().unwrap(), 200);
+    for (task, i) in tasks.iter().zip(0..) {
+        match task.join() {
+            Ok(value) => assert!(i < 5 && value == 2 * i),
+            Err(TaskError::Cancelled) => assert!(i >= 5),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(pool.stats().lost, 0);
+}
+
+fn close_and_join() {
+    let pool = two();
+    let tasks: Vec<_> = (0..100).map(|_| pool.submit(sleeps, 3)).collect();
+    pool.close();
+    assert!(is_error(&pool.submit(double, 1).join(), |error| matches!(error, TaskError::Closed)));
+    assert!(is_error(&pool.apply(double, 1), |error| matches!(error, TaskError::Closed)));
+    let results: Vec<_> = pool.map(double, 0..3).collect();
+    assert!(results.len() == 3 && results.iter().all(Result::is_err));
+    let pids = pool.pids();
+    // python/cpython#85927 and the like: join before the results are taken.
+    pool.join();
+    assert!(tasks.iter().all(|task| task.try_join().unwrap().unwrap() == 3));
+    assert!(!pids.into_iter().any(runs));
+    pool.join();
+    pool.terminate();
+}
+
+fn join_with_a_timeout() {
+    let pool = two();
+    let task = pool.submit(sleeps, 300);
+    let start = Instant::now();
+    assert!(task.try_join().is_none());
+    assert!(task.join_timeout(ms(30)).is_none());
+    assert!(!task.wait_timeout(ms(30)));
+    assert!(!pool.join_timeout(ms(30)));
+    assert!(start.elapsed() >= ms(90));
+    assert_eq!(task.join_timeout(runner::PATIENCE).unwrap().unwrap(), 300);
+    assert!(pool.join_timeout(runner::PATIENCE));
+}
+
+fn terminate() {
+    let pool = two();
+    let tasks: Vec<_> = (0..100).map(|_| pool.submit(sleeps, 60_000)).collect();
+    let pids = pool.pids();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| tasks[50].join());
+        std::thread::sleep(ms(50));
+        pool.terminate();
+        let result = waiter.join().unwrap();
+        assert!(is_error(&result, |error| matches!(error, TaskError::Terminated)), "{result:?}");
+    });
+    for (i, task) in tasks.iter().enumerate() {
+        let expected: fn(&TaskError) -> bool = match i {
+            50 => |error| matches!(error, TaskError::Taken),
+            _ => |error| matches!(error, TaskError::Terminated),
+        };
+        assert!(is_error(&task.join(), expected));
+    }
+    assert!(!pids.into_iter().any(runs));
+    assert!(is_error(&pool.apply(double, 1), |error| matches!(error, TaskError::Terminated)));
+    assert_eq!(pool.stats().unfinished, 0);
+}
+
+fn a_dropped_pool() {
+    let before = runner::descriptors(std::process::id());
+    for _ in 0..10 {
+        let pool = two();
+        let pids = pool.pids();
+        let task = pool.submit(sleeps, 60_000);
+        drop(pool);
+        assert!(is_error(&task.join(), |error| matches!(error, TaskError::Terminated)));
+        assert!(!pids.into_iter().any(runs));
+    }
+    eventually("nothing is left open", || runner::descriptors(std::process::id()) <= before);
+}
+
+/// python/cpython#115634, #119592.
+fn workers_are_replaced_after_so_many_tasks() {
+    let pool = Pool::builder().workers(2).max_tasks_per_child(10).build().unwrap();
+    let pids: Vec<u32> = pool.map(pid_of, vec![(); 200]).map(Result::unwrap).collect();
+    let different: HashSet<u32> = pids.iter().copied().collect();
+    assert!(different.len() >= 20, "{}", different.len());
+    for pid in different {
+        assert!(pids.iter().filter(|&&other| other == pid).count() <= 10);
+    }
+    for i in 0..100 {
+        assert_eq!(pool.apply(double, i).unwrap(), 2 * i);
+    }
+    assert!(pool.map(double, 0..1_000).map(Result::unwrap).eq((0..1_000).map(|x| 2 * x)));
+    let stats = pool.stats();
+    assert_eq!((stats.lost, stats.failed), (0, 0));
+    let one_each = Pool::builder().workers(2).max_tasks_per_child(1).build().unwrap();
+    let pids: HashSet<u32> = one_each.map(pid_of, vec![(); 50]).map(Result::unwrap).collect();
+    assert_eq!(pids.len(), 50);
+}
+
+static PREPARED: AtomicU64 = AtomicU64::new(0);
+
+fn prepare(number: u64) {
+    PREPARED.store(number, SeqCst);
+}
+
+fn prepared((): ()) -> u64 {
+    PREPARED.load(SeqCst)
+}
+
+fn an_initializer() {
+    let pool = Pool::builder().workers(2).initializer(prepare, 77).build().unwrap();
+    assert!(pool.map(prepared, vec![(); 100]).all(|result| result.unwrap() == 77));
+    pool.pids().into_iter().for_each(kill);
+    assert_eq!(pool.apply(prepared, ()).unwrap(), 77);
+    assert_eq!(PREPARED.load(SeqCst), 0);
+}
+
+fn an_initializer_that_panics() {
+    fn fails((): ()) {
+        panic!("cannot begin");
+    }
+    let pool = Pool::builder().workers(2).initializer(fails, ()).build().unwrap();
+    let Err(TaskError::Broken(text)) = pool.apply(double, 1) else { panic!("not broken") };
+    assert!(text.contains("cannot begin"), "{text}");
+    assert!(is_error(&pool.submit(double, 1).join(), |e| matches!(e, TaskError::Broken(_))));
+}
+
+fn reversed(mut numbers: Vec<u64>) -> Vec<u64> {
+    numbers.reverse();
+    numbers
+}
+
+fn large(length: u64) -> Vec<u64> {
+    (0..length).map(|i| u64::MAX - i).collect() // ten bytes each
+}
+
+fn large_values() {
+    let pool = two();
+    let sixteen = 16 * 1024 * 1024 / 10;
+    let expected: Vec<u64> = large(sixteen).into_iter().rev().collect();
+    assert!(pool.apply(reversed, large(sixteen)).unwrap() == expected);
+    let tasks: Vec<_> = (0..8).map(|_| pool.submit(reversed, large(sixteen / 16))).collect();
+    // As above: nobody takes the results for a while.
+    tasks.iter().for_each(|task| task.wait());
+    for task in tasks {
+        assert_eq!(task.join().unwrap().len() as u64, sixteen / 16);
+    }
+    fn gives(length: u64) -> Vec<u64> {
+        large(length)
+    }
+    assert!(pool.apply(gives, sixteen).unwrap() == large(sixteen));
+    // A killed worker's arguments go to another.
+    let count = Shared::anonymous(Lock::new(0_u64)).unwrap();
+    fn dies_once(numbers: Vec<u64>) -> usize {
+        dies_until(1);
+        numbers.len()
+    }
+    let pool = Pool::builder().workers(2).share("count", &count).build().unwrap();
+    assert_eq!(pool.apply(dies_once, large(100_000)).unwrap(), 100_000);
+}
+
+fn values_of_all_sizes() {
+    let pool = two();
+    let lengths = || (0..400_u64).map(|i| i * i % 3_001);
+    let input = lengths().map(large);
+    for (result, length) in pool.map(reversed, input).zip(lengths()) {
+        assert!(result.unwrap().into_iter().eq(large(length).into_iter().rev()), "{length}");
+    }
+    let texts = (11_000..13_000).step_by(7).map(|length| "x".repeat(length));
+    fn same(text: String) -> String {
+        text
+    }
+    for (result, length) in pool.map(same, texts).zip((11_000..13_000).step_by(7)) {
+        assert_eq!(result.unwrap().len(), length);
+    }
+}
+
+#[derive(Debug)]
+struct Stubborn(u64);
+
+impl serde::Serialize for Stubborn {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_multiple_of(2) {
+            to.serialize_u64(self.0)
+        } else {
+            Err(serde::ser::Error::custom("odd"))
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Stubborn {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let number: u64 = serde::Deserialize::deserialize(from)?;
+        if number.is_multiple_of(4) {
+            Ok(Stubborn(number))
+        } else {
+            Err(serde::de::Error::custom("by 4"))
+        }
+    }
+}
+
+/// python/cpython#75880, #74734, #116685: an error, and no hang.
+fn what_cannot_be_encoded() {
+    fn takes(stubborn: Stubborn) -> u64 {
+        stubborn.0
+    }
+    fn gives(number: u64) -> Stubborn {
+        Stubborn(number)
+    }
+    let pool = two();
+    assert_eq!(pool.apply(takes, Stubborn(4)).unwrap(), 4);
+    let is_argument: fn(&TaskError) -> bool = |error| matches!(error, TaskError::Argument(_));
+    assert!(is_error(&pool.apply(takes, Stubborn(1)), is_argument)); // here
+    assert!(is_error(&pool.apply(takes, Stubborn(2)), is_argument)); // there
+    assert!(is_error(&pool.apply(gives, 1), |error| matches!(error, TaskError::Encode(_))));
+    assert!(is_error(&pool.apply(gives, 2), |error| matches!(error, TaskError::Decode(_))));
+    let results: Vec<_> = pool.map(takes, (0..1_000).map(Stubborn)).collect();
+    assert_eq!(results.len(), 1_000);
+    for (result, x) in results.into_iter().zip(0..) {
+        assert_eq!(result.ok(), (x % 4 == 0).then_some(x));
+    }
+    assert_eq!(pool.stats().unfinished, 0);
+}
+
+struct Flag(AtomicBool, std::thread::Thread);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, SeqCst);
+        self.1.unpark();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let flag = Arc::new(Flag(AtomicBool::new(true), std::thread::current()));
+    let waker = Arc::clone(&flag).into();
+    loop {
+        if flag.0.swap(false, SeqCst)
+            && let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker))
+        {
+            return value;
+        }
+        std::thread::park();
+    }
+}
+
+fn a_future() {
+    let pool = two();
+    let value = block_on(async {
+        let first = pool.submit(sleeps, 30).await.unwrap();
+        pool.submit(double, first).await.unwrap()
+    });
+    assert_eq!(value, 60);
+    let error = block_on(pool.submit(panics_at, 7));
+    assert!(is_error(&error, |error| matches!(error, TaskError::Panicked { .. })));
+}
+
+fn many_futures() {
+    let pool = two();
+    for _ in 0..5 {
+        let sum = block_on(async {
+            let tasks: Vec<_> = (0..1_000).map(|i| pool.submit(double, i)).collect();
+            let mut sum = 0;
+            for task in tasks {
+                sum += task.await.unwrap();
+            }
+            sum
+        });
+        assert_eq!(sum, 999_000);
+    }
+}
+
+fn as_completed() {
+    let pool = two();
+    let tasks: Vec<_> = [300, 1, 2].into_iter().map(|time| pool.submit(sleeps, time)).collect();
+    let values: Vec<u64> = pool::as_completed(tasks).map(|task| task.join().unwrap()).collect();
+    assert_eq!(values.len(), 3);
+    assert_eq!(values[2], 300);
+    let tasks: Vec<_> = (0..5_000).map(|i| pool.submit(double, i)).collect();
+    let sum: u64 = pool::as_completed(tasks).map(|task| task.join().unwrap()).sum();
+    assert_eq!(sum, 4_999 * 5_000);
+}
+
+fn wait_for_first_and_all() {
+    let pool = two();
+    let tasks = [pool.submit(sleeps, 300), pool.submit(sleeps, 10)];
+    assert_eq!(pool::wait(&tasks, Until::First, Some(ms(1))), []);
+    assert_eq!(pool::wait(&tasks, Until::First, None), [1]);
+    assert_eq!(pool::wait(&tasks, Until::All, Some(ms(1))), [1]);
+    assert_eq!(pool::wait(&tasks, Until::All, None), [0, 1]);
+    assert_eq!(pool::wait::<u64>(&[], Until::All, None), []);
+    assert_eq!(pool::wait::<u64>(&[], Until::First, None), []);
+}
+
+fn from_many_threads() {
+    let pool = two();
+    std::thread::scope(|scope| {
+        for thread in 0..6_u64 {
+            let pool = &pool;
+            scope.spawn(move || {
+                for i in 0..300 {
+                    assert_eq!(
+                        pool.apply(double, thread * 1_000 + i).unwrap(),
+                        2 * (thread * 1_000 + i)
+                    );
+                }
+                let sum: u64 = pool.map(double, 0..5_000).map(Result::unwrap).sum();
+                assert_eq!(sum, 4_999 * 5_000);
+                for i in 0..100 {
+                    let task = pool.submit(double, i);
+                    if i % 2 == 0 {
+                        assert_eq!(task.join().unwrap(), 2 * i);
+                    }
+                }
+            });
+        }
+    });
+    eventually("all is done", || pool.stats().unfinished == 0);
+}
+
+fn one_task_joined_by_many() {
+    let pool = two();
+    let task = pool.submit(sleeps, 100);
+    let taken = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..5).map(|_| scope.spawn(|| task.join())).collect();
+        threads
+            .into_iter()
+            .filter(|_| true)
+            .map(|thread| thread.join().unwrap())
+            .filter(Result::is_ok)
+            .count()
+    });
+    assert_eq!(taken, 1);
+}
+
+fn an_idle_worker_takes_what_waits_elsewhere() {
+    let pool = two();
+    pool.map(double, 0..1_000).for_each(drop); // it is known to be short
+    fn short_or_long(x: u64) -> u64 {
+        if x == 0 { sleeps(3_000) } else { x }
+    }
+    pool.map(short_or_long, 1..5_000).for_each(drop);
+    let start = Instant::now();
+    let long = pool.submit(short_or_long, 0);
+    let tasks: Vec<_> = (1..200).map(|x| pool.submit(short_or_long, x)).collect();
+    for (task, x) in tasks.iter().zip(1..) {
+        assert_eq!(task.join().unwrap(), x);
+    }
+    assert!(start.elapsed() < ms(2_900), "they waited for the long one");
+    assert_eq!(long.join().unwrap(), 3_000);
+}
+
+fn long_and_short_tasks() {
+    let pool = two();
+    let times = |i: u64| if i.is_multiple_of(50) { 20 } else { 0 };
+    let results: Vec<u64> = pool.map(sleeps, (0..500).map(times)).map(Result::unwrap).collect();
+    assert!(results.into_iter().eq((0..500).map(times)));
+}
+
+fn a_task_uses_a_pool() {
+    fn outer(x: u64) -> u64 {
+        let pool = Pool::builder().workers(2).build().unwrap();
+        pool.map(double, 0..x).map(Result::unwrap).sum()
+    }
+    let pool = two();
+    assert_eq!(pool.apply(outer, 100).unwrap(), 9_900);
+}
+
+fn shared_memory() {
+    fn adds(times: u64) {
+        let total = Shared::<Lock<u64>>::inherited("total").unwrap();
+        for _ in 0..times {
+            *total.lock().unwrap() += 1;
+        }
+    }
+    let total = Shared::anonymous(Lock::new(0_u64)).unwrap();
+    let pool = Pool::builder().workers(2).share("total", &total).build().unwrap();
+    pool.map(adds, vec![100; 20]).for_each(|result| result.unwrap());
+    assert_eq!(*total.lock().unwrap(), 2_000);
+    // python/cpython#85772: an event is set from a task.
+    fn sets((): ()) {
+        Shared::<Event>::inherited("event").unwrap().set();
+    }
+    let event = Shared::anonymous(Event::manual(false)).unwrap();
+    let pool = Pool::builder().workers(1).share("event", &event).build().unwrap();
+    let task = pool.submit(sets, ());
+    assert!(event.wait_timeout(runner::PATIENCE).unwrap());
+    task.join().unwrap();
+}
+
+/// What all processes and threads of a pool have used, in clock ticks.
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let rest = stat.rsplit(')').next().unwrap_or_default();
+    rest.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().unwrap()).sum()
+}
+
+fn idle_it_uses_no_cpu() {
+    let pool = two();
+    pool.map(double, 0..1_000).for_each(drop);
+    let mut pids = pool.pids();
+    pids.push(std::process::id());
+    std::thread::sleep(ms(50));
+    let before: u64 = pids.iter().map(|&pid| ticks(pid)).sum();
+    std::thread::sleep(ms(1_000));
+    let after: u64 = pids.iter().map(|&pid| ticks(pid)).sum();
+    assert!(after - before <= 3, "{} ticks of 10 ms", after - before);
+    let task = pool.submit(sleeps, 1_000);
+    std::thread::sleep(ms(50));
+    let before: u64 = pids.iter().map(|&pid| ticks(pid)).sum();
+    task.wait();
+    let after: u64 = pids.iter().map(|&pid| ticks(pid)).sum();
+    assert!(after - before <= 3, "{} ticks of 10 ms, waiting", after - before);
+}
+
+fn the_helper_is_killed() {
+    let pool = two();
+    let helper = pool.apply(parent_of, ()).unwrap();
+    let task = pool.submit(sleeps, 200);
+    std::thread::sleep(ms(50));
+    kill(helper);
+    assert_eq!(task.join().unwrap(), 200);
+    assert_ne!(pool.apply(parent_of, ()).unwrap(), helper);
+}
+
+fn parent_of((): ()) -> u32 {
+    std::os::unix::process::parent_id()
+}
+
+fn all_workers_are_killed_while_idle() {
+    let pool = Pool::builder().workers(2).retries(0).build().unwrap();
+    for _ in 0..20 {
+        let pids = pool.pids();
+        pids.iter().copied().for_each(kill);
+        // Nothing had been begun.
+        assert_eq!(pool.apply(double, 3).unwrap(), 6);
+        eventually("they are gone", || !pids.iter().any(|&pid| runs(pid)));
+    }
+}
+
+fn play_owner() {
+    let pool = two();
+    let helper = pool.apply(parent_of, ()).unwrap();
+    let tasks: Vec<_> = (0..10).map(|_| pool.submit(sleeps, 60_000)).collect();
+    let pids: Vec<String> = pool.pids().iter().map(ToString::to_string).collect();
+    let mut out = std::io::stdout();
+    writeln!(out, "{helper} {}", pids.join(" ")).unwrap();
+    if std::env::var_os("EXITS").is_some() {
+        std::process::exit(0);
+    }
+    tasks.iter().for_each(|task| task.wait());
+}
+
+/// blacklanternsecurity/bbot#3203.
+fn the_owner_is_killed() {
+    for exits in [false, true] {
+        let mut command = part("owner");
+        if exits {
+            command.env("EXITS", "1");
+        }
+        let mut owner = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(owner.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let pids: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+        assert_eq!(pids.len(), 3, "{line}");
+        if !exits {
+            owner.kill().unwrap();
+        }
+        owner.wait().unwrap();
+        eventually("all are gone", || !pids.iter().any(|&pid| runs(pid)));
+    }
+}
+
+fn play_without_init() {
+    let pool = Pool::builder().build();
+    assert!(matches!(pool, Err(PoolError::Spawn(SpawnError::NotInitialised))));
+}
+
+fn without_init() {
+    let status = part("without_init").env("WITHOUT_INIT", "1").status().unwrap();
+    assert!(status.success());
+    let no_workers = Pool::builder().workers(0).build();
+    assert!(matches!(no_workers, Err(PoolError::InvalidWorkers)));
+}
+
+#[expect(unsafe_code, reason = "fork")]
+fn after_a_fork() {
+    let pool = two();
+    let task = pool.submit(sleeps, 100);
+    // SAFETY: the other threads of this program hold no lock that the copy needs.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let forked: fn(&TaskError) -> bool = |error| matches!(error, TaskError::Forked);
+        let right = is_error(&pool.apply(double, 1), forked)
+            && is_error(&task.join(), forked)
+            && !task.cancel();
+        drop(pool); // which does nothing to the workers
+        // SAFETY: ends the copy.
+        unsafe { libc::_exit(i32::from(!right)) };
+    }
+    let mut status = 1;
+    // SAFETY: writes to the live variable.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert_eq!(status, 0);
+    assert_eq!(task.join().unwrap(), 100);
+    assert_eq!(pool.stats().lost, 0);
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// `KILLS` workers are killed at random during `TASKS` tiny tasks and more.
+fn random_kills() {
+    let (tasks, kills) = (number("TASKS", 20_000), number("KILLS", 40));
+    let pool = Pool::builder().workers(3).retries(1_000).build().unwrap();
+    let over = AtomicBool::new(false);
+    let (reported, killed, rounds) = std::thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            let (mut killed, mut random) = (0, u64::from(std::process::id()) << 32 | 1);
+            while killed < kills {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                std::thread::sleep(Duration::from_micros(random % 4_000));
+                let pids = pool.pids();
+                if !pids.is_empty() {
+                    kill(pids[usize::try_from(random >> 33).unwrap() % pids.len()]);
+                    killed += 1;
+                }
+            }
+            over.store(true, SeqCst);
+            killed
+        });
+        let (mut reported, mut rounds) = (0, 0);
+        while rounds == 0 || !over.load(SeqCst) {
+            let unordered = rounds % 2 == 1;
+            let mut seen = vec![0_u8; usize::try_from(tasks).unwrap()];
+            let mut note = |value: u64| {
+                seen[usize::try_from(value / 2).unwrap()] += 1;
+                reported += 1;
+            };
+            if unordered {
+                pool.map_unordered(double, 0..tasks).for_each(|result| note(result.unwrap()));
+            } else {
+                pool.map(double, 0..tasks).for_each(|result| note(result.unwrap()));
+            }
+            assert!(seen.iter().all(|&times| times == 1), "lost or twice");
+            let singles: Vec<_> = (0..200).map(|x| pool.submit(double, x)).collect();
+            for (task, x) in singles.iter().zip(0..) {
+                assert_eq!(task.join().unwrap(), 2 * x);
+            }
+            rounds += 1;
+        }
+        (reported, killer.join().unwrap(), rounds)
+    });
+    assert_eq!(reported, rounds * tasks);
+    assert_eq!(killed, kills);
+    assert_eq!(pool.stats().unfinished, 0);
+    if std::env::var_os("KILLS").is_some() {
+        eprintln!("{reported} tasks, {:?}", pool.stats());
+    }
+    let helper = pool.apply(parent_of, ()).unwrap();
+    pool.join();
+    assert!(children(helper).is_empty());
+}
+
+/// The parent of a process.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// With the helper, all workers die at once, and the next helper is the program started once more.
+fn random_kills_of_helpers() {
+    let pool = Pool::builder().workers(3).retries(1_000).build().unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..number("HELPERS", 10) {
+                std::thread::sleep(ms(15));
+                let helper = pool.pids().first().and_then(|&pid| parent(pid));
+                // A worker whose helper is gone has another parent for a moment.
+                if let Some(helper) = helper.filter(|&pid| parent(pid) == Some(std::process::id()))
+                {
+                    kill(helper);
+                }
+            }
+            over.store(true, SeqCst);
+        });
+        while !over.load(SeqCst) {
+            let results = pool.map(double, 0..5_000).map(Result::unwrap);
+            assert!(results.eq((0..5_000).map(|x| 2 * x)));
+        }
+    });
+    assert_eq!(pool.stats().unfinished, 0);
+}
+
+/// Kills, timeouts, panics, replacements, cancellations and large values together: each task has one result, and it is the right one.
+fn all_at_once() {
+    fn mixed((x, text): (u64, String)) -> (u64, usize) {
+        match x % 97 {
+            3 => sleeps(10_000),
+            5 => panic!("unlucky {x}"),
+            7 => kill_me(),
+            _ => 0,
+        };
+        (x, text.len())
+    }
+    fn kill_me() -> u64 {
+        kill(std::process::id());
+        0
+    }
+    let pool =
+        Pool::builder().workers(3).retries(0).max_tasks_per_child(50).task_timeout(ms(1_000));
+    let pool = pool.build().unwrap();
+    let size =
+        |x: u64| if x.is_multiple_of(31) { 20_000 } else { usize::try_from(x % 100).unwrap() };
+    let input = (0..600_u64).map(|x| (x, "x".repeat(size(x))));
+    let cancelled: Vec<_> = (0..20).map(|_| pool.submit(sleeps, 10_000)).collect();
+    assert!(cancelled.iter().all(|task| task.cancel()));
+    let results: Vec<_> = pool.map(mixed, input).collect();
+    assert_eq!(results.len(), 600);
+    for (result, x) in results.iter().zip(0..) {
+        match (result, x % 97) {
+            (Err(TaskError::TimedOut), 3)
+            | (Err(TaskError::Panicked { .. }), 5)
+            | (Err(TaskError::WorkerDied { signal: Some(9), .. }), 7) => {}
+            (Ok(value), rest) if ![3, 5, 7].contains(&rest) => assert_eq!(*value, (x, size(x))),
+            (other, _) => panic!("{x}: {other:?}"),
+        }
+    }
+    for task in cancelled {
+        assert!(is_error(&task.join(), |error| matches!(error, TaskError::Cancelled)));
+    }
+    assert_eq!(pool.stats().unfinished, 0);
+}
+
+fn counts(spins: u64) {
+    use std::cell::OnceCell;
+    thread_local! { static COUNT: OnceCell<Shared<AtomicU64>> = const { OnceCell::new() } }
+    COUNT.with(|count| {
+        let count = count.get_or_init(|| Shared::inherited("count").unwrap());
+        (0..spins).for_each(|_| std::hint::spin_loop());
+        count.fetch_add(1, SeqCst);
+    });
+}
+
+/// What waits at one worker goes to another just as the first one claims it: one of the two gets it.
+fn each_task_runs_once() {
+    let count = Shared::anonymous(AtomicU64::new(0)).unwrap();
+    let pool = Pool::builder().workers(2).share("count", &count).build().unwrap();
+    let rounds = number("ROUNDS", 20_000);
+    for round in 0..rounds {
+        let tasks: Vec<_> =
+            (0..3).map(|i| pool.submit(counts, (round * 7 + i * 13) % 60)).collect();
+        tasks.iter().for_each(|task| task.join().unwrap());
+    }
+    assert_eq!(count.load(SeqCst), 3 * rounds);
+    pool.map(counts, vec![0; 50_000]).for_each(|result| result.unwrap());
+    assert_eq!(count.load(SeqCst), 3 * rounds + 50_000);
+    assert_eq!(pool.stats().lost, 0);
+}
+
+/// Results come faster than they are read.
+fn full_rings() {
+    fn gives(length: u64) -> String {
+        "x".repeat(usize::try_from(length).unwrap())
+    }
+    let pool = two();
+    for length in [0, 3, 4, 100, 1_000, 11_000] {
+        let mut results = pool.map(gives, std::iter::repeat_n(length, 5_000));
+        for i in 0..5_000 {
+            if i % 1_000 == 0 {
+                std::thread::sleep(ms(5));
+            }
+            assert_eq!(results.next().unwrap().unwrap().len() as u64, length);
+        }
+        assert!(results.next().is_none());
+    }
+    assert_eq!(pool.stats().lost, 0);
+}
+
+/// More than the rings hold, while nobody waits for a result.
+fn results_that_nobody_wants() {
+    fn gives(last: bool) -> String {
+        if last {
+            Shared::<Event>::inherited("last").unwrap().set();
+        }
+        "x".repeat(11_000)
+    }
+    fn gives_more(last: bool) -> String {
+        gives(last) + &"x".repeat(11_000)
+    }
+    for (function, count) in [(gives as fn(bool) -> String, 100), (gives_more, 500)] {
+        let last = Shared::anonymous(Event::manual(false)).unwrap();
+        let pool = Pool::builder().workers(1).share("last", &last).build().unwrap();
+        let tasks: Vec<_> = (1..=count).map(|i| pool.submit(function, i == count)).collect();
+        assert!(last.wait_timeout(runner::PATIENCE).unwrap());
+        assert!(tasks.into_iter().all(|task| task.join().unwrap().len() >= 11_000));
+        drop(pool.submit(function, false));
+        eventually("it is done all the same", || pool.stats().unfinished == 0);
+    }
+}
+
+/// The worker traps after each of its instructions, and counts them until it kills itself.
+#[cfg(target_arch = "x86_64")]
+mod step {
+    #![expect(unsafe_code, reason = "a signal handler, and the processor's trap flag")]
+    use super::{AtomicU64, Pool, SeqCst, TaskError, double, is_error, number};
+
+    static LEFT: AtomicU64 = AtomicU64::new(0);
+
+    extern "C" fn count(_signal: i32) {
+        if LEFT.fetch_sub(1, SeqCst) == 1 {
+            // SAFETY: takes no pointers.
+            unsafe { libc::raise(libc::SIGKILL) };
+        }
+    }
+
+    /// From here on the calling worker lives for so many instructions.
+    fn live_for(instructions: u64) {
+        LEFT.store(instructions, SeqCst);
+        // SAFETY: all zero is an empty mask, no flags.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = count as *const () as usize;
+        // SAFETY: the handler is async-signal-safe.
+        unsafe { libc::sigaction(libc::SIGTRAP, &raw const action, std::ptr::null_mut()) };
+        // SAFETY: sets the trap flag, below the red zone.
+        unsafe {
+            std::arch::asm!(
+                "sub rsp, 128",
+                "pushfq",
+                "or qword ptr [rsp], 0x100",
+                "popfq",
+                "add rsp, 128"
+            );
+        }
+    }
+
+    /// The end of one message, two more, and the sleep after them: wherever it dies, no task is lost that it had not begun, and
+    /// none that it had done; with one try each, at most one fails.
+    pub(crate) fn killed_at_every_instruction() {
+        let pool = Pool::builder().workers(1).retries(0).build().unwrap();
+        // Later on it spins and sleeps.
+        let most = if cfg!(debug_assertions) { 8_000 } else { 3_000 };
+        let (stride, most) = (number("STRIDE", 61), number("INSTRUCTIONS", most));
+        let (mut failed, mut survived, mut n) = (0, 0, 1);
+        while n < most {
+            let lost = pool.stats().lost;
+            let first = pool.submit(live_for, n);
+            let tasks: Vec<_> = (0..2).map(|x| pool.submit(double, x)).collect();
+            let mut wrong = 0;
+            for (task, x) in tasks.iter().zip(0..) {
+                match task.join() {
+                    Ok(value) => assert_eq!(value, 2 * x, "{n}"),
+                    Err(TaskError::WorkerDied { signal: Some(9), .. }) => wrong += 1,
+                    Err(error) => panic!("{n}: {error}"),
+                }
+            }
+            if let Err(error) = first.join() {
+                assert!(matches!(error, TaskError::WorkerDied { signal: Some(9), .. }), "{n}");
+                wrong += 1;
+            }
+            assert!(wrong <= 1, "{n}: {wrong} failed");
+            failed += wrong;
+            survived += u64::from(wrong == 0);
+            if pool.stats().lost == lost {
+                // It is asleep, or not yet dead; the next one is to begin anew.
+                pool.pids().into_iter().for_each(super::kill);
+                super::eventually("it is gone", || pool.stats().lost > lost);
+            }
+            n += stride;
+        }
+        assert!(failed > 0 && survived > 0, "{failed} failed, {survived} survived");
+        assert!(is_error(&pool.apply(live_for, 5), |e| matches!(e, TaskError::WorkerDied { .. })));
+        if std::env::var_os("STRIDE").is_some() {
+            eprintln!("{failed} failed, {survived} survived");
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod step {
+    pub(crate) fn killed_at_every_instruction() {}
+}

@@ -1,0 +1,508 @@
+//! Functions in processes of their own: what comes back, and who outlives whom.
+#![cfg(not(outlast_loom))]
+mod runner;
+
+use outlast::process::{self, Process, ProcessError, SpawnError};
+use outlast::{Event, Lock, Shared};
+use runner::{children, descriptors, eventually, kill, ms, part, runs};
+use std::io::{BufRead as _, BufReader};
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+fn main() -> ExitCode {
+    if std::env::var_os("WITHOUT_INIT").is_none() {
+        process::init();
+    }
+    runner::run(
+        &[
+            ("returns_a_value", returns_a_value),
+            ("values_of_all_kinds", values_of_all_kinds),
+            ("a_panic_is_told", a_panic_is_told),
+            ("a_killed_process", a_killed_process),
+            ("an_exit_code", an_exit_code),
+            ("large_values", large_values),
+            ("a_value_that_cannot_be_encoded", a_value_that_cannot_be_encoded),
+            ("shared_memory", shared_memory),
+            ("join_with_a_timeout", join_with_a_timeout),
+            ("the_value_is_taken_once", the_value_is_taken_once),
+            ("signals_to_the_reaped", signals_to_the_reaped),
+            ("no_input_and_own_group", no_input_and_own_group),
+            ("two_hundred_leave_nothing", two_hundred_leave_nothing),
+            ("from_many_threads", from_many_threads),
+            ("a_process_starts_processes", a_process_starts_processes),
+            ("after_a_fork", after_a_fork),
+            ("the_helper_is_killed", the_helper_is_killed),
+            ("the_helper_is_killed_again_and_again", the_helper_is_killed_again_and_again),
+            ("the_owner_is_killed", the_owner_is_killed),
+            ("without_init", without_init),
+            ("a_late_init", a_late_init),
+            ("a_function_of_a_library", a_function_of_a_library),
+            ("dropped_it_runs_on", dropped_it_runs_on),
+        ],
+        &[
+            ("owner", play_owner),
+            ("without_init", play_without_init),
+            ("late_init", play_late_init),
+        ],
+    )
+}
+
+fn double(x: u64) -> u64 {
+    x * 2
+}
+
+fn forever((): ()) {
+    loop {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+}
+
+fn pid_of((): ()) -> u32 {
+    std::process::id()
+}
+
+fn returns_a_value() {
+    let process = Process::spawn(double, 21).unwrap();
+    assert_ne!(process.pid(), std::process::id());
+    assert_eq!(process.join().unwrap(), 42);
+    assert_eq!(process.exit_status().unwrap().code(), Some(0));
+    assert!(!process.is_alive());
+    let process = Process::spawn(pid_of, ()).unwrap();
+    assert_eq!(process.join().unwrap(), process.pid());
+}
+
+type Everything =
+    (Option<String>, Vec<(i8, f64)>, Result<char, ()>, std::collections::BTreeMap<u8, String>);
+
+fn turn(mut everything: Everything) -> Everything {
+    everything.0 = everything.0.map(|text| text.chars().rev().collect());
+    everything.1.reverse();
+    everything
+}
+
+fn values_of_all_kinds() {
+    let map: std::collections::BTreeMap<_, _> = [(3, "c".to_owned())].into();
+    let there = (Some("äb".to_owned()), vec![(-1, 0.5), (2, f64::MAX)], Ok('ß'), map.clone());
+    let back = (Some("bä".to_owned()), vec![(2, f64::MAX), (-1, 0.5)], Ok('ß'), map);
+    assert_eq!(Process::spawn(turn, there).unwrap().join().unwrap(), back);
+    fn nothing((): ()) {}
+    Process::spawn(nothing, ()).unwrap().join().unwrap();
+}
+
+fn panics(text: String) -> u32 {
+    panic!("it is {text}")
+}
+
+fn panics_with_a_number(x: u32) -> u32 {
+    std::panic::panic_any(x)
+}
+
+fn recovers((): ()) -> u32 {
+    std::panic::catch_unwind(|| panic!("caught")).map_or(7, |()| 0)
+}
+
+fn a_panic_is_told() {
+    let process = Process::spawn(panics, "late".to_owned()).unwrap();
+    let Err(ProcessError::Panicked { message, location, backtrace }) = process.join() else {
+        panic!("no panic");
+    };
+    assert_eq!(message, "it is late");
+    assert!(location.contains("process.rs:"), "{location}");
+    assert!(backtrace.contains("panics"), "{backtrace}");
+    assert_eq!(process.exit_status().unwrap().code(), Some(101));
+    let process = Process::spawn(panics_with_a_number, 3).unwrap();
+    let Err(ProcessError::Panicked { message, .. }) = process.join() else { panic!("no panic") };
+    assert_eq!(message, "a panic that is no text");
+    assert_eq!(Process::spawn(recovers, ()).unwrap().join().unwrap(), 7);
+}
+
+fn a_killed_process() {
+    let process = Process::spawn(forever, ()).unwrap();
+    assert!(process.is_alive());
+    assert!(process.exit_status().is_none());
+    process.kill().unwrap();
+    assert!(matches!(process.join(), Err(ProcessError::Signalled(9))));
+    let process = Process::spawn(forever, ()).unwrap();
+    process.terminate().unwrap();
+    assert!(matches!(process.join(), Err(ProcessError::Signalled(15))));
+    fn aborts((): ()) {
+        std::process::abort();
+    }
+    let process = Process::spawn(aborts, ()).unwrap();
+    assert!(matches!(process.join(), Err(ProcessError::Signalled(6))));
+}
+
+fn an_exit_code() {
+    fn exits(code: i32) {
+        std::process::exit(code);
+    }
+    let process = Process::spawn(exits, 5).unwrap();
+    assert!(matches!(process.join(), Err(ProcessError::Exited(5))));
+    assert_eq!(process.exit_status().unwrap().code(), Some(5));
+    let process = Process::spawn(exits, 0).unwrap();
+    assert!(matches!(process.join(), Err(ProcessError::Exited(0))));
+}
+
+fn large_values() {
+    fn reversed(mut bytes: Vec<u64>) -> Vec<u64> {
+        bytes.reverse();
+        bytes
+    }
+    for length in [0, 1, 3_000, 4_096, 8_191, 100_000, 2 * 1024 * 1024] {
+        let numbers: Vec<u64> = (0..length).map(|i| u64::MAX - i).collect(); // ten bytes each
+        let expected: Vec<u64> = numbers.iter().rev().copied().collect();
+        let process = Process::spawn(reversed, numbers).unwrap();
+        process.wait().unwrap(); // nothing has been read: nobody may block
+        assert!(process.join().unwrap() == expected, "{length}");
+    }
+}
+
+#[derive(Debug)]
+struct Stubborn;
+
+impl serde::Serialize for Stubborn {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("never"))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Stubborn {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let () = serde::Deserialize::deserialize(from)?;
+        Err(serde::de::Error::custom("never"))
+    }
+}
+
+/// Serializes, but what comes back cannot be read.
+#[derive(Debug)]
+struct OneWay;
+
+impl serde::Serialize for OneWay {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_unit()
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for OneWay {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Stubborn::deserialize(from).map(|_| OneWay)
+    }
+}
+
+fn a_value_that_cannot_be_encoded() {
+    fn takes(_: Stubborn) {}
+    fn gives((): ()) -> Stubborn {
+        Stubborn
+    }
+    fn takes_one_way(_: OneWay) {}
+    fn gives_one_way((): ()) -> OneWay {
+        OneWay
+    }
+    assert!(matches!(Process::spawn(takes, Stubborn), Err(SpawnError::Encode(_))));
+    let joined = Process::spawn(gives, ()).unwrap().join();
+    assert!(matches!(joined, Err(ProcessError::Encode(_))), "{joined:?}");
+    let joined = Process::spawn(takes_one_way, OneWay).unwrap().join();
+    assert!(matches!(joined, Err(ProcessError::Argument(_))), "{joined:?}");
+    let joined = Process::spawn(gives_one_way, ()).unwrap().join();
+    assert!(matches!(joined, Err(ProcessError::Decode(_))), "{joined:?}");
+}
+
+fn shared_memory() {
+    fn adds(times: u64) {
+        let total = Shared::<Lock<u64>>::inherited("the total").unwrap();
+        let go = Shared::<Event>::inherited("go").unwrap();
+        go.wait().unwrap();
+        for _ in 0..times {
+            *total.lock().unwrap() += 1;
+        }
+        assert!(Shared::<Event>::inherited("other").is_err());
+    }
+    let total = Shared::anonymous(Lock::new(0_u64)).unwrap();
+    let go = Shared::anonymous(Event::manual(false)).unwrap();
+    let start = |_| {
+        let builder = Process::builder(adds).share("the total", &total).share("go", &go);
+        builder.name("adds").spawn(10_000).unwrap()
+    };
+    let processes: Vec<Process<()>> = (0..4).map(start).collect();
+    go.set();
+    processes.iter().for_each(|process| process.join().unwrap());
+    assert_eq!(*total.lock().unwrap(), 40_000);
+
+    fn dies_with_it((): ()) {
+        let total = Shared::<Lock<u64>>::inherited("total").unwrap();
+        let _guard = total.lock().unwrap();
+        std::process::abort();
+    }
+    let process = Process::builder(dies_with_it).share("total", &total).spawn(()).unwrap();
+    assert!(process.join().is_err());
+    assert!(matches!(total.lock(), Err(outlast::LockError::OwnerDied(_))));
+}
+
+fn join_with_a_timeout() {
+    fn sleeps(milliseconds: u64) -> u64 {
+        std::thread::sleep(ms(milliseconds));
+        1
+    }
+    let process = Process::spawn(sleeps, 300).unwrap();
+    let start = Instant::now();
+    assert!(process.try_join().is_none());
+    assert!(process.join_timeout(ms(20)).is_none());
+    assert!(!process.wait_timeout(ms(20)).unwrap());
+    assert!(start.elapsed() >= ms(40));
+    assert!(process.is_alive());
+    assert_eq!(process.join_timeout(runner::PATIENCE).unwrap().unwrap(), 1);
+    assert!(start.elapsed() >= ms(300));
+}
+
+fn the_value_is_taken_once() {
+    let process = Process::spawn(double, 1).unwrap();
+    assert_eq!(process.join().unwrap(), 2);
+    assert!(matches!(process.join(), Err(ProcessError::Taken)));
+    assert!(matches!(process.try_join(), Some(Err(ProcessError::Taken))));
+}
+
+fn signals_to_the_reaped() {
+    let process = Process::spawn(double, 1).unwrap();
+    process.wait().unwrap();
+    process.kill().unwrap();
+    process.terminate().unwrap();
+    assert_eq!(process.join().unwrap(), 2);
+    assert!(process.signal(10_000).is_err() || !process.is_alive());
+}
+
+fn no_input_and_own_group() {
+    fn looks((): ()) -> (usize, String, u32) {
+        let mut line = String::new();
+        let read = std::io::stdin().read_line(&mut line).unwrap();
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let rest = stat.rsplit(')').next().unwrap().to_owned();
+        let open = descriptors(std::process::id());
+        (read, rest, u32::try_from(open).unwrap())
+    }
+    let stat = |rest: &str| rest.split_whitespace().nth(2).unwrap().to_owned();
+    let own = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let others: Vec<_> = (0..5).map(|_| Process::spawn(forever, ()).unwrap()).collect();
+    let (read, rest, open) = Process::spawn(looks, ()).unwrap().join().unwrap();
+    assert_eq!(read, 0);
+    assert_ne!(stat(&rest), stat(own.rsplit(')').next().unwrap()));
+    // Nothing of its siblings or of the helper's: three standard ones, the channel, the folder that is just read.
+    let inherited = 0..=2;
+    let mine = descriptors(std::process::id());
+    assert!(usize::try_from(open).unwrap() <= 5 + mine.saturating_sub(*inherited.end()), "{open}");
+    assert!(open <= 10, "{open} descriptors");
+    others.iter().for_each(|process| process.kill().unwrap());
+}
+
+/// The helper's pid: the only child of this process that has the same name.
+fn helper() -> u32 {
+    let process = Process::spawn(parent_of, ()).unwrap();
+    process.join().unwrap()
+}
+
+fn parent_of((): ()) -> u32 {
+    std::os::unix::process::parent_id()
+}
+
+fn two_hundred_leave_nothing() {
+    let helper = helper();
+    eventually("the helper has reaped those before", || children(helper).is_empty());
+    std::thread::sleep(ms(20)); // it closes their descriptors then
+    let (before, helpers) = (descriptors(std::process::id()), descriptors(helper));
+    for round in 0..20_u64 {
+        let processes: Vec<_> =
+            (0..10).map(|i| Process::spawn(double, round + i).unwrap()).collect();
+        for (process, i) in processes.iter().zip(0..) {
+            assert_eq!(process.join().unwrap(), 2 * (round + i));
+        }
+    }
+    assert_eq!(descriptors(std::process::id()), before);
+    eventually("the helper has as few as before", || descriptors(helper) <= helpers);
+    assert!(children(helper).is_empty(), "zombies");
+}
+
+fn from_many_threads() {
+    std::thread::scope(|scope| {
+        for thread in 0..8_u64 {
+            scope.spawn(move || {
+                for i in 0..10 {
+                    let process = Process::spawn(double, thread * 100 + i).unwrap();
+                    assert_eq!(process.join().unwrap(), 2 * (thread * 100 + i));
+                }
+            });
+        }
+    });
+}
+
+fn a_process_starts_processes() {
+    fn outer(x: u64) -> (u64, u32) {
+        let process = Process::spawn(double, x).unwrap();
+        (process.join().unwrap(), process.pid())
+    }
+    let process = Process::spawn(outer, 8).unwrap();
+    let (value, pid) = process.join().unwrap();
+    assert_eq!(value, 16);
+    assert_ne!(pid, process.pid());
+    eventually("the inner process is gone", || !runs(pid));
+}
+
+#[expect(unsafe_code, reason = "fork")]
+fn after_a_fork() {
+    // SAFETY: the only other thread is the watchdog, which sleeps.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let value = Process::spawn(double, 4).and_then(|process| {
+            process.join().map_err(|error| std::io::Error::other(error.to_string()).into())
+        });
+        let code = i32::from(!matches!(value, Ok(8)));
+        // SAFETY: ends the copy.
+        unsafe { libc::_exit(code) };
+    }
+    let mut status = 1;
+    // SAFETY: writes to the live variable.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert_eq!(status, 0);
+    assert_eq!(Process::spawn(double, 4).unwrap().join().unwrap(), 8);
+}
+
+fn the_helper_is_killed() {
+    let first = helper();
+    let process = Process::spawn(forever, ()).unwrap();
+    let detached = Process::builder(forever).detached(true).spawn(()).unwrap();
+    kill(first);
+    assert!(matches!(process.join(), Err(ProcessError::Lost)));
+    assert!(process.exit_status().is_none());
+    assert_eq!(Process::spawn(double, 5).unwrap().join().unwrap(), 10);
+    let second = helper();
+    assert_ne!(first, second);
+    assert!(!children(std::process::id()).contains(&first), "a zombie");
+    assert!(detached.is_alive());
+    detached.kill().unwrap();
+    assert!(detached.join_timeout(runner::PATIENCE).unwrap().is_err());
+    // What had given its value has given it.
+    fn gives_and_stays((): ()) -> u32 {
+        3
+    }
+    let process = Process::spawn(gives_and_stays, ()).unwrap();
+    eventually("it has ended", || !runs(process.pid()));
+    kill(second);
+    assert_eq!(process.join().unwrap(), 3);
+}
+
+fn the_helper_is_killed_again_and_again() {
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..20 {
+                for child in children(std::process::id()) {
+                    kill(child);
+                }
+                std::thread::sleep(ms(30));
+            }
+            stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        let (mut done, mut lost) = (0, 0);
+        while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+            match Process::spawn(double, 6) {
+                Ok(process) => match process.join() {
+                    Ok(value) => {
+                        assert_eq!(value, 12);
+                        done += 1;
+                    }
+                    Err(ProcessError::Lost | ProcessError::Signalled(9)) => lost += 1,
+                    Err(error) => panic!("{error}"),
+                },
+                Err(SpawnError::HelperLost) => lost += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(done > 0, "{done} done, {lost} lost");
+    });
+    assert_eq!(Process::spawn(double, 6).unwrap().join().unwrap(), 12);
+}
+
+fn play_owner() {
+    use std::io::Write as _;
+    let process = Process::spawn(forever, ()).unwrap();
+    let detached = Process::builder(forever).detached(true).spawn(()).unwrap();
+    let helper = helper();
+    let mut out = std::io::stdout();
+    writeln!(out, "{} {} {helper}", process.pid(), detached.pid()).unwrap();
+    if std::env::var_os("EXITS").is_some() {
+        return;
+    }
+    forever(());
+}
+
+fn the_owner_is_killed() {
+    for exits in [false, true] {
+        let mut command = part("owner");
+        if exits {
+            command.env("EXITS", "1");
+        }
+        let mut owner = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(owner.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let pids: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+        let &[process, detached, helper] = pids.as_slice() else { panic!("{line}") };
+        if !exits {
+            assert!(runs(process) && runs(detached) && runs(helper));
+            owner.kill().unwrap();
+        }
+        owner.wait().unwrap();
+        eventually("the process is gone", || !runs(process));
+        eventually("the helper is gone", || !runs(helper));
+        std::thread::sleep(ms(50));
+        assert!(runs(detached));
+        kill(detached);
+    }
+}
+
+fn play_without_init() {
+    assert!(matches!(Process::spawn(double, 1), Err(SpawnError::NotInitialised)));
+}
+
+fn without_init() {
+    let status = part("without_init").env("WITHOUT_INIT", "1").status().unwrap();
+    assert!(status.success());
+}
+
+fn play_late_init() {
+    assert!(matches!(Process::spawn(double, 1), Err(SpawnError::NotInitialised)));
+    std::thread::spawn(|| forever(()));
+    process::init();
+    process::init();
+    assert_eq!(Process::spawn(double, 1).unwrap().join().unwrap(), 2);
+}
+
+/// With other threads about, the helper is the program started once more.
+fn a_late_init() {
+    // That one finds no variable, calls `init`, and becomes the helper.
+    let status = part("late_init").env("WITHOUT_INIT", "1").status().unwrap();
+    assert!(status.success());
+}
+
+#[expect(unsafe_code, reason = "makes a function of another kind")]
+fn a_function_of_a_library() {
+    let address = libc::getpid as *const ();
+    // SAFETY: it is not called.
+    let function = unsafe { std::mem::transmute::<*const (), fn(u64) -> u64>(address) };
+    let refused = Process::spawn(function, 1);
+    // Linked statically it is a part of the executable, and called by a stub otherwise.
+    assert!(matches!(refused, Err(SpawnError::ForeignFunction)) || refused.is_ok());
+    // SAFETY: the name is a C string.
+    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"getpid".as_ptr()) };
+    // SAFETY: as above.
+    let function = unsafe { std::mem::transmute::<*mut libc::c_void, fn(u64) -> u64>(address) };
+    let refused = Process::spawn(function, 1);
+    assert!(matches!(refused, Err(SpawnError::ForeignFunction)), "{refused:?}");
+}
+
+fn dropped_it_runs_on() {
+    fn sets((): ()) {
+        std::thread::sleep(ms(50));
+        Shared::<Event>::inherited("done").unwrap().set();
+    }
+    let done = Shared::anonymous(Event::manual(false)).unwrap();
+    drop(Process::builder(sets).share("done", &done).spawn(()).unwrap());
+    assert!(done.wait_timeout(runner::PATIENCE).unwrap());
+}

@@ -1,0 +1,363 @@
+//! Each queue, and a `VecDeque`, driven by the same random operations from two mappings: they must always agree.
+#![cfg(not(outlast_loom))]
+mod common;
+
+use common::watch_alone;
+use outlast::spsc::{self, Ring};
+use outlast::{
+    Channel, Delivery, PriorityQueue, Queue, RecvTimeoutError, Shared, TryRecvError, TrySendError,
+};
+use proptest::prelude::*;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// What is done to a queue of any kind.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Send(u32),
+    Receive,
+    ReceiveInTime,
+    ReceiveToAcknowledge,
+    /// The delivery that was made so many ago.
+    Acknowledge(usize),
+    GiveBack(usize),
+    ReceiveBatch(usize),
+    /// Takes, or gives up, one handle of an end.
+    Come(bool),
+    Leave(bool),
+    Close,
+    Look,
+}
+
+/// Each operation, and through which mapping.
+fn plays() -> impl Strategy<Value = Vec<(Act, bool)>> {
+    let act = prop_oneof![
+        8 => any::<u32>().prop_map(Act::Send),
+        5 => Just(Act::Receive),
+        1 => Just(Act::ReceiveInTime),
+        3 => Just(Act::ReceiveToAcknowledge),
+        2 => (0..4_usize).prop_map(Act::Acknowledge),
+        2 => (0..4_usize).prop_map(Act::GiveBack),
+        1 => (0..5_usize).prop_map(Act::ReceiveBatch),
+        2 => any::<bool>().prop_map(Act::Come),
+        2 => any::<bool>().prop_map(Act::Leave),
+        1 => Just(Act::Close),
+        2 => Just(Act::Look),
+    ];
+    prop::collection::vec((act, any::<bool>()), 1..80)
+}
+
+fn cases() -> ProptestConfig {
+    ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// What `Queue` is to do: messages that came back go first, in the order of their cells.
+#[derive(Debug, Default)]
+struct Model {
+    capacity: usize,
+    ring: VecDeque<u32>,
+    /// Message and attempts; the test takes them in any order.
+    returned: Vec<(u32, u32)>,
+    closed: bool,
+}
+
+impl Model {
+    fn send(&mut self, message: u32) -> Result<(), TrySendError<u32>> {
+        if self.closed {
+            Err(TrySendError::Closed(message))
+        } else if self.ring.len() == self.capacity {
+            Err(TrySendError::Full(message))
+        } else {
+            self.ring.push_back(message);
+            Ok(())
+        }
+    }
+
+    /// Whether it can be `message` that comes out, after so many attempts where that is known.
+    fn receive(&mut self, message: u32, attempts: Option<u32>) -> bool {
+        if self.returned.is_empty() {
+            return attempts.unwrap_or(0) == 0 && self.ring.pop_front() == Some(message);
+        }
+        let fits =
+            |&(m, a): &(u32, u32)| m == message && attempts.is_none_or(|attempts| attempts == a);
+        let found = self.returned.iter().position(fits);
+        found.map(|i| self.returned.swap_remove(i)).is_some()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ring.is_empty() && self.returned.is_empty()
+    }
+}
+
+fn nothing(model: &Model) -> TryRecvError {
+    if model.closed { TryRecvError::Closed } else { TryRecvError::Empty }
+}
+
+fn play_queue(capacity: usize, plays: &[(Act, bool)]) {
+    let here = Shared::<Queue<u32>>::anonymous_queue(capacity).unwrap();
+    let there = Shared::<Queue<u32>>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    let mut model = Model { capacity, ..Model::default() };
+    let mut held: Vec<Delivery<'_, u32>> = Vec::new();
+    for &(act, first) in plays {
+        let queue: &Queue<u32> = if first { &here } else { &there };
+        match act {
+            Act::Send(message) => assert_eq!(queue.try_send(message), model.send(message)),
+            Act::Receive => match queue.try_recv() {
+                Ok(message) => assert!(model.receive(message, None), "{message}"),
+                Err(error) => assert!(model.is_empty() && error == nothing(&model), "{error}"),
+            },
+            Act::ReceiveInTime => match queue.recv_timeout(Duration::ZERO) {
+                Ok(message) => assert!(model.receive(message, None), "{message}"),
+                Err(RecvTimeoutError::TimedOut) => assert!(model.is_empty() && !model.closed),
+                Err(error) => assert!(model.is_empty() && model.closed, "{error}"),
+            },
+            Act::ReceiveToAcknowledge => match queue.try_recv_ack() {
+                Ok(job) => {
+                    assert!(model.receive(*job, Some(job.attempts())), "{job:?}");
+                    held.push(job);
+                }
+                Err(error) => assert!(model.is_empty() && error == nothing(&model), "{error}"),
+            },
+            Act::Acknowledge(i) if i < held.len() => {
+                let job = held.swap_remove(i);
+                let message = *job;
+                assert_eq!(job.ack(), Ok(message));
+            }
+            Act::GiveBack(i) if i < held.len() => {
+                let job = held.swap_remove(i);
+                model.returned.push((*job, job.attempts() + 1));
+            }
+            Act::ReceiveBatch(most) if !model.is_empty() => {
+                let mut all = Vec::new();
+                let expected = most.min(model.ring.len() + model.returned.len());
+                assert_eq!(queue.recv_batch(&mut all, most), Ok(expected));
+                assert!(all.iter().all(|&message| model.receive(message, None)), "{all:?}");
+            }
+            Act::Close => {
+                queue.close();
+                model.closed = true;
+            }
+            _ => {
+                let (len, full) = (model.ring.len(), model.ring.len() == capacity);
+                assert_eq!(
+                    (queue.len(), queue.is_full(), queue.is_empty()),
+                    (len, full, model.is_empty())
+                );
+                assert_eq!(queue.is_closed(), model.closed);
+                let idle = model.is_empty() && held.is_empty();
+                assert_eq!(queue.join_timeout(Duration::ZERO), Ok(idle));
+            }
+        }
+    }
+}
+
+fn play_ring(capacity: usize, plays: &[(Act, bool)]) {
+    let here = Shared::<Ring<u32>>::anonymous_ring(capacity).unwrap();
+    let there = Shared::<Ring<u32>>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    let (mut sent, mut received) = (0, 0);
+    let mut model = Model { capacity, ..Model::default() };
+    let mut ends = (Some(here.producer().unwrap()), Some(there.consumer().unwrap()));
+    for &(act, first) in plays {
+        let ring: &Ring<u32> = if first { &here } else { &there };
+        match act {
+            Act::Send(message) => {
+                let producer = ends.0.as_ref().unwrap();
+                let expected = match model.send(message) {
+                    Ok(()) => {
+                        sent += 1;
+                        Ok(())
+                    }
+                    Err(TrySendError::Full(back)) => Err(spsc::TrySendError::Full(back)),
+                    Err(error) => Err(spsc::TrySendError::Closed(error.into_inner())),
+                };
+                assert_eq!(producer.try_send(message), expected);
+            }
+            Act::Receive | Act::ReceiveInTime | Act::ReceiveToAcknowledge => {
+                let consumer = ends.1.as_ref().unwrap();
+                let expected = match model.ring.pop_front() {
+                    Some(message) => {
+                        received += 1;
+                        Ok(message)
+                    }
+                    None if model.closed => Err(spsc::TryRecvError::Closed),
+                    None => Err(spsc::TryRecvError::Empty),
+                };
+                assert_eq!(consumer.try_recv(), expected);
+            }
+            Act::ReceiveBatch(most) if !model.ring.is_empty() => {
+                let mut all = Vec::new();
+                let expected: Vec<u32> = model.ring.drain(..most.min(model.ring.len())).collect();
+                let consumer = ends.1.as_ref().unwrap();
+                assert_eq!(consumer.recv_batch(&mut all, most), Ok(expected.len()));
+                assert_eq!(all, expected);
+                received += expected.len() as u64;
+            }
+            // Another takes over.
+            Act::Come(true) => {
+                ends.0 = None;
+                ends.0 = Some(ring.producer().unwrap());
+            }
+            Act::Come(false) => {
+                ends.1 = None;
+                ends.1 = Some(ring.consumer().unwrap());
+            }
+            Act::Close => {
+                ring.close();
+                model.closed = true;
+            }
+            _ => {
+                assert_eq!((ring.len(), ring.is_empty()), (model.ring.len(), model.is_empty()));
+                assert_eq!((ring.sent(), ring.received()), (sent, received));
+                assert_eq!(ring.is_full(), model.ring.len() == capacity);
+            }
+        }
+    }
+}
+
+fn play_channel(capacity: usize, plays: &[(Act, bool)]) {
+    let here = Shared::<Channel<u32>>::anonymous_channel(capacity).unwrap();
+    let there = Shared::<Channel<u32>>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    let mut model = Model { capacity, ..Model::default() };
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    let (mut sent_to, mut received_from) = (false, false); // somebody had the end once
+    for &(act, first) in plays {
+        let channel = if first { &here } else { &there };
+        match act {
+            Act::Come(true) => {
+                senders.push((channel.sender().unwrap(), first));
+                received_from = true;
+            }
+            Act::Come(false) => {
+                receivers.push((channel.receiver().unwrap(), first));
+                sent_to = true;
+            }
+            Act::Leave(true) => drop(senders.pop()),
+            Act::Leave(false) => drop(receivers.pop()),
+            Act::Send(message) => {
+                let Some((sender, _)) = senders.last() else { continue };
+                let expected = if !model.closed && sent_to && receivers.is_empty() {
+                    Err(TrySendError::Disconnected(message))
+                } else {
+                    model.send(message)
+                };
+                assert_eq!(sender.clone().try_send(message), expected);
+            }
+            Act::Close => {
+                channel.close();
+                model.closed = true;
+            }
+            Act::Look => {
+                let count = |mappings: Vec<bool>| {
+                    usize::from(mappings.contains(&true)) + usize::from(mappings.contains(&false))
+                };
+                assert_eq!(channel.senders(), count(senders.iter().map(|end| end.1).collect()));
+                assert_eq!(channel.receivers(), count(receivers.iter().map(|end| end.1).collect()));
+                assert_eq!(
+                    (channel.len(), channel.is_full()),
+                    (model.ring.len(), model.ring.len() == capacity)
+                );
+            }
+            _ => {
+                let Some((receiver, _)) = receivers.first() else { continue };
+                let expected = match model.ring.pop_front() {
+                    Some(message) => Ok(message),
+                    None if model.closed => Err(TryRecvError::Closed),
+                    None if received_from && senders.is_empty() => Err(TryRecvError::Disconnected),
+                    None => Err(TryRecvError::Empty),
+                };
+                let received = match act {
+                    Act::ReceiveToAcknowledge => {
+                        receiver.try_recv_ack().map(|job| job.ack().unwrap())
+                    }
+                    _ => receiver.clone().try_recv(),
+                };
+                assert_eq!(received, expected);
+            }
+        }
+    }
+}
+
+const LEVELS: usize = 3;
+
+fn play_priority(plays: &[(Act, bool)]) {
+    type Levels = PriorityQueue<u32, LEVELS, 2>;
+    let here = Shared::anonymous(Levels::new()).unwrap();
+    let there = Shared::<Levels>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    let mut models: [Model; LEVELS] =
+        core::array::from_fn(|_| Model { capacity: 2, ..Model::default() });
+    let mut held = Vec::new();
+    for &(act, first) in plays {
+        let queue: &Levels = if first { &here } else { &there };
+        let urgent = models.iter().rposition(|model| !model.is_empty());
+        let nothing = nothing(&models[0]);
+        match act {
+            Act::Send(message) => {
+                let priority = message as usize % LEVELS;
+                assert_eq!(queue.try_send(priority, message), models[priority].send(message));
+            }
+            Act::Receive | Act::ReceiveInTime | Act::ReceiveBatch(_) => match queue.try_recv() {
+                Ok((priority, message)) => {
+                    assert_eq!(Some(priority), urgent);
+                    assert!(models[priority].receive(message, None), "{message}");
+                }
+                Err(error) => assert_eq!((urgent, error), (None, nothing)),
+            },
+            Act::ReceiveToAcknowledge => match queue.try_recv_ack() {
+                Ok(job) => {
+                    assert_eq!(Some(job.priority()), urgent);
+                    assert!(models[job.priority()].receive(*job, Some(job.attempts())), "{job:?}");
+                    held.push(job);
+                }
+                Err(error) => assert_eq!((urgent, error), (None, nothing)),
+            },
+            Act::Acknowledge(i) if i < held.len() => {
+                let job = held.swap_remove(i);
+                let message = *job;
+                assert_eq!(job.ack(), Ok(message));
+            }
+            Act::GiveBack(i) if i < held.len() => {
+                let job = held.swap_remove(i);
+                models[job.priority()].returned.push((*job, job.attempts() + 1));
+            }
+            Act::Close => {
+                queue.close();
+                models.iter_mut().for_each(|model| model.closed = true);
+            }
+            _ => {
+                let len: usize = models.iter().map(|model| model.ring.len()).sum();
+                assert_eq!((queue.len(), queue.is_empty()), (len, urgent.is_none()));
+                assert_eq!(queue.len_of(1), models[1].ring.len());
+                let idle = urgent.is_none() && held.is_empty();
+                assert_eq!(queue.join_timeout(Duration::ZERO), Ok(idle));
+            }
+        }
+    }
+}
+
+#[test]
+fn queue_and_model_agree() {
+    let _watchdog = watch_alone("queue_and_model_agree");
+    proptest!(cases(), |(capacity in 1..5_usize, plays in plays())| play_queue(capacity, &plays));
+}
+
+#[test]
+fn ring_and_model_agree() {
+    let _watchdog = watch_alone("ring_and_model_agree");
+    proptest!(cases(), |(capacity in 1..5_usize, plays in plays())| play_ring(capacity, &plays));
+}
+
+#[test]
+fn channel_and_model_agree() {
+    let _watchdog = watch_alone("channel_and_model_agree");
+    proptest!(cases(), |(capacity in 1..5_usize, closes: bool, plays in plays())| {
+        let plays: Vec<_> =
+            plays.into_iter().filter(|(act, _)| closes || !matches!(act, Act::Close)).collect();
+        play_channel(capacity, &plays);
+    });
+}
+
+#[test]
+fn priority_and_model_agree() {
+    let _watchdog = watch_alone("priority_and_model_agree");
+    proptest!(cases(), |(plays in plays())| play_priority(&plays));
+}

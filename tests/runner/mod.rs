@@ -1,0 +1,129 @@
+//! A runner for tests whose `main` must begin with `outlast::process::init()`: one test after the other, each under a watchdog.
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
+use std::env;
+use std::io::Write as _;
+use std::panic::catch_unwind;
+use std::process::{Command, ExitCode};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// What must happen is given up only after this long: the machine may be busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+/// What the watchdog gives a whole test.
+const LIMIT: Duration = Duration::from_secs(180);
+/// Has the test program, started once more, play a part instead of running tests.
+const PART: &str = "OUTLAST_TEST_PART";
+
+pub(crate) type Test = (&'static str, fn());
+
+pub(crate) fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// Runs the tests whose names contain one of the arguments, as the usual runner does.
+pub(crate) fn run(tests: &[Test], parts: &[Test]) -> ExitCode {
+    if let Ok(part) = env::var(PART) {
+        let (_, play) = parts.iter().find(|(name, _)| *name == part).expect("a known part");
+        play();
+        return ExitCode::SUCCESS;
+    }
+    let mut arguments: Vec<String> = env::args().skip(1).collect();
+    let exact = arguments.iter().any(|argument| argument == "--exact");
+    let list = arguments.iter().any(|argument| argument == "--list");
+    // Options of the usual runner; those with a separate value take that along.
+    arguments.retain(|argument| !argument.starts_with('-') && argument.parse::<u32>().is_err());
+    let wanted = |name: &str| {
+        let fits =
+            |filter: &String| if exact { name == filter } else { name.contains(filter.as_str()) };
+        arguments.is_empty() || arguments.iter().any(fits)
+    };
+    let (mut passed, mut failed) = (0, Vec::new());
+    let mut out = std::io::stdout();
+    for &(name, test) in tests.iter().filter(|(name, _)| wanted(name)) {
+        if list {
+            writeln!(out, "{name}: test").unwrap();
+            continue;
+        }
+        write!(out, "test {name} ... ").unwrap();
+        out.flush().unwrap();
+        let start = Instant::now();
+        let (done, watch) = channel::<()>();
+        let watchdog = std::thread::spawn(move || {
+            if watch.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("\n{name} hangs");
+                std::process::abort();
+            }
+        });
+        let outcome = catch_unwind(test);
+        drop(done);
+        watchdog.join().unwrap();
+        let seconds = start.elapsed().as_secs_f64();
+        match outcome {
+            Ok(()) => {
+                passed += 1;
+                writeln!(out, "ok ({seconds:.2} s)").unwrap();
+            }
+            Err(_) => {
+                failed.push(name);
+                writeln!(out, "FAILED ({seconds:.2} s)").unwrap();
+            }
+        }
+    }
+    if list {
+        return ExitCode::SUCCESS;
+    }
+    let word = if failed.is_empty() { "ok" } else { "FAILED" };
+    writeln!(out, "\ntest result: {word}. {passed} passed; {} failed {failed:?}\n", failed.len())
+        .unwrap();
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// This program, to play a part.
+pub(crate) fn part(name: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.env(PART, name);
+    command
+}
+
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(ms(2));
+    }
+}
+
+/// Whether the process runs: not ended, not a zombie.
+pub(crate) fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in brackets.
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+}
+
+/// The children of a process.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(child) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let rest = stat.rsplit(')').next().unwrap_or_default();
+        if rest.split_whitespace().nth(1) == Some(pid.to_string().as_str()) {
+            found.push(child);
+        }
+    }
+    found
+}
+
+/// How many descriptors this process has open.
+pub(crate) fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+#[expect(unsafe_code, reason = "a system call")]
+pub(crate) fn kill(pid: u32) {
+    // SAFETY: takes no pointers.
+    unsafe { libc::kill(pid.cast_signed(), libc::SIGKILL) };
+}
