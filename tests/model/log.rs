@@ -13,7 +13,7 @@ fn write(journal: &Journal, message: &str) {
 fn all(records: &mut Records<'_>, journal: &Journal) -> Vec<String> {
     let (mut messages, mut next) = (Vec::new(), 0);
     let mut gaps = 0;
-    while let Some(record) = records.next() {
+    for record in records.by_ref() {
         let message = record.message().into_owned();
         assert!(
             message.len() == 16 && message.bytes().all(|b| b == message.as_bytes()[0]),
