@@ -11,7 +11,7 @@
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "64 bits are needed anyway, and numbers are small; a cast saturates"
+    reason = "a number becomes the index of a bin, and the outermost take what lies beyond"
 )]
 mod crew;
 

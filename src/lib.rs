@@ -5,6 +5,7 @@
 //   pool                                 workers, tasks
 //   process                              functions in processes of their own
 //   shared  command                      Shared<T>, handing on
+//   log                                  records of all processes, to one collector
 //   queue                                built on the wait layer and the peer table
 //   condition                            waiting for what a lock guards
 //   reentrant                            a lock around a lock
@@ -25,6 +26,7 @@ mod error;
 pub mod event;
 pub mod latch;
 pub mod lock;
+pub mod log;
 pub mod once;
 #[cfg(all(feature = "pool", not(outlast_loom)))]
 pub mod pool;

@@ -1,6 +1,7 @@
 //! A value in memory that several processes map: `Arc` for processes.
 #![expect(unsafe_code, reason = "gives references to a value that lies in a checked mapping")]
 use crate::error::{Fault, OpenError};
+use crate::log::Journal;
 use crate::queue::spsc::Ring;
 use crate::queue::{Channel, Queue, Receiver, Sender};
 use crate::segment::Attachment;
@@ -273,6 +274,22 @@ impl Options {
         self.make(Home::Anonymous, capacity, |_| {})
     }
 
+    /// As [`Shared::anonymous_journal`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn anonymous_journal(self, capacity: usize) -> Result<Shared<Journal>, OpenError> {
+        self.make(Home::Anonymous, capacity, |_| {})
+    }
+
+    /// As [`Shared::create_journal`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn create_journal(self, name: &str, capacity: usize) -> Result<Shared<Journal>, OpenError> {
+        self.make(Home::Named(name), capacity, |_| {})
+    }
+
     /// As [`Shared::create_ring`].
     ///
     /// # Errors
@@ -477,6 +494,24 @@ impl<T: Plain> Shared<Ring<T>> {
     /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
     pub fn create_ring(name: &str, capacity: usize) -> Result<Self, OpenError> {
         Options::new().create_ring(name, capacity)
+    }
+}
+
+impl Shared<Journal> {
+    /// A new journal of `capacity` records (1 to 16,777,216) in memory without a name.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
+    pub fn anonymous_journal(capacity: usize) -> Result<Self, OpenError> {
+        Options::new().anonymous_journal(capacity)
+    }
+
+    /// A new journal of `capacity` records (1 to 16,777,216) that others open by `name`.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
+    pub fn create_journal(name: &str, capacity: usize) -> Result<Self, OpenError> {
+        Options::new().create_journal(name, capacity)
     }
 }
 

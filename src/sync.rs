@@ -35,6 +35,9 @@ mod imp {
     /// Readers of an `RwLock` that have a slot each.
     pub(crate) const READERS: usize = 32;
 
+    /// Words of text in a record of a `Journal`.
+    pub(crate) const RECORD_WORDS: usize = 60;
+
     /// Processes that hold one side of a channel.
     pub(crate) const HOLDERS: usize = 64;
 
@@ -73,6 +76,9 @@ mod imp {
 
     /// As few as can be told apart, with threads that have the same one first.
     pub(crate) const READERS: usize = 2;
+
+    /// Enough for a record to be torn.
+    pub(crate) const RECORD_WORDS: usize = 2;
 
     /// As few as a model has threads.
     pub(crate) const HOLDERS: usize = 3;

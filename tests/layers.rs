@@ -40,6 +40,10 @@ const RULES: [Rule; 3] = [
                 "tokens of peers, and the layout that the kernel knows, are no part of the model",
             ),
             ("shareable.rs", "the atomics that loom has not"),
+            (
+                "log/mod.rs",
+                "a sink for the crate `log`, which is optional, and no part of the model",
+            ),
             ("any_error.rs", "errors of features"),
         ],
     },

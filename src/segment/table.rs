@@ -72,6 +72,8 @@ static FORKS: AtomicU32 = AtomicU32::new(0);
 thread_local! {
     /// The mapping that this thread used last: start, length, owner tag.
     static HERE: Cell<(usize, usize, u32)> = const { Cell::new((0, 0, 0)) };
+    /// Process and thread, as the kernel knows them, and the count of forks when it was asked.
+    static WHO: Cell<(u32, u32, u32)> = const { Cell::new((u32::MAX, 0, 0)) };
     /// The table's lock, held by the thread that forks.
     static ACROSS_FORK: RefCell<Option<MutexGuard<'static, Table>>> = const { RefCell::new(None) };
 }
@@ -122,6 +124,17 @@ pub(crate) fn contains(address: usize) -> bool {
 #[inline(always)]
 pub(crate) fn forks() -> u32 {
     FORKS.load(Relaxed)
+}
+
+/// The ids of this process and of the calling thread. The kernel is asked once a thread.
+pub(crate) fn who() -> (u32, u32) {
+    let (forks_then, pid, tid) = WHO.get();
+    if forks_then == forks() {
+        return (pid, tid);
+    }
+    let (pid, tid) = (std::process::id(), thread::id());
+    WHO.set((forks(), pid, tid));
+    (pid, tid)
 }
 
 impl Mapping {

@@ -13,6 +13,8 @@ mod heir;
 #[cfg(feature = "futex")]
 mod latch;
 #[cfg(feature = "futex")]
+mod log;
+#[cfg(feature = "futex")]
 mod primitives;
 #[cfg(feature = "futex")]
 mod priority;

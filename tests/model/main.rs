@@ -16,6 +16,7 @@ mod condition;
 mod event;
 mod latch;
 mod lock;
+mod log;
 mod once;
 mod priority;
 mod queue;
