@@ -207,6 +207,38 @@ macro_rules! __sized_shareable {
     };
 }
 
+/// The parts of [`Shareable`] that are shared by every struct which ends in a slice, its field `slots`. `$one` is the same struct with one slot
+/// in place of the slice, `$slot` a slot, `$most` the greatest number of them.
+macro_rules! slice_shareable {
+    ($one:ty, $slot:ty, $most:expr) => {
+        const ALIGN: usize = align_of::<$one>();
+        fn size(len: usize) -> Option<usize> {
+            if len == 0 || len > $most {
+                return None;
+            }
+            let end = size_of::<$slot>()
+                .checked_mul(len)?
+                .checked_add(::core::mem::offset_of!($one, slots))?;
+            end.checked_next_multiple_of(Self::ALIGN).filter(|&size| isize::try_from(size).is_ok())
+        }
+        $crate::shareable::at_slice!();
+    };
+}
+pub(crate) use slice_shareable;
+
+/// [`Shareable::at`] of a struct that ends in a slice, or in another such struct.
+macro_rules! at_slice {
+    () => {
+        fn at(base: ::core::ptr::NonNull<u8>, len: usize) -> ::core::ptr::NonNull<Self> {
+            // A pointer to a struct that ends in a slice has the slice's length as its own.
+            let slice = ::core::ptr::NonNull::slice_from_raw_parts(base, len);
+            let pointer = slice.as_ptr() as *mut Self;
+            ::core::ptr::NonNull::new(pointer).unwrap_or_else(|| unreachable!("`base` is not null"))
+        }
+    };
+}
+pub(crate) use at_slice;
+
 macro_rules! numbers {
     ($($number:ty)*) => {$(
         // SAFETY: a number has no padding, and any bits are one of its values.

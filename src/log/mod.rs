@@ -59,7 +59,7 @@ pub use sink::{init, init_with};
 
 use crate::error::Fault;
 use crate::segment::{identify, who};
-use crate::shareable::{Dead, Field, Layout, SEED, Shareable, mix, mix_u64};
+use crate::shareable::{Dead, Field, Layout, SEED, Shareable, mix, mix_u64, slice_shareable};
 use crate::sync::RECORD_WORDS;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
@@ -67,7 +67,6 @@ use crate::wait::signal::Signal;
 use core::fmt::{self, Write as _};
 use core::mem::offset_of;
 use core::ops::Deref;
-use core::ptr::NonNull;
 use record::Draft;
 use std::time::Duration;
 
@@ -398,25 +397,12 @@ unsafe impl<const N: usize> Shareable for FixedJournal<N> {
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl Shareable for Journal {
     const FINGERPRINT: u64 = Self::BASE;
-    const ALIGN: usize = align_of::<FixedJournal<1>>();
     const NEEDS_PEERS: bool = true;
     fn layout() -> Layout {
         let size = offset_of!(FixedJournal<1>, slots);
         Layout { name: "Journal", size, fields: const { &FixedJournal::<1>::FIELDS } }
     }
-    fn size(len: usize) -> Option<usize> {
-        if len == 0 || len > MAX_CAPACITY {
-            return None;
-        }
-        let end = size_of::<Slot>().checked_mul(len)?;
-        let end = end.checked_add(offset_of!(FixedJournal<1>, slots))?;
-        end.checked_next_multiple_of(Self::ALIGN).filter(|&size| isize::try_from(size).is_ok())
-    }
-    fn at(base: NonNull<u8>, len: usize) -> NonNull<Self> {
-        // A pointer to a struct that ends in a slice has the slice's length as its own.
-        let pointer = NonNull::slice_from_raw_parts(base, len).as_ptr() as *mut Self;
-        NonNull::new(pointer).unwrap_or_else(|| unreachable!("`base` is not null"))
-    }
+    slice_shareable!(FixedJournal<1>, Slot, MAX_CAPACITY);
     fn place(&self) {
         self.rare.filled.place();
     }

@@ -51,11 +51,7 @@ impl<T: Plain> Queue<T> {
         limit: u32,
         dead_letters: &Queue<T>,
     ) -> Result<Delivery<'_, T>, TryRecvError> {
-        let next = || match self.deliver() {
-            Ok(delivery) => Ok(delivery),
-            Err(Undelivered::NoCell) => Ok(None),
-            Err(Undelivered::Never(never)) => Err(never),
-        };
+        let next = || Undelivered::at_once(self.deliver());
         Self::at_once(Self::bury(limit, dead_letters, next))
     }
 

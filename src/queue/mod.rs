@@ -85,7 +85,9 @@ pub use ring::Slot;
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{forks, identify};
-use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
+use crate::shareable::{
+    Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64, slice_shareable,
+};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
@@ -94,7 +96,6 @@ use cells::{Cell, CellState, Stage};
 use core::fmt;
 use core::mem::{MaybeUninit, offset_of};
 use core::ops::Deref;
-use core::ptr::NonNull;
 use ring::{End, MAX_CAPACITY, Nothing, Phase, Position, is_in, lap_of, owner_of, state};
 use std::time::{Duration, Instant};
 
@@ -504,11 +505,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
-        Self::at_once(match self.deliver() {
-            Ok(Some(delivery)) => Ok(Some(delivery)),
-            Ok(None) | Err(Undelivered::NoCell) => Ok(None),
-            Err(Undelivered::Never(never)) => Err(never),
-        })
+        Self::at_once(Undelivered::at_once(self.deliver()))
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.
@@ -816,6 +813,17 @@ enum Undelivered {
     /// All cells are taken.
     NoCell,
     Never(Never),
+}
+
+impl Undelivered {
+    /// What it is to one who does not wait: no cell is no message.
+    fn at_once<D>(delivered: Result<Option<D>, Undelivered>) -> Result<Option<D>, Never> {
+        match delivered {
+            Ok(delivery) => Ok(delivery),
+            Err(Undelivered::NoCell) => Ok(None),
+            Err(Undelivered::Never(never)) => Err(never),
+        }
+    }
 }
 
 // --------------------------------------------------- acknowledged delivery
@@ -1172,26 +1180,12 @@ unsafe impl<T: Plain, const N: usize> Shareable for FixedQueue<T, N> {
 // SAFETY: as above; the number of slots is the pointer's, which `at` got from the checked header.
 unsafe impl<T: Plain> Shareable for Queue<T> {
     const FINGERPRINT: u64 = Queue::<T>::BASE;
-    const ALIGN: usize = align_of::<FixedQueue<T, 1>>();
     const NEEDS_PEERS: bool = true;
     fn layout() -> Layout {
         let size = offset_of!(FixedQueue<T, 1>, slots);
         Layout { name: "Queue", size, fields: const { &FixedQueue::<T, 1>::FIELDS } }
     }
-    fn size(len: usize) -> Option<usize> {
-        if len == 0 || len > MAX_CAPACITY {
-            return None;
-        }
-        let end = size_of::<Slot<T>>()
-            .checked_mul(len)?
-            .checked_add(offset_of!(FixedQueue<T, 1>, slots))?;
-        end.checked_next_multiple_of(Self::ALIGN).filter(|&size| isize::try_from(size).is_ok())
-    }
-    fn at(base: NonNull<u8>, len: usize) -> NonNull<Self> {
-        // A pointer to a struct that ends in a slice has the slice's length as its own.
-        let pointer = NonNull::slice_from_raw_parts(base, len).as_ptr() as *mut Self;
-        NonNull::new(pointer).unwrap_or_else(|| unreachable!("`base` is not null"))
-    }
+    slice_shareable!(FixedQueue<T, 1>, Slot<T>, MAX_CAPACITY);
     fn place(&self) {
         self.signals().into_iter().for_each(Signal::place);
     }

@@ -229,11 +229,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
-        Queue::<T>::at_once(match self.deliver() {
-            Err(Undelivered::NoCell) => Ok(None),
-            Err(Undelivered::Never(never)) => Err(never),
-            Ok(delivery) => Ok(delivery),
-        })
+        Queue::<T>::at_once(Undelivered::at_once(self.deliver()))
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.

@@ -13,12 +13,12 @@ use std::path::Path;
 const LENGTH_SEALS: c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
 
 /// Turns the C library's -1 into the error that it stands for.
-fn result(returned: c_int) -> io::Result<c_int> {
-    if returned == -1 { Err(io::Error::last_os_error()) } else { Ok(returned) }
+pub(super) fn result<T: PartialEq + From<i8>>(returned: T) -> io::Result<T> {
+    if returned == T::from(-1) { Err(io::Error::last_os_error()) } else { Ok(returned) }
 }
 
 /// Repeats a call that a signal cut short.
-fn uninterrupted(mut call: impl FnMut() -> c_int) -> io::Result<c_int> {
+pub(super) fn uninterrupted<T: PartialEq + From<i8>>(mut call: impl FnMut() -> T) -> io::Result<T> {
     loop {
         match result(call()) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -1,5 +1,6 @@
 //! Starting, watching and ending processes, and the sockets between them.
 #![expect(unsafe_code, reason = "system calls")]
+use super::file::{result, uninterrupted};
 use crate::deadline::Deadline;
 use core::ffi::{CStr, c_int, c_void};
 use std::io;
@@ -10,11 +11,6 @@ use std::process::ExitStatus;
 /// What the kernel passes in one message.
 pub(crate) const MOST_DESCRIPTORS: usize = 253;
 const CONTROL: usize = 2048;
-
-/// Turns the C library's -1 into the error that it stands for.
-fn result(returned: c_int) -> io::Result<c_int> {
-    if returned == -1 { Err(io::Error::last_os_error()) } else { Ok(returned) }
-}
 
 /// A descriptor that the kernel has just given.
 fn owned(returned: libc::c_long) -> io::Result<OwnedFd> {
@@ -84,16 +80,9 @@ pub(crate) fn send(
         unsafe { data.copy_from_nonoverlapping(numbers.as_ptr().cast(), payload as usize) };
     }
     let flags = libc::MSG_NOSIGNAL | if wait { 0 } else { libc::MSG_DONTWAIT };
-    loop {
-        // SAFETY: all that the message points to lives.
-        if unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) } >= 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
+    // SAFETY: all that the message points to lives.
+    uninterrupted(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })?;
+    Ok(())
 }
 
 /// Takes one message, of which `buffer` takes as much as it can, and its descriptors; 0 bytes are the end.
@@ -107,19 +96,10 @@ pub(crate) fn receive(
     let mut control = Control([0; CONTROL]);
     let mut message = header(&mut iov, &mut control, CONTROL);
     let flags = libc::MSG_CMSG_CLOEXEC | if wait { 0 } else { libc::MSG_DONTWAIT };
-    let length = loop {
+    let received = uninterrupted(|| {
         // SAFETY: all that the message points to lives.
-        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
-        match usize::try_from(received) {
-            Ok(length) => break length,
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-        }
-    };
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) }
+    })?;
     // SAFETY: the kernel has filled the control block in.
     let mut at = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     while !at.is_null() {
@@ -141,7 +121,7 @@ pub(crate) fn receive(
         // SAFETY: walks on within the control block.
         at = unsafe { libc::CMSG_NXTHDR(&raw const message, at) };
     }
-    Ok(length)
+    usize::try_from(received).map_err(io::Error::other)
 }
 
 /// Sleeps until one of the descriptors has something to read, or has ended; which of them do.
@@ -151,20 +131,15 @@ pub(crate) fn poll(watched: &[BorrowedFd<'_>], deadline: Deadline) -> io::Result
         .map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
         .collect();
     let count = libc::nfds_t::try_from(polled.len()).map_err(io::Error::other)?;
-    loop {
+    uninterrupted(|| {
         // Rounded up, so that the deadline has passed when it comes back.
         let left = deadline
             .remaining()
             .map(|left| c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX));
         // SAFETY: so many entries lie there.
-        match result(unsafe { libc::poll(polled.as_mut_ptr(), count, left.unwrap_or(-1)) }) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => {
-                other?;
-                return Ok(polled.iter().map(|entry| entry.revents != 0).collect());
-            }
-        }
-    }
+        unsafe { libc::poll(polled.as_mut_ptr(), count, left.unwrap_or(-1)) }
+    })?;
+    Ok(polled.iter().map(|entry| entry.revents != 0).collect())
 }
 
 /// Copies the calling process, with the calling thread only. 0 in the copy, whose pid goes to the caller.
@@ -201,21 +176,17 @@ pub(crate) fn signal(process: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
     let no_info = core::ptr::null::<c_void>();
     let call = libc::SYS_pidfd_send_signal;
     // SAFETY: null is allowed where the kernel is to fill the information in.
-    let r = unsafe { libc::syscall(call, process.as_raw_fd(), signal, no_info, 0) };
-    if r == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    result(unsafe { libc::syscall(call, process.as_raw_fd(), signal, no_info, 0) })?;
+    Ok(())
 }
 
 /// Waits for a child that ends, and has the kernel forget it.
 pub(crate) fn reap(pid: u32) -> io::Result<ExitStatus> {
     let pid = number(pid)?;
     let mut status = 0;
-    loop {
-        // SAFETY: writes to the live variable.
-        match result(unsafe { libc::waitpid(pid, &raw mut status, 0) }) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other.map(|_| ExitStatus::from_raw(status)),
-        }
-    }
+    // SAFETY: writes to the live variable.
+    uninterrupted(|| unsafe { libc::waitpid(pid, &raw mut status, 0) })?;
+    Ok(ExitStatus::from_raw(status))
 }
 
 /// Kills a child that has not been reaped.

@@ -52,14 +52,13 @@ pub use sender::Sender;
 use crate::error::Fault;
 use crate::queue::ends::Ends;
 use crate::queue::{CLOSED, FixedQueue, LIGHT, NO_RECEIVERS, NO_SENDERS, Queue, Slot};
-use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
+use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, at_slice, mix, mix_u64};
 use crate::sync::atomic::Ordering::{AcqRel, SeqCst};
 use crate::sync::atomic::fence;
 use crate::wait::signal::Signal;
 use core::fmt;
 use core::mem::offset_of;
 use core::ops::Deref;
-use core::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 /// A bounded queue with two ends to hold: [`Sender`]s and [`Receiver`]s.
@@ -287,11 +286,7 @@ unsafe impl<T: Plain> Shareable for Channel<T> {
         let size = queue.checked_add(offset_of!(FixedChannel<T, 1>, queue))?;
         Some(size).filter(|&size| isize::try_from(size).is_ok())
     }
-    fn at(base: NonNull<u8>, len: usize) -> NonNull<Self> {
-        // A pointer to a struct that ends in a slice has the slice's length as its own.
-        let pointer = NonNull::slice_from_raw_parts(base, len).as_ptr() as *mut Self;
-        NonNull::new(pointer).unwrap_or_else(|| unreachable!("`base` is not null"))
-    }
+    at_slice!();
     fn place(&self) {
         self.queue.place();
     }

@@ -90,11 +90,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
-        let deliver = || match self.channel.queue.deliver() {
-            Ok(delivery) => Ok(delivery),
-            Err(Undelivered::NoCell) => Ok(None),
-            Err(Undelivered::Never(never)) => Err(never),
-        };
+        let deliver = || Undelivered::at_once(self.channel.queue.deliver());
         let checked = self.hold.check().map_err(Never::Failed);
         let now = Deadline::after(Duration::ZERO);
         Queue::<T>::at_once(checked.and_then(|()| self.to_the_end(now, deliver)))

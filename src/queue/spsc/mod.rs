@@ -62,7 +62,9 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::LIGHT;
 use crate::segment::{forks, identify};
-use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
+use crate::shareable::{
+    Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64, slice_shareable,
+};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
@@ -70,7 +72,6 @@ use crate::wait::signal::Signal;
 use core::fmt;
 use core::mem::{MaybeUninit, offset_of};
 use core::ops::Deref;
-use core::ptr::NonNull;
 use end::End;
 use std::time::{Duration, Instant};
 
@@ -389,26 +390,12 @@ unsafe impl<T: Plain, const N: usize> Shareable for FixedRing<T, N> {
 // SAFETY: as above; the number of slots is the pointer's, which `at` got from the checked header.
 unsafe impl<T: Plain> Shareable for Ring<T> {
     const FINGERPRINT: u64 = Ring::<T>::BASE;
-    const ALIGN: usize = align_of::<FixedRing<T, 1>>();
     const NEEDS_PEERS: bool = true;
     fn layout() -> Layout {
         let size = offset_of!(FixedRing<T, 1>, slots);
         Layout { name: "Ring", size, fields: const { &FixedRing::<T, 1>::FIELDS } }
     }
-    fn size(len: usize) -> Option<usize> {
-        if len == 0 || len > MAX_CAPACITY {
-            return None;
-        }
-        let end = size_of::<Slot<T>>()
-            .checked_mul(len)?
-            .checked_add(offset_of!(FixedRing<T, 1>, slots))?;
-        end.checked_next_multiple_of(Self::ALIGN).filter(|&size| isize::try_from(size).is_ok())
-    }
-    fn at(base: NonNull<u8>, len: usize) -> NonNull<Self> {
-        // A pointer to a struct that ends in a slice has the slice's length as its own.
-        let pointer = NonNull::slice_from_raw_parts(base, len).as_ptr() as *mut Self;
-        NonNull::new(pointer).unwrap_or_else(|| unreachable!("`base` is not null"))
-    }
+    slice_shareable!(FixedRing<T, 1>, Slot<T>, MAX_CAPACITY);
     fn place(&self) {
         self.signals().into_iter().for_each(Signal::place);
     }
