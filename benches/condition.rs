@@ -1,16 +1,15 @@
 //! What it costs to wait for what a lock guards: a turn that goes to another process and comes back, beside the condition of POSIX and a
 //! bare futex.
-#![expect(unsafe_code, reason = "calls futex and pthread_*")]
+#![expect(unsafe_code, reason = "calls pthread_*")]
 mod support;
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::ptr::null;
-use core::sync::atomic::Ordering::{Acquire, Release};
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::AtomicU64;
 use criterion::Criterion;
 use outlast::{Condition, Lock, Shared, Spin};
 use std::time::Duration;
+use support::futex::Futex;
 use support::scenes::ping_pong;
 use support::{Bench, Contest, TOGETHER, group};
 
@@ -117,32 +116,10 @@ impl Posix {
     }
 }
 
-/// A word that the kernel puts threads to sleep on, and nothing else.
-struct Futex(&'static AtomicU32);
-
-impl Futex {
-    fn call(&self, operation: i32, number: u32) {
-        let (word, timeout) = (self.0.as_ptr(), null::<libc::timespec>());
-        // SAFETY: the word lives for ever; no timeout.
-        unsafe { libc::syscall(libc::SYS_futex, word, operation, number, timeout) };
-    }
-
-    fn set(&self) {
-        self.0.store(1, Release);
-        self.call(libc::FUTEX_WAKE, 1);
-    }
-
-    fn wait(&self) {
-        while self.0.compare_exchange(1, 0, Acquire, Acquire).is_err() {
-            self.call(libc::FUTEX_WAIT, 0);
-        }
-    }
-}
-
 fn parked(contest: &mut Contest<'_>) {
     ours(contest, "outlast::Condition", Spin::Never);
     contest.counted("futex, no lock", |trips| {
-        let words = [(); 2].map(|()| Futex(group::plain_shared()));
+        let words = [(); 2].map(|()| Futex::new());
         ping_pong(trips, || {}, |i| words[i].set(), |i| words[i].wait())
     });
     contest.bar(1.1);

@@ -3,13 +3,13 @@
 mod support;
 
 use core::hint::spin_loop;
-use core::ptr::null;
 use core::sync::atomic::Ordering::{Acquire, Release};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use criterion::Criterion;
 use outlast::{Event, Shared, Spin};
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
 use std::time::Duration;
+use support::futex::Futex;
 use support::scenes::ping_pong;
 use support::{ALONE, Bench, Contest, TOGETHER, group};
 
@@ -17,39 +17,6 @@ use support::{ALONE, Bench, Contest, TOGETHER, group};
 const SHORT: Duration = Duration::from_millis(8);
 
 // -------------------------------------------------------------------------------------- rivals
-
-/// A word that the kernel puts threads to sleep on, and nothing else.
-struct Futex(&'static AtomicU32);
-
-impl Futex {
-    fn new() -> Self {
-        Futex(group::plain_shared())
-    }
-
-    fn call(&self, operation: i32, number: u32) {
-        // SAFETY: the word lives for ever; no timeout.
-        unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                self.0.as_ptr(),
-                operation,
-                number,
-                null::<libc::timespec>(),
-            )
-        };
-    }
-
-    fn set(&self) {
-        self.0.store(1, Release);
-        self.call(libc::FUTEX_WAKE, 1);
-    }
-
-    fn wait(&self) {
-        while self.0.compare_exchange(1, 0, Acquire, Acquire).is_err() {
-            self.call(libc::FUTEX_WAIT, 0);
-        }
-    }
-}
 
 /// A process-shared semaphore of POSIX.
 struct Semaphore(*mut libc::sem_t);

@@ -3,8 +3,7 @@
 mod common;
 
 use common::{
-    eventually, fork_child, handle, ms, scribble, sleep_for_ever, thread_cpu, watch, watch_alone,
-    worlds,
+    eventually, fork_child, ms, scribble, sleep_for_ever, thread_cpu, watch, watch_alone, worlds,
 };
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
@@ -350,8 +349,6 @@ fn no_more_than_64_processes() {
     assert_eq!(channel.senders(), 63);
 }
 
-extern "C" fn nothing(_signal: i32) {}
-
 /// A signal's handler does not end a wait, and waiting takes no time of the processor.
 #[test]
 fn a_wait_is_a_wait() {
@@ -359,17 +356,13 @@ fn a_wait_is_a_wait() {
     let _watchdog = watch("a_wait_is_a_wait", &office);
     let sender = office.jobs.sender().unwrap();
     let waiter = fork_child(|| {
-        handle(libc::SIGUSR1, nothing);
+        common::catch_user_signals();
         let receiver = office.jobs.receiver().unwrap();
         let before = thread_cpu();
         assert_eq!(receiver.recv(), Ok(5));
         assert!(thread_cpu() - before < ms(100), "it was busy");
     });
-    for _ in 0..3 {
-        waiter.until_waiting();
-        waiter.signal(libc::SIGUSR1);
-        std::thread::sleep(ms(60));
-    }
+    waiter.disturb_asleep(3, ms(60));
     sender.send(5).unwrap();
     waiter.succeeds();
 }

@@ -1,4 +1,6 @@
 //! The example `checksum` against `find`, `sort` and `sha256sum`, also with its workers killed, and its ends.
+mod built;
+
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -8,7 +10,6 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Once;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -328,26 +329,6 @@ fn workers_of(parent: u32) -> Vec<u32> {
     fs::read_dir("/proc").unwrap().filter_map(|entry| of_process(entry.ok()?)).collect()
 }
 
-/// Cargo builds it beside the tests, unless only this test was asked for.
 fn example() -> PathBuf {
-    static BUILD: Once = Once::new();
-    let tests = std::env::current_exe().unwrap(); // target/<profile>/deps/checksum-<hash>
-    let profile = tests.parent().and_then(Path::parent).unwrap();
-    let example = profile.join("examples/checksum");
-    BUILD.call_once(|| {
-        if example.exists() {
-            return;
-        }
-        let name = match profile.file_name().and_then(OsStr::to_str) {
-            Some("debug") | None => "dev",
-            Some(name) => name,
-        };
-        let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--example", "checksum", "--profile", name, "--target-dir"])
-            .arg(profile.parent().unwrap())
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status();
-        assert!(status.unwrap().success(), "the example does not build");
-    });
-    example
+    built::built("checksum")
 }

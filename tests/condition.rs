@@ -423,10 +423,7 @@ fn signals_do_not_end_a_wait() {
         assert_eq!(scene.step.load(SeqCst), 3, "returned with no notify");
     });
     scene.step.until(1);
-    while scene.step.load(SeqCst) < 2 {
-        child.signal(libc::SIGUSR1);
-        std::thread::sleep(ms(3));
-    }
+    child.disturb_while(|| scene.step.load(SeqCst) < 2);
     child.until_waiting();
     for _ in 0..20 {
         child.signal(libc::SIGUSR1);

@@ -488,10 +488,7 @@ fn signals_do_not_end_a_wait() {
         assert!(CAUGHT.load(SeqCst) > before, "no signals came");
     });
     shared.step.until(1);
-    while shared.step.load(SeqCst) < 2 {
-        child.signal(libc::SIGUSR1);
-        std::thread::sleep(ms(3));
-    }
+    child.disturb_while(|| shared.step.load(SeqCst) < 2);
     for _ in 0..20 {
         child.signal(libc::SIGUSR1);
         std::thread::sleep(ms(1));

@@ -1,8 +1,8 @@
 //! The examples that check their own outcome, also with their workers killed. (`checksum` has tests of its own.)
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+mod built;
+
+use built::built;
 use std::process::{Command, Output, Stdio};
-use std::sync::Once;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -114,28 +114,4 @@ fn run(example: &str, args: &[&str]) -> Output {
 fn lost(text: &str) -> u64 {
     let (_, rest) = text.split_once("workers lost: ").expect("a number");
     rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
-}
-
-/// Cargo builds them beside the tests, unless only this test was asked for.
-fn built(example: &str) -> PathBuf {
-    static BUILD: Once = Once::new();
-    let tests = std::env::current_exe().unwrap(); // target/<profile>/deps/examples-<hash>
-    let profile = tests.parent().and_then(Path::parent).unwrap();
-    BUILD.call_once(|| {
-        let all = ["analysis", "pipeline", "game_server", "crawler"];
-        if all.iter().all(|example| profile.join("examples").join(example).exists()) {
-            return;
-        }
-        let name = match profile.file_name().and_then(OsStr::to_str) {
-            Some("debug") | None => "dev",
-            Some(name) => name,
-        };
-        let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--examples", "--profile", name, "--target-dir"])
-            .arg(profile.parent().unwrap())
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status();
-        assert!(status.unwrap().success(), "the examples do not build");
-    });
-    profile.join("examples").join(example)
 }

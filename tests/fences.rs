@@ -4,7 +4,8 @@
 #![expect(unsafe_code, reason = "seccomp")]
 mod common;
 
-use common::{Child, Random, fork_child, my_part, part_is_done, start_again, watch};
+use common::filter_step::{answer, load, pass_over_if};
+use common::{Child, Random, filter_calls, fork_child, my_part, part_is_done, start_again, watch};
 use outlast::spsc::FixedRing;
 use outlast::{CommandExt as _, FixedQueue, Queue, RecvError, Shared, Spin};
 use std::os::unix::process::CommandExt as _;
@@ -81,27 +82,13 @@ fn no_wake_is_lost_between_a_commit_and_a_sleep() {
 
 /// From here on the process, and what it executes, cannot call `membarrier`.
 fn forbid_membarrier() -> std::io::Result<()> {
-    let load = u16::try_from(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS).unwrap();
-    let equal = u16::try_from(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K).unwrap();
-    let answer = u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap();
-    let step = |code: u16, jt: u8, k: u32| libc::sock_filter { code, jt, jf: 0, k };
     let refuse = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap();
-    let mut program = [
-        step(load, 0, 0), // the number of the call
-        step(equal, 1, u32::try_from(libc::SYS_membarrier).unwrap()),
-        step(answer, 0, libc::SECCOMP_RET_ALLOW),
-        step(answer, 0, refuse),
-    ];
-    let len = u16::try_from(program.len()).unwrap();
-    let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
-    // SAFETY: takes no pointers.
-    let privileges = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    // SAFETY: the filter points to a program that lives during the call.
-    let filtered =
-        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
-    if privileges != 0 || filtered != 0 {
-        return Err(std::io::Error::last_os_error());
-    }
+    filter_calls(&mut [
+        load(),
+        pass_over_if(1, libc::SYS_membarrier),
+        answer(libc::SECCOMP_RET_ALLOW),
+        answer(refuse),
+    ])?;
     // SAFETY: takes no pointers.
     let allowed = unsafe { libc::syscall(libc::SYS_membarrier, 0, 0, 0) } >= 0;
     assert!(!allowed, "the filter does not hold");

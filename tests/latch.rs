@@ -223,15 +223,13 @@ fn more_members_than_cells_one_by_one() {
     assert_eq!(start.latch.remaining(), 1);
 }
 
-extern "C" fn nothing(_signal: i32) {}
-
 /// A signal handler does not end a wait, and a waiter takes no processor's time.
 #[test]
 fn a_waiter_sleeps_on() {
     let start = start(Latch::new(1));
     let _watchdog = watch("a_waiter_sleeps_on", &start);
     let child = fork_child(|| {
-        common::handle(libc::SIGUSR1, nothing);
+        common::catch_user_signals();
         Spin::Never.set();
         start.step.store(1, SeqCst);
         start.latch.wait().unwrap();
@@ -239,11 +237,7 @@ fn a_waiter_sleeps_on() {
         assert!(thread_cpu() < ms(100), "it has not slept: {:?}", thread_cpu());
     });
     common::eventually("it comes", || start.step.load(SeqCst) == 1);
-    for _ in 0..50 {
-        child.until_waiting();
-        child.signal(libc::SIGUSR1);
-        std::thread::sleep(ms(3));
-    }
+    child.disturb_asleep(50, ms(3));
     start.step.store(2, SeqCst);
     start.latch.count_down(1);
     child.succeeds();
@@ -255,7 +249,7 @@ fn signals_during_a_timeout() {
     let start = start(Latch::new(1));
     let _watchdog = watch("signals_during_a_timeout", &start);
     let child = fork_child(|| {
-        common::handle(libc::SIGUSR1, nothing);
+        common::catch_user_signals();
         start.step.store(1, SeqCst);
         let began = Instant::now();
         assert_eq!(start.latch.wait_timeout(ms(120)), Err(LatchError::TimedOut));
@@ -263,10 +257,7 @@ fn signals_during_a_timeout() {
         start.step.store(2, SeqCst);
     });
     common::eventually("it comes", || start.step.load(SeqCst) == 1);
-    while start.step.load(SeqCst) == 1 && common::is_alive(child.pid) {
-        child.signal(libc::SIGUSR1);
-        std::thread::sleep(ms(4));
-    }
+    child.disturb_while(|| start.step.load(SeqCst) == 1);
     child.succeeds();
 }
 

@@ -156,10 +156,7 @@ fn signals_do_not_end_a_wait() {
         assert!(began.elapsed() >= ms(200));
     });
     shared.step.until(1);
-    while shared.step.load(SeqCst) == 1 {
-        child.signal(libc::SIGUSR1);
-        std::thread::sleep(ms(5));
-    }
+    child.disturb_while(|| shared.step.load(SeqCst) == 1);
     for _ in 0..10 {
         child.signal(libc::SIGUSR1);
         std::thread::sleep(ms(1));

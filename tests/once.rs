@@ -212,8 +212,6 @@ fn what_came_before_is_seen() {
     );
 }
 
-extern "C" fn nothing(_signal: i32) {}
-
 /// Signal handlers end neither the wait for a value nor that for the turn to make it; and neither takes processor time.
 #[test]
 fn waiters_sleep_on() {
@@ -232,7 +230,7 @@ fn waiters_sleep_on() {
         .iter()
         .map(|&makes| {
             fork_child(|| {
-                common::handle(libc::SIGUSR1, nothing);
+                common::catch_user_signals();
                 Spin::Never.set();
                 deed.runs.fetch_add(1, SeqCst);
                 let value = match makes {
@@ -263,7 +261,7 @@ fn signals_during_a_timeout() {
     let deed = deed();
     let _watchdog = watch("signals_during_a_timeout", &deed);
     let child = fork_child(|| {
-        common::handle(libc::SIGUSR1, nothing);
+        common::catch_user_signals();
         deed.step.store(1, SeqCst);
         let began = Instant::now();
         assert_eq!(deed.value.wait_timeout(ms(120)), Ok(None));
@@ -271,10 +269,7 @@ fn signals_during_a_timeout() {
         deed.step.store(2, SeqCst);
     });
     common::eventually("it comes", || deed.step.load(SeqCst) == 1);
-    while deed.step.load(SeqCst) == 1 && common::is_alive(child.pid) {
-        child.signal(libc::SIGUSR1);
-        std::thread::sleep(ms(4));
-    }
+    child.disturb_while(|| deed.step.load(SeqCst) == 1);
     child.succeeds();
 }
 

@@ -2,7 +2,7 @@
 #![cfg(not(outlast_loom))]
 mod common;
 
-use common::{eventually, fork_child, handle, ms, sleep_for_ever, thread_cpu, watch, worlds};
+use common::{eventually, fork_child, ms, sleep_for_ever, thread_cpu, watch, worlds};
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
@@ -241,23 +241,17 @@ fn join_outlasts_workers() {
     joins.succeeds();
 }
 
-extern "C" fn nothing(_signal: i32) {}
-
 #[test]
 fn a_wait_is_a_wait() {
     let office = office();
     let _watchdog = watch("a_wait_is_a_wait", &office);
     let waiter = fork_child(|| {
-        handle(libc::SIGUSR1, nothing);
+        common::catch_user_signals();
         let before = thread_cpu();
         assert_eq!(office.jobs.recv(), Ok((2, 5)));
         assert!(thread_cpu() - before < ms(100), "it was busy");
     });
-    for _ in 0..3 {
-        waiter.until_waiting();
-        waiter.signal(libc::SIGUSR1);
-        std::thread::sleep(ms(60));
-    }
+    waiter.disturb_asleep(3, ms(60));
     office.jobs.send(2, 5).unwrap();
     waiter.succeeds();
 }

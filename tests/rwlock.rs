@@ -315,10 +315,7 @@ fn signals_do_not_end_a_wait() {
         drop(shared.lock.write().unwrap());
     });
     let disturb_until = |step: u32| {
-        while shared.step.load(SeqCst) < step {
-            child.signal(libc::SIGUSR1);
-            std::thread::sleep(ms(5));
-        }
+        child.disturb_while(|| shared.step.load(SeqCst) < step);
     };
     shared.step.until(1);
     disturb_until(2);

@@ -225,15 +225,13 @@ fn permits_travel() {
     assert_eq!(sem.available(), 1);
 }
 
-extern "C" fn nothing(_signal: i32) {}
-
 /// A signal handler does not end a wait, and a waiter takes no processor's time.
 #[test]
 fn a_waiter_sleeps_on() {
     let room = room(Semaphore::new(0));
     let _watchdog = watch("a_waiter_sleeps_on", &room);
     let child = fork_child(|| {
-        common::handle(libc::SIGUSR1, nothing);
+        common::catch_user_signals();
         Spin::Never.set();
         room.visits.store(1, SeqCst);
         room.seats.acquire().unwrap().forget();
@@ -241,11 +239,7 @@ fn a_waiter_sleeps_on() {
         assert!(thread_cpu() < ms(100), "it has not slept: {:?}", thread_cpu());
     });
     common::eventually("it comes", || room.visits.load(SeqCst) == 1);
-    for _ in 0..50 {
-        child.until_waiting();
-        child.signal(libc::SIGUSR1);
-        std::thread::sleep(ms(5));
-    }
+    child.disturb_asleep(50, ms(5));
     room.visits.store(2, SeqCst);
     room.seats.release(1).unwrap();
     child.succeeds();
@@ -566,7 +560,7 @@ fn owned_waiter_sleeps_on() {
     let _watchdog = watch("owned_waiter_sleeps_on", &hall);
     let held = hall.seats.acquire().unwrap();
     let child = fork_child(|| {
-        common::handle(libc::SIGUSR1, nothing);
+        common::catch_user_signals();
         Spin::Never.set();
         hall.visits.store(1, SeqCst);
         drop(hall.seats.acquire().unwrap());
@@ -574,11 +568,7 @@ fn owned_waiter_sleeps_on() {
         assert!(thread_cpu() < ms(100), "it has not slept: {:?}", thread_cpu());
     });
     common::eventually("it comes", || hall.visits.load(SeqCst) == 1);
-    for _ in 0..50 {
-        child.until_waiting();
-        child.signal(libc::SIGUSR1);
-        std::thread::sleep(ms(3));
-    }
+    child.disturb_asleep(50, ms(3));
     hall.visits.store(2, SeqCst);
     drop(held);
     child.succeeds();
@@ -590,7 +580,7 @@ fn signals_during_a_timeout() {
     let (room, hall) = (room(Semaphore::new(0)), hall(0));
     let _watchdog = watch("signals_during_a_timeout", &room);
     let child = fork_child(|| {
-        common::handle(libc::SIGUSR1, nothing);
+        common::catch_user_signals();
         room.visits.store(1, SeqCst);
         let began = Instant::now();
         assert!(room.seats.acquire_timeout(ms(80)).unwrap().is_none());
@@ -601,10 +591,7 @@ fn signals_during_a_timeout() {
         room.visits.store(2, SeqCst);
     });
     common::eventually("it comes", || room.visits.load(SeqCst) == 1);
-    while room.visits.load(SeqCst) == 1 && common::is_alive(child.pid) {
-        child.signal(libc::SIGUSR1);
-        std::thread::sleep(ms(4));
-    }
+    child.disturb_while(|| room.visits.load(SeqCst) == 1);
     child.succeeds();
 }
 

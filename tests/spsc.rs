@@ -2,7 +2,7 @@
 #![cfg(not(outlast_loom))]
 mod common;
 
-use common::{eventually, fork_child, handle, ms, sleep_for_ever, thread_cpu, watch, worlds};
+use common::{eventually, fork_child, ms, sleep_for_ever, thread_cpu, watch, worlds};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::SeqCst;
 use outlast::spsc::{
@@ -424,8 +424,6 @@ fn values_are_checked() {
     assert_eq!(consumer.recv(), Ok(Kind::Draw));
 }
 
-extern "C" fn nothing(_signal: i32) {}
-
 /// A signal's handler does not end a wait, and waiting takes no time of the processor.
 #[test]
 fn a_wait_is_a_wait() {
@@ -433,17 +431,13 @@ fn a_wait_is_a_wait() {
     let _watchdog = watch("a_wait_is_a_wait", &pair);
     let producer = pair.ring.producer().unwrap();
     let waiter = fork_child(|| {
-        handle(libc::SIGUSR1, nothing);
+        common::catch_user_signals();
         let consumer = pair.ring.consumer().unwrap();
         let before = thread_cpu();
         assert_eq!(consumer.recv(), Ok(5));
         assert!(thread_cpu() - before < ms(100), "it was busy");
     });
-    for _ in 0..3 {
-        waiter.until_waiting();
-        waiter.signal(libc::SIGUSR1);
-        std::thread::sleep(ms(60));
-    }
+    waiter.disturb_asleep(3, ms(60));
     producer.send(5).unwrap();
     waiter.succeeds();
 }

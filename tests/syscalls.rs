@@ -7,7 +7,8 @@
 #![expect(unsafe_code, reason = "seccomp")]
 mod common;
 
-use common::{Exit, KILLED, OK, fork_child, watch_alone};
+use common::filter_step::{answer, load, pass_over_if};
+use common::{Exit, KILLED, OK, filter_calls, fork_child, watch_alone};
 use core::time::Duration;
 use outlast::{Event, FixedQueue, Lock, Queue, Shared, TryRecvError};
 
@@ -30,29 +31,14 @@ fn all() -> Shared<All> {
 
 /// From here on every call but `exit` and `exit_group` kills the process.
 fn allow_nothing() {
-    let load = u16::try_from(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS).unwrap();
-    let equal = u16::try_from(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K).unwrap();
-    let answer = u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap();
-    let step = |code: u16, jt: u8, k: u32| libc::sock_filter { code, jt, jf: 0, k };
-    let number = |call: libc::c_long| u32::try_from(call).unwrap();
-    let mut program = [
-        step(load, 0, 0), // the number of the call
-        step(equal, 2, number(libc::SYS_exit_group)),
-        step(equal, 1, number(libc::SYS_exit)),
-        step(answer, 0, libc::SECCOMP_RET_KILL_PROCESS),
-        step(answer, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = libc::sock_fprog {
-        len: u16::try_from(program.len()).unwrap(),
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: takes no pointers.
-    let r = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    assert_eq!(r, 0, "no_new_privs");
-    // SAFETY: the filter points to a program that lives during the call.
-    let r =
-        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
-    assert_eq!(r, 0, "seccomp is not available: {}", std::io::Error::last_os_error());
+    let filtered = filter_calls(&mut [
+        load(),
+        pass_over_if(2, libc::SYS_exit_group),
+        pass_over_if(1, libc::SYS_exit),
+        answer(libc::SECCOMP_RET_KILL_PROCESS),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ]);
+    filtered.expect("seccomp is available");
 }
 
 /// Ends the calling thread by the one call that strict mode allows for it.

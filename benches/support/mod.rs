@@ -16,6 +16,7 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each benchmark uses a part of this")]
 
 pub(crate) mod cpu;
+pub(crate) mod futex;
 pub(crate) mod group;
 pub(crate) mod scenes;
 

@@ -272,6 +272,56 @@ pub(crate) fn handle(signal: i32, handler: extern "C" fn(i32)) {
     assert_eq!(r, 0);
 }
 
+/// Has the calling process survive SIGUSR1, with a handler that does nothing.
+pub(crate) fn catch_user_signals() {
+    extern "C" fn nothing(_signal: i32) {}
+    handle(libc::SIGUSR1, nothing);
+}
+
+/// From here on the process, and what it executes, has each of its system calls answered by `program`, which finds the number of
+/// the call loaded: see [`filter_step`].
+pub(crate) fn filter_calls(program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    // SAFETY: takes no pointers.
+    let privileges = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    // SAFETY: the filter points to a program that lives during the call.
+    let filtered =
+        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+    match (privileges, filtered) {
+        (0, 0) => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Steps of such a program.
+pub(crate) mod filter_step {
+    use libc::sock_filter;
+
+    fn step(code: u32, jt: u8, k: u32) -> sock_filter {
+        sock_filter { code: u16::try_from(code).expect("16 bits"), jt, jf: 0, k }
+    }
+
+    /// Loads the number of the call: the first step of all.
+    pub(crate) fn load() -> sock_filter {
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)
+    }
+
+    /// Passes over so many steps if it is this call.
+    pub(crate) fn pass_over_if(steps: u8, call: libc::c_long) -> sock_filter {
+        step(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            steps,
+            u32::try_from(call).expect("32 bits"),
+        )
+    }
+
+    /// The answer.
+    pub(crate) fn answer(with: u32) -> sock_filter {
+        step(libc::BPF_RET | libc::BPF_K, 0, with)
+    }
+}
+
 /// Whether the thread sleeps in a futex call on shared memory (a private one has another operation number).
 pub(crate) fn waits(pid: libc::pid_t, tid: libc::pid_t) -> bool {
     let call = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall"));
@@ -614,6 +664,23 @@ pub(crate) fn part_is_done() -> ! {
 }
 
 impl Child {
+    /// Sends it SIGUSR1 as long as it lives and it is `so`.
+    pub(crate) fn disturb_while(&self, so: impl Fn() -> bool) {
+        while so() && is_alive(self.pid) {
+            self.signal(libc::SIGUSR1);
+            std::thread::sleep(ms(4));
+        }
+    }
+
+    /// Sends it SIGUSR1 so many times, with a pause after each, and each time when it sleeps.
+    pub(crate) fn disturb_asleep(&self, times: u32, pause: Duration) {
+        for _ in 0..times {
+            self.until_waiting();
+            self.signal(libc::SIGUSR1);
+            std::thread::sleep(pause);
+        }
+    }
+
     /// Waits for one that was started again, and asserts that it came to the end of its part.
     #[track_caller]
     pub(crate) fn has_played(self) {

@@ -13,18 +13,22 @@ fn channel() -> outlast::Shared<Pipe> {
 }
 
 /// What is there comes before the end; a lost wake is a deadlock.
+fn one_message_then_the_end(channel: &Shared<Pipe>) {
+    let sender = channel.sender().unwrap();
+    let receiver = spawn(channel, |channel| {
+        let receiver = channel.receiver().unwrap();
+        assert_eq!((receiver.recv(), receiver.recv()), (Ok(1), Err(RecvError::Disconnected)));
+    });
+    sender.send(1).unwrap();
+    drop(sender);
+    receiver.join().unwrap();
+}
+
 #[test]
 fn channel_last_sender_leaves() {
     check(|| {
         let channel = channel();
-        let sender = channel.sender().unwrap();
-        let receiver = spawn(&channel, |channel| {
-            let receiver = channel.receiver().unwrap();
-            assert_eq!((receiver.recv(), receiver.recv()), (Ok(1), Err(RecvError::Disconnected)));
-        });
-        sender.send(1).unwrap();
-        drop(sender);
-        receiver.join().unwrap();
+        one_message_then_the_end(&channel);
     });
 }
 
@@ -118,14 +122,7 @@ fn channel_taken_again() {
     check(|| {
         let channel = channel();
         drop(channel.sender().unwrap());
-        let sender = channel.sender().unwrap();
-        let receiver = spawn(&channel, |channel| {
-            let receiver = channel.receiver().unwrap();
-            assert_eq!((receiver.recv(), receiver.recv()), (Ok(1), Err(RecvError::Disconnected)));
-        });
-        sender.send(1).unwrap();
-        drop(sender);
-        receiver.join().unwrap();
+        one_message_then_the_end(&channel);
     });
 }
 
