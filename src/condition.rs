@@ -169,7 +169,7 @@ impl Condition {
             let ended;
             (guard, ended) = self.wait_until(guard, deadline)?;
             // Notifies that come too late do not go on for ever.
-            late = ended.timed_out() || deadline.remaining().is_some_and(|left| left.is_zero());
+            late = ended.timed_out() || deadline.is_over();
         }
     }
 

@@ -31,6 +31,11 @@ impl Deadline {
         self.0.is_none()
     }
 
+    /// Whether it has passed.
+    pub(crate) fn is_over(self) -> bool {
+        self.remaining().is_some_and(|left| left.is_zero())
+    }
+
     /// What is left of the time: `None` for ever, zero once it is over.
     pub(crate) fn remaining(self) -> Option<Duration> {
         self.0.map(|at| at.saturating_duration_since(Instant::now()))

@@ -89,10 +89,6 @@ impl Core {
         Ok(core)
     }
 
-    pub(super) fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
     pub(super) fn book(&self) -> MutexGuard<'_, Book> {
         lock(&self.book)
     }
@@ -180,7 +176,6 @@ impl Core {
         if self.is_copy() {
             return true; // for nothing: it never comes here
         }
-        let late = || deadline.remaining().is_some_and(|left| left.is_zero());
         loop {
             if ready() {
                 return true;
@@ -197,7 +192,7 @@ impl Core {
             lead.followers.push(me.clone());
             drop(lead);
             register(Arc::new(Unpark(me.clone())).into());
-            let done = ready() || late();
+            let done = ready() || deadline.is_over();
             if !done {
                 match deadline.remaining() {
                     None => thread::park(),
@@ -210,7 +205,7 @@ impl Core {
             }
             drop(lead);
             let came = ready();
-            if came || late() {
+            if came || deadline.is_over() {
                 self.hand_on();
                 return came;
             }

@@ -108,7 +108,7 @@ where
 
     /// How many tasks the next chunk is to have.
     fn next_size(&self, left: Option<usize>) -> u64 {
-        let workers = self.pool.core.plan().workers as u64;
+        let workers = self.pool.core.plan.workers as u64;
         let fits = match self.cost.load(Relaxed) {
             0 => 1,
             cost => CHUNK / cost,
@@ -120,7 +120,7 @@ where
 
     /// Sends as much as may be under way.
     fn feed(&mut self) {
-        let workers = self.pool.core.plan().workers as u64;
+        let workers = self.pool.core.plan.workers as u64;
         while self.failed.is_none() && self.input.is_some() {
             let left = self.input.as_ref().and_then(|input| input.size_hint().1);
             let size = self.next_size(left);

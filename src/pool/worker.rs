@@ -1,9 +1,8 @@
 //! What a worker does.
 use super::hall::{Desk, Hall, INLINE};
 use crate::deadline::Deadline;
-use crate::process::code;
 use crate::process::wire::{from_file, to_file};
-use crate::process::worker::{Entry, Failure, catch, entry_of};
+use crate::process::worker::{Entry, Failure, catch};
 use crate::process::{inherited_fd, worker};
 use crate::sync::atomic::Ordering::{Acquire, Release};
 use crate::sys::process::{poll, receive, send, watch_process};
@@ -97,16 +96,15 @@ pub(super) fn work((desk, desks, owner, initializer): Orders) -> Result<(), Stri
 
 /// Calls a function by the numbers that the owner gave.
 fn run(entry: u64, function: u64, argument: &[u8], result: &mut Vec<u8>) -> Result<(), Failure> {
-    let unknown = || Failure::Argument(String::from("no such function"));
-    let (call, function) = found(entry, function).ok_or_else(unknown)?;
+    let (call, function) = found(entry, function)?;
     call(function, argument, result)
 }
 
+/// The call and the function that a message or the orders name.
 #[expect(unsafe_code, reason = "calls a function by its number")]
-fn found(entry: u64, function: u64) -> Option<(Entry, usize)> {
+fn found(entry: u64, function: u64) -> Result<(Entry, usize), Failure> {
     // SAFETY: the owner made the numbers with `numbers`, and runs the same executable: it is this process's image.
-    let entry = unsafe { entry_of(entry) }?;
-    Some((entry, code::address(function)?))
+    unsafe { worker::found(entry, function) }
 }
 
 /// The head of a message.
@@ -172,9 +170,9 @@ impl Worker<'_> {
             self.record.clear();
             self.record.resize(8, 0);
             let record = &mut self.record;
-            let outcome = catch(|| match found {
-                Some((call, function)) => call(function, argument, record),
-                None => Err(Failure::Argument(String::from("no such function"))),
+            let outcome = catch(|| match &found {
+                Ok((call, function)) => call(*function, argument, record),
+                Err(failure) => Err(failure.clone()),
             });
             let status = match outcome {
                 Ok(Ok(())) => status::VALUE,

@@ -302,7 +302,7 @@ impl<R> Process<R> {
                 return Ok(true);
             }
             drop(state);
-            if deadline.remaining().is_some_and(|left| left.is_zero()) {
+            if deadline.is_over() {
                 return Ok(false);
             }
             let other = match &self.handle {

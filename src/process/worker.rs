@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Once;
 
 /// Why a call gave no value, though it did not panic.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Failure {
     /// The argument cannot be decoded.
     Argument(String),
@@ -65,10 +65,21 @@ pub(crate) fn numbers<A: DeserializeOwned, R: Serialize>(
 ///
 /// # Safety
 /// The number was made by [`numbers`] in a process that runs the same executable.
-pub(crate) unsafe fn entry_of(number: u64) -> Option<Entry> {
+unsafe fn entry_of(number: u64) -> Option<Entry> {
     let entry = core::ptr::with_exposed_provenance::<()>(code::address(number)?);
     // SAFETY: the caller's promise: it is the address of an `Entry`.
     Some(unsafe { core::mem::transmute::<*const (), Entry>(entry) })
+}
+
+/// The [`Entry`] and the function with these numbers, which [`numbers`] made.
+///
+/// # Safety
+/// As for [`entry_of`].
+pub(crate) unsafe fn found(entry: u64, function: u64) -> Result<(Entry, usize), Failure> {
+    // SAFETY: the caller's promise.
+    let entry = unsafe { entry_of(entry) };
+    let unknown = || Failure::Argument(String::from("no such function"));
+    entry.zip(code::address(function)).ok_or_else(unknown)
 }
 
 /// A panic, as it is told to others: message, location, backtrace.
@@ -144,10 +155,7 @@ pub(super) fn work(
 
     let outcome = catch(|| {
         // SAFETY: an order of this executable's, as the helper has looked.
-        let entry = unsafe { entry_of(order.entry) };
-        let (Some(entry), Some(function)) = (entry, code::address(order.function)) else {
-            return Err(Failure::Argument(String::from("no such function")));
-        };
+        let (entry, function) = unsafe { found(order.entry, order.function) }?;
         let mut value = Vec::new();
         entry(function, argument, &mut value).map(|()| value)
     });

@@ -105,7 +105,7 @@ impl Parker {
         }
         let asleep = self.asleep.load(Relaxed);
         self.asleep.store(asleep.saturating_sub(1), Relaxed);
-        let late = deadline.remaining().is_some_and(|left| left.is_zero());
+        let late = deadline.is_over();
         if late { Wake::TimedOut } else { Wake::Woken }
     }
 

@@ -71,7 +71,7 @@ impl WaitWord {
         deadline: Deadline,
         mut step: impl FnMut(u32, Look) -> Step<T>,
     ) -> Result<T, TimedOut> {
-        if deadline.remaining().is_some_and(|left| left.is_zero()) {
+        if deadline.is_over() {
             // Nothing to wait for: take what is there, and leave no trace.
             loop {
                 match step(self.value.load(Acquire), Look::Glance) {
@@ -108,7 +108,7 @@ impl WaitWord {
                 Step::Doze(seen) => {
                     slept.get_or_insert_with(Missed::now);
                     self.parker.park(&self.value, seen, deadline.at_most(DOZE));
-                    late = deadline.remaining().is_some_and(|left| left.is_zero());
+                    late = deadline.is_over();
                 }
             }
         }

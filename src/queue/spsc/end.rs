@@ -181,7 +181,7 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
 
     /// Does not look at once, if that paid off lately.
     fn rest(&self, pause: u32, deadline: Deadline) -> Option<Result<usize, Nothing>> {
-        if !SPINS || deadline.remaining().is_some_and(|left| left.is_zero()) {
+        if !SPINS || deadline.is_over() {
             return None;
         }
         (0..pause).for_each(|_| crate::sync::spin_loop());
