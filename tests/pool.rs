@@ -831,7 +831,11 @@ fn all_workers_are_killed_while_idle() {
     }
 }
 
+#[expect(unsafe_code, reason = "a signal's action")]
 fn play_owner() {
+    // Programs that a shell starts in the background ignore Ctrl-C, and so would all that they start.
+    // SAFETY: the usual action is no function.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
     let pool = two();
     let helper = pool.apply(parent_of, ()).unwrap();
     let tasks: Vec<_> = (0..10).map(|_| pool.submit(sleeps, 60_000)).collect();
