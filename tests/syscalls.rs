@@ -132,6 +132,18 @@ fn locks() {
     });
 }
 
+/// The child of a fork that has segments which it does not use: its locks are taken on a longer way, and not by the kernel.
+#[test]
+fn locks_beside_other_segments() {
+    let (shared, other) = (all(), all());
+    let _watchdog = common::watch("locks_beside_other_segments", &shared);
+    makes_no_call(|_| {
+        *shared.locks[0].lock().unwrap() += 1;
+        *shared.locks[1].try_lock().unwrap() += 1;
+    });
+    drop(other);
+}
+
 #[test]
 fn locks_taken_eagerly() {
     let shared = all();

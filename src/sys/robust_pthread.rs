@@ -138,8 +138,10 @@ impl Drop for Held<'_> {
 }
 
 thread_local! {
-    /// The calling thread's id, or 0 until it is asked for, and after fork for as long as it is held back.
-    static ID: Cell<u32> = const { Cell::new(0) };
+    /// The calling thread's id. 0 until first used, and after fork for as long as it is held back.
+    static FAST: Cell<u32> = const { Cell::new(0) };
+    /// The same, also if it is held back.
+    static KNOWN: Cell<u32> = const { Cell::new(0) };
     /// How many locks it holds.
     static HELD: Cell<usize> = const { Cell::new(0) };
 }
@@ -158,7 +160,7 @@ impl Thread {
     /// The calling thread, if it is known already.
     #[inline(always)]
     pub(crate) fn fast() -> Option<Thread> {
-        match ID.get() {
+        match FAST.get() {
             0 => None,
             tid => Some(Thread { tid, not_send: PhantomData }),
         }
@@ -167,11 +169,13 @@ impl Thread {
     /// The calling thread.
     #[expect(clippy::unnecessary_wraps, reason = "one contract for all backends")]
     pub(crate) fn current() -> Result<Thread, Fault> {
-        let tid = Some(ID.get()).filter(|&tid| tid != 0).unwrap_or_else(super::thread::id);
-        if !super::thread::is_held_back() {
-            ID.set(tid);
+        if KNOWN.get() == 0 {
+            KNOWN.set(super::thread::id());
         }
-        Ok(Thread { tid, not_send: PhantomData })
+        if !super::thread::is_held_back() {
+            FAST.set(KNOWN.get());
+        }
+        Ok(Thread { tid: KNOWN.get(), not_send: PhantomData })
     }
 
     /// What this thread writes beside the mutexes that it owns.
@@ -213,7 +217,8 @@ pub(crate) fn forget_within(_start: usize, _len: usize) {}
 
 /// To be called in the child of a fork: its thread has another id, and none of its parent's locks.
 pub(crate) fn forget_in_child() {
-    ID.set(0);
+    FAST.set(0);
+    KNOWN.set(0);
     HELD.set(0);
 }
 
