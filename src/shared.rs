@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "gives references to a value that lies in a checked mapping")]
 use crate::error::{Fault, OpenError};
 use crate::log::Journal;
+use crate::queue::bytes::{self, ByteQueue};
 use crate::queue::spsc::Ring;
 use crate::queue::{Channel, Queue, Receiver, Sender};
 use crate::segment::Attachment;
@@ -274,6 +275,24 @@ impl Options {
         self.make(Home::Anonymous, capacity, |_| {})
     }
 
+    /// As [`Shared::anonymous_bytes`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn anonymous_bytes(self, capacity: usize) -> Result<Shared<ByteQueue>, OpenError> {
+        let units = units(capacity)?;
+        self.make(Home::Anonymous, units, |_| {})
+    }
+
+    /// As [`Shared::create_bytes`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn create_bytes(self, name: &str, capacity: usize) -> Result<Shared<ByteQueue>, OpenError> {
+        let units = units(capacity)?;
+        self.make(Home::Named(name), units, |_| {})
+    }
+
     /// As [`Shared::anonymous_journal`].
     ///
     /// # Errors
@@ -494,6 +513,31 @@ impl<T: Plain> Shared<Ring<T>> {
     /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
     pub fn create_ring(name: &str, capacity: usize) -> Result<Self, OpenError> {
         Options::new().create_ring(name, capacity)
+    }
+}
+
+/// The units of a queue for messages of `capacity` bytes.
+fn units(capacity: usize) -> Result<usize, OpenError> {
+    let units = capacity.div_ceil(bytes::BLOCK).checked_next_multiple_of(bytes::GRAIN);
+    let valid = units.filter(|&units| <ByteQueue>::size(units).is_some());
+    valid.ok_or(OpenError::InvalidCapacity(capacity))
+}
+
+impl Shared<ByteQueue> {
+    /// A new queue for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a multiple of 256) in memory without a name.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
+    pub fn anonymous_bytes(capacity: usize) -> Result<Self, OpenError> {
+        Options::new().anonymous_bytes(capacity)
+    }
+
+    /// A new queue for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a multiple of 256) that others open by `name`.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
+    pub fn create_bytes(name: &str, capacity: usize) -> Result<Self, OpenError> {
+        Options::new().create_bytes(name, capacity)
     }
 }
 

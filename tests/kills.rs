@@ -14,7 +14,7 @@ use common::{
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU8, AtomicU64};
 use outlast::spsc::{self, Ring};
-use outlast::{Channel, Queue, RecvError, Shared, TryRecvError};
+use outlast::{ByteQueue, Channel, Queue, RecvError, Shared, TryRecvError};
 use std::time::{Duration, Instant};
 
 const CAPACITY: usize = 256;
@@ -154,6 +154,46 @@ fn kills_of_queue() {
     queue.close();
     crew.ends();
     judge_plain("Queue", books, &crew, began);
+}
+
+/// What message `n` is: as long as it says, and of its own bytes.
+fn letter(n: u64) -> Vec<u8> {
+    let rest = (0..n % 300).map(|i| (n + i).to_le_bytes()[0]);
+    n.to_le_bytes().into_iter().chain(rest).collect()
+}
+
+/// In place on both sides: each message in one piece, and none missing, as it is consumed after it was noted.
+#[test]
+fn kills_of_bytes() {
+    let queue = Shared::<ByteQueue>::anonymous_bytes(64 * CAPACITY).unwrap();
+    let shown = queue.clone();
+    let _watchdog = watchdog("kills_of_bytes", move || format!("{shown:?}"));
+    let (books, began) = (Books::new(messages()), Instant::now());
+    let sends = || {
+        books.send_all(|n| {
+            let letter = letter(n);
+            let mut room = queue.reserve(letter.len() + 50).unwrap();
+            room[..letter.len()].copy_from_slice(&letter);
+            room.commit_len(letter.len()).unwrap();
+        });
+    };
+    let receives = || {
+        while let Ok(message) = queue.recv_ref() {
+            let n = u64::from_le_bytes(message[..8].try_into().unwrap());
+            assert!(*message == letter(n), "message {n} is torn");
+            Books::note(books.received, n);
+        }
+    };
+    let mut crew = Crew::new(2, [&sends, &receives]);
+    crew.kill();
+    queue.close();
+    crew.ends(); // not before they had what the killed ones left
+    let missing = books.count(|sent, received, _| sent == 2 && received == 0);
+    let again = books.count(|_, received, _| received > 1);
+    let foreign = books.count(|sent, received, _| sent == 0 && received > 0);
+    crew.report("ByteQueue", &format!("{missing} missing, {again} seen again"), began);
+    assert_eq!((missing, foreign), (0, 0));
+    assert!(again <= crew.killed[1], "{again} seen again");
 }
 
 #[test]

@@ -3,9 +3,11 @@
 mod common;
 
 use common::watch_alone;
+use outlast::bytes::Message;
 use outlast::spsc::{self, Ring};
 use outlast::{
-    Channel, Delivery, PriorityQueue, Queue, RecvTimeoutError, Shared, TryRecvError, TrySendError,
+    ByteQueue, Channel, Delivery, PriorityQueue, Queue, RecvTimeoutError, Shared, TryRecvError,
+    TrySendError,
 };
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -275,6 +277,144 @@ fn play_channel(capacity: usize, plays: &[(Act, bool)]) {
             }
         }
     }
+}
+
+/// What `ByteQueue` is to do, block by block.
+#[derive(Debug)]
+struct Blocks {
+    capacity: usize,
+    tail: usize,
+    /// Extents of what was sent and skipped, and whether it is done with.
+    records: VecDeque<(usize, Option<u32>)>,
+}
+
+impl Blocks {
+    fn room(&mut self) -> usize {
+        while self.records.front().is_some_and(|(_, message)| message.is_none()) {
+            self.records.pop_front();
+        }
+        self.capacity - self.records.iter().map(|(extent, _)| extent).sum::<usize>()
+    }
+
+    fn send(&mut self, message: u32, extent: usize) -> bool {
+        let rest = self.capacity - self.tail;
+        if extent > rest {
+            let both = rest + extent;
+            let needed = if both <= self.capacity { both } else { rest };
+            if self.room() < needed {
+                return false;
+            }
+            self.records.push_back((rest, None));
+            self.tail = 0;
+        }
+        if self.room() < extent {
+            return false;
+        }
+        self.records.push_back((extent, Some(message)));
+        self.tail = (self.tail + extent) % self.capacity;
+        true
+    }
+
+    fn done(&mut self, message: u32) {
+        let record = self.records.iter_mut().find(|(_, there)| *there == Some(message));
+        record.unwrap().1 = None;
+    }
+}
+
+/// Message `n` has a length of its own.
+fn letter(n: u32, capacity: usize) -> Vec<u8> {
+    let len = n as usize * 37 % (64 * capacity + 1);
+    n.to_le_bytes().into_iter().cycle().take(len).collect()
+}
+
+fn play_bytes(capacity: usize, plays: &[(Act, bool)]) {
+    let here = Shared::<ByteQueue>::anonymous_bytes(64 * capacity).unwrap();
+    let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    let mut blocks = Blocks { capacity, tail: 0, records: VecDeque::new() };
+    // Messages by their numbers: those to come, in order, and those that came back.
+    let (mut sent, mut model) = (0, Model { capacity: usize::MAX, ..Model::default() });
+    // With the mapping: each counts as a process.
+    let mut held: Vec<(u32, Message<'_>, bool)> = Vec::new();
+    for &(act, first) in plays {
+        let queue: &ByteQueue = if first { &here } else { &there };
+        match act {
+            Act::Send(number) => {
+                let text = letter(sent, capacity);
+                let result = if number % 2 == 0 {
+                    queue.try_send(&text)
+                } else {
+                    queue.try_reserve(text.len()).map(|mut room| {
+                        room.copy_from_slice(&text);
+                        room.commit().unwrap();
+                    })
+                };
+                let expected = if model.closed {
+                    Err(TrySendError::Closed(()))
+                } else if blocks.send(sent, text.len().div_ceil(64).max(1)) {
+                    model.send(sent).unwrap();
+                    Ok(())
+                } else {
+                    Err(TrySendError::Full(()))
+                };
+                assert_eq!(result, expected, "{text:?}");
+                sent += u32::from(result.is_ok());
+            }
+            Act::Receive
+            | Act::ReceiveInTime
+            | Act::ReceiveToAcknowledge
+            | Act::ReceiveBatch(_) => {
+                // What came back goes first, in the order in which it was sent.
+                let returned = model.returned.iter().map(|&(n, _)| n).min();
+                let next = returned.or(model.ring.front().copied());
+                match (queue.try_recv_ref(), next) {
+                    (Ok(message), Some(n)) => {
+                        assert!(*message == letter(n, capacity), "{n}");
+                        assert!(model.receive(n, None));
+                        if matches!(act, Act::Receive) {
+                            drop(message);
+                            blocks.done(n);
+                        } else {
+                            held.push((n, message, first));
+                        }
+                    }
+                    (Err(error), None) => {
+                        // It may come back, unless this one waits for itself.
+                        let waits = !held.is_empty() && held.iter().all(|held| held.2 != first);
+                        let closed = model.closed && !waits;
+                        let expected =
+                            if closed { TryRecvError::Closed } else { TryRecvError::Empty };
+                        assert_eq!(error, expected);
+                    }
+                    (received, next) => panic!("{received:?} for {next:?}"),
+                }
+            }
+            Act::Acknowledge(i) if i < held.len() => {
+                let (n, message, _) = held.swap_remove(i);
+                drop(message);
+                blocks.done(n);
+            }
+            Act::GiveBack(i) if i < held.len() => {
+                let (n, message, _) = held.swap_remove(i);
+                message.give_back().unwrap();
+                model.returned.push((n, 1));
+            }
+            Act::Close => {
+                queue.close();
+                model.closed = true;
+            }
+            _ => {
+                let len = model.ring.len() + model.returned.len();
+                assert_eq!((queue.len(), queue.is_empty()), (len, len == 0));
+                assert_eq!((queue.capacity(), queue.is_closed()), (64 * capacity, model.closed));
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_and_model_agree() {
+    let _watchdog = watch_alone("bytes_and_model_agree");
+    proptest!(cases(), |(quarter in 1..4_usize, plays in plays())| play_bytes(4 * quarter, &plays));
 }
 
 const LEVELS: usize = 3;

@@ -66,6 +66,7 @@
 #![expect(unsafe_code, reason = "a claimed slot is reached by its claimer alone")]
 
 mod bury;
+pub mod bytes;
 mod cells;
 pub mod channel;
 pub(crate) mod ends;
@@ -74,6 +75,7 @@ pub mod priority;
 mod ring;
 pub mod spsc;
 
+pub use bytes::{ByteQueue, FixedByteQueue};
 pub use cells::{Delivery, IN_FLIGHT, Loan, Ref};
 pub use channel::{Channel, FixedChannel, Receiver, Sender};
 pub use error::{

@@ -1,0 +1,139 @@
+//! What messages of bytes cost, copied and in place, beside a pipe and a queue of fixed messages.
+mod support;
+
+use outlast::{ByteQueue, Queue, Shared};
+use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
+use support::scenes::{World, stream};
+use support::{ALONE, Bench, Contest, TOGETHER};
+
+/// Messages that there is room for.
+const CAPACITY: usize = 256;
+
+fn queue(len: usize) -> Shared<ByteQueue> {
+    // No more than 64 MiB: few of the longest.
+    let messages = CAPACITY.min((64 << 20) / len).max(4);
+    Shared::<ByteQueue>::anonymous_bytes(messages * len.next_multiple_of(64)).expect("memory")
+}
+
+fn number(message: &[u8]) -> u64 {
+    u64::from_ne_bytes(message[..8].try_into().expect("8 bytes"))
+}
+
+fn alone<const LEN: usize>(contest: &mut Contest<'_>) {
+    let ours = queue(LEN);
+    contest.alone("outlast::ByteQueue, in place", move |n| {
+        let queue: &ByteQueue = &ours;
+        for i in 0..n {
+            let mut room = queue.reserve(LEN).expect("open");
+            room[..8].copy_from_slice(&i.to_ne_bytes());
+            room.commit().expect("ours");
+            assert_eq!(number(&queue.recv_ref().expect("open")), i);
+        }
+    });
+    let ours = queue(LEN);
+    contest.alone("outlast::ByteQueue, copied", move |n| {
+        let queue: &ByteQueue = &ours;
+        let (message, mut to) = ([7; LEN], Vec::with_capacity(LEN));
+        for _ in 0..n {
+            queue.send(&message).expect("open");
+            to.clear();
+            assert_eq!(queue.recv_into(&mut to), Ok(LEN));
+        }
+    });
+}
+
+fn alone_beside_a_queue(contest: &mut Contest<'_>) {
+    alone::<64>(contest);
+    let fixed = Shared::<Queue<[u64; 8]>>::anonymous_queue(CAPACITY).expect("memory");
+    contest.alone("outlast::Queue", move |n| {
+        let queue: &Queue<[u64; 8]> = &fixed;
+        for i in 0..n {
+            queue.send([i; 8]).expect("open");
+            assert_eq!(queue.recv(), Ok([i; 8]));
+        }
+    });
+}
+
+/// Every byte is written by the sender, and read by the receiver.
+fn copied<const LEN: usize>(contest: &mut Contest<'_>) {
+    for (name, world) in
+        [("outlast::ByteQueue", World::Processes), ("outlast::ByteQueue (threads)", World::Threads)]
+    {
+        contest.counted(name, move |messages| {
+            let queue = queue(LEN);
+            let known = || drop(queue.try_reserve(usize::MAX));
+            let sender = || {
+                known();
+                let mut message = vec![7; LEN];
+                let queue = &queue;
+                move |number: u64| {
+                    message[..8].copy_from_slice(&number.to_ne_bytes());
+                    queue.send(&message).expect("open");
+                }
+            };
+            let receiver = || {
+                known();
+                let mut to = Vec::with_capacity(LEN);
+                let queue = &queue;
+                move || {
+                    to.clear();
+                    queue.recv_into(&mut to).expect("open");
+                    number(&to)
+                }
+            };
+            stream(world, 1, messages, sender, receiver)
+        });
+    }
+    contest.counted("pipe", |messages| {
+        let (from, to) = std::io::pipe().expect("a pipe");
+        let sender = || {
+            let (mut to, mut message): (PipeWriter, _) =
+                (to.try_clone().expect("a copy"), vec![7; LEN]);
+            move |number: u64| {
+                message[..8].copy_from_slice(&number.to_ne_bytes());
+                to.write_all(&message).expect("a reader");
+            }
+        };
+        let receiver = || {
+            let (mut from, mut message): (PipeReader, _) =
+                (from.try_clone().expect("a copy"), vec![0; LEN]);
+            move || {
+                from.read_exact(&mut message).expect("a writer");
+                number(&message)
+            }
+        };
+        stream(World::Processes, 1, messages, sender, receiver)
+    });
+}
+
+/// Only the first bytes are touched: what the queue itself costs.
+fn in_place<const LEN: usize>(contest: &mut Contest<'_>) {
+    contest.counted("outlast::ByteQueue", move |messages| {
+        let queue = queue(LEN);
+        let known = || drop(queue.try_reserve(usize::MAX));
+        let sender = || {
+            known();
+            |number: u64| {
+                let mut room = queue.reserve(LEN).expect("open");
+                room[..8].copy_from_slice(&number.to_ne_bytes());
+                room.commit().expect("ours");
+            }
+        };
+        let receiver = || {
+            known();
+            || number(&queue.recv_ref().expect("open"))
+        };
+        stream(World::Processes, 1, messages, sender, receiver)
+    });
+}
+
+fn main() {
+    let bench = Bench::from_args();
+    bench.contest("bytes alone: 64 B", ALONE, 61, alone_beside_a_queue);
+    bench.contest("bytes alone: 64 KiB", ALONE, 31, alone::<65_536>);
+    bench.contest("bytes, stream of 64 B", TOGETHER, 11, copied::<64>);
+    bench.contest("bytes, stream of 1 KiB", TOGETHER, 11, copied::<1_024>);
+    bench.contest("bytes, stream of 64 KiB", TOGETHER, 11, copied::<65_536>);
+    bench.contest("bytes in place, stream of 64 B", TOGETHER, 11, in_place::<64>);
+    bench.contest("bytes in place, stream of 1 MiB", TOGETHER, 11, in_place::<1_048_576>);
+}

@@ -1,0 +1,155 @@
+//! What a call returns while a record is in its hands: room to write in, a message to read. Each may go to any thread of its process, and is inert
+//! in a forked child.
+#![expect(unsafe_code, reason = "the blocks of a record are reached by its claimer alone")]
+use crate::error::Fault;
+use crate::queue::bytes::View;
+use crate::queue::bytes::records::Claim;
+use crate::segment::forks;
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+
+/// Room for a message, to be written in place: bytes that hold what earlier messages left.
+///
+/// [`commit`](Self::commit) sends it. Dropped otherwise, or if the process is killed, nothing is sent.
+#[must_use = "room that is dropped sends nothing"]
+pub struct Reservation<'a> {
+    pub(super) view: View<'a>,
+    pub(super) claim: Claim,
+    pub(super) len: usize,
+    pub(super) forks: u32,
+}
+
+/// A message in its place, to be read there.
+///
+/// Dropped, it is consumed; if the process is killed before that, another receives it. Its
+/// room is not free before, nor is that of later messages: keep it short.
+#[must_use = "a message that is dropped is consumed"]
+pub struct Message<'a> {
+    pub(super) view: View<'a>,
+    pub(super) claim: Claim,
+    pub(super) len: usize,
+    pub(super) forks: u32,
+}
+
+impl Reservation<'_> {
+    /// Sends the message.
+    ///
+    /// One for which room was taken before the queue was closed is still sent.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`] in the child of a fork: the room is its parent's.
+    #[inline(always)]
+    pub fn commit(self) -> Result<(), Fault> {
+        let len = self.len;
+        self.commit_len(len)
+    }
+
+    /// Sends the first `len` bytes of it; at most all.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    #[inline(always)]
+    pub fn commit_len(self, len: usize) -> Result<(), Fault> {
+        if self.forks != forks() {
+            return Err(Fault::Forked);
+        }
+        let len = len.min(self.len) as u64;
+        self.publish(len);
+        Ok(())
+    }
+
+    /// Writes and sends a message that is as long as the room.
+    #[inline(always)]
+    pub(super) fn send(mut self, message: &[u8]) {
+        self.copy_from_slice(message);
+        self.publish(message.len() as u64);
+    }
+
+    #[inline(always)]
+    pub(super) fn publish(self, stated: u64) {
+        self.view.publish(self.claim, stated);
+        core::mem::forget(self);
+    }
+}
+
+impl Message<'_> {
+    /// Gives it back, to be received again, by anybody.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`] in the child of a fork: the message is its parent's.
+    #[doc(alias = "nack")]
+    pub fn give_back(self) -> Result<(), Fault> {
+        if self.forks != forks() {
+            return Err(Fault::Forked);
+        }
+        self.view.give_back(self.claim);
+        core::mem::forget(self);
+        Ok(())
+    }
+}
+
+/// The first byte of a claimed record, and as many as it has at most. What is wrong in damaged memory has no blocks.
+#[inline(always)]
+fn bytes(view: View<'_>, claim: Claim, len: usize) -> (*mut u8, usize) {
+    let blocks = view.blocks.get(claim.index..claim.index + claim.state.extent()).unwrap_or(&[]);
+    (blocks.as_ptr().cast_mut().cast(), len.min(size_of_val(blocks)))
+}
+
+impl Deref for Reservation<'_> {
+    type Target = [u8];
+    #[inline(always)]
+    fn deref(&self) -> &[u8] {
+        let (start, len) = bytes(self.view, self.claim, self.len);
+        // SAFETY: so many bytes in blocks of the record, which is ours until it is committed or dropped (I1, I2).
+        unsafe { core::slice::from_raw_parts(start, len) }
+    }
+}
+
+impl DerefMut for Reservation<'_> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let (start, len) = bytes(self.view, self.claim, self.len);
+        // SAFETY: as above; they lie in cells, and the room is borrowed exclusively.
+        unsafe { core::slice::from_raw_parts_mut(start, len) }
+    }
+}
+
+impl Deref for Message<'_> {
+    type Target = [u8];
+    #[inline(always)]
+    fn deref(&self) -> &[u8] {
+        let (start, len) = bytes(self.view, self.claim, self.len);
+        // SAFETY: so many bytes in blocks of the record, which nobody writes before it is dropped or given back (I1, I2).
+        unsafe { core::slice::from_raw_parts(start, len) }
+    }
+}
+
+impl Drop for Reservation<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.forks == forks() {
+            self.view.abandon(self.claim);
+        }
+    }
+}
+
+impl Drop for Message<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.forks == forks() {
+            self.view.release(self.claim);
+        }
+    }
+}
+
+impl fmt::Debug for Reservation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Message<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Message").field(&&**self).finish()
+    }
+}

@@ -1,0 +1,782 @@
+//! A bounded queue of byte messages of any length, written and read in place.
+//!
+//! ```
+//! use outlast::{ByteQueue, Shared};
+//!
+//! let here = Shared::<ByteQueue>::anonymous_bytes(64 * 1024)?;
+//! let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! here.send(b"a few bytes")?;
+//! assert_eq!(there.recv()?, b"a few bytes");
+//!
+//! // Without a copy on either side:
+//! let mut frame = here.reserve(30_000)?;
+//! frame.fill(7);
+//! frame.commit()?;
+//! let frame = there.recv_ref()?;
+//! assert_eq!((frame.len(), frame[29_999]), (30_000, 7));
+//! drop(frame); // received; if its process is killed before, another receives it
+//! # Ok::<(), outlast::Error>(())
+//! ```
+//!
+//! # State
+//! A ring of blocks of 64 bytes. A message takes a run of blocks, at least one; the header of its first block has a word of
+//! {lap: 25, extent in blocks: 24, owner: 12, phase: 3 bits}, and the length in bytes.
+//!
+//! | phase | owner | meaning | next |
+//! |---|---|---|---|
+//! | `Free` | - | no message begins here | `Writing`, or `Done` for the rest of the ring, where it is too short for the next message |
+//! | `Writing` | process | being written | `Full` = the commit of `send`; or `Done`, if it is abandoned |
+//! | `Full` | - | a message | `Reading` by a claim |
+//! | `Reading` | process | being read | `Done` = the commit of `recv`; `Orphan` if it is given back, or its reader dies |
+//! | `Orphan` | - | a message to be received again | `Reading` |
+//! | `Done` | - | room | what a header of an earlier lap says is as good as `Free` |
+//!
+//! Three marks say how far the ring has come: `freed` <= `head` <= `tail` <= `freed` + capacity.
+//!
+//! # Invariants
+//! - I1. A claim names its owner in the instruction that makes it, and says how far it goes.
+//! - I2. A record begins where the one before it ends, and nowhere else. So whoever claims the block at `tail` in its lap claims all to the end of
+//!   his record, if `freed` says that they are done with.
+//! - I3. Each mark is moved by a compare-exchange over one record (`freed`: over several), from what its header says, by whoever comes by:
+//!   it never goes back, and who dies before he has moved it is missed by nobody. `freed` is moved to where `head` has been.
+//! - I4. Some record is an `Orphan` => `returned` != `searched`, or a living process is about to make it so.
+//! - I5. A claim that leaves another message to claim wakes one more receiver, if some are asleep: the one that
+//!   its commit woke may have found its way barred by a slower sender and gone back to sleep.
+//!
+//! # Ordering
+//! What was written before the commit is seen after the claim: Release store of `Full`, Acquire load. In the same way `Done`
+//! gives blocks back, and `freed` hands on what was seen of them. Every change is followed by a light fence before it is asked whether anybody sleeps
+//! (see `signal.rs`), or whether the queue was closed meanwhile: a receiver that says *closed* looked for claims after it saw the
+//! flag and passed the heavy fence, so a sender whose claim it did not see finds the flag, and gives up.
+//!
+//! # Death
+//! Sender killed before its claim: nothing. Between claim and commit: nothing is sent; recovery makes the record `Done`, and readers step over it.
+//! After: sent. Receiver killed between claim and commit (with `recv_ref` that is all the time it has the message): the message
+//! goes to another. After: it is gone, with the process that had it. Waiters and wakes that died with their process: recovery wakes all.
+//!
+//! The protocol is this crate's own: that of [`Queue`], with the slot's length in the claim.
+#![expect(unsafe_code, reason = "the blocks of a record are reached by its claimer alone")]
+
+mod handles;
+mod records;
+
+pub use handles::{Message, Reservation};
+
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::queue::{LIGHT, Never, Queue, Unsent};
+use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
+use crate::queue::{TryRecvError, TrySendError};
+use crate::segment::{forks, identify};
+use crate::shareable::{Dead, Field, Layout, SEED, Shareable, at_slice, mix, mix_u64};
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::sync::atomic::fence;
+use crate::wait::signal::Signal;
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::mem::offset_of;
+use core::ops::ControlFlow;
+pub(crate) use records::BLOCK;
+use records::{BEGAN, Claim, GOES_ON, Header, MAX_BLOCKS, Marks, Nothing, Phase, Records};
+use std::time::{Duration, Instant};
+
+/// A bounded queue of byte messages, whose capacity is chosen when it is created.
+///
+/// First in, first out, except that a message whose receiver died, or gave it back, comes out of order. Any number of processes and
+/// threads may send and receive. A message takes its length rounded up to a multiple of 64 bytes, and at least 64; it may be as
+/// long as the capacity, but one of more than half of that may have to wait until the queue has run empty.
+///
+/// Create it with [`Shared::anonymous_bytes`](crate::Shared::anonymous_bytes) or
+/// [`create_bytes`](crate::Shared::create_bytes). To embed one in a struct, see [`FixedByteQueue`].
+#[repr(C)]
+#[doc(alias = "ring buffer")]
+#[doc(alias = "bbqueue")]
+pub struct ByteQueue<S: Store + ?Sized = [Unit]> {
+    marks: Marks,
+    rare: Rare,
+    slots: S,
+}
+
+/// A queue of `BLOCKS` times 64 bytes, to be embedded in a struct declared with [`shared!`](crate::shared).
+pub type FixedByteQueue<const BLOCKS: usize> = ByteQueue<Blocks<BLOCKS>>;
+
+/// What is read by all and written rarely.
+#[repr(C, align(128))]
+#[derive(Debug)]
+struct Rare {
+    /// A message can be received.
+    not_empty: Signal<LIGHT>,
+    /// A message is done with.
+    not_full: Signal<LIGHT>,
+    closed: AtomicU32,
+    /// Counts messages that came back.
+    returned: AtomicU32,
+    /// The count up to which somebody has looked for them in vain.
+    searched: AtomicU32,
+}
+
+/// 64 bytes of messages.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Block(UnsafeCell<[u8; BLOCK]>);
+
+// SAFETY: blocks are reached by the claimer of their record alone (I1, I2), and are bytes.
+unsafe impl Sync for Block {}
+
+/// The room of a queue whose capacity is chosen at run time: as many headers as blocks, then the blocks.
+#[repr(C, align(16))]
+#[derive(Debug)]
+pub struct Unit {
+    _header: Header,
+    _block: UnsafeCell<[u8; BLOCK]>,
+}
+
+// SAFETY: as for `Block`.
+unsafe impl Sync for Unit {}
+
+/// The room of a queue of `N` blocks.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Blocks<const N: usize> {
+    headers: [Header; N],
+    blocks: [Block; N],
+}
+
+/// Where headers and blocks lie.
+#[doc(hidden)]
+pub trait Store: sealed::Sealed {
+    /// As many headers as blocks.
+    fn parts(&self) -> (&[Header], &[Block]);
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+impl sealed::Sealed for [Unit] {}
+impl<const N: usize> sealed::Sealed for Blocks<N> {}
+
+impl<const N: usize> Store for Blocks<N> {
+    #[inline(always)]
+    fn parts(&self) -> (&[Header], &[Block]) {
+        (&self.headers, &self.blocks)
+    }
+}
+
+impl Store for [Unit] {
+    #[inline(always)]
+    fn parts(&self) -> (&[Header], &[Block]) {
+        let (count, headers) = (self.len(), self.as_ptr().cast::<Header>());
+        let blocks = headers.wrapping_add(count).cast::<Block>();
+        // SAFETY: the first of the units' bytes are as many headers, in cells for which any bytes will do.
+        let headers = unsafe { core::slice::from_raw_parts(headers, count) };
+        // SAFETY: the others are as many blocks: a unit is as long as both. They are aligned, as the units begin at a multiple of 128 bytes
+        // and their number is a multiple of `GRAIN`.
+        (headers, unsafe { core::slice::from_raw_parts(blocks, count) })
+    }
+}
+
+/// The number of units is a multiple of this, so that the headers fill whole blocks.
+pub(crate) const GRAIN: usize = BLOCK / size_of::<Header>();
+
+impl<const BLOCKS: usize> FixedByteQueue<BLOCKS> {
+    /// An empty queue, to be moved into shared memory.
+    ///
+    /// No block, or more than 16,777,215, does not compile.
+    #[must_use]
+    #[expect(
+        clippy::new_without_default,
+        reason = "zero-filled memory is the default, and needs no value"
+    )]
+    pub fn new() -> Self {
+        const { assert!(BLOCKS > 0 && BLOCKS <= MAX_BLOCKS, "a queue has 1 to 16,777,215 blocks") }
+        ByteQueue {
+            marks: Marks::new(),
+            rare: Rare {
+                not_empty: Signal::new(),
+                not_full: Signal::new(),
+                closed: AtomicU32::new(0),
+                returned: AtomicU32::new(0),
+                searched: AtomicU32::new(0),
+            },
+            slots: Blocks {
+                headers: core::array::from_fn(|_| Header::new()),
+                blocks: core::array::from_fn(|_| Block(UnsafeCell::new([0; BLOCK]))),
+            },
+        }
+    }
+
+    const FIELDS: [Field; 1] = {
+        let offset = offset_of!(Self, slots);
+        [Field { name: "blocks", offset, count: BLOCKS, layout: u64::layout }]
+    };
+}
+
+// ------------------------------------------------------------------ sending
+impl<S: Store + ?Sized> ByteQueue<S> {
+    /// Sends a message, waiting for room as long as it takes.
+    ///
+    /// # Errors
+    /// If the queue is closed, if the message is longer than the capacity ([`Fault::TooLong`]), or if this process cannot become a peer.
+    #[doc(alias = "push")]
+    #[doc(alias = "put")]
+    #[inline]
+    pub fn send(&self, message: &[u8]) -> Result<(), SendError<()>> {
+        self.view().send_until(message, Deadline::NEVER).map_err(|why| Unsent::for_ever(((), why)))
+    }
+
+    /// Sends a message if there is room. Never blocks.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and if there is no room now.
+    #[doc(alias = "try_push")]
+    #[doc(alias = "put_nowait")]
+    #[inline]
+    pub fn try_send(&self, message: &[u8]) -> Result<(), TrySendError<()>> {
+        let room = self.view().claim_room(message.len());
+        room.map(|room| room.send(message)).map_err(|why| Unsent::at_once(((), why)))
+    }
+
+    /// Sends a message, waiting for room at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and if that takes too long.
+    pub fn send_timeout(
+        &self,
+        message: &[u8],
+        timeout: Duration,
+    ) -> Result<(), SendTimeoutError<()>> {
+        let sent = self.view().send_until(message, Deadline::after(timeout));
+        sent.map_err(|why| Unsent::in_time(((), why)))
+    }
+
+    /// Sends a message, waiting for room until `deadline` at most. Room that there is is used even if that has passed.
+    ///
+    /// # Errors
+    /// As [`send_timeout`](Self::send_timeout).
+    pub fn send_deadline(
+        &self,
+        message: &[u8],
+        deadline: Instant,
+    ) -> Result<(), SendTimeoutError<()>> {
+        let sent = self.view().send_until(message, Deadline::at(deadline));
+        sent.map_err(|why| Unsent::in_time(((), why)))
+    }
+
+    /// Takes room for a message of `len` bytes, to be written in place, waiting for it as long as it takes.
+    ///
+    /// Later messages are not received before this one is committed or dropped: keep it short.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    #[doc(alias = "grant")]
+    #[inline]
+    pub fn reserve(&self, len: usize) -> Result<Reservation<'_>, SendError<()>> {
+        let room = self.view().reserve_until(len, Deadline::NEVER);
+        room.map_err(|why| Unsent::for_ever(((), why)))
+    }
+
+    /// Takes room for a message of `len` bytes, if there is any. Never blocks.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send).
+    #[inline]
+    pub fn try_reserve(&self, len: usize) -> Result<Reservation<'_>, TrySendError<()>> {
+        self.view().claim_room(len).map_err(|why| Unsent::at_once(((), why)))
+    }
+
+    /// Takes room for a message of `len` bytes, waiting for it at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`send_timeout`](Self::send_timeout).
+    pub fn reserve_timeout(
+        &self,
+        len: usize,
+        timeout: Duration,
+    ) -> Result<Reservation<'_>, SendTimeoutError<()>> {
+        let room = self.view().reserve_until(len, Deadline::after(timeout));
+        room.map_err(|why| Unsent::in_time(((), why)))
+    }
+
+    /// Takes room for a message of `len` bytes, waiting for it until `deadline` at most.
+    ///
+    /// # Errors
+    /// As [`send_timeout`](Self::send_timeout).
+    pub fn reserve_deadline(
+        &self,
+        len: usize,
+        deadline: Instant,
+    ) -> Result<Reservation<'_>, SendTimeoutError<()>> {
+        let room = self.view().reserve_until(len, Deadline::at(deadline));
+        room.map_err(|why| Unsent::in_time(((), why)))
+    }
+}
+
+// ---------------------------------------------------------------- receiving
+impl<S: Store + ?Sized> ByteQueue<S> {
+    /// Receives a message, waiting for one as long as it takes.
+    ///
+    /// # Errors
+    /// If the queue is closed and nothing is left or may come back, if this process cannot become a peer, or if what came out is damaged (it is
+    /// consumed).
+    #[doc(alias = "pop")]
+    #[doc(alias = "get")]
+    #[inline]
+    pub fn recv(&self) -> Result<Vec<u8>, RecvError> {
+        self.recv_ref().map(|message| message.to_vec())
+    }
+
+    /// Receives a message if there is one. Never blocks.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), and if there is none now.
+    #[doc(alias = "try_pop")]
+    #[doc(alias = "get_nowait")]
+    #[inline]
+    pub fn try_recv(&self) -> Result<Vec<u8>, TryRecvError> {
+        self.try_recv_ref().map(|message| message.to_vec())
+    }
+
+    /// Receives a message, waiting for one at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), and if that takes too long.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Vec<u8>, RecvTimeoutError> {
+        self.recv_ref_timeout(timeout).map(|message| message.to_vec())
+    }
+
+    /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_deadline(&self, deadline: Instant) -> Result<Vec<u8>, RecvTimeoutError> {
+        self.recv_ref_deadline(deadline).map(|message| message.to_vec())
+    }
+
+    /// Receives a message to the end of `to`, waiting for one as long as it takes; its length.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn recv_into(&self, to: &mut Vec<u8>) -> Result<usize, RecvError> {
+        let message = self.recv_ref()?;
+        to.extend_from_slice(&message);
+        Ok(message.len())
+    }
+
+    /// Receives a message to be read in place, waiting for one as long as it takes.
+    ///
+    /// It is consumed when the [`Message`] is dropped. If the process is killed before, another receives it.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    #[inline]
+    pub fn recv_ref(&self) -> Result<Message<'_>, RecvError> {
+        Queue::<u8>::for_ever(self.view().recv_until(Deadline::NEVER))
+    }
+
+    /// Receives a message to be read in place, if there is one. Never blocks.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    #[inline]
+    pub fn try_recv_ref(&self) -> Result<Message<'_>, TryRecvError> {
+        Queue::<u8>::at_once(self.view().claim_message())
+    }
+
+    /// Receives a message to be read in place, waiting for one at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_ref_timeout(&self, timeout: Duration) -> Result<Message<'_>, RecvTimeoutError> {
+        Queue::<u8>::in_time(self.view().recv_until(Deadline::after(timeout)))
+    }
+
+    /// Receives a message to be read in place, waiting for one until `deadline` at most.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_ref_deadline(&self, deadline: Instant) -> Result<Message<'_>, RecvTimeoutError> {
+        Queue::<u8>::in_time(self.view().recv_until(Deadline::at(deadline)))
+    }
+
+    /// Messages until the queue is closed and empty, or cannot be used, waiting for each.
+    pub fn iter(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
+        core::iter::from_fn(|| self.recv().ok())
+    }
+
+    /// The messages that are there, without waiting.
+    #[doc(alias = "drain")]
+    pub fn try_iter(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
+        core::iter::from_fn(|| self.try_recv().ok())
+    }
+}
+
+// ------------------------------------------------------- state and closing
+impl<S: Store + ?Sized> ByteQueue<S> {
+    /// How many bytes of messages can be in the queue at a time, if each is a multiple of 64 bytes long.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.view().blocks.len() * BLOCK
+    }
+
+    /// How many messages are to be received. May change at any moment. Takes time in proportion.
+    #[must_use]
+    #[doc(alias = "qsize")]
+    pub fn len(&self) -> usize {
+        let is_message =
+            |claim: Claim| claim.state.is_in(Phase::Full) || claim.state.is_in(Phase::Orphan);
+        self.view().count(is_message)
+    }
+
+    /// Whether there is nothing to receive. May change at any moment.
+    #[must_use]
+    #[doc(alias = "empty")]
+    pub fn is_empty(&self) -> bool {
+        let view = self.view();
+        let has_returned = || view.count(|claim| claim.state.is_in(Phase::Orphan)) > 0;
+        !matches!(view.records.find_full(), Ok(()) | Err(Nothing::Yet))
+            && (!view.may_have_returned() || !has_returned())
+    }
+
+    /// Closes the queue for good: nothing more can be sent; what is there, or has room taken for it, can be received.
+    ///
+    /// Everybody who waits is woken.
+    pub fn close(&self) {
+        self.rare.closed.store(1, Release);
+        fence(SeqCst);
+        self.rare.wake_everybody();
+    }
+
+    /// Whether the queue is closed.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_closed(&self) -> bool {
+        self.rare.is_closed()
+    }
+
+    #[inline(always)]
+    fn view(&self) -> View<'_> {
+        let (headers, blocks) = self.slots.parts();
+        View { rare: &self.rare, records: Records { marks: &self.marks, headers }, blocks }
+    }
+
+    const BASE: u64 = mix(SEED, b"ByteQueue 1");
+}
+
+impl Rare {
+    #[inline(always)]
+    fn is_closed(&self) -> bool {
+        self.closed.load(Relaxed) != 0
+    }
+
+    fn signals(&self) -> [&Signal<LIGHT>; 2] {
+        [&self.not_empty, &self.not_full]
+    }
+
+    fn wake_everybody(&self) {
+        self.signals().into_iter().for_each(Signal::wake_all);
+    }
+}
+
+/// A queue, wherever its parts lie.
+#[derive(Clone, Copy, Debug)]
+struct View<'a> {
+    rare: &'a Rare,
+    records: Records<'a>,
+    blocks: &'a [Block],
+}
+
+impl<'a> View<'a> {
+    #[inline(always)]
+    fn send_until(self, message: &[u8], deadline: Deadline) -> Result<(), Unsent> {
+        self.reserve_until(message.len(), deadline).map(|room| room.send(message))
+    }
+
+    #[inline(always)]
+    fn reserve_until(self, len: usize, deadline: Deadline) -> Result<Reservation<'a>, Unsent> {
+        match self.claim_room(len) {
+            Err(Unsent::Full) => self.wait_for_room(len, deadline),
+            done => done,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_for_room(self, len: usize, deadline: Deadline) -> Result<Reservation<'a>, Unsent> {
+        let attempt = || match self.claim_room(len) {
+            Err(Unsent::Full) => None,
+            done => Some(done),
+        };
+        self.rare.not_full.wait(deadline, attempt).unwrap_or(Err(Unsent::Full))
+    }
+
+    #[inline(always)]
+    fn claim_room(self, len: usize) -> Result<Reservation<'a>, Unsent> {
+        let forks = forks();
+        let owner = self.identify().map_err(Unsent::Failed)?;
+        if self.rare.is_closed() {
+            return Err(Unsent::Closed);
+        }
+        let extent = len.div_ceil(BLOCK).max(1);
+        if extent > self.blocks.len() {
+            return Err(Unsent::Failed(Fault::TooLong));
+        }
+        match self.records.claim_free(extent, owner) {
+            Ok(claim) => {
+                let room = Reservation { view: self, claim, len, forks };
+                Signal::<LIGHT>::fence_after_change();
+                // Perhaps it was closed, and nobody saw the claim who then said so: dropped.
+                if self.rare.is_closed() { Err(Unsent::Closed) } else { Ok(room) }
+            }
+            Err(Nothing::Here | Nothing::Yet) => Err(Unsent::Full),
+            Err(Nothing::Damaged) => Err(Unsent::Failed(Fault::Corrupt)),
+        }
+    }
+
+    /// A claimed record is a message.
+    #[inline(always)]
+    fn publish(self, claim: Claim, len: u64) {
+        let header = &self.records.headers[claim.index];
+        header.len.store(len, Relaxed);
+        header.store(claim.state.to(Phase::Full, 0)); // the commit
+        Signal::<LIGHT>::fence_after_change();
+        if self.rare.not_empty.is_armed() {
+            self.rare.not_empty.notify(1);
+        }
+    }
+
+    /// A claimed record is none.
+    #[cold]
+    fn abandon(self, claim: Claim) {
+        self.records.headers[claim.index].store(claim.state.to(Phase::Done, 0));
+        fence(SeqCst);
+        self.rare.not_empty.notify(if self.rare.is_closed() { u32::MAX } else { 1 });
+        self.rare.not_full.notify(u32::MAX);
+    }
+
+    #[inline(always)]
+    fn recv_until(self, deadline: Deadline) -> Result<Option<Message<'a>>, Never> {
+        match self.claim_message() {
+            Ok(None) => self.wait_for_message(deadline),
+            done => done,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_for_message(self, deadline: Deadline) -> Result<Option<Message<'a>>, Never> {
+        let attempt = || self.claim_message().transpose();
+        self.rare.not_empty.wait(deadline, attempt).map_or(Ok(None), |done| done.map(Some))
+    }
+
+    #[inline(always)]
+    fn claim_message(self) -> Result<Option<Message<'a>>, Never> {
+        let forks = forks();
+        let owner = self.identify().map_err(Never::Failed)?;
+        let claim = match self.claim_next(owner) {
+            Ok(claim) => claim,
+            Err(Nothing::Here) if self.rare.is_closed() => match self.claim_last(owner)? {
+                Some(claim) => claim,
+                None => return Ok(None),
+            },
+            Err(Nothing::Here | Nothing::Yet) => return Ok(None),
+            Err(Nothing::Damaged) => return Err(Never::Failed(Fault::Corrupt)),
+        };
+        Signal::<LIGHT>::fence_after_change();
+        if self.rare.not_empty.is_armed() && self.records.find_full().is_ok() {
+            self.rare.not_empty.notify(1); // keeps I5
+        }
+        let stated = self.records.headers[claim.index].len.load(Relaxed);
+        let len = usize::try_from(stated & !(GOES_ON | BEGAN)).unwrap_or(usize::MAX);
+        let message = Message { view: self, claim, len, forks };
+        if len <= claim.state.extent() * BLOCK {
+            Ok(Some(message))
+        } else {
+            Err(Never::Failed(Fault::Corrupt)) // and the message is consumed
+        }
+    }
+
+    #[inline(always)]
+    fn claim_next(self, owner: u32) -> Result<Claim, Nothing> {
+        if self.may_have_returned()
+            && let Some(claim) = self.claim_returned(owner)
+        {
+            return Ok(claim);
+        }
+        self.records.claim_full(owner)
+    }
+
+    /// The last look at a closed queue: whoever claims after the fence sees the flag, and what was claimed before it is seen here.
+    #[cold]
+    fn claim_last(self, owner: u32) -> Result<Option<Claim>, Never> {
+        Signal::<LIGHT>::fence_before_verdict();
+        match self.claim_next(owner) {
+            Ok(claim) => Ok(Some(claim)),
+            Err(Nothing::Here) if self.may_come_back(owner) => Ok(None),
+            Err(Nothing::Here) => Err(Never::Closed),
+            Err(Nothing::Yet) => Ok(None),
+            Err(Nothing::Damaged) => Err(Never::Failed(Fault::Corrupt)),
+        }
+    }
+
+    /// Whether a message is in the hands of others, from where it comes back if they die. They are not waited for by a
+    /// process that has one itself: such would wait for each other.
+    fn may_come_back(self, owner: u32) -> bool {
+        let (mut ours, mut others) = (false, false);
+        let look = |_: &Header, claim: Claim| {
+            let state = claim.state;
+            ours |= state.is_in(Phase::Reading) && state.owner() == owner;
+            others |=
+                state.is_in(Phase::Orphan) || state.is_in(Phase::Reading) && state.owner() != owner;
+            ControlFlow::Continue(())
+        };
+        self.records.visit(look).is_ok() && others && !ours
+    }
+
+    #[inline(always)]
+    fn may_have_returned(self) -> bool {
+        self.rare.returned.load(Acquire) != self.rare.searched.load(Relaxed)
+    }
+
+    /// Claims a message that came back.
+    #[cold]
+    fn claim_returned(self, owner: u32) -> Option<Claim> {
+        let before = self.rare.searched.load(Relaxed);
+        let returned = self.rare.returned.load(Acquire);
+        let mut claimed = None;
+        let look = |header: &Header, Claim { index, state }: Claim| {
+            let taken = state.to(Phase::Reading, owner);
+            if state.is_in(Phase::Orphan) && header.exchange(state, taken) {
+                claimed = Some(Claim { index, state: taken });
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        };
+        self.records.visit(look).ok()?;
+        if claimed.is_none() {
+            self.rare.searched.compare_exchange(before, returned, Relaxed, Relaxed).ok(); // keeps I4
+        }
+        claimed
+    }
+
+    /// A claimed message is received.
+    #[inline(always)]
+    fn release(self, claim: Claim) {
+        self.records.headers[claim.index].store(claim.state.to(Phase::Done, 0)); // the commit
+        Signal::<LIGHT>::fence_after_change();
+        if self.rare.not_full.is_armed() || self.rare.is_closed() {
+            self.after_release();
+        }
+    }
+
+    #[cold]
+    fn after_release(self) {
+        // All of them: they wait for different lengths.
+        self.rare.not_full.notify(u32::MAX);
+        if self.rare.is_closed() {
+            self.rare.not_empty.notify(u32::MAX); // for those who waited whether it would come back
+        }
+    }
+
+    /// A claimed message is to be received again.
+    #[cold]
+    fn give_back(self, claim: Claim) {
+        self.records.headers[claim.index].store(claim.state.to(Phase::Orphan, 0));
+        self.rare.returned.fetch_add(1, Release); // keeps I4
+        fence(SeqCst);
+        self.rare.not_empty.notify(1);
+    }
+
+    fn count(self, counts: impl Fn(Claim) -> bool) -> usize {
+        let mut count = 0;
+        let look = |_: &Header, claim: Claim| {
+            count += usize::from(counts(claim));
+            ControlFlow::Continue(())
+        };
+        self.records.visit(look).ok();
+        count
+    }
+
+    #[inline(always)]
+    fn identify(self) -> Result<u32, Fault> {
+        identify(core::ptr::from_ref(self.rare).addr())
+    }
+
+    fn recover(self, dead: &Dead) {
+        let mut returned = false;
+        let mend = |header: &Header, Claim { state, .. }: Claim| {
+            if state.owner() == dead.tag {
+                // A part of a message without the others is of no use.
+                let whole = header.len.load(Relaxed) & (GOES_ON | BEGAN) == 0;
+                let back = state.is_in(Phase::Reading) && whole;
+                let mended = state.to(if back { Phase::Orphan } else { Phase::Done }, 0);
+                if state.is_in(Phase::Reading) || state.is_in(Phase::Writing) {
+                    header.exchange(state, mended);
+                }
+            }
+            // Also one that an earlier recoverer, or a process that gave it back, left unannounced.
+            returned |= header.load().is_in(Phase::Orphan);
+            ControlFlow::Continue(())
+        };
+        self.records.visit(mend).ok(); // in damaged memory, as far as that goes
+        if returned {
+            self.rare.returned.fetch_add(1, Release); // keeps I4
+        }
+        fence(SeqCst);
+        self.rare.wake_everybody();
+    }
+}
+
+// SAFETY: `repr(C)`; atomics, for which any bytes will do, and bytes; indices are bounds-checked; no `Drop`.
+unsafe impl<const BLOCKS: usize> Shareable for FixedByteQueue<BLOCKS> {
+    const FINGERPRINT: u64 = mix_u64(ByteQueue::<[Unit]>::BASE, BLOCKS as u64);
+    const NEEDS_PEERS: bool = true;
+    crate::__sized_shareable!();
+    fn layout() -> Layout {
+        Layout { name: "FixedByteQueue", size: size_of::<Self>(), fields: const { &Self::FIELDS } }
+    }
+    fn place(&self) {
+        self.rare.signals().into_iter().for_each(Signal::place);
+    }
+    fn recover(&self, dead: &Dead) {
+        self.view().recover(dead);
+    }
+}
+
+// SAFETY: as above; the number of units is the pointer's, which `at` got from the checked header, and which `size` has approved.
+unsafe impl Shareable for ByteQueue {
+    const FINGERPRINT: u64 = ByteQueue::<[Unit]>::BASE;
+    const NEEDS_PEERS: bool = true;
+    const ALIGN: usize = align_of::<FixedByteQueue<1>>();
+    fn layout() -> Layout {
+        let size = offset_of!(FixedByteQueue<1>, slots);
+        Layout { name: "ByteQueue", size, fields: const { &FixedByteQueue::<1>::FIELDS } }
+    }
+    fn size(len: usize) -> Option<usize> {
+        if len == 0 || len > MAX_BLOCKS || !len.is_multiple_of(GRAIN) {
+            return None;
+        }
+        let end = size_of::<Unit>()
+            .checked_mul(len)?
+            .checked_add(offset_of!(FixedByteQueue<1>, slots))?;
+        end.checked_next_multiple_of(Self::ALIGN).filter(|&size| isize::try_from(size).is_ok())
+    }
+    at_slice!();
+    fn place(&self) {
+        self.rare.signals().into_iter().for_each(Signal::place);
+    }
+    fn recover(&self, dead: &Dead) {
+        self.view().recover(dead);
+    }
+}
+
+impl<S: Store + ?Sized> fmt::Debug for ByteQueue<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByteQueue")
+            .field("capacity", &self.capacity())
+            .field("len", &self.len())
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,444 @@
+//! The ring of records: claiming, committing, stepping over.
+//!
+//! A record is a run of blocks; the header of its first block says how many they are. Headers lie apart from what is written to
+//! the blocks, so that no message can look like one.
+use crate::queue::Line;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::ops::ControlFlow;
+
+/// The size of a block, in bytes.
+pub(crate) const BLOCK: usize = 64;
+
+/// The largest number of blocks: an extent has 24 bits.
+pub(crate) const MAX_BLOCKS: usize = (1 << EXTENT_BITS) - 1;
+
+const PHASE_BITS: u32 = 3;
+const OWNER_BITS: u32 = 12;
+const EXTENT_BITS: u32 = 24;
+const LAP_BITS: u32 = 25;
+
+const OWNER_AT: u32 = PHASE_BITS;
+const EXTENT_AT: u32 = OWNER_AT + OWNER_BITS;
+const LAP_AT: u32 = EXTENT_AT + EXTENT_BITS;
+
+/// A header this many laps old is of no record, and is wiped before its lap comes round again.
+const STALE: u64 = 1 << 20;
+/// Within so many laps each header is looked at once.
+const SWEEP: usize = 1 << 16;
+
+/// Attempts that come to nothing because others were faster, before the memory is held to be damaged.
+const ATTEMPTS: usize = 1 << 22;
+
+/// Of a header's `len`: the message goes on in the next record.
+pub(crate) const GOES_ON: u64 = 1 << 63;
+/// Of a header's `len`: the message began in an earlier record.
+pub(crate) const BEGAN: u64 = 1 << 62;
+
+/// What a record is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// No record.
+    Free = 0,
+    Writing = 1,
+    Full = 2,
+    Reading = 3,
+    Orphan = 4,
+    Done = 5,
+}
+
+/// The word of a header: {lap: 25, extent: 24, owner: 12, phase: 3 bits}.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct State(u64);
+
+/// Fewer than 32 bits of a word.
+const fn bits(word: u64, at: u32, bits: u32) -> u64 {
+    (word >> at) & ((1 << bits) - 1)
+}
+
+impl State {
+    const fn new(lap: u64, extent: usize, owner: u32, phase: Phase) -> Self {
+        let lap = bits(lap, 0, LAP_BITS) << LAP_AT;
+        State(lap | ((extent as u64) << EXTENT_AT) | ((owner as u64) << OWNER_AT) | phase as u64)
+    }
+
+    /// The same record in another phase; `owner` is 0 where nobody has it.
+    #[inline(always)]
+    pub(crate) const fn to(self, phase: Phase, owner: u32) -> Self {
+        State::new(bits(self.0, LAP_AT, LAP_BITS), self.extent(), owner, phase)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "12 bits")]
+    #[inline(always)]
+    pub(crate) const fn owner(self) -> u32 {
+        bits(self.0, OWNER_AT, OWNER_BITS) as u32
+    }
+
+    /// Its blocks. To be checked before it is used.
+    #[expect(clippy::cast_possible_truncation, reason = "24 bits")]
+    #[inline(always)]
+    pub(crate) const fn extent(self) -> usize {
+        bits(self.0, EXTENT_AT, EXTENT_BITS) as usize
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_in(self, phase: Phase) -> bool {
+        bits(self.0, 0, PHASE_BITS) == phase as u64
+    }
+
+    /// How many laps before `lap`.
+    #[inline(always)]
+    const fn age(self, lap: u64) -> u64 {
+        bits(lap.wrapping_sub(bits(self.0, LAP_AT, LAP_BITS)), 0, LAP_BITS)
+    }
+
+    /// Whether it is that of a record that begins here in `lap`.
+    #[inline(always)]
+    const fn is_of(self, lap: u64) -> bool {
+        self.age(lap) == 0 && !self.is_in(Phase::Free)
+    }
+}
+
+/// What is known of the record that begins at a block.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Header {
+    state: AtomicU64,
+    /// Bytes of the message, `GOES_ON`, `BEGAN`: written before the commit.
+    pub(crate) len: AtomicU64,
+}
+
+impl Header {
+    pub(crate) fn new() -> Self {
+        Header { state: AtomicU64::new(0), len: AtomicU64::new(0) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn load(&self) -> State {
+        State(self.state.load(Acquire))
+    }
+
+    /// Of a record that the caller has claimed.
+    #[inline(always)]
+    pub(crate) fn store(&self, state: State) {
+        self.state.store(state.0, Release);
+    }
+
+    #[inline(always)]
+    pub(crate) fn exchange(&self, seen: State, next: State) -> bool {
+        self.state.compare_exchange(seen.0, next.0, AcqRel, Relaxed).is_ok()
+    }
+}
+
+/// A place in the endless sequence of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position {
+    lap: u64,
+    pub(crate) index: usize,
+}
+
+impl Position {
+    #[inline(always)]
+    fn decode(word: u64) -> Self {
+        Position { lap: word >> EXTENT_BITS, index: (word & ((1 << EXTENT_BITS) - 1)) as usize }
+    }
+
+    #[inline(always)]
+    fn encode(self) -> u64 {
+        (self.lap << EXTENT_BITS) | self.index as u64
+    }
+
+    /// The position after a record of `extent` blocks, in a ring of `blocks`.
+    #[inline(always)]
+    fn after(self, extent: usize, blocks: usize) -> Self {
+        match self.index + extent {
+            index if index < blocks => Position { lap: self.lap, index },
+            _ => Position { lap: self.lap.wrapping_add(1), index: 0 },
+        }
+    }
+
+    /// How many blocks it is after `earlier`; `None` if it is before.
+    #[inline(always)]
+    fn since(self, earlier: Position, blocks: usize) -> Option<u64> {
+        let laps = self.lap.checked_sub(earlier.lap)?.checked_mul(blocks as u64)?;
+        laps.checked_add(self.index as u64)?.checked_sub(earlier.index as u64)
+    }
+}
+
+/// Why there was nothing to claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nothing {
+    /// No room; no message.
+    Here,
+    /// The next message is being written.
+    Yet,
+    /// No peer that follows the protocol leaves the ring like this.
+    Damaged,
+}
+
+/// A record that the caller has claimed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim {
+    pub(crate) index: usize,
+    pub(crate) state: State,
+}
+
+/// How far the ring has come: three positions, each moved over one record at a time, by whoever sees that it can be.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Marks {
+    /// Writers claim here.
+    tail: Line,
+    /// Readers claim here.
+    head: Line,
+    /// All before it is done with.
+    freed: Line,
+}
+
+impl Marks {
+    pub(crate) fn new() -> Self {
+        let line = || Line(AtomicU64::new(0));
+        Marks { tail: line(), head: line(), freed: line() }
+    }
+}
+
+/// The ring itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Records<'a> {
+    pub(crate) marks: &'a Marks,
+    pub(crate) headers: &'a [Header],
+}
+
+impl Records<'_> {
+    /// Claims `extent` blocks that follow each other for writing; at most as many as the ring has.
+    #[inline(always)]
+    pub(crate) fn claim_free(&self, extent: usize, owner: u32) -> Result<Claim, Nothing> {
+        let blocks = self.headers.len();
+        self.attempt(|| {
+            let at = self.position(&self.marks.tail)?;
+            let header = &self.headers[at.index];
+            let seen = header.load();
+            if seen.is_of(at.lap) {
+                self.pass(&self.marks.tail, at, seen)?;
+                return Ok(None);
+            }
+            let rest = blocks - at.index;
+            let fits = extent <= rest;
+            // A record does not go round the end: what is left there is skipped, and not before the record has room, too.
+            // One that is too long for that has it when the ring has run empty.
+            let (claimed, needed) = if fits {
+                (State::new(at.lap, extent, owner, Phase::Writing), extent)
+            } else {
+                let both = rest + extent;
+                let skipped = State::new(at.lap, rest, 0, Phase::Done);
+                (skipped, if both <= blocks { both } else { rest })
+            };
+            if !self.has_room(at, needed)? || !header.exchange(seen, claimed) {
+                return Ok(None);
+            }
+            // The mark moves on, by this or another's hand. If it was elsewhere all the while, the claim is of a lap long gone, and nobody's:
+            // its header is in the middle of a record, or in an earlier state than that of the lap.
+            let next = at.after(claimed.extent(), blocks);
+            let moved =
+                self.marks.tail.0.compare_exchange(at.encode(), next.encode(), AcqRel, Acquire);
+            if let Err(now) = moved
+                && Position::decode(now).since(at, blocks).is_none_or(|ahead| ahead > blocks as u64)
+            {
+                header.exchange(claimed, seen);
+                return Ok(None);
+            }
+            if at.index == 0 {
+                self.wipe(at.lap);
+            }
+            Ok(fits.then_some(Claim { index: at.index, state: claimed }))
+        })
+    }
+
+    /// Claims the next message for reading.
+    #[inline(always)]
+    pub(crate) fn claim_full(&self, owner: u32) -> Result<Claim, Nothing> {
+        self.next_full(|at, header, seen| {
+            self.extent(at, seen)?;
+            let state = seen.to(Phase::Reading, owner);
+            if !header.exchange(seen, state) {
+                return Ok(None);
+            }
+            self.pass(&self.marks.head, at, state)?;
+            Ok(Some(Claim { index: at.index, state }))
+        })
+    }
+
+    /// Whether there is a message to claim.
+    pub(crate) fn find_full(&self) -> Result<(), Nothing> {
+        self.next_full(|_, _, _| Ok(Some(())))
+    }
+
+    #[inline(always)]
+    fn next_full<R>(
+        &self,
+        take: impl Fn(Position, &Header, State) -> Result<Option<R>, Nothing>,
+    ) -> Result<R, Nothing> {
+        self.attempt(|| {
+            let at = self.position(&self.marks.head)?;
+            let header = &self.headers[at.index];
+            let seen = header.load();
+            if !seen.is_of(at.lap) || seen.is_in(Phase::Writing) {
+                // If the mark has moved meanwhile, the header is not what is next.
+                return match self.marks.head.0.load(Acquire) == at.encode() {
+                    true if seen.is_of(at.lap) => Err(Nothing::Yet),
+                    true => Err(Nothing::Here),
+                    false => Ok(None),
+                };
+            }
+            if seen.is_in(Phase::Full) {
+                return take(at, header, seen);
+            }
+            self.pass(&self.marks.head, at, seen)?;
+            Ok(None)
+        })
+    }
+
+    /// Whether `needed` blocks from `at`, where the next record begins, are done with. Nothing if that is not so any more.
+    #[inline(always)]
+    fn has_room(&self, at: Position, needed: usize) -> Result<bool, Nothing> {
+        match self.is_free(at, needed) {
+            Ok(Some(false)) => self.makes_room(at, needed),
+            known => known.map(|free| free.unwrap_or(false)),
+        }
+    }
+
+    /// Whether `freed` says so; nothing if the next record begins elsewhere.
+    #[inline(always)]
+    fn is_free(&self, at: Position, needed: usize) -> Result<Option<bool>, Nothing> {
+        let blocks = self.headers.len() as u64;
+        let freed = self.position(&self.marks.freed)?;
+        match at.since(freed, self.headers.len()) {
+            Some(used) if used > blocks => Err(Nothing::Damaged),
+            Some(used) => Ok(Some(used + needed as u64 <= blocks)),
+            None => Ok(None),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn makes_room(&self, at: Position, needed: usize) -> Result<bool, Nothing> {
+        self.reclaim()?;
+        match self.is_free(at, needed)? {
+            Some(false) if self.marks.tail.0.load(Acquire) == at.encode() => Err(Nothing::Here),
+            free => Ok(free == Some(true)),
+        }
+    }
+
+    /// Moves `freed` over all records that are done with.
+    #[cold]
+    pub(crate) fn reclaim(&self) -> Result<(), Nothing> {
+        let blocks = self.headers.len();
+        self.attempt(|| {
+            let start = self.position(&self.marks.freed)?;
+            let mut at = start;
+            let mut head = self.position(&self.marks.head)?;
+            loop {
+                let seen = self.headers[at.index].load();
+                let far =
+                    at.since(start, blocks).is_none_or(|blocks_on| blocks_on >= blocks as u64);
+                if far || !seen.is_of(at.lap) || !seen.is_in(Phase::Done) {
+                    break;
+                }
+                if at >= head {
+                    // Readers come first: keeps I3.
+                    self.pass(&self.marks.head, at, seen)?;
+                    head = self.position(&self.marks.head)?;
+                    if at >= head {
+                        return Err(Nothing::Damaged);
+                    }
+                }
+                at = at.after(self.extent(at, seen)?, blocks);
+            }
+            let freed = &self.marks.freed.0;
+            let moved = freed.compare_exchange(start.encode(), at.encode(), AcqRel, Relaxed);
+            // Another's move may have been shorter.
+            Ok((at == start || moved.is_ok()).then_some(()))
+        })
+    }
+
+    /// Shows every record that is not done with to `visit`, and others.
+    pub(crate) fn visit(
+        &self,
+        mut visit: impl FnMut(&Header, Claim) -> ControlFlow<()>,
+    ) -> Result<(), Nothing> {
+        let blocks = self.headers.len();
+        let start = self.position(&self.marks.freed)?;
+        let mut at = start;
+        // What was there at the beginning lies within a lap from it.
+        while at.since(start, blocks).is_some_and(|walked| walked < blocks as u64) {
+            let header = &self.headers[at.index];
+            let state = header.load();
+            if state.is_of(at.lap) {
+                let extent = self.extent(at, state)?;
+                if visit(header, Claim { index: at.index, state }).is_break() {
+                    break;
+                }
+                at = at.after(extent, blocks);
+            } else {
+                let freed = self.position(&self.marks.freed)?;
+                if freed <= at {
+                    break;
+                }
+                at = freed; // what was here is done with, and others write here
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a mark over the record that begins at `at`.
+    #[inline(always)]
+    fn pass(&self, mark: &Line, at: Position, state: State) -> Result<(), Nothing> {
+        let next = at.after(self.extent(at, state)?, self.headers.len());
+        mark.0.compare_exchange(at.encode(), next.encode(), AcqRel, Relaxed).ok();
+        Ok(())
+    }
+
+    /// The blocks of a record, none of which is beyond the end.
+    #[inline(always)]
+    fn extent(&self, at: Position, state: State) -> Result<usize, Nothing> {
+        let extent = state.extent();
+        if extent > 0 && extent <= self.headers.len() - at.index {
+            Ok(extent)
+        } else {
+            Err(Nothing::Damaged)
+        }
+    }
+
+    #[inline(always)]
+    fn position(&self, mark: &Line) -> Result<Position, Nothing> {
+        let at = Position::decode(mark.0.load(Acquire));
+        if at.index < self.headers.len() { Ok(at) } else { Err(Nothing::Damaged) }
+    }
+
+    /// Repeats until there is something, or nothing for good: each time in vain, another has done something.
+    #[inline(always)]
+    fn attempt<R>(&self, act: impl Fn() -> Result<Option<R>, Nothing>) -> Result<R, Nothing> {
+        for _ in 0..ATTEMPTS {
+            if let Some(done) = act()? {
+                return Ok(done);
+            }
+        }
+        Err(Nothing::Damaged)
+    }
+
+    /// Once a lap: wipes some of the headers that have been in the middle of records for so long that their lap could come again.
+    #[cold]
+    fn wipe(&self, lap: u64) {
+        let blocks = self.headers.len();
+        let count = blocks.div_ceil(SWEEP);
+        // Any of the lap's bits will do, as long as laps follow each other.
+        let first = (lap & ((1 << EXTENT_BITS) - 1)) as usize % blocks * count;
+        for i in first..first + count {
+            let header = &self.headers[i % blocks];
+            let seen = header.load();
+            if !seen.is_in(Phase::Free) && seen.age(lap) >= STALE {
+                header.exchange(seen, State::new(lap, 0, 0, Phase::Free));
+            }
+        }
+    }
+}

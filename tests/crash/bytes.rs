@@ -1,0 +1,306 @@
+//! The sweeps of `ByteQueue`.
+use crate::stepper::PATIENCE;
+use crate::sweep::{Operation, Sweep};
+use crate::sweeps::{Verdict, fail, memory, options};
+use core::time::Duration;
+use outlast::{FixedByteQueue, Shared, Spin, TryRecvError};
+
+type World = Shared<FixedByteQueue<4>>;
+
+/// The messages 0 and 1: of one block, and of two.
+const LENGTHS: [usize; 2] = [10, 100];
+
+fn message(n: usize) -> Vec<u8> {
+    vec![u8::try_from(n).expect("small"); LENGTHS[n]]
+}
+
+/// Which one it is, and whether it is whole.
+fn number(message: &[u8]) -> Result<usize, String> {
+    match message.first() {
+        Some(&n) if self::message(n.into()) == message => Ok(n.into()),
+        _ => fail(format!("torn: {message:?}")),
+    }
+}
+
+/// Sleeps at once, and is known to the segment.
+fn warm(world: &World) {
+    Spin::Never.set();
+    drop(world.try_reserve(usize::MAX));
+}
+
+/// The tail is at the third block: message 1 fits before the end, two of them do not.
+fn empty() -> World {
+    let world = options().anonymous(FixedByteQueue::new()).expect("a segment");
+    world.send(&message(1)).expect("room");
+    world.recv().expect("a message");
+    world
+}
+
+/// The tail is at the last block, which message 1 skips.
+fn at_the_end() -> World {
+    let world = empty();
+    world.send(&message(0)).expect("room");
+    world.recv().expect("a message");
+    world
+}
+
+/// With both messages.
+fn two() -> World {
+    let world = empty();
+    (0..2).for_each(|n| world.send(&message(n)).expect("room"));
+    world
+}
+
+/// With all room taken by short ones.
+fn full() -> World {
+    let world = empty();
+    (0..4).for_each(|_| world.send(&message(0)).expect("room"));
+    world
+}
+
+/// What is left is what was sent, whole and not twice; and all room can be used again.
+fn carries_on(world: &World) -> Verdict {
+    Spin::Never.set();
+    let mut left = Vec::new();
+    while let Ok(message) = world.recv_timeout(Duration::from_millis(20)) {
+        left.push(number(&message)?);
+    }
+    left.sort_unstable(); // what comes back comes out of order
+    if ![&[][..], &[0], &[1], &[0, 1]].contains(&&left[..]) {
+        return fail(format!("left over: {left:?}"));
+    }
+    has_all_room(world)
+}
+
+fn has_all_room(world: &World) -> Verdict {
+    let sends = |len: usize, what: u8| {
+        world.try_send(&vec![what; len]).map_err(|error| format!("{len} bytes: {error}"))
+    };
+    sends(256, 9)?;
+    let whole = world.recv_timeout(PATIENCE).map_err(|error| error.to_string())?;
+    if whole != [9; 256] {
+        return fail(format!("sent 256 bytes, received {}", whole.len()));
+    }
+    (0..4).try_for_each(|what| sends(64, what))?;
+    if sends(0, 0).is_ok() {
+        return fail("room for more than there is");
+    }
+    let all: Vec<_> = world.try_iter().collect();
+    if (0..4).map(|what| vec![what; 64]).eq(all.iter().cloned()) && world.is_empty() {
+        Ok(())
+    } else {
+        fail(format!("sent 0 to 3, received {all:?}"))
+    }
+}
+
+/// With messages of its own left over, which may be several.
+fn carries_on_with_more(world: &World) -> Verdict {
+    Spin::Never.set();
+    while let Ok(message) = world.recv_timeout(Duration::from_millis(20)) {
+        number(&message)?;
+    }
+    has_all_room(world)
+}
+
+fn receives_one(world: &World) -> Verdict {
+    Spin::Never.set();
+    let message = world.recv_timeout(PATIENCE).map_err(|error| error.to_string())?;
+    number(&message).map(drop)
+}
+
+fn sends_one_more(world: &World) -> Verdict {
+    Spin::Never.set();
+    world.send_timeout(&message(1), PATIENCE).map_err(|error| error.to_string())
+}
+
+fn sends(world: &World) -> Box<dyn FnOnce() + '_> {
+    warm(world);
+    Box::new(|| {
+        world.send(&[0; LENGTHS[0]]).ok();
+        world.send(&[1; LENGTHS[1]]).ok();
+    })
+}
+
+fn reserves(world: &World) -> Box<dyn FnOnce() + '_> {
+    warm(world);
+    Box::new(|| {
+        if let Ok(mut room) = world.reserve(128) {
+            room.fill(1);
+            room.commit_len(LENGTHS[1]).ok();
+        }
+        drop(world.try_reserve(64));
+    })
+}
+
+fn receives(world: &World) -> Box<dyn FnOnce() + '_> {
+    warm(world);
+    Box::new(|| {
+        drop(world.recv_ref());
+        drop(world.recv_ref());
+    })
+}
+
+fn gives_back(world: &World) -> Box<dyn FnOnce() + '_> {
+    Spin::Never.set();
+    let message = world.recv_ref().expect("a message");
+    Box::new(move || {
+        message.give_back().ok();
+        drop(world.try_recv_ref());
+    })
+}
+
+#[test]
+fn bytes_alone() {
+    Sweep::new("bytes: send, send", &empty, memory, sends, carries_on).must_hold();
+    Sweep::new("bytes: send past the end", &at_the_end, memory, reserves, carries_on).must_hold();
+    Sweep::new("bytes: recv_ref, twice", &two, memory, receives, carries_on).must_hold();
+    Sweep::new("bytes: give_back", &two, memory, gives_back, carries_on).must_hold();
+}
+
+#[test]
+fn bytes_send_with_receivers_asleep() {
+    let name = "bytes: send, send; two receivers asleep";
+    let more: fn(&World) -> Verdict = |world| {
+        Spin::Never.set();
+        (0..2).try_for_each(|n| {
+            world.send_timeout(&message(n), PATIENCE).map_err(|error| error.to_string())
+        })
+    };
+    let sweep = Sweep::new(name, &empty, memory, sends, carries_on_with_more);
+    Sweep { sleepers: &[receives_one, receives_one], after: Some(more), ..sweep }.must_hold();
+}
+
+/// Room that is abandoned lets those through who wait behind it.
+#[test]
+fn bytes_abandoned_with_a_receiver_asleep() {
+    let abandons: Operation<World> = |world| {
+        warm(world);
+        let room = world.reserve(1).expect("room");
+        world.send(&message(0)).expect("room");
+        Box::new(move || drop(room))
+    };
+    let sweep = Sweep::new("bytes: drop; receiver asleep", &empty, memory, abandons, carries_on);
+    Sweep { sleepers: &[receives_one], ..sweep }.must_hold();
+}
+
+#[test]
+fn bytes_recv_with_senders_asleep() {
+    // The victim may die before it has made room.
+    let makes_room: fn(&World) -> Verdict = |world| {
+        Spin::Never.set();
+        while let Ok(message) = world.recv_timeout(Duration::from_millis(20)) {
+            number(&message)?;
+        }
+        Ok(())
+    };
+    let sweep = Sweep::new(
+        "bytes: recv_ref, twice; two senders asleep",
+        &full,
+        memory,
+        receives,
+        carries_on_with_more,
+    );
+    Sweep { sleepers: &[sends_one_more, sends_one_more], after: Some(makes_room), ..sweep }
+        .must_hold();
+}
+
+/// The one that was woken dies; the message is another's, who sleeps.
+#[test]
+fn bytes_woken_receiver() {
+    let wake: fn(&World) = |world| {
+        Spin::Never.set();
+        world.send(&message(0)).ok();
+    };
+    let keeps: Operation<World> = |world| {
+        warm(world);
+        Box::new(|| {
+            world.recv_ref().map(core::mem::forget).ok(); // until it dies
+        })
+    };
+    let sweep = Sweep::new("bytes: the woken receiver", &empty, memory, keeps, carries_on);
+    Sweep { wake: Some(wake), sleepers: &[receives_one], ..sweep }.must_hold();
+}
+
+/// Both that wait for room are woken: the victim, and another.
+#[test]
+fn bytes_woken_sender() {
+    let wake: fn(&World) = |world| {
+        Spin::Never.set();
+        (0..4).for_each(|_| drop(world.recv_ref()));
+    };
+    let takes: Operation<World> = |world| {
+        warm(world);
+        Box::new(|| {
+            if let Ok(mut room) = world.reserve(LENGTHS[1]) {
+                room.fill(1);
+                room.commit().ok();
+            }
+        })
+    };
+    let sweep = Sweep::new("bytes: the woken sender", &full, memory, takes, carries_on_with_more);
+    Sweep { wake: Some(wake), sleepers: &[sends_one_more], ..sweep }.must_hold();
+}
+
+#[test]
+fn bytes_waits_that_give_up() {
+    let gives_up: Operation<World> = |world| {
+        warm(world);
+        Box::new(|| {
+            world.recv_timeout(Duration::from_micros(1)).ok();
+        })
+    };
+    Sweep::new("bytes: recv_timeout", &empty, memory, gives_up, carries_on).must_hold();
+    let gives_up: Operation<World> = |world| {
+        warm(world);
+        Box::new(|| {
+            world.send_timeout(&[0; 10], Duration::from_micros(1)).ok();
+        })
+    };
+    Sweep::new("bytes: send_timeout", &full, memory, gives_up, carries_on_with_more).must_hold();
+}
+
+/// Closed, or open; and whoever waits learns of it, though another has a message that may come back.
+#[test]
+fn bytes_close_and_the_last_message() {
+    let one: fn() -> World = || {
+        let world = empty();
+        world.send(&message(0)).expect("room");
+        world
+    };
+    let finishes: Operation<World> = |world| {
+        Spin::Never.set();
+        let last = world.recv_ref().expect("a message");
+        Box::new(move || {
+            world.close();
+            drop(last);
+        })
+    };
+    let told: fn(&World) -> Verdict = |world| {
+        Spin::Never.set();
+        loop {
+            match world.recv_timeout(PATIENCE) {
+                Ok(message) => number(&message).map(drop)?, // it came back
+                Err(outlast::RecvTimeoutError::Closed) => return Ok(()),
+                other => return fail(format!("{other:?}")),
+            }
+        }
+    };
+    let close: fn(&World) -> Verdict = |world| {
+        world.close();
+        Ok(())
+    };
+    let closed: fn(&World) -> Verdict = |world| match (world.try_recv(), world.try_send(b"")) {
+        (Err(TryRecvError::Closed), Err(outlast::TrySendError::Closed(()))) => Ok(()),
+        other => fail(format!("{other:?}")),
+    };
+    let sweep = Sweep::new("bytes: close, the last one done", &one, memory, finishes, closed);
+    Sweep { sleepers: &[told], after: Some(close), ..sweep }.must_hold();
+}
+
+#[test]
+fn bytes_of_the_frozen_are_caught() {
+    let sweep = Sweep::new("bytes: send, send", &empty, memory, sends, carries_on);
+    sweep.must_be_caught_unmended();
+    let sweep = Sweep::new("bytes: recv_ref, twice", &two, memory, receives, carries_on);
+    sweep.must_be_caught_unmended();
+}
