@@ -126,6 +126,9 @@ pub enum Fault {
     /// This thread has taken the lock as often as can be counted.
     #[error("this thread has taken the lock too many times")]
     TooDeep,
+    /// The message is longer than the queue.
+    #[error("the message is longer than the queue can hold")]
+    TooLong,
     /// The kernel or the C library gives this thread no robust list of the layout known here.
     #[error("robust futexes are not available to this thread")]
     Unsupported,

@@ -156,15 +156,38 @@ impl Event {
     }
 
     fn wait_until(&self, deadline: Deadline) -> Result<bool, Fault> {
+        self.wait_unless(deadline, || false)
+    }
+
+    /// The same, or until `over`: whoever makes that so calls [`disturb`](Self::disturb) until the waiter has left.
+    #[inline]
+    pub(crate) fn wait_unless(
+        &self,
+        deadline: Deadline,
+        over: impl Fn() -> bool,
+    ) -> Result<bool, Fault> {
         let began = self.word.value.load(Acquire);
         if let Step::Done(()) = self.step(began, began, Look::Glance) {
             return Ok(true);
         }
         identify(core::ptr::from_ref(self).addr())?;
-        match self.word.wait_until(deadline, |seen, look| self.step(began, seen, look)) {
-            Ok(()) => Ok(true),
+        let waited =
+            self.word.wait_until(deadline, |seen, look| match self.step(began, seen, look) {
+                Step::Done(()) => Step::Done(true),
+                _ if over() => Step::Done(false),
+                Step::Retry => Step::Retry,
+                Step::Sleep(seen) => Step::Sleep(seen),
+                Step::Doze(seen) => Step::Doze(seen),
+            });
+        match waited {
+            Ok(set) => Ok(set),
             Err(TimedOut) => Ok(false),
         }
+    }
+
+    /// Has all who wait look again.
+    pub(crate) fn disturb(&self) {
+        self.word.wake(u32::MAX);
     }
 
     #[inline]
@@ -207,7 +230,7 @@ unsafe impl Shareable for Event {
         self.word.place();
     }
     fn recover(&self, _dead: &Dead) {
-        self.word.wake(u32::MAX);
+        self.disturb();
     }
 }
 

@@ -55,7 +55,9 @@ pub use event::Event;
 pub use latch::{Latch, LatchError, Member, OnDeath};
 pub use lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
 pub use once::{Once, OnceCell, OnceError};
+pub use queue::bytes;
 pub use queue::spsc;
+pub use queue::{ByteQueue, FixedByteQueue};
 pub use queue::{Channel, FixedChannel, PriorityQueue, Receiver, Sender};
 pub use queue::{Delivery, FixedQueue, Loan, Queue, Ref};
 pub use queue::{

@@ -1,4 +1,6 @@
-//! The example `checksum` against `find`, `sort` and `sha256sum`, also with its workers killed, and its ends.
+//! The examples `checksum`, on a `Pool`, and `custom_pool` against `find`, `sort` and `sha256sum`, also with their workers killed, and
+//! their ends.
+#![expect(unsafe_code, reason = "signals")]
 mod built;
 
 use std::cell::RefCell;
@@ -7,9 +9,10 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -19,66 +22,73 @@ const TOO_LONG: Duration = Duration::from_secs(120);
 /// Reading this many bytes takes a worker some 40 milliseconds, in either build.
 const SLOW: u64 = if cfg!(debug_assertions) { 2 << 20 } else { 48 << 20 };
 
-#[test]
-fn one_worker() {
-    same_as_sha256sum(&odd_tree(), &["--workers", "1"]);
+/// Each test for each of the two.
+macro_rules! both {
+    ($($test:ident)*) => {
+        mod checksum { $( #[test] fn $test() { super::$test("checksum"); } )* }
+        mod custom_pool { $( #[test] fn $test() { super::$test("custom_pool"); } )* }
+    };
 }
 
-#[test]
-fn two_workers() {
-    same_as_sha256sum(&odd_tree(), &["--workers=2"]);
+both! {
+    one_worker two_workers eight_workers killed_workers forms_of_the_folder a_path_longer_than_the_system_takes
+    misuse help a_reader_that_leaves interrupted interrupted_twice killed_parent
 }
 
-#[test]
-fn eight_workers() {
-    same_as_sha256sum(&odd_tree(), &["--workers", "8"]);
+fn one_worker(program: &str) {
+    same_as_sha256sum(program, &odd_tree(), &["--workers", "1"]);
 }
 
-#[test]
-fn killed_workers() {
+fn two_workers(program: &str) {
+    same_as_sha256sum(program, &odd_tree(), &["--workers=2"]);
+}
+
+fn eight_workers(program: &str) {
+    same_as_sha256sum(program, &odd_tree(), &["--workers", "8"]);
+}
+
+fn killed_workers(program: &str) {
     let tree = odd_tree();
     slow_files(tree.path(), 10);
     for workers in ["1", "2", "8"] {
         let args = ["--workers", workers, "--kill-one-every-ms", "20"];
-        let summary = same_as_sha256sum(&tree, &args);
+        let summary = same_as_sha256sum(program, &tree, &args);
+        assert!(summary.contains("workers lost: "), "{workers} workers: {summary}");
         assert!(!summary.contains("workers lost: 0"), "{workers} workers: {summary}");
     }
 }
 
 /// Paths as `find` prints them, whatever form the folder is given in.
-#[test]
-fn forms_of_the_folder() {
+fn forms_of_the_folder(program: &str) {
     let tree = TempDir::new().unwrap();
     fs::create_dir_all(tree.path().join("a/b")).unwrap();
     fs::write(tree.path().join("a/b/file"), "text").unwrap();
     symlink("a", tree.path().join("link")).unwrap();
     for dir in [".", "a", "a/", "a//", "./a/b/", "a/b/file", "link", "link/"] {
-        let run = Run::start(&[dir], tree.path());
+        let run = Run::start(program, &[dir], tree.path());
         assert_eq!(run.finish().0.code(), Some(0), "{dir}");
         assert_eq!(run.stdout(), sha256sum(dir, tree.path()), "{dir}");
     }
-    let run = Run::start(&[], tree.path());
+    let run = Run::start(program, &[], tree.path());
     assert_eq!(run.finish().0.code(), Some(0));
     assert_eq!(run.stdout(), sha256sum(".", tree.path()));
 }
 
 /// A file that nobody can open is an error, and the others are read all the same.
-#[test]
-fn a_path_longer_than_the_system_takes() {
+fn a_path_longer_than_the_system_takes(program: &str) {
     let tree = odd_tree();
     let name = "d".repeat(250);
     let deeper =
         format!("for i in $(seq 17); do mkdir {name} && cd -P {name}; done; echo x > file");
     assert!(sh(&deeper, tree.path()).success());
-    let run = Run::start(&["."], tree.path());
+    let run = Run::start(program, &["."], tree.path());
     let (status, errors) = run.finish();
     assert_eq!(status.code(), Some(1), "{errors}");
     assert!(errors.contains("File name too long"), "{errors}");
     assert_eq!(run.stdout(), sha256sum(".", tree.path()));
 }
 
-#[test]
-fn misuse() {
+fn misuse(program: &str) {
     let anywhere = Path::new("/");
     for args in [
         &["--workers", "0"][..],
@@ -88,60 +98,82 @@ fn misuse() {
         &["--nonsense"],
         &["a", "b"],
     ] {
-        let (status, errors) = Run::start(args, anywhere).finish();
+        let (status, errors) = Run::start(program, args, anywhere).finish();
         assert_eq!(status.code(), Some(2), "{args:?}: {errors}");
     }
-    let (status, errors) = Run::start(&["/does/not/exist"], anywhere).finish();
+    let (status, errors) = Run::start(program, &["/does/not/exist"], anywhere).finish();
     assert_eq!(status.code(), Some(1), "{errors}");
 }
 
+fn help(program: &str) {
+    let run = Run::start(program, &["--help"], Path::new("/"));
+    assert_eq!(run.finish().0.code(), Some(0));
+    assert!(String::from_utf8(run.stdout()).unwrap().contains("--kill-one-every-ms"));
+}
+
 /// As `checksum | head`.
-#[test]
-fn a_reader_that_leaves() {
+fn a_reader_that_leaves(program: &str) {
     let tree = odd_tree();
-    let mut child =
-        Command::new(example()).arg(tree.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new(built::built(program))
+        .arg(tree.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     assert_eq!(wait(&mut child).code(), Some(0));
 }
 
-#[test]
-fn interrupted() {
+/// The files at hand are done, and no more; nothing is printed.
+fn interrupted(program: &str) {
     let tree = TempDir::new().unwrap();
     slow_files(tree.path(), 200);
-    for signal in ["INT", "TERM"] {
-        let run = Run::start(&["--workers", "4"], tree.path());
-        let parent = run.wait_for_workers(4);
-        // To the whole group, as the terminal does.
-        assert!(sh(&format!("kill -s {signal} -- -{parent}"), tree.path()).success());
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let run = Run::start(program, &["--workers", "4"], tree.path());
+        run.wait_for_workers(4);
+        run.signal_group(signal);
         let (status, errors) = run.finish();
-        assert_eq!(status.code(), Some(130), "{signal}: {errors}");
-        assert!(errors.contains("interrupted"), "{signal}: {errors}");
+        assert_eq!(status.signal(), Some(signal), "{errors}");
+        assert!(errors.contains("interrupted after "), "{signal}: {errors}");
+        assert!(errors.contains("workers lost: 0"), "{signal}: {errors}");
         assert_eq!(run.stdout(), b"", "{signal}");
-        assert_eq!(workers_of(parent), [0; 0], "{signal}");
+        run.leaves_nobody();
+    }
+}
+
+/// Who asks twice does not want to wait for a file that never ends.
+fn interrupted_twice(program: &str) {
+    let tree = TempDir::new().unwrap();
+    File::create(tree.path().join("endless")).unwrap().set_len(1 << 40).unwrap();
+    let run = Run::start(program, &["--workers", "2"], tree.path());
+    run.wait_for_workers(1);
+    run.signal_group(libc::SIGINT);
+    sleep(Duration::from_millis(200));
+    assert!(run.child.borrow_mut().try_wait().unwrap().is_none());
+    run.signal_group(libc::SIGINT);
+    let (status, errors) = run.finish();
+    assert_eq!((status.signal(), errors.as_str()), (Some(libc::SIGINT), ""));
+    if program == "checksum" {
+        run.leaves_nobody(); // of its own, a worker looks after a file only
+    } else {
+        run.members().into_iter().for_each(|pid| signal(pid, libc::SIGKILL));
     }
 }
 
 /// Nobody can stop the workers then, and they end all the same.
-#[test]
-fn killed_parent() {
+fn killed_parent(program: &str) {
     let tree = TempDir::new().unwrap();
     slow_files(tree.path(), 200);
-    let run = Run::start(&["--workers", "4"], tree.path());
-    let parent = run.wait_for_workers(4);
-    assert!(sh(&format!("kill -s KILL {parent}"), tree.path()).success());
+    let run = Run::start(program, &["--workers", "4"], tree.path());
+    run.wait_for_workers(4);
+    run.child.borrow_mut().kill().unwrap();
     assert_eq!(run.finish().0.code(), None);
-    let start = Instant::now();
-    while !workers_of(parent).is_empty() {
-        assert!(start.elapsed() < TOO_LONG, "orphans: {:?}", workers_of(parent));
-        sleep(Duration::from_millis(10));
-    }
+    run.leaves_nobody();
 }
 
 /// Compares the output byte for byte; gives what the example wrote to stderr.
 #[track_caller]
-fn same_as_sha256sum(tree: &TempDir, args: &[&str]) -> String {
-    let run = Run::start(&[args, &["."]].concat(), tree.path());
+fn same_as_sha256sum(program: &str, tree: &TempDir, args: &[&str]) -> String {
+    let run = Run::start(program, &[args, &["."]].concat(), tree.path());
     let (status, errors) = run.finish();
     assert_eq!(status.code(), Some(0), "{errors}");
     let (ours, theirs) = (run.stdout(), sha256sum(".", tree.path()));
@@ -244,27 +276,41 @@ impl Noise {
 }
 
 // -------------------------------------------------------------- the processes
-/// One run of the example, in a process group of its own.
+/// One run of a program, in a process group of its own.
 struct Run {
     child: RefCell<Child>,
+    /// All that it starts have this in their environment, too.
+    mark: String,
     stdout: File,
     stderr: File,
 }
 
 impl Run {
-    fn start(args: &[&str], inside: &Path) -> Self {
+    fn start(program: &str, args: &[&str], inside: &Path) -> Self {
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        let mark = format!("CHECKSUM_RUN={}-{}", std::process::id(), RUNS.fetch_add(1, Relaxed));
         // Files, since a pipe that nobody reads fills up.
         let (stdout, stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        let child = Command::new(example())
+        let (variable, value) = mark.split_once('=').unwrap();
+        let mut command = Command::new(built::built(program));
+        command
             .args(args)
             .current_dir(inside)
+            .env(variable, value)
             .stdin(Stdio::null())
             .stdout(stdout.try_clone().unwrap())
             .stderr(stderr.try_clone().unwrap())
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        Run { child: child.into(), stdout, stderr }
+            .process_group(0);
+        let usual = || {
+            // A shell may have started the tests in the background, away from Ctrl-C.
+            // SAFETY: async-signal-safe; the usual action is no function.
+            unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+            Ok(())
+        };
+        // SAFETY: `usual` is async-signal-safe.
+        unsafe { command.pre_exec(usual) };
+        let child = command.spawn().unwrap().into();
+        Run { child, mark, stdout, stderr }
     }
 
     /// The status, and what was written to stderr.
@@ -277,16 +323,47 @@ impl Run {
         content(&self.stdout)
     }
 
-    /// Returns when that many are at work; gives the parent's id.
-    fn wait_for_workers(&self, number: usize) -> u32 {
-        let parent = self.child.borrow().id();
+    /// To the whole group, as the terminal does.
+    fn signal_group(&self, number: i32) {
+        signal(-self.child.borrow().id().cast_signed(), number);
+    }
+
+    /// The ids of all living processes that belong to it.
+    fn members(&self) -> Vec<i32> {
+        let of_process = |entry: fs::DirEntry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let environment = fs::read(entry.path().join("environ")).ok()?;
+            environment
+                .split(|&byte| byte == 0)
+                .any(|var| var == self.mark.as_bytes())
+                .then_some(pid)
+        };
+        fs::read_dir("/proc").unwrap().filter_map(|entry| of_process(entry.ok()?)).collect()
+    }
+
+    /// Returns when that many are at work.
+    fn wait_for_workers(&self, number: usize) {
+        let is_worker = |pid: &i32| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let started_as = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            name.trim() == "outlast-worker"
+                || started_as.windows(10).any(|part| part == b"\0--worker\0")
+        };
         let start = Instant::now();
-        while workers_of(parent).len() < number {
+        while self.members().iter().filter(|&pid| is_worker(pid)).count() < number {
             assert!(start.elapsed() < TOO_LONG, "no workers");
             sleep(Duration::from_millis(5));
         }
         sleep(Duration::from_millis(50));
-        parent
+    }
+
+    /// Returns when all have ended.
+    fn leaves_nobody(&self) {
+        let start = Instant::now();
+        while !self.members().is_empty() {
+            assert!(start.elapsed() < TOO_LONG, "orphans: {:?}", self.members());
+            sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -295,6 +372,11 @@ impl Drop for Run {
         let child = self.child.get_mut();
         child.kill().and_then(|()| child.wait()).ok();
     }
+}
+
+fn signal(pid: i32, number: i32) {
+    // SAFETY: takes no pointers.
+    assert_eq!(unsafe { libc::kill(pid, number) }, 0);
 }
 
 fn content(mut file: &File) -> Vec<u8> {
@@ -316,19 +398,4 @@ fn wait(child: &mut Child) -> ExitStatus {
         }
         sleep(Duration::from_millis(2));
     }
-}
-
-/// The ids of the living workers that a process started, be it alive or not.
-fn workers_of(parent: u32) -> Vec<u32> {
-    let command = format!("\0--worker\0{parent}\0");
-    let of_process = |entry: fs::DirEntry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let started_as = fs::read(entry.path().join("cmdline")).ok()?;
-        started_as.ends_with(command.as_bytes()).then_some(pid)
-    };
-    fs::read_dir("/proc").unwrap().filter_map(|entry| of_process(entry.ok()?)).collect()
-}
-
-fn example() -> PathBuf {
-    built::built("checksum")
 }

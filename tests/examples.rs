@@ -1,4 +1,4 @@
-//! The examples that check their own outcome, also with their workers killed. (`checksum` has tests of its own.)
+//! The examples that check their own outcome, also with their workers killed. (`checksum` and `custom_pool` have tests of their own.)
 mod built;
 
 use built::built;

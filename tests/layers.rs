@@ -42,7 +42,7 @@ const RULES: [Rule; 3] = [
             ("shareable.rs", "the atomics that loom has not"),
             (
                 "log/mod.rs",
-                "a sink for the crate `log`, which is optional, and no part of the model",
+                "sinks for the crates `log` and `tracing`, which are optional, and no part of the model",
             ),
             ("any_error.rs", "errors of features"),
         ],

@@ -434,3 +434,82 @@ fn sink_and_source_of_the_crate_log() {
         assert_eq!(*lines.0.lock().unwrap(), expected);
     });
 }
+
+/// A layer with all kinds of fields, spans and filters, and another beside it.
+#[cfg(feature = "tracing")]
+#[test]
+fn events_of_the_crate_tracing() {
+    use tracing::{Level as L, debug, error, event, info, info_span, trace, warn};
+    use tracing_subscriber::prelude::*;
+    let (desk, other) = (desk(), journal(8));
+    let filter = tracing_subscriber::filter::LevelFilter::DEBUG;
+    let subscriber = tracing_subscriber::registry()
+        .with(outlast::log::layer_with(desk.clone(), |desk| &desk.journal).with_filter(filter))
+        .with(
+            outlast::log::layer(other.clone())
+                .with_filter(tracing_subscriber::filter::LevelFilter::ERROR),
+        );
+    let failure = std::io::Error::other("out of \"paper\"");
+    tracing::subscriber::with_default(subscriber, || {
+        info!("plain");
+        trace!("not of interest");
+        let outer = info_span!("outer", field = 1).entered();
+        let inner = tracing::trace_span!("inner"); // below the filter
+        let again = info_span!("again");
+        inner.in_scope(|| {
+            again.in_scope(|| warn!(target: "disk", percent = 93, path = "a b", ratio = 0.5, "{} full", "nearly"))
+        });
+        drop(outer);
+        debug!(flag = true, shown = %format_args!("x y"), debugged = ?Some('c'), none = tracing::field::Empty);
+        error!(parent: &again, error = &failure as &(dyn std::error::Error + 'static), "no luck");
+        event!(L::INFO, message = "by name", after = -1_i64);
+        info!("{}", "x".repeat(2 * TEXT));
+    });
+    let records = drain(&desk.journal);
+    let seen: Vec<_> = records.iter().map(|r| (r.level(), r.message().into_owned())).collect();
+    let long = "x".repeat(TEXT - "log".len());
+    let expected = [
+        (Level::Info, "plain"),
+        (Level::Warn, "outer: again: nearly full percent=93 path=\"a b\" ratio=0.5"),
+        (Level::Debug, "flag=true shown=x y debugged=Some('c')"),
+        (Level::Error, "outer: again: no luck error=out of \"paper\""),
+        (Level::Info, "by name after=-1"),
+        (Level::Info, long.as_str()),
+    ];
+    assert_eq!(seen, expected.map(|(level, text)| (level, text.to_owned())));
+    assert_eq!((&*records[0].target(), &*records[1].target()), ("log", "disk"));
+    let cut: Vec<bool> = records.iter().map(Record::is_cut).collect();
+    assert_eq!(cut, [false, false, false, false, false, true]);
+    let [only] = drain(&other).try_into().unwrap();
+    // Spans below a layer's filter are not there for it.
+    assert_eq!(only.message(), "no luck error=out of \"paper\"");
+}
+
+/// What a process had traced when it was killed, in the middle of a span.
+#[cfg(feature = "tracing")]
+#[test]
+fn the_dead_have_traced_it() {
+    use tracing_subscriber::prelude::*;
+    let desk = desk();
+    let _watchdog = watch("the_dead_have_traced_it", &desk);
+    let child = fork_child(|| {
+        let layer = outlast::log::layer_with(desk.clone(), |desk| &desk.journal);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let _span = tracing::error_span!("last").entered();
+            for step in 0..10 {
+                tracing::info!(step, "goes on");
+            }
+            desk.step.store(1, SeqCst);
+            sleep_for_ever();
+        });
+    });
+    eventually("it is written", || desk.step.load(SeqCst) == 1);
+    let pid = u32::try_from(child.pid).unwrap();
+    child.kill9();
+    let records = drain(&desk.journal);
+    assert_eq!(records.len(), 10);
+    for (step, record) in records.iter().enumerate() {
+        assert_eq!((record.pid(), record.level()), (pid, Level::Info));
+        assert_eq!(record.message(), format!("last: goes on step={step}"));
+    }
+}

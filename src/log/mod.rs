@@ -13,7 +13,7 @@
 //! ```
 //!
 //! With the feature `log`, the macros of the crate `log` write to a journal (`init`), and the collector can hand its
-//! records to any `log::Log`.
+//! records to any `log::Log`. With the feature `tracing`, a layer (`layer`) writes the events of the crate `tracing`.
 //!
 //! # State
 //! Positions count records from 0; position `p` lies in slot `p % capacity`, in lap `p / capacity + 1`. A slot's
@@ -47,11 +47,15 @@
 //! A writer that is stopped, not dead, holds the collector up for [`PATIENCE`], and other writers never. Collector killed: the next one
 //! goes on at the record after the last one whose successor was asked for; one may come twice.
 
+#[cfg(all(feature = "tracing", not(outlast_loom)))]
+mod layer;
 mod record;
 mod records;
 #[cfg(all(feature = "log", not(outlast_loom)))]
 mod sink;
 
+#[cfg(all(feature = "tracing", not(outlast_loom)))]
+pub use layer::{JournalLayer, layer, layer_with};
 pub use record::{Level, Record, TEXT};
 pub use records::Records;
 #[cfg(all(feature = "log", not(outlast_loom)))]

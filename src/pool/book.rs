@@ -2,6 +2,7 @@
 //!
 //! One lock guards it. Nothing of the user's runs under it: what is to be woken is collected, and woken after.
 use super::chunk::{Chunk, Job, Piece};
+use super::core::is_final;
 use super::error::TaskError;
 use super::hall::{Hall, WORDS};
 use super::worker::status::VALUE;
@@ -63,11 +64,12 @@ pub(super) struct Hired {
     pub(super) socket: Arc<OwnedFd>,
 }
 
-/// Tasks that have their results, those of them that failed, workers that died, and those that were replaced.
+/// Tasks that have their results, those of them that failed, new tries; workers that died, and those that were replaced.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) done: u64,
     pub(super) failed: u64,
+    pub(super) retried: u64,
     pub(super) lost: u64,
     pub(super) replaced: u64,
 }
@@ -79,6 +81,10 @@ pub(super) struct Book {
     pub(super) unfinished: u64,
     /// No more tasks are taken, and why.
     pub(super) closed: Option<TaskError>,
+    /// It has been seen that the pool is to stop.
+    pub(super) stopped: bool,
+    /// What is not begun is given up.
+    drops: bool,
     pub(super) counts: Counts,
     pub(super) most_tasks: u64,
     pub(super) retries: u32,
@@ -99,6 +105,8 @@ impl Book {
             pending: VecDeque::new(),
             unfinished: 0,
             closed: None,
+            stopped: false,
+            drops: false,
             counts: Counts::default(),
             most_tasks,
             retries,
@@ -377,6 +385,24 @@ impl Book {
         any
     }
 
+    /// Why a task is not taken. What `goes_on` was begun before the pool was told to stop, and is drained.
+    pub(super) fn refuses(&self, goes_on: bool) -> Option<TaskError> {
+        let drains = |error: &TaskError| matches!(error, TaskError::Stopped) && !self.drops;
+        self.closed.clone().filter(|error| !(goes_on && drains(error)))
+    }
+
+    /// Gives up all that is not begun, now and later.
+    pub(super) fn drop_waiting(&mut self, hall: &Hall) {
+        self.drops = true;
+        self.collect(hall);
+        for i in 0..self.seats.len() {
+            self.withdraw(hall, i);
+        }
+        for chunk in core::mem::take(&mut self.pending) {
+            self.fail(chunk, &TaskError::Stopped);
+        }
+    }
+
     // ---------------------------------------------------------------------------------------- workers
     /// Puts a worker at a desk, which was cleared.
     pub(super) fn seat(&mut self, i: usize, worker: Hired) {
@@ -415,6 +441,7 @@ impl Book {
                         if victim.attempts > self.retries {
                             self.fail(victim, &died(status));
                         } else {
+                            self.counts.retried += 1;
                             again.push(victim);
                         }
                     }
@@ -428,8 +455,8 @@ impl Book {
         for chunk in again.into_iter().rev() {
             self.pending.push_front(chunk);
         }
-        if let Some(error) = self.closed.clone().filter(|error| !matches!(error, TaskError::Closed))
-        {
+        let end = self.closed.clone().filter(is_final);
+        if let Some(error) = end.or(self.drops.then_some(TaskError::Stopped)) {
             for chunk in core::mem::take(&mut self.pending) {
                 self.fail(chunk, &error);
             }

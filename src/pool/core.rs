@@ -11,15 +11,18 @@ use super::error::TaskError;
 use super::hall::Hall;
 use super::worker::{self, Orders, SOCKET};
 use crate::deadline::Deadline;
+use crate::event::Event;
 use crate::process::Process;
 use crate::segment::forks;
+use crate::shared::Shared;
 use crate::sys::file::duplicate;
 use crate::sys::process::{send, socket_pair};
+use core::fmt;
 use core::task::Waker;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
-use std::thread::{self, Thread};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 /// How a pool was asked for.
@@ -32,6 +35,26 @@ pub(super) struct Plan {
     pub(super) initializer: Option<(u64, u64, Vec<u8>)>,
     pub(super) shared: Vec<(String, OwnedFd)>,
     pub(super) name: String,
+    pub(super) stop: Option<(StopEvent, OnStop)>,
+}
+
+/// What a pool does when it is told to [stop](super::Builder::stop).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStop {
+    /// Does all that it was given, and takes no more. A [`map`](super::Pool::map) that was begun goes on to the end of its input,
+    /// which may look at the event as well: `(0..).take_while(|_| !stop.is_set())`.
+    Drain,
+    /// Does what has been begun. All the rest fails with [`TaskError::Stopped`], each argument of a `map` that is asked for, too.
+    Drop,
+}
+
+/// The event for which a pool stops.
+pub(super) struct StopEvent(pub(super) Shared<Event>);
+
+impl fmt::Debug for StopEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 pub(super) struct Core {
@@ -124,13 +147,14 @@ impl Core {
     }
 
     /// Takes tasks, unless the pool is closed.
-    pub(super) fn submit(&self, chunk: Chunk) -> Result<(), TaskError> {
+    pub(super) fn submit(&self, chunk: Chunk, goes_on: bool) -> Result<(), TaskError> {
         if self.is_copy() {
             return Err(TaskError::Forked);
         }
+        self.look_for_stop();
         self.with(|book, hall| {
-            if let Some(error) = &book.closed {
-                return Err(error.clone());
+            if let Some(error) = book.refuses(goes_on) {
+                return Err(error);
             }
             book.unfinished += u64::from(chunk.count);
             book.pending.push_back(chunk);
@@ -278,6 +302,43 @@ impl Core {
         }
     }
 
+    // ------------------------------------------------------------------------------------------ the stop
+    /// Does what is to be done once the pool is told to stop, if it is.
+    pub(super) fn look_for_stop(&self) {
+        let Some((StopEvent(event), what)) = &self.plan.stop else { return };
+        if !event.is_set() {
+            return;
+        }
+        let first = self.with(|book, hall| {
+            let first = !core::mem::replace(&mut book.stopped, true);
+            if first {
+                book.closed.get_or_insert(TaskError::Stopped);
+                if *what == OnStop::Drop {
+                    book.drop_waiting(hall);
+                }
+            }
+            first
+        });
+        if first {
+            self.hall.ring(); // the leader may want one of those that were given up
+        }
+    }
+
+    /// What the thread does that is there for a pool with such an event.
+    pub(super) fn wait_for_stop(&self) {
+        let Some((StopEvent(event), _)) = &self.plan.stop else { return };
+        while !event.is_set() {
+            match event.wait_unless(Deadline::NEVER, || self.is_over()) {
+                Ok(_) if self.is_over() => return,
+                Ok(_) => {}
+                // One process or thread too many. It looks again and again.
+                Err(_) if self.is_over() => return,
+                Err(_) => thread::sleep(Duration::from_millis(10)),
+            }
+        }
+        self.look_for_stop();
+    }
+
     // ---------------------------------------------------------------------------------------- the end
     fn alarm(&self) {
         send(self.warden.1.as_fd(), &[0], &[], false).ok();
@@ -314,11 +375,20 @@ impl Core {
         lock(&self.lead).over
     }
 
-    /// Has the clerk and the warden end.
-    pub(super) fn stop(&self) {
+    /// Has the clerk and the warden end, and who waits for the stop.
+    pub(super) fn stop(&self, threads: impl Iterator<Item = JoinHandle<()>>) {
         lock(&self.lead).over = true;
         self.hall.call();
         self.alarm();
+        for thread in threads {
+            while let Some((StopEvent(event), _)) = &self.plan.stop
+                && !thread.is_finished()
+            {
+                event.disturb();
+                thread::sleep(Duration::from_micros(100));
+            }
+            thread.join().ok(); // it never panics
+        }
     }
 
     /// Has the workers end, which have nothing to do, and waits for them. To be called when nobody starts any more.
@@ -339,6 +409,7 @@ impl Core {
     }
 }
 
+/// Whether a pool that is closed for this reason has come to its end.
 pub(super) fn is_final(error: &TaskError) -> bool {
-    !matches!(error, TaskError::Closed)
+    !matches!(error, TaskError::Closed | TaskError::Stopped)
 }

@@ -27,6 +27,8 @@ pub struct Map<'a, I, A, R> {
     input: Option<I>,
     /// Why nothing can be sent at all.
     failed: Option<TaskError>,
+    /// It was begun before the pool was told to stop.
+    goes_on: bool,
     entry: u64,
     function: u64,
     cost: Arc<AtomicU64>,
@@ -85,11 +87,16 @@ where
             Some(_) => None,
         };
         let (entry, function) = numbers.unwrap_or((0, 0));
-        let cost = pool.core.book().cost_of(function);
+        pool.core.look_for_stop();
+        let (cost, goes_on) = {
+            let mut book = pool.core.book();
+            (book.cost_of(function), book.closed.is_none())
+        };
         let mut map = Map {
             pool,
             input: Some(input),
             failed,
+            goes_on,
             entry,
             function,
             cost,
@@ -185,7 +192,7 @@ where
             body,
             large,
         };
-        if let Err(error) = self.pool.core.submit(chunk) {
+        if let Err(error) = self.pool.core.submit(chunk, self.goes_on) {
             for number in base..base + u64::from(count) {
                 self.arrived.insert(number, (1, Piece::Failed(error.clone())));
             }

@@ -28,6 +28,7 @@
 //! | a worker dies | another takes its place at once. The task that it was at is tried again, [so often](Builder::retries), and then [`TaskError::WorkerDied`]; those that it had not begun are done by others, and those that it had done are done |
 //! | a task takes [too long](Builder::task_timeout) | its worker is killed, and it is [`TaskError::TimedOut`]; others lose nothing |
 //! | the owner dies | the workers are killed |
+//! | the owner is [asked to stop](Builder::stop) | all that it was given is done, or all that was begun, by choice |
 //!
 //! A task has one result, which is given once. A task that is tried again may have been done, all but for its result: let its effects be idempotent, or set
 //! [`retries(0)`](Builder::retries).
@@ -35,7 +36,7 @@
 //! # How it works
 //! Each worker has two rings in one segment, for tasks and for results; all that is not done stays with the owner as well. Tiny tasks
 //! go many to a message, as many as take a quarter of a millisecond. A worker that has nothing to do gets what waits at another's.
-//! Results are read by the thread that waits for one; if there is none, by one of the pool's two threads. Values above 12 KiB go by a file in memory.
+//! Results are read by the thread that waits for one; if there is none, by one of the pool's two threads. (A third one waits for a stop, if there may be one.) Values above 12 KiB go by a file in memory.
 mod book;
 mod chunk;
 mod core;
@@ -47,17 +48,19 @@ mod task;
 mod warden;
 mod worker;
 
+pub use self::core::OnStop;
 pub use error::{PoolError, TaskError};
 pub use finished::{AsCompleted, Until, as_completed, wait};
 pub use map::Map;
 pub use task::Task;
 
 use self::chunk::Chunk;
-use self::core::{Core, Plan};
+use self::core::{Core, Plan, StopEvent};
 use self::hall::{INLINE, MOST_WORKERS};
 use self::task::Cell;
 use self::warden::Warden;
 use crate::deadline::Deadline;
+use crate::event::Event;
 use crate::process::worker::{encode, numbers};
 use crate::process::{SpawnError, code};
 use crate::shareable::Shareable;
@@ -97,6 +100,8 @@ pub struct Stats {
     pub failed: u64,
     /// Tasks that are not done.
     pub unfinished: u64,
+    /// Times that a task was tried again, since its worker died at it.
+    pub retried: u64,
     /// Workers that are at work.
     pub running: usize,
     /// Workers there are.
@@ -170,6 +175,45 @@ impl Builder {
         self
     }
 
+    /// Has the pool stop, in one of two ways, once `event` is set: by this process's [signals](crate::process::Stop), by a task, by anybody.
+    ///
+    /// It takes no more tasks then: those fail with [`TaskError::Stopped`]. For how its tasks end, the pool stays what it was; it
+    /// is [joined](Pool::join) or dropped as usual. The event must be a [manual](crate::Event::manual) one. Workers look at it if it is [shared](Self::share)
+    /// with them as well.
+    ///
+    /// ```standalone_crate
+    /// use outlast::pool::{OnStop, Pool, TaskError};
+    /// use outlast::process::{self, Stop};
+    ///
+    /// fn work(step: u64) -> u64 {
+    ///     std::thread::sleep(std::time::Duration::from_millis(20));
+    ///     step
+    /// }
+    ///
+    /// fn main() -> Result<(), outlast::Error> {
+    ///     process::init(); // first of all
+    ///     let stop = Stop::on_signals()?;
+    ///     let pool = Pool::builder().workers(2).stop(&stop, OnStop::Drop).build()?;
+    ///     for result in pool.map(work, 0..1_000) {
+    ///         match result {
+    ///             Ok(3) => drop(std::process::Command::new("kill").arg(std::process::id().to_string()).status()?),
+    ///             Ok(_) => {}
+    ///             Err(TaskError::Stopped) => break, // what had been begun is done
+    ///             Err(error) => return Err(error.into()),
+    ///         }
+    ///     }
+    ///     pool.join();
+    ///     assert!(pool.stats().done < 1_000);
+    ///     # if Stop::signal(&stop) == Some(15) { return Ok(()) }
+    ///     Stop::reraise(&stop); // ends this process as the signal would have
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn stop(mut self, event: &Shared<Event>, what: OnStop) -> Self {
+        self.plan.stop = Some((StopEvent(event.clone()), what));
+        self
+    }
+
     /// A name of the workers for tools such as `top`, which show 15 bytes of it.
     pub fn name(mut self, name: &str) -> Self {
         name.clone_into(&mut self.plan.name);
@@ -192,13 +236,16 @@ impl Builder {
         let pool = Pool { core: Arc::clone(&core), threads: Mutex::default() };
         let clerk = Arc::clone(&core);
         let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.to_owned()).spawn(body)
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
+            pool.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+            Ok::<_, PoolError>(())
         };
-        let threads = [
-            start("pool-clerk", Box::new(move || clerk.keep_books()))?,
-            start("pool-warden", Box::new(move || Warden::default().watch(&core)))?,
-        ];
-        pool.threads.lock().unwrap_or_else(PoisonError::into_inner).extend(threads);
+        start("pool-clerk", Box::new(move || clerk.keep_books()))?;
+        if core.plan.stop.is_some() {
+            let core = Arc::clone(&core);
+            start("pool-stop", Box::new(move || core.wait_for_stop()))?;
+        }
+        start("pool-warden", Box::new(move || Warden::default().watch(&core)))?;
         Ok(pool)
     }
 }
@@ -215,6 +262,7 @@ impl Pool {
             initializer: None,
             shared: Vec::new(),
             name: String::from("outlast-worker"),
+            stop: None,
         };
         Builder { plan, wrong: None }
     }
@@ -279,7 +327,7 @@ impl Pool {
             body,
             large,
         };
-        self.core.submit(chunk)?;
+        self.core.submit(chunk, false)?;
         Ok(Task::new(cell, Arc::clone(&self.core)))
     }
 
@@ -323,6 +371,7 @@ impl Pool {
             done: book.counts.done,
             failed: book.counts.failed,
             unfinished: book.unfinished,
+            retried: book.counts.retried,
             running: book.busy(),
             workers: book.seats.iter().filter(|seat| seat.worker.is_some()).count(),
             lost: book.counts.lost,
@@ -372,10 +421,7 @@ impl Pool {
 
     fn dismiss(&self) {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        self.core.stop();
-        for thread in threads.drain(..) {
-            thread.join().ok(); // it never panics
-        }
+        self.core.stop(threads.drain(..));
         self.core.dismiss();
     }
 }

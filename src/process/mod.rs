@@ -26,7 +26,7 @@
 //! In a fork of a helper that [`init`] made at the start of `main`: a process with one thread and no locks, so that nothing
 //! is copied that another thread was just at. The process has standard output and error of the program's start, no
 //! standard input, the environment and the folder that the program was started with, and a process group of the helper's: Ctrl-C on the terminal is for the
-//! owner. Its standard error shows its panics, as a thread's would.
+//! owner, which stops in good order with a [`Stop`]. Its standard error shows its panics, as a thread's would.
 //!
 //! Any other program can take part as well: `std::process::Command` starts it, with [`CommandExt::share`](crate::CommandExt::share).
 //!
@@ -45,11 +45,13 @@
 pub(crate) mod code;
 mod error;
 mod nursery;
+mod stop;
 pub(crate) mod wire;
 pub(crate) mod worker;
 
 pub use error::{ProcessError, SpawnError};
 pub use nursery::init;
+pub use stop::Stop;
 
 use crate::deadline::Deadline;
 use crate::shareable::Shareable;

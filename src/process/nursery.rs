@@ -121,6 +121,7 @@ impl Helper {
         let owner = std::process::id();
         let mut command = Command::new("/proc/self/exe");
         command.env(VARIABLE, format!("{} {owner}", theirs.as_raw_fd())).stdin(Stdio::null());
+        command.process_group(0); // from its first instruction: Ctrl-C is for the owner
         let number = theirs.as_raw_fd();
         let keep = move || {
             // SAFETY: the child's copy of `theirs`, which lives until the child is started.

@@ -260,7 +260,7 @@ extern "C" fn hook() {
     static HOOKED: AtomicBool = AtomicBool::new(false);
     if !HOOKED.swap(true, AcqRel) {
         thread::at_fork(before_fork, after_fork, after_fork_in_child);
-        thread::at_exit(at_exit);
+        thread::at_exit(leave_all);
     }
 }
 
@@ -282,7 +282,7 @@ extern "C" fn after_fork_in_child() {
 }
 
 /// A process that ends by itself has not been killed: the others need not count that against its messages.
-extern "C" fn at_exit() {
+pub(crate) extern "C" fn leave_all() {
     // A thread that holds the table's lock may have been stopped by exit; then the others take this for a kill.
     let Ok(table) = TABLE.try_lock() else { return };
     for mapping in table.mappings.iter().filter(|mapping| mapping.forks == forks()) {

@@ -45,6 +45,8 @@ pub(crate) mod process;
     path = "robust_futex.rs"
 )]
 pub(crate) mod robust;
+#[cfg(all(feature = "process", not(outlast_loom)))]
+pub(crate) mod signal;
 #[cfg(not(outlast_loom))]
 pub(crate) mod thread;
 
