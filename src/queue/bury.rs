@@ -39,7 +39,7 @@ impl<T: Plain> Queue<T> {
         dead_letters: &Queue<T>,
     ) -> Result<Delivery<'_, T>, RecvError> {
         let next = || self.deliver_until(Deadline::NEVER);
-        Self::for_ever(Self::bury(limit, dead_letters, next))
+        Never::for_ever(Self::bury(limit, dead_letters, next))
     }
 
     /// As [`recv_ack_or_bury`](Self::recv_ack_or_bury), if a message and a cell for it are there. Never blocks.
@@ -52,7 +52,7 @@ impl<T: Plain> Queue<T> {
         dead_letters: &Queue<T>,
     ) -> Result<Delivery<'_, T>, TryRecvError> {
         let next = || Undelivered::at_once(self.deliver());
-        Self::at_once(Self::bury(limit, dead_letters, next))
+        Never::at_once(Self::bury(limit, dead_letters, next))
     }
 
     /// As [`recv_ack_or_bury`](Self::recv_ack_or_bury), waiting at most `timeout`.
@@ -67,7 +67,7 @@ impl<T: Plain> Queue<T> {
     ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
         let deadline = Deadline::after(timeout);
         let next = || self.deliver_until(deadline);
-        Self::in_time(Self::bury(limit, dead_letters, next))
+        Never::in_time(Self::bury(limit, dead_letters, next))
     }
 
     /// As [`recv_ack_or_bury`](Self::recv_ack_or_bury), waiting until `deadline` at most.
@@ -81,7 +81,7 @@ impl<T: Plain> Queue<T> {
         deadline: Instant,
     ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
         let next = || self.deliver_until(Deadline::at(deadline));
-        Self::in_time(Self::bury(limit, dead_letters, next))
+        Never::in_time(Self::bury(limit, dead_letters, next))
     }
 
     fn bury<'a>(

@@ -228,6 +228,37 @@ enum Never {
     Failed(Fault),
 }
 
+impl Never {
+    fn for_ever<R>(received: Result<Option<R>, Never>) -> Result<R, RecvError> {
+        match received {
+            Ok(Some(message)) => Ok(message),
+            Err(Never::Failed(fault)) => Err(RecvError::Failed(fault)),
+            Ok(None) | Err(Never::Closed) => Err(RecvError::Closed),
+            Err(Never::Disconnected) => Err(RecvError::Disconnected),
+        }
+    }
+
+    fn at_once<R>(received: Result<Option<R>, Never>) -> Result<R, TryRecvError> {
+        match received {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(TryRecvError::Empty),
+            Err(Never::Closed) => Err(TryRecvError::Closed),
+            Err(Never::Disconnected) => Err(TryRecvError::Disconnected),
+            Err(Never::Failed(fault)) => Err(TryRecvError::Failed(fault)),
+        }
+    }
+
+    fn in_time<R>(received: Result<Option<R>, Never>) -> Result<R, RecvTimeoutError> {
+        match received {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(RecvTimeoutError::TimedOut),
+            Err(Never::Closed) => Err(RecvTimeoutError::Closed),
+            Err(Never::Disconnected) => Err(RecvTimeoutError::Disconnected),
+            Err(Never::Failed(fault)) => Err(RecvTimeoutError::Failed(fault)),
+        }
+    }
+}
+
 impl Unsent {
     fn for_ever<T>((message, unsent): (T, Unsent)) -> SendError<T> {
         match unsent {
@@ -460,7 +491,7 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "get")]
     #[inline]
     pub fn recv(&self) -> Result<T, RecvError> {
-        self.pop().map_or_else(|| Self::for_ever(self.pop_until(Deadline::NEVER)), Ok)
+        self.pop().map_or_else(|| Never::for_ever(self.pop_until(Deadline::NEVER)), Ok)
     }
 
     /// Receives a message if there is one. Never blocks.
@@ -471,7 +502,7 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "get_nowait")]
     #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        self.pop().map_or_else(|| Self::at_once(self.peek()).map(Ref::take), Ok)
+        self.pop().map_or_else(|| Never::at_once(self.peek()).map(Ref::take), Ok)
     }
 
     /// Receives a message, waiting for one at most `timeout`.
@@ -479,7 +510,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`recv`](Self::recv), and if that takes too long.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        Self::in_time(self.pop_until(Deadline::after(timeout)))
+        Never::in_time(self.pop_until(Deadline::after(timeout)))
     }
 
     /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
@@ -487,7 +518,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
-        Self::in_time(self.pop_until(Deadline::at(deadline)))
+        Never::in_time(self.pop_until(Deadline::at(deadline)))
     }
 
     /// Receives a message that counts as done only when it is acknowledged, waiting for one as long as it takes.
@@ -499,7 +530,7 @@ impl<T: Plain> Queue<T> {
     /// As [`recv`](Self::recv). Note that a queue can be closed and empty while other processes hold deliveries
     /// that may come back: [`join`](Self::join) first, then [`close`](Self::close).
     pub fn recv_ack(&self) -> Result<Delivery<'_, T>, RecvError> {
-        Self::for_ever(self.deliver_until(Deadline::NEVER))
+        Never::for_ever(self.deliver_until(Deadline::NEVER))
     }
 
     /// As [`recv_ack`](Self::recv_ack), if a message and a cell for it are there. Never blocks.
@@ -507,7 +538,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
-        Self::at_once(Undelivered::at_once(self.deliver()))
+        Never::at_once(Undelivered::at_once(self.deliver()))
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.
@@ -515,7 +546,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_ack_timeout(&self, timeout: Duration) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        Self::in_time(self.deliver_until(Deadline::after(timeout)))
+        Never::in_time(self.deliver_until(Deadline::after(timeout)))
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting until `deadline` at most.
@@ -526,7 +557,7 @@ impl<T: Plain> Queue<T> {
         &self,
         deadline: Instant,
     ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        Self::in_time(self.deliver_until(Deadline::at(deadline)))
+        Never::in_time(self.deliver_until(Deadline::at(deadline)))
     }
 
     /// Receives a message to be read in place, waiting for one as long as it takes.
@@ -535,7 +566,7 @@ impl<T: Plain> Queue<T> {
     /// As [`recv`](Self::recv).
     #[inline]
     pub fn recv_ref(&self) -> Result<Ref<'_, T>, RecvError> {
-        Self::for_ever(self.peek_until(Deadline::NEVER))
+        Never::for_ever(self.peek_until(Deadline::NEVER))
     }
 
     /// Receives a message to be read in place, if there is one. Never blocks.
@@ -544,7 +575,7 @@ impl<T: Plain> Queue<T> {
     /// As [`try_recv`](Self::try_recv).
     #[inline]
     pub fn try_recv_ref(&self) -> Result<Ref<'_, T>, TryRecvError> {
-        Self::at_once(self.peek())
+        Never::at_once(self.peek())
     }
 
     /// Appends at most `most` messages to `to`, waiting only for the first; how many it were.
@@ -615,35 +646,6 @@ impl<T: Plain> Queue<T> {
                 waited.map_or(Ok(None), |done| done.map(Some))
             }
             done => done,
-        }
-    }
-
-    fn for_ever<R>(received: Result<Option<R>, Never>) -> Result<R, RecvError> {
-        match received {
-            Ok(Some(message)) => Ok(message),
-            Err(Never::Failed(fault)) => Err(RecvError::Failed(fault)),
-            Ok(None) | Err(Never::Closed) => Err(RecvError::Closed),
-            Err(Never::Disconnected) => Err(RecvError::Disconnected),
-        }
-    }
-
-    fn at_once<R>(received: Result<Option<R>, Never>) -> Result<R, TryRecvError> {
-        match received {
-            Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(TryRecvError::Empty),
-            Err(Never::Closed) => Err(TryRecvError::Closed),
-            Err(Never::Disconnected) => Err(TryRecvError::Disconnected),
-            Err(Never::Failed(fault)) => Err(TryRecvError::Failed(fault)),
-        }
-    }
-
-    fn in_time<R>(received: Result<Option<R>, Never>) -> Result<R, RecvTimeoutError> {
-        match received {
-            Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(RecvTimeoutError::TimedOut),
-            Err(Never::Closed) => Err(RecvTimeoutError::Closed),
-            Err(Never::Disconnected) => Err(RecvTimeoutError::Disconnected),
-            Err(Never::Failed(fault)) => Err(RecvTimeoutError::Failed(fault)),
         }
     }
 

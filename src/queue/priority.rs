@@ -185,7 +185,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     #[doc(alias = "pop")]
     #[doc(alias = "get")]
     pub fn recv(&self) -> Result<(usize, T), RecvError> {
-        Queue::<T>::for_ever(self.recv_until(Deadline::NEVER))
+        Never::for_ever(self.recv_until(Deadline::NEVER))
     }
 
     /// Receives the most urgent message if there is one. Never blocks.
@@ -194,7 +194,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// As [`recv`](Self::recv), and if the queue is empty.
     #[doc(alias = "get_nowait")]
     pub fn try_recv(&self) -> Result<(usize, T), TryRecvError> {
-        Queue::<T>::at_once(self.take())
+        Never::at_once(self.take())
     }
 
     /// Receives the most urgent message, waiting for one at most `timeout`.
@@ -202,7 +202,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// # Errors
     /// As [`recv`](Self::recv), and if that takes too long.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<(usize, T), RecvTimeoutError> {
-        Queue::<T>::in_time(self.recv_until(Deadline::after(timeout)))
+        Never::in_time(self.recv_until(Deadline::after(timeout)))
     }
 
     /// Receives the most urgent message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
@@ -210,7 +210,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<(usize, T), RecvTimeoutError> {
-        Queue::<T>::in_time(self.recv_until(Deadline::at(deadline)))
+        Never::in_time(self.recv_until(Deadline::at(deadline)))
     }
 
     /// Receives the most urgent message, which counts as done only when it is acknowledged.
@@ -221,7 +221,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn recv_ack(&self) -> Result<Delivery<'_, T>, RecvError> {
-        Queue::<T>::for_ever(self.deliver_until(Deadline::NEVER))
+        Never::for_ever(self.deliver_until(Deadline::NEVER))
     }
 
     /// As [`recv_ack`](Self::recv_ack), if a message and a cell for it are there. Never blocks.
@@ -229,7 +229,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
-        Queue::<T>::at_once(Undelivered::at_once(self.deliver()))
+        Never::at_once(Undelivered::at_once(self.deliver()))
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.
@@ -237,7 +237,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_ack_timeout(&self, timeout: Duration) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        Queue::<T>::in_time(self.deliver_until(Deadline::after(timeout)))
+        Never::in_time(self.deliver_until(Deadline::after(timeout)))
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting until `deadline` at most.
@@ -248,7 +248,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         &self,
         deadline: Instant,
     ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        Queue::<T>::in_time(self.deliver_until(Deadline::at(deadline)))
+        Never::in_time(self.deliver_until(Deadline::at(deadline)))
     }
 
     /// Messages until the queue is closed and empty, or cannot be used, waiting for each.

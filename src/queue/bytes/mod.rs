@@ -54,7 +54,7 @@
 //! After: sent. Receiver killed between claim and commit (with `recv_ref` that is all the time it has the message): the message
 //! goes to another. After: it is gone, with the process that had it. Waiters and wakes that died with their process: recovery wakes all.
 //!
-//! The protocol is this crate's own: that of [`Queue`], with the slot's length in the claim.
+//! The protocol is this crate's own: that of [`Queue`](super::Queue), with the slot's length in the claim.
 #![expect(unsafe_code, reason = "the blocks of a record are reached by its claimer alone")]
 
 mod handles;
@@ -64,7 +64,7 @@ pub use handles::{Message, Reservation};
 
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::{LIGHT, Never, Queue, Unsent};
+use crate::queue::{LIGHT, Never, Unsent};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::segment::{forks, identify};
@@ -372,7 +372,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// As [`recv`](Self::recv).
     #[inline]
     pub fn recv_ref(&self) -> Result<Message<'_>, RecvError> {
-        Queue::<u8>::for_ever(self.view().recv_until(Deadline::NEVER))
+        Never::for_ever(self.view().recv_until(Deadline::NEVER))
     }
 
     /// Receives a message to be read in place, if there is one. Never blocks.
@@ -381,7 +381,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// As [`try_recv`](Self::try_recv).
     #[inline]
     pub fn try_recv_ref(&self) -> Result<Message<'_>, TryRecvError> {
-        Queue::<u8>::at_once(self.view().claim_message())
+        Never::at_once(self.view().claim_message())
     }
 
     /// Receives a message to be read in place, waiting for one at most `timeout`.
@@ -389,7 +389,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_ref_timeout(&self, timeout: Duration) -> Result<Message<'_>, RecvTimeoutError> {
-        Queue::<u8>::in_time(self.view().recv_until(Deadline::after(timeout)))
+        Never::in_time(self.view().recv_until(Deadline::after(timeout)))
     }
 
     /// Receives a message to be read in place, waiting for one until `deadline` at most.
@@ -397,7 +397,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_ref_deadline(&self, deadline: Instant) -> Result<Message<'_>, RecvTimeoutError> {
-        Queue::<u8>::in_time(self.view().recv_until(Deadline::at(deadline)))
+        Never::in_time(self.view().recv_until(Deadline::at(deadline)))
     }
 
     /// Messages until the queue is closed and empty, or cannot be used, waiting for each.

@@ -3,7 +3,7 @@ use super::{Channel, NO_RECEIVERS, NO_SENDERS};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::Hold;
-use crate::queue::{Delivery, Never, Queue, Ref, Undelivered};
+use crate::queue::{Delivery, Never, Ref, Undelivered};
 use crate::queue::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::shareable::Plain;
 use core::fmt;
@@ -44,7 +44,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// out is no value of the type (it is consumed).
     #[inline]
     pub fn recv(&self) -> Result<T, RecvError> {
-        Queue::<T>::for_ever(self.pop_until(Deadline::NEVER))
+        Never::for_ever(self.pop_until(Deadline::NEVER))
     }
 
     /// Receives a message if there is one. Never blocks.
@@ -54,7 +54,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// what it gives, too, when nobody can send.
     #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        Queue::<T>::at_once(match self.peek() {
+        Never::at_once(match self.peek() {
             Err(Never::Closed) => self.pop_slow(Deadline::after(Duration::ZERO)),
             done => done.map(|message| message.map(Ref::take)),
         })
@@ -65,7 +65,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// # Errors
     /// As [`recv`](Self::recv), and if that takes too long.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        Queue::<T>::in_time(self.pop_until(Deadline::after(timeout)))
+        Never::in_time(self.pop_until(Deadline::after(timeout)))
     }
 
     /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
@@ -73,16 +73,16 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
-        Queue::<T>::in_time(self.pop_until(Deadline::at(deadline)))
+        Never::in_time(self.pop_until(Deadline::at(deadline)))
     }
 
-    /// As [`Queue::recv_ack`].
+    /// As [`Queue::recv_ack`](crate::Queue::recv_ack).
     ///
     /// # Errors
     /// As [`recv`](Self::recv). While others hold deliveries that may come back, only a process that holds some itself is told that
     /// nobody is left to send; the others wait for what becomes of them.
     pub fn recv_ack(&self) -> Result<Delivery<'_, T>, RecvError> {
-        Queue::<T>::for_ever(self.deliver_until(Deadline::NEVER))
+        Never::for_ever(self.deliver_until(Deadline::NEVER))
     }
 
     /// As [`recv_ack`](Self::recv_ack), if a message and a cell for it are there. Never blocks.
@@ -93,7 +93,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         let deliver = || Undelivered::at_once(self.channel.queue.deliver());
         let checked = self.hold.check().map_err(Never::Failed);
         let now = Deadline::after(Duration::ZERO);
-        Queue::<T>::at_once(checked.and_then(|()| self.to_the_end(now, deliver)))
+        Never::at_once(checked.and_then(|()| self.to_the_end(now, deliver)))
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.
@@ -101,7 +101,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_ack_timeout(&self, timeout: Duration) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        Queue::<T>::in_time(self.deliver_until(Deadline::after(timeout)))
+        Never::in_time(self.deliver_until(Deadline::after(timeout)))
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting until `deadline` at most.
@@ -112,7 +112,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         &self,
         deadline: Instant,
     ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        Queue::<T>::in_time(self.deliver_until(Deadline::at(deadline)))
+        Never::in_time(self.deliver_until(Deadline::at(deadline)))
     }
 
     /// Appends at most `most` messages to `to`, waiting only for the first; how many it were.
