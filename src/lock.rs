@@ -114,10 +114,7 @@ impl<T: Plain> Lock<T> {
     #[inline]
     #[doc(alias = "acquire")]
     pub fn lock(&self) -> LockResult<'_, T> {
-        if let Some(me) = self.word.try_take_fast() {
-            return self.guard(me);
-        }
-        self.lock_slow(Deadline::NEVER)
+        self.lock_until(Deadline::NEVER)
     }
 
     /// Takes the lock if nobody alive has it. Never blocks.
@@ -165,10 +162,15 @@ impl<T: Plain> Lock<T> {
     /// If the lock does not lie in shared memory.
     #[inline]
     pub fn lock_deadline(&self, deadline: Instant) -> LockResult<'_, T> {
-        if let Some(me) = self.word.try_take_fast() {
-            return self.guard(me);
+        self.lock_until(Deadline::at(deadline))
+    }
+
+    #[inline(always)]
+    pub(crate) fn lock_until(&self, deadline: Deadline) -> LockResult<'_, T> {
+        match self.word.try_take_fast() {
+            Some(me) => self.guard(me),
+            None => self.lock_slow(deadline),
         }
-        self.lock_slow(Deadline::at(deadline))
     }
 
     #[cold]

@@ -3,6 +3,7 @@
 use crate::error::{Fault, OpenError};
 use crate::log::Journal;
 use crate::queue::bytes::{self, ByteQueue};
+use crate::queue::pipe::{self, Connection, Pipe};
 use crate::queue::spsc::Ring;
 use crate::queue::{Channel, Queue, Receiver, Sender};
 use crate::segment::Attachment;
@@ -293,6 +294,22 @@ impl Options {
         self.make(Home::Named(name), units, |_| {})
     }
 
+    /// As [`Shared::anonymous_pipe`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn anonymous_pipe(self, capacity: usize) -> Result<Shared<Pipe>, OpenError> {
+        self.make(Home::Anonymous, blocks(capacity)?, |_| {})
+    }
+
+    /// As [`Shared::create_pipe`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn create_pipe(self, name: &str, capacity: usize) -> Result<Shared<Pipe>, OpenError> {
+        self.make(Home::Named(name), blocks(capacity)?, |_| {})
+    }
+
     /// As [`Shared::anonymous_journal`].
     ///
     /// # Errors
@@ -538,6 +555,48 @@ impl Shared<ByteQueue> {
     /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
     pub fn create_bytes(name: &str, capacity: usize) -> Result<Self, OpenError> {
         Options::new().create_bytes(name, capacity)
+    }
+}
+
+/// The blocks of a pipe with room for `capacity` bytes each way.
+fn blocks(capacity: usize) -> Result<usize, OpenError> {
+    let each = capacity.div_ceil(pipe::BLOCK).checked_next_power_of_two();
+    let valid = each.and_then(|each| each.checked_mul(2)).filter(|_| capacity > 0);
+    let valid = valid.filter(|&blocks| <Pipe>::size(blocks).is_some());
+    valid.ok_or(OpenError::InvalidCapacity(capacity))
+}
+
+impl Shared<Pipe> {
+    /// A new pipe with room for `capacity` bytes each way (1 to 1,073,741,824, rounded up to 64 times a power of two) in memory without a name.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
+    pub fn anonymous_pipe(capacity: usize) -> Result<Self, OpenError> {
+        Options::new().anonymous_pipe(capacity)
+    }
+
+    /// A new pipe with room for `capacity` bytes each way (1 to 1,073,741,824, rounded up to 64 times a power of two) that others open by `name`.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
+    pub fn create_pipe(name: &str, capacity: usize) -> Result<Self, OpenError> {
+        Options::new().create_pipe(name, capacity)
+    }
+
+    /// As [`Pipe::first`]; the handle keeps the pipe mapped, and may go to any thread.
+    ///
+    /// # Errors
+    /// As [`Pipe::first`].
+    pub fn first(&self) -> Result<Connection<Self>, Fault> {
+        Connection::first(self.clone())
+    }
+
+    /// As [`Pipe::second`]; the handle keeps the pipe mapped, and may go to any thread.
+    ///
+    /// # Errors
+    /// As [`Pipe::first`].
+    pub fn second(&self) -> Result<Connection<Self>, Fault> {
+        Connection::second(self.clone())
     }
 }
 

@@ -152,6 +152,22 @@ impl Ends {
         false
     }
 
+    /// Whether the side is gone indeed, of which `bit` of `ended` says so: that is set as soon as it is gone, but may be there though it is not. Who
+    /// clears it looks once more, and sets it again if the side has gone meanwhile.
+    #[cold]
+    pub(crate) fn confirm_gone(&self, ended: &AtomicU32, bit: u32) -> bool {
+        if self.is_gone() {
+            return true;
+        }
+        ended.fetch_and(!bit, AcqRel);
+        fence(SeqCst);
+        let gone = self.is_gone();
+        if gone {
+            ended.fetch_or(bit, AcqRel);
+        }
+        gone
+    }
+
     /// How many processes have the side. May change at any moment.
     pub(crate) fn count(&self) -> usize {
         let owners = self.cells.iter().map(|cell| cell.load(Relaxed) & OWNER);

@@ -71,6 +71,7 @@ mod cells;
 pub mod channel;
 pub(crate) mod ends;
 mod error;
+pub mod pipe;
 pub mod priority;
 mod ring;
 pub mod spsc;
@@ -81,6 +82,7 @@ pub use channel::{Channel, FixedChannel, Receiver, Sender};
 pub use error::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
+pub use pipe::{Connection, FixedPipe, Pipe};
 pub use priority::PriorityQueue;
 pub use ring::Slot;
 

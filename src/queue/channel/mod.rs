@@ -53,8 +53,7 @@ use crate::error::Fault;
 use crate::queue::ends::Ends;
 use crate::queue::{CLOSED, FixedQueue, LIGHT, NO_RECEIVERS, NO_SENDERS, Queue, Slot};
 use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, at_slice, mix, mix_u64};
-use crate::sync::atomic::Ordering::{AcqRel, SeqCst};
-use crate::sync::atomic::fence;
+use crate::sync::atomic::Ordering::AcqRel;
 use crate::wait::signal::Signal;
 use core::fmt;
 use core::mem::offset_of;
@@ -219,20 +218,10 @@ impl<T: Plain> Channel<T> {
         self.side(bit).1.notify_all(); // keeps I3
     }
 
-    /// Whether the end whose bit was seen is gone indeed.
+    /// Whether the end whose bit was seen is gone indeed: keeps I2.
     #[cold]
     fn is_cut_off(&self, bit: u32) -> bool {
-        let (ends, ended) = (self.side(bit).0, &self.queue.shared.ended);
-        if ends.is_gone() {
-            return true;
-        }
-        ended.fetch_and(!bit, AcqRel);
-        fence(SeqCst);
-        let gone = ends.is_gone();
-        if gone {
-            ended.fetch_or(bit, AcqRel); // keeps I2
-        }
-        gone
+        self.side(bit).0.confirm_gone(&self.queue.shared.ended, bit)
     }
 
     fn mend(&self, dead: &Dead) {

@@ -1,0 +1,359 @@
+//! One side of a pipe.
+use super::Pipe;
+use super::way::{Flow, NoTurn, Part, Record, Seen};
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::queue::ends::Hold;
+use crate::queue::{Never, Unsent};
+use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
+use crate::queue::{TryRecvError, TrySendError};
+use core::fmt;
+use core::ops::Deref;
+use std::time::{Duration, Instant};
+
+/// How often who has a part of a message asks whether it goes on, at least. He is woken if it does not; except if the kernel has not yet marked the
+/// turn of a writer whose process is held to be dead.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A handle of one side of a [`Pipe`]: sends messages to the other side, and receives what that has sent.
+///
+/// Messages arrive whole and in order, whatever their length. Any number of threads may use it at a time: their messages do not mix, and each is
+/// received by one of those who receive.
+///
+/// Clones are further handles. Made by [`Pipe::first`] or [`Pipe::second`] it borrows the pipe; made by [`Shared::first`](crate::Shared::first) or
+/// [`Shared::second`](crate::Shared::second) it keeps it, and can move into a thread. In a process made by `fork` a copied one does
+/// nothing: the child makes its own.
+#[must_use = "the side is given up at once if this is not kept"]
+pub struct Connection<C: Deref<Target = Pipe>> {
+    hold: Hold,
+    side: usize,
+    pipe: C,
+}
+
+impl<C: Deref<Target = Pipe>> Connection<C> {
+    /// A handle of the first side that keeps whatever leads to the pipe.
+    ///
+    /// # Errors
+    /// As [`Pipe::first`].
+    pub fn first(pipe: C) -> Result<Self, Fault> {
+        Self::of(pipe, 0)
+    }
+
+    /// A handle of the second side that keeps whatever leads to the pipe.
+    ///
+    /// # Errors
+    /// As [`Pipe::first`].
+    pub fn second(pipe: C) -> Result<Self, Fault> {
+        Self::of(pipe, 1)
+    }
+
+    fn of(pipe: C, side: usize) -> Result<Self, Fault> {
+        Ok(Connection { hold: pipe.sides.ends[side].hold()?, side, pipe })
+    }
+
+    /// The pipe.
+    pub fn pipe(&self) -> &Pipe {
+        &self.pipe
+    }
+
+    /// The other side.
+    #[inline(always)]
+    fn other(&self) -> usize {
+        1 - self.side
+    }
+}
+
+// ------------------------------------------------------------------ sending
+impl<C: Deref<Target = Pipe>> Connection<C> {
+    /// Sends a message, waiting for room as long as it takes.
+    ///
+    /// One that is longer than [`Pipe::capacity`] is received while it is sent, and is lost as a whole if one of the two processes
+    /// is killed meanwhile.
+    ///
+    /// # Errors
+    /// If the other side is gone, or if this process cannot become a peer.
+    #[inline]
+    #[doc(alias = "write")]
+    pub fn send_bytes(&self, message: &[u8]) -> Result<(), SendError<()>> {
+        self.send_until(message, Some(Deadline::NEVER)).map_err(|why| Unsent::for_ever(((), why)))
+    }
+
+    /// Sends a message if there is room for it. Never blocks.
+    ///
+    /// # Errors
+    /// As [`send_bytes`](Self::send_bytes); if there is no room now, or another thread is sending; [`Fault::TooLong`] if there never is room.
+    pub fn try_send_bytes(&self, message: &[u8]) -> Result<(), TrySendError<()>> {
+        self.send_until(message, None).map_err(|why| Unsent::at_once(((), why)))
+    }
+
+    /// Sends a message, waiting for room at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`send_bytes`](Self::send_bytes), and if that takes too long: then nothing is received, even of a message of which a part has been sent.
+    pub fn send_bytes_timeout(
+        &self,
+        message: &[u8],
+        timeout: Duration,
+    ) -> Result<(), SendTimeoutError<()>> {
+        let sent = self.send_until(message, Some(Deadline::after(timeout)));
+        sent.map_err(|why| Unsent::in_time(((), why)))
+    }
+
+    /// Sends a message, waiting for room until `deadline` at most. Room that there is is used even if that has passed.
+    ///
+    /// # Errors
+    /// As [`send_bytes_timeout`](Self::send_bytes_timeout).
+    pub fn send_bytes_deadline(
+        &self,
+        message: &[u8],
+        deadline: Instant,
+    ) -> Result<(), SendTimeoutError<()>> {
+        let sent = self.send_until(message, Some(Deadline::at(deadline)));
+        sent.map_err(|why| Unsent::in_time(((), why)))
+    }
+
+    /// Sends it at once or not at all, if there is no deadline.
+    #[inline(always)]
+    fn send_until(&self, message: &[u8], deadline: Option<Deadline>) -> Result<(), Unsent> {
+        self.hold.check().map_err(Unsent::Failed)?;
+        let flow = self.pipe.flow(self.side);
+        if deadline.is_none() && message.len() > flow.longest() {
+            return Err(Unsent::Failed(Fault::TooLong));
+        }
+        let mut head = flow.way.writer.take(deadline).map_err(Unsent::from)?;
+        for part in flow.parts(message) {
+            if let Err(why) = self.wait_for_room(flow, part, &mut head, deadline) {
+                drop(head);
+                if !part.is_first() {
+                    flow.way.not_empty.notify_all(); // keeps I4
+                }
+                return Err(why);
+            }
+            flow.write(part);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn wait_for_room(
+        &self,
+        flow: Flow<'_>,
+        part: Part<'_>,
+        head: &mut Seen<'_>,
+        deadline: Option<Deadline>,
+    ) -> Result<(), Unsent> {
+        let mut find = || self.find_room(flow, part, head);
+        let found = find().or_else(|| flow.way.not_full.wait(deadline?, find).ok());
+        found.unwrap_or(Err(Unsent::Full))
+    }
+
+    #[inline(always)]
+    fn find_room(
+        &self,
+        flow: Flow<'_>,
+        part: Part<'_>,
+        head: &mut Seen<'_>,
+    ) -> Option<Result<(), Unsent>> {
+        if self.pipe.is_gone(self.other()) {
+            return Some(Err(Unsent::Disconnected));
+        }
+        match flow.has_room(part, head) {
+            Ok(has_room) => has_room.then_some(Ok(())),
+            Err(fault) => Some(Err(Unsent::Failed(fault))),
+        }
+    }
+}
+
+// ---------------------------------------------------------------- receiving
+impl<C: Deref<Target = Pipe>> Connection<C> {
+    /// Receives a message, waiting for one as long as it takes.
+    ///
+    /// # Errors
+    /// If the other side is gone and nothing is left, if this process cannot become a peer, or if the memory is damaged.
+    #[inline]
+    #[doc(alias = "read")]
+    pub fn recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
+        Never::for_ever(self.recv_until(Some(Deadline::NEVER)))
+    }
+
+    /// Receives a message if there is one. Never blocks, except that of a message longer than [`Pipe::capacity`] which has begun to
+    /// arrive the rest is waited for.
+    ///
+    /// # Errors
+    /// As [`recv_bytes`](Self::recv_bytes), and if there is none now, or another thread is receiving.
+    pub fn try_recv_bytes(&self) -> Result<Vec<u8>, TryRecvError> {
+        Never::at_once(self.recv_until(None))
+    }
+
+    /// Receives a message, waiting at most `timeout` for it, or for its beginning if it is longer than [`Pipe::capacity`].
+    ///
+    /// # Errors
+    /// As [`recv_bytes`](Self::recv_bytes), and if that takes too long.
+    pub fn recv_bytes_timeout(&self, timeout: Duration) -> Result<Vec<u8>, RecvTimeoutError> {
+        Never::in_time(self.recv_until(Some(Deadline::after(timeout))))
+    }
+
+    /// Receives a message, waiting until `deadline` at most for it, or for its beginning if it is longer than [`Pipe::capacity`]. A message that is
+    /// there is received even if that has passed.
+    ///
+    /// # Errors
+    /// As [`recv_bytes_timeout`](Self::recv_bytes_timeout).
+    pub fn recv_bytes_deadline(&self, deadline: Instant) -> Result<Vec<u8>, RecvTimeoutError> {
+        Never::in_time(self.recv_until(Some(Deadline::at(deadline))))
+    }
+
+    /// Receives a message to the end of `to`, waiting for one as long as it takes; its length.
+    ///
+    /// # Errors
+    /// As [`recv_bytes`](Self::recv_bytes).
+    pub fn recv_bytes_into(&self, to: &mut Vec<u8>) -> Result<usize, RecvError> {
+        let before = to.len();
+        Never::for_ever(self.recv_to(to, Some(Deadline::NEVER)))?;
+        Ok(to.len() - before)
+    }
+
+    /// Whether a message has come, or begun to come, within `timeout`, or the end. What it has seen can be received by another thread meanwhile.
+    ///
+    /// # Errors
+    /// If this process cannot become a peer, or if the memory is damaged.
+    pub fn poll(&self, timeout: Duration) -> Result<bool, Fault> {
+        let begun = self.begin(Some(Deadline::after(timeout)), |_, _, _| Ok(Some(())));
+        match begun {
+            Ok(begun) => Ok(begun.is_some()),
+            Err(Never::Closed | Never::Disconnected) => Ok(true),
+            Err(Never::Failed(fault)) => Err(fault),
+        }
+    }
+
+    #[inline(always)]
+    fn recv_until(&self, deadline: Option<Deadline>) -> Result<Option<Vec<u8>>, Never> {
+        let mut message = Vec::new();
+        let received = self.recv_to(&mut message, deadline)?;
+        Ok(received.map(|()| message))
+    }
+
+    #[inline(always)]
+    fn recv_to(&self, to: &mut Vec<u8>, deadline: Option<Deadline>) -> Result<Option<()>, Never> {
+        let before = to.len();
+        self.begin(deadline, |flow, first, tail| {
+            flow.read(first, to);
+            flow.pass(first);
+            let rest = if first.goes_on() { self.recv_rest(flow, to, tail) } else { Ok(Some(())) };
+            if !matches!(rest, Ok(Some(()))) {
+                to.truncate(before);
+            }
+            rest
+        })
+    }
+
+    /// Takes the reader's turn, and gives `take` the first record of a message, until that has made something of it. Without a deadline, it does
+    /// not wait for one.
+    #[inline(always)]
+    fn begin<R>(
+        &self,
+        deadline: Option<Deadline>,
+        mut take: impl FnMut(Flow<'_>, Record, &mut Seen<'_>) -> Result<Option<R>, Never>,
+    ) -> Result<Option<R>, Never> {
+        self.hold.check().map_err(Never::Failed)?;
+        let flow = self.pipe.flow(self.other());
+        let mut tail = match flow.way.reader.take(deadline) {
+            Ok(tail) => tail,
+            Err(NoTurn::Busy) => return Ok(None),
+            Err(NoTurn::Failed(fault)) => return Err(Never::Failed(fault)),
+        };
+        loop {
+            let mut find = || self.find(flow, &mut tail);
+            let found = find().or_else(|| flow.way.not_empty.wait(deadline?, find).ok());
+            match found.transpose()? {
+                None => return Ok(None),
+                Some(record) if record.began() => flow.pass(record), // keeps I3
+                Some(record) => {
+                    if let Some(made) = take(flow, record, &mut tail)? {
+                        return Ok(Some(made));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Appends what follows the first record of a message; nothing if it does not go on.
+    #[cold]
+    fn recv_rest(
+        &self,
+        flow: Flow<'_>,
+        to: &mut Vec<u8>,
+        tail: &mut Seen<'_>,
+    ) -> Result<Option<()>, Never> {
+        loop {
+            let record = loop {
+                let find = || self.find_rest(flow, tail);
+                let beat = Deadline::after(HEARTBEAT);
+                if let Ok(found) = flow.way.not_empty.wait(beat, find) {
+                    break found?;
+                }
+            };
+            let Some(record) = record.filter(|record| record.began()) else { return Ok(None) };
+            flow.read(record, to);
+            flow.pass(record);
+            if !record.goes_on() {
+                return Ok(Some(()));
+            }
+        }
+    }
+
+    /// The next record; or that there is none, and never will be.
+    #[inline(always)]
+    fn find(&self, flow: Flow<'_>, tail: &mut Seen<'_>) -> Option<Result<Record, Never>> {
+        let find = |tail: &mut Seen<'_>| flow.next(tail).map_err(Never::Failed).transpose();
+        let gone = || self.pipe.is_gone(self.other());
+        // The last look sees what they have sent before they left.
+        find(tail).or_else(|| gone().then(|| find(tail).unwrap_or(Err(Never::Disconnected))))
+    }
+
+    /// The next record of a message of which there was a part; or that it does not go on.
+    fn find_rest(
+        &self,
+        flow: Flow<'_>,
+        tail: &mut Seen<'_>,
+    ) -> Option<Result<Option<Record>, Never>> {
+        if let Some(found) = self.find(flow, tail) {
+            return Some(found.map(Some));
+        }
+        match flow.way.writer.take(None) {
+            Err(NoTurn::Busy) => None,
+            Err(NoTurn::Failed(fault)) => Some(Err(Never::Failed(fault))),
+            Ok(_) => Some(self.find(flow, tail).transpose()), // by I4
+        }
+    }
+}
+
+impl From<NoTurn> for Unsent {
+    fn from(no_turn: NoTurn) -> Self {
+        match no_turn {
+            NoTurn::Busy => Unsent::Full,
+            NoTurn::Failed(fault) => Unsent::Failed(fault),
+        }
+    }
+}
+
+impl<C: Deref<Target = Pipe> + Clone> Clone for Connection<C> {
+    /// A further handle. If there is no place for it, with a million of this process's already, all it gives is [`Fault::TooManyPeers`].
+    fn clone(&self) -> Self {
+        let hold = self.pipe.sides.ends[self.side].again(&self.hold);
+        Connection { hold, side: self.side, pipe: self.pipe.clone() }
+    }
+}
+
+impl<C: Deref<Target = Pipe>> Drop for Connection<C> {
+    fn drop(&mut self) {
+        if self.pipe.sides.ends[self.side].release(&self.hold) {
+            self.pipe.part(self.side);
+        }
+    }
+}
+
+impl<C: Deref<Target = Pipe>> fmt::Debug for Connection<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("side", &self.side).field("pipe", &self.pipe()).finish()
+    }
+}

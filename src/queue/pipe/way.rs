@@ -1,0 +1,322 @@
+//! One way of a pipe: a ring of blocks, in which a record is a header and the bytes behind it. It knows nothing of waiting.
+#![expect(unsafe_code, reason = "blocks belong to one end at a time")]
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::lock::{Lock, LockError, LockGuard};
+use crate::queue::{LIGHT, Line};
+use crate::shareable::Shareable;
+use crate::sync::UnsafeCell;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::wait::signal::Signal;
+
+/// The size of a block, in bytes. Each record begins with one.
+pub(crate) const BLOCK: usize = 64;
+/// The size of a header.
+const HEADER: usize = size_of::<u64>();
+
+/// Of a header, beside the length: the message goes on in the next record.
+const GOES_ON: u64 = 1 << 63;
+/// Of a header: the message began in an earlier record.
+const BEGAN: u64 = 1 << 62;
+
+/// 64 bytes of messages.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Block(UnsafeCell<[u8; BLOCK]>);
+
+// SAFETY: blocks are reached by the writer or the reader that has its turn (I1, I2), and are bytes.
+unsafe impl Sync for Block {}
+
+impl Block {
+    pub(crate) fn new() -> Self {
+        Block(UnsafeCell::new([0; BLOCK]))
+    }
+
+    /// Puts bytes there, as many as there is room for.
+    #[inline(always)]
+    fn put(&self, at: usize, bytes: &[u8]) {
+        let len = bytes.len().min(BLOCK - at);
+        // SAFETY: the cell has room for so many from `at`, and is the writer's own now.
+        self.0.with_mut(|block| unsafe {
+            core::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                block.cast::<u8>().wrapping_add(at),
+                len,
+            );
+        });
+    }
+
+    /// Appends `len` bytes from there to `to`, or as many as there are.
+    #[inline(always)]
+    fn append_to(&self, at: usize, len: usize, to: &mut Vec<u8>) {
+        let len = len.min(BLOCK - at);
+        to.reserve(len);
+        let end = to.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: the cell has so many from `at`, nobody writes to it now, and `to` has room for them.
+        self.0.with(|block| unsafe {
+            core::ptr::copy_nonoverlapping(block.cast::<u8>().wrapping_add(at), end, len);
+        });
+        // SAFETY: so many behind the old length have just been written.
+        unsafe { to.set_len(to.len() + len) };
+    }
+
+    #[inline(always)]
+    fn header(&self) -> u64 {
+        // SAFETY: the cell begins with so many bytes, aligned, and nobody writes to it now.
+        self.0.with(|block| unsafe { block.cast::<u64>().read() })
+    }
+}
+
+/// A turn at one end, with what its takers last saw of the other end's mark.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct Turn(Lock<u64>);
+
+/// What holds a turn.
+pub(crate) type Seen<'a> = LockGuard<'a, u64>;
+
+/// Why it was not taken.
+pub(crate) enum NoTurn {
+    /// Not in time.
+    Busy,
+    Failed(Fault),
+}
+
+impl Turn {
+    fn new() -> Self {
+        Turn(Lock::new(0))
+    }
+
+    /// Takes the turn, at once or not at all if there is no deadline.
+    #[inline(always)]
+    pub(crate) fn take(&self, deadline: Option<Deadline>) -> Result<Seen<'_>, NoTurn> {
+        let taken = match deadline {
+            Some(deadline) => self.0.lock_until(deadline),
+            None => self.0.try_lock(),
+        };
+        taken.or_else(Self::mend)
+    }
+
+    /// Who had the turn before and did not end it left the marks as they are after a record or before it, and what it
+    /// saw is a place where the other mark has been: nothing is to be done.
+    #[cold]
+    fn mend(error: LockError<Seen<'_>>) -> Result<Seen<'_>, NoTurn> {
+        match error {
+            LockError::OwnerDied(mut seen) | LockError::Poisoned(mut seen) => {
+                LockGuard::mark_consistent(&mut seen);
+                Ok(seen)
+            }
+            LockError::Failed(fault) => Err(NoTurn::Failed(fault)),
+            _ => Err(NoTurn::Busy),
+        }
+    }
+}
+
+/// One way, without its blocks.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct Way {
+    /// Blocks ever written.
+    tail: Line,
+    /// Blocks ever read.
+    head: Line,
+    /// A record can be read. At most the one whose turn it is sleeps here.
+    pub(crate) not_empty: Signal<LIGHT>,
+    /// Blocks are free. At most the one whose turn it is sleeps here.
+    pub(crate) not_full: Signal<LIGHT>,
+    pub(crate) writer: Turn,
+    pub(crate) reader: Turn,
+}
+
+/// A record that is there to be read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record {
+    header: u64,
+    blocks: u64,
+}
+
+impl Record {
+    #[inline(always)]
+    pub(crate) fn goes_on(self) -> bool {
+        self.header & GOES_ON != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn began(self) -> bool {
+        self.header & BEGAN != 0
+    }
+}
+
+/// A part of a message, to be written as a record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part<'a> {
+    bytes: &'a [u8],
+    flags: u64,
+}
+
+impl Part<'_> {
+    #[inline(always)]
+    pub(crate) fn is_first(self) -> bool {
+        self.flags & BEGAN == 0
+    }
+}
+
+impl Way {
+    pub(crate) fn new() -> Self {
+        let line = || Line(AtomicU64::new(0));
+        Way {
+            tail: line(),
+            head: line(),
+            not_empty: Signal::new(),
+            not_full: Signal::new(),
+            writer: Turn::new(),
+            reader: Turn::new(),
+        }
+    }
+
+    pub(crate) fn place(&self) {
+        self.not_empty.place();
+        self.not_full.place();
+        self.writer.0.place();
+        self.reader.0.place();
+    }
+
+    pub(crate) fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
+        self.writer.0.in_use(ours) || self.reader.0.in_use(ours)
+    }
+
+    pub(crate) fn wake_everybody(&self) {
+        self.not_empty.wake_all();
+        self.not_full.wake_all();
+    }
+}
+
+/// A way with its blocks, whose number is a power of two.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flow<'a> {
+    pub(crate) way: &'a Way,
+    pub(crate) blocks: &'a [Block],
+}
+
+impl<'a> Flow<'a> {
+    /// The bytes of the longest message that is one record.
+    #[inline(always)]
+    pub(crate) fn longest(self) -> usize {
+        self.blocks.len() * BLOCK - HEADER
+    }
+
+    /// A message as records: one, or, if it is too long for that, several of a quarter of the ring, so that it can be read while
+    /// it is written.
+    #[inline(always)]
+    pub(crate) fn parts(self, message: &[u8]) -> impl Iterator<Item = Part<'_>> {
+        let piece = match message.len() <= self.longest() {
+            true => self.longest(),
+            false => (self.blocks.len() / 4).max(1) * BLOCK - HEADER,
+        };
+        let mut rest = Some(message);
+        core::iter::from_fn(move || {
+            let left = rest.take()?;
+            let (bytes, after) = left.split_at(left.len().min(piece));
+            rest = (!after.is_empty()).then_some(after);
+            let goes_on = if rest.is_some() { GOES_ON } else { 0 };
+            let began = if left.len() == message.len() { 0 } else { BEGAN };
+            Some(Part { bytes, flags: goes_on | began })
+        })
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "less than the number of blocks")]
+    #[inline(always)]
+    fn block(self, at: u64) -> &'a Block {
+        &self.blocks[(at & (self.blocks.len() as u64 - 1)) as usize]
+    }
+
+    /// The blocks between the marks, whichever of them is what was seen last.
+    #[inline(always)]
+    fn used(self, tail: u64, head: u64) -> Option<u64> {
+        Some(tail.wrapping_sub(head)).filter(|&used| used <= self.blocks.len() as u64)
+    }
+
+    /// Whether the part has room. For the writer whose turn it is.
+    #[inline(always)]
+    pub(crate) fn has_room(self, part: Part<'_>, head: &mut u64) -> Result<bool, Fault> {
+        let tail = self.way.tail.0.load(Relaxed);
+        let has_room = |used: u64| used + blocks(part.bytes.len()) <= self.blocks.len() as u64;
+        if self.used(tail, *head).is_some_and(has_room) {
+            return Ok(true);
+        }
+        *head = self.way.head.0.load(Acquire);
+        self.used(tail, *head).map(has_room).ok_or(Fault::Corrupt)
+    }
+
+    /// Writes a part that has room. For the writer whose turn it is.
+    #[inline(always)]
+    pub(crate) fn write(self, part: Part<'_>) {
+        let tail = self.way.tail.0.load(Relaxed);
+        let (first, rest) = part.bytes.split_at(part.bytes.len().min(BLOCK - HEADER));
+        let header = part.bytes.len() as u64 | part.flags;
+        self.block(tail).put(0, &header.to_ne_bytes());
+        self.block(tail).put(HEADER, first);
+        for (at, bytes) in (tail.wrapping_add(1)..).zip(rest.chunks(BLOCK)) {
+            self.block(at).put(0, bytes);
+        }
+        let end = tail.wrapping_add(blocks(part.bytes.len()));
+        self.way.tail.0.store(end, Release); // the commit
+        Signal::<LIGHT>::fence_after_change();
+        if self.way.not_empty.is_armed() {
+            self.way.not_empty.notify(1);
+        }
+    }
+
+    /// The next record, if there is one. For the reader whose turn it is.
+    #[inline(always)]
+    pub(crate) fn next(self, tail: &mut u64) -> Result<Option<Record>, Fault> {
+        let head = self.way.head.0.load(Relaxed);
+        if self.used(*tail, head).is_none_or(|used| used == 0) {
+            *tail = self.way.tail.0.load(Acquire);
+        }
+        let used = self.used(*tail, head).ok_or(Fault::Corrupt)?;
+        if used == 0 {
+            return Ok(None);
+        }
+        let header = self.block(head).header();
+        let blocks = usize::try_from(header & !(GOES_ON | BEGAN)).map_or(u64::MAX, blocks);
+        if blocks > used {
+            return Err(Fault::Corrupt);
+        }
+        Ok(Some(Record { header, blocks }))
+    }
+
+    /// Appends the bytes of the next record to `to`. For the reader whose turn it is.
+    #[inline(always)]
+    pub(crate) fn read(self, record: Record, to: &mut Vec<u8>) {
+        let head = self.way.head.0.load(Relaxed);
+        // As `next` has checked, no more than the ring.
+        let len = usize::try_from(record.header & !(GOES_ON | BEGAN)).unwrap_or(0);
+        let first = len.min(BLOCK - HEADER);
+        to.reserve(len);
+        self.block(head).append_to(HEADER, first, to);
+        let mut left = len - first;
+        for at in head.wrapping_add(1)..head.wrapping_add(record.blocks) {
+            self.block(at).append_to(0, left, to);
+            left = left.saturating_sub(BLOCK);
+        }
+    }
+
+    /// Consumes the next record. For the reader whose turn it is.
+    #[inline(always)]
+    pub(crate) fn pass(self, record: Record) {
+        let head = self.way.head.0.load(Relaxed);
+        self.way.head.0.store(head.wrapping_add(record.blocks), Release); // the commit
+        Signal::<LIGHT>::fence_after_change();
+        if self.way.not_full.is_armed() {
+            self.way.not_full.notify(1);
+        }
+    }
+}
+
+/// The blocks of a record of `len` bytes.
+#[inline(always)]
+fn blocks(len: usize) -> u64 {
+    (len as u64).saturating_add(HEADER as u64).div_ceil(BLOCK as u64)
+}
