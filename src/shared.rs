@@ -281,8 +281,7 @@ impl Options {
     /// # Errors
     /// See [`OpenError`].
     pub fn anonymous_bytes(self, capacity: usize) -> Result<Shared<ByteQueue>, OpenError> {
-        let units = units(capacity)?;
-        self.make(Home::Anonymous, units, |_| {})
+        self.make(Home::Anonymous, units(capacity)?, |_| {})
     }
 
     /// As [`Shared::create_bytes`].
@@ -290,8 +289,7 @@ impl Options {
     /// # Errors
     /// See [`OpenError`].
     pub fn create_bytes(self, name: &str, capacity: usize) -> Result<Shared<ByteQueue>, OpenError> {
-        let units = units(capacity)?;
-        self.make(Home::Named(name), units, |_| {})
+        self.make(Home::Named(name), units(capacity)?, |_| {})
     }
 
     /// As [`Shared::anonymous_pipe`].

@@ -3,7 +3,8 @@
 mod common;
 
 use common::{
-    eventually, fork_child, ms, scribble, sleep_for_ever, thread_cpu, watch, watch_alone, worlds,
+    eventually, fork_child, ms, scribble, sleep_for_ever, text, thread_cpu, watch, watch_alone,
+    worlds,
 };
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
@@ -34,11 +35,6 @@ fn queue(capacity: usize) -> Shared<ByteQueue> {
 
 fn again(queue: &Shared<ByteQueue>) -> Shared<ByteQueue> {
     Shared::from_fd(queue.try_clone_fd().unwrap()).unwrap()
-}
-
-/// A message of `len` bytes that shows which one it is, and that none of its bytes is another's.
-fn text(n: u64, len: usize) -> Vec<u8> {
-    (0..len as u64).map(|i| n.wrapping_mul(31).wrapping_add(i * 7).to_le_bytes()[0]).collect()
 }
 
 #[test]

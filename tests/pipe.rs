@@ -2,7 +2,7 @@
 #![cfg(not(outlast_loom))]
 mod common;
 
-use common::{eventually, fork_child, ms, sleep_for_ever, watch, worlds};
+use common::{eventually, fork_child, ms, sleep_for_ever, text, watch, worlds};
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
@@ -31,11 +31,6 @@ fn pipe(capacity: usize) -> Shared<Pipe> {
 
 fn again(pipe: &Shared<Pipe>) -> Shared<Pipe> {
     Shared::from_fd(pipe.try_clone_fd().unwrap()).unwrap()
-}
-
-/// A message of `len` bytes that shows which one it is, and that none of its bytes is another's.
-fn text(n: u64, len: usize) -> Vec<u8> {
-    (0..len as u64).map(|i| n.wrapping_mul(31).wrapping_add(i * 7).to_le_bytes()[0]).collect()
 }
 
 #[test]

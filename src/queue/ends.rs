@@ -177,14 +177,17 @@ impl Ends {
         owners.len()
     }
 
-    /// Frees what `dead` had; may be called again. Then it is to be asked whether the side [`is_gone`](Self::is_gone), and
-    /// the other one woken in any case: who died may have been the last, and have told nobody.
-    pub(crate) fn recover(&self, dead: &Dead) {
+    /// Frees what `dead` had, and sets `bit` of `ended` if the side is gone; may be called again. Then the other side is to be woken in any case: who died
+    /// may have been the last, and have told nobody.
+    pub(crate) fn recover(&self, dead: &Dead, ended: &AtomicU32, bit: u32) {
         for cell in &self.cells {
             let seen = cell.load(Acquire);
             if seen & OWNER == dead.tag {
                 cell.compare_exchange(seen, 0, AcqRel, Relaxed).ok();
             }
+        }
+        if self.is_gone() {
+            ended.fetch_or(bit, AcqRel);
         }
     }
 }

@@ -22,6 +22,11 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Not 0, so that a re-executed test program that found no such test is noticed.
 const PART_DONE: i32 = 73;
 
+/// A message of `len` bytes that shows which one it is, and that none of its bytes is another's.
+pub(crate) fn text(n: u64, len: usize) -> Vec<u8> {
+    (0..len as u64).map(|i| n.wrapping_mul(31).wrapping_add(i * 7).to_le_bytes()[0]).collect()
+}
+
 pub(crate) fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }

@@ -227,10 +227,7 @@ impl<T: Plain> Channel<T> {
     fn mend(&self, dead: &Dead) {
         self.queue.mend(dead);
         for (ends, bit) in [(&self.senders, NO_SENDERS), (&self.receivers, NO_RECEIVERS)] {
-            ends.recover(dead);
-            if ends.is_gone() {
-                self.queue.shared.ended.fetch_or(bit, AcqRel); // keeps I1
-            }
+            ends.recover(dead, &self.queue.shared.ended, bit); // keeps I1
         }
         self.queue.wake_everybody();
     }

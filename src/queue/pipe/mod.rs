@@ -208,10 +208,7 @@ impl Pipe {
 
     fn mend(&self, dead: &Dead) {
         for (side, ends) in self.sides.ends.iter().enumerate() {
-            ends.recover(dead);
-            if ends.is_gone() {
-                self.sides.gone.fetch_or(bit(side), AcqRel); // keeps I5
-            }
+            ends.recover(dead, &self.sides.gone, bit(side)); // keeps I5
         }
         self.wake_everybody();
     }
