@@ -1,5 +1,5 @@
 //! The sweeps of `Barrier` and `OnceCell`.
-use crate::stepper::PATIENCE;
+use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::{Barrier, BarrierError, OnceCell, Shared, Spin};
@@ -23,7 +23,7 @@ fn warm(world: &Shared<Barrier>) {
 /// Waits as a survivor does: it passes, or is told that somebody died.
 fn waits(world: &Shared<Barrier>) -> Verdict {
     Spin::Never.set();
-    match world.wait_timeout(PATIENCE) {
+    match world.wait_timeout(patience()) {
         Ok(_) | Err(BarrierError::Broken(_)) => Ok(()),
         Err(error) => fail(error),
     }
@@ -106,7 +106,7 @@ fn shrinking() -> Shared<Barrier> {
 /// Waits as a survivor of a shrinking barrier does: it passes. Then it is no party, whose end would be a loss.
 fn passes(world: &Shared<Barrier>) -> Verdict {
     Spin::Never.set();
-    world.wait_timeout(PATIENCE).map_or_else(fail, |_| Ok(()))?;
+    world.wait_timeout(patience()).map_or_else(fail, |_| Ok(()))?;
     world.leave().or_else(fail)
 }
 

@@ -1,5 +1,5 @@
 //! The sweeps of `ByteQueue`.
-use crate::stepper::PATIENCE;
+use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use core::time::Duration;
@@ -77,7 +77,7 @@ fn has_all_room(world: &World) -> Verdict {
         world.try_send(&vec![what; len]).map_err(|error| format!("{len} bytes: {error}"))
     };
     sends(256, 9)?;
-    let whole = world.recv_timeout(PATIENCE).map_err(|error| error.to_string())?;
+    let whole = world.recv_timeout(patience()).map_err(|error| error.to_string())?;
     if whole != [9; 256] {
         return fail(format!("sent 256 bytes, received {}", whole.len()));
     }
@@ -104,13 +104,13 @@ fn carries_on_with_more(world: &World) -> Verdict {
 
 fn receives_one(world: &World) -> Verdict {
     Spin::Never.set();
-    let message = world.recv_timeout(PATIENCE).map_err(|error| error.to_string())?;
+    let message = world.recv_timeout(patience()).map_err(|error| error.to_string())?;
     number(&message).map(drop)
 }
 
 fn sends_one_more(world: &World) -> Verdict {
     Spin::Never.set();
-    world.send_timeout(&message(1), PATIENCE).map_err(|error| error.to_string())
+    world.send_timeout(&message(1), patience()).map_err(|error| error.to_string())
 }
 
 fn sends(world: &World) -> Box<dyn FnOnce() + '_> {
@@ -163,7 +163,7 @@ fn bytes_send_with_receivers_asleep() {
     let more: fn(&World) -> Verdict = |world| {
         Spin::Never.set();
         (0..2).try_for_each(|n| {
-            world.send_timeout(&message(n), PATIENCE).map_err(|error| error.to_string())
+            world.send_timeout(&message(n), patience()).map_err(|error| error.to_string())
         })
     };
     let sweep = Sweep::new(name, &empty, memory, sends, carries_on_with_more);
@@ -278,7 +278,7 @@ fn bytes_close_and_the_last_message() {
     let told: fn(&World) -> Verdict = |world| {
         Spin::Never.set();
         loop {
-            match world.recv_timeout(PATIENCE) {
+            match world.recv_timeout(patience()) {
                 Ok(message) => number(&message).map(drop)?, // it came back
                 Err(outlast::RecvTimeoutError::Closed) => return Ok(()),
                 other => return fail(format!("{other:?}")),

@@ -1,5 +1,5 @@
 //! The sweeps of `Channel`: coming, sending, receiving, leaving.
-use crate::stepper::PATIENCE;
+use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::{
@@ -38,7 +38,7 @@ fn receives_to_the_end(world: &World) -> Verdict {
     let receiver = world.receiver().map_err(|fault| fault.to_string())?;
     let mut all = Vec::new();
     loop {
-        match receiver.recv_timeout(PATIENCE) {
+        match receiver.recv_timeout(patience()) {
             Ok(message) => all.push(message),
             Err(RecvTimeoutError::Disconnected) => break,
             Err(error) => return fail(error),
@@ -57,7 +57,7 @@ fn sends_to_the_end(world: &World) -> Verdict {
     warm(world);
     let sender = world.sender().map_err(|fault| fault.to_string())?;
     loop {
-        match sender.send_timeout(9, PATIENCE) {
+        match sender.send_timeout(9, patience()) {
             Ok(()) => {}
             Err(SendTimeoutError::Disconnected(9)) => return Ok(()),
             Err(error) => return fail(error),
@@ -67,7 +67,7 @@ fn sends_to_the_end(world: &World) -> Verdict {
 
 /// Once the dead are mended.
 fn ends_are_held_by_one(world: &World) -> Verdict {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience();
     while (world.senders(), world.receivers()) != (1, 1) {
         if Instant::now() > end {
             return fail(format!("{} senders, {} receivers", world.senders(), world.receivers()));

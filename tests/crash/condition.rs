@@ -1,5 +1,5 @@
 //! Sweeps of `Condition`.
-use crate::stepper::PATIENCE;
+use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::{
@@ -83,7 +83,7 @@ macro_rules! worlds {
                 memory(self)
             }
             fn change(&self, change: impl FnOnce(&mut Tokens)) -> Verdict {
-                let guard = self.tokens.lock_timeout(PATIENCE);
+                let guard = self.tokens.lock_timeout(patience());
                 let guard = guard.or_else(|error| error.into_guard().ok_or("the lock is not to be had"));
                 drop($change(guard?, change));
                 Ok(())
@@ -172,7 +172,7 @@ fn works<W: World>(world: &W) -> Verdict {
     }
     world.change(|[given, _]| *given += 1)?;
     world.notify(1);
-    if world.take(Some(PATIENCE)) { Ok(()) } else { fail("a token is not found") }
+    if world.take(Some(patience())) { Ok(()) } else { fail("a token is not found") }
 }
 
 fn sweep<'a, W: World + 'static>(name: &'a str, victim: Operation<W>) -> Sweep<'a, W> {
@@ -282,7 +282,7 @@ fn hand_the_token_on<W: World>(world: &W) -> Verdict {
         if given == gone {
             break;
         }
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() > patience() {
             return fail("the token is there, and the waiter sleeps");
         }
         std::thread::sleep(Duration::from_micros(50));

@@ -1,7 +1,7 @@
 //! The woken heir dies. A holds the lock, B and C sleep on it, A releases it and B is woken; B is killed
 //! after each of its instructions from there on. C must get the lock all the same, also if a
 //! *barger* has taken it before B could.
-use crate::stepper::{Child, Victim, fork};
+use crate::stepper::{Child, Victim, Way, fork};
 use crate::sweep::{Operation, Points, Report, Violation, alone, settle};
 use std::fmt::Debug;
 use std::sync::atomic::AtomicU32;
@@ -42,7 +42,11 @@ impl<W: Debug> Heir<'_, W> {
         let mut report = Report::default();
         let mut points = Points::new();
         let world = (self.world)();
-        let outcome = self.play(&world, |heir| points.record(heir, || (self.memory)(&world)));
+        let mut way = Way::default();
+        let outcome = self.play(&world, &mut way, |heir, way| {
+            points.record(heir, way, || (self.memory)(&world));
+            true
+        });
         if let Err(what) = outcome {
             report.violations.push(Violation {
                 step: points.steps,
@@ -53,8 +57,12 @@ impl<W: Debug> Heir<'_, W> {
         report.instructions = points.steps;
         for &step in &points.steps_to_kill_at {
             report.points += 1;
-            let world = (self.world)();
-            let outcome = self.play(&world, |heir| heir.steps(step));
+            let mut world = (self.world)();
+            let mut outcome = self.play(&world, &mut way, |heir, way| heir.steps(step, way));
+            if let Ok(false) = outcome {
+                world = (self.world)();
+                outcome = self.play(&world, &mut way.unknown(), |heir, way| heir.steps(step, way));
+            }
             if let Err(what) = outcome {
                 report.violations.push(Violation { step, what, world: format!("{world:?}") });
             }
@@ -66,8 +74,14 @@ impl<W: Debug> Heir<'_, W> {
         report
     }
 
-    /// All up to the death of the heir, which `step` brings to where it is to die; whether the last one gets the lock.
-    fn play(&self, world: &W, step: impl FnOnce(&mut Victim)) -> Result<(), String> {
+    /// All up to the death of the heir, which `step` brings to where it is to die, or says that it did not; whether the
+    /// last one gets the lock.
+    fn play(
+        &self,
+        world: &W,
+        way: &mut Way,
+        step: impl FnOnce(&mut Victim, &mut Way) -> bool,
+    ) -> Result<bool, String> {
         let lock = self.lock;
         let gate = crate::stepper::shared_page::<Gate>();
         let holder = self.holder(world, &gate.holder);
@@ -75,7 +89,7 @@ impl<W: Debug> Heir<'_, W> {
             (self.prepare)(world);
             || lock(world)()
         });
-        assert!(heir.run_until_asleep(), "{}: the heir does not sleep", self.name);
+        assert!(heir.run_until_asleep(way), "{}: the heir does not sleep", self.name);
         let mut last = fork(|| {
             (self.prepare)(world);
             lock(world)();
@@ -85,14 +99,14 @@ impl<W: Debug> Heir<'_, W> {
         gate.holder.go();
         gate.holder.wait_for(RELEASED);
         let barger = self.barger.then(|| self.holder(world, &gate.barger));
-        step(&mut heir);
+        let is_there = step(&mut heir, way);
         heir.kill();
         gate.barger.go();
         let outcome = settle(std::slice::from_mut(&mut last))
             .map_err(|what| format!("the last sleeper: {what}"));
         drop((holder, barger));
         gate.unmap();
-        outcome
+        outcome.map(|()| is_there)
     }
 
     /// A process that takes the lock, and gives it back when told.

@@ -1,5 +1,5 @@
 //! The sweeps of `Latch`.
-use crate::stepper::PATIENCE;
+use crate::stepper::patience;
 use crate::sweep::Sweep;
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::{Latch, LatchError, OnDeath, Shared, Spin};
@@ -21,7 +21,7 @@ fn warm(world: &Shared<Latch>) {
 /// Waits as a survivor does.
 fn waits(world: &Shared<Latch>) -> Verdict {
     Spin::Never.set();
-    world.wait_timeout(PATIENCE).map_err(|error| error.to_string())
+    world.wait_timeout(patience()).map_err(|error| error.to_string())
 }
 
 fn counts(world: &Shared<Latch>) -> Verdict {
@@ -59,7 +59,7 @@ fn member_with_a_waiter_asleep() {
 /// Killed as a member it makes the latch fail; before and after, not.
 #[test]
 fn member_whose_death_is_a_failure() {
-    let ends = |world: &Shared<Latch>| match world.wait_timeout(PATIENCE) {
+    let ends = |world: &Shared<Latch>| match world.wait_timeout(patience()) {
         Ok(()) | Err(LatchError::MemberDied { .. }) => Ok(()),
         Err(error) => fail(error),
     };

@@ -1,5 +1,5 @@
 //! The sweeps of `log::Journal`.
-use crate::stepper::PATIENCE;
+use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::log::{FixedJournal, Level, WhenFull};
@@ -41,7 +41,7 @@ fn reads_all(world: &World) -> Result<Vec<String>, String> {
     let (mut messages, mut next, mut gaps) = (Vec::new(), None, 0);
     let mut records = world.records();
     while let Some(record) =
-        records.next_timeout(PATIENCE / 20).map_err(|error| error.to_string())?
+        records.next_timeout(patience() / 20).map_err(|error| error.to_string())?
     {
         gaps += next.map_or(0, |next| record.sequence() - next);
         next = Some(record.sequence() + 1);
@@ -96,7 +96,7 @@ fn goes_on(world: &World) -> Verdict {
 /// What is there without waiting.
 fn reads_first(world: &World) -> Result<Vec<String>, String> {
     // The sentinel of this process may not have mended yet what is left.
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience();
     let is_writing = || {
         let bytes = memory(world);
         let slots = bytes[bytes.len() - 4 * 512..].chunks(512);
@@ -136,7 +136,7 @@ fn log_write() {
 /// Reads until it has seen message 99.
 fn collects(world: &World) -> Verdict {
     Spin::Never.set();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience();
     let mut records = world.records();
     loop {
         match records.next_deadline(end) {

@@ -1,6 +1,6 @@
 //! The sweeps of what wakes by the wait layer and is mended by peers. With a backend that looks again every
 //! 100 milliseconds, a lost wake is only a late one, and cannot be told.
-use crate::stepper::{Child, End, PATIENCE, fork};
+use crate::stepper::{Child, End, fork, patience};
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::{Dead, Event, FixedQueue, Shareable, Shared, Spin};
@@ -53,7 +53,7 @@ fn wait_auto(world: &Shared<Events>) -> Verdict {
 fn events_work(world: &Shared<Events>) -> Verdict {
     for event in [&world.manual, &world.auto] {
         event.set();
-        if event.wait_timeout(PATIENCE) != Ok(true) {
+        if event.wait_timeout(patience()) != Ok(true) {
             return fail("a set event lets nobody through");
         }
         event.reset();
@@ -130,7 +130,7 @@ fn woken_by_a_manual_event() {
 fn hand_the_signal_on(world: &Shared<Events>) -> Verdict {
     let started = Instant::now();
     while world.auto.is_set() {
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() > patience() {
             return fail("the signal is there, and the waiter sleeps");
         }
         std::thread::sleep(Duration::from_micros(50));
@@ -225,7 +225,7 @@ fn all_that_is_left(world: &World) -> Result<Vec<(u64, u32)>, String> {
             messages.push((*delivery, delivery.attempts()));
             delivery.ack().map_err(|fault| fault.to_string())?;
         }
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() > patience() {
             return fail(format!("something never comes back; got {messages:?}"));
         }
     }
@@ -237,7 +237,7 @@ fn capacity_is_whole(world: &World) -> Verdict {
     let queue = &world.queue;
     for message in 100..104 {
         queue
-            .send_timeout(message, PATIENCE)
+            .send_timeout(message, patience())
             .map_err(|error| format!("capacity is lost: {error:?}"))?;
     }
     if !queue.try_send(104).is_err_and(|error| error.is_full()) {
@@ -522,12 +522,12 @@ fn send_with_a_receiver_asleep() {
 #[test]
 fn receive_with_a_sender_asleep() {
     let after: fn(&World) -> Verdict = |world| {
-        let recv = || world.queue.recv_timeout(PATIENCE).map_err(|error| format!("{error:?}"));
+        let recv = || world.queue.recv_timeout(patience()).map_err(|error| format!("{error:?}"));
         let first = recv()?;
         let started = Instant::now();
         while world.sent.load(Acquire) == 0 {
             // If that came before recovery, the message that the dead had claimed is in the sender's way now.
-            if started.elapsed() > PATIENCE / 2 {
+            if started.elapsed() > patience() / 2 {
                 return match (first, recv()?) {
                     (2, 1) => Ok(()),
                     other => fail(format!("there is room, and the sender sleeps: {other:?}")),
@@ -561,7 +561,7 @@ fn the_woken_receiver_dies() {
     let after: fn(&World) -> Verdict = |world| {
         let started = Instant::now();
         while !world.queue.is_empty() {
-            if started.elapsed() > PATIENCE {
+            if started.elapsed() > patience() {
                 return fail("the message is there, and the receiver sleeps");
             }
             std::thread::sleep(Duration::from_micros(50));
@@ -589,12 +589,12 @@ fn the_woken_sender_dies() {
     let after: fn(&World) -> Verdict = |world| {
         let started = Instant::now();
         while !world.queue.is_full() {
-            if started.elapsed() > PATIENCE {
+            if started.elapsed() > patience() {
                 return fail("a slot is free, and the sender sleeps");
             }
             std::thread::sleep(Duration::from_micros(50));
         }
-        world.queue.recv_timeout(PATIENCE).map(drop).map_err(|error| format!("{error:?}"))
+        world.queue.recv_timeout(patience()).map(drop).map_err(|error| format!("{error:?}"))
     };
     let check: fn(&World) -> Verdict = |world| {
         let left = values(&all_that_is_left(world)?);
@@ -630,7 +630,7 @@ impl Leavings {
         });
         let started = Instant::now();
         while world.said.load(Acquire) != 7 {
-            assert!(started.elapsed() < PATIENCE && frozen.end_now().is_none(), "no leavings");
+            assert!(started.elapsed() < patience() && frozen.end_now().is_none(), "no leavings");
             std::thread::yield_now();
         }
         world.said.store(0, Release);

@@ -1,5 +1,5 @@
 //! The sweeps of `PriorityQueue`, and of burying.
-use crate::stepper::PATIENCE;
+use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use core::time::Duration;
@@ -42,7 +42,7 @@ fn carries_on(world: &World) -> Verdict {
     if all != [(1, 6), (1, 8), (0, 5), (0, 7)] {
         return fail(format!("received {all:?}"));
     }
-    match world.join_timeout(PATIENCE) {
+    match world.join_timeout(patience()) {
         Ok(true) => Ok(()),
         other => fail(format!("join: {other:?}")),
     }
@@ -51,14 +51,14 @@ fn carries_on(world: &World) -> Verdict {
 /// Receives one, whichever.
 fn receives_one(world: &World) -> Verdict {
     warm(world);
-    world.recv_timeout(PATIENCE).map(drop).map_err(|error| error.to_string())
+    world.recv_timeout(patience()).map(drop).map_err(|error| error.to_string())
 }
 
 /// As many as the sleepers need.
 fn sends_two_more(world: &World) -> Verdict {
     warm(world);
     for (priority, message) in [(0, 0), (1, 1)] {
-        world.send_timeout(priority, message, PATIENCE).map_err(|error| error.to_string())?;
+        world.send_timeout(priority, message, patience()).map_err(|error| error.to_string())?;
     }
     Ok(())
 }
@@ -173,7 +173,7 @@ fn priority_close_with_a_receiver_asleep() {
     };
     let told: fn(&World) -> Verdict = |world| {
         warm(world);
-        match world.recv_timeout(PATIENCE) {
+        match world.recv_timeout(patience()) {
             Err(outlast::RecvTimeoutError::Closed) => Ok(()),
             other => fail(format!("{other:?}")),
         }

@@ -1,6 +1,6 @@
 //! Sweeps of `ReentrantLock`.
 use crate::heir::Heir;
-use crate::stepper::PATIENCE;
+use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::{
@@ -39,7 +39,7 @@ fn inspect(lock: &ReentrantLock<[u64; 2]>, taken: ReentrantLockResult<'_, [u64; 
 }
 
 fn lock_it(world: &World) -> Verdict {
-    inspect(world, world.lock_timeout(PATIENCE))
+    inspect(world, world.lock_timeout(patience()))
 }
 
 fn is_sound(world: &World) -> Verdict {
@@ -134,7 +134,7 @@ fn reentrant_that_is_not_mended_is_caught() {
 #[test]
 fn a_depth_that_survives_its_owner_is_caught() {
     fn enter(world: &Shared<Lock<u64>>) -> Option<LockGuard<'_, u64>> {
-        let taken = world.lock_timeout(PATIENCE);
+        let taken = world.lock_timeout(patience());
         let mut depth = taken.or_else(|error| error.into_guard().ok_or(())).ok()?;
         *depth += 1;
         Some(depth)

@@ -1,6 +1,6 @@
 //! The sweeps of `RwLock`, and variants of it that they must catch.
 use crate::heir::Heir;
-use crate::stepper::{PATIENCE, shared_page};
+use crate::stepper::{patience, shared_page};
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::{LockError, ReadResult, RwLock, Shared, Spin, WriteGuard, WriteResult};
@@ -65,18 +65,18 @@ fn inspect_write(taken: WriteResult<'_, [u64; 2]>) -> Verdict {
 
 fn read_a(world: &World) -> Verdict {
     Spin::Never.set();
-    inspect_read(world.a.read_timeout(PATIENCE))
+    inspect_read(world.a.read_timeout(patience()))
 }
 
 fn write_a(world: &World) -> Verdict {
     Spin::Never.set();
-    inspect_write(world.a.write_timeout(PATIENCE))
+    inspect_write(world.a.write_timeout(patience()))
 }
 
 fn both_are_sound(world: &World) -> Verdict {
     for lock in [&world.a, &world.b] {
-        inspect_read(lock.read_timeout(PATIENCE))?;
-        inspect_write(lock.write_timeout(PATIENCE))?;
+        inspect_read(lock.read_timeout(patience()))?;
+        inspect_write(lock.write_timeout(patience()))?;
         // What was mended stays mended, and nothing is held.
         match lock.try_write() {
             Ok(guard) if guard[0] == guard[1] => {}
@@ -93,10 +93,10 @@ fn nothing_to_tell(world: &World) -> Verdict {
         if lock.poison_cause().is_some() {
             return fail("poisoned, and nobody wrote");
         }
-        if let Err(error) = lock.write_timeout(PATIENCE) {
+        if let Err(error) = lock.write_timeout(patience()) {
             return fail(format!("writing: {error:?}"));
         }
-        if let Err(error) = lock.read_timeout(PATIENCE) {
+        if let Err(error) = lock.read_timeout(patience()) {
             return fail(format!("reading: {error:?}"));
         }
     }

@@ -1,5 +1,5 @@
 //! The sweeps of `Semaphore`.
-use crate::stepper::PATIENCE;
+use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::{OwnedSemaphore, Semaphore, Shared, Spin};
@@ -18,7 +18,7 @@ fn warm(world: &Shared<Semaphore>) {
 /// Takes a permit as a survivor does, for good.
 fn takes_one(world: &Shared<Semaphore>) -> Verdict {
     Spin::Never.set();
-    match world.acquire_timeout(PATIENCE) {
+    match world.acquire_timeout(patience()) {
         Ok(Some(permit)) => {
             permit.forget();
             Ok(())
@@ -133,7 +133,7 @@ fn owned() -> Shared<OwnedSemaphore> {
 
 fn takes_two(world: &Shared<OwnedSemaphore>) -> Verdict {
     Spin::Never.set();
-    match world.acquire_many_timeout(2, PATIENCE) {
+    match world.acquire_many_timeout(2, patience()) {
         Ok(Some(_)) => Ok(()),
         other => fail(format!("{other:?}")),
     }

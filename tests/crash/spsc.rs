@@ -1,5 +1,5 @@
 //! The sweeps of `spsc::Ring`.
-use crate::stepper::PATIENCE;
+use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::spsc::{
@@ -35,12 +35,12 @@ fn warm() {
 /// The producer, once the victim is dead; it has had it, or never had it.
 fn next_producer(world: &World) -> Result<Producer<'_, u64>, String> {
     warm();
-    world.producer_timeout(PATIENCE).map_err(|error| format!("producer: {error}"))
+    world.producer_timeout(patience()).map_err(|error| format!("producer: {error}"))
 }
 
 fn next_consumer(world: &World) -> Result<Consumer<'_, u64>, String> {
     warm();
-    world.consumer_timeout(PATIENCE).map_err(|error| format!("consumer: {error}"))
+    world.consumer_timeout(patience()).map_err(|error| format!("consumer: {error}"))
 }
 
 /// Successors take both roles; what is there is in order, without gaps, from the first that was not received; and
@@ -69,7 +69,7 @@ fn carries_on(world: &World) -> Verdict {
 /// Receives what comes until it has seen message 1, whoever sends it.
 fn receives(world: &World) -> Verdict {
     let consumer = next_consumer(world)?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience();
     let mut next = None;
     loop {
         match consumer.recv_deadline(end) {
@@ -90,7 +90,7 @@ fn sends_the_rest(world: &World) -> Verdict {
     let producer = next_producer(world)?;
     let sent = position(world);
     (sent..2).try_for_each(|message| {
-        producer.send_timeout(message, PATIENCE).map_err(|error| error.to_string())
+        producer.send_timeout(message, patience()).map_err(|error| error.to_string())
     })
 }
 
@@ -214,7 +214,7 @@ fn spsc_receivers_alone() {
 /// Sends message 4, when there is room.
 fn sends_one_more(world: &World) -> Verdict {
     let producer = next_producer(world)?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience();
     loop {
         match producer.send_deadline(4, end) {
             Ok(()) => return Ok(()),
@@ -276,7 +276,7 @@ fn spsc_woken_heir() {
         warm();
         drop(world.consumer()); // known to the segment
         Box::new(|| {
-            if let Ok(producer) = world.producer_timeout(PATIENCE) {
+            if let Ok(producer) = world.producer_timeout(patience()) {
                 producer.send_batch(&[0, 1]).ok();
             }
         })

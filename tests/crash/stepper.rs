@@ -1,11 +1,29 @@
 //! Runs a process one machine instruction at a time, and kills it after any of them.
 use libc::{c_int, c_long, pid_t};
+use std::collections::HashMap;
 use std::io;
+use std::mem::offset_of;
 use std::ptr::{null, null_mut};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// How long a process may take for what takes microseconds, before that counts as a hang.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The same where a hang is what is expected.
+const LITTLE_PATIENCE: Duration = Duration::from_millis(500);
+/// Whether this process, or the one that it was forked from, expects a hang.
+static EXPECTS_A_HANG: AtomicBool = AtomicBool::new(false);
+
+/// How long a process may take for what takes microseconds, before that counts as a hang.
+pub(crate) fn patience() -> Duration {
+    if EXPECTS_A_HANG.load(Relaxed) { LITTLE_PATIENCE } else { PATIENCE }
+}
+
+/// Whether from here on a hang is what is expected.
+pub(crate) fn expect_a_hang(is_expected: bool) {
+    EXPECTS_A_HANG.store(is_expected, Relaxed);
+}
 
 /// A child made by `fork`. Killed and reaped when dropped.
 #[derive(Debug)]
@@ -51,13 +69,13 @@ impl Child {
         }
     }
 
-    /// Waits for the end; `None` if that takes longer than [`PATIENCE`].
+    /// Waits for the end; `None` if that takes longer than [`patience`].
     pub(crate) fn end(&mut self) -> Option<End> {
         let started = Instant::now();
         loop {
             match self.poll() {
                 Some(Status::Ended(end)) => return Some(end),
-                _ if started.elapsed() > PATIENCE => return None,
+                _ if started.elapsed() > patience() => return None,
                 _ => std::thread::sleep(Duration::from_micros(20)),
             }
         }
@@ -93,7 +111,7 @@ impl Child {
     pub(crate) fn wait_asleep(&mut self) {
         let started = Instant::now();
         while !self.is_asleep() {
-            assert!(started.elapsed() < PATIENCE, "the process does not fall asleep");
+            assert!(started.elapsed() < patience(), "the process does not fall asleep");
             if let Some(Status::Ended(end)) = self.poll() {
                 panic!("the process ended before it slept: {end:?}");
             }
@@ -140,13 +158,25 @@ fn wait(pid: pid_t, flags: c_int) -> Option<Status> {
 /// Whether a thread is asleep on a futex that processes share. (Threads that wait for each other
 /// within a process, while one starts, use private ones, which say so in the call.)
 fn is_asleep(thread: pid_t) -> bool {
-    let call = std::fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default();
+    let call = call_of(thread);
     let mut words = call.split(' ');
     match words.next() {
         Some("202") => matches!(words.nth(1), Some("0x0" | "0x9")),
         Some("449") => true,
         _ => false,
     }
+}
+
+/// The address of the instruction after the system call that a thread sleeps in.
+fn sleeps_at(thread: pid_t) -> Option<usize> {
+    let call = call_of(thread);
+    let (_, address) = call.trim_end().rsplit_once(" 0x")?;
+    usize::from_str_radix(address, 16).ok()
+}
+
+/// The system call that a thread sleeps in: its number, arguments, stack and next instruction.
+fn call_of(thread: pid_t) -> String {
+    std::fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default()
 }
 
 /// What one step came to.
@@ -196,7 +226,7 @@ impl Victim {
                     child.reaped = true;
                     panic!("the victim ended while it prepared: {end:?}");
                 }
-                None if started.elapsed() > PATIENCE => {
+                None if started.elapsed() > patience() => {
                     panic!("the victim hangs while it prepares")
                 }
                 None => std::thread::sleep(Duration::from_micros(20)),
@@ -273,51 +303,106 @@ impl Victim {
                     return Step::Asleep;
                 }
             }
-            assert!(started.elapsed() < PATIENCE, "a step takes too long");
+            assert!(started.elapsed() < patience(), "a step takes too long");
             std::thread::yield_now(); // to the victim, on the same CPU
         }
     }
 
-    /// Executes so many instructions, unless it falls asleep or ends before.
-    pub(crate) fn steps(&mut self, steps: usize) {
-        for _ in 0..steps {
+    /// Executes so many instructions, unless it falls asleep or ends before: in one go up to one of the
+    /// last of them, if the way is known. False if it took another way: what others do may lead it there.
+    pub(crate) fn steps(&mut self, steps: usize, way: &Way) -> bool {
+        let mut done = 0;
+        if self.asleep && steps > 0 {
+            self.step();
+            done = 1;
+        }
+        if let Some((step, address, times)) = way.shortcut(done, steps) {
+            self.stop_at(Some(address));
+            let passed = (0..times).all(|_| self.run_on() == Step::Done);
+            self.stop_at(None);
+            if !passed {
+                return false;
+            }
+            done = step;
+        }
+        for _ in done..steps {
             if self.step() != Step::Done {
                 break;
             }
         }
+        true
     }
 
     /// Runs until it sleeps in a system call; false if the operation ends first.
-    pub(crate) fn run_until_asleep(&mut self) -> bool {
+    pub(crate) fn run_until_asleep(&mut self, way: &mut Way) -> bool {
+        // It then stops as soon as it is woken, as a single step does.
+        self.stop_at(way.sleep);
         loop {
-            match self.step() {
+            match if way.sleep.is_some() { self.run_on() } else { self.step() } {
                 Step::Done => {}
-                Step::Asleep => return true,
+                Step::Asleep => break,
                 Step::Finished => return false,
             }
+        }
+        way.sleep = sleeps_at(self.thread);
+        true
+    }
+
+    /// Executes instructions up to where it is to stop.
+    fn run_on(&mut self) -> Step {
+        if !self.asleep {
+            let r = ptrace(libc::PTRACE_CONT, self.thread, 0, 0);
+            assert_eq!(r, 0, "continue: {}", io::Error::last_os_error());
+        }
+        self.finish_step()
+    }
+
+    /// Has the processor stop the thread before it executes the instruction there.
+    fn stop_at(&mut self, address: Option<usize>) {
+        let register = |n| offset_of!(libc::user, u_debugreg) + n * size_of::<usize>();
+        let set = |n, value| {
+            let r = ptrace(libc::PTRACE_POKEUSER, self.thread, register(n), value);
+            assert_eq!(r, 0, "debug register: {}", io::Error::last_os_error());
+        };
+        // Bit 0 of register 7 makes use of register 0; its other bits, if 0, mean execution.
+        set(7, 0);
+        if let Some(address) = address {
+            set(0, address);
+            set(7, 1);
         }
     }
 
     /// What a kill right now would leave beside the shared memory: the robust list's head and its
-    /// pending field; and whether the next instruction is a futex call.
-    pub(crate) fn surroundings(&self) -> ([usize; 3], bool) {
+    /// pending field; and whether the next instruction, which is at that address, is a futex call.
+    pub(crate) fn surroundings(&self) -> Surroundings {
         let mut head = 0_usize;
         let mut len = 0_usize;
         // SAFETY: the kernel writes two words that live here.
         unsafe {
             libc::syscall(libc::SYS_get_robust_list, self.thread, &raw mut head, &raw mut len)
         };
+        let registers = self.all_registers();
+        let next = usize::try_from(registers.rip).unwrap_or(0);
+        let robust = [self.peek(head), self.peek(head + 8), self.peek(head + 16)];
+        let futex = [libc::SYS_futex, libc::SYS_futex_waitv]
+            .iter()
+            .any(|&call| call.cast_unsigned() == registers.rax);
+        let is_call = self.peek(next) & 0xffff == 0x050f && futex;
+        Surroundings { robust, next, is_call }
+    }
+
+    fn all_registers(&self) -> libc::user_regs_struct {
         let mut registers = std::mem::MaybeUninit::<libc::user_regs_struct>::uninit();
         // SAFETY: the kernel fills the structure that it is given.
         unsafe { libc::ptrace(libc::PTRACE_GETREGS, self.thread, 0, registers.as_mut_ptr()) };
         // SAFETY: filled right before; it is made of integers.
-        let registers = unsafe { registers.assume_init() };
-        let next = self.peek(usize::try_from(registers.rip).unwrap_or(0));
-        let fields = [self.peek(head), self.peek(head + 8), self.peek(head + 16)];
-        let futex = [libc::SYS_futex, libc::SYS_futex_waitv]
-            .iter()
-            .any(|&call| call.cast_unsigned() == registers.rax);
-        (fields, next & 0xffff == 0x050f && futex)
+        unsafe { registers.assume_init() }
+    }
+
+    /// Those that tell where a computation stands.
+    fn registers(&self) -> [u64; 4] {
+        let all = self.all_registers();
+        [all.rip, all.rsp, all.rbp, all.rcx]
     }
 
     fn peek(&self, address: usize) -> usize {
@@ -332,6 +417,56 @@ impl Victim {
             libc::process_vm_readv(self.child.pid, &raw const here, 1, &raw const there, 1, 0)
         };
         word
+    }
+}
+
+/// What [`Victim::surroundings`] tells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) robust: [usize; 3],
+    pub(crate) next: usize,
+    pub(crate) is_call: bool,
+}
+
+/// The way that an operation took once, by which another victim is brought to the same instruction without
+/// a stop after each before it.
+#[derive(Debug, Default)]
+pub(crate) struct Way {
+    /// The address of the next instruction, at first and after each step.
+    next: Vec<usize>,
+    /// How often that address has been come to since the first step, by then.
+    times: Vec<usize>,
+    /// The same by address, so far.
+    comings: HashMap<usize, usize>,
+    /// Where the process slept before.
+    sleep: Option<usize>,
+}
+
+impl Way {
+    /// The same place to sleep at, and no other step known: the rest is single steps.
+    pub(crate) fn unknown(&self) -> Self {
+        Way { sleep: self.sleep, ..Way::default() }
+    }
+
+    /// Takes down where a victim is at first, and after each step.
+    pub(crate) fn push(&mut self, next: usize) {
+        // A string instruction that repeats itself is come to once, and counts as many steps.
+        let is_come_to = self.next.last().is_some_and(|&last| last != next);
+        let times = self.comings.entry(next).or_default();
+        *times += usize::from(is_come_to);
+        self.times.push(*times);
+        self.next.push(next);
+    }
+
+    /// How to get from one step to a later one with the fewest stops: the step to go to in one go, its
+    /// address, and how often the victim will come there; the rest is single steps.
+    fn shortcut(&self, from: usize, to: usize) -> Option<(usize, usize, usize)> {
+        let here = *self.next.get(from)?;
+        // The last step ends in the signal that tells of the end: no breakpoint is come to there.
+        (from + 1..=to.min(self.next.len() - 2))
+            .filter(|&step| self.next[step] != here && self.next[step] != self.next[step - 1])
+            .map(|step| (step, self.next[step], self.times[step]))
+            .min_by_key(|&(step, _, times)| times + (to - step))
     }
 }
 
@@ -377,4 +512,38 @@ pub(crate) fn futex_wait(word: &std::sync::atomic::AtomicU32, value: u32) {
             null::<libc::timespec>(),
         )
     };
+}
+
+/// A victim comes to the same instruction, with the same registers, by single steps and by its way.
+#[test]
+fn the_known_way_leads_where_single_steps_do() {
+    let _turn = crate::sweep::alone();
+    let operation = || {
+        let mut sum = 0_u64;
+        for round in 0..6_u64 {
+            // String instructions, loops and calls.
+            let from = [round; 64];
+            let mut to = [0; 64];
+            to.copy_from_slice(std::hint::black_box(&from));
+            sum = sum.wrapping_add(std::hint::black_box(&to).iter().sum());
+        }
+        std::hint::black_box(sum);
+    };
+    let start = || Victim::start(|| operation);
+    let mut way = Way::default();
+    let mut states = Vec::new();
+    let mut stepped = start();
+    loop {
+        way.push(stepped.surroundings().next);
+        states.push(stepped.registers());
+        if stepped.step() != Step::Done {
+            break;
+        }
+    }
+    assert!(states.len() > 500, "{} steps", states.len());
+    for step in (0..states.len()).step_by(97) {
+        let mut victim = start();
+        assert!(victim.steps(step, &way));
+        assert_eq!(victim.registers(), states[step], "after {step} steps");
+    }
 }

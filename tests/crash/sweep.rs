@@ -5,7 +5,9 @@
 //! (a system call) changed are the same kill. A dry run finds the steps after which something
 //! changed; the sweep kills right before and right after each of them (`OUTLAST_SWEEP=full`: after
 //! every single one).
-use crate::stepper::{Child, End, PATIENCE, Step, Victim, fork, pin_to_one_cpu};
+use crate::stepper::{
+    Child, End, Step, Victim, Way, expect_a_hang, fork, patience, pin_to_one_cpu,
+};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +16,7 @@ use std::time::Instant;
 /// An operation more than this many instructions long is not one of ours.
 const MOST_STEPS: usize = 200_000;
 /// As many kill points are taken of a sweep, evenly, unless it is to be full.
-const MOST_POINTS: usize = 64;
+const MOST_POINTS: usize = 256;
 
 /// A function that prepares, and returns the operation proper.
 pub(crate) type Operation<W> = for<'w> fn(&'w W) -> Box<dyn FnOnce() + 'w>;
@@ -97,18 +99,22 @@ impl Points {
         Points { steps_to_kill_at: BTreeSet::from([0]), steps: 0 }
     }
 
-    /// Steps the victim to its end, or to its sleep.
-    pub(crate) fn record(&mut self, victim: &mut Victim, memory: impl Fn() -> Vec<u8>) {
-        let mut before = (memory(), victim.surroundings().0);
-        loop {
-            let is_call = victim.surroundings().1;
-            if victim.step() != Step::Done {
-                break;
-            }
+    /// Steps the victim to its end, or to its sleep, and takes down the way.
+    pub(crate) fn record(
+        &mut self,
+        victim: &mut Victim,
+        way: &mut Way,
+        memory: impl Fn() -> Vec<u8>,
+    ) {
+        let mut before = (memory(), victim.surroundings());
+        way.push(before.1.next);
+        while victim.step() == Step::Done {
             self.steps += 1;
             assert!(self.steps < MOST_STEPS, "the operation does not end");
-            let now = (memory(), victim.surroundings().0);
-            if now != before || is_call || is_full() {
+            let now = (memory(), victim.surroundings());
+            way.push(now.1.next);
+            let is_same = now.0 == before.0 && now.1.robust == before.1.robust;
+            if !is_same || before.1.is_call || is_full() {
                 self.steps_to_kill_at.extend([self.steps - 1, self.steps]);
             }
             before = now;
@@ -182,11 +188,13 @@ impl<'a, W: Debug> Sweep<'a, W> {
     /// Runs the sweep until it has found `enough` violations.
     pub(crate) fn run(&self, enough: usize) -> Report {
         let _turn = alone();
+        expect_a_hang(self.frozen);
         let started = Instant::now();
         let mut points = Points::new();
+        let mut way = Way::default();
         let world = (self.world)();
-        let (mut victim, sleepers) = self.start(&world);
-        points.record(&mut victim, || (self.memory)(&world));
+        let (mut victim, sleepers) = self.start(&world, &mut way);
+        points.record(&mut victim, &mut way, || (self.memory)(&world));
         victim.kill();
         drop((sleepers, world));
         let mut report = Report { instructions: points.steps, ..Report::default() };
@@ -194,8 +202,13 @@ impl<'a, W: Debug> Sweep<'a, W> {
         let every = if is_full() { 1 } else { points.len().div_ceil(MOST_POINTS) };
         for &step in points.iter().step_by(every) {
             report.points += 1;
-            let world = (self.world)();
-            if let Err(what) = self.point(&world, step) {
+            let mut world = (self.world)();
+            let mut verdict = self.point(&world, step, &mut way);
+            if let Ok(false) = verdict {
+                world = (self.world)();
+                verdict = self.point(&world, step, &mut way.unknown());
+            }
+            if let Err(what) = verdict {
                 report.violations.push(Violation { step, what, world: format!("{world:?}") });
                 if report.violations.len() >= enough {
                     break;
@@ -207,13 +220,13 @@ impl<'a, W: Debug> Sweep<'a, W> {
     }
 
     /// The victim at the first instruction that counts, and those who sleep on the object.
-    fn start(&self, world: &W) -> (Victim, Vec<Child>) {
+    fn start(&self, world: &W, way: &mut Way) -> (Victim, Vec<Child>) {
         let mut victim = Victim::start(|| (self.victim)(world));
         if self.thread {
             victim.follow_new_thread();
         }
         if let Some(wake) = self.wake {
-            assert!(victim.run_until_asleep(), "{}: the victim does not sleep", self.name);
+            assert!(victim.run_until_asleep(way), "{}: the victim does not sleep", self.name);
             let sleepers = self.sleepers(world);
             wake(world);
             (victim, sleepers)
@@ -231,10 +244,12 @@ impl<'a, W: Debug> Sweep<'a, W> {
         self.sleepers.iter().map(start).collect()
     }
 
-    /// One kill: after `step` instructions.
-    fn point(&self, world: &W, step: usize) -> Result<(), String> {
-        let (mut victim, mut others) = self.start(world);
-        victim.steps(step);
+    /// One kill: after `step` instructions. False if the victim did not get there by the known way.
+    fn point(&self, world: &W, step: usize, way: &mut Way) -> Result<bool, String> {
+        let (mut victim, mut others) = self.start(world, way);
+        if !victim.steps(step, way) {
+            return Ok(false);
+        }
         if let Some(late) = self.late {
             others.push(survivor(world, late));
             std::thread::sleep(std::time::Duration::from_micros(300));
@@ -249,7 +264,8 @@ impl<'a, W: Debug> Sweep<'a, W> {
             after(world).map_err(|what| format!("after: {what}"))?;
         }
         settle(&mut others)?;
-        (self.check)(world)
+        (self.check)(world)?;
+        Ok(true)
     }
 }
 
@@ -259,7 +275,7 @@ impl<'a, W: Debug> Sweep<'a, W> {
 pub(crate) fn survivor<W>(world: &W, body: Act<W>) -> Child {
     let started = Instant::now();
     fork(|| match body(world) {
-        Ok(()) if started.elapsed() >= PATIENCE => {
+        Ok(()) if started.elapsed() >= patience() => {
             eprintln!("survivor: not woken");
             1
         }

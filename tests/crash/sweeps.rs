@@ -1,6 +1,6 @@
 //! The sweeps of the crate's own operations.
 use crate::heir::Heir;
-use crate::stepper::PATIENCE;
+use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use outlast::{Lock, LockError, LockGuard, LockResult, Options, Shareable, Shared, Spin};
 use std::fmt;
@@ -61,12 +61,12 @@ fn inspect(taken: LockResult<'_, [u64; 2]>) -> Verdict {
 }
 
 fn lock_a(world: &Shared<Locks>) -> Verdict {
-    inspect(world.a.lock_timeout(PATIENCE))
+    inspect(world.a.lock_timeout(patience()))
 }
 
 fn both_locks_are_sound(world: &Shared<Locks>) -> Verdict {
-    inspect(world.a.lock_timeout(PATIENCE))?;
-    inspect(world.b.lock_timeout(PATIENCE))?;
+    inspect(world.a.lock_timeout(patience()))?;
+    inspect(world.b.lock_timeout(patience()))?;
     // What was mended stays mended.
     inspect(world.a.try_lock())?;
     inspect(world.b.try_lock())
@@ -163,8 +163,8 @@ fn nested_locks_with_late_arrivals() {
         })
     });
     let late: fn(&Shared<Locks>) -> Verdict = |world| {
-        inspect(world.a.lock_timeout(PATIENCE))?;
-        inspect(world.b.lock_timeout(PATIENCE))
+        inspect(world.a.lock_timeout(patience()))?;
+        inspect(world.b.lock_timeout(patience()))
     };
     Sweep { late: Some(late), ..sweep }.must_hold();
 }
