@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::offset_of;
 use std::ptr::{null, null_mut};
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 /// How long a process may take for what takes microseconds, before that counts as a hang.
@@ -381,7 +381,11 @@ impl Victim {
         unsafe {
             libc::syscall(libc::SYS_get_robust_list, self.thread, &raw mut head, &raw mut len)
         };
-        let registers = self.all_registers();
+        let mut registers = std::mem::MaybeUninit::<libc::user_regs_struct>::uninit();
+        // SAFETY: the kernel fills the structure that it is given.
+        unsafe { libc::ptrace(libc::PTRACE_GETREGS, self.thread, 0, registers.as_mut_ptr()) };
+        // SAFETY: filled right before; it is made of integers.
+        let registers = unsafe { registers.assume_init() };
         let next = usize::try_from(registers.rip).unwrap_or(0);
         let robust = [self.peek(head), self.peek(head + 8), self.peek(head + 16)];
         let futex = [libc::SYS_futex, libc::SYS_futex_waitv]
@@ -389,20 +393,6 @@ impl Victim {
             .any(|&call| call.cast_unsigned() == registers.rax);
         let is_call = self.peek(next) & 0xffff == 0x050f && futex;
         Surroundings { robust, next, is_call }
-    }
-
-    fn all_registers(&self) -> libc::user_regs_struct {
-        let mut registers = std::mem::MaybeUninit::<libc::user_regs_struct>::uninit();
-        // SAFETY: the kernel fills the structure that it is given.
-        unsafe { libc::ptrace(libc::PTRACE_GETREGS, self.thread, 0, registers.as_mut_ptr()) };
-        // SAFETY: filled right before; it is made of integers.
-        unsafe { registers.assume_init() }
-    }
-
-    /// Those that tell where a computation stands.
-    fn registers(&self) -> [u64; 4] {
-        let all = self.all_registers();
-        [all.rip, all.rsp, all.rbp, all.rcx]
     }
 
     fn peek(&self, address: usize) -> usize {
@@ -514,36 +504,42 @@ pub(crate) fn futex_wait(word: &std::sync::atomic::AtomicU32, value: u32) {
     };
 }
 
-/// A victim comes to the same instruction, with the same registers, by single steps and by its way.
+/// A victim comes to the same instruction, having done the same, by single steps and by its way.
 #[test]
 fn the_known_way_leads_where_single_steps_do() {
     let _turn = crate::sweep::alone();
-    let operation = || {
-        let mut sum = 0_u64;
-        for round in 0..6_u64 {
-            // String instructions, loops and calls.
-            let from = [round; 64];
-            let mut to = [0; 64];
-            to.copy_from_slice(std::hint::black_box(&from));
-            sum = sum.wrapping_add(std::hint::black_box(&to).iter().sum());
-        }
-        std::hint::black_box(sum);
+    let page = shared_page::<[AtomicU64; 64]>();
+    let start = || {
+        page.iter().for_each(|word| word.store(0, Relaxed));
+        Victim::start(|| {
+            || {
+                for round in 0..6 {
+                    // A string instruction or a call, and a loop.
+                    let from = std::hint::black_box([round; 64]);
+                    page.iter().zip(from).for_each(|(word, n)| word.store(n + 1, Relaxed));
+                }
+            }
+        })
     };
-    let start = || Victim::start(|| operation);
+    let state = |victim: &Victim| {
+        let written: u64 = page.iter().map(|word| word.load(Relaxed)).sum();
+        (victim.surroundings().next, written)
+    };
     let mut way = Way::default();
     let mut states = Vec::new();
     let mut stepped = start();
     loop {
-        way.push(stepped.surroundings().next);
-        states.push(stepped.registers());
+        states.push(state(&stepped));
+        way.push(state(&stepped).0);
         if stepped.step() != Step::Done {
             break;
         }
     }
-    assert!(states.len() > 500, "{} steps", states.len());
-    for step in (0..states.len()).step_by(97) {
+    assert!(states.last().is_some_and(|&(_, written)| written == 6 * 64));
+    stepped.kill();
+    for step in (0..states.len()).step_by(states.len() / 50) {
         let mut victim = start();
         assert!(victim.steps(step, &way));
-        assert_eq!(victim.registers(), states[step], "after {step} steps");
+        assert_eq!(state(&victim), states[step], "after {step} of {} steps", states.len());
     }
 }
