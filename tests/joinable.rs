@@ -96,6 +96,21 @@ fn a_job_that_kills() {
     assert_eq!(pool.dead.drain(), [666]);
 }
 
+/// Without a delivery there is nothing that may have failed; and a queue that buries in itself comes to an end.
+#[test]
+fn nothing_is_buried_undelivered() {
+    let pool = pool();
+    let _watchdog = watch("nothing_is_buried_undelivered", &pool);
+    pool.jobs.send_batch(&[7, 8]).unwrap();
+    let job = pool.jobs.recv_ack_or_bury(0, &pool.dead).unwrap();
+    assert_eq!((*job, job.attempts()), (7, 0));
+    drop(job);
+    let job = pool.jobs.recv_ack_or_bury(0, &pool.jobs).unwrap();
+    assert_eq!((*job, job.attempts()), (8, 0));
+    assert_eq!(pool.jobs.try_recv(), Ok(7)); // sent anew
+    assert!(pool.dead.is_empty());
+}
+
 /// Nothing is lost if there is no room for it.
 #[test]
 fn no_room_to_bury() {
@@ -115,7 +130,7 @@ fn no_room_to_bury() {
     assert_eq!(none.unwrap_err(), RecvTimeoutError::TimedOut);
     pool.dead.close();
     pool.jobs.send(8).unwrap();
-    let job = pool.jobs.recv_ack_or_bury_deadline(0, &pool.dead, Instant::now()).unwrap();
+    let job = pool.jobs.recv_ack_or_bury_deadline(1, &pool.dead, Instant::now()).unwrap();
     assert_eq!(job.ack(), Ok(8));
 }
 

@@ -8,8 +8,12 @@
 //! - an owner of the control lock: a living thread that keeps it is waited for, ten seconds at most;
 //! - living threads of a dead process: they are waited for until they are dead as well;
 //! - an owner of a once cell: a living thread that makes the value is waited for, without a deadline;
-//! - after the open, patches of the header, which nobody reads any more.
+//! - after the open, patches of the header, which nobody reads any more;
+//! - an owner of a pipe's turns: who has begun to send a long message is waited for, without a deadline.
 #![no_main]
+
+#[path = "hostile/queues.rs"]
+mod queues;
 
 use arbitrary::Unstructured;
 use core::mem::offset_of;
@@ -23,6 +27,7 @@ use outlast::{
     ReadGuard, ReentrantLock, ReentrantLockGuard, Ref, RwLock, Semaphore, Shareable, Shared, Spin,
     WriteGuard,
 };
+use queues::Queues;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt::Debug;
 use std::os::fd::AsRawFd as _;
@@ -89,7 +94,7 @@ struct Memory {
 
 impl Memory {
     fn new(len: usize) -> Self {
-        let layout = Layout::from_size_align(len, SLOT).expect("a small size");
+        let layout = Layout::from_size_align(len, 128).expect("a small size");
         // SAFETY: a segment is not empty.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) }).expect("memory");
         Memory { base, layout }
@@ -222,6 +227,16 @@ fn everything() -> &'static [u8] {
     })
 }
 
+fn queues() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| {
+        let options = || Options::new().processes(PROCESSES as u32).threads(THREADS as u32);
+        // SAFETY: `good` gives memory of that length (or none), which outlives the segment.
+        let create = |memory, len| unsafe { options().create_in(memory, len, Queues::new()) };
+        good(create, Queues::fill)
+    })
+}
+
 /// A queue whose capacity is in the header.
 fn small_queue() -> &'static [u8] {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
@@ -316,11 +331,7 @@ impl Target {
     /// Takes out of the memory what is allowed to take long (see above).
     fn hurry(&self) {
         let word = |at: usize| self.memory.word(at);
-        let set = |at: usize, word: u32| self.memory.write(at, &word.to_ne_bytes());
-        let lock = word(HEADER);
-        if lock & OWNER != UNPLACED && lock & OWNER != 0 {
-            set(HEADER, lock & !OWNER);
-        }
+        self.disown(HEADER);
         for process in 0..PROCESSES {
             let at = self.peers + process * SLOT;
             if word(at) & OWNER_DIED == 0 {
@@ -329,10 +340,18 @@ impl Target {
             let tag = word(at + GENERATION) << 12 | (process as u32 + 1);
             for thread in 0..THREADS {
                 let at = self.peers + (PROCESSES + thread) * SLOT;
-                if word(at + TAG) == tag && word(at) & OWNER != 0 {
-                    set(at, word(at) & !OWNER);
+                if word(at + TAG) == tag {
+                    self.disown(at);
                 }
             }
+        }
+    }
+
+    /// Takes the owner out of a robust word.
+    fn disown(&self, at: usize) {
+        let word = self.memory.word(at);
+        if word & OWNER != UNPLACED && word & OWNER != 0 {
+            self.memory.write(at, &(word & !OWNER).to_ne_bytes());
         }
     }
 
@@ -395,11 +414,11 @@ fn use_queue<'a, T: Plain + Debug>(
 ) {
     let seen = |value: &T| drop(format!("{value:?}"));
     match verb % 20 {
-        0 => queue.try_send(value).unwrap_or_default_quietly(),
-        1 => queue.send_timeout(value, SOON).unwrap_or_default_quietly(),
-        2 => queue.send_deadline(value, Instant::now()).unwrap_or_default_quietly(),
+        0 => queue.try_send(value).quietly(),
+        1 => queue.send_timeout(value, SOON).quietly(),
+        2 => queue.send_deadline(value, Instant::now()).quietly(),
         3 => queue.try_loan().map_or((), |loan| held.loans.push(loan)),
-        4 => held.loans.pop().map_or((), |loan| loan.send().unwrap_or_default_quietly()),
+        4 => held.loans.pop().map_or((), |loan| loan.send().quietly()),
         5 => drop(held.loans.pop()),
         6 => queue.try_recv().map_or((), |message| seen(&message)),
         7 => queue.recv_timeout(SOON).map_or((), |message| seen(&message)),
@@ -429,13 +448,13 @@ fn use_queue<'a, T: Plain + Debug>(
     }
 }
 
-/// `unwrap_or_default` for results whose errors carry what was not sent.
+/// Done, or refused.
 trait Quietly {
-    fn unwrap_or_default_quietly(self);
+    fn quietly(self);
 }
 
 impl<E> Quietly for Result<(), E> {
-    fn unwrap_or_default_quietly(self) {
+    fn quietly(self) {
         self.unwrap_or(());
     }
 }
@@ -674,7 +693,11 @@ impl<T: Plain> Held<'_, T> {
 fn hostile(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let subject: u8 = input.arbitrary()?;
     let (all, overwrite, patches) = (subject & 4 != 0, subject & 8 != 0, subject >> 4);
-    let target = Target::new(if subject % 4 == 0 { small_queue() } else { everything() });
+    let target = Target::new(match subject % 4 {
+        0 => small_queue(),
+        3 => queues(),
+        _ => everything(),
+    });
     for _ in 0..patches {
         target.patch(target.before(), input)?;
     }
@@ -686,6 +709,14 @@ fn hostile(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         _ = queue.join_timeout(Duration::ZERO); // this thread is registered now, or never
         let mut held = Held::nothing();
         target.play(input, all, |_, how| use_queue(&queue, &mut held, how.into(), how));
+    } else if subject % 4 == 3 {
+        let Some(shared) = target.open::<Queues>(input) else { return Ok(()) };
+        _ = shared.jobs.join_timeout(Duration::ZERO);
+        let mut held = queues::Held::nothing();
+        target.play(input, all, |what, how| {
+            queues::locks().iter().for_each(|&at| target.disown(target.value.0 + at));
+            held.step(&shared, what, how);
+        });
     } else {
         let Some(shared) = target.open::<Everything>(input) else { return Ok(()) };
         _ = shared.queue.join_timeout(Duration::ZERO);

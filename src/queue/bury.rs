@@ -13,7 +13,7 @@ impl<T: Plain> Queue<T> {
     /// As [`recv_ack`](Self::recv_ack), except that a message that was delivered `limit` times and not acknowledged is sent to
     /// `dead_letters` instead, and counts as done here.
     ///
-    /// So a message that kills each worker does not go on for ever. If the other queue is full or closed, the message is
+    /// So a message that kills each worker does not go on for ever. Each is delivered once at least: a limit of 0 is one of 1. If the other queue is full or closed, the message is
     /// delivered all the same. Somebody who is killed while he buries a message may leave it in both queues.
     ///
     /// ```
@@ -89,6 +89,8 @@ impl<T: Plain> Queue<T> {
         dead_letters: &Queue<T>,
         next: impl Fn() -> Result<Option<Delivery<'a, T>>, Never>,
     ) -> Result<Option<Delivery<'a, T>>, Never> {
+        // (Otherwise a queue that is its own other one would bury what it holds for ever.)
+        let limit = limit.max(1);
         loop {
             let Some(delivery) = next()? else { return Ok(None) };
             if delivery.attempts() < limit || dead_letters.try_send(*delivery).is_err() {

@@ -1,0 +1,333 @@
+//! Queues of every other kind, and what is done with them.
+use crate::{Kind, Memory, Quietly as _, SOON, UNPLACED, keep};
+use outlast::bytes::{Message, Reservation};
+use outlast::log::{FixedJournal, Level, Records, WhenFull};
+use outlast::queue::priority;
+use outlast::spsc::{Consumer, FixedRing, Producer, Ring};
+use outlast::{
+    ByteQueue, Channel, Connection, Delivery, FixedByteQueue, FixedChannel, FixedPipe, FixedQueue,
+    Pipe, PriorityQueue, Queue, Receiver, Sender,
+};
+use std::fmt::Debug;
+use std::mem::offset_of;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+outlast::shared! {
+    /// One of each that is not in [`Everything`](crate::Everything).
+    pub struct Queues {
+        pub jobs: FixedQueue<u64, 4>,
+        pub buried: FixedQueue<u64, 2>,
+        pub priority: PriorityQueue<Kind, 3, 2>,
+        pub channel: FixedChannel<Kind, 3>,
+        pub ring: FixedRing<Kind, 4>,
+        pub bytes: FixedByteQueue<8>,
+        pub pipe: FixedPipe<8>,
+        pub journal: FixedJournal<4>,
+    }
+}
+
+impl Queues {
+    pub fn new() -> Self {
+        Queues {
+            jobs: FixedQueue::new(),
+            buried: FixedQueue::new(),
+            priority: PriorityQueue::new(),
+            channel: FixedChannel::new(),
+            ring: FixedRing::new(),
+            bytes: FixedByteQueue::new(),
+            pipe: FixedPipe::new(),
+            journal: FixedJournal::new(),
+        }
+    }
+
+    /// Some messages in each.
+    pub fn fill(&self) {
+        for i in 0..2 {
+            self.jobs.try_send(i).expect("room");
+            self.priority.try_send(1, Kind::Draw).expect("room");
+            self.channel.sender().expect("an end").try_send(Kind::Erase).expect("room");
+            self.ring.producer().expect("the role").try_send(Kind::Draw).expect("room");
+            self.bytes.try_send(b"message").expect("room");
+            self.journal.write(Level::Info, "target", "message").expect("a peer");
+        }
+        let (first, _second) = (self.pipe.first().expect("a side"), self.pipe.second());
+        first.try_send_bytes(b"message").expect("room");
+        self.jobs.try_recv_ack().expect("a message").nack();
+        self.priority.try_recv_ack().expect("a message").nack();
+    }
+}
+
+/// Where the robust words of the pipe's turns are: before they are placed, they name an owner that cannot be.
+pub fn locks() -> &'static [usize] {
+    static PLACES: OnceLock<Vec<usize>> = OnceLock::new();
+    PLACES.get_or_init(|| {
+        let memory = Memory::new(size_of::<FixedPipe<8>>());
+        // SAFETY: as long as a pipe, and aligned as one.
+        unsafe { memory.base.cast::<FixedPipe<8>>().write(FixedPipe::new()) };
+        let words = (0..memory.len()).step_by(4);
+        let places: Vec<usize> = words.filter(|&at| memory.word(at) == UNPLACED).collect();
+        assert!(places.len() >= 4, "two turns each way");
+        places.into_iter().map(|at| offset_of!(Queues, pipe) + at).collect()
+    })
+}
+
+/// What is held from step to step.
+pub struct Held<'a> {
+    jobs: Vec<Delivery<'a, u64>>,
+    priority: Vec<priority::Delivery<'a, Kind>>,
+    senders: Vec<Sender<Kind, &'a Channel<Kind>>>,
+    receivers: Vec<Receiver<Kind, &'a Channel<Kind>>>,
+    producer: Option<Producer<'a, Kind>>,
+    consumer: Option<Consumer<'a, Kind>>,
+    reservations: Vec<Reservation<'a>>,
+    messages: Vec<Message<'a>>,
+    sides: [Vec<Connection<&'a Pipe>>; 2],
+    records: Vec<Records<'a>>,
+}
+
+impl<'a> Held<'a> {
+    pub fn nothing() -> Self {
+        Held {
+            jobs: Vec::new(),
+            priority: Vec::new(),
+            senders: Vec::new(),
+            receivers: Vec::new(),
+            producer: None,
+            consumer: None,
+            reservations: Vec::new(),
+            messages: Vec::new(),
+            sides: [Vec::new(), Vec::new()],
+            records: Vec::new(),
+        }
+    }
+
+    pub fn step(&mut self, all: &'a Queues, what: u8, how: u8) {
+        match what % 8 {
+            0 => self.bury(&all.jobs, &all.buried, how),
+            1 => self.use_priority(&all.priority, how),
+            2 => self.use_channel(&all.channel, how),
+            3 => self.use_ring(&all.ring, how),
+            4 => self.use_bytes(&all.bytes, how),
+            5 => self.use_pipe(&all.pipe, how),
+            _ => self.use_journal(&all.journal, how),
+        }
+    }
+
+    fn bury(&mut self, jobs: &'a Queue<u64>, buried: &Queue<u64>, how: u8) {
+        let limit = [0, 1, 2, u32::MAX][usize::from(how) / 8 % 4];
+        let mut hold = |job: Option<Delivery<'a, u64>>| {
+            job.into_iter().for_each(|job| keep(&mut self.jobs, how, job));
+        };
+        match how % 8 {
+            0 => hold(jobs.try_recv_ack_or_bury(limit, buried).ok()),
+            1 => hold(jobs.recv_ack_or_bury_timeout(limit, buried, SOON).ok()),
+            2 => hold(jobs.recv_ack_or_bury_deadline(limit, buried, Instant::now()).ok()),
+            // A queue's own dead letters go to its end.
+            3 => hold(jobs.recv_ack_or_bury_timeout(limit, jobs, SOON).ok()),
+            4 => drop(self.jobs.pop().map(Delivery::ack)),
+            5 => drop(self.jobs.pop()),
+            6 => jobs.try_send(how.into()).quietly(),
+            _ => drop((buried.try_recv(), format!("{jobs:?} {buried:?}"))),
+        }
+    }
+
+    fn use_priority<const LEVELS: usize, const N: usize>(
+        &mut self,
+        queue: &'a PriorityQueue<Kind, LEVELS, N>,
+        how: u8,
+    ) {
+        let (level, value) = (usize::from(how) % LEVELS, kind(how));
+        let mut hold = |job: Option<priority::Delivery<'a, Kind>>| {
+            job.into_iter().for_each(|job| {
+                drop(format!("{job:?} {} {}", job.priority(), job.attempts()));
+                keep(&mut self.priority, how, job);
+            });
+        };
+        match how % 16 {
+            0 => queue.try_send(level, value).quietly(),
+            1 => queue.send_timeout(level, value, SOON).quietly(),
+            2 => queue.send_deadline(level, value, Instant::now()).quietly(),
+            3 => seen(queue.try_recv()),
+            4 => seen(queue.recv_timeout(SOON)),
+            5 => seen(queue.recv_deadline(Instant::now())),
+            6 => hold(queue.try_recv_ack().ok()),
+            7 => hold(queue.recv_ack_timeout(SOON).ok()),
+            8 => hold(queue.recv_ack_deadline(Instant::now()).ok()),
+            9 => drop(self.priority.pop().map(priority::Delivery::ack)),
+            10 => drop(self.priority.pop()),
+            11 => queue.try_iter().take(9).for_each(|message| drop(format!("{message:?}"))),
+            12 => drop(queue.join_timeout(SOON)),
+            13 => queue.close(),
+            14 => {
+                seen_all(&(queue.len(), queue.len_of(level), queue.is_empty(), queue.is_closed()))
+            }
+            _ => seen_all(queue),
+        }
+    }
+
+    fn use_channel(&mut self, channel: &'a Channel<Kind>, how: u8) {
+        let (sender, receiver) = (self.senders.last(), self.receivers.last());
+        match how % 20 {
+            0 | 1 => channel.sender().map_or((), |end| keep(&mut self.senders, 0x40, end)),
+            2 | 3 => channel.receiver().map_or((), |end| keep(&mut self.receivers, 0x40, end)),
+            4 => drop(self.senders.pop()),
+            5 => drop(self.receivers.pop()),
+            6 => drop(sender.map(|end| end.try_send(kind(how)))),
+            7 => drop(sender.map(|end| end.send_timeout(kind(how), SOON))),
+            8 => drop(sender.map(|end| end.send_deadline(kind(how), Instant::now()))),
+            9 => drop(receiver.map(|end| seen(end.try_recv()))),
+            10 => drop(receiver.map(|end| seen(end.recv_timeout(SOON)))),
+            11 => drop(receiver.map(|end| seen(end.recv_deadline(Instant::now())))),
+            12 => drop(receiver.map(|end| end.try_recv_ack().map(Delivery::ack))),
+            13 => drop(receiver.map(|end| drop(end.recv_ack_timeout(SOON)))),
+            14 => drop(receiver.map(|end| end.try_iter().take(9).count())),
+            15 => drop((sender.cloned(), receiver.cloned())),
+            16 => drop(channel.join_timeout(SOON)),
+            17 => channel.close(),
+            18 => seen_all(&(channel.senders(), channel.receivers(), channel.len())),
+            _ => seen_all(&(channel, sender, receiver)),
+        }
+    }
+
+    fn use_ring(&mut self, ring: &'a Ring<Kind>, how: u8) {
+        let many = usize::from(how) / 24;
+        let mut all = Vec::new();
+        let (producer, consumer) = (self.producer.as_mut(), self.consumer.as_mut());
+        match how % 24 {
+            0 => self.producer = ring.producer().ok().or(self.producer.take()),
+            1 => self.producer = ring.producer_timeout(SOON).ok().or(self.producer.take()),
+            2 => self.consumer = ring.consumer().ok().or(self.consumer.take()),
+            3 => {
+                self.consumer = ring.consumer_deadline(Instant::now()).ok().or(self.consumer.take())
+            }
+            4 => self.producer = None,
+            5 => self.consumer = None,
+            6 | 7 => drop(producer.map(|end| end.try_send(kind(how)))),
+            8 => drop(producer.map(|end| end.send_timeout(kind(how), SOON))),
+            9 => drop(producer.map(|end| end.send_deadline(kind(how), Instant::now()))),
+            10 => drop(producer.map(|end| end.try_send_batch(&[kind(how); 6][..many % 7]))),
+            11 => drop(producer.map(|end| {
+                let Ok(mut chunk) = end.try_write_chunk(many) else { return };
+                (0..chunk.len()).for_each(|i| chunk.set(i, kind(how)));
+                drop(format!("{chunk:?}"));
+                chunk.commit(many / 2).quietly();
+            })),
+            12 | 13 => drop(consumer.map(|end| seen(end.try_recv()))),
+            14 => drop(consumer.map(|end| seen(end.recv_timeout(SOON)))),
+            15 => drop(consumer.map(|end| seen(end.recv_deadline(Instant::now())))),
+            // It waits for the first message, but not if the ring is closed.
+            16 if ring.is_closed() => drop(consumer.map(|end| end.recv_batch(&mut all, many))),
+            17 => drop(consumer.map(|end| {
+                let Ok(chunk) = end.try_read_chunk(many) else { return };
+                drop(format!("{chunk:?} {:?}", chunk.as_slices()));
+                (0..=chunk.len()).for_each(|i| seen_all(&chunk.get(i)));
+                chunk.consume(many / 2).quietly();
+            })),
+            18 => seen_all(&(ring.len(), ring.is_empty(), ring.is_full(), ring.is_closed())),
+            19 => seen_all(&(ring.sent(), ring.received(), ring.capacity())),
+            20 => ring.close(),
+            21 => drop(producer.map(|end| end.predecessor_died())),
+            22 => drop(consumer.map(|end| end.predecessor_died())),
+            _ => seen_all(&(ring, producer, consumer)),
+        }
+    }
+
+    fn use_bytes<const BLOCKS: usize>(&mut self, queue: &'a FixedByteQueue<BLOCKS>, how: u8) {
+        let queue: &'a ByteQueue<_> = queue;
+        let len = [0, 1, 60, 64, 200, 440, 100_000][usize::from(how) / 20 % 7];
+        let message = vec![how; len];
+        let mut hold = |message: Option<Message<'a>>| {
+            message.into_iter().for_each(|message| {
+                drop(format!("{message:?} {:?}", message.to_vec()));
+                keep(&mut self.messages, how, message);
+            });
+        };
+        match how % 20 {
+            0 => queue.try_send(&message).quietly(),
+            1 => queue.send_timeout(&message, SOON).quietly(),
+            2 => queue.send_deadline(&message, Instant::now()).quietly(),
+            3 | 4 => queue.try_reserve(len).map_or((), |mut place| {
+                place.fill(how);
+                keep(&mut self.reservations, how | 0x40, place);
+            }),
+            5 => drop(queue.reserve_timeout(len, SOON)),
+            6 => drop(self.reservations.pop().map(Reservation::commit)),
+            7 => drop(self.reservations.pop().map(|place| {
+                let len = place.len();
+                place.commit_len(len / 2)
+            })),
+            8 => drop(self.reservations.pop()),
+            9 => seen(queue.try_recv()),
+            10 => seen(queue.recv_timeout(SOON)),
+            11 => seen(queue.recv_deadline(Instant::now())),
+            12 => hold(queue.try_recv_ref().ok()),
+            13 => hold(queue.recv_ref_timeout(SOON).ok()),
+            14 => drop(self.messages.pop()),
+            15 => drop(self.messages.pop().map(Message::give_back)),
+            16 => queue.try_iter().take(9).for_each(drop),
+            17 => queue.close(),
+            18 => seen_all(&(queue.len(), queue.is_empty(), queue.is_closed(), queue.capacity())),
+            _ => seen_all(&(queue, &self.messages, &self.reservations)),
+        }
+    }
+
+    fn use_pipe(&mut self, pipe: &'a Pipe, how: u8) {
+        let side = usize::from(how & 0x80 != 0);
+        let len = [0, 1, 60, 64, 200, 900][usize::from(how) / 12 % 6];
+        let message = vec![how; len];
+        let mut all = Vec::new();
+        let here = self.sides[side].last();
+        match how % 12 {
+            0 | 1 => {
+                let connection = if side == 0 { pipe.first() } else { pipe.second() };
+                _ = connection.map(|end| keep(&mut self.sides[side], 0x40, end));
+            }
+            2 => drop(self.sides[side].pop()),
+            3 => drop(here.map(|end| end.try_send_bytes(&message))),
+            4 => drop(here.map(|end| end.send_bytes_timeout(&message, SOON))),
+            5 => drop(here.map(|end| end.send_bytes_deadline(&message, Instant::now()))),
+            6 => drop(here.map(|end| seen(end.try_recv_bytes()))),
+            7 => drop(here.map(|end| seen(end.recv_bytes_timeout(SOON)))),
+            8 => drop(here.map(|end| seen(end.recv_bytes_deadline(Instant::now())))),
+            9 => drop(here.map(|end| {
+                // What has begun is had without a wait, or cannot be had.
+                end.poll(SOON).is_ok_and(|ready| ready).then(|| end.recv_bytes_into(&mut all))
+            })),
+            10 => drop(here.cloned()),
+            _ => seen_all(&(pipe, pipe.capacity(), here)),
+        }
+    }
+
+    fn use_journal<const N: usize>(&mut self, journal: &'a FixedJournal<N>, how: u8) {
+        let text = "äöü and more ".repeat(usize::from(how));
+        match how % 10 {
+            0..=2 => journal.write(Level::Warn, "target", &text).quietly(),
+            3 => keep(&mut self.records, 0x40, journal.records()),
+            4 => drop(self.records.pop()),
+            5 => drop(self.records.last_mut().map(|records| {
+                records.try_next().map(|record| drop(format!("{record} {record:?}")))
+            })),
+            6 => drop(self.records.last_mut().map(|records| records.next_timeout(SOON))),
+            7 => journal.set_when_full(
+                [WhenFull::OverwriteOldest, WhenFull::DropNewest][usize::from(how) / 128],
+            ),
+            8 => journal.close(),
+            _ => seen_all(&(journal, journal.losses(), journal.is_closed())),
+        }
+    }
+}
+
+fn kind(how: u8) -> Kind {
+    if how & 1 == 0 { Kind::Draw } else { Kind::Erase }
+}
+
+fn seen<T: Debug, E>(received: Result<T, E>) {
+    if let Ok(message) = received {
+        seen_all(&message);
+    }
+}
+
+fn seen_all<T: Debug>(things: &T) {
+    drop(format!("{things:?}"));
+}
