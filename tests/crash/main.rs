@@ -17,6 +17,8 @@ mod latch;
 #[cfg(feature = "futex")]
 mod log;
 #[cfg(feature = "futex")]
+mod pipe;
+#[cfg(feature = "futex")]
 mod primitives;
 #[cfg(feature = "futex")]
 mod priority;
