@@ -276,7 +276,6 @@ impl<'a> Held<'a> {
         let side = usize::from(how & 0x80 != 0);
         let len = [0, 1, 60, 64, 200, 900][usize::from(how) / 12 % 6];
         let message = vec![how; len];
-        let mut all = Vec::new();
         let here = self.sides[side].last();
         match how % 12 {
             0 | 1 => {
@@ -290,10 +289,7 @@ impl<'a> Held<'a> {
             6 => drop(here.map(|end| seen(end.try_recv_bytes()))),
             7 => drop(here.map(|end| seen(end.recv_bytes_timeout(SOON)))),
             8 => drop(here.map(|end| seen(end.recv_bytes_deadline(Instant::now())))),
-            9 => drop(here.map(|end| {
-                // What has begun is had without a wait, or cannot be had.
-                end.poll(SOON).is_ok_and(|ready| ready).then(|| end.recv_bytes_into(&mut all))
-            })),
+            9 => drop(here.map(|end| end.poll(SOON))),
             10 => drop(here.cloned()),
             _ => seen_all(&(pipe, pipe.capacity(), here)),
         }
