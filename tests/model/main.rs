@@ -19,6 +19,7 @@ mod latch;
 mod lock;
 mod log;
 mod once;
+mod pipe;
 mod priority;
 mod queue;
 mod reentrant;
