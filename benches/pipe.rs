@@ -1,0 +1,133 @@
+//! What a pipe between two sides costs, as a stream and as a round trip, beside the system's pipe and socket pair.
+mod support;
+
+use outlast::{Pipe, Shared};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use support::scenes::{World, ping_pong, stream};
+use support::{ALONE, Bench, Contest, Outcome, TOGETHER, group};
+
+fn pipe(len: usize) -> Shared<Pipe> {
+    let capacity = (256 * len).clamp(1 << 14, 1 << 22); // each way
+    Shared::<Pipe>::anonymous_pipe(capacity).expect("memory")
+}
+
+fn number(message: &[u8]) -> u64 {
+    u64::from_ne_bytes(message[..8].try_into().expect("8 bytes"))
+}
+
+fn alone<const LEN: usize>(contest: &mut Contest<'_>) {
+    let ours = pipe(LEN);
+    contest.alone("outlast::Pipe", move |n| {
+        let (first, second) = (ours.first().expect("free"), ours.second().expect("free"));
+        let (message, mut to) = ([7; LEN], Vec::with_capacity(LEN));
+        for _ in 0..n {
+            first.send_bytes(&message).expect("open");
+            to.clear();
+            assert_eq!(second.recv_bytes_into(&mut to), Ok(LEN));
+        }
+    });
+}
+
+/// A stream through something of the system's, of which each process takes a copy.
+fn system<const LEN: usize, W: Write, R: Read>(
+    messages: u64,
+    to: impl Fn() -> W + Sync,
+    from: impl Fn() -> R + Sync,
+) -> Outcome {
+    let sender = || {
+        let (mut to, mut message) = (to(), vec![7; LEN]);
+        move |number: u64| {
+            message[..8].copy_from_slice(&number.to_ne_bytes());
+            to.write_all(&message).expect("a reader");
+        }
+    };
+    let receiver = || {
+        let (mut from, mut message) = (from(), vec![0; LEN]);
+        move || {
+            from.read_exact(&mut message).expect("a writer");
+            number(&message)
+        }
+    };
+    stream(World::Processes, 1, messages, sender, receiver)
+}
+
+/// Every byte is written by the sender, and read by the receiver. (The system's have no messages: both know the length.)
+fn streams<const LEN: usize>(contest: &mut Contest<'_>) {
+    for (name, world) in
+        [("outlast::Pipe", World::Processes), ("outlast::Pipe (threads)", World::Threads)]
+    {
+        contest.counted(name, move |messages| {
+            let pipe = pipe(LEN);
+            let sender = || {
+                let (side, mut message) = (pipe.first().expect("free"), vec![7; LEN]);
+                move |number: u64| {
+                    message[..8].copy_from_slice(&number.to_ne_bytes());
+                    side.send_bytes(&message).expect("open");
+                }
+            };
+            let receiver = || {
+                let (side, mut to) = (pipe.second().expect("free"), Vec::with_capacity(LEN));
+                move || {
+                    to.clear();
+                    side.recv_bytes_into(&mut to).expect("open");
+                    number(&to)
+                }
+            };
+            stream(world, 1, messages, sender, receiver)
+        });
+    }
+    contest.counted("pipe", |messages| {
+        let (from, to) = std::io::pipe().expect("a pipe");
+        let (to, from) = (|| to.try_clone().expect("a copy"), || from.try_clone().expect("a copy"));
+        system::<LEN, _, _>(messages, to, from)
+    });
+    contest.counted("socketpair", |messages| {
+        let (from, to) = UnixStream::pair().expect("a pair");
+        let (to, from) = (|| to.try_clone().expect("a copy"), || from.try_clone().expect("a copy"));
+        system::<LEN, _, _>(messages, to, from)
+    });
+}
+
+fn round_trips<const LEN: usize>(contest: &mut Contest<'_>) {
+    contest.counted("outlast::Pipe", |trips| {
+        let pipe = pipe(LEN);
+        group::processes(2, None, |i, stage| {
+            let side = if i == 0 { pipe.first() } else { pipe.second() }.expect("free");
+            let (message, mut to) = ([7; LEN], Vec::with_capacity(LEN));
+            stage.start();
+            for _ in 0..trips {
+                to.clear();
+                if i == 0 {
+                    side.send_bytes(&message).expect("open");
+                    side.recv_bytes_into(&mut to).expect("open");
+                } else {
+                    side.recv_bytes_into(&mut to).expect("open");
+                    side.send_bytes(&to).expect("open");
+                }
+            }
+            // Nobody leaves while the other waits for an answer: who is done has had it.
+            if i == 0 { trips } else { 0 }
+        })
+    });
+    contest.counted("socketpair", |trips| {
+        let (first, second) = UnixStream::pair().expect("a pair");
+        let ends = [&first, &second];
+        ping_pong(
+            trips,
+            || {},
+            |i| (&mut &*ends[i]).write_all(&[7; LEN]).expect("a reader"),
+            |i| (&mut &*ends[1 - i]).read_exact(&mut [0; LEN]).expect("a writer"),
+        )
+    });
+}
+
+fn main() {
+    let bench = Bench::from_args();
+    bench.contest("pipe alone: 64 B", ALONE, 61, alone::<64>);
+    bench.contest("pipe, stream of 64 B", TOGETHER, 11, streams::<64>);
+    bench.contest("pipe, stream of 1 KiB", TOGETHER, 11, streams::<1_024>);
+    bench.contest("pipe, stream of 64 KiB", TOGETHER, 11, streams::<65_536>);
+    bench.contest("pipe, round trip of 64 B", TOGETHER, 11, round_trips::<64>);
+    bench.contest("pipe, round trip of 4 KiB", TOGETHER, 11, round_trips::<4_096>);
+}
