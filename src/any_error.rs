@@ -129,6 +129,16 @@ impl From<RecvError> for Error {
     }
 }
 
+#[cfg(feature = "serde")]
+impl<E: Into<Error>> From<crate::queue::ValueError<E>> for Error {
+    fn from(error: crate::queue::ValueError<E>) -> Self {
+        match error {
+            crate::queue::ValueError::Recv(error) => error.into(),
+            crate::queue::ValueError::Undecodable(_) => Error::Fault(Fault::Undecodable),
+        }
+    }
+}
+
 impl From<RecvTimeoutError> for Error {
     fn from(error: RecvTimeoutError) -> Self {
         Error::Recv(error)

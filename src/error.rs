@@ -129,6 +129,12 @@ pub enum Fault {
     /// The message is longer than the queue.
     #[error("the message is longer than the queue can hold")]
     TooLong,
+    /// The value cannot be encoded: it has a part that the format has no form for, such as a sequence of unknown length.
+    #[error("the value cannot be encoded")]
+    Unencodable,
+    /// The message is no encoding of the type that was asked for.
+    #[error("the message is no encoding of the type that was asked for")]
+    Undecodable,
     /// The kernel or the C library gives this thread no robust list of the layout known here.
     #[error("robust futexes are not available to this thread")]
     Unsupported,

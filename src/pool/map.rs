@@ -6,6 +6,7 @@ use super::hall::INLINE;
 use super::task::{first, from_piece};
 use crate::deadline::Deadline;
 use crate::process::worker;
+use crate::queue::value::encode;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
 use core::fmt;
@@ -149,7 +150,7 @@ where
             };
             let start = body.len();
             body.extend([0; 4]);
-            let encoded = worker::encode(&argument, &mut body);
+            let encoded = encode(&argument, &mut body);
             let length = body.len() - start - 4;
             let number = self.sent;
             self.sent += 1;

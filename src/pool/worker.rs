@@ -4,6 +4,7 @@ use crate::deadline::Deadline;
 use crate::process::wire::{from_file, to_file};
 use crate::process::worker::{Entry, Failure, catch};
 use crate::process::{inherited_fd, worker};
+use crate::queue::value::encode;
 use crate::sync::atomic::Ordering::{Acquire, Release};
 use crate::sys::process::{poll, receive, send, watch_process};
 use core::time::Duration;
@@ -187,7 +188,7 @@ impl Worker<'_> {
                 }
                 Err(panic) => {
                     self.record.resize(8, 0);
-                    worker::encode::<worker::Panic>(&panic, &mut self.record).unwrap_or_default();
+                    encode::<worker::Panic>(&panic, &mut self.record).unwrap_or_default();
                     status::PANICKED
                 }
             };

@@ -3,6 +3,7 @@
 use super::code;
 use super::wire::{Kind, Order, say};
 use crate::command;
+use crate::queue::value::encode;
 use crate::sys::process::{die_with, name_thread, own_session, watch_process};
 use core::any::Any;
 use core::cell::RefCell;
@@ -40,17 +41,6 @@ pub(crate) fn entry<A: DeserializeOwned, R: Serialize>(
     let function = unsafe { core::mem::transmute::<*const (), fn(A) -> R>(function) };
     let value = function(argument);
     encode(&value, result).map_err(|error| Failure::Encode(error.to_string()))
-}
-
-/// Appends the encoded value.
-pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> postcard::Result<()> {
-    struct Appended<'a>(&'a mut Vec<u8>);
-    impl Extend<u8> for Appended<'_> {
-        fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
-            self.0.extend(bytes);
-        }
-    }
-    postcard::to_extend(value, Appended(to)).map(drop)
 }
 
 /// The numbers of an [`Entry`] and of its function.

@@ -75,6 +75,8 @@ pub mod pipe;
 pub mod priority;
 mod ring;
 pub mod spsc;
+#[cfg(all(feature = "serde", not(outlast_loom)))]
+pub mod value;
 
 pub use bytes::{ByteQueue, FixedByteQueue};
 pub use cells::{Delivery, IN_FLIGHT, Loan, Ref};
@@ -85,6 +87,8 @@ pub use error::{
 pub use pipe::{Connection, FixedPipe, Pipe};
 pub use priority::PriorityQueue;
 pub use ring::Slot;
+#[cfg(all(feature = "serde", not(outlast_loom)))]
+pub use value::ValueError;
 
 use crate::deadline::Deadline;
 use crate::error::Fault;

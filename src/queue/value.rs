@@ -1,0 +1,315 @@
+//! Messages of any shape: what `serde` knows, encoded by `postcard`, through queues and pipes of bytes.
+//!
+//! ```
+//! use outlast::queue::ValueError;
+//! use outlast::{ByteQueue, Shared};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug, PartialEq, Serialize, Deserialize)]
+//! enum Job {
+//!     Fetch { url: String, depth: u8 },
+//!     Stop,
+//! }
+//!
+//! let here = Shared::<ByteQueue>::anonymous_bytes(64 * 1024)?;
+//! let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! here.send_value(&Job::Fetch { url: "http://localhost".into(), depth: 3 })?;
+//! here.send_value("no job")?;
+//! here.send_value(&Job::Stop)?;
+//! assert!(matches!(there.recv_value()?, Job::Fetch { depth: 3, .. }));
+//! // What is no encoding of the type is given to who asked for it, as it came:
+//! let Err(ValueError::Undecodable(bytes)) = there.recv_value::<Job>() else { panic!() };
+//! assert_eq!(bytes, b"\x06no job");
+//! assert_eq!(there.recv_value::<Job>()?, Job::Stop);
+//! # Ok::<(), outlast::Error>(())
+//! ```
+//!
+//! # Encoding
+//! That of [postcard](https://docs.rs/postcard), without a mark of its type: both ends must mean the same one. Bytes that are left over after the
+//! value are an error. Maps and sequences are encoded if they know their length beforehand, as all of the standard library's do.
+//!
+//! # Death
+//! As with the bytes: a message is sent whole or not at all. Between `recv` of the bytes and its return nothing can fail but the decoding.
+use crate::error::Fault;
+use crate::queue::bytes::{ByteQueue, Message, Reservation, Store};
+use crate::queue::pipe::{Connection, Pipe};
+use crate::queue::{
+    RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
+};
+use core::ops::Deref;
+use core::time::Duration;
+use postcard::ser_flavors::Size;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::time::Instant;
+use thiserror::Error;
+
+/// Why no value was received.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ValueError<E> {
+    /// No message was received.
+    #[error(transparent)]
+    Recv(E),
+    /// The message is no encoding of the type. It has been received, and is inside: it can be decoded as another type, or sent on to
+    /// who knows it. (To leave it where it is, see [`Message::decode`].)
+    #[error("the message is no encoding of the type that was asked for")]
+    Undecodable(Vec<u8>),
+}
+
+/// Appends the encoded value.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> postcard::Result<()> {
+    struct Appended<'a>(&'a mut Vec<u8>);
+    impl Extend<u8> for Appended<'_> {
+        fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
+            self.0.extend(bytes);
+        }
+    }
+    postcard::to_extend(value, Appended(to)).map(drop)
+}
+
+/// The value that all of the bytes stand for.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> postcard::Result<T> {
+    match postcard::take_from_bytes(bytes)? {
+        (value, []) => Ok(value),
+        _ => Err(postcard::Error::DeserializeBadEncoding),
+    }
+}
+
+fn encoded<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    encode(value, &mut bytes).map_err(|_| Fault::Unencodable)?;
+    Ok(bytes)
+}
+
+fn encoded_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, Fault> {
+    postcard::serialize_with_flavor(value, Size::default()).map_err(|_| Fault::Unencodable)
+}
+
+/// Encodes it in its place, and sends it.
+fn fill<T: Serialize + ?Sized>(mut room: Reservation<'_>, value: &T) -> Result<(), Fault> {
+    // (A value that has grown since it was measured does not fit.)
+    let written = postcard::to_slice(value, &mut room).map_err(|_| Fault::Unencodable)?.len();
+    room.commit_len(written)
+}
+
+fn value_of<T: DeserializeOwned, E>(message: Result<Vec<u8>, E>) -> Result<T, ValueError<E>> {
+    let bytes = message.map_err(ValueError::Recv)?;
+    decode(&bytes).map_err(|_| ValueError::Undecodable(bytes))
+}
+
+/// The same without a copy of the bytes.
+fn value_in<T: DeserializeOwned, E>(message: Result<Message<'_>, E>) -> Result<T, ValueError<E>> {
+    let message = message.map_err(ValueError::Recv)?;
+    decode(&message).map_err(|_| ValueError::Undecodable(message.to_vec()))
+}
+
+impl Message<'_> {
+    /// The value that it is the encoding of. The message stays as it is: to be received by another who
+    /// can decode it, it is [given back](Self::give_back).
+    ///
+    /// ```
+    /// use outlast::{ByteQueue, Fault, Shared};
+    ///
+    /// let here = Shared::<ByteQueue>::anonymous_bytes(4096)?;
+    /// let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// here.send_value("text")?;
+    /// let message = there.recv_ref()?;
+    /// assert_eq!(message.decode::<[u64; 3]>(), Err(Fault::Undecodable));
+    /// message.give_back()?;
+    /// assert_eq!(here.recv_value::<String>()?, "text");
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Fault::Undecodable`].
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Fault> {
+        decode(self).map_err(|_| Fault::Undecodable)
+    }
+}
+
+/// Values of any shape, encoded in their place.
+impl<S: Store + ?Sized> ByteQueue<S> {
+    /// Sends a value, waiting for room as long as it takes.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and [`Fault::Unencodable`] if the value cannot be encoded; nothing is sent then.
+    pub fn send_value<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError<()>> {
+        let failed = |fault| SendError::Failed((), fault);
+        let room = self.reserve(encoded_len(value).map_err(failed)?)?;
+        fill(room, value).map_err(failed)
+    }
+
+    /// Sends a value if there is room. Never blocks.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send), and [`Fault::Unencodable`].
+    pub fn try_send_value<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), TrySendError<()>> {
+        let failed = |fault| TrySendError::Failed((), fault);
+        let room = self.try_reserve(encoded_len(value).map_err(failed)?)?;
+        fill(room, value).map_err(failed)
+    }
+
+    /// Sends a value, waiting for room at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`send_timeout`](Self::send_timeout), and [`Fault::Unencodable`].
+    pub fn send_value_timeout<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        timeout: Duration,
+    ) -> Result<(), SendTimeoutError<()>> {
+        let failed = |fault| SendTimeoutError::Failed((), fault);
+        let room = self.reserve_timeout(encoded_len(value).map_err(failed)?, timeout)?;
+        fill(room, value).map_err(failed)
+    }
+
+    /// Sends a value, waiting for room until `deadline` at most.
+    ///
+    /// # Errors
+    /// As [`send_deadline`](Self::send_deadline), and [`Fault::Unencodable`].
+    pub fn send_value_deadline<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        deadline: Instant,
+    ) -> Result<(), SendTimeoutError<()>> {
+        let failed = |fault| SendTimeoutError::Failed((), fault);
+        let room = self.reserve_deadline(encoded_len(value).map_err(failed)?, deadline)?;
+        fill(room, value).map_err(failed)
+    }
+
+    /// Receives a value, waiting for one as long as it takes.
+    ///
+    /// If the process is killed while it decodes, another receives the message.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), and [`ValueError::Undecodable`], with the message.
+    pub fn recv_value<T: DeserializeOwned>(&self) -> Result<T, ValueError<RecvError>> {
+        value_in(self.recv_ref())
+    }
+
+    /// Receives a value if there is one. Never blocks.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv), and [`ValueError::Undecodable`], with the message.
+    pub fn try_recv_value<T: DeserializeOwned>(&self) -> Result<T, ValueError<TryRecvError>> {
+        value_in(self.try_recv_ref())
+    }
+
+    /// Receives a value, waiting for one at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout), and [`ValueError::Undecodable`], with the message.
+    pub fn recv_value_timeout<T: DeserializeOwned>(
+        &self,
+        timeout: Duration,
+    ) -> Result<T, ValueError<RecvTimeoutError>> {
+        value_in(self.recv_ref_timeout(timeout))
+    }
+
+    /// Receives a value, waiting for one until `deadline` at most.
+    ///
+    /// # Errors
+    /// As [`recv_deadline`](Self::recv_deadline), and [`ValueError::Undecodable`], with the message.
+    pub fn recv_value_deadline<T: DeserializeOwned>(
+        &self,
+        deadline: Instant,
+    ) -> Result<T, ValueError<RecvTimeoutError>> {
+        value_in(self.recv_ref_deadline(deadline))
+    }
+}
+
+/// Values of any shape, as the messages of a pipe.
+impl<C: Deref<Target = Pipe>> Connection<C> {
+    /// Sends a value, waiting for room as long as it takes.
+    ///
+    /// ```
+    /// use outlast::{Pipe, Shared};
+    ///
+    /// let here = Shared::<Pipe>::anonymous_pipe(4096)?;
+    /// let there = Shared::<Pipe>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// let (parent, child) = (here.first()?, there.second()?);
+    /// parent.send(&("sum", vec![1_u64, 2, 3]))?;
+    /// let (what, numbers): (String, Vec<u64>) = child.recv()?;
+    /// child.send(&numbers.iter().sum::<u64>())?;
+    /// assert_eq!((what.as_str(), parent.recv::<u64>()?), ("sum", 6));
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`send_bytes`](Self::send_bytes), and [`Fault::Unencodable`] if the value cannot be encoded; nothing is sent then.
+    pub fn send<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError<()>> {
+        self.send_bytes(&encoded(value).map_err(|fault| SendError::Failed((), fault))?)
+    }
+
+    /// Sends a value if there is room. Never blocks.
+    ///
+    /// # Errors
+    /// As [`try_send_bytes`](Self::try_send_bytes), and [`Fault::Unencodable`].
+    pub fn try_send<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), TrySendError<()>> {
+        self.try_send_bytes(&encoded(value).map_err(|fault| TrySendError::Failed((), fault))?)
+    }
+
+    /// Sends a value, waiting for room at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`send_bytes_timeout`](Self::send_bytes_timeout), and [`Fault::Unencodable`].
+    pub fn send_timeout<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        timeout: Duration,
+    ) -> Result<(), SendTimeoutError<()>> {
+        let bytes = encoded(value).map_err(|fault| SendTimeoutError::Failed((), fault))?;
+        self.send_bytes_timeout(&bytes, timeout)
+    }
+
+    /// Sends a value, waiting for room until `deadline` at most.
+    ///
+    /// # Errors
+    /// As [`send_bytes_deadline`](Self::send_bytes_deadline), and [`Fault::Unencodable`].
+    pub fn send_deadline<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        deadline: Instant,
+    ) -> Result<(), SendTimeoutError<()>> {
+        let bytes = encoded(value).map_err(|fault| SendTimeoutError::Failed((), fault))?;
+        self.send_bytes_deadline(&bytes, deadline)
+    }
+
+    /// Receives a value, waiting for one as long as it takes.
+    ///
+    /// # Errors
+    /// As [`recv_bytes`](Self::recv_bytes), and [`ValueError::Undecodable`], with the message.
+    pub fn recv<T: DeserializeOwned>(&self) -> Result<T, ValueError<RecvError>> {
+        value_of(self.recv_bytes())
+    }
+
+    /// Receives a value if there is one. Never blocks, except as [`try_recv_bytes`](Self::try_recv_bytes) does.
+    ///
+    /// # Errors
+    /// As [`try_recv_bytes`](Self::try_recv_bytes), and [`ValueError::Undecodable`], with the message.
+    pub fn try_recv<T: DeserializeOwned>(&self) -> Result<T, ValueError<TryRecvError>> {
+        value_of(self.try_recv_bytes())
+    }
+
+    /// Receives a value, waiting for one at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`recv_bytes_timeout`](Self::recv_bytes_timeout), and [`ValueError::Undecodable`], with the message.
+    pub fn recv_timeout<T: DeserializeOwned>(
+        &self,
+        timeout: Duration,
+    ) -> Result<T, ValueError<RecvTimeoutError>> {
+        value_of(self.recv_bytes_timeout(timeout))
+    }
+
+    /// Receives a value, waiting for one until `deadline` at most.
+    ///
+    /// # Errors
+    /// As [`recv_bytes_deadline`](Self::recv_bytes_deadline), and [`ValueError::Undecodable`], with the message.
+    pub fn recv_deadline<T: DeserializeOwned>(
+        &self,
+        deadline: Instant,
+    ) -> Result<T, ValueError<RecvTimeoutError>> {
+        value_of(self.recv_bytes_deadline(deadline))
+    }
+}
