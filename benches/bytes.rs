@@ -2,8 +2,7 @@
 mod support;
 
 use outlast::{ByteQueue, Queue, Shared};
-use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
-use support::scenes::{World, stream};
+use support::scenes::{World, stream, system_stream};
 use support::{ALONE, Bench, Contest, TOGETHER};
 
 /// Messages that there is room for.
@@ -86,23 +85,8 @@ fn copied<const LEN: usize>(contest: &mut Contest<'_>) {
     }
     contest.counted("pipe", |messages| {
         let (from, to) = std::io::pipe().expect("a pipe");
-        let sender = || {
-            let (mut to, mut message): (PipeWriter, _) =
-                (to.try_clone().expect("a copy"), vec![7; LEN]);
-            move |number: u64| {
-                message[..8].copy_from_slice(&number.to_ne_bytes());
-                to.write_all(&message).expect("a reader");
-            }
-        };
-        let receiver = || {
-            let (mut from, mut message): (PipeReader, _) =
-                (from.try_clone().expect("a copy"), vec![0; LEN]);
-            move || {
-                from.read_exact(&mut message).expect("a writer");
-                number(&message)
-            }
-        };
-        stream(World::Processes, 1, messages, sender, receiver)
+        let (to, from) = (|| to.try_clone().expect("a copy"), || from.try_clone().expect("a copy"));
+        system_stream::<LEN, _, _>(messages, to, from)
     });
 }
 

@@ -2,10 +2,10 @@
 mod support;
 
 use outlast::{Pipe, Shared};
-use std::io::{Read, Write};
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use support::scenes::{World, ping_pong, stream};
-use support::{ALONE, Bench, Contest, Outcome, TOGETHER, group};
+use support::scenes::{World, ping_pong, stream, system_stream};
+use support::{ALONE, Bench, Contest, TOGETHER, group};
 
 fn pipe(len: usize) -> Shared<Pipe> {
     let capacity = (256 * len).clamp(1 << 14, 1 << 22); // each way
@@ -27,29 +27,6 @@ fn alone<const LEN: usize>(contest: &mut Contest<'_>) {
             assert_eq!(second.recv_bytes_into(&mut to), Ok(LEN));
         }
     });
-}
-
-/// A stream through something of the system's, of which each process takes a copy.
-fn system<const LEN: usize, W: Write, R: Read>(
-    messages: u64,
-    to: impl Fn() -> W + Sync,
-    from: impl Fn() -> R + Sync,
-) -> Outcome {
-    let sender = || {
-        let (mut to, mut message) = (to(), vec![7; LEN]);
-        move |number: u64| {
-            message[..8].copy_from_slice(&number.to_ne_bytes());
-            to.write_all(&message).expect("a reader");
-        }
-    };
-    let receiver = || {
-        let (mut from, mut message) = (from(), vec![0; LEN]);
-        move || {
-            from.read_exact(&mut message).expect("a writer");
-            number(&message)
-        }
-    };
-    stream(World::Processes, 1, messages, sender, receiver)
 }
 
 /// Every byte is written by the sender, and read by the receiver. (The system's have no messages: both know the length.)
@@ -80,12 +57,12 @@ fn streams<const LEN: usize>(contest: &mut Contest<'_>) {
     contest.counted("pipe", |messages| {
         let (from, to) = std::io::pipe().expect("a pipe");
         let (to, from) = (|| to.try_clone().expect("a copy"), || from.try_clone().expect("a copy"));
-        system::<LEN, _, _>(messages, to, from)
+        system_stream::<LEN, _, _>(messages, to, from)
     });
     contest.counted("socketpair", |messages| {
         let (from, to) = UnixStream::pair().expect("a pair");
         let (to, from) = (|| to.try_clone().expect("a copy"), || from.try_clone().expect("a copy"));
-        system::<LEN, _, _>(messages, to, from)
+        system_stream::<LEN, _, _>(messages, to, from)
     });
 }
 

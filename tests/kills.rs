@@ -14,7 +14,7 @@ use common::{
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU8, AtomicU64};
 use outlast::spsc::{self, Ring};
-use outlast::{ByteQueue, Channel, Queue, RecvError, Shared, TryRecvError};
+use outlast::{ByteQueue, Channel, Pipe, PriorityQueue, Queue, RecvError, Shared, TryRecvError};
 use std::time::{Duration, Instant};
 
 const CAPACITY: usize = 256;
@@ -220,6 +220,58 @@ fn kills_of_channel() {
     // They were not told before they had what the killed ones left.
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
     judge_plain("Channel", books, &crew, began);
+}
+
+/// Some go through in parts, which no receiver puts together with those of another.
+#[test]
+fn kills_of_pipe() {
+    let pipe = Shared::<Pipe>::anonymous_pipe(248).unwrap();
+    let shown = pipe.clone();
+    let _watchdog = watchdog("kills_of_pipe", move || format!("{shown:?}"));
+    let (books, began) = (Books::new(messages()), Instant::now());
+    // So that no side is ever gone while the others are replaced.
+    let (first, second) = (pipe.first().unwrap(), pipe.second().unwrap());
+    let sends = || {
+        let side = pipe.first().unwrap();
+        books.send_all(|n| side.send_bytes(&letter(n)).unwrap());
+    };
+    let receives = || {
+        let side = pipe.second().unwrap();
+        while let Ok(message) = side.recv_bytes() {
+            let n = u64::from_le_bytes(message[..8].try_into().unwrap());
+            assert!(message == letter(n), "message {n} is torn");
+            Books::note(books.received, n);
+        }
+        assert_eq!(side.recv_bytes(), Err(RecvError::Disconnected));
+    };
+    let mut crew = Crew::new(2, [&sends, &receives]);
+    crew.kill();
+    drop(first);
+    crew.ends();
+    assert_eq!(second.try_recv_bytes(), Err(TryRecvError::Disconnected));
+    judge_plain("Pipe", books, &crew, began);
+}
+
+#[test]
+fn kills_of_priority() {
+    let queue = Shared::anonymous(PriorityQueue::<u64, 3, CAPACITY>::new()).unwrap();
+    let shown = queue.clone();
+    let _watchdog = watchdog("kills_of_priority", move || format!("{shown:?}"));
+    let (books, began) = (Books::new(messages()), Instant::now());
+    let level = |n: u64| usize::try_from(n % 3).unwrap();
+    let sends = || books.send_all(|n| queue.send(level(n), n).unwrap());
+    let receives = || {
+        for (priority, n) in queue.iter() {
+            assert_eq!(priority, level(n));
+            Books::note(books.received, n);
+        }
+    };
+    let mut crew = Crew::new(2, [&sends, &receives]);
+    crew.kill();
+    eventually("all is received", || queue.join_timeout(Duration::from_millis(10)).unwrap());
+    queue.close();
+    crew.ends();
+    judge_plain("PriorityQueue", books, &crew, began);
 }
 
 #[test]

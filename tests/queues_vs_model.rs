@@ -6,8 +6,8 @@ use common::watch_alone;
 use outlast::bytes::Message;
 use outlast::spsc::{self, Ring};
 use outlast::{
-    ByteQueue, Channel, Delivery, PriorityQueue, Queue, RecvTimeoutError, Shared, TryRecvError,
-    TrySendError,
+    ByteQueue, Channel, Delivery, Fault, Pipe, PriorityQueue, Queue, RecvTimeoutError, Shared,
+    TryRecvError, TrySendError,
 };
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -415,6 +415,78 @@ fn play_bytes(capacity: usize, plays: &[(Act, bool)]) {
 fn bytes_and_model_agree() {
     let _watchdog = watch_alone("bytes_and_model_agree");
     proptest!(cases(), |(quarter in 1..4_usize, plays in plays())| play_bytes(4 * quarter, &plays));
+}
+
+/// `capacity` is in blocks, each way.
+fn play_pipe(capacity: usize, plays: &[(Act, bool)]) {
+    let here = Shared::<Pipe>::anonymous_pipe(64 * capacity - 8).unwrap();
+    let there = Shared::<Pipe>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    assert_eq!(here.capacity(), 64 * capacity - 8);
+    let blocks = |text: &[u8]| (8 + text.len()).div_ceil(64);
+    let (mut handles, mut opened) = ([Vec::new(), Vec::new()], [false; 2]);
+    // From the first side, and from the second.
+    let mut ways: [VecDeque<Vec<u8>>; 2] = Default::default();
+    for &(act, first) in plays {
+        let pipe: &Pipe = if first { &here } else { &there };
+        let gone = [0, 1].map(|side| opened[side] && handles[side].is_empty());
+        match act {
+            Act::Come(to_first) => {
+                let side = usize::from(!to_first);
+                let handle = if to_first { pipe.first() } else { pipe.second() };
+                handles[side].push(handle.unwrap());
+                opened[side] = true;
+            }
+            Act::Leave(first) => drop(handles[usize::from(!first)].pop()),
+            Act::Send(number) => {
+                let side = number as usize % 2;
+                let Some(handle) = handles[side].last() else { continue };
+                let text = letter(number % 1_000, capacity);
+                let used: usize = ways[side].iter().map(|text| blocks(text)).sum();
+                let expected = if text.len() > 64 * capacity - 8 {
+                    Err(TrySendError::Failed((), Fault::TooLong))
+                } else if gone[1 - side] {
+                    Err(TrySendError::Disconnected(()))
+                } else if used + blocks(&text) > capacity {
+                    Err(TrySendError::Full(()))
+                } else {
+                    ways[side].push_back(text.clone());
+                    Ok(())
+                };
+                assert_eq!(handle.try_send_bytes(&text), expected);
+            }
+            Act::Receive | Act::ReceiveToAcknowledge | Act::ReceiveInTime => {
+                let Some(handle) = handles[usize::from(first)].first() else { continue };
+                let other = usize::from(!first);
+                let expected = match ways[other].pop_front() {
+                    Some(text) => Ok(text),
+                    None if gone[other] => Err(TryRecvError::Disconnected),
+                    None => Err(TryRecvError::Empty),
+                };
+                let received = match act {
+                    Act::ReceiveInTime => {
+                        handle.recv_bytes_timeout(Duration::ZERO).map_err(|error| match error {
+                            RecvTimeoutError::TimedOut => TryRecvError::Empty,
+                            _ => TryRecvError::Disconnected,
+                        })
+                    }
+                    _ => handle.try_recv_bytes(),
+                };
+                assert_eq!(received, expected);
+            }
+            _ => {
+                let Some(handle) = handles[usize::from(first)].last() else { continue };
+                let other = usize::from(!first);
+                let ready = !ways[other].is_empty() || gone[other];
+                assert_eq!(handle.clone().poll(Duration::ZERO), Ok(ready));
+            }
+        }
+    }
+}
+
+#[test]
+fn pipe_and_model_agree() {
+    let _watchdog = watch_alone("pipe_and_model_agree");
+    proptest!(cases(), |(power in 0..4_u32, plays in plays())| play_pipe(1 << power, &plays));
 }
 
 const LEVELS: usize = 3;

@@ -2,6 +2,7 @@
 use super::cpu::{turns_for, work};
 use super::group::{self, Stage};
 use super::{Effort, Outcome};
+use std::io::{Read, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -60,6 +61,30 @@ pub(crate) fn stream<S: FnMut(u64), R: FnMut() -> u64>(
     });
     assert_eq!(outcome.operations, share * pairs as u64, "messages were lost or repeated");
     outcome
+}
+
+/// A [`stream`] between processes of messages of `LEN` bytes through something of the system's, of which each process takes a copy. The first
+/// eight bytes are the number.
+pub(crate) fn system_stream<const LEN: usize, W: Write, R: Read>(
+    messages: u64,
+    to: impl Fn() -> W + Sync,
+    from: impl Fn() -> R + Sync,
+) -> Outcome {
+    let sender = || {
+        let (mut to, mut message) = (to(), vec![7; LEN]);
+        move |number: u64| {
+            message[..8].copy_from_slice(&number.to_ne_bytes());
+            to.write_all(&message).expect("a reader");
+        }
+    };
+    let receiver = || {
+        let (mut from, mut message) = (from(), vec![0; LEN]);
+        move || {
+            from.read_exact(&mut message).expect("a writer");
+            u64::from_ne_bytes(message[..8].try_into().expect("8 bytes"))
+        }
+    };
+    stream(World::Processes, 1, messages, sender, receiver)
 }
 
 /// Lets workers run `section`, which takes a lock and counts, and work 90 ns in between, until the time is up. `count`

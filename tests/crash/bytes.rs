@@ -1,4 +1,5 @@
 //! The sweeps of `ByteQueue`.
+use crate::letters::{LENGTHS, message, number};
 use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
@@ -6,21 +7,6 @@ use core::time::Duration;
 use outlast::{FixedByteQueue, Shared, Spin, TryRecvError};
 
 type World = Shared<FixedByteQueue<4>>;
-
-/// The messages 0 and 1: of one block, and of two.
-const LENGTHS: [usize; 2] = [10, 100];
-
-fn message(n: usize) -> Vec<u8> {
-    vec![u8::try_from(n).expect("small"); LENGTHS[n]]
-}
-
-/// Which one it is, and whether it is whole.
-fn number(message: &[u8]) -> Result<usize, String> {
-    match message.first() {
-        Some(&n) if self::message(n.into()) == message => Ok(n.into()),
-        _ => fail(format!("torn: {message:?}")),
-    }
-}
 
 /// Sleeps at once, and is known to the segment.
 fn warm(world: &World) {

@@ -15,6 +15,8 @@ mod heir;
 #[cfg(feature = "futex")]
 mod latch;
 #[cfg(feature = "futex")]
+mod letters;
+#[cfg(feature = "futex")]
 mod log;
 #[cfg(feature = "futex")]
 mod pipe;

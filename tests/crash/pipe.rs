@@ -1,4 +1,5 @@
 //! The sweeps of `Pipe`: coming, sending, receiving, leaving.
+use crate::letters::{LENGTHS, message, number};
 use crate::stepper::{patience, shared_page};
 use crate::sweep::{Act, Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
@@ -11,24 +12,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Instant;
 
-/// Four blocks each way: 248 bytes go through in one piece.
+/// Four blocks each way: 248 bytes go through in one piece. Message 2 is sent in six parts, a block each.
 type World = Shared<FixedPipe<8>>;
 type Side<'w> = Connection<&'w Pipe>;
-
-/// The messages 0, 1 and 2: of one block, of two, and of six parts, a block each.
-const LENGTHS: [usize; 3] = [10, 100, 300];
-
-fn message(n: usize) -> Vec<u8> {
-    vec![u8::try_from(n).expect("small"); LENGTHS[n]]
-}
-
-/// Which one it is, and whether it is whole.
-fn number(message: &[u8]) -> Result<usize, String> {
-    match message.first() {
-        Some(&n) if self::message(n.into()) == message => Ok(n.into()),
-        _ => fail(format!("torn: {message:?}")),
-    }
-}
 
 /// Nobody has had a side, so that each is waited for.
 fn fresh() -> World {
