@@ -1,0 +1,230 @@
+//! Pools of processes beside Python's, and beside rayon's threads, which need neither messages nor processes: the floor.
+//! Without a `python3` its rivals are left out.
+#[path = "../support/mod.rs"]
+mod support;
+
+use core::cell::RefCell;
+use core::hint::black_box;
+use outlast::pool::Pool;
+use rayon::prelude::*;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+use support::futex::Futex;
+use support::{Bench, Contest, Outcome, TOGETHER, group, say};
+
+const WORKERS: usize = 2;
+
+/// Long enough between two calls that everybody sleeps.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Answers lines of "what, how many times" with the nanoseconds that took.
+const SCRIPT: &str = "
+import concurrent.futures as cf, multiprocessing as mp, sys, time
+def f(x): return x + 1
+def calls(n, call, pause):
+    total = 0
+    for _ in range(n):
+        if pause: time.sleep(pause)
+        began = time.perf_counter_ns()
+        call()
+        total += time.perf_counter_ns() - began
+    return total
+def starts_pool():
+    with mp.Pool(2) as pool: pool.map(f, range(2), 1)
+def starts_executor():
+    with cf.ProcessPoolExecutor(2) as executor: list(executor.map(f, range(2)))
+pool, executor = mp.Pool(2), cf.ProcessPoolExecutor(2)
+one = lambda: pool.apply(f, (1,))
+other = lambda: executor.submit(f, 1).result()
+what = {
+    'pool.map': lambda n: calls(1, lambda: pool.map(f, range(n)), 0),
+    'executor.map': lambda n: calls(1, lambda: list(executor.map(f, range(n), chunksize=max(1, n // 8))), 0),
+    'pool.imap': lambda n: calls(1, lambda: list(pool.imap(f, range(n))), 0),
+    'executor.submit': lambda n: calls(1, lambda: [t.result() for t in [executor.submit(f, i) for i in range(n)]], 0),
+    'pool.apply': lambda n: calls(n, one, 0),
+    'executor.submit, result': lambda n: calls(n, other, 0),
+    'pool.apply, parked': lambda n: calls(n, one, 0.002),
+    'executor.submit, result, parked': lambda n: calls(n, other, 0.002),
+    'Pool(2)': lambda n: calls(n, starts_pool, 0),
+    'ProcessPoolExecutor(2)': lambda n: calls(n, starts_executor, 0),
+}
+for line in sys.stdin:
+    name, _, n = line.strip().rpartition(' ')
+    print(what[name](int(n)), flush=True)
+";
+
+struct Python {
+    child: Child,
+    to: Option<ChildStdin>,
+    from: BufReader<ChildStdout>,
+}
+
+impl Python {
+    fn start() -> Option<RefCell<Self>> {
+        let mut command = Command::new("python3");
+        command.args(["-c", SCRIPT]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().ok()?;
+        let (to, from) = (child.stdin.take(), BufReader::new(child.stdout.take()?));
+        Some(RefCell::new(Python { child, to, from }))
+    }
+
+    fn time(&mut self, what: &str, times: u64) -> Outcome {
+        let to = self.to.as_mut().expect("open until the drop");
+        writeln!(to, "{what} {times}").expect("it runs");
+        let mut line = String::new();
+        self.from.read_line(&mut line).expect("it answers");
+        let nanoseconds = line.trim().parse().expect("a number");
+        outcome(times, Duration::from_nanos(nanoseconds))
+    }
+}
+
+impl Drop for Python {
+    /// It ends by itself, and its workers with it, when nothing more is asked.
+    fn drop(&mut self) {
+        self.to = None;
+        self.child.wait().ok();
+    }
+}
+
+fn outcome(operations: u64, time: Duration) -> Outcome {
+    Outcome { operations, time, disturbed: false }
+}
+
+fn timed(operations: u64, work: impl FnOnce()) -> Outcome {
+    let began = Instant::now();
+    work();
+    outcome(operations, began.elapsed())
+}
+
+/// So many calls one after the other, with a pause before each that does not count.
+fn parked(times: u64, mut call: impl FnMut()) -> Outcome {
+    let mut time = Duration::ZERO;
+    for _ in 0..times {
+        std::thread::sleep(PAUSE);
+        time += timed(1, &mut call).time;
+    }
+    outcome(times, time)
+}
+
+fn trivial(x: u64) -> u64 {
+    x + 1
+}
+
+/// Everybody who takes part.
+struct Field {
+    pool: Pool,
+    threads: rayon::ThreadPool,
+    python: Option<RefCell<Python>>,
+}
+
+impl Field {
+    /// Enters those of Python's that do the same.
+    fn enter_python<'a>(&'a self, contest: &mut Contest<'a>, whats: &[&'static str]) {
+        let Some(python) = &self.python else { return };
+        for &what in whats {
+            let name = format!("python {what}");
+            contest.counted(&name, move |n| python.borrow_mut().time(what, n));
+        }
+    }
+
+    fn many<'a>(&'a self, contest: &mut Contest<'a>) {
+        contest.counted("outlast Pool::map", |n| {
+            timed(n, || {
+                let sum: u64 = self.pool.map(trivial, 0..n).map(|x| x.expect("no panic")).sum();
+                assert_eq!(sum, (1..=n).sum());
+            })
+        });
+        self.enter_python(contest, &["pool.map", "executor.map"]);
+        contest.counted("rayon (threads)", |n| {
+            timed(n, || {
+                let work = || (0..n).into_par_iter().map(|x| black_box(trivial(x))).sum();
+                let sum: u64 = self.threads.install(work);
+                assert_eq!(sum, (1..=n).sum());
+            })
+        });
+    }
+
+    fn each<'a>(&'a self, contest: &mut Contest<'a>) {
+        contest.counted("outlast Pool::submit, join", |n| {
+            timed(n, || {
+                let tasks: Vec<_> = (0..n).map(|x| self.pool.submit(trivial, x)).collect();
+                let sum: u64 = tasks.iter().map(|task| task.join().expect("no panic")).sum();
+                assert_eq!(sum, (1..=n).sum());
+            })
+        });
+        self.enter_python(contest, &["pool.imap", "executor.submit"]);
+        contest.counted("rayon, spawn each (threads)", |n| {
+            timed(n, || {
+                self.threads.scope(|scope| {
+                    (0..n).for_each(|x| scope.spawn(move |_| _ = black_box(trivial(x))));
+                });
+            })
+        });
+    }
+
+    fn hot<'a>(&'a self, contest: &mut Contest<'a>) {
+        contest.counted("outlast Pool::apply", |n| {
+            let call = || assert_eq!(self.pool.apply(trivial, 1).expect("no panic"), 2);
+            timed(n, || (0..n).for_each(|_| call()))
+        });
+        self.enter_python(contest, &["pool.apply", "executor.submit, result"]);
+        contest.counted("rayon, install (threads)", |n| {
+            timed(n, || (0..n).for_each(|x| _ = self.threads.install(|| black_box(trivial(x)))))
+        });
+    }
+
+    fn parked<'a>(&'a self, contest: &mut Contest<'a>) {
+        contest.counted("outlast Pool::apply", |n| {
+            parked(n, || assert_eq!(self.pool.apply(trivial, 1).expect("no panic"), 2))
+        });
+        contest.counted("futex, there and back", |n| {
+            let [there, back] = [Futex::new(), Futex::new()];
+            let child = group::fork(|| {
+                (0..n).for_each(|_| {
+                    there.wait();
+                    back.set();
+                });
+            });
+            let outcome = parked(n, || {
+                there.set();
+                back.wait();
+            });
+            assert!(group::wait(child));
+            outcome
+        });
+        contest.bar(1.4);
+        self.enter_python(contest, &["pool.apply, parked", "executor.submit, result, parked"]);
+    }
+
+    /// Started, used by each worker, and ended.
+    fn start<'a>(&'a self, contest: &mut Contest<'a>) {
+        contest.counted("outlast Pool of 2", |n| {
+            timed(n, || {
+                for _ in 0..n {
+                    let pool = Pool::builder().workers(WORKERS).build().expect("processes");
+                    assert_eq!(pool.map(trivial, 0..2).count(), 2);
+                }
+            })
+        });
+        self.enter_python(contest, &["Pool(2)", "ProcessPoolExecutor(2)"]);
+    }
+}
+
+fn main() {
+    outlast::process::init();
+    let bench = Bench::from_args();
+    let field = Field {
+        pool: Pool::builder().workers(WORKERS).build().expect("processes"),
+        threads: rayon::ThreadPoolBuilder::new().num_threads(WORKERS).build().expect("threads"),
+        python: Python::start(),
+    };
+    if field.python.is_none() {
+        say("no python3: its pools are left out\n");
+    }
+    bench.contest("pool, many trivial tasks", TOGETHER, 11, |contest| field.many(contest));
+    bench.contest("pool, a message each", TOGETHER, 11, |contest| field.each(contest));
+    bench.contest("pool, one call, hot", TOGETHER, 11, |contest| field.hot(contest));
+    bench.contest("pool, one call, parked", TOGETHER, 11, |contest| field.parked(contest));
+    bench.contest("pool, started and ended", TOGETHER, 11, |contest| field.start(contest));
+}
