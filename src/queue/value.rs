@@ -97,10 +97,9 @@ fn value_of<T: DeserializeOwned, E>(message: Result<Vec<u8>, E>) -> Result<T, Va
     decode(&bytes).map_err(|_| ValueError::Undecodable(bytes))
 }
 
-/// The same without a copy of the bytes.
+/// The same. What is decoded is a copy: decoders check text before they take it, and a peer might write in between.
 fn value_in<T: DeserializeOwned, E>(message: Result<Message<'_>, E>) -> Result<T, ValueError<E>> {
-    let message = message.map_err(ValueError::Recv)?;
-    decode(&message).map_err(|_| ValueError::Undecodable(message.to_vec()))
+    value_of(message.map(|message| message.to_vec()))
 }
 
 impl Message<'_> {
@@ -123,7 +122,8 @@ impl Message<'_> {
     /// # Errors
     /// [`Fault::Undecodable`].
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Fault> {
-        decode(self).map_err(|_| Fault::Undecodable)
+        let copy = self.to_vec(); // as in `value_in`
+        decode(&copy).map_err(|_| Fault::Undecodable)
     }
 }
 
@@ -178,8 +178,6 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     }
 
     /// Receives a value, waiting for one as long as it takes.
-    ///
-    /// If the process is killed while it decodes, another receives the message.
     ///
     /// # Errors
     /// As [`recv`](Self::recv), and [`ValueError::Undecodable`], with the message.
