@@ -2,7 +2,7 @@
 mod support;
 
 use outlast::{ByteQueue, Queue, Shared};
-use support::scenes::{World, stream, system_stream};
+use support::scenes::{World, pipe_stream, stream};
 use support::{ALONE, Bench, Contest, TOGETHER};
 
 /// Messages that there is room for.
@@ -83,11 +83,7 @@ fn copied<const LEN: usize>(contest: &mut Contest<'_>) {
             stream(world, 1, messages, sender, receiver)
         });
     }
-    contest.counted("pipe", |messages| {
-        let (from, to) = std::io::pipe().expect("a pipe");
-        let (to, from) = (|| to.try_clone().expect("a copy"), || from.try_clone().expect("a copy"));
-        system_stream::<LEN, _, _>(messages, to, from)
-    });
+    contest.counted("pipe", pipe_stream::<LEN>);
 }
 
 /// Only the first bytes are touched: what the queue itself costs.

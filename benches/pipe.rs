@@ -4,7 +4,7 @@ mod support;
 use outlast::{Pipe, Shared};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use support::scenes::{World, ping_pong, stream, system_stream};
+use support::scenes::{World, ping_pong, pipe_stream, stream, system_stream};
 use support::{ALONE, Bench, Contest, TOGETHER, group};
 
 fn pipe(len: usize) -> Shared<Pipe> {
@@ -54,11 +54,7 @@ fn streams<const LEN: usize>(contest: &mut Contest<'_>) {
             stream(world, 1, messages, sender, receiver)
         });
     }
-    contest.counted("pipe", |messages| {
-        let (from, to) = std::io::pipe().expect("a pipe");
-        let (to, from) = (|| to.try_clone().expect("a copy"), || from.try_clone().expect("a copy"));
-        system_stream::<LEN, _, _>(messages, to, from)
-    });
+    contest.counted("pipe", pipe_stream::<LEN>);
     contest.counted("socketpair", |messages| {
         let (from, to) = UnixStream::pair().expect("a pair");
         let (to, from) = (|| to.try_clone().expect("a copy"), || from.try_clone().expect("a copy"));

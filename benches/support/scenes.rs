@@ -87,6 +87,13 @@ pub(crate) fn system_stream<const LEN: usize, W: Write, R: Read>(
     stream(World::Processes, 1, messages, sender, receiver)
 }
 
+/// The same through a pipe of the system's.
+pub(crate) fn pipe_stream<const LEN: usize>(messages: u64) -> Outcome {
+    let (from, to) = std::io::pipe().expect("a pipe");
+    let (to, from) = (|| to.try_clone().expect("a copy"), || from.try_clone().expect("a copy"));
+    system_stream::<LEN, _, _>(messages, to, from)
+}
+
 /// Lets workers run `section`, which takes a lock and counts, and work 90 ns in between, until the time is up. `count`
 /// tells how often it was run, and starts anew.
 pub(crate) fn contend(

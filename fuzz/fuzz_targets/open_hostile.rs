@@ -65,6 +65,10 @@ outlast::shared! {
     }
 }
 
+fn kind(how: u8) -> Kind {
+    if how & 1 == 0 { Kind::Draw } else { Kind::Erase }
+}
+
 const SOON: Duration = Duration::from_micros(50);
 
 // Where things lie: see src/segment/header.rs.
@@ -76,6 +80,8 @@ const VALUE_AT: usize = 104;
 const PROCESSES: usize = 4;
 const THREADS: usize = 8;
 const SLOT: usize = 64;
+/// The largest alignment of a primitive.
+const ALIGN: usize = 128;
 /// A thread slot's note behind the word of its token: whose it is.
 const TAG: usize = 8;
 /// A process slot's notes: which generation.
@@ -94,7 +100,7 @@ struct Memory {
 
 impl Memory {
     fn new(len: usize) -> Self {
-        let layout = Layout::from_size_align(len, 128).expect("a small size");
+        let layout = Layout::from_size_align(len, ALIGN).expect("a small size");
         // SAFETY: a segment is not empty.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) }).expect("memory");
         Memory { base, layout }
@@ -722,7 +728,6 @@ fn hostile(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         _ = shared.queue.join_timeout(Duration::ZERO);
         let (mut numbers, mut enums) = (Held::nothing(), Held::nothing());
         let (mut number, mut flag) = (None, None);
-        let kind = |how: u8| if how & 1 == 0 { Kind::Draw } else { Kind::Erase };
         let (mut permits, mut owned, mut members) = (Vec::new(), Vec::new(), Vec::new());
         let (mut levels, mut gate) = (Vec::new(), Vec::new());
         let mut inside = Inside { readers: Vec::new(), writer: None };

@@ -29,7 +29,8 @@
 //! value are an error. Maps and sequences are encoded if they know their length beforehand, as all of the standard library's do.
 //!
 //! # Death
-//! As with the bytes: a message is sent whole or not at all. Between `recv` of the bytes and its return nothing can fail but the decoding.
+//! As with the bytes: a message is sent whole or not at all, and is received before it is decoded. So a `Deserialize` that panics, or whose process is
+//! killed in it, takes the message with it, unless it is decoded in place ([`Message::decode`]) and given back.
 use crate::error::Fault;
 use crate::queue::bytes::{ByteQueue, Message, Reservation, Store};
 use crate::queue::pipe::{Connection, Pipe};
@@ -46,6 +47,7 @@ use thiserror::Error;
 
 /// Why no value was received.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum ValueError<E> {
     /// No message was received.
     #[error(transparent)]
@@ -68,7 +70,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> post
 }
 
 /// The value that all of the bytes stand for.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> postcard::Result<T> {
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> postcard::Result<T> {
     match postcard::take_from_bytes(bytes)? {
         (value, []) => Ok(value),
         _ => Err(postcard::Error::DeserializeBadEncoding),
@@ -76,9 +78,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> postcard::Result<T> {
 }
 
 fn encoded<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Fault> {
-    let mut bytes = Vec::new();
-    encode(value, &mut bytes).map_err(|_| Fault::Unencodable)?;
-    Ok(bytes)
+    postcard::to_allocvec(value).map_err(|_| Fault::Unencodable)
 }
 
 fn encoded_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, Fault> {
@@ -92,14 +92,10 @@ fn fill<T: Serialize + ?Sized>(mut room: Reservation<'_>, value: &T) -> Result<(
     room.commit_len(written)
 }
 
+/// What is decoded is a copy: decoders check text before they take it, and a peer might write to shared memory in between.
 fn value_of<T: DeserializeOwned, E>(message: Result<Vec<u8>, E>) -> Result<T, ValueError<E>> {
     let bytes = message.map_err(ValueError::Recv)?;
     decode(&bytes).map_err(|_| ValueError::Undecodable(bytes))
-}
-
-/// The same. What is decoded is a copy: decoders check text before they take it, and a peer might write in between.
-fn value_in<T: DeserializeOwned, E>(message: Result<Message<'_>, E>) -> Result<T, ValueError<E>> {
-    value_of(message.map(|message| message.to_vec()))
 }
 
 impl Message<'_> {
@@ -122,7 +118,7 @@ impl Message<'_> {
     /// # Errors
     /// [`Fault::Undecodable`].
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Fault> {
-        let copy = self.to_vec(); // as in `value_in`
+        let copy = self.to_vec(); // as in `value_of`
         decode(&copy).map_err(|_| Fault::Undecodable)
     }
 }
@@ -182,7 +178,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// # Errors
     /// As [`recv`](Self::recv), and [`ValueError::Undecodable`], with the message.
     pub fn recv_value<T: DeserializeOwned>(&self) -> Result<T, ValueError<RecvError>> {
-        value_in(self.recv_ref())
+        value_of(self.recv())
     }
 
     /// Receives a value if there is one. Never blocks.
@@ -190,7 +186,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// # Errors
     /// As [`try_recv`](Self::try_recv), and [`ValueError::Undecodable`], with the message.
     pub fn try_recv_value<T: DeserializeOwned>(&self) -> Result<T, ValueError<TryRecvError>> {
-        value_in(self.try_recv_ref())
+        value_of(self.try_recv())
     }
 
     /// Receives a value, waiting for one at most `timeout`.
@@ -201,7 +197,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         &self,
         timeout: Duration,
     ) -> Result<T, ValueError<RecvTimeoutError>> {
-        value_in(self.recv_ref_timeout(timeout))
+        value_of(self.recv_timeout(timeout))
     }
 
     /// Receives a value, waiting for one until `deadline` at most.
@@ -212,7 +208,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         &self,
         deadline: Instant,
     ) -> Result<T, ValueError<RecvTimeoutError>> {
-        value_in(self.recv_ref_deadline(deadline))
+        value_of(self.recv_deadline(deadline))
     }
 }
 

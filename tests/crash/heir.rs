@@ -57,13 +57,12 @@ impl<W: Debug> Heir<'_, W> {
         report.instructions = points.steps;
         for &step in &points.steps_to_kill_at {
             report.points += 1;
-            let mut world = (self.world)();
-            let mut outcome = self.play(&world, &mut way, |heir, way| heir.steps(step, way));
-            if let Ok(false) = outcome {
-                world = (self.world)();
-                outcome = self.play(&world, &mut way.unknown(), |heir, way| heir.steps(step, way));
-            }
-            if let Err(what) = outcome {
+            let mut last = None;
+            let outcome = way.follow(|way| {
+                let world = last.insert((self.world)());
+                self.play(world, way, |heir, way| heir.steps(step, way))
+            });
+            if let (Err(what), Some(world)) = (outcome, last) {
                 report.violations.push(Violation { step, what, world: format!("{world:?}") });
             }
             if report.violations.len() >= enough {

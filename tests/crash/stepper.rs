@@ -338,7 +338,8 @@ impl Victim {
         // It then stops as soon as it is woken, as a single step does.
         self.stop_at(way.sleep);
         loop {
-            match if way.sleep.is_some() { self.run_on() } else { self.step() } {
+            let step = if way.sleep.is_some() { self.run_on() } else { self.step() };
+            match step {
                 Step::Done => {}
                 Step::Asleep => break,
                 Step::Finished => return false,
@@ -433,9 +434,15 @@ pub(crate) struct Way {
 }
 
 impl Way {
-    /// The same place to sleep at, and no other step known: the rest is single steps.
-    pub(crate) fn unknown(&self) -> Self {
-        Way { sleep: self.sleep, ..Way::default() }
+    /// Does what leads a victim along the way, and does it once more by single steps if that says that it did not get there.
+    pub(crate) fn follow(
+        &mut self,
+        mut lead: impl FnMut(&mut Way) -> Result<bool, String>,
+    ) -> Result<(), String> {
+        if !lead(self)? {
+            lead(&mut Way { sleep: self.sleep, ..Way::default() })?;
+        }
+        Ok(())
     }
 
     /// Takes down where a victim is at first, and after each step.

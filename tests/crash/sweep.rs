@@ -202,13 +202,9 @@ impl<'a, W: Debug> Sweep<'a, W> {
         let every = if is_full() { 1 } else { points.len().div_ceil(MOST_POINTS) };
         for &step in points.iter().step_by(every) {
             report.points += 1;
-            let mut world = (self.world)();
-            let mut verdict = self.point(&world, step, &mut way);
-            if let Ok(false) = verdict {
-                world = (self.world)();
-                verdict = self.point(&world, step, &mut way.unknown());
-            }
-            if let Err(what) = verdict {
+            let mut last = None;
+            let verdict = way.follow(|way| self.point(last.insert((self.world)()), step, way));
+            if let (Err(what), Some(world)) = (verdict, last) {
                 report.violations.push(Violation { step, what, world: format!("{world:?}") });
                 if report.violations.len() >= enough {
                     break;

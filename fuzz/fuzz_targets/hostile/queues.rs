@@ -1,5 +1,5 @@
 //! Queues of every other kind, and what is done with them.
-use crate::{Kind, Memory, Quietly as _, SOON, UNPLACED, keep};
+use crate::{Kind, Memory, Quietly as _, SOON, UNPLACED, keep, kind};
 use outlast::bytes::{Message, Reservation};
 use outlast::log::{FixedJournal, Level, Records, WhenFull};
 use outlast::queue::priority;
@@ -312,10 +312,6 @@ impl<'a> Held<'a> {
             _ => seen_all(&(journal, journal.losses(), journal.is_closed())),
         }
     }
-}
-
-fn kind(how: u8) -> Kind {
-    if how & 1 == 0 { Kind::Draw } else { Kind::Erase }
 }
 
 fn seen<T: Debug, E>(received: Result<T, E>) {
