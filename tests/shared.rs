@@ -1150,9 +1150,10 @@ fn many_threads_in_a_row() {
     let _watchdog = watch("many_threads_in_a_row", &shared);
     for _ in 0..100 {
         std::thread::scope(|scope| {
-            for _ in 0..3 {
-                scope.spawn(|| assert_eq!(shared.inbox.try_recv(), Err(TryRecvError::Empty)));
-            }
+            let work = || assert_eq!(shared.inbox.try_recv(), Err(TryRecvError::Empty));
+            // The end of the scope waits until they have returned; a join, until they have ended, and left their places.
+            let threads = [(); 3].map(|()| scope.spawn(work));
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
         });
     }
     shared.work();
