@@ -1131,12 +1131,12 @@ fn places_of_ended_threads() {
     let _watchdog = watch("places_of_ended_threads", &shared);
     let barrier = std::sync::Barrier::new(3);
     std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                shared.work_alone();
-                barrier.wait();
-            });
-        }
+        let work = || {
+            shared.work_alone();
+            barrier.wait();
+        };
+        let threads = [(); 3].map(|()| scope.spawn(work));
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
     // No thread has a place now. Another process needs one.
     fork_child(|| shared.work_alone()).succeeds();
