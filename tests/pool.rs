@@ -919,27 +919,77 @@ fn without_init() {
     assert!(matches!(no_workers, Err(PoolError::InvalidWorkers)));
 }
 
+/// In the child of a fork each verb comes back, while a thread of the parent's may hold any of the pool's locks for ever.
 #[expect(unsafe_code, reason = "fork")]
 fn after_a_fork() {
+    const FORKS: usize = 100;
     let pool = two();
     let task = pool.submit(sleeps, 100);
-    // SAFETY: the other threads of this program hold no lock that the copy needs.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        let forked: fn(&TaskError) -> bool = |error| matches!(error, TaskError::Forked);
-        let right = is_error(&pool.apply(double, 1), forked)
-            && is_error(&task.join(), forked)
-            && !task.cancel();
-        drop(pool); // which does nothing to the workers
-        // SAFETY: ends the copy.
-        unsafe { libc::_exit(i32::from(!right)) };
-    }
-    let mut status = 1;
-    // SAFETY: writes to the live variable.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    assert_eq!(status, 0);
+    let mut begun = pool.map(double, 0..FORKS as u64 + 1);
+    assert_eq!(begun.next().unwrap().unwrap(), 0);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            while !over.load(SeqCst) {
+                assert_eq!(pool.apply(double, 1).unwrap(), 2);
+                assert_eq!(pool.stats().lost, 0);
+            }
+        });
+        for _ in 0..FORKS {
+            // SAFETY: what the copy calls is to need no lock that another thread of this program may hold.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                // SAFETY: ends a copy that hangs.
+                unsafe { libc::alarm(30) };
+                let wrong = wrong_in_a_copy(&pool, &task, &mut begun);
+                // SAFETY: ends the copy.
+                unsafe { libc::_exit(wrong) };
+            }
+            let mut status = 1;
+            // SAFETY: writes to the live variable.
+            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+            assert_eq!(status, 0, "that signal, or 256 times the number of the verb");
+        }
+        over.store(true, SeqCst);
+        busy.join().unwrap();
+    });
+    assert!(begun.map(Result::unwrap).eq((1..=FORKS as u64).map(|x| 2 * x)));
     assert_eq!(task.join().unwrap(), 100);
     assert_eq!(pool.stats().lost, 0);
+}
+
+/// Which verb does not do in the child of a fork what it is to do; 0 if each does.
+fn wrong_in_a_copy(
+    pool: &Pool,
+    task: &pool::Task<u64>,
+    begun: &mut pool::Map<'_, std::ops::Range<u64>, u64, u64>,
+) -> i32 {
+    let forked: fn(&TaskError) -> bool = |error| matches!(error, TaskError::Forked);
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    let given = pool.submit(double, 1);
+    let rights = [
+        is_error(&pool.apply(double, 1), forked),
+        is_error(&given.join(), forked),
+        is_error(&task.join(), forked),
+        task.is_done() && task.wait_timeout(ms(1)) && !task.cancel(),
+        matches!(
+            pin!(pool.submit(double, 1)).poll(&mut context),
+            Poll::Ready(Err(TaskError::Forked))
+        ),
+        pool::as_completed([given]).count() == 1,
+        pool::wait(std::slice::from_ref(task), Until::All, None) == [0],
+        pool.map(double, 0..3).filter(|result| is_error(result, forked)).count() == 3,
+        pool.map_unordered(double, 0..3).filter(|result| is_error(result, forked)).count() == 3,
+        begun.by_ref().count() > 0 && begun.next().is_none(),
+        pool.stats() == pool::Stats::default() && pool.pids().is_empty(),
+        format!("{pool:?} {task:?}").contains("unfinished: 0"),
+        pool.join_timeout(ms(1)),
+    ];
+    pool.close();
+    pool.join();
+    pool.terminate(); // which does nothing to the workers
+    let wrong = rights.iter().position(|right| !right);
+    wrong.map_or(0, |at| i32::try_from(at).unwrap() + 1)
 }
 
 fn number(variable: &str, default: u64) -> u64 {

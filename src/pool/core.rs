@@ -112,11 +112,13 @@ impl Core {
         Ok(core)
     }
 
+    /// Never in a [copy](Self::is_copy): a thread may have held the lock that the copy has not.
     pub(super) fn book(&self) -> MutexGuard<'_, Book> {
+        debug_assert!(!self.is_copy(), "who would give the lock back?");
         lock(&self.book)
     }
 
-    /// Whether this is a fork's copy, to which the workers do not belong.
+    /// Whether this is a fork's copy, to which the workers do not belong, and no thread that leads, or holds one of the locks.
     pub(super) fn is_copy(&self) -> bool {
         self.forks != forks()
     }
@@ -198,7 +200,7 @@ impl Core {
         register: &mut dyn FnMut(Waker),
     ) -> bool {
         if self.is_copy() {
-            return true; // for nothing: it never comes here
+            return true; // for nothing: it never comes here, and `ready` may want a lock
         }
         loop {
             if ready() {
@@ -261,6 +263,9 @@ impl Core {
 
     /// Has somebody read results, though nobody waits here for one.
     pub(super) fn want(&self) {
+        if self.is_copy() {
+            return;
+        }
         {
             let mut book = self.book();
             book.wanted = book.unfinished > 0;
@@ -270,6 +275,9 @@ impl Core {
 
     /// Sees to it that somebody leads, if there is need.
     pub(super) fn hand_on(&self) {
+        if self.is_copy() {
+            return;
+        }
         let lead = lock(&self.lead);
         if lead.led {
             return;
@@ -306,7 +314,7 @@ impl Core {
     /// Does what is to be done once the pool is told to stop, if it is.
     pub(super) fn look_for_stop(&self) {
         let Some((StopEvent(event), what)) = &self.plan.stop else { return };
-        if !event.is_set() {
+        if self.is_copy() || !event.is_set() {
             return;
         }
         let first = self.with(|book, hall| {

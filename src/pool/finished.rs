@@ -21,8 +21,7 @@ impl Wake for Tell {
 fn told<'a, R: 'a>(tasks: impl Iterator<Item = &'a Task<R>>) -> Receiver<usize> {
     let (to, from) = channel();
     for (number, task) in tasks.enumerate() {
-        task.cell.register(Arc::new(Tell { number, to: to.clone() }).into());
-        task.core.want();
+        task.register(Arc::new(Tell { number, to: to.clone() }).into());
     }
     from
 }

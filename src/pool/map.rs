@@ -82,16 +82,15 @@ where
 {
     pub(super) fn new(pool: &'a Pool, function: fn(A) -> R, input: I, ordered: bool) -> Self {
         let numbers = worker::numbers(function);
-        let failed = match numbers {
-            None => Some(TaskError::ForeignFunction),
-            Some(_) if pool.core.is_copy() => Some(TaskError::Forked),
-            Some(_) => None,
-        };
+        let failed = numbers.is_none().then_some(TaskError::ForeignFunction);
         let (entry, function) = numbers.unwrap_or((0, 0));
         pool.core.look_for_stop();
-        let (cost, goes_on) = {
-            let mut book = pool.core.book();
-            (book.cost_of(function), book.closed.is_none())
+        let (cost, goes_on) = match pool.core.is_copy() {
+            true => (Arc::default(), false),
+            false => {
+                let mut book = pool.core.book();
+                (book.cost_of(function), book.closed.is_none())
+            }
         };
         let mut map = Map {
             pool,
@@ -128,6 +127,9 @@ where
 
     /// Sends as much as may be under way.
     fn feed(&mut self) {
+        if self.pool.core.is_copy() {
+            self.failed.get_or_insert(TaskError::Forked);
+        }
         let workers = self.pool.core.plan.workers as u64;
         while self.failed.is_none() && self.input.is_some() {
             let left = self.input.as_ref().and_then(|input| input.size_hint().1);
@@ -241,7 +243,7 @@ where
         let under_way = usize::try_from(self.sent - self.given).unwrap_or(usize::MAX);
         let (least, most) = self.input.as_ref().map_or((0, Some(0)), Iterator::size_hint);
         let most = most.and_then(|most| most.checked_add(under_way));
-        if self.failed.is_some() { (0, most) } else { (least.saturating_add(under_way), most) }
+        (least.saturating_add(under_way), most)
     }
 }
 
@@ -254,14 +256,18 @@ where
     #[cold]
     #[inline(never)]
     fn next_piece(&mut self) -> Option<Result<R, TaskError>> {
-        if let Some(error) = &self.failed {
-            // Each argument has its result all the same.
-            return self.input.as_mut()?.next().map(|_| Err(error.clone()));
-        }
         loop {
+            self.feed();
+            if let Some(error) = &self.failed {
+                // Each argument has its result all the same, those that were sent before a fork, too.
+                if self.given < self.sent {
+                    self.given += 1;
+                    return Some(Err(error.clone()));
+                }
+                return self.input.as_mut()?.next().map(|_| Err(error.clone()));
+            }
             self.gather();
             if let Some((count, piece)) = self.piece() {
-                self.feed();
                 if let Piece::Records(records) = piece {
                     self.at_hand = (count, 0, records);
                     return self.next();
@@ -269,12 +275,8 @@ where
                 self.given += 1;
                 return Some(from_piece(piece));
             }
-            self.feed();
             if self.sent == self.given && self.input.is_none() {
                 return None;
-            }
-            if self.ordered && self.arrived.contains_key(&self.given) {
-                continue;
             }
             let batch = Arc::clone(&self.batch);
             let mut ready = || !batch.arrived().pieces.is_empty();

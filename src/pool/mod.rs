@@ -77,6 +77,9 @@ use std::time::Duration;
 /// Worker processes that run functions.
 ///
 /// Dropped, it is [terminated](Pool::terminate); [`join`](Pool::join) lets it finish first.
+///
+/// The workers are of the process that built it. In the child of a fork each task fails with [`TaskError::Forked`], one that was given
+/// before the fork, too, and nothing else that is done to the pool has an effect.
 #[doc(alias = "multiprocessing")]
 #[doc(alias = "ProcessPoolExecutor")]
 pub struct Pool {
@@ -92,7 +95,7 @@ pub struct Builder {
 }
 
 /// What a pool has done so far, and what it is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Tasks that have their result, or have failed.
@@ -315,6 +318,9 @@ impl Pool {
             let length = u32::try_from(body.len() - 4).unwrap_or(0);
             body[..4].copy_from_slice(&length.to_le_bytes());
         }
+        if self.core.is_copy() {
+            return Err(TaskError::Forked);
+        }
         let cell = Arc::<Cell>::default();
         let chunk = Chunk {
             job: Arc::clone(&cell) as _,
@@ -361,12 +367,13 @@ impl Pool {
         Map::new(self, function, input.into_iter(), false)
     }
 
-    /// What has been done, and what is under way.
+    /// What has been done, and what is under way; all zero in the child of a fork.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        if !self.core.is_copy() {
-            self.core.pump(); // perhaps nobody else reads results
+        if self.core.is_copy() {
+            return Stats::default();
         }
+        self.core.pump(); // perhaps nobody else reads results
         let book = self.core.book();
         Stats {
             done: book.counts.done,
@@ -380,9 +387,12 @@ impl Pool {
         }
     }
 
-    /// The workers' pids.
+    /// The workers' pids; none in the child of a fork.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
+        if self.core.is_copy() {
+            return Vec::new();
+        }
         let book = self.core.book();
         let hired = book.seats.iter().filter_map(|seat| seat.worker.as_ref());
         hired.map(|hired| hired.process.pid()).collect()
@@ -390,7 +400,9 @@ impl Pool {
 
     /// Takes no more tasks: those fail with [`TaskError::Closed`]. Those that it has are done.
     pub fn close(&self) {
-        self.core.book().closed.get_or_insert(TaskError::Closed);
+        if !self.core.is_copy() {
+            self.core.book().closed.get_or_insert(TaskError::Closed);
+        }
     }
 
     /// Closes the pool, waits until all tasks are done, and has the workers end.

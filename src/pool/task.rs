@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 /// A task that was given to a [`Pool`](super::Pool).
 ///
 /// Dropped, the task is done all the same. All verbs take `&self`; the value can be taken once. It is a `Future` as well, for any runtime.
+/// In the child of a fork it gives [`TaskError::Forked`] at once.
 #[doc(alias = "AsyncResult")]
 #[must_use = "its result is lost otherwise"]
 pub struct Task<R> {
@@ -119,14 +120,26 @@ impl<R> Task<R> {
         Task { cell, core, result: PhantomData }
     }
 
-    /// Whether the task has its result, or has failed.
+    /// Whether the task has its result, or has failed, as each has in the child of a fork.
     #[must_use]
     #[doc(alias = "ready")]
     pub fn is_done(&self) -> bool {
-        if !self.cell.is_done() && !self.core.is_copy() {
+        if self.core.is_copy() {
+            return true;
+        }
+        if !self.cell.is_done() {
             self.core.pump(); // perhaps nobody else reads results
         }
         self.cell.is_done()
+    }
+
+    /// Has this one woken once it is done: now, perhaps.
+    pub(super) fn register(&self, waker: Waker) {
+        if self.core.is_copy() {
+            return waker.wake();
+        }
+        self.cell.register(waker);
+        self.core.want();
     }
 
     /// Gives the task up. If a worker is at it, that is killed, and another takes its place. False if the task was done.
@@ -188,11 +201,11 @@ impl<R: DeserializeOwned> Task<R> {
     }
 
     fn take(&self) -> Result<R, TaskError> {
-        match self.cell.state().piece.take() {
-            Some(piece) => from_piece(piece),
-            None if self.core.is_copy() => Err(TaskError::Forked),
-            None => Err(TaskError::Taken),
+        if self.core.is_copy() {
+            return Err(TaskError::Forked);
         }
+        let piece = self.cell.state().piece.take();
+        piece.map_or(Err(TaskError::Taken), from_piece)
     }
 }
 
@@ -200,6 +213,9 @@ impl<R: DeserializeOwned> Future for Task<R> {
     type Output = Result<R, TaskError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.core.is_copy() {
+            return Poll::Ready(Err(TaskError::Forked));
+        }
         let mut state = self.cell.state();
         if !state.done {
             state.add(context.waker());

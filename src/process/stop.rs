@@ -1,7 +1,7 @@
 //! Stopping when asked to, by a signal.
 use crate::error::OpenError;
 use crate::event::Event;
-use crate::segment::leave_all;
+use crate::segment::{forks, leave_all};
 use crate::shareable::Shareable;
 use crate::shared::Shared;
 use crate::sys::signal::{end_by, first, install, want};
@@ -49,6 +49,8 @@ pub struct Stop<T: ?Sized + Shareable + Sync + 'static = Event> {
     shared: Shared<T>,
     /// Of the watch.
     number: u64,
+    /// Of the process that it was made in.
+    forks: u32,
 }
 
 /// What is to be told when a signal comes.
@@ -108,7 +110,7 @@ impl<T: ?Sized + Shareable + Sync + Send + 'static> Stop<T> {
         let number = watches.next;
         watches.next += 1;
         watches.all.push((number, watch));
-        Ok(Stop { shared, number })
+        Ok(Stop { shared, number, forks: forks() })
     }
 }
 
@@ -141,10 +143,10 @@ impl<T: ?Sized + Shareable + Sync + 'static> Deref for Stop<T> {
 
 impl<T: ?Sized + Shareable + Sync + 'static> Drop for Stop<T> {
     fn drop(&mut self) {
-        let mut watches = watches();
-        if watches.owner != std::process::id() {
-            return; // a copy, in the child of a fork
+        if self.forks != forks() {
+            return; // a copy, in the child of a fork, where the lock may be held by nobody
         }
+        let mut watches = watches();
         let at = watches.all.iter().position(|&(number, _)| number == self.number);
         let watch = at.map(|at| watches.all.swap_remove(at));
         want(!watches.all.is_empty());
