@@ -195,7 +195,23 @@ fn too_long_closed_late_and_gone() {
         scope.spawn(|| first.send(&long).unwrap()); // goes through in parts
         assert_eq!(second.recv(), Ok(long.clone()));
     });
+    let begun = Instant::now();
+    let late = Err(ValueError::Recv(RecvTimeoutError::TimedOut));
+    assert_eq!(second.recv_timeout::<()>(ms(5)), late);
+    assert_eq!(second.recv_deadline::<()>(begun + ms(10)), late);
+    assert!(begun.elapsed() >= ms(10));
+    let mut sent = 0;
+    while first.try_send(&[1_u64; 8]).is_ok() {
+        sent += 1;
+    }
+    assert_eq!(first.try_send(&[1_u64; 8]), Err(TrySendError::Full(())));
+    let begun = Instant::now();
+    let late = Err(SendTimeoutError::TimedOut(()));
+    assert_eq!(first.send_timeout(&[1_u64; 8], ms(5)), late);
+    assert_eq!(first.send_deadline(&[1_u64; 8], begun + ms(10)), late);
+    assert!(begun.elapsed() >= ms(10));
     drop(first);
+    (0..sent).for_each(|_| assert_eq!(second.recv(), Ok([1_u64; 8]))); // what was sent is there
     assert_eq!(second.recv::<()>(), Err(ValueError::Recv(RecvError::Disconnected)));
     assert_eq!(second.send(&1), Err(SendError::Disconnected(())));
 }

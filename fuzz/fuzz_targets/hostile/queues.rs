@@ -110,6 +110,7 @@ impl<'a> Held<'a> {
             3 => self.use_ring(&all.ring, how),
             4 => self.use_bytes(&all.bytes, how),
             5 => self.use_pipe(&all.pipe, how),
+            6 => self.use_values(&all.bytes, how),
             _ => self.use_journal(&all.journal, how),
         }
     }
@@ -292,6 +293,26 @@ impl<'a> Held<'a> {
             9 => drop(here.map(|end| end.poll(SOON))),
             10 => drop(here.cloned()),
             _ => seen_all(&(pipe, pipe.capacity(), here)),
+        }
+    }
+
+    /// Of a type with all that a decoder checks: lengths, text, the kind of an enum.
+    fn use_values<const BLOCKS: usize>(&mut self, queue: &'a FixedByteQueue<BLOCKS>, how: u8) {
+        type Value = (Option<String>, Vec<Result<u64, bool>>, char);
+        let queue: &'a ByteQueue<_> = queue;
+        let value: Value = (Some("ä".repeat(how.into())), vec![Ok(u64::MAX); how.into()], 'ö');
+        let here = self.sides[usize::from(how & 0x80 != 0)].last();
+        match how % 10 {
+            0 => queue.try_send_value(&value).quietly(),
+            1 => queue.send_value_timeout(&value, SOON).quietly(),
+            2 => seen(queue.try_recv_value::<Value>()),
+            3 => seen(queue.recv_value_timeout::<Value>(SOON)),
+            4 => drop(self.messages.last().map(|message| seen(message.decode::<Value>()))),
+            5 => drop(here.map(|end| end.try_send(&value))),
+            6 => drop(here.map(|end| end.send_timeout(&value, SOON))),
+            7 => drop(here.map(|end| seen(end.try_recv::<Value>()))),
+            8 => drop(here.map(|end| seen(end.recv_timeout::<Value>(SOON)))),
+            _ => seen(queue.recv_value_deadline::<Vec<Value>>(Instant::now())),
         }
     }
 
