@@ -6,6 +6,7 @@ use super::worker::status;
 use crate::deadline::Deadline;
 use crate::process::wire::from_file;
 use crate::process::worker::Panic;
+use crate::queue::value;
 use core::fmt;
 use core::future::Future;
 use core::marker::PhantomData;
@@ -81,10 +82,9 @@ pub(super) fn decode<R: DeserializeOwned>(kind: u8, bytes: &[u8]) -> Result<R, T
     let decoding = |error: postcard::Error| TaskError::Decode(error.to_string());
     let text = || String::from_utf8_lossy(bytes).into_owned();
     match kind {
-        status::VALUE => postcard::from_bytes(bytes).map_err(decoding),
+        status::VALUE => value::decode(bytes).map_err(decoding),
         status::PANICKED => {
-            let (message, location, backtrace) =
-                postcard::from_bytes::<Panic>(bytes).map_err(decoding)?;
+            let (message, location, backtrace) = value::decode::<Panic>(bytes).map_err(decoding)?;
             Err(TaskError::Panicked { message, location, backtrace })
         }
         status::ARGUMENT => Err(TaskError::Argument(text())),

@@ -54,6 +54,7 @@ pub use nursery::init;
 pub use stop::Stop;
 
 use crate::deadline::Deadline;
+use crate::queue::value::decode;
 use crate::shareable::Shareable;
 use crate::shared::Shared;
 use crate::sys::process::{poll, signal};
@@ -179,10 +180,10 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
             Kind::Encode => Err(ProcessError::Encode(text())),
             Kind::Panicked => {
                 let (message, location, backtrace) =
-                    postcard::from_bytes::<worker::Panic>(&body).map_err(decoding)?;
+                    decode::<worker::Panic>(&body).map_err(decoding)?;
                 Err(ProcessError::Panicked { message, location, backtrace })
             }
-            _ => postcard::from_bytes(&body).map_err(decoding),
+            _ => decode(&body).map_err(decoding),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::code;
 use super::wire::{Kind, Order, say};
 use crate::command;
-use crate::queue::value::encode;
+use crate::queue::value::{decode, encode};
 use crate::sys::process::{die_with, name_thread, own_session, watch_process};
 use core::any::Any;
 use core::cell::RefCell;
@@ -33,8 +33,7 @@ pub(crate) fn entry<A: DeserializeOwned, R: Serialize>(
     argument: &[u8],
     result: &mut Vec<u8>,
 ) -> Result<(), Failure> {
-    let argument =
-        postcard::from_bytes(argument).map_err(|error| Failure::Argument(error.to_string()))?;
+    let argument = decode(argument).map_err(|error| Failure::Argument(error.to_string()))?;
     let function = core::ptr::with_exposed_provenance::<()>(function);
     // SAFETY: a number that was made of a `fn(A) -> R` together with the number of this very instance of `entry`, in
     // the same executable; both were found to lie in its code.

@@ -70,7 +70,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> post
 }
 
 /// The value that all of the bytes stand for.
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> postcard::Result<T> {
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> postcard::Result<T> {
     match postcard::take_from_bytes(bytes)? {
         (value, []) => Ok(value),
         _ => Err(postcard::Error::DeserializeBadEncoding),
