@@ -839,6 +839,114 @@ fn a_forgotten_guard_keeps_the_mapping() {
     });
 }
 
+/// Where the `pending` field of a thread's robust list leads.
+#[cfg(feature = "futex")]
+fn pending(tid: libc::pid_t) -> usize {
+    let (mut head, mut len) = (core::ptr::null::<[usize; 3]>(), 0_usize);
+    // SAFETY: writes a pointer and a length to the live variables.
+    let r = unsafe { libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut len) };
+    assert_eq!((r, len), (0, size_of::<[usize; 3]>()));
+    // SAFETY: the last of the three words of a head.
+    let pending = unsafe { head.cast::<usize>().add(2) };
+    // SAFETY: the head of a living thread of this process; the word is written as a whole.
+    unsafe { pending.read_volatile() }
+}
+
+#[cfg(feature = "futex")]
+fn leads_into<T: Shareable>(entry: usize, shared: &T) -> bool {
+    entry.wrapping_sub(core::ptr::from_ref(shared).addr()) < size_of::<T>()
+}
+
+/// A lock that was given up stays in the `pending` field of whoever had it for as long as there is that lock: later the kernel
+/// would take what comes to lie there for one.
+#[cfg(feature = "futex")] // of how futexes are used
+#[test]
+fn what_threads_have_left_pending_goes_with_the_memory() {
+    let _watchdog = watch_alone("what_threads_have_left_pending_goes_with_the_memory");
+    let (shared, other) = (many(), counter());
+    let uses = |shared: Shared<Many>, i: usize| {
+        drop(shared.locks[i].lock().unwrap());
+        assert!(leads_into(pending(common::thread_id()), &*shared), "to save a store");
+    };
+    let clone = shared.clone();
+    std::thread::spawn(move || uses(clone, 0)).join().unwrap();
+    uses(shared.clone(), 1);
+    std::thread::scope(|scope| {
+        let (to, tids) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let ended = std::sync::Arc::new(std::sync::Mutex::new(ended));
+        for holds in [false, true] {
+            let (to, shared, other, ended) = (to.clone(), shared.clone(), &other, ended.clone());
+            scope.spawn(move || {
+                uses(shared, 2);
+                let guard = holds.then(|| other.lock.lock().unwrap());
+                to.send((holds, common::thread_id())).unwrap();
+                ended.lock().unwrap().recv().unwrap_err(); // the other end goes
+                drop(guard);
+            });
+        }
+        let others = [(); 2].map(|()| tids.recv().unwrap());
+        drop(shared);
+        assert_eq!(pending(common::thread_id()), 0);
+        for (holds, tid) in others {
+            match holds {
+                false => assert_eq!(pending(tid), 0),
+                true => assert!(leads_into(pending(tid), &*other)),
+            }
+        }
+        drop(end);
+    });
+    assert!(is_free(&other.lock));
+}
+
+/// A thread that is ending locks while its variables are dropped: nothing stays pending, and what it holds is a death's.
+#[cfg(feature = "futex")] // of how futexes are used
+#[test]
+fn locks_of_a_thread_that_is_ending() {
+    use std::cell::RefCell;
+    /// Locks one, and forgets the other.
+    struct Last(Shared<Many>);
+    impl Drop for Last {
+        fn drop(&mut self) {
+            let Last(shared) = self;
+            assert_eq!(pending(common::thread_id()), 0, "what was held there is listed");
+            for _ in 0..2 {
+                let outer = shared.locks[0].lock().unwrap();
+                drop(shared.locks[1].lock().unwrap());
+                drop(outer);
+                assert_eq!(pending(common::thread_id()), 0);
+            }
+            core::mem::forget(shared.locks[2].lock().unwrap());
+            shared.step.reach(1);
+        }
+    }
+    thread_local! {
+        static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
+        static GUARD: RefCell<Option<LockGuard<'static, u64>>> = const { RefCell::new(None) };
+    }
+    let _watchdog = watch_alone("locks_of_a_thread_that_is_ending");
+    let shared = many();
+    let kept: &'static Shared<Many> = Box::leak(Box::new(shared.clone()));
+    let clone = shared.clone();
+    std::thread::spawn(move || {
+        // Made before the first lock, so that they are dropped after what the crate keeps for the thread.
+        GUARD.set(None);
+        LAST.set(Some(Last(clone)));
+        GUARD.set(Some(kept.locks[3].lock().unwrap()));
+        assert!(leads_into(pending(common::thread_id()), &**kept));
+    })
+    .join()
+    .unwrap();
+    assert_eq!(shared.step.load(SeqCst), 1);
+    for (i, lock) in shared.locks.iter().enumerate() {
+        match lock.try_lock() {
+            Ok(_) => assert_ne!(i, 2),
+            Err(LockError::OwnerDied(_)) => assert_eq!(i, 2),
+            Err(error) => panic!("lock {i}: {error}"),
+        }
+    }
+}
+
 outlast::plain! {
     #[derive(Debug, PartialEq)]
     enum Colour: u8 { Red = 1, Green = 2 }

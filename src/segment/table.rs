@@ -179,7 +179,10 @@ impl Attachment {
                     let (recover, forks) = (RecoverBox(recover), forks());
                     let mut mapping =
                         Mapping { start, len, peers, recover, users: 1, membership: None, forks };
-                    mapping.attach()?;
+                    if let Err(fault) = mapping.attach() {
+                        robust::forget_within(start, len);
+                        return Err(fault);
+                    }
                     table.mappings.push(mapping);
                 }
             },

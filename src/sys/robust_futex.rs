@@ -7,11 +7,14 @@
 //! treats the node in the head's *pending* field likewise, even if it is not in the list.
 //!
 //! # The lazy list
-//! A held lock usually stays in `pending` and never enters the list: a section costs two stores.
-//! Only when a second lock is taken while the first is held does the first move to the list
-//! ([`Thread::begin`]). Hence the rule, also between copies of this crate in one process: *whoever
-//! finds `pending` occupied links that node before using the field.* A pthread robust mutex taken
-//! inside a section does not know the rule and would empty the field; [`set_eager`] is for such programs.
+//! A held lock usually stays in `pending` and never enters the list. Only when a second lock is taken while the first is held
+//! does the first move to the list ([`Thread::begin`]). A pthread robust mutex taken inside a section, or a lock of another copy of this
+//! crate, does not know that `pending` is in use and would empty the field; [`set_eager`] is for such programs.
+//!
+//! Given up, a lock stays in `pending` all the same: it may well be the next that this thread takes, which then costs no store. (One right
+//! before a locked instruction costs as much as half of that.) To the kernel a pending word that belongs to somebody else, or to nobody, says
+//! nothing: at most it wakes one sleeper for no reason. Which lock in `pending` is held, only this thread knows (`UNLISTED`). But
+//! memory that goes must not be left pending, or the kernel might take what comes to lie there for a lock: see `threads`.
 //!
 //! # Which links are believed
 //! `prev` and `next` lie in shared memory. As long as nobody else's node is in the list, they are
@@ -22,6 +25,9 @@
 //! Sources: get_robust_list(2), the kernel's "robust futexes" documents, and experiments on Linux
 //! 6.18: a pending word whose owner part is zero gets one sleeper woken as well.
 #![expect(unsafe_code, reason = "the list belongs to the C library and the kernel")]
+#[path = "robust_futex_threads.rs"]
+mod threads;
+
 use super::thread::is_held_back;
 use crate::error::Fault;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -75,6 +81,8 @@ thread_local! {
     static FAST: Cell<(*const Head, u32)> = const { Cell::new((null(), 0)) };
     /// The same, also if eager.
     static KNOWN: Cell<(*const Head, u32)> = const { Cell::new((null(), 0)) };
+    /// The entry of the lock that this thread holds in `pending` alone, or 0.
+    static UNLISTED: Cell<usize> = const { Cell::new(0) };
     /// The entries that this thread has listed, oldest first.
     static HELD: [Cell<usize>; MAX_HELD] = const { [const { Cell::new(0) }; MAX_HELD] };
     static HELD_LEN: Cell<usize> = const { Cell::new(0) };
@@ -132,12 +140,13 @@ impl Thread {
         }
         let tid = super::thread::id();
         KNOWN.set((head, tid));
+        threads::enter(head);
         Self::allow_fast(head, tid);
         Ok(Thread { head, tid })
     }
 
     fn allow_fast(head: *const Head, tid: u32) {
-        if !EAGER.load(Relaxed) && !is_held_back() {
+        if !must_list() && !is_held_back() {
             FAST.set((head, tid));
         }
     }
@@ -155,15 +164,26 @@ impl Thread {
         unsafe { &*self.head }
     }
 
-    /// Announces that the word of `links` is about to be taken or given up.
+    /// Announces that the word of `links` is about to be taken or given up. A lock that was held unlisted is in the list from here on.
     #[inline(always)]
     pub(crate) fn begin(self, links: &Links) -> Result<(), Fault> {
-        if self.head().pending.load(Relaxed) != 0 {
+        if UNLISTED.get() != 0 {
             self.spill()?;
         }
         self.head().pending.store(links.entry(), Relaxed);
         compiler_fence(SeqCst);
         Ok(())
+    }
+
+    /// The same for a word that is tried once, and then [held](Self::hold) or left: mostly it is announced already.
+    #[inline(always)]
+    pub(crate) fn begin_again(self, links: &Links) -> Result<(), Fault> {
+        if self.head().pending.load(Relaxed) == links.entry() {
+            compiler_fence(SeqCst);
+            Ok(())
+        } else {
+            self.begin(links)
+        }
     }
 
     /// Takes the announcement back: the word is listed, or not ours.
@@ -173,33 +193,54 @@ impl Thread {
         self.head().pending.store(0, Relaxed);
     }
 
-    /// Whether `links` is the node announced.
+    /// The word announced is ours now, and stays out of the list.
     #[inline(always)]
-    pub(crate) fn is_pending(self, links: &Links) -> bool {
-        self.head().pending.load(Relaxed) == links.entry()
+    #[expect(clippy::unused_self, reason = "of the calling thread")]
+    pub(crate) fn hold(self, links: &Links) {
+        compiler_fence(SeqCst);
+        UNLISTED.set(links.entry());
     }
 
-    /// Whether this process wants its locks listed at once.
+    /// Whether this thread holds the word so.
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "of the calling thread")]
+    pub(crate) fn holds(self, links: &Links) -> bool {
+        UNLISTED.get() == links.entry()
+    }
+
+    /// The word held is about to be given up. It stays announced.
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "of the calling thread")]
+    pub(crate) fn let_go(self) {
+        UNLISTED.set(0);
+        compiler_fence(SeqCst);
+    }
+
+    /// Whether this thread's locks are to be listed at once.
+    #[expect(clippy::unused_self, reason = "of the calling thread")]
     pub(crate) fn is_eager(self) -> bool {
-        EAGER.load(Relaxed)
+        must_list()
+    }
+
+    /// Whether no more can be listed.
+    #[expect(clippy::unused_self, reason = "of the calling thread")]
+    pub(crate) fn is_full(self) -> bool {
+        HELD_LEN.get() == MAX_HELD
     }
 
     /// Moves the lock that is held in `pending` into the list.
     #[cold]
     fn spill(self) -> Result<(), Fault> {
-        let entry = self.head().pending.load(Relaxed);
-        // SAFETY: by the rule of the lazy list an occupied `pending` names a node whose lock this
-        // thread holds, so its mapping is alive; `entry` is the address of its `next`.
-        let links = unsafe { &*core::ptr::with_exposed_provenance::<Links>(entry - PREV_OFFSET) };
-        self.link(links)?;
-        self.end();
+        // SAFETY: the node of a lock that this thread holds, so its mapping is alive; the entry is the address of its `next`.
+        self.link(unsafe { node(UNLISTED.get()) })?;
+        UNLISTED.set(0);
         Ok(())
     }
 
     /// Puts the node of a word that this thread owns into the list.
     pub(crate) fn link(self, links: &Links) -> Result<(), Fault> {
         let (head, len) = (self.head(), HELD_LEN.get());
-        if len == MAX_HELD {
+        if self.is_full() {
             return Err(Fault::TooManyLocks);
         }
         let first = head.list.load(Relaxed);
@@ -268,6 +309,21 @@ impl Thread {
     }
 }
 
+/// The node of an entry.
+///
+/// # Safety
+/// The entry is the address of its `next`, in memory that is mapped, and stays so for as long as the result is used.
+unsafe fn node<'a>(entry: usize) -> &'a Links {
+    // SAFETY: the caller's promise; a node is made of atomics, for which any bytes will do.
+    unsafe { &*core::ptr::with_exposed_provenance::<Links>(entry - PREV_OFFSET) }
+}
+
+/// Whether the calling thread lists its locks at once: if the process wants that, and when the thread is ending, after which nobody could take
+/// back what it left in `pending`.
+fn must_list() -> bool {
+    EAGER.load(Relaxed) || !threads::is_entered()
+}
+
 /// An entry's address without the mark of a priority-inheriting mutex.
 fn masked(entry: usize) -> usize {
     entry & !1
@@ -281,24 +337,36 @@ fn store(address: usize, value: usize) {
     unsafe { core::ptr::with_exposed_provenance_mut::<usize>(address).write_volatile(value) };
 }
 
-/// Takes out of the calling thread's list what lies in memory that is about to go. Nothing does, unless a peer has written over
-/// a word that was held, or over the count of its guards.
+/// Has the kernel forget words in memory that is about to go: what the threads of this process have left in `pending`, and what
+/// the calling thread has listed there. Nothing is, unless a peer has written over a word that was held, or over the count of its guards.
 pub(crate) fn forget_within(start: usize, len: usize) {
-    let (head, tid) = KNOWN.get();
-    if head.is_null() {
-        return;
-    }
-    let me = Thread { head, tid };
     let within = |entry: usize| entry.wrapping_sub(start) < len;
-    if within(me.head().pending.load(Relaxed)) {
-        me.end();
+    let (head, tid) = KNOWN.get();
+    if !head.is_null() {
+        let me = Thread { head, tid };
+        if within(UNLISTED.get()) {
+            me.let_go();
+        }
+        let listed = || {
+            HELD.with(|held| {
+                (0..HELD_LEN.get()).map(|i| held[i].get()).find(|&entry| within(entry))
+            })
+        };
+        while let Some(entry) = listed() {
+            // SAFETY: a node in memory that is still mapped.
+            me.unlink(unsafe { node(entry) });
+        }
     }
-    let listed = || {
-        HELD.with(|held| (0..HELD_LEN.get()).map(|i| held[i].get()).find(|&entry| within(entry)))
-    };
-    while let Some(entry) = listed() {
-        // SAFETY: a node in memory that is still mapped; `entry` is the address of its `next`.
-        me.unlink(unsafe { &*core::ptr::with_exposed_provenance::<Links>(entry - PREV_OFFSET) });
+    threads::forget_pending(within);
+}
+
+/// Leaves nothing in the calling thread's `pending` field but what is about to be taken or given up, now or later.
+fn retire() {
+    FAST.set((null(), 0));
+    let (head, tid) = KNOWN.get();
+    let me = Thread { head, tid };
+    if UNLISTED.get() == 0 || me.spill().is_ok() {
+        me.end();
     }
 }
 
@@ -309,8 +377,10 @@ pub(crate) fn forget_in_child() {
         // SAFETY: the child's copy of the head; its only thread runs this.
         unsafe { (*head).pending.store(0, Relaxed) };
     }
+    threads::forget_in_child();
     FAST.set((null(), 0));
     KNOWN.set((null(), 0));
+    UNLISTED.set(0);
     HELD_LEN.set(0);
     FOREIGN.set(false);
 }

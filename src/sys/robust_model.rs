@@ -39,6 +39,7 @@ struct Word {
 loom::thread_local! {
     static ID: u32 = number();
     static PENDING: Cell<usize> = Cell::new(0);
+    static UNLISTED: Cell<usize> = Cell::new(0);
     static HELD: RefCell<Vec<usize>> = RefCell::new(Vec::new());
 }
 
@@ -62,17 +63,30 @@ impl Thread {
         self.tid
     }
     pub(crate) fn begin(self, links: &Links) -> Result<(), Fault> {
-        let held = PENDING.with(|pending| pending.replace(links.entry()));
+        let held = UNLISTED.with(Cell::take);
         if held != 0 {
             HELD.with(|list| list.borrow_mut().push(held));
         }
+        PENDING.with(|pending| pending.set(links.entry()));
         Ok(())
+    }
+    pub(crate) fn begin_again(self, links: &Links) -> Result<(), Fault> {
+        if PENDING.with(Cell::get) == links.entry() { Ok(()) } else { self.begin(links) }
     }
     pub(crate) fn end(self) {
         PENDING.with(|pending| pending.set(0));
     }
-    pub(crate) fn is_pending(self, links: &Links) -> bool {
-        !is_dead() && PENDING.with(|pending| pending.get() == links.entry())
+    pub(crate) fn hold(self, links: &Links) {
+        UNLISTED.with(|held| held.set(links.entry()));
+    }
+    pub(crate) fn holds(self, links: &Links) -> bool {
+        !is_dead() && UNLISTED.with(Cell::get) == links.entry()
+    }
+    pub(crate) fn let_go(self) {
+        UNLISTED.with(|held| held.set(0));
+    }
+    pub(crate) fn is_full(self) -> bool {
+        false
     }
     pub(crate) fn is_eager(self) -> bool {
         false

@@ -30,6 +30,7 @@
 //! lacks I2: a barger that takes the word and never sees a waiter leaves the others asleep once the woken one is killed.
 use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED, WAITERS};
 use crate::deadline::Deadline;
+use crate::error::Fault;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sys::Change;
@@ -125,14 +126,12 @@ impl RobustWord {
     /// The same, in an order of the caller's: `Acquire`, or the one order of all `SeqCst` accesses.
     #[inline(always)]
     pub(crate) fn try_take_as(&self, me: Thread, order: Ordering) -> bool {
-        if me.begin(&self.links).is_err() {
-            return false;
+        let taken = me.begin_again(&self.links).is_ok()
+            && self.word.value.compare_exchange(0, me.tid(), order, Relaxed).is_ok();
+        if taken {
+            me.hold(&self.links);
         }
-        if self.word.value.compare_exchange(0, me.tid(), order, Relaxed).is_err() {
-            me.end(); // whoever finds `pending` occupied would take the lock for held
-            return false;
-        }
-        true
+        taken
     }
 
     /// Takes the word if nobody alive has it.
@@ -171,6 +170,9 @@ impl RobustWord {
 
     fn announce(&self) -> Result<Thread, Refused> {
         let me = Thread::current().map_err(Refused::Failed)?;
+        if me.is_eager() && me.is_full() {
+            return Err(Refused::Failed(Fault::TooManyLocks));
+        }
         me.begin(&self.links).map_err(Refused::Failed)?;
         Ok(me)
     }
@@ -209,9 +211,10 @@ impl RobustWord {
                 Err(refused)
             }
             Ok(taken) => {
-                // On failure the word stays pending, which keeps I3 just as well.
                 if me.is_eager() && me.link(&self.links).is_ok() {
                     me.end();
+                } else {
+                    me.hold(&self.links);
                 }
                 Ok((taken, me))
             }
@@ -226,15 +229,17 @@ impl RobustWord {
         }
     }
 
-    /// Gives the word up if that is quickly done, and `is_last` says so. (It is asked only while the word's node is
-    /// pending.)
+    /// Gives the word up if that is quickly done, and `is_last` says so. (It is asked only if the thread holds the word
+    /// unlisted.) The node stays pending, for the next time.
     #[inline(always)]
     pub(crate) fn try_give_up_if(&self, me: Thread, is_last: impl FnOnce() -> bool) -> bool {
-        let given = me.is_pending(&self.links)
-            && is_last()
-            && self.word.value.compare_exchange(me.tid(), 0, Release, Relaxed).is_ok();
-        if given {
-            me.end();
+        if !me.holds(&self.links) || !is_last() {
+            return false;
+        }
+        me.let_go(); // before the exchange, which waits for stores anyway
+        let given = self.word.value.compare_exchange(me.tid(), 0, Release, Relaxed).is_ok();
+        if !given {
+            me.hold(&self.links);
         }
         given
     }
@@ -247,21 +252,23 @@ impl RobustWord {
         }
         if self.word.value.load(Relaxed) & OWNER != me.tid() {
             // A peer that breaks the protocol has taken the word from us; the node must leave our lists all the same.
-            if me.is_pending(&self.links) {
+            if me.holds(&self.links) {
+                me.let_go();
                 me.end();
             }
             me.unlink(&self.links);
             return;
         }
-        if !me.is_pending(&self.links) {
-            // A lock taken after this one may be pending: it moves to the list. There is room for
-            // it, as this one is about to leave; and if `begin` fails all the same, this one stays
-            // listed until it is unlinked, which never leaves it without an owner to the kernel.
-            if me.begin(&self.links).is_err() {
-                me.unlink(&self.links);
-                self.release(me);
-                return;
-            }
+        if me.holds(&self.links) {
+            me.let_go();
+        }
+        // A lock taken after this one may be held unlisted: it moves to the list. There is room for
+        // it, as this one is about to leave; and if `begin` fails all the same, this one stays
+        // listed until it is unlinked, which never leaves it without an owner to the kernel.
+        if me.begin(&self.links).is_err() {
+            me.unlink(&self.links);
+            self.release(me);
+            return;
         }
         // Out of the list before the release: the next owner will write the links. A no-op when
         // the lock was never listed.
@@ -287,7 +294,7 @@ impl RobustWord {
     /// Takes the word as a token of the calling thread's life, listed until [`leave`](Self::leave):
     /// free, or marked by the kernel, it becomes ours with `WAITERS` set, so that its end is told.
     #[cfg(not(outlast_loom))]
-    pub(crate) fn enlist(&self) -> Result<bool, crate::error::Fault> {
+    pub(crate) fn enlist(&self) -> Result<bool, Fault> {
         let me = Thread::current()?;
         me.begin(&self.links)?;
         let seen = self.word.value.load(Acquire);
