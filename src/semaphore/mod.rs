@@ -86,6 +86,8 @@ pub struct Semaphore {
 pub struct Permit<'a> {
     semaphore: &'a Semaphore,
     n: u32,
+    /// The word as it was left, and mostly still is when they are given back: to guess it is faster than to look.
+    left: u32,
     /// The count of forks when it was made.
     forks: u32,
 }
@@ -233,7 +235,7 @@ impl Semaphore {
     fn take(&self, seen: u32, n: u32) -> Result<Permit<'_>, u32> {
         let left = seen - n * ONE;
         self.word.value.compare_exchange(seen, left, Acquire, Relaxed)?;
-        Ok(Permit { semaphore: self, n, forks: forks() })
+        Ok(Permit { semaphore: self, n, left, forks: forks() })
     }
 
     /// Makes `n` more permits, and wakes those who can take them.
@@ -245,7 +247,12 @@ impl Semaphore {
     #[inline]
     #[doc(alias = "post")]
     pub fn release(&self, n: u32) -> Result<(), ReleaseError> {
-        let seen = self.word.value.load(Relaxed);
+        self.release_from(self.word.value.load(Relaxed), n)
+    }
+
+    /// The same, if the word was `seen`, or so is the guess.
+    #[inline(always)]
+    fn release_from(&self, seen: u32, n: u32) -> Result<(), ReleaseError> {
         // Mostly there is no limit, or none near.
         let is_far = self.ceiling.load(Relaxed) == 0 && (seen | n) < 1 << 28;
         if seen & FLAGS == 0
@@ -336,7 +343,7 @@ impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if self.forks == forks() {
             // If others have released so many that there is no room, there is nothing to give back.
-            self.semaphore.release(self.n).ok();
+            self.semaphore.release_from(self.left, self.n).ok();
         }
     }
 }
