@@ -419,7 +419,9 @@ impl<T: Plain> Queue<T> {
             Err(Unsent::Full) => None,
             done => Some(done),
         };
-        let sent = self.shared.not_full.wait(deadline, attempt).unwrap_or(Err(Unsent::Full));
+        let more = |_: &Result<(), Unsent>| self.tail().find_free().is_ok();
+        let waited = self.shared.not_full.wait_for_many(deadline, attempt, more);
+        let sent = waited.unwrap_or(Err(Unsent::Full));
         sent.map_err(|unsent| (message, unsent))
     }
 
@@ -648,7 +650,9 @@ impl<T: Plain> Queue<T> {
     ) -> Result<Option<R>, Never> {
         match attempt() {
             Ok(None) => {
-                let waited = self.shared.not_empty.wait(deadline, || attempt().transpose());
+                let more = |_: &Result<R, Never>| self.head().find_full().is_ok();
+                let attempt = || attempt().transpose();
+                let waited = self.shared.not_empty.wait_for_many(deadline, attempt, more);
                 waited.map_or(Ok(None), |done| done.map(Some))
             }
             done => done,

@@ -1,4 +1,5 @@
 //! Sleeping until somebody says that something has changed, where the state itself is no word that one could sleep on.
+use super::spin::Rest;
 use super::{Look, Step, TimedOut, WaitWord};
 use crate::deadline::Deadline;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
@@ -57,6 +58,23 @@ impl<const LIGHT: bool> Signal<LIGHT> {
             let sleep = if reached { Step::Sleep(seen) } else { Step::Doze(seen) };
             attempt().map_or(sleep, Step::Done)
         })
+    }
+
+    /// The same, where after the first there may soon be `more`: not to look at once may pay (see [`Rest`]).
+    pub(crate) fn wait_for_many<R>(
+        &self,
+        deadline: Deadline,
+        mut attempt: impl FnMut() -> Option<R>,
+        more: impl FnOnce(&R) -> bool,
+    ) -> Result<R, TimedOut> {
+        let address = core::ptr::from_ref(self).addr();
+        let rest = if deadline.is_over() { None } else { Rest::take(address) };
+        let rested = rest.and_then(|_| attempt());
+        let done = rested.map_or_else(|| self.wait(deadline, attempt), Ok)?;
+        if let Some(rest) = rest {
+            rest.learn(address, more(&done));
+        }
+        Ok(done)
     }
 
     /// The sleeper's fence; whether it reached all that count on it.

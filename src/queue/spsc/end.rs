@@ -5,7 +5,6 @@ use crate::error::Fault;
 use crate::queue::LIGHT;
 use crate::segment::forks;
 use crate::shareable::Plain;
-use crate::sync::SPINS;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::wait::signal::Signal;
@@ -29,10 +28,6 @@ pub(super) struct End<'a, T: Plain, const SENDS: bool> {
     tag: u32,
     forks: u32,
     pub(super) inherited: bool,
-    /// Pauses before an end that has found nothing looks again.
-    pause: Cell<u32>,
-    /// How often it has waited.
-    waits: Cell<u32>,
     /// The next message to write or read.
     at: Cell<u64>,
     /// The first that is not ours to write or read, as far as is known.
@@ -40,13 +35,6 @@ pub(super) struct End<'a, T: Plain, const SENDS: bool> {
     /// `at` in the ring.
     index: Cell<usize>,
 }
-
-/// As many pauses, 1.7 microseconds or so: the line of the other end's position then moves once for many messages.
-const LONGEST: u32 = 64;
-/// An end that never rests would not learn that it pays: now and then it tries so many pauses.
-const TRIAL: u32 = 4;
-/// One wait in so many is a trial.
-const TRIALS: u32 = 32;
 
 impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
     /// For a role that was just taken: where the last owner's last commit left it.
@@ -59,8 +47,6 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
             tag,
             forks,
             inherited,
-            pause: Cell::new(0),
-            waits: Cell::new(0),
             at: Cell::new(at),
             bound: Cell::new(at),
             index: Cell::new(index.unwrap_or(0)),
@@ -161,34 +147,12 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
     #[cold]
     #[inline(never)]
     fn wait(&self, deadline: Deadline) -> Result<usize, Nothing> {
-        let waits = self.waits.get().wrapping_add(1);
-        self.waits.set(waits);
-        let least = if waits.is_multiple_of(TRIALS) { TRIAL } else { 0 };
-        let pause = self.pause.get().max(least);
-        let room = self.rest(pause, deadline).unwrap_or_else(|| {
-            let look = || match self.look() {
-                Err(Nothing::Now) => None,
-                done => Some(done),
-            };
-            self.signal(SENDS).wait(deadline, look).unwrap_or(Err(Nothing::Now))
-        });
-        if let Ok(room) = room {
-            // More than one came in that time: they will again, and for a longer rest the line moves less often.
-            self.pause.set(if room > 1 { (2 * pause + 1).min(LONGEST) } else { pause / 2 });
-        }
-        room
-    }
-
-    /// Does not look at once, if that paid off lately.
-    fn rest(&self, pause: u32, deadline: Deadline) -> Option<Result<usize, Nothing>> {
-        if !SPINS || deadline.is_over() {
-            return None;
-        }
-        (0..pause).for_each(|_| crate::sync::spin_loop());
-        match self.look() {
+        let look = || match self.look() {
             Err(Nothing::Now) => None,
             done => Some(done),
-        }
+        };
+        let more = |room: &Result<usize, Nothing>| room.is_ok_and(|room| room > 1);
+        self.signal(SENDS).wait_for_many(deadline, look, more).unwrap_or(Err(Nothing::Now))
     }
 
     /// Where this end, or the other one, sleeps.
