@@ -47,7 +47,7 @@ const FIRST: u32 = 2_700;
 /// What waking a sleeper costs at worst.
 const MOST: u32 = 50_000;
 /// Below this a miss no longer halves: a budget of nothing could never see a hit.
-const LEAST: u32 = 320;
+const LEAST: u32 = 80;
 /// Looks after the budget is spent, each with the CPU offered to others: at first, and at most.
 const YIELDS: u32 = 2;
 const MOST_YIELDS: u32 = 64;
