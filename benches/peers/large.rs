@@ -9,6 +9,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+use core::any::Any;
+use core::cell::RefCell;
 use core::hint::spin_loop;
 use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicU32;
@@ -22,6 +24,7 @@ use iceoryx2::prelude::{
 use iceoryx2::service::port_factory::publish_subscribe::PortFactory;
 use outlast::spsc::Ring;
 use outlast::{ByteQueue, Pipe, Shared};
+use std::rc::Rc;
 use support::scenes::{World, pipe_stream, stream};
 use support::{Bench, Contest, TOGETHER};
 
@@ -50,6 +53,17 @@ fn until<R>(mut attempt: impl FnMut() -> Option<R>) -> R {
         if tries % 64 == 63 { std::thread::yield_now() } else { spin_loop() }
     }
     unreachable!("584 years have passed")
+}
+
+thread_local! {
+    static KEPT: RefCell<Vec<Rc<dyn Any>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Has something dropped when this process ends, rather than while the time is taken.
+fn keep<T: 'static>(what: T) -> Rc<T> {
+    let what = Rc::new(what);
+    KEPT.with_borrow_mut(|kept| kept.push(Rc::clone(&what) as _));
+    what
 }
 
 // ----------------------------------------------------------------------------------- outlast
@@ -81,6 +95,46 @@ fn ring_copied<const WORDS: usize>(contest: &mut Contest<'_>, capacity: usize) {
             move || {
                 assert_eq!(consumer.recv_into(&mut to), Ok(1));
                 to[0][0]
+            }
+        };
+        stream(World::Processes, 1, messages, sender, receiver)
+    });
+}
+
+fn ring_of_words(contest: &mut Contest<'_>) {
+    contest.counted("outlast spsc::Ring", |messages| {
+        let ring = ring::<1>(SMALL);
+        let sender = || {
+            let producer = ring.producer().expect("free");
+            move |number| producer.send([number]).expect("open")
+        };
+        let receiver = || {
+            let consumer = ring.consumer().expect("free");
+            move || consumer.recv().expect("open")[0]
+        };
+        stream(World::Processes, 1, messages, sender, receiver)
+    });
+}
+
+fn ring_chunks<const WORDS: usize>(contest: &mut Contest<'_>, capacity: usize) {
+    contest.counted("outlast spsc::Ring, chunks", move |messages| {
+        let ring = ring::<WORDS>(capacity);
+        let sender = || {
+            let (mut producer, mut message) = (ring.producer().expect("free"), vec![7; WORDS]);
+            move |number| {
+                message[0] = number;
+                let mut room = producer.write_chunk(1).expect("open");
+                room.as_mut_slices().0[0].copy_from_slice(&message);
+                room.commit(1).expect("open");
+            }
+        };
+        let receiver = || {
+            let (mut consumer, mut to) = (ring.consumer().expect("free"), vec![0; WORDS]);
+            move || {
+                let message = consumer.read_chunk(1).expect("open");
+                to.copy_from_slice(&message.as_slices().0[0]);
+                message.consume(1).expect("ours");
+                to[0]
             }
         };
         stream(World::Processes, 1, messages, sender, receiver)
@@ -207,7 +261,7 @@ fn service<const WORDS: usize>(
 fn publisher<const WORDS: usize>(
     name: &str,
     capacity: usize,
-) -> Publisher<ipc::Service, Loaned<WORDS>, ()> {
+) -> Rc<Publisher<ipc::Service, Loaned<WORDS>, ()>> {
     let service = service::<WORDS>(name, capacity);
     let publisher = service
         .publisher_builder()
@@ -217,19 +271,19 @@ fn publisher<const WORDS: usize>(
         .expect("a publisher");
     until(|| (service.dynamic_config().number_of_subscribers() == 1).then_some(()));
     publisher.update_connections().expect("a subscriber");
-    publisher
+    keep(publisher)
 }
 
 /// The end that receives, connected.
 fn subscriber<const WORDS: usize>(
     name: &str,
     capacity: usize,
-) -> Subscriber<ipc::Service, Loaned<WORDS>, ()> {
+) -> Rc<Subscriber<ipc::Service, Loaned<WORDS>, ()>> {
     let service = service::<WORDS>(name, capacity);
     let subscriber = service.subscriber_builder().create().expect("a subscriber");
     until(|| (service.dynamic_config().number_of_publishers() == 1).then_some(()));
     subscriber.update_connections().expect("a publisher");
-    subscriber
+    keep(subscriber)
 }
 
 fn iceoryx_copied<const WORDS: usize>(contest: &mut Contest<'_>, capacity: usize) {
@@ -391,6 +445,7 @@ mod boost {
 
 fn copied(contest: &mut Contest<'_>) {
     ring_copied::<8_192>(contest, COPIED);
+    ring_chunks::<8_192>(contest, COPIED);
     bytes_copied::<65_536>(contest, COPIED);
     pipe_copied::<65_536>(contest, COPIED);
     boost::copied::<65_536>(contest, COPIED, 0.4);
@@ -406,7 +461,7 @@ fn in_place(contest: &mut Contest<'_>) {
 }
 
 fn small(contest: &mut Contest<'_>) {
-    ring_copied::<1>(contest, SMALL);
+    ring_of_words(contest);
     boost::copied::<8>(contest, SMALL, 0.067);
     contest.counted("pipe", pipe_stream::<8>).bar(0.067);
 }
