@@ -56,6 +56,7 @@ fn until<R>(mut attempt: impl FnMut() -> Option<R>) -> R {
 }
 
 thread_local! {
+    /// Dropped when the process ends.
     static KEPT: RefCell<Vec<Rc<dyn Any>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -80,27 +81,6 @@ fn bytes(messages: usize, len: usize) -> Shared<ByteQueue> {
     Shared::<ByteQueue>::anonymous_bytes(messages * len).expect("memory")
 }
 
-fn ring_copied<const WORDS: usize>(contest: &mut Contest<'_>, capacity: usize) {
-    contest.counted("outlast spsc::Ring", move |messages| {
-        let ring = ring::<WORDS>(capacity);
-        let sender = || {
-            let (producer, mut message) = (ring.producer().expect("free"), vec![[7; WORDS]]);
-            move |number| {
-                message[0][0] = number;
-                producer.send_batch(&message).expect("open");
-            }
-        };
-        let receiver = || {
-            let (consumer, mut to) = (ring.consumer().expect("free"), vec![[0; WORDS]]);
-            move || {
-                assert_eq!(consumer.recv_into(&mut to), Ok(1));
-                to[0][0]
-            }
-        };
-        stream(World::Processes, 1, messages, sender, receiver)
-    });
-}
-
 fn ring_of_words(contest: &mut Contest<'_>) {
     contest.counted("outlast spsc::Ring", |messages| {
         let ring = ring::<1>(SMALL);
@@ -116,9 +96,9 @@ fn ring_of_words(contest: &mut Contest<'_>) {
     });
 }
 
-fn ring_chunks<const WORDS: usize>(contest: &mut Contest<'_>, capacity: usize) {
-    contest.counted("outlast spsc::Ring, chunks", move |messages| {
-        let ring = ring::<WORDS>(capacity);
+fn ring_chunks<const WORDS: usize>(contest: &mut Contest<'_>) {
+    contest.counted("outlast spsc::Ring, chunks of 1", |messages| {
+        let ring = ring::<WORDS>(COPIED);
         let sender = || {
             let (mut producer, mut message) = (ring.producer().expect("free"), vec![7; WORDS]);
             move |number| {
@@ -141,9 +121,30 @@ fn ring_chunks<const WORDS: usize>(contest: &mut Contest<'_>, capacity: usize) {
     });
 }
 
-fn bytes_copied<const LEN: usize>(contest: &mut Contest<'_>, capacity: usize) {
-    contest.counted("outlast::ByteQueue", move |messages| {
-        let queue = bytes(capacity, LEN);
+fn ring_copied<const WORDS: usize>(contest: &mut Contest<'_>) {
+    contest.counted("outlast spsc::Ring", |messages| {
+        let ring = ring::<WORDS>(COPIED);
+        let sender = || {
+            let (producer, mut message) = (ring.producer().expect("free"), vec![[7; WORDS]]);
+            move |number| {
+                message[0][0] = number;
+                producer.send_batch(&message).expect("open");
+            }
+        };
+        let receiver = || {
+            let (consumer, mut to) = (ring.consumer().expect("free"), vec![[0; WORDS]]);
+            move || {
+                assert_eq!(consumer.recv_into(&mut to), Ok(1));
+                to[0][0]
+            }
+        };
+        stream(World::Processes, 1, messages, sender, receiver)
+    });
+}
+
+fn bytes_copied<const LEN: usize>(contest: &mut Contest<'_>) {
+    contest.counted("outlast::ByteQueue", |messages| {
+        let queue = bytes(COPIED, LEN);
         let known = || drop(queue.try_reserve(usize::MAX));
         let sender = || {
             known();
@@ -166,9 +167,9 @@ fn bytes_copied<const LEN: usize>(contest: &mut Contest<'_>, capacity: usize) {
     });
 }
 
-fn pipe_copied<const LEN: usize>(contest: &mut Contest<'_>, capacity: usize) {
-    contest.counted("outlast::Pipe", move |messages| {
-        let pipe = Shared::<Pipe>::anonymous_pipe(capacity * LEN).expect("memory");
+fn pipe_copied<const LEN: usize>(contest: &mut Contest<'_>) {
+    contest.counted("outlast::Pipe", |messages| {
+        let pipe = Shared::<Pipe>::anonymous_pipe(COPIED * LEN).expect("memory");
         let sender = || {
             let (side, mut message) = (pipe.first().expect("free"), vec![7; LEN]);
             move |number: u64| {
@@ -286,11 +287,11 @@ fn subscriber<const WORDS: usize>(
     keep(subscriber)
 }
 
-fn iceoryx_copied<const WORDS: usize>(contest: &mut Contest<'_>, capacity: usize) {
-    contest.counted("iceoryx2 publish-subscribe", move |messages| {
+fn iceoryx_copied<const WORDS: usize>(contest: &mut Contest<'_>) {
+    contest.counted("iceoryx2 publish-subscribe", |messages| {
         let name = unique();
         let sender = || {
-            let (publisher, mut message) = (publisher::<WORDS>(&name, capacity), vec![7; WORDS]);
+            let (publisher, mut message) = (publisher::<WORDS>(&name, COPIED), vec![7; WORDS]);
             move |number| {
                 message[0] = number;
                 let sample = publisher.loan_uninit().expect("one is free");
@@ -301,7 +302,7 @@ fn iceoryx_copied<const WORDS: usize>(contest: &mut Contest<'_>, capacity: usize
             }
         };
         let receiver = || {
-            let (subscriber, mut to) = (subscriber::<WORDS>(&name, capacity), vec![0; WORDS]);
+            let (subscriber, mut to) = (subscriber::<WORDS>(&name, COPIED), vec![0; WORDS]);
             move || {
                 let sample = until(|| subscriber.receive().expect("connected"));
                 // SAFETY: the sender has written all of them.
@@ -444,12 +445,12 @@ mod boost {
 // ---------------------------------------------------------------------------------- contests
 
 fn copied(contest: &mut Contest<'_>) {
-    ring_copied::<8_192>(contest, COPIED);
-    ring_chunks::<8_192>(contest, COPIED);
-    bytes_copied::<65_536>(contest, COPIED);
-    pipe_copied::<65_536>(contest, COPIED);
+    ring_chunks::<8_192>(contest);
+    ring_copied::<8_192>(contest);
+    bytes_copied::<65_536>(contest);
+    pipe_copied::<65_536>(contest);
     boost::copied::<65_536>(contest, COPIED, 0.4);
-    iceoryx_copied::<8_192>(contest, COPIED);
+    iceoryx_copied::<8_192>(contest);
     contest.counted("pipe", pipe_stream::<65_536>);
 }
 
