@@ -485,8 +485,8 @@ impl<T: Plain + fmt::Display> fmt::Display for LockGuard<'_, T> {
 /// Chooses for this process whether every lock enters the kernel's robust list at once.
 ///
 /// By default a thread's only lock stays out of the list (see `sys::robust` in the source), which
-/// saves 3 ns. A section that itself takes a *pthread robust mutex* makes the kernel forget a lock that is not
-/// listed: programs that do so call `set_eager(true)` before their first lock.
+/// saves some nanoseconds. A section that itself takes a *pthread robust mutex*, or a lock of another version of this crate, makes the
+/// kernel forget a lock that is not listed: programs that do so call `set_eager(true)` before their first lock.
 pub fn set_eager(eager: bool) {
     crate::sys::robust::set_eager(eager);
 }

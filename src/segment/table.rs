@@ -1,7 +1,7 @@
 //! Which segments this process maps, and who it is in each of them.
 //!
 //! A primitive is a plain value, and learns who calls it from its own address: [`identify`] looks
-//! in a thread-local cache of one address range, then in the process-wide table. Nothing of this is
+//! in a thread-local cache of address ranges, the last one first, then in the process-wide table. Nothing of this is
 //! read from shared memory. A cached range stays mapped for as long as its thread lives, or until that thread itself
 //! leaves: a registered thread's token lies in it, and [`Attachment::detach`] keeps such memory (the *graveyard*).
 //!
@@ -69,9 +69,15 @@ static TABLE: Mutex<Table> =
     Mutex::new(Table { mappings: Vec::new(), ranges: Vec::new(), graves: Vec::new() });
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
+/// A mapping's start and length, and the owner tag of this process in it.
+type Identity = (usize, usize, u32);
+const NOBODY: Identity = (0, 0, 0);
+
 thread_local! {
-    /// The mapping that this thread used last: start, length, owner tag.
-    static HERE: Cell<(usize, usize, u32)> = const { Cell::new((0, 0, 0)) };
+    /// The mapping that this thread used last.
+    static HERE: Cell<Identity> = const { Cell::new(NOBODY) };
+    /// Some that it used before; the oldest is the next to be replaced.
+    static RECENT: Cell<[Identity; 8]> = const { Cell::new([NOBODY; 8]) };
     /// Process and thread, as the kernel knows them, and the count of forks when it was asked.
     static WHO: Cell<(u32, u32, u32)> = const { Cell::new((u32::MAX, 0, 0)) };
     /// The table's lock, held by the thread that forks.
@@ -93,15 +99,32 @@ pub(crate) fn identify(address: usize) -> Result<u32, Fault> {
 
 #[cold]
 fn identify_slow(address: usize) -> Result<u32, Fault> {
+    let is_there = |&(start, len, _): &Identity| address.wrapping_sub(start) < len;
+    if let Some(identity) = RECENT.get().into_iter().find(is_there) {
+        HERE.set(identity);
+        return Ok(identity.2);
+    }
     let mut table = table();
     let within = |mapping: &&mut Mapping| address.wrapping_sub(mapping.start) < mapping.len;
     let mapping = table.mappings.iter_mut().find(within).ok_or(Fault::NotShared)?;
     let membership = mapping.attach()?;
     membership.register()?;
     let tag = membership.tag();
-    HERE.set((mapping.start, mapping.len, tag));
+    let identity = (mapping.start, mapping.len, tag);
+    HERE.set(identity);
+    let mut recent = RECENT.get();
+    recent.rotate_right(1);
+    recent[0] = identity;
+    RECENT.set(recent);
     table.settle();
     Ok(tag)
+}
+
+/// Empties the calling thread's cache of those for which `are_gone` says so.
+fn forget_identities(are_gone: impl Fn(Identity) -> bool) {
+    let keep = |identity: Identity| if are_gone(identity) { NOBODY } else { identity };
+    HERE.set(keep(HERE.get()));
+    RECENT.set(RECENT.get().map(keep));
 }
 
 /// In the child of a fork: makes it a peer of the segment that the lock at `address` lies in, as its parent was. To be called on the way of a lock
@@ -221,9 +244,7 @@ impl Attachment {
         }
         let mapping = table.mappings.swap_remove(i);
         table.settle();
-        if HERE.get().0 == self.start {
-            HERE.set((0, 0, 0));
-        }
+        forget_identities(|(start, ..)| start == self.start);
         if mapping.forks == forks() {
             mapping.membership.map(Membership::leave)
         } else {
@@ -277,7 +298,7 @@ extern "C" fn after_fork() {
 
 extern "C" fn after_fork_in_child() {
     FORKS.fetch_add(1, Relaxed);
-    HERE.set((0, 0, 0));
+    forget_identities(|_| true);
     robust::forget_in_child();
     if let Some(table) = ACROSS_FORK.take() {
         thread::hold_back(!table.mappings.is_empty());

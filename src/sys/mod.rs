@@ -53,6 +53,14 @@ pub(crate) mod thread;
 pub(crate) use parker::Parker;
 #[cfg(not(outlast_loom))]
 pub(crate) use parker::{BACKEND, wake_all};
+#[cfg(not(outlast_loom))]
+pub(crate) use thread::cpus;
+
+/// The model's threads take turns.
+#[cfg(outlast_loom)]
+pub(crate) fn cpus() -> usize {
+    1
+}
 
 /// A word, and the value at which to sleep on it.
 #[cfg(not(outlast_loom))]

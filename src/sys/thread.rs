@@ -12,6 +12,13 @@ pub(crate) fn id() -> u32 {
     u32::try_from(tid).expect("a thread id is positive and 32 bits wide")
 }
 
+/// How many CPUs the machine has online.
+pub(crate) fn cpus() -> usize {
+    // SAFETY: takes no pointers.
+    let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    usize::try_from(cpus).unwrap_or(1)
+}
+
 /// Whether threads of this process are to take no lock by the shortest way: see [`hold_back`].
 static HELD_BACK: AtomicBool = AtomicBool::new(false);
 

@@ -4,7 +4,8 @@
 //! each thread keeps a budget for the words that it waits on, which doubles when a spin has hit
 //! and halves when one has missed; but if the sleep after it was short, a longer spin might have
 //! hit, and it doubles as well. If the longest has missed so, the others have no CPU to run on: it starts
-//! again from the least. With one CPU nobody can change the word meanwhile: no spin.
+//! again from the least. On a machine with one CPU nobody can change the word meanwhile: no spin. (Which of its CPUs the calling thread may use says nothing:
+//! those who will change the word may use others.)
 //!
 //! A spin is a number of pauses, and then a number of yields, each with a look. Where the yields let others run, and that was what was needed,
 //! pauses only keep the CPU from those: then their number halves, and that of the yields doubles.
@@ -257,13 +258,12 @@ fn measure_pauses() -> u32 {
     (PAUSES * 1_000 / least.unwrap_or(0).max(1)).clamp(1, 1_000)
 }
 
-/// The CPUs of this process, asked for once. (Not a `OnceLock`: a child forked while another thread
-/// is in it would wait for that thread for ever.)
+/// The CPUs, asked for once. (Not a `OnceLock`: a child forked while another thread is in it would wait for that thread for ever.)
 fn cpus() -> usize {
     static CPUS: AtomicUsize = AtomicUsize::new(0);
     match CPUS.load(Relaxed) {
         0 => {
-            let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+            let cpus = crate::sys::cpus();
             CPUS.store(cpus, Relaxed);
             cpus
         }
