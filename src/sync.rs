@@ -6,7 +6,7 @@ mod imp {
     pub(crate) use core::sync::atomic::compiler_fence;
     pub(crate) mod atomic {
         pub(crate) use core::sync::atomic::{
-            AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+            AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
         };
     }
 

@@ -13,21 +13,22 @@
 //! | a head's address | of a thread that has not ended: it leaves the place before it does |
 //! | the same + `BUSY` | somebody looks at its `pending` field: it waits, and lives meanwhile |
 use super::Head;
+use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use crate::sync::atomic::{AtomicPtr, AtomicUsize};
 use core::cell::Cell;
-use core::ptr::{null_mut, with_exposed_provenance};
+use core::ptr::{from_ref, with_exposed_provenance};
 
 /// Heads are aligned.
 const BUSY: usize = 1;
 
 struct Place {
     head: AtomicUsize,
-    next: AtomicPtr<Place>,
+    /// The address of the place that was made before this one, or 0.
+    next: AtomicUsize,
 }
 
-/// The place entered last.
-static PLACES: AtomicPtr<Place> = AtomicPtr::new(null_mut());
+/// The address of the place that was made last.
+static PLACES: AtomicUsize = AtomicUsize::new(0);
 
 /// Leaves the thread's place when the thread ends. Later its locks are listed at once.
 struct Leaver;
@@ -38,9 +39,9 @@ thread_local! {
 }
 
 fn places() -> impl Iterator<Item = &'static Place> {
-    let place = |at: &AtomicPtr<Place>| {
-        // SAFETY: null, or what `enter` leaked before it published it.
-        unsafe { at.load(Acquire).as_ref::<'static>() }
+    let place = |at: &AtomicUsize| {
+        // SAFETY: null, or what `enter` leaked before it published its address.
+        unsafe { with_exposed_provenance::<Place>(at.load(Acquire)).as_ref::<'static>() }
     };
     core::iter::successors(place(&PLACES), move |before| place(&before.next))
 }
@@ -53,16 +54,17 @@ pub(super) fn enter(head: *const Head) {
     let head = head.expose_provenance();
     let take = |place: &&Place| place.head.compare_exchange(0, head, AcqRel, Relaxed).is_ok();
     let place = places().find(take).unwrap_or_else(|| {
-        let new = Box::leak(Box::new(Place {
-            head: AtomicUsize::new(head),
-            next: AtomicPtr::new(PLACES.load(Relaxed)),
-        }));
-        let mut first = new.next.load(Relaxed);
-        while let Err(now) = PLACES.compare_exchange(first, new, AcqRel, Relaxed) {
-            new.next.store(now, Relaxed);
-            first = now;
+        let new: &'static Place =
+            Box::leak(Box::new(Place { head: AtomicUsize::new(head), next: AtomicUsize::new(0) }));
+        let address = from_ref(new).expose_provenance();
+        let mut first = PLACES.load(Relaxed);
+        loop {
+            new.next.store(first, Relaxed);
+            match PLACES.compare_exchange(first, address, AcqRel, Relaxed) {
+                Ok(_) => return new,
+                Err(now) => first = now,
+            }
         }
-        new
     });
     PLACE.set(Some(place));
 }
