@@ -115,7 +115,7 @@ impl Drop for Leaver {
     }
 }
 
-/// To be called in the child of a fork: only the calling thread is there, and it has another head to be entered with.
+/// To be called in the child of a fork: only the calling thread is there, and it is entered anew at its next lock.
 pub(super) fn forget_in_child() {
     places().for_each(|place| place.head.store(0, Relaxed));
     PLACE.set(None);

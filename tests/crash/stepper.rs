@@ -473,13 +473,19 @@ fn mark() {
     unsafe { libc::raise(libc::SIGSTOP) };
 }
 
+/// How many CPUs there are, whichever this thread keeps to.
+pub(crate) fn cpus() -> usize {
+    // SAFETY: takes no pointers.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
+}
+
 /// Keeps this thread, and the children it makes, on one CPU: a step is four times faster there.
-pub(crate) fn pin_to_one_cpu() {
+pub(crate) fn pin_to(cpu: usize) {
     let mut set = std::mem::MaybeUninit::<libc::cpu_set_t>::zeroed();
     // SAFETY: an all-zero set is a set.
     let set = unsafe { set.assume_init_mut() };
-    // SAFETY: CPU 0 is within the set.
-    unsafe { libc::CPU_SET(0, set) };
+    // SAFETY: a CPU that there is, of those that a set has room for.
+    unsafe { libc::CPU_SET(cpu, set) };
     // SAFETY: reads a set that lives here. If it fails, steps are slower.
     unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set) };
 }

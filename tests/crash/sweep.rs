@@ -5,12 +5,12 @@
 //! (a system call) changed are the same kill. A dry run finds the steps after which something
 //! changed; the sweep kills right before and right after each of them (`OUTLAST_SWEEP=full`: after
 //! every single one).
-use crate::stepper::{
-    Child, End, Step, Victim, Way, expect_a_hang, fork, patience, pin_to_one_cpu,
-};
+use crate::stepper::{Child, End, Step, Victim, Way, cpus, expect_a_hang, fork, patience, pin_to};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Instant;
 
 /// An operation more than this many instructions long is not one of ours.
@@ -123,11 +123,21 @@ impl Points {
     }
 }
 
-/// Sweeps take turns: they pin processes to one CPU and count on being alone there.
+/// Sweeps take turns at each CPU: they pin processes to one, and count on being alone there.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    pin_to_one_cpu();
+    static TURNS: [Mutex<()>; 8] = [const { Mutex::new(()) }; 8];
+    let cpus = cpus().min(TURNS.len());
+    let free = TURNS[..cpus].iter().enumerate().find_map(|(cpu, turn)| match turn.try_lock() {
+        Ok(turn) => Some((cpu, turn)),
+        Err(TryLockError::Poisoned(turn)) => Some((cpu, turn.into_inner())),
+        Err(TryLockError::WouldBlock) => None,
+    });
+    let (cpu, turn) = free.unwrap_or_else(|| {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let cpu = NEXT.fetch_add(1, Relaxed) % cpus;
+        (cpu, TURNS[cpu].lock().unwrap_or_else(PoisonError::into_inner))
+    });
+    pin_to(cpu);
     turn
 }
 
