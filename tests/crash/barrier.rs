@@ -3,7 +3,7 @@ use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::{Barrier, BarrierError, OnceCell, Shared, Spin};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn pair() -> Shared<Barrier> {
     options().anonymous(Barrier::new(2)).expect("a segment")
@@ -110,10 +110,17 @@ fn passes(world: &Shared<Barrier>) -> Verdict {
     world.leave().or_else(fail)
 }
 
+/// Once the dead one is mended. (Where all had arrived, the others did not wait for that.)
 fn lost_one(world: &Shared<Barrier>) -> Verdict {
-    match (world.parties(), world.waiting(), world.is_broken()) {
-        (2, 0, false) => Ok(()),
-        other => fail(format!("parties, waiting, broken: {other:?}")),
+    let end = Instant::now() + patience();
+    loop {
+        match (world.parties(), world.waiting(), world.is_broken()) {
+            (2, 0, false) => return Ok(()),
+            other if Instant::now() > end => {
+                return fail(format!("parties, waiting, broken: {other:?}"));
+            }
+            _ => std::thread::yield_now(),
+        }
     }
 }
 

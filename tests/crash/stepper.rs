@@ -1,28 +1,31 @@
 //! Runs a process one machine instruction at a time, and kills it after any of them.
 use libc::{c_int, c_long, pid_t};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::mem::offset_of;
 use std::ptr::{null, null_mut};
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 /// How long a process may take for what takes microseconds, before that counts as a hang.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The same where a hang is what is expected.
 const LITTLE_PATIENCE: Duration = Duration::from_millis(500);
-/// Whether this process, or the one that it was forked from, expects a hang.
-static EXPECTS_A_HANG: AtomicBool = AtomicBool::new(false);
+thread_local! {
+    /// Whether this thread, or the one whose process it was forked from, expects a hang. (Other sweeps run beside it.)
+    static EXPECTS_A_HANG: Cell<bool> = const { Cell::new(false) };
+}
 
 /// How long a process may take for what takes microseconds, before that counts as a hang.
 pub(crate) fn patience() -> Duration {
-    if EXPECTS_A_HANG.load(Relaxed) { LITTLE_PATIENCE } else { PATIENCE }
+    if EXPECTS_A_HANG.get() { LITTLE_PATIENCE } else { PATIENCE }
 }
 
 /// Whether from here on a hang is what is expected.
 pub(crate) fn expect_a_hang(is_expected: bool) {
-    EXPECTS_A_HANG.store(is_expected, Relaxed);
+    EXPECTS_A_HANG.set(is_expected);
 }
 
 /// A child made by `fork`. Killed and reaped when dropped.
