@@ -191,7 +191,7 @@ impl Condition {
 
     /// Ends the wait of one that waits, if anybody does. Never blocks.
     ///
-    /// Async-signal-safe, as the other two.
+    /// Async-signal-safe with futexes, as the other two.
     #[inline]
     pub fn notify_one(&self) {
         self.notify(1);

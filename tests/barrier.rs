@@ -427,3 +427,22 @@ fn arbitrary_bytes() {
     });
     assert_eq!(waiter.unwrap().index(), 0);
 }
+
+/// A signal handler does not end a wait, and a party that waits takes no processor's time.
+#[test]
+fn a_party_sleeps_on() {
+    let meeting = meeting(2);
+    let _watchdog = watch("a_party_sleeps_on", &meeting);
+    let child = fork_child(|| {
+        common::catch_user_signals();
+        Spin::Never.set();
+        assert!(!meeting.barrier.wait().unwrap().is_leader());
+        assert_eq!(meeting.here.load(SeqCst), 1, "a signal has ended the wait");
+        assert!(common::thread_cpu() < ms(100), "it has not slept: {:?}", common::thread_cpu());
+    });
+    common::eventually("it comes", || meeting.barrier.waiting() == 1);
+    child.disturb_asleep(50, ms(3));
+    meeting.here.store(1, SeqCst);
+    assert!(meeting.barrier.wait().unwrap().is_leader());
+    child.succeeds();
+}

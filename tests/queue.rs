@@ -1477,3 +1477,29 @@ fn bits_that_are_no_value() {
         }
     }
 }
+
+/// A signal handler ends neither wait, of one that receives or of one that sends, and neither takes a processor's time.
+#[test]
+fn waiters_sleep_on() {
+    let (jobs, step) = (numbers(1), Shared::anonymous(AtomicU32::new(0)).unwrap());
+    let _watchdog = watch("waiters_sleep_on", &jobs);
+    let child = fork_child(|| {
+        common::catch_user_signals();
+        outlast::Spin::Never.set();
+        assert_eq!(jobs.recv(), Ok(1));
+        assert_eq!(step.load(SeqCst), 1, "a signal has ended the reception");
+        jobs.send(2).unwrap();
+        step.reach(2);
+        jobs.send(3).unwrap(); // there is no room
+        assert_eq!(step.load(SeqCst), 3, "a signal has ended the sending");
+        assert!(common::thread_cpu() < ms(100), "it has not slept: {:?}", common::thread_cpu());
+    });
+    child.disturb_asleep(25, ms(3));
+    step.reach(1);
+    jobs.send(1).unwrap();
+    step.until(2);
+    child.disturb_asleep(25, ms(3));
+    step.reach(3);
+    assert_eq!((jobs.recv(), jobs.recv()), (Ok(2), Ok(3)));
+    child.succeeds();
+}

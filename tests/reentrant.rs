@@ -377,3 +377,27 @@ fn before_it_is_shared() {
     let shared = Shared::anonymous(lock).unwrap();
     assert_eq!(shared.lock().unwrap().get(), 2);
 }
+
+/// A signal handler does not end a wait, and a waiter takes no processor's time.
+#[test]
+fn a_waiter_sleeps_on() {
+    let shared = counter();
+    let _watchdog = watch("a_waiter_sleeps_on", &shared);
+    let outer = shared.lock.lock().unwrap();
+    let inner = shared.lock.lock().unwrap();
+    let child = fork_child(|| {
+        common::catch_user_signals();
+        Spin::Never.set();
+        shared.step.reach(1);
+        assert_eq!(shared.lock.lock().unwrap().depth(), 1);
+        assert_eq!(shared.step.load(SeqCst), 2, "a signal has ended the wait");
+        assert!(common::thread_cpu() < ms(100), "it has not slept: {:?}", common::thread_cpu());
+    });
+    shared.step.until(1);
+    child.disturb_asleep(25, ms(3));
+    drop(inner); // which gives nothing up
+    child.disturb_asleep(25, ms(3));
+    shared.step.reach(2);
+    drop(outer);
+    child.succeeds();
+}
