@@ -2,7 +2,7 @@
 mod support;
 
 use outlast::{ByteQueue, Queue, Shared};
-use support::scenes::{World, pipe_stream, stream};
+use support::scenes::{World, bytes_copied, bytes_in_place, number, pipe_stream};
 use support::{ALONE, Bench, Contest, TOGETHER};
 
 /// Messages that there is room for.
@@ -12,10 +12,6 @@ fn queue(len: usize) -> Shared<ByteQueue> {
     // No more than 64 MiB: few of the longest.
     let messages = CAPACITY.min((64 << 20) / len).max(4);
     Shared::<ByteQueue>::anonymous_bytes(messages * len.next_multiple_of(64)).expect("memory")
-}
-
-fn number(message: &[u8]) -> u64 {
-    u64::from_ne_bytes(message[..8].try_into().expect("8 bytes"))
 }
 
 fn alone<const LEN: usize>(contest: &mut Contest<'_>) {
@@ -58,53 +54,14 @@ fn copied<const LEN: usize>(contest: &mut Contest<'_>) {
     for (name, world) in
         [("outlast::ByteQueue", World::Processes), ("outlast::ByteQueue (threads)", World::Threads)]
     {
-        contest.counted(name, move |messages| {
-            let queue = queue(LEN);
-            let known = || drop(queue.try_reserve(usize::MAX));
-            let sender = || {
-                known();
-                let mut message = vec![7; LEN];
-                let queue = &queue;
-                move |number: u64| {
-                    message[..8].copy_from_slice(&number.to_ne_bytes());
-                    queue.send(&message).expect("open");
-                }
-            };
-            let receiver = || {
-                known();
-                let mut to = Vec::with_capacity(LEN);
-                let queue = &queue;
-                move || {
-                    to.clear();
-                    queue.recv_into(&mut to).expect("open");
-                    number(&to)
-                }
-            };
-            stream(world, 1, messages, sender, receiver)
-        });
+        contest.counted(name, move |messages| bytes_copied(world, &queue(LEN), LEN, messages));
     }
     contest.counted("pipe", pipe_stream::<LEN>);
 }
 
 /// Only the first bytes are touched: what the queue itself costs.
 fn in_place<const LEN: usize>(contest: &mut Contest<'_>) {
-    contest.counted("outlast::ByteQueue", move |messages| {
-        let queue = queue(LEN);
-        let known = || drop(queue.try_reserve(usize::MAX));
-        let sender = || {
-            known();
-            |number: u64| {
-                let mut room = queue.reserve(LEN).expect("open");
-                room[..8].copy_from_slice(&number.to_ne_bytes());
-                room.commit().expect("ours");
-            }
-        };
-        let receiver = || {
-            known();
-            || number(&queue.recv_ref().expect("open"))
-        };
-        stream(World::Processes, 1, messages, sender, receiver)
-    });
+    contest.counted("outlast::ByteQueue", |messages| bytes_in_place(&queue(LEN), LEN, messages));
 }
 
 fn main() {

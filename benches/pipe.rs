@@ -4,16 +4,12 @@ mod support;
 use outlast::{Pipe, Shared};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use support::scenes::{World, ping_pong, pipe_stream, stream, system_stream};
+use support::scenes::{World, ping_pong, pipe_copied, pipe_stream, system_stream};
 use support::{ALONE, Bench, Contest, TOGETHER, group};
 
 fn pipe(len: usize) -> Shared<Pipe> {
     let capacity = (256 * len).clamp(1 << 14, 1 << 22); // each way
     Shared::<Pipe>::anonymous_pipe(capacity).expect("memory")
-}
-
-fn number(message: &[u8]) -> u64 {
-    u64::from_ne_bytes(message[..8].try_into().expect("8 bytes"))
 }
 
 fn alone<const LEN: usize>(contest: &mut Contest<'_>) {
@@ -34,25 +30,7 @@ fn streams<const LEN: usize>(contest: &mut Contest<'_>) {
     for (name, world) in
         [("outlast::Pipe", World::Processes), ("outlast::Pipe (threads)", World::Threads)]
     {
-        contest.counted(name, move |messages| {
-            let pipe = pipe(LEN);
-            let sender = || {
-                let (side, mut message) = (pipe.first().expect("free"), vec![7; LEN]);
-                move |number: u64| {
-                    message[..8].copy_from_slice(&number.to_ne_bytes());
-                    side.send_bytes(&message).expect("open");
-                }
-            };
-            let receiver = || {
-                let (side, mut to) = (pipe.second().expect("free"), Vec::with_capacity(LEN));
-                move || {
-                    to.clear();
-                    side.recv_bytes_into(&mut to).expect("open");
-                    number(&to)
-                }
-            };
-            stream(world, 1, messages, sender, receiver)
-        });
+        contest.counted(name, move |messages| pipe_copied(world, &pipe(LEN), LEN, messages));
     }
     contest.counted("pipe", pipe_stream::<LEN>);
     contest.counted("socketpair", |messages| {

@@ -11,7 +11,6 @@ mod support;
 
 use core::any::Any;
 use core::cell::RefCell;
-use core::hint::spin_loop;
 use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
@@ -25,7 +24,9 @@ use iceoryx2::service::port_factory::publish_subscribe::PortFactory;
 use outlast::spsc::Ring;
 use outlast::{ByteQueue, Pipe, Shared};
 use std::rc::Rc;
-use support::scenes::{World, pipe_stream, stream};
+use support::scenes::{
+    World, bytes_copied, bytes_in_place, pipe_copied, pipe_stream, stream, until,
+};
 use support::{Bench, Contest, TOGETHER};
 
 /// Small messages that there is room for.
@@ -44,17 +45,6 @@ fn unique() -> String {
     format!("outlast-peers-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed))
 }
 
-/// Looks again and again, lets others have the CPU if that does not help.
-fn until<R>(mut attempt: impl FnMut() -> Option<R>) -> R {
-    for tries in 0_u64.. {
-        if let Some(done) = attempt() {
-            return done;
-        }
-        if tries % 64 == 63 { std::thread::yield_now() } else { spin_loop() }
-    }
-    unreachable!("584 years have passed")
-}
-
 thread_local! {
     /// Dropped when the process ends.
     static KEPT: RefCell<Vec<Rc<dyn Any>>> = const { RefCell::new(Vec::new()) };
@@ -68,10 +58,6 @@ fn keep<T: 'static>(what: T) -> Rc<T> {
 }
 
 // ----------------------------------------------------------------------------------- outlast
-
-fn number(message: &[u8]) -> u64 {
-    u64::from_ne_bytes(message[..8].try_into().expect("8 bytes"))
-}
 
 fn ring<const WORDS: usize>(capacity: usize) -> Shared<Ring<Words<WORDS>>> {
     Shared::<Ring<_>>::anonymous_ring(capacity).expect("memory")
@@ -142,53 +128,6 @@ fn ring_copied<const WORDS: usize>(contest: &mut Contest<'_>) {
     });
 }
 
-fn bytes_copied<const LEN: usize>(contest: &mut Contest<'_>) {
-    contest.counted("outlast::ByteQueue", |messages| {
-        let queue = bytes(COPIED, LEN);
-        let known = || drop(queue.try_reserve(usize::MAX));
-        let sender = || {
-            known();
-            let (queue, mut message) = (&queue, vec![7; LEN]);
-            move |number: u64| {
-                message[..8].copy_from_slice(&number.to_ne_bytes());
-                queue.send(&message).expect("open");
-            }
-        };
-        let receiver = || {
-            known();
-            let (queue, mut to) = (&queue, Vec::with_capacity(LEN));
-            move || {
-                to.clear();
-                assert_eq!(queue.recv_into(&mut to), Ok(LEN));
-                number(&to)
-            }
-        };
-        stream(World::Processes, 1, messages, sender, receiver)
-    });
-}
-
-fn pipe_copied<const LEN: usize>(contest: &mut Contest<'_>) {
-    contest.counted("outlast::Pipe", |messages| {
-        let pipe = Shared::<Pipe>::anonymous_pipe(COPIED * LEN).expect("memory");
-        let sender = || {
-            let (side, mut message) = (pipe.first().expect("free"), vec![7; LEN]);
-            move |number: u64| {
-                message[..8].copy_from_slice(&number.to_ne_bytes());
-                side.send_bytes(&message).expect("open");
-            }
-        };
-        let receiver = || {
-            let (side, mut to) = (pipe.second().expect("free"), Vec::with_capacity(LEN));
-            move || {
-                to.clear();
-                assert_eq!(side.recv_bytes_into(&mut to), Ok(LEN));
-                number(&to)
-            }
-        };
-        stream(World::Processes, 1, messages, sender, receiver)
-    });
-}
-
 fn ring_in_place<const WORDS: usize>(contest: &mut Contest<'_>) {
     contest.counted("outlast spsc::Ring", |messages| {
         let ring = ring::<WORDS>(IN_PLACE);
@@ -208,26 +147,6 @@ fn ring_in_place<const WORDS: usize>(contest: &mut Contest<'_>) {
                 message.consume(1).expect("ours");
                 number
             }
-        };
-        stream(World::Processes, 1, messages, sender, receiver)
-    });
-}
-
-fn bytes_in_place<const LEN: usize>(contest: &mut Contest<'_>) {
-    contest.counted("outlast::ByteQueue", |messages| {
-        let queue = bytes(IN_PLACE, LEN);
-        let known = || drop(queue.try_reserve(usize::MAX));
-        let sender = || {
-            known();
-            |number: u64| {
-                let mut room = queue.reserve(LEN).expect("open");
-                room[..8].copy_from_slice(&number.to_ne_bytes());
-                room.commit().expect("ours");
-            }
-        };
-        let receiver = || {
-            known();
-            || number(&queue.recv_ref().expect("open"))
         };
         stream(World::Processes, 1, messages, sender, receiver)
     });
@@ -344,8 +263,8 @@ fn iceoryx_in_place<const WORDS: usize>(contest: &mut Contest<'_>) {
 #[cfg(feature = "boost")]
 mod boost {
     use super::support::Contest;
-    use super::support::scenes::{World, stream};
-    use super::{number, unique};
+    use super::support::scenes::{World, number, stream};
+    use super::unique;
     use core::ffi::{CStr, c_char, c_void};
     use core::ptr::NonNull;
     use std::ffi::CString;
@@ -447,8 +366,13 @@ mod boost {
 fn copied(contest: &mut Contest<'_>) {
     ring_chunks::<8_192>(contest);
     ring_copied::<8_192>(contest);
-    bytes_copied::<65_536>(contest);
-    pipe_copied::<65_536>(contest);
+    contest.counted("outlast::ByteQueue", |messages| {
+        bytes_copied(World::Processes, &bytes(COPIED, 65_536), 65_536, messages)
+    });
+    contest.counted("outlast::Pipe", |messages| {
+        let pipe = Shared::<Pipe>::anonymous_pipe(COPIED * 65_536).expect("memory");
+        pipe_copied(World::Processes, &pipe, 65_536, messages)
+    });
     boost::copied::<65_536>(contest, COPIED, 0.4);
     iceoryx_copied::<8_192>(contest);
     contest.counted("pipe", pipe_stream::<65_536>);
@@ -456,7 +380,9 @@ fn copied(contest: &mut Contest<'_>) {
 
 fn in_place(contest: &mut Contest<'_>) {
     ring_in_place::<131_072>(contest);
-    bytes_in_place::<1_048_576>(contest);
+    contest.counted("outlast::ByteQueue", |messages| {
+        bytes_in_place(&bytes(IN_PLACE, 1_048_576), 1_048_576, messages)
+    });
     iceoryx_in_place::<131_072>(contest);
     contest.bar(0.5);
 }

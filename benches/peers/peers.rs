@@ -4,7 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use core::hint::{black_box, spin_loop};
+use core::hint::black_box;
 use crossbeam_queue::ArrayQueue;
 use outlast::spsc::Ring;
 use outlast::{Event, Lock, Queue, RwLock, Shared, Spin};
@@ -15,7 +15,7 @@ use shared_memory::{Shmem, ShmemConf};
 use std::sync::Mutex;
 use std::time::Duration;
 use support::group::{self, Stage};
-use support::scenes::{World, contend, ping_pong, stream};
+use support::scenes::{World, contend, ping_pong, stream, until};
 use support::{ALONE, Bench, Contest, Effort, Outcome, TOGETHER};
 
 const CAPACITY: usize = 1_024;
@@ -276,17 +276,6 @@ fn queue_alone(contest: &mut Contest<'_>) {
             assert_eq!(receiver.pop(), Ok([i]));
         }
     });
-}
-
-/// Looks again and again, lets others have the CPU if that does not help.
-fn until<R>(mut attempt: impl FnMut() -> Option<R>) -> R {
-    for tries in 0_u64.. {
-        if let Some(done) = attempt() {
-            return done;
-        }
-        if tries % 64 == 63 { std::thread::yield_now() } else { spin_loop() }
-    }
-    unreachable!("584 years have passed")
 }
 
 fn streams<const WORDS: usize>(contest: &mut Contest<'_>, pairs: usize) {

@@ -2,6 +2,8 @@
 use super::cpu::{turns_for, work};
 use super::group::{self, Stage};
 use super::{Effort, Outcome};
+use core::hint::spin_loop;
+use outlast::{ByteQueue, Pipe};
 use std::io::{Read, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -92,6 +94,86 @@ pub(crate) fn pipe_stream<const LEN: usize>(messages: u64) -> Outcome {
     let (from, to) = std::io::pipe().expect("a pipe");
     let (to, from) = (|| to.try_clone().expect("a copy"), || from.try_clone().expect("a copy"));
     system_stream::<LEN, _, _>(messages, to, from)
+}
+
+/// The number that a message begins with.
+pub(crate) fn number(message: &[u8]) -> u64 {
+    u64::from_ne_bytes(message[..8].try_into().expect("8 bytes"))
+}
+
+/// A [`stream`] of messages of `len` bytes through a queue: every byte is written by the sender, and read by the receiver.
+pub(crate) fn bytes_copied(world: World, queue: &ByteQueue, len: usize, messages: u64) -> Outcome {
+    let sender = || {
+        become_known(queue);
+        let mut message = vec![7; len];
+        move |number: u64| {
+            message[..8].copy_from_slice(&number.to_ne_bytes());
+            queue.send(&message).expect("open");
+        }
+    };
+    let receiver = || {
+        become_known(queue);
+        let mut to = Vec::with_capacity(len);
+        move || {
+            to.clear();
+            assert_eq!(queue.recv_into(&mut to), Ok(len));
+            number(&to)
+        }
+    };
+    stream(world, 1, messages, sender, receiver)
+}
+
+/// The same between processes, in place: both touch the first bytes only, which leaves what the queue itself costs.
+pub(crate) fn bytes_in_place(queue: &ByteQueue, len: usize, messages: u64) -> Outcome {
+    let sender = || {
+        become_known(queue);
+        |number: u64| {
+            let mut room = queue.reserve(len).expect("open");
+            room[..8].copy_from_slice(&number.to_ne_bytes());
+            room.commit().expect("ours");
+        }
+    };
+    let receiver = || {
+        become_known(queue);
+        || number(&queue.recv_ref().expect("open"))
+    };
+    stream(World::Processes, 1, messages, sender, receiver)
+}
+
+/// Makes the worker a peer, so that it is not counted.
+fn become_known(queue: &ByteQueue) {
+    drop(queue.try_reserve(usize::MAX));
+}
+
+/// As [`bytes_copied`], from one side of a pipe to the other.
+pub(crate) fn pipe_copied(world: World, pipe: &Pipe, len: usize, messages: u64) -> Outcome {
+    let sender = || {
+        let (side, mut message) = (pipe.first().expect("free"), vec![7; len]);
+        move |number: u64| {
+            message[..8].copy_from_slice(&number.to_ne_bytes());
+            side.send_bytes(&message).expect("open");
+        }
+    };
+    let receiver = || {
+        let (side, mut to) = (pipe.second().expect("free"), Vec::with_capacity(len));
+        move || {
+            to.clear();
+            assert_eq!(side.recv_bytes_into(&mut to), Ok(len));
+            number(&to)
+        }
+    };
+    stream(world, 1, messages, sender, receiver)
+}
+
+/// Looks again and again, lets others have the CPU if that does not help.
+pub(crate) fn until<R>(mut attempt: impl FnMut() -> Option<R>) -> R {
+    for tries in 0_u64.. {
+        if let Some(done) = attempt() {
+            return done;
+        }
+        if tries % 64 == 63 { std::thread::yield_now() } else { spin_loop() }
+    }
+    unreachable!("584 years have passed")
 }
 
 /// Lets workers run `section`, which takes a lock and counts, and work 90 ns in between, until the time is up. `count`

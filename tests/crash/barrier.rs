@@ -1,9 +1,9 @@
 //! The sweeps of `Barrier` and `OnceCell`.
 use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
-use crate::sweeps::{Verdict, fail, memory, options};
+use crate::sweeps::{Verdict, fail, memory, once_mended, options};
 use outlast::{Barrier, BarrierError, OnceCell, Shared, Spin};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn pair() -> Shared<Barrier> {
     options().anonymous(Barrier::new(2)).expect("a segment")
@@ -110,18 +110,12 @@ fn passes(world: &Shared<Barrier>) -> Verdict {
     world.leave().or_else(fail)
 }
 
-/// Once the dead one is mended. (Where all had arrived, the others did not wait for that.)
+/// Where all had arrived, the others did not wait for the dead one to be mended.
 fn lost_one(world: &Shared<Barrier>) -> Verdict {
-    let end = Instant::now() + patience();
-    loop {
-        match (world.parties(), world.waiting(), world.is_broken()) {
-            (2, 0, false) => return Ok(()),
-            other if Instant::now() > end => {
-                return fail(format!("parties, waiting, broken: {other:?}"));
-            }
-            _ => std::thread::yield_now(),
-        }
-    }
+    once_mended(|| match (world.parties(), world.waiting(), world.is_broken()) {
+        (2, 0, false) => Ok(()),
+        other => fail(format!("parties, waiting, broken: {other:?}")),
+    })
 }
 
 /// Whether it had arrived or not, the two others pass: by its arrival, or by its death.

@@ -1,11 +1,10 @@
 //! The sweeps of `Channel`: coming, sending, receiving, leaving.
 use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
-use crate::sweeps::{Verdict, fail, memory, options};
+use crate::sweeps::{Verdict, fail, memory, once_mended, options};
 use outlast::{
     FixedChannel, RecvTimeoutError, SendTimeoutError, Shared, Spin, TryRecvError, TrySendError,
 };
-use std::time::Instant;
 
 type World = Shared<FixedChannel<u64, 2>>;
 
@@ -65,16 +64,11 @@ fn sends_to_the_end(world: &World) -> Verdict {
     }
 }
 
-/// Once the dead are mended.
 fn ends_are_held_by_one(world: &World) -> Verdict {
-    let end = Instant::now() + patience();
-    while (world.senders(), world.receivers()) != (1, 1) {
-        if Instant::now() > end {
-            return fail(format!("{} senders, {} receivers", world.senders(), world.receivers()));
-        }
-        std::thread::yield_now();
-    }
-    Ok(())
+    once_mended(|| match (world.senders(), world.receivers()) {
+        (1, 1) => Ok(()),
+        (senders, receivers) => fail(format!("{senders} senders, {receivers} receivers")),
+    })
 }
 
 /// Nobody is left at either end; and both can be taken, used, and left again.
