@@ -11,7 +11,7 @@ use outlast::{CommandExt as _, FixedQueue, Queue, RecvError, Shared, Spin};
 use std::os::unix::process::CommandExt as _;
 
 /// So long that a commit still waits behind it in the CPU's store buffer when the next load is made.
-type Ball = [u64; 128];
+type Ball = [u64; 240];
 
 outlast::shared! {
     #[derive(Debug)]
@@ -34,13 +34,21 @@ fn stay_on(cpu: usize) {
     unsafe { libc::sched_setaffinity(0, size_of_val(&only), &raw const only) };
 }
 
+/// A thread ends on the CPU that the calling one stays on: Linux 6.18 then leaves that CPU out of `membarrier`, until another process has run there.
+fn leave_a_thread_behind() {
+    std::thread::spawn(|| {}).join().unwrap();
+}
+
 /// Whoever waits goes to sleep at once, after a pause of about the time in which the other one is woken and commits.
 fn play(court: &Court, serves: bool, rounds: u64) {
     Spin::Never.set();
     stay_on(usize::from(serves));
     let mut random = Random::new(u64::from(serves));
     let mut hesitate = || (0..random.below(1_500)).for_each(|_| core::hint::spin_loop());
-    for i in (0..rounds).map(|i| [i; 128]) {
+    for i in (0..rounds).map(|i| [i; 240]) {
+        if i[0].is_multiple_of(50) {
+            leave_a_thread_behind();
+        }
         hesitate();
         if serves {
             court.there.send(i).unwrap();
@@ -55,7 +63,10 @@ fn play(court: &Court, serves: bool, rounds: u64) {
     let (sends, receives) =
         if serves { (&court.ring, &court.answers) } else { (&court.answers, &court.ring) };
     let (producer, consumer) = (sends.producer().unwrap(), receives.consumer().unwrap());
-    for i in (0..rounds).map(|i| [i; 128]) {
+    for i in (0..rounds).map(|i| [i; 240]) {
+        if i[0].is_multiple_of(50) {
+            leave_a_thread_behind();
+        }
         hesitate();
         if serves {
             producer.send(i).unwrap();
@@ -75,7 +86,7 @@ fn no_wake_is_lost_between_a_commit_and_a_sleep() {
         "court",
         2,
         court,
-        |court, role| play(court, role == 0, 5_000),
+        |court, role| play(court, role == 0, 15_000),
         |_| {},
     );
 }

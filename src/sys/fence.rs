@@ -7,7 +7,12 @@
 //! announcement, or its change came earlier, and the sleeper sees that.
 //!
 //! A process takes part from its first segment on ([`adopt`]); its forks inherit it. One that cannot, as its sandbox does not allow the call, fences
-//! fully after its changes, and as a sleeper looks again every few milliseconds, because it cannot make others fence.
+//! fully after its changes, and as a sleeper cannot make others fence.
+//!
+//! The kernel misses CPUs, too (seen in Linux 6.18): when a thread ends, its CPU counts as one that runs no process that takes part; if another thread
+//! of that process comes next, it is not counted in again until another process has run there. So a heavy fence is never [`CERTAIN`]. What it may leave undone is little: a
+//! change made before may still be on its way out of the store buffer of its CPU, where none stays for a microsecond. So whoever relies on a heavy fence looks
+//! once more, long after that, before it sleeps for good or gives a verdict; the fence only makes that it hardly ever finds anything then.
 //!
 //! Source: the asymmetric fences of C++ proposal P1202, and folly's; membarrier(2) for the guarantee.
 #![expect(unsafe_code, reason = "a system call")]
@@ -35,11 +40,13 @@ pub(crate) fn light() {
     }
 }
 
-/// Between announcing a sleep and the last look. False: it may not have reached everybody, look again soon.
-#[must_use]
-pub(crate) fn heavy() -> bool {
+/// Whether a [`heavy`] has surely reached everybody.
+pub(crate) const CERTAIN: bool = false;
+
+/// Between announcing a sleep and the next look.
+pub(crate) fn heavy() {
     fence(SeqCst); // for those who fence fully
-    membarrier(libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED)
+    membarrier(libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED);
 }
 
 fn membarrier(command: libc::c_int) -> bool {

@@ -19,7 +19,7 @@ use thiserror::Error;
 #[error("timed out")]
 pub struct TimedOut;
 
-/// How long [`Step::Doze`] sleeps.
+/// How long [`Step::Doze`] sleeps before it looks again.
 const DOZE: Duration = Duration::from_millis(10);
 
 /// A shared word and what is needed to wait on it.
@@ -39,7 +39,7 @@ pub(crate) enum Step<T> {
     Retry,
     /// Nothing to do until the word is no longer this value.
     Sleep(u32),
-    /// The same, but look again soon: a change may come without a wake.
+    /// The same, but look once more after a while: a change that was just made may come without a wake.
     Doze(u32),
 }
 
@@ -89,6 +89,7 @@ impl WaitWord {
             }
         }
         let mut slept = None;
+        let mut dozed = None; // at this value, and nothing came of it
         let mut late = false;
         loop {
             match step(self.value.load(Acquire), Look::BeforeSleep) {
@@ -101,14 +102,15 @@ impl WaitWord {
                     spinner.miss(false);
                     return Err(TimedOut);
                 }
-                Step::Sleep(seen) => {
+                Step::Doze(seen) if dozed != Some(seen) => {
+                    slept.get_or_insert_with(Missed::now);
+                    let wake = self.parker.park(&self.value, seen, deadline.at_most(DOZE));
+                    dozed = (wake == Wake::TimedOut).then_some(seen);
+                    late = deadline.is_over();
+                }
+                Step::Sleep(seen) | Step::Doze(seen) => {
                     slept.get_or_insert_with(Missed::now);
                     late = self.parker.park(&self.value, seen, deadline) == Wake::TimedOut;
-                }
-                Step::Doze(seen) => {
-                    slept.get_or_insert_with(Missed::now);
-                    self.parker.park(&self.value, seen, deadline.at_most(DOZE));
-                    late = deadline.is_over();
                 }
             }
         }

@@ -13,7 +13,9 @@ use std::time::Duration;
 /// - I1. A thread asleep on `seq` => `armed` has `ARMED`. (It may be there with nobody asleep: one wasted system
 ///   call clears it.) A sleeper arms, fences, looks once more, and sleeps; who changes the state
 ///   fences and then reads `armed`: one of the two sees the other. Where a lock orders the arming before
-///   the change, nobody needs a fence. With `LIGHT`, the sleeper pays for both fences: see `sys/fence.rs`.
+///   the change, nobody needs a fence. With `LIGHT`, the sleeper pays for both fences, and dozes before it sleeps,
+///   because they are not certain: see `sys/fence.rs`. (While `seq` stands still, `ARMED` stays, by I2: so all changes that are not
+///   announced were made before the doze.)
 /// - I2. `ARMED` is cleared only by one whose wake found nobody asleep, and only if nobody has armed since before
 ///   that wake: each arming makes another number. Whoever armed before had read `seq` before that, and the wake moved
 ///   it: the kernel will not put that thread to sleep. (With the sequence itself for a number, an arming that
@@ -29,6 +31,9 @@ pub(crate) struct Signal<const LIGHT: bool = false> {
 const ARMED: u32 = 1;
 /// One arming.
 const ONCE: u32 = 2;
+
+/// A thousand times as long as a change can be on its way.
+const ON_ITS_WAY: Duration = Duration::from_micros(100);
 
 impl<const LIGHT: bool> Signal<LIGHT> {
     pub(crate) fn new() -> Self {
@@ -54,8 +59,8 @@ impl<const LIGHT: bool> Signal<LIGHT> {
                 return Step::Sleep(seen);
             }
             self.set_armed();
-            let reached = Self::fence_before_sleep(); // keeps I1
-            let sleep = if reached { Step::Sleep(seen) } else { Step::Doze(seen) };
+            Self::fence_before_sleep(); // keeps I1
+            let sleep = if Self::CERTAIN { Step::Sleep(seen) } else { Step::Doze(seen) };
             attempt().map_or(sleep, Step::Done)
         })
     }
@@ -77,20 +82,19 @@ impl<const LIGHT: bool> Signal<LIGHT> {
         Ok(done)
     }
 
-    /// The sleeper's fence; whether it reached all that count on it.
-    fn fence_before_sleep() -> bool {
-        if LIGHT {
-            return asymmetric::heavy();
-        }
-        fence(SeqCst);
-        true
+    /// Whether the sleeper's fence has reached all that count on it.
+    const CERTAIN: bool = !LIGHT || asymmetric::CERTAIN;
+
+    /// The sleeper's fence.
+    fn fence_before_sleep() {
+        if LIGHT { asymmetric::heavy() } else { fence(SeqCst) }
     }
 
     /// The fence before a last look without a sleep.
     pub(crate) fn fence_before_verdict() {
-        if !Self::fence_before_sleep() {
-            // Nothing can be proved to those whom it did not reach; but what they did before has long arrived.
-            std::thread::sleep(Duration::from_millis(1));
+        Self::fence_before_sleep();
+        if !Self::CERTAIN {
+            std::thread::sleep(ON_ITS_WAY);
         }
     }
 
