@@ -4,8 +4,8 @@
 //! cargo run --release --features pool --example async_workers
 //! ```
 //!
-//! Counts primes in worker processes, while the runtime's only thread ticks on. One count is lost to a crash, and done again; one
-//! panics; one would take for ever, and is given up after a while, its process with it.
+//! Counts primes in worker processes, while the runtime's only thread ticks on. All workers are killed once when a count has begun: it is
+//! done again. One task panics; one would take for ever, and is given up after a while, its process with it.
 use outlast::pool::{Pool, Task, TaskError};
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -64,11 +64,13 @@ async fn run(pool: &Pool) -> Result<(), outlast::Error> {
     say(format_args!("{sum} primes below 2,000,000, in {:.2} s", start.elapsed().as_secs_f64()))?;
 
     let slow = pool.submit(slow_primes, (0, 1_000));
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    while pool.stats().running == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     for pid in pool.pids() {
         kill(pid)?;
     }
-    say(format_args!("{} primes below 1,000, workers lost: {}", slow.await?, pool.stats().lost))?;
+    say(format_args!("{} primes below 1,000, after a crash", slow.await?))?;
 
     match pool.submit(fails, 41).await {
         Err(TaskError::Panicked { message, location, .. }) => {
@@ -86,8 +88,9 @@ async fn run(pool: &Pool) -> Result<(), outlast::Error> {
     clock.abort();
     let seconds = start.elapsed().as_secs_f64();
     say(format_args!(
-        "meanwhile the runtime ticked {} times in {seconds:.2} s",
-        TICKS.load(Relaxed)
+        "meanwhile the runtime ticked {} times in {seconds:.2} s; workers lost: {}",
+        TICKS.load(Relaxed),
+        pool.stats().lost
     ))?;
     Ok(())
 }

@@ -72,6 +72,24 @@ fn crawler_with_workers_killed() {
 }
 
 #[test]
+fn async_workers() {
+    let text = succeeds("async_workers", &[]);
+    for line in [
+        "148933 primes below 2,000,000",
+        "168 primes below 1,000, after a crash",
+        "a panic, at examples/async_workers.rs:",
+        ": 41 is not what it should be",
+        "given up: true; Err(Cancelled)",
+    ] {
+        assert!(text.contains(line), "no {line:?} in {text}");
+    }
+    let (_, ticks) = text.split_once("ticked ").unwrap();
+    let ticks: u64 = ticks.split(' ').next().unwrap().parse().unwrap();
+    assert!(ticks >= 60, "of the 600 ms that it waits at least: {text}"); // an interval makes up for ticks that came late
+    assert!(lost(&text) >= 2, "{text}");
+}
+
+#[test]
 fn misuse() {
     for args in [&["--workers", "0"][..], &["--workers"], &["--nonsense", "1"], &["--workers", "x"]]
     {

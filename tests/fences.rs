@@ -11,7 +11,7 @@ use outlast::{CommandExt as _, FixedQueue, Queue, RecvError, Shared, Spin};
 use std::os::unix::process::CommandExt as _;
 
 /// So long that a commit still waits behind it in the CPU's store buffer when the next load is made.
-type Ball = [u64; 240];
+type Ball = [u64; 128];
 
 outlast::shared! {
     #[derive(Debug)]
@@ -45,7 +45,7 @@ fn play(court: &Court, serves: bool, rounds: u64) {
     stay_on(usize::from(serves));
     let mut random = Random::new(u64::from(serves));
     let mut hesitate = || (0..random.below(1_500)).for_each(|_| core::hint::spin_loop());
-    for i in (0..rounds).map(|i| [i; 240]) {
+    for i in (0..rounds).map(|i| [i; 128]) {
         if i[0].is_multiple_of(50) {
             leave_a_thread_behind();
         }
@@ -63,7 +63,7 @@ fn play(court: &Court, serves: bool, rounds: u64) {
     let (sends, receives) =
         if serves { (&court.ring, &court.answers) } else { (&court.answers, &court.ring) };
     let (producer, consumer) = (sends.producer().unwrap(), receives.consumer().unwrap());
-    for i in (0..rounds).map(|i| [i; 240]) {
+    for i in (0..rounds).map(|i| [i; 128]) {
         if i[0].is_multiple_of(50) {
             leave_a_thread_behind();
         }
