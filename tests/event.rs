@@ -427,6 +427,7 @@ fn a_waiter_killed_as_it_is_woken() {
 static EVENT: OnceLock<Shared<Signals>> = OnceLock::new();
 static CAUGHT: AtomicU32 = AtomicU32::new(0);
 
+/// python/cpython#85772, #126434.
 #[test]
 fn set_in_a_signal_handler() {
     extern "C" fn set(_: i32) {

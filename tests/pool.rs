@@ -2,6 +2,7 @@
 #![cfg(not(outlast_loom))]
 mod runner;
 
+use outlast::log::{Journal, Level};
 use outlast::pool::{self, Pool, PoolError, TaskError, Until};
 use outlast::process::{self, SpawnError};
 use outlast::{Event, FixedQueue, Lock, LockError, Shared};
@@ -64,6 +65,8 @@ fn main() -> ExitCode {
             ("long_and_short_tasks", long_and_short_tasks),
             ("a_task_uses_a_pool", a_task_uses_a_pool),
             ("shared_memory", shared_memory),
+            ("what_it_is_at_can_be_seen", what_it_is_at_can_be_seen),
+            ("what_a_killed_worker_logged", what_a_killed_worker_logged),
             ("idle_it_uses_no_cpu", idle_it_uses_no_cpu),
             ("many_workers", many_workers),
             ("more_threads_than_workers", more_threads_than_workers),
@@ -734,7 +737,7 @@ fn shared_memory() {
     let pool = Pool::builder().workers(2).share("total", &total).build().unwrap();
     pool.map(adds, vec![100; 20]).for_each(|result| result.unwrap());
     assert_eq!(*total.lock().unwrap(), 2_000);
-    // python/cpython#85772: an event is set from a task.
+    // An event is set from a task.
     fn sets((): ()) {
         Shared::<Event>::inherited("event").unwrap().set();
     }
@@ -743,6 +746,57 @@ fn shared_memory() {
     let task = pool.submit(sets, ());
     assert!(event.wait_timeout(runner::PATIENCE).unwrap());
     task.join().unwrap();
+}
+
+fn what_it_is_at_can_be_seen() {
+    fn waits((): ()) {
+        Shared::<Event>::inherited("go").unwrap().wait().unwrap();
+    }
+    let go = Shared::anonymous(Event::manual(false)).unwrap();
+    let pool = Pool::builder().workers(2).share("go", &go).build().unwrap();
+    assert_eq!((pool.stats().workers, pool.stats().running), (2, 0));
+    let tasks: Vec<_> = (0..5).map(|_| pool.submit(waits, ())).collect();
+    eventually("both are at work", || pool.stats().running == 2);
+    let stats = pool.stats();
+    assert_eq!((stats.done, stats.unfinished, stats.workers), (0, 5, 2));
+    go.set();
+    tasks.iter().for_each(|task| task.join().unwrap());
+    let stats = pool.stats();
+    assert_eq!((stats.done, stats.unfinished, stats.running, stats.failed), (5, 0, 0, 0));
+}
+
+fn what_a_killed_worker_logged() {
+    fn logs(number: u64) -> u64 {
+        let journal = Shared::<Journal>::inherited("journal").unwrap();
+        journal.write(Level::Info, "task", &format!("begins {number}")).unwrap();
+        if number == 7 {
+            kill(std::process::id());
+        }
+        journal.write(Level::Info, "task", &format!("ends {number}")).unwrap();
+        number
+    }
+    let journal = Shared::<Journal>::anonymous_journal(1_024).unwrap();
+    let pool = Pool::builder().workers(2).retries(1).share("journal", &journal).build().unwrap();
+    let results: Vec<_> = pool.map(logs, 0..20).collect();
+    for (result, number) in results.iter().zip(0..) {
+        match result {
+            Ok(value) => assert_eq!(*value, number),
+            Err(error) => {
+                assert!(number == 7 && matches!(error, TaskError::WorkerDied { .. }), "{error}");
+            }
+        }
+    }
+    assert!(results[7].is_err());
+    let mut records = journal.records();
+    let records: Vec<_> = std::iter::from_fn(|| records.try_next()).collect();
+    let count = |text: String| records.iter().filter(|r| r.message() == text).count();
+    for number in 0..20 {
+        let dies = number == 7;
+        assert_eq!(count(format!("begins {number}")), if dies { 2 } else { 1 }, "{number}");
+        assert_eq!(count(format!("ends {number}")), usize::from(!dies), "{number}");
+    }
+    assert!(records.iter().all(|r| r.pid() != std::process::id() && r.target() == "task"));
+    assert_eq!(journal.losses(), outlast::log::Losses::default());
 }
 
 fn many_workers() {
