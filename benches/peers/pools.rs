@@ -18,6 +18,9 @@ const WORKERS: usize = 2;
 /// Long enough between two calls that everybody sleeps.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// A slice, without its pauses.
+const MOSTLY_PAUSE: Duration = Duration::from_millis(6);
+
 /// Answers lines of "what, how many times" with the nanoseconds that took.
 const SCRIPT: &str = "
 import concurrent.futures as cf, multiprocessing as mp, sys, time
@@ -29,6 +32,14 @@ def calls(n, call, pause):
         began = time.perf_counter_ns()
         call()
         total += time.perf_counter_ns() - began
+    return total
+def started(n, make, use):
+    total = 0
+    for _ in range(n):
+        began = time.perf_counter_ns()
+        with make(2) as made:
+            use(made)
+            total += time.perf_counter_ns() - began
     return total
 def starts_pool():
     with mp.Pool(2) as pool: pool.map(f, range(2), 1)
@@ -46,6 +57,8 @@ what = {
     'executor.submit, result': lambda n: calls(n, other, 0),
     'pool.apply, parked': lambda n: calls(n, one, 0.002),
     'executor.submit, result, parked': lambda n: calls(n, other, 0.002),
+    'Pool(2), until all work': lambda n: started(n, mp.Pool, lambda pool: pool.map(f, range(2), 1)),
+    'ProcessPoolExecutor(2), until all work': lambda n: started(n, cf.ProcessPoolExecutor, lambda executor: list(executor.map(f, range(2)))),
     'Pool(2)': lambda n: calls(n, starts_pool, 0),
     'ProcessPoolExecutor(2)': lambda n: calls(n, starts_executor, 0),
 }
@@ -135,6 +148,7 @@ impl Field {
                 assert_eq!(sum, (1..=n).sum());
             })
         });
+        contest.limit(Duration::from_nanos(200));
         self.enter_python(contest, &["pool.map", "executor.map"]);
         contest.counted("rayon (threads)", |n| {
             timed(n, || {
@@ -153,6 +167,7 @@ impl Field {
                 assert_eq!(sum, (1..=n).sum());
             })
         });
+        contest.limit(Duration::from_nanos(3_333));
         self.enter_python(contest, &["pool.imap", "executor.submit"]);
         contest.counted("rayon, spawn each (threads)", |n| {
             timed(n, || {
@@ -168,6 +183,7 @@ impl Field {
             let call = || assert_eq!(self.pool.apply(trivial, 1).expect("no panic"), 2);
             timed(n, || (0..n).for_each(|_| call()))
         });
+        contest.limit(Duration::from_micros(5));
         self.enter_python(contest, &["pool.apply", "executor.submit, result"]);
         contest.counted("rayon, install (threads)", |n| {
             timed(n, || (0..n).for_each(|x| _ = self.threads.install(|| black_box(trivial(x)))))
@@ -178,6 +194,7 @@ impl Field {
         contest.counted("outlast Pool::apply", |n| {
             parked(n, || assert_eq!(self.pool.apply(trivial, 1).expect("no panic"), 2))
         });
+        contest.limit(Duration::from_micros(60));
         contest.counted("futex, there and back", |n| {
             let [there, back] = [Futex::new(), Futex::new()];
             let child = group::fork(|| {
@@ -197,8 +214,28 @@ impl Field {
         self.enter_python(contest, &["pool.apply, parked", "executor.submit, result, parked"]);
     }
 
-    /// Started, used by each worker, and ended.
+    /// Started, and ended outside of the time taken.
     fn start<'a>(&'a self, contest: &mut Contest<'a>) {
+        contest.counted("outlast Pool of 2, until all work", |n| {
+            let mut time = Duration::ZERO;
+            for _ in 0..n {
+                let began = Instant::now();
+                let pool = Pool::builder().workers(WORKERS).build().expect("processes");
+                assert_eq!(pool.map(trivial, 0..2).count(), 2);
+                time += began.elapsed();
+                drop(pool);
+            }
+            outcome(n, time)
+        });
+        contest.limit(Duration::from_millis(2));
+        self.enter_python(
+            contest,
+            &["Pool(2), until all work", "ProcessPoolExecutor(2), until all work"],
+        );
+    }
+
+    /// Started, used by each worker, and ended.
+    fn start_and_end<'a>(&'a self, contest: &mut Contest<'a>) {
         contest.counted("outlast Pool of 2", |n| {
             timed(n, || {
                 for _ in 0..n {
@@ -225,6 +262,7 @@ fn main() {
     bench.contest("pool, many trivial tasks", TOGETHER, 11, |contest| field.many(contest));
     bench.contest("pool, a message each", TOGETHER, 11, |contest| field.each(contest));
     bench.contest("pool, one call, hot", TOGETHER, 11, |contest| field.hot(contest));
-    bench.contest("pool, one call, parked", TOGETHER, 11, |contest| field.parked(contest));
-    bench.contest("pool, started and ended", TOGETHER, 11, |contest| field.start(contest));
+    bench.contest("pool, one call, parked", MOSTLY_PAUSE, 21, |contest| field.parked(contest));
+    bench.contest("pool, started", TOGETHER, 11, |contest| field.start(contest));
+    bench.contest("pool, started and ended", TOGETHER, 11, |contest| field.start_and_end(contest));
 }

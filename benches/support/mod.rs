@@ -105,6 +105,7 @@ impl Outcome {
 struct Rival<'a> {
     name: String,
     bar: Option<f64>,
+    limit: Option<Duration>,
     sample: Box<dyn FnMut(Effort) -> Outcome + 'a>,
     samples: Vec<Sample>,
 }
@@ -129,7 +130,13 @@ impl<'a> Contest<'a> {
         sample: impl FnMut(Effort) -> Outcome + 'a,
     ) -> &mut Self {
         let sample = Box::new(sample);
-        self.rivals.push(Rival { name: name.into(), bar: None, sample, samples: Vec::new() });
+        self.rivals.push(Rival {
+            name: name.into(),
+            bar: None,
+            limit: None,
+            sample,
+            samples: Vec::new(),
+        });
         self
     }
 
@@ -168,6 +175,13 @@ impl<'a> Contest<'a> {
     pub(crate) fn bar(&mut self, at_most: f64) {
         if let Some(last) = self.rivals.last_mut() {
             last.bar = Some(at_most);
+        }
+    }
+
+    /// Sets what the rival entered last may itself cost at most.
+    pub(crate) fn limit(&mut self, at_most: Duration) {
+        if let Some(last) = self.rivals.last_mut() {
+            last.limit = Some(at_most);
         }
     }
 
@@ -218,9 +232,12 @@ impl<'a> Contest<'a> {
                 {
                     text.push_str(&format!("  x {ratio:.2}"));
                     if let Some(bar) = rival.bar {
-                        let verdict = if ratio <= bar { "kept" } else { "MISSED" };
-                        text.push_str(&format!(" (bar {bar}: {verdict})"));
+                        text.push_str(&format!(" (bar {bar}: {})", verdict(ratio, bar)));
                     }
+                }
+                if let Some(limit) = rival.limit.map(|limit| limit.as_secs_f64() * 1e9) {
+                    let verdict = verdict(median, limit);
+                    text.push_str(&format!("  (at most {}: {verdict})", duration(limit)));
                 }
                 text.push('\n');
             }
@@ -235,6 +252,10 @@ impl<'a> Contest<'a> {
         let mut ratios: Vec<f64> = both.map(|(a, b)| a.nanoseconds / b.nanoseconds).collect();
         (ratios.len() >= 3).then(|| spread(&mut ratios).0)
     }
+}
+
+fn verdict(figure: f64, bar: f64) -> &'static str {
+    if figure <= bar { "kept" } else { "MISSED" }
 }
 
 /// So often a sample is taken anew if others had used a CPU. Then it is kept: better some noise than no figure.
