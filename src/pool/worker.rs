@@ -8,6 +8,7 @@ use crate::queue::value::encode;
 use crate::sync::atomic::Ordering::{Acquire, Release};
 use crate::sys::process::{poll, receive, send, watch_process};
 use core::time::Duration;
+use memmap2::Mmap;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -161,7 +162,7 @@ impl Worker<'_> {
             let argument = if length == LARGE {
                 rest = after;
                 large = self.by_socket(head.number)?;
-                large.as_slice()
+                &*large
             } else {
                 let (argument, after) = after.split_at_checked(length as usize).ok_or(Over)?;
                 rest = after;
@@ -239,7 +240,7 @@ impl Worker<'_> {
     }
 
     /// The argument of the message with this number. Those of messages that were withdrawn are passed over.
-    fn by_socket(&mut self, number: u32) -> Result<Vec<u8>, Over> {
+    fn by_socket(&mut self, number: u32) -> Result<Mmap, Over> {
         loop {
             while let Some((tag, file)) = self.early.pop_front() {
                 if tag == number {

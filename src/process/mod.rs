@@ -69,7 +69,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use wire::{Kind, LONGEST, Order, hear};
+use wire::{Bytes, Kind, LONGEST, Order, hear};
 
 /// A function that runs, or ran, in a process of its own.
 ///
@@ -97,7 +97,7 @@ struct State {
 #[derive(Debug)]
 struct Outcome {
     kind: Kind,
-    body: io::Result<Vec<u8>>,
+    body: io::Result<Bytes>,
 }
 
 /// How a process is to be started: made by [`Process::builder`].

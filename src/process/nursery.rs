@@ -15,7 +15,7 @@
 #![expect(unsafe_code, reason = "forks; inherits a descriptor by its number")]
 use super::code;
 use super::error::SpawnError;
-use super::wire::{Kind, LONGEST, Message, Order, from_file, hear, say};
+use super::wire::{Bytes, Kind, LONGEST, Message, Order, from_file, hear, say};
 use super::worker;
 use crate::deadline::Deadline;
 use crate::sys::file::set_close_on_exec;
@@ -349,8 +349,8 @@ impl Desk {
                 self.own.clear();
                 self.workers.clear();
                 let argument = match file.map(from_file) {
-                    None => Ok(argument.to_vec()),
-                    Some(read) => read,
+                    None => Ok(Bytes::Here(argument.to_vec())),
+                    Some(read) => read.map(Bytes::There),
                 };
                 let argument = argument.unwrap_or_else(|_| exit_now(1));
                 worker::work(&order, &argument, helper, &channel, shared)

@@ -1,7 +1,10 @@
 //! What owner, helper and worker say to each other.
+#![expect(unsafe_code, reason = "maps what others have written")]
 use super::code::Image;
-use crate::sys::file;
-use crate::sys::process::{receive, send};
+use crate::sys::file::memfd_create;
+use crate::sys::process::{freeze, is_frozen, receive, send};
+use core::ops::Deref;
+use memmap2::{Mmap, MmapOptions};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -52,10 +55,27 @@ pub(super) struct Message {
     pub(super) descriptors: Vec<OwnedFd>,
 }
 
+/// Bytes that came in a message, or where they lie.
+#[derive(Debug)]
+pub(crate) enum Bytes {
+    Here(Vec<u8>),
+    There(Mmap),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Here(bytes) => bytes,
+            Bytes::There(bytes) => bytes,
+        }
+    }
+}
+
 impl Message {
     /// All of it.
-    pub(super) fn whole(self) -> io::Result<Vec<u8>> {
-        self.file.map_or(Ok(self.body), from_file)
+    pub(super) fn whole(self) -> io::Result<Bytes> {
+        self.file.map_or(Ok(Bytes::Here(self.body)), |file| from_file(file).map(Bytes::There))
     }
 }
 
@@ -63,20 +83,21 @@ fn garbled() -> io::Error {
     io::ErrorKind::InvalidData.into()
 }
 
-/// Bytes in a file in memory.
+/// Bytes in a file in memory, which nobody can change any more.
 pub(crate) fn to_file(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let file = File::from(file::memfd_create()?);
+    let file = File::from(memfd_create()?);
     file.write_all_at(bytes, 0)?;
+    freeze(file.as_fd())?;
     Ok(file.into())
 }
 
-/// All that is in a file.
-pub(crate) fn from_file(file: OwnedFd) -> io::Result<Vec<u8>> {
-    let file = File::from(file);
-    let len = usize::try_from(file.metadata()?.len()).map_err(|_| garbled())?;
-    let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(bytes)
+/// What is in such a file, in its place.
+pub(crate) fn from_file(file: OwnedFd) -> io::Result<Mmap> {
+    if !is_frozen(file.as_fd())? {
+        return Err(garbled());
+    }
+    // SAFETY: neither its length nor what it holds changes any more.
+    unsafe { MmapOptions::new().populate().map_copy_read_only(&file) }
 }
 
 /// Sends a message: first the kind, then whether the body is in a file (the last descriptor), then `head`, the body.

@@ -60,10 +60,12 @@ pub(crate) fn allocate(fd: BorrowedFd<'_>, len: usize) -> io::Result<()> {
 
 /// Fixes the file's length, and the seals themselves.
 pub(crate) fn seal(fd: BorrowedFd<'_>) -> io::Result<()> {
+    add_seals(fd, LENGTH_SEALS | libc::F_SEAL_SEAL)
+}
+
+pub(super) fn add_seals(fd: BorrowedFd<'_>, seals: c_int) -> io::Result<()> {
     // SAFETY: takes no pointers.
-    result(unsafe {
-        libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, LENGTH_SEALS | libc::F_SEAL_SEAL)
-    })?;
+    result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
     Ok(())
 }
 

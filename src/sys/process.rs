@@ -1,6 +1,6 @@
-//! Starting, watching and ending processes, and the sockets between them.
+//! Starting, watching and ending processes, the sockets between them, and what is too large for those.
 #![expect(unsafe_code, reason = "system calls")]
-use super::file::{result, uninterrupted};
+use super::file::{add_seals, result, seals, uninterrupted};
 use crate::deadline::Deadline;
 use core::ffi::{CStr, c_int, c_void};
 use std::io;
@@ -273,4 +273,18 @@ pub(crate) fn code_around(address: usize) -> Option<(usize, usize)> {
 pub(crate) fn name_thread(name: &CStr) {
     // SAFETY: reads the string.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Memory sealed with all of them never changes.
+const FROZEN: c_int =
+    libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+
+/// Fixes for ever what a file in memory holds, which nobody may have mapped to write to.
+pub(crate) fn freeze(fd: BorrowedFd<'_>) -> io::Result<()> {
+    add_seals(fd, FROZEN)
+}
+
+/// Whether what the file holds is fixed for ever.
+pub(crate) fn is_frozen(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(seals(fd)?.is_some_and(|seals| seals & FROZEN == FROZEN))
 }
