@@ -1,63 +1,13 @@
 //! What a lock costs: alone, beside another one, and contended, beside `std::sync::Mutex` and the two
 //! process-shared mutexes of POSIX.
-#![expect(unsafe_code, reason = "calls pthread_mutex_*")]
 mod support;
 
-use core::cell::UnsafeCell;
-use core::mem::MaybeUninit;
-use core::sync::atomic::AtomicU64;
 use criterion::Criterion;
 use outlast::{Lock, Shared};
 use std::sync::Mutex;
+use support::pthread::{Kind, Pthread};
 use support::scenes::{World, contend};
-use support::{ALONE, Bench, Contest, TOGETHER, group};
-
-/// A process-shared mutex of POSIX around a number.
-struct Pthread {
-    mutex: &'static UnsafeCell<libc::pthread_mutex_t>,
-    value: &'static UnsafeCell<u64>,
-}
-
-// SAFETY: a process-shared mutex is made for it, and the value is touched by its owner only.
-unsafe impl Sync for Pthread {}
-
-impl Pthread {
-    fn new(robust: bool) -> Self {
-        /// Room for a mutex, and a number behind it.
-        const WORDS: usize = size_of::<libc::pthread_mutex_t>() / 8 + 1;
-        let room: &'static [AtomicU64; WORDS] = group::plain_shared();
-        // SAFETY: fresh memory, aligned to a page, of which only this call knows. It is never unmapped.
-        let mutex = unsafe { &*room.as_ptr().cast::<UnsafeCell<libc::pthread_mutex_t>>() };
-        let value = room[WORDS - 1].as_ptr().cast::<UnsafeCell<u64>>();
-        // SAFETY: as above; the last word, which the mutex does not use.
-        let value = unsafe { &*value };
-        let mut attributes = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
-        let attributes = attributes.as_mut_ptr();
-        // SAFETY: makes attributes in a live variable.
-        let mut failed = unsafe { libc::pthread_mutexattr_init(attributes) };
-        // SAFETY: changes attributes that have been made.
-        failed |=
-            unsafe { libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED) };
-        let kind = if robust { libc::PTHREAD_MUTEX_ROBUST } else { libc::PTHREAD_MUTEX_STALLED };
-        // SAFETY: as above.
-        failed |= unsafe { libc::pthread_mutexattr_setrobust(attributes, kind) };
-        // SAFETY: makes a mutex in memory that is used for nothing else.
-        failed |= unsafe { libc::pthread_mutex_init(mutex.get(), attributes) };
-        assert_eq!(failed, 0, "a process-shared mutex");
-        Pthread { mutex, value }
-    }
-
-    #[inline(always)]
-    fn with(&self, body: impl FnOnce(&mut u64)) {
-        // SAFETY: the mutex was made by `new` and is never destroyed.
-        let failed = unsafe { libc::pthread_mutex_lock(self.mutex.get()) };
-        assert_eq!(failed, 0, "pthread_mutex_lock");
-        // SAFETY: the mutex is held, so nobody else refers to the value.
-        body(unsafe { &mut *self.value.get() });
-        // SAFETY: held by this thread.
-        unsafe { libc::pthread_mutex_unlock(self.mutex.get()) };
-    }
-}
+use support::{ALONE, Bench, Contest, TOGETHER};
 
 fn shared_lock() -> Shared<Lock<u64>> {
     Shared::anonymous(Lock::new(0)).expect("memory")
@@ -78,12 +28,12 @@ fn alone(contest: &mut Contest<'_>) {
         }
     });
     contest.bar(1.15);
-    let robust = Pthread::new(true);
+    let robust = Pthread::new(Kind::Robust);
     contest.alone("pthread, process-shared, robust", move |n| {
         (0..n).for_each(|_| robust.with(|value| *value += 1));
     });
     contest.bar(0.6);
-    let plain = Pthread::new(false);
+    let plain = Pthread::new(Kind::Plain);
     contest.alone("pthread, process-shared", move |n| {
         (0..n).for_each(|_| plain.with(|value| *value += 1));
     });
@@ -107,10 +57,11 @@ fn nested(contest: &mut Contest<'_>) {
             *first += 1;
         }
     });
-    for (name, robust) in
-        [("pthread, process-shared, robust", true), ("pthread, process-shared", false)]
-    {
-        let (outer, inner) = (Pthread::new(robust), Pthread::new(robust));
+    for (name, kind) in [
+        ("pthread, process-shared, robust", Kind::Robust),
+        ("pthread, process-shared", Kind::Plain),
+    ] {
+        let (outer, inner) = (Pthread::new(kind), Pthread::new(kind));
         contest.alone(name, move |n| {
             for _ in 0..n {
                 outer.with(|first| {
@@ -129,10 +80,11 @@ fn contended(contest: &mut Contest<'_>, workers: usize) {
         let count = || core::mem::take(&mut *value());
         contend(World::Processes, workers, effort, || *value() += 1, count)
     });
-    for (name, robust) in
-        [("pthread, process-shared, robust", true), ("pthread, process-shared", false)]
-    {
-        let mutex = Pthread::new(robust);
+    for (name, kind) in [
+        ("pthread, process-shared, robust", Kind::Robust),
+        ("pthread, process-shared", Kind::Plain),
+    ] {
+        let mutex = Pthread::new(kind);
         contest.rival(name, move |effort| {
             let count = || {
                 let mut count = 0;

@@ -4,8 +4,7 @@ mod support;
 
 use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicU64;
-use criterion::Criterion;
-use outlast::{ReentrantLock, RwLock, Shared};
+use outlast::{RwLock, Shared};
 use support::{ALONE, Bench, Contest, group};
 
 /// A process-shared lock of POSIX.
@@ -86,12 +85,4 @@ fn main() {
     let bench = Bench::from_args();
     bench.contest("read lock alone", ALONE, 61, read_alone);
     bench.contest("write lock alone", ALONE, 61, write_alone);
-
-    // For comparison with earlier runs of the same program, which criterion keeps.
-    let mut criterion = Criterion::default().configure_from_args();
-    let lock = Shared::anonymous(ReentrantLock::new(1_u64)).expect("memory");
-    criterion.bench_function("ReentrantLock, alone", |bencher| {
-        bencher.iter(|| drop(lock.lock()));
-    });
-    criterion.final_summary();
 }

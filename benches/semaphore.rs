@@ -4,7 +4,7 @@ mod support;
 
 use core::sync::atomic::AtomicU64;
 use criterion::Criterion;
-use outlast::{OnceCell, OwnedSemaphore, Semaphore, Shared};
+use outlast::{OwnedSemaphore, Semaphore, Shared};
 use support::{ALONE, Bench, Contest, group};
 
 /// A process-shared semaphore of POSIX.
@@ -68,8 +68,5 @@ fn main() {
     criterion.bench_function("Semaphore, acquire and release", |bencher| {
         bencher.iter(|| drop(semaphore.acquire().expect("a permit")));
     });
-    let cell = Shared::anonymous(OnceCell::new()).expect("memory");
-    cell.set(1_u64).expect("empty");
-    criterion.bench_function("OnceCell, get", |bencher| bencher.iter(|| cell.get()));
     criterion.final_summary();
 }

@@ -18,6 +18,7 @@
 pub(crate) mod cpu;
 pub(crate) mod futex;
 pub(crate) mod group;
+pub(crate) mod pthread;
 pub(crate) mod scenes;
 
 use cpu::Line;
