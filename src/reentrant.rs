@@ -158,10 +158,21 @@ impl<T: Plain> ReentrantLock<T> {
         &'a self,
         take: impl FnOnce(&'a Lock<T>) -> LockResult<'a, T>,
     ) -> ReentrantLockResult<'a, T> {
-        match self.lock.word.held() {
-            Some(me) => self.again(me),
-            None => self.first(take(&self.lock)),
+        if let Some(me) = self.lock.word.held() {
+            return self.again(me);
         }
+        match self.lock.word.try_take_fast() {
+            Some(me) => self.first(self.lock.guard(me)),
+            None => self.first_slow(take),
+        }
+    }
+
+    #[cold]
+    fn first_slow<'a>(
+        &'a self,
+        take: impl FnOnce(&'a Lock<T>) -> LockResult<'a, T>,
+    ) -> ReentrantLockResult<'a, T> {
+        self.first(take(&self.lock))
     }
 
     /// One level deeper.
@@ -324,7 +335,7 @@ pub struct Interrupted<'a, T: Plain> {
 }
 
 impl<T: Plain> Drop for ReentrantLockGuard<'_, T> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         if self.forks != forks() {
             return; // the parent's
