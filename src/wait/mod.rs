@@ -103,13 +103,13 @@ impl WaitWord {
                     return Err(TimedOut);
                 }
                 Step::Doze(seen) if dozed != Some(seen) => {
-                    slept.get_or_insert_with(Missed::now);
+                    slept = slept.or_else(|| spinner.missed());
                     let wake = self.parker.park(&self.value, seen, deadline.at_most(DOZE));
                     dozed = (wake == Wake::TimedOut).then_some(seen);
                     late = deadline.is_over();
                 }
                 Step::Sleep(seen) | Step::Doze(seen) => {
-                    slept.get_or_insert_with(Missed::now);
+                    slept = slept.or_else(|| spinner.missed());
                     late = self.parker.park(&self.value, seen, deadline) == Wake::TimedOut;
                 }
             }

@@ -96,7 +96,7 @@ const SHORT: Duration = Duration::from_micros(150);
 pub(crate) struct Missed(Instant);
 
 impl Missed {
-    pub(crate) fn now() -> Self {
+    fn now() -> Self {
         Missed(Instant::now())
     }
 
@@ -110,6 +110,7 @@ impl Missed {
 #[derive(Debug)]
 pub(crate) struct Spinner {
     budget: usize,
+    learns: bool,
     pauses: u32,
     yields: u32,
     yielding: Option<Yielding>,
@@ -127,10 +128,12 @@ impl Spinner {
     /// For a wait on the word at `address`.
     pub(crate) fn new(address: usize) -> Self {
         let budget = slot(address);
-        let mut spinner = Spinner { budget, pauses: 0, yields: 0, yielding: None, until: None };
+        let mut spinner =
+            Spinner { budget, learns: false, pauses: 0, yields: 0, yielding: None, until: None };
         if SPINS && cpus() > 1 {
             match SETTING.get() {
                 Spin::Adaptive => {
+                    spinner.learns = true;
                     let Budget { nanoseconds, yields } = BUDGET.with(|all| all[budget].get());
                     spinner.pauses = pauses(nanoseconds);
                     spinner.yields = yields;
@@ -169,6 +172,11 @@ impl Spinner {
         });
     }
 
+    /// When the spin ended in vain, where something is to be learned from that.
+    pub(crate) fn missed(&self) -> Option<Missed> {
+        self.learns.then(Missed::now)
+    }
+
     /// It did not, and the thread has slept; or only [shortly](Missed::shortly).
     pub(crate) fn miss(&self, shortly: bool) {
         self.learn(|budget| match budget.nanoseconds {
@@ -179,6 +187,9 @@ impl Spinner {
     }
 
     fn learn(&self, next: impl FnOnce(Budget) -> Budget) {
+        if !self.learns {
+            return;
+        }
         BUDGET.with(|all| all[self.budget].set(next(all[self.budget].get())));
     }
 }
