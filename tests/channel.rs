@@ -8,7 +8,7 @@ use common::{
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
-    Channel, Fault, FixedChannel, OpenError, RecvError, RecvTimeoutError, SendError,
+    Channel, Fault, FixedChannel, OpenError, Queue, RecvError, RecvTimeoutError, SendError,
     SendTimeoutError, Shared, TryRecvError, TrySendError,
 };
 use std::collections::BTreeSet;
@@ -152,6 +152,40 @@ fn closed_is_another_thing() {
     assert_eq!(channel.sender().unwrap().send(3), Err(SendError::Closed(3)));
 }
 
+/// What kills each worker goes elsewhere after a while, and counts as done: the channel ends.
+#[test]
+fn what_kills_is_buried() {
+    let channel = channel(4);
+    let dead_letters = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let _watchdog = watch("what_kills_is_buried", &channel);
+    let sender = channel.sender().unwrap();
+    sender.send_batch(&[666, 7]).unwrap();
+    for attempts in 0..2 {
+        let victim = fork_child(|| {
+            let receiver = channel.receiver().unwrap();
+            let job = receiver.recv_ack_or_bury(2, &dead_letters).unwrap();
+            assert_eq!((*job, job.attempts()), (666, attempts));
+            common::exit_now(0); // to the others it was killed
+        });
+        victim.succeeds();
+    }
+    let receiver = channel.receiver().unwrap();
+    let job = receiver.recv_ack_or_bury(2, &dead_letters).unwrap();
+    assert_eq!(job.ack(), Ok(7));
+    assert_eq!(dead_letters.drain(), [666]);
+    let none = receiver.try_recv_ack_or_bury(2, &dead_letters);
+    assert_eq!(none.unwrap_err(), TryRecvError::Empty);
+    let began = Instant::now();
+    let none = receiver.recv_ack_or_bury_timeout(2, &dead_letters, ms(5));
+    assert_eq!(none.unwrap_err(), RecvTimeoutError::TimedOut);
+    let none = receiver.recv_ack_or_bury_deadline(2, &dead_letters, began + ms(10));
+    assert_eq!(none.unwrap_err(), RecvTimeoutError::TimedOut);
+    assert!(began.elapsed() >= ms(10));
+    drop(sender);
+    let none = receiver.recv_ack_or_bury(2, &dead_letters);
+    assert_eq!(none.unwrap_err(), RecvError::Disconnected);
+}
+
 /// Handles that keep the channel, as those of `std::sync::mpsc`.
 #[test]
 fn handles_move_into_threads() {
@@ -171,7 +205,10 @@ fn handles_move_into_threads() {
     drop(sender);
     let other = receiver.clone();
     let half = std::thread::spawn(move || other.into_iter().collect::<Vec<u64>>());
-    let mut all: BTreeSet<u64> = receiver.iter().collect();
+    let mut all = BTreeSet::new();
+    for message in &receiver {
+        all.insert(message);
+    }
     assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
     all.extend(half.join().unwrap());
     assert_eq!(all, (0..3_000).collect());

@@ -321,6 +321,9 @@ fn owned_alone() {
     assert!(began.elapsed() >= ms(20));
     assert!(seats.acquire_deadline(began).unwrap().is_none());
     assert!(seats.acquire_many_timeout(u32::MAX, ms(1)).unwrap().is_none());
+    let began = Instant::now();
+    assert!(seats.acquire_many_deadline(2, began + ms(5)).unwrap().is_none());
+    assert!(began.elapsed() >= ms(5));
     let mut copy = Some(one);
     fork_child(|| drop(copy.take())).succeeds();
     assert_eq!(seats.available(), 0, "a copy made by fork has given back");
@@ -330,6 +333,7 @@ fn owned_alone() {
     assert_eq!(seats.available(), 1);
     drop(two);
     drop(seats.acquire_deadline(began).unwrap().unwrap());
+    drop(seats.acquire_many_deadline(3, began).unwrap().unwrap());
     assert_eq!(seats.available(), 3);
     assert_eq!(OwnedSemaphore::new(1).acquire().unwrap_err(), Fault::NotShared);
 }

@@ -84,7 +84,7 @@ impl<T: Plain> Queue<T> {
         Never::in_time(Self::bury(limit, dead_letters, next))
     }
 
-    fn bury<'a>(
+    pub(super) fn bury<'a>(
         limit: u32,
         dead_letters: &Queue<T>,
         next: impl Fn() -> Result<Option<Delivery<'a, T>>, Never>,

@@ -123,7 +123,7 @@ impl OwnedSemaphore {
     /// # Errors
     /// As [`acquire`](Self::acquire).
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<Option<OwnedPermit<'_>>, Fault> {
-        self.acquire_until(1, Deadline::after(timeout))
+        self.acquire_many_timeout(1, timeout)
     }
 
     /// Takes a permit, waiting for it until `deadline` at most. One that is there is taken even if that has passed.
@@ -131,7 +131,7 @@ impl OwnedSemaphore {
     /// # Errors
     /// As [`acquire`](Self::acquire).
     pub fn acquire_deadline(&self, deadline: Instant) -> Result<Option<OwnedPermit<'_>>, Fault> {
-        self.acquire_until(1, Deadline::at(deadline))
+        self.acquire_many_deadline(1, deadline)
     }
 
     /// Takes `n` permits at once, waiting for them at most `timeout`.
@@ -144,6 +144,18 @@ impl OwnedSemaphore {
         timeout: Duration,
     ) -> Result<Option<OwnedPermit<'_>>, Fault> {
         self.acquire_until(n, Deadline::after(timeout))
+    }
+
+    /// Takes `n` permits at once, waiting for them until `deadline` at most.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_many_deadline(
+        &self,
+        n: u32,
+        deadline: Instant,
+    ) -> Result<Option<OwnedPermit<'_>>, Fault> {
+        self.acquire_until(n, Deadline::at(deadline))
     }
 
     fn acquire_until(&self, n: u32, deadline: Deadline) -> Result<Option<OwnedPermit<'_>>, Fault> {

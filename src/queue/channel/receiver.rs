@@ -3,7 +3,7 @@ use super::{Channel, NO_RECEIVERS, NO_SENDERS};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::Hold;
-use crate::queue::{Delivery, Never, Ref, Undelivered};
+use crate::queue::{Delivery, Never, Queue, Ref, Undelivered};
 use crate::queue::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::shareable::Plain;
 use core::fmt;
@@ -90,10 +90,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
-        let deliver = || Undelivered::at_once(self.channel.queue.deliver());
-        let checked = self.hold.check().map_err(Never::Failed);
-        let now = Deadline::after(Duration::ZERO);
-        Never::at_once(checked.and_then(|()| self.to_the_end(now, deliver)))
+        Never::at_once(self.deliver_now())
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.
@@ -115,6 +112,60 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         Never::in_time(self.deliver_until(Deadline::at(deadline)))
     }
 
+    /// As [`recv_ack`](Self::recv_ack), except that what was delivered `limit` times and not acknowledged goes to `dead_letters`: see
+    /// [`Queue::recv_ack_or_bury`](crate::Queue::recv_ack_or_bury).
+    ///
+    /// # Errors
+    /// As [`recv_ack`](Self::recv_ack).
+    pub fn recv_ack_or_bury(
+        &self,
+        limit: u32,
+        dead_letters: &Queue<T>,
+    ) -> Result<Delivery<'_, T>, RecvError> {
+        let next = || self.deliver_until(Deadline::NEVER);
+        Never::for_ever(Queue::bury(limit, dead_letters, next))
+    }
+
+    /// As [`recv_ack_or_bury`](Self::recv_ack_or_bury), if a message and a cell for it are there. Never blocks.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    pub fn try_recv_ack_or_bury(
+        &self,
+        limit: u32,
+        dead_letters: &Queue<T>,
+    ) -> Result<Delivery<'_, T>, TryRecvError> {
+        Never::at_once(Queue::bury(limit, dead_letters, || self.deliver_now()))
+    }
+
+    /// As [`recv_ack_or_bury`](Self::recv_ack_or_bury), waiting at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_ack_or_bury_timeout(
+        &self,
+        limit: u32,
+        dead_letters: &Queue<T>,
+        timeout: Duration,
+    ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
+        let deadline = Deadline::after(timeout);
+        Never::in_time(Queue::bury(limit, dead_letters, || self.deliver_until(deadline)))
+    }
+
+    /// As [`recv_ack_or_bury`](Self::recv_ack_or_bury), waiting until `deadline` at most.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_ack_or_bury_deadline(
+        &self,
+        limit: u32,
+        dead_letters: &Queue<T>,
+        deadline: Instant,
+    ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
+        let deadline = Deadline::at(deadline);
+        Never::in_time(Queue::bury(limit, dead_letters, || self.deliver_until(deadline)))
+    }
+
     /// Appends at most `most` messages to `to`, waiting only for the first; how many it were.
     ///
     /// # Errors
@@ -130,8 +181,8 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     }
 
     /// Messages until nothing more can come, waiting for each.
-    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
-        core::iter::from_fn(|| self.recv().ok())
+    pub fn iter(&self) -> Iter<'_, T, C> {
+        Iter(self)
     }
 
     /// The messages that are there, without waiting.
@@ -167,6 +218,12 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         Ok(message.map(Ref::take))
     }
 
+    fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {
+        self.hold.check().map_err(Never::Failed)?;
+        let deliver = || Undelivered::at_once(self.channel.queue.deliver());
+        self.to_the_end(Deadline::after(Duration::ZERO), deliver)
+    }
+
     fn deliver_until(&self, deadline: Deadline) -> Result<Option<Delivery<'_, T>>, Never> {
         self.hold.check().map_err(Never::Failed)?;
         self.to_the_end(deadline, || self.channel.queue.deliver_until(deadline))
@@ -200,6 +257,25 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
                 return Ok(None);
             }
         }
+    }
+}
+
+/// Receives until nothing more can come: made by [`Receiver::iter`].
+#[derive(Debug)]
+pub struct Iter<'a, T: Plain, C: Deref<Target = Channel<T>>>(&'a Receiver<T, C>);
+
+impl<T: Plain, C: Deref<Target = Channel<T>>> Iterator for Iter<'_, T, C> {
+    type Item = T;
+    fn next(&mut self) -> Option<T> {
+        self.0.recv().ok()
+    }
+}
+
+impl<'a, T: Plain, C: Deref<Target = Channel<T>>> IntoIterator for &'a Receiver<T, C> {
+    type Item = T;
+    type IntoIter = Iter<'a, T, C>;
+    fn into_iter(self) -> Iter<'a, T, C> {
+        self.iter()
     }
 }
 
