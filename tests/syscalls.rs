@@ -10,7 +10,12 @@ mod common;
 use common::filter_step::{answer, load, pass_over_if};
 use common::{Exit, KILLED, OK, filter_calls, fork_child, watch_alone};
 use core::time::Duration;
-use outlast::{Event, FixedQueue, Lock, Queue, Shared, TryRecvError};
+use outlast::spsc::FixedRing;
+use outlast::{
+    Barrier, Condition, Event, FixedByteQueue, FixedChannel, FixedPipe, FixedQueue, Latch, Lock,
+    Once, OnceCell, Options, OwnedSemaphore, PriorityQueue, Queue, ReentrantLock, RwLock,
+    Semaphore, Shared, TryRecvError,
+};
 
 const ROUNDS: u64 = 10_000;
 
@@ -244,4 +249,220 @@ fn giving_back() {
         assert_eq!(shared.queue.recv_ack().unwrap().ack(), Ok(i));
         drop(shared.queue.loan().unwrap());
     });
+}
+
+outlast::shared! {
+    #[derive(Debug)]
+    struct Family {
+        lock: Lock<u64>, changed: Condition, again: ReentrantLock<u64>, many: RwLock<u64>, permits: Semaphore, owned: OwnedSemaphore,
+        alone: Barrier, latch: Latch, once: Once, cell: OnceCell<u64>
+    }
+}
+
+#[test]
+fn the_family() {
+    let family = Shared::anonymous(Family {
+        lock: Lock::new(0),
+        changed: Condition::new(),
+        again: ReentrantLock::new(0),
+        many: RwLock::new(0),
+        permits: Semaphore::new(3),
+        owned: OwnedSemaphore::new(3),
+        alone: Barrier::new(1),
+        latch: Latch::new(u32::MAX),
+        once: Once::new(),
+        cell: OnceCell::new(),
+    })
+    .unwrap();
+    let _watchdog = common::watch("the_family", &family);
+    makes_no_call(|_| {
+        *family.lock.lock().unwrap() += 1;
+        family.changed.notify_one();
+        family.changed.notify(7);
+        family.changed.notify_all();
+    });
+    makes_no_call(|_| {
+        let outer = family.again.lock().unwrap();
+        family.again.lock().unwrap().update(|x| x + 1);
+        family.again.try_lock().unwrap().update(|x| x + 1);
+        drop(outer);
+    });
+    makes_no_call(|i| {
+        *family.many.write().unwrap() = i;
+        let (first, second) = (family.many.read().unwrap(), family.many.try_read().unwrap());
+        assert_eq!((*first, *second), (i, i));
+        drop((first, second));
+        *family.many.try_write().unwrap() += 1;
+    });
+    makes_no_call(|_| {
+        let two = family.permits.acquire_many(2).unwrap();
+        drop(family.permits.try_acquire().unwrap());
+        drop(two);
+        family.permits.acquire().unwrap().forget();
+        family.permits.release(1).unwrap();
+        assert!(family.permits.try_acquire_many(4).is_none());
+    });
+    makes_no_call(|_| {
+        let two = family.owned.acquire_many(2).unwrap();
+        drop(family.owned.acquire().unwrap());
+        assert!(family.owned.try_acquire_many(2).unwrap().is_none());
+        drop(two);
+    });
+    makes_no_call(|_| {
+        assert!(family.alone.wait().unwrap().is_leader());
+        family.alone.leave().unwrap(); // or its end would break it for the next process
+    });
+    makes_no_call(|i| {
+        family.latch.count_down(1);
+        if i % 1_000 == 0 {
+            family.latch.join(1).unwrap().done();
+        }
+        assert!(!family.latch.is_open());
+    });
+    makes_no_call(|i| {
+        family.once.call_once(|| ()).unwrap();
+        assert!(*family.cell.get_or_init(|| i).unwrap() < 3);
+        assert!(family.cell.get().unwrap().is_some());
+    });
+}
+
+outlast::shared! {
+    #[derive(Debug)]
+    struct Ways {
+        ring: FixedRing<u64, 4>, bytes: FixedByteQueue<64>, pipe: FixedPipe<64>, channel: FixedChannel<u64, 4>,
+        urgent: PriorityQueue<u64, 3, 4>, stream: FixedQueue<u64, 1024>, fast: FixedRing<u64, 1024>
+    }
+}
+
+fn ways() -> Shared<Ways> {
+    Options::new().anonymous_with(|_: &Ways| {}).unwrap()
+}
+
+#[test]
+fn the_other_queues() {
+    let ways = ways();
+    let _watchdog = common::watch("the_other_queues", &ways);
+    makes_no_call(|i| {
+        let (producer, consumer) = (ways.ring.producer().unwrap(), ways.ring.consumer().unwrap());
+        producer.send_batch(&[i, i + 1]).unwrap();
+        assert_eq!((consumer.recv(), consumer.try_recv()), (Ok(i), Ok(i + 1)));
+        assert!(consumer.try_recv().is_err());
+        (0..4).for_each(|n| producer.send(n).unwrap());
+        assert!(producer.try_send(4).is_err());
+        assert!(consumer.iter().take(4).eq(0..4));
+    });
+    makes_no_call(|i| {
+        ways.bytes.send(&i.to_le_bytes()).unwrap();
+        let mut room = ways.bytes.reserve(100).unwrap();
+        room.fill(7);
+        room.commit().unwrap();
+        assert_eq!(*ways.bytes.recv_ref().unwrap(), i.to_le_bytes());
+        drop(ways.bytes.recv_ref().unwrap());
+        assert!(ways.bytes.try_recv_ref().is_err());
+    });
+    // (Ends are made by the process that uses them, and what ends tells the others.)
+    let ends = std::cell::OnceCell::new();
+    makes_no_call(|i| {
+        let (first, second) =
+            ends.get_or_init(|| (ways.pipe.first().unwrap(), ways.pipe.second().unwrap()));
+        first.send_bytes(&i.to_le_bytes()).unwrap();
+        second.send_bytes(&[7; 100]).unwrap();
+        assert_eq!(second.recv_bytes().unwrap(), i.to_le_bytes());
+        assert_eq!(first.recv_bytes().unwrap(), [7; 100]);
+    });
+    let ends = std::cell::OnceCell::new();
+    makes_no_call(|i| {
+        let (sender, receiver) =
+            ends.get_or_init(|| (ways.channel.sender().unwrap(), ways.channel.receiver().unwrap()));
+        sender.send(i).unwrap();
+        sender.clone().send(i + 1).unwrap();
+        assert_eq!(receiver.recv(), Ok(i));
+        assert_eq!(receiver.recv_ack().unwrap().ack(), Ok(i + 1));
+        assert!(receiver.try_recv().is_err());
+    });
+    makes_no_call(|i| {
+        ways.urgent.send(0, i).unwrap();
+        ways.urgent.send(2, i + 1).unwrap();
+        let first = ways.urgent.recv().unwrap();
+        assert_eq!(first.1, i + 1);
+        assert_eq!(ways.urgent.recv_ack().unwrap().ack(), Ok(i));
+        assert!(ways.urgent.try_recv().is_err());
+    });
+}
+
+/// Runs `part` in a process; how many system calls its thread made.
+fn calls_of(part: impl FnOnce()) -> u64 {
+    let child = fork_child(|| {
+        // SAFETY: takes no pointers.
+        let traced = unsafe { libc::ptrace(libc::PTRACE_TRACEME) };
+        assert_eq!(traced, 0);
+        // SAFETY: takes no pointers.
+        unsafe { libc::raise(libc::SIGSTOP) };
+        part();
+        common::exit_now(0); // what a process does at its end is not counted
+    });
+    let (pid, mut stops) = (child.pid, 0);
+    loop {
+        // SAFETY: plain data, for which zeros are a value.
+        let mut info: libc::siginfo_t = unsafe { core::mem::zeroed() };
+        let (id, events) = (libc::id_t::try_from(pid).unwrap(), libc::WEXITED | libc::WSTOPPED);
+        // SAFETY: writes to the live variable.
+        let r = unsafe {
+            libc::waitid(libc::P_PID, id, &raw mut info, events | libc::WNOWAIT | libc::__WALL)
+        };
+        assert_eq!(r, 0, "waitid: {}", std::io::Error::last_os_error());
+        if ![libc::CLD_TRAPPED, libc::CLD_STOPPED].contains(&info.si_code) {
+            child.succeeds();
+            return stops / 2; // on the way in, and out
+        }
+        let mut status = 0;
+        // SAFETY: writes to the live variable.
+        unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
+        if libc::WSTOPSIG(status) == libc::SIGSTOP {
+            let (nothing, good) = (0_usize, libc::PTRACE_O_TRACESYSGOOD);
+            // SAFETY: takes no pointers; the child is this thread's, and stopped.
+            let set = unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, pid, nothing, good) };
+            assert_eq!(set, 0);
+        } else {
+            assert_eq!(libc::WSTOPSIG(status), libc::SIGTRAP | 0x80, "a signal");
+            stops += 1;
+        }
+        // SAFETY: as above.
+        let r = unsafe { libc::ptrace(libc::PTRACE_SYSCALL, pid, 0_usize, 0_usize) };
+        assert_eq!(r, 0);
+    }
+}
+
+/// Two processes wait for each other again and again, and call the kernel for few of the messages.
+#[test]
+fn a_stream_between_processes() {
+    const MESSAGES: u64 = 200_000;
+    let ways = ways();
+    let _watchdog = common::watch("a_stream_between_processes", &ways);
+    let both = |sends: &(dyn Fn() + Sync), receives: &(dyn Fn() + Sync)| {
+        // Each is traced by the thread that began it.
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| calls_of(sends));
+            (calls_of(receives), sender.join().unwrap())
+        })
+    };
+    let queue = both(&|| (0..MESSAGES).for_each(|i| ways.stream.send(i).unwrap()), &|| {
+        assert!((0..MESSAGES).all(|i| ways.stream.recv() == Ok(i)));
+    });
+    let ring = both(
+        &|| {
+            let producer = ways.fast.producer().unwrap();
+            (0..MESSAGES).for_each(|i| producer.send(i).unwrap());
+        },
+        &|| {
+            let consumer = ways.fast.consumer().unwrap();
+            assert!((0..MESSAGES).all(|i| consumer.recv() == Ok(i)));
+        },
+    );
+    for calls in [queue.0, queue.1, ring.0, ring.1] {
+        assert!(calls < MESSAGES / 20, "{calls} calls for {MESSAGES} messages: {queue:?} {ring:?}");
+    }
+    // The control: it counts.
+    let counted = calls_of(|| (0..1_000).for_each(|_| call_the_kernel()));
+    assert!((1_000..1_100).contains(&counted), "{counted}");
 }
