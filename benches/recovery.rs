@@ -2,6 +2,8 @@
 //!
 //! The survivor sleeps already, the victim holds what it waits for, or has swallowed its wake; time is taken right before the
 //! kill, and when the survivor's call has returned. So the kernel's work for a dying process is in it.
+//!
+//! The least of a few kills must be far below the time after which somebody would look without being told.
 #![expect(
     unsafe_code,
     reason = "kill, clock_gettime, and a sleep on a word without the crate under test"
@@ -10,15 +12,20 @@ mod support;
 
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
+use outlast::spsc::{self, FixedRing};
 use outlast::{
-    Barrier, BarrierError, BrokenCause, Condition, Event, Latch, LatchError, Lock, LockError,
-    OnceCell, OwnedSemaphore, RwLock, Semaphore, Shareable, Shared, Spin,
+    Barrier, BarrierError, BrokenCause, Condition, Event, FixedChannel, FixedQueue, Latch,
+    LatchError, Lock, LockError, OnceCell, OwnedSemaphore, RecvError, ReentrantLock, RwLock,
+    Semaphore, Shareable, Shared, Spin,
 };
 use std::time::{Duration, Instant};
 use support::{Bench, duration, group, say, spread};
 
-/// Kills of each kind.
+/// Kills of each kind, and when it is only to be seen that they work.
 const KILLS: usize = 101;
+const FEW_KILLS: usize = 5;
+/// Where the kernel tells of a death, a survivor goes on before that, or was not told.
+const TOLD: Duration = Duration::from_millis(40);
 /// Nothing takes that long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -120,9 +127,12 @@ impl<T: Shareable + Sync + 'static> Scene<T> {
         if !bench.wants(self.name) {
             return;
         }
-        let kills = if bench.is_smoke() { 1 } else { KILLS };
+        let kills = if bench.is_smoke() { FEW_KILLS } else { KILLS };
         let mut times: Vec<f64> = (0..kills).map(|_| self.kill()).collect();
         let (median, least, most) = spread(&mut times);
+        if cfg!(feature = "futex") {
+            assert!(least < TOLD.as_secs_f64() * 1e9, "{}: nobody was told: {times:?}", self.name);
+        }
         let late = times[times.len() * 9 / 10];
         let [median, least, late, most] = [median, least, late, most].map(duration);
         let name = self.name;
@@ -165,6 +175,18 @@ fn locks(bench: &Bench) {
         name: "Lock, holder",
         make: || Lock::new(0_u64),
         victim: |lock, notes| notes.hold(lock.lock().expect("free")),
+        survivor: |lock, notes| {
+            let taken = lock.lock();
+            notes.resumed();
+            assert!(matches!(taken, Err(LockError::OwnerDied(_))));
+        },
+        then: nothing,
+    }
+    .run(bench);
+    Scene {
+        name: "ReentrantLock, holder of two levels",
+        make: || ReentrantLock::new(0_u64),
+        victim: |lock, notes| notes.hold((lock.lock().expect("free"), lock.lock().expect("mine"))),
         survivor: |lock, notes| {
             let taken = lock.lock();
             notes.resumed();
@@ -292,6 +314,23 @@ fn groups(bench: &Bench) {
     }
     .run(bench);
     Scene {
+        name: "Barrier that shrinks, party that is elsewhere",
+        make: || Barrier::shrinking(2),
+        // It waits for nobody, but is a party from then on.
+        victim: |barrier, notes| {
+            assert!(barrier.wait_timeout(Duration::from_micros(50)).is_err());
+            barrier.reset();
+            notes.hold(());
+        },
+        survivor: |barrier, notes| {
+            let waited = barrier.wait();
+            notes.resumed();
+            assert!(waited.expect("it shrinks").is_leader());
+        },
+        then: nothing,
+    }
+    .run(bench);
+    Scene {
         name: "Latch, member",
         make: || Latch::new(0),
         victim: |latch, notes| notes.hold(latch.join(1).expect("closed")),
@@ -299,6 +338,49 @@ fn groups(bench: &Bench) {
             let waited = latch.wait();
             notes.resumed();
             assert!(matches!(waited, Err(LatchError::MemberDied { .. })));
+        },
+        then: nothing,
+    }
+    .run(bench);
+}
+
+fn messages(bench: &Bench) {
+    Scene {
+        name: "Queue, delivery (another receiver waits)",
+        make: FixedQueue::<u64, 4>::new,
+        victim: |queue, notes| {
+            queue.send(7).expect("room");
+            notes.hold(queue.recv_ack().expect("a message"));
+        },
+        survivor: |queue, notes| {
+            let again = queue.recv_ack();
+            notes.resumed();
+            assert_eq!(again.expect("it comes back").attempts(), 1);
+        },
+        then: nothing,
+    }
+    .run(bench);
+    Scene {
+        name: "Ring, producer (its consumer waits)",
+        make: FixedRing::<u64, 4>::new,
+        victim: |ring, notes| notes.hold(ring.producer().expect("vacant")),
+        survivor: |ring, notes| {
+            let consumer = ring.consumer().expect("vacant");
+            let received = consumer.recv();
+            notes.resumed();
+            assert_eq!(received, Err(spsc::RecvError::PeerDied));
+        },
+        then: nothing,
+    }
+    .run(bench);
+    Scene {
+        name: "Channel, last sender (a receiver waits)",
+        make: FixedChannel::<u64, 4>::new,
+        victim: |channel, notes| notes.hold(channel.sender().expect("a place")),
+        survivor: |channel, notes| {
+            let received = channel.receiver().expect("a place").recv();
+            notes.resumed();
+            assert_eq!(received, Err(RecvError::Disconnected));
         },
         then: nothing,
     }
@@ -354,6 +436,7 @@ fn main() {
     locks(&bench);
     conditions(&bench);
     groups(&bench);
+    messages(&bench);
     // With the other backend waiters do not sleep on the first word of the value.
     if cfg!(feature = "futex") {
         swallowed_wakes(&bench);
