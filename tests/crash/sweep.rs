@@ -18,6 +18,9 @@ const MOST_STEPS: usize = 200_000;
 /// As many kill points are taken of a sweep, evenly, unless it is to be full.
 const MOST_POINTS: usize = 256;
 
+/// Who waits for messages looks again once after a while, without a wake: after that, it sleeps for good.
+const DOZE: std::time::Duration = std::time::Duration::from_millis(11);
+
 /// A function that prepares, and returns the operation proper.
 pub(crate) type Operation<W> = for<'w> fn(&'w W) -> Box<dyn FnOnce() + 'w>;
 
@@ -247,7 +250,11 @@ impl<'a, W: Debug> Sweep<'a, W> {
             child.wait_asleep();
             child
         };
-        self.sleepers.iter().map(start).collect()
+        let sleepers: Vec<Child> = self.sleepers.iter().map(start).collect();
+        if !sleepers.is_empty() {
+            std::thread::sleep(DOZE);
+        }
+        sleepers
     }
 
     /// One kill: after `step` instructions. False if the victim did not get there by the known way.
