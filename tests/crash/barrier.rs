@@ -1,8 +1,10 @@
 //! The sweeps of `Barrier` and `OnceCell`.
 use crate::stepper::patience;
-use crate::sweep::{Operation, Sweep};
-use crate::sweeps::{Verdict, fail, memory, once_mended, options};
-use outlast::{Barrier, BarrierError, OnceCell, Shared, Spin};
+use crate::sweep::{Act, Operation, Sweep};
+use crate::sweeps::{FIRST, Verdict, fail, memory, once_mended, options};
+use outlast::{Barrier, BarrierError, BrokenCause, Dead, OnceCell, Shareable as _, Shared, Spin};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 fn pair() -> Shared<Barrier> {
@@ -99,6 +101,142 @@ fn a_party_whose_death_is_not_told_is_caught() {
     Sweep { sleepers: &[waits], ..swept }.must_be_caught_unmended();
 }
 
+outlast::shared! {
+    /// A barrier, who is to die at it, and what the others were told.
+    #[derive(Debug)]
+    struct Meeting { barrier: Barrier, victim: AtomicU32, passed: AtomicU32, told: AtomicU32 }
+}
+
+type Party = Shared<Meeting>;
+
+fn meeting() -> Party {
+    let none = || AtomicU32::new(0);
+    let barrier = Barrier::new(3);
+    let empty = Meeting { barrier, victim: none(), passed: none(), told: none() };
+    options().anonymous(empty).expect("a segment")
+}
+
+fn come(world: &Party) {
+    Spin::Never.set();
+    world.barrier.wait_timeout(Duration::ZERO).ok();
+    world.barrier.reset();
+    world.victim.store(std::process::id(), SeqCst);
+}
+
+/// Passes, or is told that the victim died, and nothing else.
+fn passes_or_is_told(world: &Party) -> Verdict {
+    Spin::Never.set();
+    match world.barrier.wait_timeout(patience()) {
+        Ok(_) => world.passed.fetch_add(1, SeqCst),
+        Err(BarrierError::Broken(BrokenCause::PeerDied { pid }))
+            if pid == world.victim.load(SeqCst) =>
+        {
+            world.told.fetch_add(1, SeqCst)
+        }
+        Err(error) => return fail(format!("{error:?}")),
+    };
+    Ok(())
+}
+
+/// Two waited for the same, so they have got the same.
+fn all_or_nobody(world: &Party) -> Verdict {
+    match (world.passed.load(SeqCst), world.told.load(SeqCst)) {
+        (2, 0) | (0, 2) => Ok(()),
+        other => fail(format!("(passed, told): {other:?}")),
+    }
+}
+
+fn comes_last(world: &Party) -> Box<dyn FnOnce() + '_> {
+    come(world);
+    Box::new(|| {
+        world.barrier.wait().ok();
+    })
+}
+
+#[test]
+fn all_pass_or_all_are_told_of_the_victim() {
+    let name = "barrier: last arrival; both get the same";
+    let sweep = Sweep::new(name, &meeting, memory, comes_last, all_or_nobody);
+    Sweep { sleepers: &[passes_or_is_told, passes_or_is_told], ..sweep }.must_hold();
+}
+
+/// Control: it passes by itself, so that the other one alone is told.
+#[test]
+fn one_that_is_told_alone_is_caught() {
+    let passes: fn(&Party) -> Verdict = |world| {
+        world.passed.fetch_add(1, SeqCst);
+        world.barrier.wait_timeout(patience()).ok();
+        Ok(())
+    };
+    let name = "control: barrier: one does not heed what it is told";
+    let sweep = Sweep::new(name, &meeting, memory, comes_last, all_or_nobody);
+    let sweep = Sweep { sleepers: &[passes, passes_or_is_told], ..sweep };
+    assert!(!sweep.run(1).violations.is_empty(), "{name}: not caught");
+}
+
+/// All have come, and one of those who were woken dies: the other one has passed all the same.
+#[test]
+fn the_woken_party_dies() {
+    let wake: fn(&Party) = |world| {
+        Spin::Never.set();
+        world.barrier.wait_timeout(patience()).expect("all have come");
+        world.barrier.leave().expect("a peer");
+    };
+    let all_passed = |world: &Party| match world.passed.load(SeqCst) {
+        1 => Ok(()),
+        other => fail(format!("{other} passed")),
+    };
+    let sweep = Sweep::new("barrier: the woken party", &meeting, memory, comes_last, all_passed);
+    Sweep { wake: Some(wake), sleepers: &[passes_or_is_told], ..sweep }.must_hold();
+}
+
+/// Both who wait are told one of the two: that it was aborted, or that the victim died first.
+#[test]
+fn abort_with_two_asleep() {
+    let aborts: Operation<Party> = |world| {
+        come(world);
+        Box::new(|| world.barrier.abort())
+    };
+    let is_told: fn(&Party) -> Verdict = |world| {
+        Spin::Never.set();
+        match world.barrier.wait_timeout(patience()) {
+            Err(BarrierError::Broken(BrokenCause::Aborted)) => world.passed.fetch_add(1, SeqCst),
+            Err(BarrierError::Broken(BrokenCause::PeerDied { pid }))
+                if pid == world.victim.load(SeqCst) =>
+            {
+                world.told.fetch_add(1, SeqCst)
+            }
+            other => return fail(format!("{other:?}")),
+        };
+        Ok(())
+    };
+    let sweep = Sweep::new("barrier: abort; two asleep", &meeting, memory, aborts, all_or_nobody);
+    Sweep { sleepers: &[is_told, is_told], ..sweep }.must_hold();
+}
+
+/// Who has left breaks nothing: the others wait on, for one who comes in its place.
+#[test]
+fn leave_with_two_asleep() {
+    let leaves: Operation<Party> = |world| {
+        come(world);
+        Box::new(|| world.barrier.leave().unwrap_or(()))
+    };
+    let comes: fn(&Party) -> Verdict = |world| {
+        Spin::Never.set();
+        once_mended(|| match (world.barrier.is_broken(), world.told.load(SeqCst)) {
+            (true, told) if told < 2 => fail("both are to be told"),
+            _ => Ok(()),
+        })?;
+        match world.barrier.wait_timeout(patience()) {
+            Ok(_) | Err(BarrierError::Broken(BrokenCause::PeerDied { .. })) => Ok(()),
+            Err(error) => fail(error),
+        }
+    };
+    let sweep = Sweep::new("barrier: leave; two asleep", &meeting, memory, leaves, all_or_nobody);
+    let sleepers: &[Act<_>] = &[passes_or_is_told, passes_or_is_told];
+    Sweep { sleepers, after: Some(comes), ..sweep }.must_hold();
+}
+
 fn shrinking() -> Shared<Barrier> {
     options().anonymous(Barrier::shrinking(3)).expect("a segment")
 }
@@ -151,6 +289,28 @@ fn a_shrinking_barrier_that_does_not_shrink_is_caught() {
     Sweep { sleepers: &[passes, passes], check: lost_one, ..swept }.must_be_caught_unmended();
 }
 
+/// The recoverer is killed as well; the next one takes it up, and takes nothing off twice.
+#[test]
+fn recovery_of_a_shrinking_barrier_is_interrupted() {
+    // The process that makes the world is a party, and counts as dead.
+    let with_a_party: fn() -> Shared<Barrier> = || {
+        let world = shrinking();
+        warm(&world);
+        world
+    };
+    let recovers: Operation<Shared<Barrier>> = |world| {
+        Spin::Never.set();
+        Box::new(|| world.recover(&Dead::killed(FIRST)))
+    };
+    let recovers_again: Act<Shared<Barrier>> = |world| {
+        world.recover(&Dead::killed(FIRST));
+        Ok(())
+    };
+    let name = "barrier, shrinking: recovery, interrupted; two asleep";
+    let sweep = Sweep::new(name, &with_a_party, memory, recovers, lost_one);
+    Sweep { sleepers: &[passes, passes], after: Some(recovers_again), ..sweep }.must_hold();
+}
+
 fn cell() -> Shared<OnceCell<[u64; 2]>> {
     options().anonymous(OnceCell::new()).expect("a segment")
 }
@@ -180,6 +340,38 @@ fn initialise_with_a_waiter_and_a_late_arrival() {
     let sweep =
         Sweep::new("once cell: initialise; late arrival", &cell, memory, initialises, makes);
     Sweep { late: Some(makes), ..sweep }.must_hold();
+}
+
+fn waits_for_a_value(world: &Shared<OnceCell<[u64; 2]>>) -> Verdict {
+    Spin::Never.set();
+    match world.wait_timeout(patience()) {
+        Ok(Some([1, 1] | [2, 2])) => Ok(()),
+        other => fail(format!("{other:?}")),
+    }
+}
+
+/// Where the victim did not make the value, a newcomer does.
+#[test]
+fn initialise_with_two_asleep() {
+    let name = "once cell: initialise; two asleep";
+    let sweep = Sweep::new(name, &cell, memory, initialises, makes);
+    let sleepers: &[Act<_>] = &[waits_for_a_value, waits_for_a_value];
+    Sweep { sleepers, after: Some(makes), ..sweep }.must_hold();
+}
+
+#[test]
+fn the_woken_waiter_for_a_value_dies() {
+    let waits: Operation<Shared<OnceCell<[u64; 2]>>> = |world| {
+        Spin::Never.set();
+        Box::new(|| {
+            world.wait().ok();
+        })
+    };
+    let wake: fn(&Shared<OnceCell<[u64; 2]>>) = |world| {
+        world.set([1, 1]).expect("there is none");
+    };
+    let sweep = Sweep::new("once cell: the woken waiter", &cell, memory, waits, makes);
+    Sweep { wake: Some(wake), sleepers: &[waits_for_a_value], ..sweep }.must_hold();
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The sweeps of `Latch`.
 use crate::stepper::patience;
-use crate::sweep::Sweep;
-use crate::sweeps::{Verdict, fail, memory, options};
-use outlast::{Latch, LatchError, OnDeath, Shared, Spin};
+use crate::sweep::{Act, Operation, Sweep};
+use crate::sweeps::{FIRST, Verdict, fail, memory, options};
+use outlast::{Dead, Latch, LatchError, OnDeath, Shareable as _, Shared, Spin};
 use std::time::Duration;
 
 fn counted() -> Shared<Latch> {
@@ -88,6 +88,54 @@ fn last_count_reaches_the_sleepers() {
         0 => Ok(()),
         _ => counts(world),
     };
+    Sweep { sleepers: &[waits, waits], after: Some(after), ..sweep }.must_hold();
+}
+
+#[test]
+fn member_alone_and_with_a_late_waiter() {
+    let name = "latch: join, count, done; alone";
+    let does = |world: &Shared<Latch>| {
+        counts(world)?;
+        is_open(world)
+    };
+    let sweep = Sweep::new(name, &counted, memory, joins_and_does, does);
+    sweep.must_hold();
+    let name = "latch: join, count, done; late waiter";
+    let sweep = Sweep::new(name, &counted, memory, joins_and_does, is_open);
+    Sweep { late: Some(waits), after: Some(counts), ..sweep }.must_hold();
+}
+
+/// It is open, and stays so for the other one.
+#[test]
+fn the_woken_waiter_dies() {
+    let victim: Operation<Shared<Latch>> = |world| {
+        warm(world);
+        Box::new(|| world.wait().unwrap_or(()))
+    };
+    let wake: fn(&Shared<Latch>) = |world| world.count_down(1);
+    let sweep = Sweep::new("latch: the woken waiter", &failing, memory, victim, is_open);
+    Sweep { wake: Some(wake), sleepers: &[waits], ..sweep }.must_hold();
+}
+
+/// The recoverer is killed as well; the next one takes it up.
+#[test]
+fn recovery_of_a_member_is_interrupted() {
+    // The process that makes the world is a member, and counts as dead.
+    let with_a_member: fn() -> Shared<Latch> = || {
+        let world = counted();
+        core::mem::forget(world.join(2).expect("closed"));
+        world
+    };
+    let recovers: Operation<Shared<Latch>> = |world| {
+        warm(world);
+        Box::new(|| world.recover(&Dead::killed(FIRST)))
+    };
+    let after: Act<Shared<Latch>> = |world| {
+        world.recover(&Dead::killed(FIRST));
+        counts(world)
+    };
+    let name = "latch: recovery, interrupted; two asleep";
+    let sweep = Sweep::new(name, &with_a_member, memory, recovers, is_open);
     Sweep { sleepers: &[waits, waits], after: Some(after), ..sweep }.must_hold();
 }
 

@@ -150,6 +150,38 @@ fn woken_by_an_auto_event() {
         .must_hold();
 }
 
+/// Who comes when the victim has been stopped gets its signal, or one that is set afterwards.
+fn set_with_a_late_arrival(
+    name: &str,
+    victim: Operation<Shared<Events>>,
+    waits: fn(&Shared<Events>) -> Verdict,
+) {
+    let after: fn(&Shared<Events>) -> Verdict = |world| {
+        world.manual.set();
+        world.auto.set();
+        Ok(())
+    };
+    Sweep { late: Some(waits), after: Some(after), ..event_sweep(name, victim) }.must_hold();
+}
+
+#[test]
+fn manual_set_with_a_late_arrival() {
+    let sets: Operation<Shared<Events>> = |world| {
+        warm_events(world);
+        Box::new(|| world.manual.set())
+    };
+    set_with_a_late_arrival("event: set; late arrival", sets, wait_manual);
+}
+
+#[test]
+fn auto_set_with_a_late_arrival() {
+    let sets: Operation<Shared<Events>> = |world| {
+        warm_events(world);
+        Box::new(|| world.auto.set())
+    };
+    set_with_a_late_arrival("event: auto set; late arrival", sets, wait_auto);
+}
+
 #[test]
 fn auto_set_with_two_asleep() {
     let sweep = event_sweep("event: auto set; two asleep", |world| {

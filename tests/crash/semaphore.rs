@@ -1,8 +1,9 @@
 //! The sweeps of `Semaphore`.
+use crate::heir::Heir;
 use crate::stepper::patience;
-use crate::sweep::{Operation, Sweep};
-use crate::sweeps::{Verdict, fail, memory, options};
-use outlast::{OwnedSemaphore, Semaphore, Shared, Spin};
+use crate::sweep::{Act, Operation, Sweep};
+use crate::sweeps::{FIRST, Verdict, fail, memory, options};
+use outlast::{Dead, OwnedSemaphore, Semaphore, Shareable as _, Shared, Spin};
 use std::time::Duration;
 
 fn make<const PERMITS: u32>() -> Shared<Semaphore> {
@@ -184,6 +185,50 @@ fn owned_given_back_with_one_asleep() {
     let sweep =
         Sweep::new("owned semaphore: release; asleep", &owned, memory, victim, all_are_back);
     Sweep { sleepers: &[takes_two, takes_two], ..sweep }.must_hold();
+}
+
+/// What it got with its wake comes back, and reaches the last one; also if another one has taken it in between.
+#[test]
+fn owned_the_woken_heir_dies() {
+    for barger in [false, true] {
+        let heir = Heir {
+            name: "owned semaphore: the woken heir",
+            world: &owned,
+            memory,
+            prepare: |world| {
+                Spin::Never.set();
+                world.acquire_many_timeout(9, Duration::ZERO).expect("a peer");
+            },
+            lock: |world| {
+                let both = world.acquire_many(2);
+                Box::new(move || drop(both))
+            },
+            barger,
+        };
+        heir.must_hold();
+    }
+}
+
+/// The recoverer is killed as well; the next one takes it up, and gives nothing back twice.
+#[test]
+fn owned_recovery_is_interrupted() {
+    // The process that makes the world holds both, and counts as dead.
+    let held: fn() -> Shared<OwnedSemaphore> = || {
+        let world = owned();
+        core::mem::forget(world.acquire_many(2).expect("free"));
+        world
+    };
+    let recovers: Operation<Shared<OwnedSemaphore>> = |world| {
+        Spin::Never.set();
+        Box::new(|| world.recover(&Dead::killed(FIRST)))
+    };
+    let after: Act<Shared<OwnedSemaphore>> = |world| {
+        world.recover(&Dead::killed(FIRST));
+        Ok(())
+    };
+    let name = "owned semaphore: recovery, interrupted; two asleep";
+    let sweep = Sweep::new(name, &held, memory, recovers, all_are_back);
+    Sweep { sleepers: &[takes_two, takes_two], after: Some(after), ..sweep }.must_hold();
 }
 
 #[test]

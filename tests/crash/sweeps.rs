@@ -24,6 +24,10 @@ pub(crate) fn once_mended(verdict: impl Fn() -> Verdict) -> Verdict {
     }
 }
 
+/// The owner tag of the process that makes a segment.
+#[cfg(feature = "futex")]
+pub(crate) const FIRST: u32 = 1;
+
 /// The value's bytes.
 pub(crate) fn memory<T: Shareable>(world: &Shared<T>) -> Vec<u8> {
     let at = std::ptr::from_ref::<T>(world).cast();
