@@ -2,20 +2,13 @@
 mod support;
 
 use criterion::Criterion;
-use outlast::spsc::Ring;
 use outlast::{Queue, Shared};
-use support::scenes::{World, ping_pong, stream};
+use support::scenes::{World, ring, ring_chunks, stream};
 use support::{ALONE, Bench, Contest, TOGETHER};
 
 const CAPACITY: usize = 1_024;
-/// Messages in a batch.
-const BATCH: usize = 64;
 
 type Message<const WORDS: usize> = [u64; WORDS];
-
-fn ring<const WORDS: usize>() -> Shared<Ring<Message<WORDS>>> {
-    Shared::<Ring<_>>::anonymous_ring(CAPACITY).expect("memory")
-}
 
 fn alone(contest: &mut Contest<'_>) {
     let ours = ring::<1>();
@@ -52,78 +45,32 @@ fn streams<const WORDS: usize>(contest: &mut Contest<'_>) {
             stream(world, 1, messages, sender, receiver)
         });
     }
-    contest.counted("outlast spsc::Ring, chunks of 64 (threads)", move |messages| {
-        let ring = ring::<WORDS>();
-        let sender = || {
-            let mut producer = ring.producer().expect("free");
-            let mut waiting = Vec::with_capacity(BATCH);
-            move |number| {
-                waiting.push([number; WORDS]);
-                if waiting.len() == BATCH || number == u64::MAX {
-                    let mut sent = 0;
-                    while sent < waiting.len() {
-                        let mut chunk = producer.write_chunk(waiting.len() - sent).expect("open");
-                        let n = chunk.len();
-                        let (first, second) = chunk.as_mut_slices();
-                        let (to_first, to_second) = waiting[sent..sent + n].split_at(first.len());
-                        first.copy_from_slice(to_first);
-                        second.copy_from_slice(to_second);
-                        chunk.commit(n).expect("open");
-                        sent += n;
-                    }
-                    waiting.clear();
-                }
-            }
-        };
-        let receiver = || {
-            let consumer = ring.consumer().expect("free");
-            let (mut there, mut next) = (Vec::with_capacity(BATCH), 0);
-            move || {
-                if next == there.len() {
-                    there.clear();
-                    next = 0;
-                    consumer.recv_batch(&mut there, BATCH).expect("open");
-                }
-                next += 1;
-                there[next - 1][0]
-            }
-        };
-        stream(World::Threads, 1, messages, sender, receiver)
-    });
+    contest.counted("outlast spsc::Ring, chunks of 64 (threads)", ring_chunks::<WORDS>);
 }
 
+/// There and back by two rings, of which each worker keeps an end.
 fn round_trips(contest: &mut Contest<'_>) {
-    contest.counted("outlast spsc::Ring, two of them", |trips| {
-        let rings = [(); 2].map(|()| ring::<8>());
-        ping_pong(
-            trips,
-            || {},
-            |i| {
-                // Each process has the ends that it uses, which a benchmark's closures cannot keep.
-                rings[i].producer().expect("free").send([7; 8]).expect("open");
-            },
-            |i| {
-                rings[i].consumer().expect("free").recv().expect("open");
-            },
-        )
-    });
-    contest.counted("outlast spsc::Ring, ends kept (threads)", |trips| {
-        let rings = [(); 2].map(|()| ring::<8>());
-        support::group::threads(2, None, |i, stage| {
-            let (producer, consumer) =
-                (rings[i].producer().expect("free"), rings[1 - i].consumer().expect("free"));
-            stage.start();
-            for _ in 0..trips {
-                if i == 0 {
-                    producer.send([7; 8]).expect("open");
-                    consumer.recv().expect("open");
-                } else {
-                    producer.send(consumer.recv().expect("open")).expect("open");
+    for (name, world) in
+        [("outlast spsc::Ring", World::Processes), ("outlast spsc::Ring (threads)", World::Threads)]
+    {
+        contest.counted(name, move |trips| {
+            let rings = [(); 2].map(|()| ring::<8>());
+            world.run(2, None, |i, stage| {
+                let (producer, consumer) =
+                    (rings[i].producer().expect("free"), rings[1 - i].consumer().expect("free"));
+                stage.start();
+                for _ in 0..trips {
+                    if i == 0 {
+                        producer.send([7; 8]).expect("open");
+                        consumer.recv().expect("open");
+                    } else {
+                        producer.send(consumer.recv().expect("open")).expect("open");
+                    }
                 }
-            }
-            if i == 0 { trips } else { 0 }
-        })
-    });
+                if i == 0 { trips } else { 0 }
+            })
+        });
+    }
 }
 
 fn main() {

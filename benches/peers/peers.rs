@@ -6,7 +6,6 @@ mod support;
 
 use core::hint::black_box;
 use crossbeam_queue::ArrayQueue;
-use outlast::spsc::Ring;
 use outlast::{Event, Lock, Queue, RwLock, Shared, Spin};
 use raw_sync::Timeout;
 use raw_sync::events::{EventImpl, EventInit, EventState};
@@ -15,19 +14,12 @@ use shared_memory::{Shmem, ShmemConf};
 use std::sync::Mutex;
 use std::time::Duration;
 use support::group::{self, Stage};
-use support::scenes::{World, contend, ping_pong, stream, until};
+use support::scenes::{World, contend, ping_pong, ring, ring_chunks, stream, until};
 use support::{ALONE, Bench, Contest, Effort, Outcome, TOGETHER};
 
 const CAPACITY: usize = 1_024;
 
 type Message<const WORDS: usize> = [u64; WORDS];
-
-/// Messages in a batch.
-const BATCH: usize = 64;
-
-fn ring<const WORDS: usize>() -> Shared<Ring<Message<WORDS>>> {
-    Shared::<Ring<_>>::anonymous_ring(CAPACITY).expect("memory")
-}
 
 fn queue<const WORDS: usize>() -> Shared<Queue<Message<WORDS>>> {
     Shared::<Queue<_>>::anonymous_queue(CAPACITY).expect("memory")
@@ -302,6 +294,9 @@ fn streams<const WORDS: usize>(contest: &mut Contest<'_>, pairs: usize) {
         let receiver = || || until(|| queue.pop())[0];
         stream(World::Threads, pairs, messages, sender, receiver)
     });
+    if pairs == 2 {
+        contest.bar(if WORDS == 1 { 0.67 } else { 0.83 });
+    }
     contest.counted("crossbeam-channel (threads)", move |messages| {
         let (to, from) = crossbeam_channel::bounded::<Message<WORDS>>(CAPACITY);
         let sender = || |number| to.send([number; WORDS]).expect("open");
@@ -354,45 +349,9 @@ fn ring_streams<const WORDS: usize>(contest: &mut Contest<'_>) {
             stream(world, 1, messages, sender, receiver)
         });
     }
-    contest.counted("outlast spsc::Ring, chunks of 64 (threads)", move |messages| {
-        let ring = ring::<WORDS>();
-        let sender = || {
-            let mut producer = ring.producer().expect("free");
-            let mut waiting = Vec::with_capacity(BATCH);
-            move |number| {
-                waiting.push([number; WORDS]);
-                if waiting.len() == BATCH || number == u64::MAX {
-                    let mut sent = 0;
-                    while sent < waiting.len() {
-                        let mut chunk = producer.write_chunk(waiting.len() - sent).expect("open");
-                        let n = chunk.len();
-                        let (first, second) = chunk.as_mut_slices();
-                        let (to_first, to_second) = waiting[sent..sent + n].split_at(first.len());
-                        first.copy_from_slice(to_first);
-                        second.copy_from_slice(to_second);
-                        chunk.commit(n).expect("open");
-                        sent += n;
-                    }
-                    waiting.clear();
-                }
-            }
-        };
-        let receiver = || {
-            let consumer = ring.consumer().expect("free");
-            let (mut there, mut next) = (Vec::with_capacity(BATCH), 0);
-            move || {
-                if next == there.len() {
-                    there.clear();
-                    next = 0;
-                    consumer.recv_batch(&mut there, BATCH).expect("open");
-                }
-                next += 1;
-                there[next - 1][0]
-            }
-        };
-        stream(World::Threads, 1, messages, sender, receiver)
-    });
+    contest.counted("outlast spsc::Ring, chunks of 64 (threads)", ring_chunks::<WORDS>);
     rtrb_stream::<WORDS>(contest);
+    contest.bar(if WORDS == 1 { 0.67 } else { 1.0 });
     contest.counted("crossbeam ArrayQueue (threads)", move |messages| {
         let queue = ArrayQueue::<Message<WORDS>>::new(CAPACITY);
         let sender = || |number| until(|| queue.push([number; WORDS]).ok());

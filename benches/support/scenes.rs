@@ -3,7 +3,8 @@ use super::cpu::{turns_for, work};
 use super::group::{self, Stage};
 use super::{Effort, Outcome};
 use core::hint::spin_loop;
-use outlast::{ByteQueue, Pipe};
+use outlast::spsc::Ring;
+use outlast::{ByteQueue, Pipe, Shared};
 use std::io::{Read, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -16,7 +17,7 @@ pub(crate) enum World {
 }
 
 impl World {
-    fn run(
+    pub(crate) fn run(
         self,
         workers: usize,
         time: Option<Duration>,
@@ -27,6 +28,53 @@ impl World {
             World::Threads => group::threads(workers, time, body),
         }
     }
+}
+
+/// Messages in a chunk.
+const BATCH: usize = 64;
+
+pub(crate) fn ring<const WORDS: usize>() -> Shared<Ring<[u64; WORDS]>> {
+    Shared::<Ring<_>>::anonymous_ring(1_024).expect("memory")
+}
+
+/// Sends numbers through a ring between two threads, written and read in chunks.
+pub(crate) fn ring_chunks<const WORDS: usize>(messages: u64) -> Outcome {
+    let ring = ring::<WORDS>();
+    let sender = || {
+        let mut producer = ring.producer().expect("free");
+        let mut waiting = Vec::with_capacity(BATCH);
+        move |number| {
+            waiting.push([number; WORDS]);
+            if waiting.len() == BATCH || number == u64::MAX {
+                let mut sent = 0;
+                while sent < waiting.len() {
+                    let mut chunk = producer.write_chunk(waiting.len() - sent).expect("open");
+                    let n = chunk.len();
+                    let (first, second) = chunk.as_mut_slices();
+                    let (to_first, to_second) = waiting[sent..sent + n].split_at(first.len());
+                    first.copy_from_slice(to_first);
+                    second.copy_from_slice(to_second);
+                    chunk.commit(n).expect("open");
+                    sent += n;
+                }
+                waiting.clear();
+            }
+        }
+    };
+    let receiver = || {
+        let consumer = ring.consumer().expect("free");
+        let (mut there, mut next) = (Vec::with_capacity(BATCH), 0);
+        move || {
+            if next == there.len() {
+                there.clear();
+                next = 0;
+                consumer.recv_batch(&mut there, BATCH).expect("open");
+            }
+            next += 1;
+            there[next - 1][0]
+        }
+    };
+    stream(World::Threads, 1, messages, sender, receiver)
 }
 
 /// Sends `messages` numbers through something, from `pairs` workers to as many others.
