@@ -194,6 +194,61 @@ fn play_ring(capacity: usize, plays: &[(Act, bool)]) {
                 assert_eq!(all, expected);
                 received += expected.len() as u64;
             }
+            // In place, and less of it than was taken.
+            Act::Acknowledge(most) => {
+                let chunk = match ends.1.as_mut().unwrap().try_read_chunk(most) {
+                    Ok(chunk) => chunk,
+                    Err(error) => {
+                        assert!(model.ring.is_empty(), "{error}");
+                        assert_eq!(error == spsc::TryRecvError::Closed, model.closed);
+                        continue;
+                    }
+                };
+                let len = most.min(model.ring.len());
+                assert_eq!(chunk.len(), len);
+                let (first, second) = chunk.as_slices();
+                assert!(first.iter().chain(second).eq(model.ring.iter().take(len)));
+                assert!((0..len).all(|i| chunk.get(i) == model.ring.get(i).copied()));
+                let consumed = if first.is_empty() { 0 } else { len - len / 3 };
+                chunk.consume(consumed).unwrap();
+                model.ring.drain(..consumed);
+                received += consumed as u64;
+            }
+            Act::GiveBack(most) => {
+                let room = if model.closed { 0 } else { most.min(capacity - model.ring.len()) };
+                let mut chunk = match ends.0.as_mut().unwrap().try_write_chunk(most) {
+                    Ok(chunk) => chunk,
+                    Err(error) => {
+                        assert!(room == 0, "{error}");
+                        assert_eq!(error == spsc::TrySendError::Closed(()), model.closed);
+                        continue;
+                    }
+                };
+                assert_eq!(chunk.len(), room);
+                let messages: Vec<u32> = (1_000..).take(room).collect();
+                for (i, &message) in messages.iter().enumerate() {
+                    chunk.set(i, message);
+                }
+                let committed = room - room / 3;
+                assert_eq!(chunk.commit(committed), Ok(()));
+                model.ring.extend(&messages[..committed]);
+                sent += committed as u64;
+            }
+            Act::Leave(_) => {
+                let room = if model.closed { 0 } else { capacity - model.ring.len() };
+                let messages = [7, 8, 9];
+                match ends.0.as_ref().unwrap().try_send_batch(&messages) {
+                    Ok(count) => {
+                        assert_eq!(count, room.min(3));
+                        model.ring.extend(&messages[..count]);
+                        sent += count as u64;
+                    }
+                    Err(error) => {
+                        assert!(room == 0, "{error}");
+                        assert_eq!(error == spsc::TrySendError::Closed(()), model.closed);
+                    }
+                }
+            }
             // Another takes over.
             Act::Come(true) => {
                 ends.0 = None;

@@ -54,6 +54,7 @@ outlast::shared! {
         pub owned: OwnedSemaphore,
         pub barrier: Barrier,
         pub pair: Barrier,
+        pub shrinking: Barrier,
         pub latch: Latch,
         pub gate: Latch,
         pub once: Once,
@@ -210,6 +211,7 @@ fn everything() -> &'static [u8] {
                 owned: OwnedSemaphore::new(3),
                 barrier: Barrier::new(1),
                 pair: Barrier::new(2),
+                shrinking: Barrier::shrinking(2),
                 latch: Latch::new(3),
                 gate: Latch::with(2, OnDeath::CountDown),
                 once: Once::new(),
@@ -401,7 +403,7 @@ impl Target {
 /// Marks a step with one of the primitives that came later, so that older inputs mean what they meant.
 const LATER: u8 = 0x80;
 /// How many of those there are.
-const OTHERS: u8 = 13;
+const OTHERS: u8 = 14;
 /// So many guards of a kind are held from step to step, at most.
 const MOST: usize = 8;
 
@@ -749,6 +751,7 @@ fn hostile(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
             9 => use_rwlock(&shared.numbers, &mut inside, how.into(), how),
             10 => use_rwlock(&shared.flags, &mut flags, kind(how), how),
             11 => use_reentrant(&shared.reentrant, &mut levels, kind(how), how),
+            12 => use_barrier(&shared.shrinking, how),
             _ => use_condition(&shared.condition, &shared, how),
         };
         target.play(input, all, |what, how| match what % 8 {

@@ -32,14 +32,16 @@ use loom::model::Builder;
 use loom::thread::{self, JoinHandle};
 use outlast::__private::live;
 use outlast::{Dead, Shareable, Shared};
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 /// A deadline that may pass at any moment.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
 
 /// How long one model is explored at most: all but those of two senders and two receivers are through
-/// before. With `OUTLAST_MODELS=full` there is no limit.
+/// before. One that is not says so. With `OUTLAST_MODELS=full` there is no limit.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 fn is_full() -> bool {
@@ -59,7 +61,13 @@ pub(crate) fn check_up_to(bound: usize, model: impl Fn() + Send + Sync + 'static
     if !is_full() {
         builder.max_duration = Some(PATIENCE);
     }
+    let began = Instant::now();
     builder.check(model);
+    if !is_full() && began.elapsed() >= PATIENCE {
+        let name = std::thread::current().name().unwrap_or("a model").to_owned();
+        // Past what the runner captures.
+        writeln!(std::io::stderr(), "{name}: not all orders in {PATIENCE:?}").unwrap_or(());
+    }
 }
 
 /// Starts threads that go to sleep, in one order only: falling asleep has models of its own.

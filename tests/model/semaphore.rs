@@ -1,5 +1,5 @@
 //! Models of `Semaphore`.
-use crate::{SOON, asleep, check, join, killed_anywhere, share, spawn};
+use crate::{SOON, asleep, check, check_up_to, join, killed_anywhere, share, spawn};
 use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::Relaxed;
 use outlast::{OwnedSemaphore, Semaphore, Shareable};
@@ -130,6 +130,49 @@ fn semaphore_outlasts_a_releaser_killed_anywhere() {
         }
         join(waiters);
         assert!(matches!(sem.available(), 0 | 2));
+    });
+}
+
+/// What is given back wakes one who sleeps, whenever he fell asleep.
+#[test]
+fn owned_semaphore_wakes_who_waits_for_what_is_given_back() {
+    check(|| {
+        let sem = share(OwnedSemaphore::new(1));
+        let held = sem.acquire().unwrap();
+        let waiter = spawn(&sem, |sem| drop(sem.acquire().unwrap()));
+        drop(held);
+        join([waiter]);
+        assert_eq!(sem.available(), 1);
+    });
+}
+
+/// One that waits for two does not swallow the wake of one that waits for one.
+#[test]
+fn owned_semaphore_wakes_small_behind_large() {
+    check_up_to(1, || {
+        let sem = share(OwnedSemaphore::new(2));
+        let (one, other) = (sem.acquire().unwrap(), sem.acquire().unwrap());
+        let waiters = asleep(|| {
+            let large = spawn(&sem, |sem| drop(sem.acquire_many(2).unwrap()));
+            [large, spawn(&sem, |sem| drop(sem.acquire().unwrap()))]
+        });
+        drop(one);
+        drop(other);
+        join(waiters);
+        assert_eq!(sem.available(), 2);
+    });
+}
+
+#[test]
+fn owned_semaphore_timeout_swallows_no_wake() {
+    check_up_to(1, || {
+        let sem = share(OwnedSemaphore::new(1));
+        let held = sem.acquire().unwrap();
+        let timed = spawn(&sem, |sem| drop(sem.acquire_timeout(SOON).unwrap()));
+        let patient = spawn(&sem, |sem| drop(sem.acquire().unwrap()));
+        drop(held);
+        join([timed, patient]);
+        assert_eq!(sem.available(), 1);
     });
 }
 
