@@ -43,6 +43,11 @@
 //! - I5. A claim that leaves another message to claim wakes one more receiver, if some are asleep: the one that
 //!   its commit woke may have found its way barred by a slower sender and gone back to sleep.
 //!
+//! # Messages longer than the ring
+//! are refused ([`Fault::TooLong`]). In parts, they would keep all other senders and receivers out for as long as it takes, and a receiver would have to give the first
+//! part up to get the last: if it died, there would be nothing left to give back. What is as long as that goes from one side to the other through
+//! a [`Pipe`](super::Pipe), which sends in parts; or lies in a segment of its own, and the message names it.
+//!
 //! # Ordering
 //! What was written before the commit is seen after the claim: Release store of `Full`, Acquire load. In the same way `Done`
 //! gives blocks back, and `freed` hands on what was seen of them. Every change is followed by a light fence before it is asked whether anybody sleeps
@@ -78,7 +83,7 @@ use core::fmt;
 use core::mem::offset_of;
 use core::ops::ControlFlow;
 pub(crate) use records::BLOCK;
-use records::{BEGAN, Claim, GOES_ON, Header, MAX_BLOCKS, Marks, Nothing, Phase, Records};
+use records::{Claim, Header, MAX_BLOCKS, Marks, Nothing, Phase, Records};
 use std::time::{Duration, Instant};
 
 /// A bounded queue of byte messages, whose capacity is chosen when it is created.
@@ -588,7 +593,7 @@ impl<'a> View<'a> {
             self.rare.not_empty.notify(1); // keeps I5
         }
         let stated = self.records.headers[claim.index].len.load(Relaxed);
-        let len = usize::try_from(stated & !(GOES_ON | BEGAN)).unwrap_or(usize::MAX);
+        let len = usize::try_from(stated).unwrap_or(usize::MAX);
         let message = Message { view: self, claim, len, forks };
         if len <= claim.state.extent() * BLOCK {
             Ok(Some(message))
@@ -707,9 +712,7 @@ impl<'a> View<'a> {
         let mut returned = false;
         let mend = |header: &Header, Claim { state, .. }: Claim| {
             if state.owner() == dead.tag {
-                // A part of a message without the others is of no use.
-                let whole = header.len.load(Relaxed) & (GOES_ON | BEGAN) == 0;
-                let back = state.is_in(Phase::Reading) && whole;
+                let back = state.is_in(Phase::Reading);
                 let mended = state.to(if back { Phase::Orphan } else { Phase::Done }, 0);
                 if state.is_in(Phase::Reading) || state.is_in(Phase::Writing) {
                     header.exchange(state, mended);

@@ -30,11 +30,6 @@ const SWEEP: usize = 1 << 16;
 /// Attempts that come to nothing because others were faster, before the memory is held to be damaged.
 const ATTEMPTS: usize = 1 << 22;
 
-/// Of a header's `len`: the message goes on in the next record.
-pub(crate) const GOES_ON: u64 = 1 << 63;
-/// Of a header's `len`: the message began in an earlier record.
-pub(crate) const BEGAN: u64 = 1 << 62;
-
 /// What a record is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -104,7 +99,7 @@ impl State {
 #[derive(Debug)]
 pub struct Header {
     state: AtomicU64,
-    /// Bytes of the message, `GOES_ON`, `BEGAN`: written before the commit.
+    /// Bytes of the message: written before the commit.
     pub(crate) len: AtomicU64,
 }
 
