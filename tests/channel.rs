@@ -159,7 +159,7 @@ fn what_kills_is_buried() {
     let dead_letters = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
     let _watchdog = watch("what_kills_is_buried", &channel);
     let sender = channel.sender().unwrap();
-    sender.send_batch(&[666, 7]).unwrap();
+    sender.send(666).unwrap();
     for attempts in 0..2 {
         let victim = fork_child(|| {
             let receiver = channel.receiver().unwrap();
@@ -169,10 +169,16 @@ fn what_kills_is_buried() {
         });
         victim.succeeds();
     }
-    let receiver = channel.receiver().unwrap();
-    let job = receiver.recv_ack_or_bury(2, &dead_letters).unwrap();
-    assert_eq!(job.ack(), Ok(7));
+    let worker = fork_child(|| {
+        let receiver = channel.receiver().unwrap();
+        let job = receiver.recv_ack_or_bury(2, &dead_letters).unwrap();
+        assert_eq!(job.ack(), Ok(7));
+    });
+    eventually("it is buried", || dead_letters.len() == 1);
+    sender.send(7).unwrap();
+    worker.succeeds();
     assert_eq!(dead_letters.drain(), [666]);
+    let receiver = channel.receiver().unwrap();
     let none = receiver.try_recv_ack_or_bury(2, &dead_letters);
     assert_eq!(none.unwrap_err(), TryRecvError::Empty);
     let began = Instant::now();
