@@ -278,25 +278,24 @@ fn a_producer_that_is_killed() {
     let producer = fork_child(|| {
         let producer = pair.ring.producer().unwrap();
         producer.send_batch(&[1, 2]).unwrap();
-        pair.step.store(1, SeqCst);
         sleep_for_ever();
     });
     let consumer = fork_child(|| {
         let consumer = pair.ring.consumer().unwrap();
         assert_eq!([consumer.recv(), consumer.recv()], [Ok(1), Ok(2)]);
-        pair.step.store(2, SeqCst);
+        pair.step.store(1, SeqCst);
         assert_eq!(consumer.recv(), Err(RecvError::PeerDied));
         assert_eq!(consumer.try_recv(), Err(TryRecvError::Empty));
-        pair.step.store(3, SeqCst);
+        pair.step.store(2, SeqCst);
         assert_eq!(consumer.recv(), Ok(3));
     });
-    eventually("drained", || pair.step.load(SeqCst) == 2);
+    eventually("drained", || pair.step.load(SeqCst) == 1);
     consumer.until_waiting();
     assert_eq!(pair.ring.producer().unwrap_err(), RoleError::Taken);
     producer.kill9();
     let successor = pair.ring.producer_timeout(Duration::MAX).unwrap();
     assert!(successor.predecessor_died());
-    eventually("told", || pair.step.load(SeqCst) == 3);
+    eventually("told", || pair.step.load(SeqCst) == 2);
     successor.send(3).unwrap();
     consumer.succeeds();
 }
@@ -309,18 +308,18 @@ fn a_consumer_that_is_killed() {
         let mut consumer = pair.ring.consumer().unwrap();
         assert_eq!(consumer.recv(), Ok(0));
         let _unconsumed = consumer.read_chunk(1).unwrap();
-        pair.step.store(1, SeqCst);
+        pair.step.fetch_add(1, SeqCst);
         sleep_for_ever();
     });
     let producer = fork_child(|| {
         let producer = pair.ring.producer().unwrap();
         producer.send_batch(&[0, 1, 2, 3]).unwrap();
-        pair.step.store(2, SeqCst);
+        pair.step.fetch_add(1, SeqCst);
         assert_eq!(producer.send(4), Err(SendError::PeerDied(4)));
         assert_eq!(producer.try_send(4), Err(TrySendError::Full(4)));
         producer.send(4).unwrap();
     });
-    eventually("full", || pair.step.load(SeqCst) == 2);
+    eventually("it reads, and the ring is full", || pair.step.load(SeqCst) == 2);
     producer.until_waiting();
     consumer.kill9();
     let successor = pair.ring.consumer_timeout(Duration::MAX).unwrap();
