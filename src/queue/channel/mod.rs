@@ -46,7 +46,7 @@
 mod receiver;
 mod sender;
 
-pub use receiver::Receiver;
+pub use receiver::{IntoIter, Iter, Receiver};
 pub use sender::Sender;
 
 use crate::error::Fault;

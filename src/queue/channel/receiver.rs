@@ -180,7 +180,21 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         Ok(1 + to.len() - before)
     }
 
-    /// Messages until nothing more can come, waiting for each.
+    /// Messages until nothing more can come, waiting for each. A `for` loop over `&receiver` does the same.
+    ///
+    /// ```
+    /// use outlast::{Channel, Shared};
+    ///
+    /// let channel = Shared::<Channel<u64>>::anonymous_channel(4)?;
+    /// let receiver = channel.receiver()?;
+    /// channel.sender()?.send_batch(&[7, 8])?; // and leaves
+    /// let mut sum = 0;
+    /// for message in &receiver {
+    ///     sum += message;
+    /// }
+    /// assert_eq!(sum, 15);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
     pub fn iter(&self) -> Iter<'_, T, C> {
         Iter(self)
     }
@@ -279,7 +293,7 @@ impl<'a, T: Plain, C: Deref<Target = Channel<T>>> IntoIterator for &'a Receiver<
     }
 }
 
-/// Receives all, until nothing more can come.
+/// Receives all, until nothing more can come: made by `Receiver::into_iter`.
 #[derive(Debug)]
 pub struct IntoIter<T: Plain, C: Deref<Target = Channel<T>>>(Receiver<T, C>);
 
