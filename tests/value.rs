@@ -157,6 +157,13 @@ fn what_cannot_be_decoded_is_not_lost() {
         assert_eq!([here.recv().unwrap(), here.recv().unwrap()], [bytes, &[0]]);
     }
 
+    // What is inside the error is the whole message: sent on, another reads it.
+    here.send_value("text").unwrap();
+    let bytes = undecodable(there.recv_value::<[u64; 3]>());
+    assert_eq!(there.try_recv_value::<String>(), Err(ValueError::Recv(TryRecvError::Empty)));
+    there.send(&bytes).unwrap();
+    assert_eq!(here.recv_value::<String>().unwrap(), "text");
+
     let (here, there) = pipes();
     let (first, second) = (here.first().unwrap(), there.second().unwrap());
     for bytes in wrong {

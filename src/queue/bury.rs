@@ -1,5 +1,7 @@
 //! Messages that nobody gets done: after so many deliveries they go to another queue.
 //!
+//! For messages of fixed size only: what a [`ByteQueue`](super::ByteQueue) holds has no count of deliveries (see [there](super::bytes)).
+//!
 //! # Death
 //! A message is sent to the other queue first, and acknowledged here then. Killed between the two, it is in both: it comes back
 //! here, and is buried once more by whoever gets it next. It is never lost, and what

@@ -28,6 +28,11 @@
 //! That of [postcard](https://docs.rs/postcard), without a mark of its type: both ends must mean the same one. Bytes that are left over after the
 //! value are an error. Maps and sequences are encoded if they know their length beforehand, as all of the standard library's do.
 //!
+//! # What cannot be decoded
+//! is not lost. `recv_value` and its kin have received it: the error has all of its bytes, to be decoded as something else, or to be sent again,
+//! behind what was sent since. To leave it to another reader without that detour, and ahead of the others, receive it
+//! by [`recv_ref`](ByteQueue::recv_ref), try [`Message::decode`], and [give it back](Message::give_back).
+//!
 //! # Death
 //! As with the bytes: a message is sent whole or not at all, and is received before it is decoded. So a `Deserialize` that panics, or whose process is
 //! killed in it, takes the message with it, unless it is decoded in place ([`Message::decode`]) and given back.

@@ -48,6 +48,11 @@
 //! part up to get the last: if it died, there would be nothing left to give back. What is as long as that goes from one side to the other through
 //! a [`Pipe`](super::Pipe), which sends in parts; or lies in a segment of its own, and the message names it.
 //!
+//! # Messages that kill whoever reads them
+//! come back for ever with `recv_ref`: nobody counts how often, as the word of a header has no bit left for that, and a reader may not write to the message. So
+//! there is no [`recv_ack_or_bury`](super::Queue::recv_ack_or_bury) here. What may kill is received by [`recv`](ByteQueue::recv), with which it is gone
+//! when it kills; or lies in a segment of its own, and is named by a message of a [`Queue`](super::Queue), which counts.
+//!
 //! # Ordering
 //! What was written before the commit is seen after the claim: Release store of `Full`, Acquire load. In the same way `Done`
 //! gives blocks back, and `freed` hands on what was seen of them. Every change is followed by a light fence before it is asked whether anybody sleeps
