@@ -105,16 +105,14 @@ impl<'a, T: Plain> Consumer<'a, T> {
         let room = self.end.room_until(Deadline::NEVER)?;
         let n = self.end.most(room, most)?;
         to.reserve(n);
-        let (first, second) = self.end.runs(n);
         let before = to.len();
-        to.extend(first.iter().chain(second).map_while(|slot| read(slot).ok()));
-        match to.len() - before {
-            0 => self.get().map(|_| 0).map_err(RecvError::Failed), // consumes what is no value
-            received => {
-                self.end.advance(received);
-                Ok(received)
-            }
+        let received = self.copy_to(&mut to.spare_capacity_mut()[..n]);
+        // SAFETY: there is room for them, and so many messages were written to the beginning of it.
+        #[expect(unsafe_code, reason = "messages are copied to where they stay")]
+        unsafe {
+            to.set_len(before + received);
         }
+        self.received(received)
     }
 
     /// Copies messages to the beginning of `to`, as many as are there and fit, waiting only for the first; how many it were.
@@ -127,15 +125,19 @@ impl<'a, T: Plain> Consumer<'a, T> {
         }
         let room = self.end.room_until(Deadline::NEVER)?;
         let n = self.end.most(room, to.len())?;
+        let to = &mut to[..n];
+        if T::ANY_BITS {
+            let room: *mut [T] = to;
+            // SAFETY: as many places, borrowed exclusively; whatever bytes come to lie there are a `T`.
+            #[expect(unsafe_code, reason = "messages are copied to where they stay")]
+            let room = unsafe { &mut *(room as *mut [MaybeUninit<T>]) };
+            return self.received(self.copy_to(room));
+        }
+        // What is no value must not come to lie there.
         let (first, second) = self.end.runs(n);
         let messages = first.iter().chain(second).map_while(|slot| read(slot).ok());
-        match to.iter_mut().zip(messages).map(|(to, message)| *to = message).count() {
-            0 => self.get().map(|_| 0).map_err(RecvError::Failed), // consumes what is no value
-            received => {
-                self.end.advance(received);
-                Ok(received)
-            }
-        }
+        let received = to.iter_mut().zip(messages).map(|(to, message)| *to = message).count();
+        self.received(received)
     }
 
     /// Takes up to `most` messages to be read in place, waiting for one as long as it takes.
@@ -178,6 +180,25 @@ impl<'a, T: Plain> Consumer<'a, T> {
         message
     }
 
+    /// Copies as many messages as there is room for, of which there are as many, up to the first that is no value; how many.
+    fn copy_to(&self, room: &mut [MaybeUninit<T>]) -> usize {
+        let (first, second) = self.end.runs(room.len());
+        let (to_first, to_second) = room.split_at_mut(first.len());
+        match copy_all(first, to_first) {
+            all if all == first.len() => all + copy_all(second, to_second),
+            some => some,
+        }
+    }
+
+    /// Consumes messages that were copied. If there are none, the next one is no value: that is consumed.
+    fn received(&self, n: usize) -> Result<usize, RecvError> {
+        if n == 0 {
+            return self.get().map(|_| 0).map_err(RecvError::Failed);
+        }
+        self.end.advance(n);
+        Ok(n)
+    }
+
     /// How many of the next `n` messages are values, before the first that is none. That is consumed if it is the next.
     fn valid(&self, n: usize) -> Result<usize, Fault> {
         if T::ANY_BITS || n == 0 {
@@ -195,15 +216,35 @@ impl<'a, T: Plain> Consumer<'a, T> {
 #[inline(always)]
 #[expect(unsafe_code, reason = "slots belong to one end at a time")]
 fn read<T: Plain>(slot: &Slot<T>) -> Result<T, Fault> {
-    // SAFETY: only called for slots between the consumer's position and the bound, which are the consumer's (I3).
-    let copy: MaybeUninit<T> = slot.0.with(|value| unsafe { value.read() });
-    // SAFETY: the copy is aligned, and as long as a `T`.
-    if T::ANY_BITS || unsafe { T::is_valid(copy.as_ptr()) } {
-        // SAFETY: shared memory holds some bytes, and these were found to be a `T`.
+    let mut copy = MaybeUninit::uninit();
+    if copy_one(slot, &mut copy) {
+        // SAFETY: these bytes were found to be a `T`.
         Ok(unsafe { copy.assume_init() })
     } else {
         Err(Fault::Corrupt)
     }
+}
+
+/// Copies what is in a slot of the consumer's to where it stays; whether it is a value.
+#[inline(always)]
+#[expect(unsafe_code, reason = "slots belong to one end at a time")]
+fn copy_one<T: Plain>(slot: &Slot<T>, to: &mut MaybeUninit<T>) -> bool {
+    // SAFETY: only called for slots between the consumer's position and the bound, which are the consumer's (I3), and so are
+    // no part of what is borrowed exclusively.
+    slot.0.with(|message| unsafe { message.copy_to_nonoverlapping(to, 1) });
+    // SAFETY: the copy is aligned, as long as a `T`, and all of its bytes came from shared memory, which holds some.
+    T::ANY_BITS || unsafe { T::is_valid(to.as_ptr()) }
+}
+
+/// Copies slots of the consumer's, up to the first that holds no value; how many.
+#[inline(always)]
+fn copy_all<T: Plain>(slots: &[Slot<T>], to: &mut [MaybeUninit<T>]) -> usize {
+    slots
+        .iter()
+        .zip(to)
+        .map(|(slot, to)| copy_one(slot, to))
+        .take_while(|is_value| *is_value)
+        .count()
 }
 
 impl<T: Plain> ReadChunk<'_, '_, T> {
