@@ -196,6 +196,29 @@ fn kills_of_bytes() {
     assert!(again <= crew.killed[1], "{again} seen again");
 }
 
+/// Copied out: each message in one piece, and gone only with a receiver that had it.
+#[test]
+fn kills_of_bytes_copied() {
+    let queue = Shared::<ByteQueue>::anonymous_bytes(64 * CAPACITY).unwrap();
+    let shown = queue.clone();
+    let _watchdog = watchdog("kills_of_bytes_copied", move || format!("{shown:?}"));
+    let (books, began) = (Books::new(messages()), Instant::now());
+    let sends = || books.send_all(|n| queue.send(&letter(n)).unwrap());
+    let receives = || {
+        for message in queue.iter() {
+            let n = u64::from_le_bytes(message[..8].try_into().unwrap());
+            Books::note(books.received, n); // first: what is killed before has it for nothing
+            assert!(message == letter(n), "message {n} is torn");
+        }
+        assert_eq!(queue.recv(), Err(RecvError::Closed)); // and no fault
+    };
+    let mut crew = Crew::new(2, [&sends, &receives]);
+    crew.kill();
+    queue.close();
+    crew.ends(); // not before they had what the killed ones left
+    judge_plain("ByteQueue, recv", books, &crew, began);
+}
+
 #[test]
 fn kills_of_channel() {
     let channel = Shared::<Channel<u64>>::anonymous_channel(CAPACITY).unwrap();

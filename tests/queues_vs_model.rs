@@ -174,6 +174,15 @@ fn play_ring(capacity: usize, plays: &[(Act, bool)]) {
                 };
                 assert_eq!(producer.try_send(message), expected);
             }
+            Act::ReceiveInTime if !model.ring.is_empty() => {
+                let mut to = [0; 3];
+                let expected: Vec<u32> = model.ring.drain(..model.ring.len().min(3)).collect();
+                let consumer = ends.1.as_ref().unwrap();
+                assert_eq!(consumer.recv_into(&mut to), Ok(expected.len()));
+                assert_eq!(to[..expected.len()], expected);
+                assert!(to[expected.len()..].iter().all(|&untouched| untouched == 0));
+                received += expected.len() as u64;
+            }
             Act::Receive | Act::ReceiveInTime | Act::ReceiveToAcknowledge => {
                 let consumer = ends.1.as_ref().unwrap();
                 let expected = match model.ring.pop_front() {

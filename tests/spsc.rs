@@ -329,6 +329,40 @@ fn a_consumer_that_is_killed() {
     producer.succeeds();
 }
 
+/// Who dies before it has taken an end is missed by nobody at that end: the next one is waited for, as the first would have been.
+#[test]
+fn an_end_that_was_never_taken() {
+    let pair = pair();
+    let _watchdog = watch("an_end_that_was_never_taken", &pair);
+    let victim = fork_child(|| {
+        // A peer, with an end of another ring.
+        let _other = pair.answers.producer().unwrap();
+        pair.step.store(1, SeqCst);
+        sleep_for_ever();
+    });
+    eventually("it is a peer", || pair.step.load(SeqCst) == 1);
+    let consumer = pair.ring.consumer().unwrap();
+    let waiter = fork_child(|| {
+        let answers = pair.answers.consumer().unwrap();
+        assert_eq!(answers.recv(), Err(RecvError::PeerDied));
+        pair.step.store(2, SeqCst);
+    });
+    waiter.until_waiting();
+    victim.kill9();
+    eventually("the death has been noticed", || pair.step.load(SeqCst) == 2);
+    waiter.succeeds();
+    let began = Instant::now();
+    assert_eq!(consumer.recv_timeout(ms(20)), Err(RecvTimeoutError::TimedOut));
+    assert!(began.elapsed() >= ms(20));
+    let late = fork_child(|| {
+        let producer = pair.ring.producer().unwrap();
+        assert!(!producer.predecessor_died());
+        producer.send(1).unwrap();
+    });
+    assert_eq!(consumer.recv(), Ok(1));
+    late.succeeds();
+}
+
 /// Who ends by itself has not died.
 #[test]
 fn an_end_whose_process_exits() {
@@ -421,6 +455,22 @@ fn values_are_checked() {
     chunk.consume(1).unwrap();
     assert_eq!(consumer.recv(), Err(RecvError::Failed(Fault::Corrupt)));
     assert_eq!(consumer.recv(), Ok(Kind::Draw));
+
+    // Many at once come as far as the first that is none, also around the end of the ring; that is consumed by itself.
+    let corrupt = Err(RecvError::Failed(Fault::Corrupt));
+    producer.send_batch(&[Kind::Erase, Kind::Draw, Kind::Erase, Kind::Draw]).unwrap();
+    spoil(1); // the third of them
+    let mut all = vec![Kind::Draw];
+    assert_eq!(consumer.recv_batch(&mut all, 9), Ok(2));
+    assert_eq!(all, [Kind::Draw, Kind::Erase, Kind::Draw]);
+    assert_eq!((consumer.recv_batch(&mut all, 9), all.len()), (corrupt, 3));
+    assert_eq!((consumer.recv_batch(&mut all, 9), all.len()), (Ok(1), 4));
+    producer.send_batch(&[Kind::Erase, Kind::Erase, Kind::Draw]).unwrap();
+    spoil(0); // the second
+    let mut to = [Kind::Draw; 3];
+    assert_eq!((consumer.recv_into(&mut to), to), (Ok(1), [Kind::Erase, Kind::Draw, Kind::Draw]));
+    assert_eq!((consumer.recv_into(&mut to), to[0]), (corrupt, Kind::Erase));
+    assert_eq!((consumer.recv_into(&mut to), to[0]), (Ok(1), Kind::Draw));
 }
 
 /// A signal's handler does not end a wait, and waiting takes no time of the processor.
