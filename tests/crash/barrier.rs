@@ -1,8 +1,10 @@
 //! The sweeps of `Barrier` and `OnceCell`.
-use crate::stepper::patience;
+use crate::stepper::{Child, fork, patience};
 use crate::sweep::{Act, Operation, Sweep};
 use crate::sweeps::{FIRST, Verdict, fail, memory, once_mended, options};
-use outlast::{Barrier, BarrierError, BrokenCause, Dead, OnceCell, Shareable as _, Shared, Spin};
+use outlast::{
+    Barrier, BarrierError, BrokenCause, Dead, OnceCell, OnceError, Shareable as _, Shared, Spin,
+};
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -190,6 +192,21 @@ fn the_woken_party_dies() {
     Sweep { wake: Some(wake), sleepers: &[passes_or_is_told], ..sweep }.must_hold();
 }
 
+/// Is told that it was broken for this reason, or that the victim died first, and nothing else.
+fn is_told(world: &Party, cause: BrokenCause) -> Verdict {
+    Spin::Never.set();
+    match world.barrier.wait_timeout(patience()) {
+        Err(BarrierError::Broken(told)) if told == cause => world.passed.fetch_add(1, SeqCst),
+        Err(BarrierError::Broken(BrokenCause::PeerDied { pid }))
+            if pid == world.victim.load(SeqCst) =>
+        {
+            world.told.fetch_add(1, SeqCst)
+        }
+        other => return fail(format!("{other:?}")),
+    };
+    Ok(())
+}
+
 /// Both who wait are told one of the two: that it was aborted, or that the victim died first.
 #[test]
 fn abort_with_two_asleep() {
@@ -197,20 +214,26 @@ fn abort_with_two_asleep() {
         come(world);
         Box::new(|| world.barrier.abort())
     };
-    let is_told: fn(&Party) -> Verdict = |world| {
-        Spin::Never.set();
-        match world.barrier.wait_timeout(patience()) {
-            Err(BarrierError::Broken(BrokenCause::Aborted)) => world.passed.fetch_add(1, SeqCst),
-            Err(BarrierError::Broken(BrokenCause::PeerDied { pid }))
-                if pid == world.victim.load(SeqCst) =>
-            {
-                world.told.fetch_add(1, SeqCst)
-            }
-            other => return fail(format!("{other:?}")),
-        };
-        Ok(())
-    };
+    let is_told: fn(&Party) -> Verdict = |world| is_told(world, BrokenCause::Aborted);
     let sweep = Sweep::new("barrier: abort; two asleep", &meeting, memory, aborts, all_or_nobody);
+    Sweep { sleepers: &[is_told, is_told], ..sweep }.must_hold();
+}
+
+/// The same for a reset, which breaks the generation and then begins the next one. Later it works.
+#[test]
+fn reset_with_two_asleep() {
+    let resets: Operation<Party> = |world| {
+        come(world);
+        Box::new(|| world.barrier.reset())
+    };
+    let is_told: fn(&Party) -> Verdict = |world| is_told(world, BrokenCause::Reset);
+    let both_hear_the_same: Act<Party> = |world| {
+        all_or_nobody(world)?;
+        world.barrier.reset();
+        if world.barrier.is_broken() { fail("not whole after a reset") } else { Ok(()) }
+    };
+    let name = "barrier: reset; two asleep";
+    let sweep = Sweep::new(name, &meeting, memory, resets, both_hear_the_same);
     Sweep { sleepers: &[is_told, is_told], ..sweep }.must_hold();
 }
 
@@ -372,6 +395,92 @@ fn the_woken_waiter_for_a_value_dies() {
     };
     let sweep = Sweep::new("once cell: the woken waiter", &cell, memory, waits, makes);
     Sweep { wake: Some(wake), sleepers: &[waits_for_a_value], ..sweep }.must_hold();
+}
+
+outlast::shared! {
+    /// A cell, and whether the one whose turn it is has begun, is to fail, and has failed.
+    #[derive(Debug)]
+    struct Turns { cell: OnceCell<[u64; 2]>, gate: AtomicU32 }
+}
+
+const BEGUN: u32 = 1;
+const TO_FAIL: u32 = 2;
+const FAILED: u32 = 3;
+
+/// And the process whose turn it is.
+#[derive(Debug)]
+struct Taken {
+    turns: Shared<Turns>,
+    holder: Child,
+}
+
+fn until(gate: &AtomicU32, state: u32) {
+    while gate.load(SeqCst) != state {
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
+fn taken() -> Taken {
+    let empty = Turns { cell: OnceCell::new(), gate: AtomicU32::new(0) };
+    let turns = options().anonymous(empty).expect("a segment");
+    let holder = fork(|| {
+        let made = turns.cell.get_or_try_init(|| {
+            turns.gate.store(BEGUN, SeqCst);
+            until(&turns.gate, TO_FAIL);
+            Err(None::<OnceError>)
+        });
+        assert_eq!(made, Err(None));
+        turns.gate.store(FAILED, SeqCst);
+        0
+    });
+    until(&turns.gate, BEGUN);
+    Taken { turns, holder }
+}
+
+fn takes_a_turn(world: &Taken) -> Verdict {
+    Spin::Never.set();
+    match world.turns.cell.get_or_init(|| [2, 2]) {
+        Ok([1, 1] | [2, 2]) => Ok(()),
+        other => fail(format!("{other:?}")),
+    }
+}
+
+/// Its turn ends without a value, by a failure or by its death; the victim is woken for the next one, and another waits.
+fn next_turn(name: &str, wake: fn(&Taken)) -> Sweep<'_, Taken> {
+    let victim: Operation<Taken> = |world| {
+        Spin::Never.set();
+        Box::new(|| {
+            world.turns.cell.get_or_init(|| [1, 1]).ok();
+        })
+    };
+    let is_made: Act<Taken> = |world| match world.turns.cell.get() {
+        Ok(Some([1, 1] | [2, 2])) => Ok(()),
+        other => fail(format!("{other:?}")),
+    };
+    let memory: fn(&Taken) -> Vec<u8> = |world| memory(&world.turns);
+    let sweep = Sweep::new(name, &taken, memory, victim, is_made);
+    Sweep { wake: Some(wake), sleepers: &[takes_a_turn], ..sweep }
+}
+
+fn fails(world: &Taken) {
+    world.turns.gate.store(TO_FAIL, SeqCst);
+    until(&world.turns.gate, FAILED);
+}
+
+fn dies(world: &Taken) {
+    // SAFETY: signals our own child, which is not reaped before the world goes.
+    unsafe { libc::kill(world.holder.pid, libc::SIGKILL) };
+}
+
+#[test]
+fn the_woken_heir_of_an_initialiser_dies() {
+    next_turn("once cell: the woken heir of one that failed", fails).must_hold();
+    next_turn("once cell: the woken heir of one that died", dies).must_hold();
+}
+
+#[test]
+fn an_heir_that_is_stuck_is_caught() {
+    next_turn("once cell: the woken heir of one that failed", fails).must_be_caught_unmended();
 }
 
 #[test]
