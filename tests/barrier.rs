@@ -143,6 +143,74 @@ fn abort_and_reset_reach_those_who_wait() {
     );
 }
 
+/// Some meet without end, one of them without patience, while one aborts and another one resets at any moment. Each generation
+/// completes for all three or for none: each index has been given as often as the others.
+#[test]
+fn aborts_and_resets_race_with_arrivals() {
+    const RESETS: u64 = 300;
+    worlds(
+        "aborts_and_resets_race_with_arrivals",
+        "",
+        5,
+        || meeting(3),
+        |meeting, i| {
+            let barrier = &meeting.barrier;
+            let [passed @ .., _, _, _, _, _] = &meeting.indices;
+            let [_, _, _, calls @ .., _, _] = &meeting.indices;
+            let mut random = common::Random::new(i as u64);
+            match i {
+                0..3 => {
+                    while meeting.here.load(SeqCst) == 0 {
+                        let timeout = if i == 0 { random.micros(3_000) } else { Duration::MAX };
+                        match barrier.wait_timeout(timeout) {
+                            Ok(arrival) => {
+                                assert_eq!(arrival.is_leader(), arrival.index() == 2);
+                                passed[arrival.index() as usize].fetch_add(1, SeqCst);
+                            }
+                            Err(BarrierError::TimedOut) if i == 0 => {}
+                            Err(BarrierError::Broken(
+                                BrokenCause::Aborted | BrokenCause::TimedOut | BrokenCause::Reset,
+                            )) => {
+                                meeting.sum.fetch_add(1, SeqCst);
+                            }
+                            other => panic!("{other:?}"),
+                        }
+                        calls[i].fetch_add(1, SeqCst);
+                    }
+                }
+                3 => {
+                    while meeting.here.load(SeqCst) == 0 {
+                        common::busy(random.micros(400));
+                        barrier.abort();
+                    }
+                }
+                _ => {
+                    for round in 0..RESETS {
+                        common::busy(random.micros(400));
+                        barrier.reset();
+                        // A generation is remembered through eight resets: nobody may sleep through more.
+                        if round % 4 == 0 {
+                            let before = calls.each_ref().map(|calls| calls.load(SeqCst));
+                            common::eventually("all three return", || {
+                                (0..3).all(|i| calls[i].load(SeqCst) != before[i])
+                            });
+                        }
+                    }
+                    meeting.here.store(1, SeqCst);
+                    barrier.abort(); // and nobody resets it any more
+                }
+            }
+        },
+        |meeting| {
+            let passed = meeting.indices.each_ref().map(|count| count.load(SeqCst));
+            assert!(passed[0] > 0 && passed[1..3] == [passed[0]; 2], "{passed:?}");
+            assert!(meeting.sum.load(SeqCst) > 0, "nobody was disturbed");
+            meeting.barrier.reset();
+            assert_eq!((meeting.barrier.waiting(), meeting.barrier.is_broken()), (0, false));
+        },
+    );
+}
+
 /// A party that is killed breaks the barrier at once, and is named; whether it was inside or not.
 #[test]
 fn a_killed_party_breaks() {

@@ -6,7 +6,7 @@ use common::{fork_child, ms, sleep_for_ever, thread_cpu, watch, worlds};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::SeqCst;
 use outlast::semaphore::{MAX_HOLDERS, MAX_PERMITS, ReleaseError};
-use outlast::{Fault, Lock, OwnedSemaphore, Semaphore, Shared, Spin};
+use outlast::{Barrier, Fault, Lock, OwnedSemaphore, Semaphore, Shared, Spin};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -120,6 +120,68 @@ fn no_more_than_permits() {
             assert_eq!(room.most.load(SeqCst), 2);
             assert_eq!(room.visits.load(SeqCst), 900);
             assert_eq!(room.seats.available(), 2);
+        },
+    );
+}
+
+outlast::shared! {
+    #[derive(Debug)]
+    struct Rim { seats: Semaphore, start: Barrier, made: AtomicU32, refused: AtomicU32 }
+}
+
+/// All release at once, more than there is room for: as many permits are made as there is room for, and the others are told.
+#[test]
+fn releasers_race_at_the_ceiling() {
+    const ROUNDS: u32 = 200;
+    let rim = || {
+        let zero = || AtomicU32::new(0);
+        let (seats, start) = (Semaphore::bounded(3), Barrier::new(6));
+        Shared::anonymous(Rim { seats, start, made: zero(), refused: zero() }).unwrap()
+    };
+    worlds(
+        "releasers_race_at_the_ceiling",
+        "",
+        6,
+        rim,
+        |rim, i| {
+            let seats = &rim.seats;
+            for round in 0..ROUNDS {
+                if i == 0 {
+                    seats.acquire_many(3).unwrap().forget();
+                    assert!(seats.try_acquire().is_none());
+                    rim.made.store(0, SeqCst);
+                }
+                rim.start.wait().unwrap();
+                // In every other round two of them want one, and may sleep for it.
+                let wants = round % 2 == 0 && i >= 4;
+                let n = 1 + u32::from(i == 3);
+                if wants {
+                    seats.acquire().unwrap().forget();
+                } else if seats.release(n).is_ok() {
+                    rim.made.fetch_add(n, SeqCst);
+                } else {
+                    rim.refused.fetch_add(1, SeqCst);
+                }
+                assert!(seats.available() <= 3);
+                rim.start.wait().unwrap();
+                let made = rim.made.load(SeqCst);
+                if round % 2 == 0 {
+                    // What was refused had no room: three were there, when two were still wanted.
+                    assert!((3..=5).contains(&made), "{made}");
+                    assert_eq!(seats.available(), made - 2);
+                } else {
+                    assert_eq!((made, seats.available()), (3, 3));
+                }
+                rim.start.wait().unwrap();
+                if i == 0 {
+                    // So that all three can be taken again.
+                    while seats.release(1).is_ok() {}
+                }
+            }
+        },
+        |rim| {
+            assert_eq!(rim.seats.available(), 3);
+            assert!(rim.refused.load(SeqCst) >= 3 * ROUNDS / 2);
         },
     );
 }
