@@ -126,18 +126,36 @@ fn no_more_than_permits() {
 
 outlast::shared! {
     #[derive(Debug)]
-    struct Rim { seats: Semaphore, start: Barrier, made: AtomicU32, refused: AtomicU32 }
+    struct Rim { seats: Semaphore, start: Barrier, made: AtomicU32, taken: AtomicU32, refused: AtomicU32, wrong: AtomicU32 }
+}
+
+impl Rim {
+    fn release(&self, n: u32) {
+        if self.seats.release(n).is_ok() {
+            self.made.fetch_add(n, SeqCst);
+        } else {
+            self.refused.fetch_add(1, SeqCst);
+        }
+        self.note(self.seats.available() <= 3);
+    }
+
+    /// Judged in the end: who stops here would be waited for.
+    fn note(&self, is_right: bool) {
+        self.wrong.fetch_add(u32::from(!is_right), SeqCst);
+    }
+}
+
+fn rim() -> Shared<Rim> {
+    let zero = || AtomicU32::new(0);
+    let (seats, start) = (Semaphore::bounded(3), Barrier::new(6));
+    let (made, taken, refused, wrong) = (zero(), zero(), zero(), zero());
+    Shared::anonymous(Rim { seats, start, made, taken, refused, wrong }).unwrap()
 }
 
 /// All release at once, more than there is room for: as many permits are made as there is room for, and the others are told.
 #[test]
 fn releasers_race_at_the_ceiling() {
     const ROUNDS: u32 = 200;
-    let rim = || {
-        let zero = || AtomicU32::new(0);
-        let (seats, start) = (Semaphore::bounded(3), Barrier::new(6));
-        Shared::anonymous(Rim { seats, start, made: zero(), refused: zero() }).unwrap()
-    };
     worlds(
         "releasers_race_at_the_ceiling",
         "",
@@ -147,41 +165,62 @@ fn releasers_race_at_the_ceiling() {
             let seats = &rim.seats;
             for round in 0..ROUNDS {
                 if i == 0 {
-                    seats.acquire_many(3).unwrap().forget();
-                    assert!(seats.try_acquire().is_none());
+                    while let Some(permit) = seats.try_acquire() {
+                        permit.forget();
+                    }
                     rim.made.store(0, SeqCst);
                 }
                 rim.start.wait().unwrap();
                 // In every other round two of them want one, and may sleep for it.
-                let wants = round % 2 == 0 && i >= 4;
-                let n = 1 + u32::from(i == 3);
-                if wants {
+                let wanted = 2 * u32::from(round % 2 == 0);
+                if wanted > 0 && i >= 4 {
                     seats.acquire().unwrap().forget();
-                } else if seats.release(n).is_ok() {
-                    rim.made.fetch_add(n, SeqCst);
                 } else {
-                    rim.refused.fetch_add(1, SeqCst);
-                }
-                assert!(seats.available() <= 3);
-                rim.start.wait().unwrap();
-                let made = rim.made.load(SeqCst);
-                if round % 2 == 0 {
-                    // What was refused had no room: three were there, when two were still wanted.
-                    assert!((3..=5).contains(&made), "{made}");
-                    assert_eq!(seats.available(), made - 2);
-                } else {
-                    assert_eq!((made, seats.available()), (3, 3));
+                    rim.release(1 + u32::from(i == 3));
                 }
                 rim.start.wait().unwrap();
                 if i == 0 {
-                    // So that all three can be taken again.
-                    while seats.release(1).is_ok() {}
+                    // There was no room for what was refused: three were there, wanted or not.
+                    let made = rim.made.load(SeqCst);
+                    rim.note((3..=3 + wanted).contains(&made));
+                    rim.note(seats.available() == made - made.min(wanted));
                 }
             }
         },
         |rim| {
-            assert_eq!(rim.seats.available(), 3);
+            assert_eq!(rim.wrong.load(SeqCst), 0);
             assert!(rim.refused.load(SeqCst) >= 3 * ROUNDS / 2);
+        },
+    );
+}
+
+/// The same without pauses, while others take: there are never more than there may be.
+#[test]
+fn releasers_and_takers_race_at_the_ceiling() {
+    const MADE: u32 = 20_000;
+    worlds(
+        "releasers_and_takers_race_at_the_ceiling",
+        "",
+        6,
+        rim,
+        |rim, i| {
+            rim.start.wait().unwrap();
+            while rim.made.load(SeqCst) < MADE {
+                if i < 4 {
+                    rim.release(1);
+                } else if let Some(permit) = rim.seats.try_acquire() {
+                    permit.forget();
+                    rim.taken.fetch_add(1, SeqCst);
+                    continue;
+                }
+                std::thread::yield_now(); // to those who take, or release
+            }
+        },
+        |rim| {
+            assert_eq!(rim.wrong.load(SeqCst), 0);
+            let [made, taken] = [&rim.made, &rim.taken].map(|count| count.load(SeqCst));
+            assert_eq!(rim.seats.available(), 3 + made - taken);
+            assert!(rim.refused.load(SeqCst) > 0);
         },
     );
 }

@@ -106,7 +106,7 @@ fn a_party_whose_death_is_not_told_is_caught() {
 outlast::shared! {
     /// A barrier, who is to die at it, and what the others were told.
     #[derive(Debug)]
-    struct Meeting { barrier: Barrier, victim: AtomicU32, passed: AtomicU32, told: AtomicU32 }
+    struct Meeting { barrier: Barrier, victim: AtomicU32, done: AtomicU32, passed: AtomicU32, told: AtomicU32 }
 }
 
 type Party = Shared<Meeting>;
@@ -114,7 +114,7 @@ type Party = Shared<Meeting>;
 fn meeting() -> Party {
     let none = || AtomicU32::new(0);
     let barrier = Barrier::new(3);
-    let empty = Meeting { barrier, victim: none(), passed: none(), told: none() };
+    let empty = Meeting { barrier, victim: none(), done: none(), passed: none(), told: none() };
     options().anonymous(empty).expect("a segment")
 }
 
@@ -140,11 +140,28 @@ fn passes_or_is_told(world: &Party) -> Verdict {
     Ok(())
 }
 
+/// Notes whether the generation in which two wait had its end before the victim was killed: whether that completed or broke it.
+fn note_if_done(world: &Party) -> Verdict {
+    world.done.store(u32::from(world.barrier.waiting() == 0), SeqCst);
+    Ok(())
+}
+
 /// Two waited for the same, so they have got the same.
-fn all_or_nobody(world: &Party) -> Verdict {
+fn both_the_same(world: &Party) -> Verdict {
     match (world.passed.load(SeqCst), world.told.load(SeqCst)) {
         (2, 0) | (0, 2) => Ok(()),
         other => fail(format!("(passed, told): {other:?}")),
+    }
+}
+
+/// And more: what the victim did to the generation, or else that it died.
+fn all_or_nobody(world: &Party) -> Verdict {
+    let [passed, told, done] =
+        [&world.passed, &world.told, &world.done].map(|count| count.load(SeqCst));
+    if (passed, told) == (2 * done, 2 - 2 * done) {
+        Ok(())
+    } else {
+        fail(format!("passed {passed}, told {told}, done {done}"))
     }
 }
 
@@ -159,7 +176,8 @@ fn comes_last(world: &Party) -> Box<dyn FnOnce() + '_> {
 fn all_pass_or_all_are_told_of_the_victim() {
     let name = "barrier: last arrival; both get the same";
     let sweep = Sweep::new(name, &meeting, memory, comes_last, all_or_nobody);
-    Sweep { sleepers: &[passes_or_is_told, passes_or_is_told], ..sweep }.must_hold();
+    let meanwhile: Option<Act<_>> = Some(note_if_done);
+    Sweep { sleepers: &[passes_or_is_told, passes_or_is_told], meanwhile, ..sweep }.must_hold();
 }
 
 /// Control: it passes by itself, so that the other one alone is told.
@@ -172,7 +190,8 @@ fn one_that_is_told_alone_is_caught() {
     };
     let name = "control: barrier: one does not heed what it is told";
     let sweep = Sweep::new(name, &meeting, memory, comes_last, all_or_nobody);
-    let sweep = Sweep { sleepers: &[passes, passes_or_is_told], ..sweep };
+    let meanwhile: Option<Act<_>> = Some(note_if_done);
+    let sweep = Sweep { sleepers: &[passes, passes_or_is_told], meanwhile, ..sweep };
     assert!(!sweep.run(1).violations.is_empty(), "{name}: not caught");
 }
 
@@ -216,7 +235,8 @@ fn abort_with_two_asleep() {
     };
     let is_told: fn(&Party) -> Verdict = |world| is_told(world, BrokenCause::Aborted);
     let sweep = Sweep::new("barrier: abort; two asleep", &meeting, memory, aborts, all_or_nobody);
-    Sweep { sleepers: &[is_told, is_told], ..sweep }.must_hold();
+    let meanwhile: Option<Act<_>> = Some(note_if_done);
+    Sweep { sleepers: &[is_told, is_told], meanwhile, ..sweep }.must_hold();
 }
 
 /// The same for a reset, which breaks the generation and then begins the next one. Later it works.
@@ -234,7 +254,8 @@ fn reset_with_two_asleep() {
     };
     let name = "barrier: reset; two asleep";
     let sweep = Sweep::new(name, &meeting, memory, resets, both_hear_the_same);
-    Sweep { sleepers: &[is_told, is_told], ..sweep }.must_hold();
+    let meanwhile: Option<Act<_>> = Some(note_if_done);
+    Sweep { sleepers: &[is_told, is_told], meanwhile, ..sweep }.must_hold();
 }
 
 /// Who has left breaks nothing: the others wait on, for one who comes in its place.
@@ -255,7 +276,7 @@ fn leave_with_two_asleep() {
             Err(error) => fail(error),
         }
     };
-    let sweep = Sweep::new("barrier: leave; two asleep", &meeting, memory, leaves, all_or_nobody);
+    let sweep = Sweep::new("barrier: leave; two asleep", &meeting, memory, leaves, both_the_same);
     let sleepers: &[Act<_>] = &[passes_or_is_told, passes_or_is_told];
     Sweep { sleepers, after: Some(comes), ..sweep }.must_hold();
 }

@@ -69,6 +69,20 @@ fn barrier_is_reset_for_all_or_for_nobody() {
     });
 }
 
+/// An abort and the last arrival: the same, and who has passed is not told of an abort that came later.
+#[test]
+fn barrier_is_aborted_for_all_or_for_nobody() {
+    check(|| {
+        let barrier = share(Barrier::new(2));
+        let first = asleep(|| spawn(&barrier, |barrier| barrier.wait()));
+        let aborter = spawn(&barrier, Barrier::abort);
+        let last = barrier.wait();
+        aborter.join().unwrap();
+        assert!(barrier.is_broken());
+        assert_eq!(first.join().unwrap().is_ok(), last.is_ok());
+    });
+}
+
 #[test]
 fn barrier_outlasts_a_party_killed_anywhere() {
     killed_anywhere(|victim| {

@@ -71,6 +71,20 @@ fn semaphore_wakes_one_by_one() {
     });
 }
 
+/// Two release where there is room for one, and a third takes one meanwhile: a release is refused only if there was no room.
+#[test]
+fn bounded_semaphore_keeps_its_ceiling() {
+    check(|| {
+        let sem = share(Semaphore::bounded(2));
+        sem.acquire().unwrap().forget();
+        let releasers = [(); 2].map(|()| spawn(&sem, |sem| sem.release(1).is_ok()));
+        let taken = sem.try_acquire().map(|permit| permit.forget()).is_some();
+        let made = join(releasers).into_iter().filter(|&made| made).count();
+        assert!(made >= 1 && sem.available() <= 2);
+        assert_eq!(sem.available() as usize, 1 + made - usize::from(taken));
+    });
+}
+
 /// One that waits for two does not swallow the wake of one that waits for one.
 #[test]
 fn semaphore_wakes_small_behind_large() {
