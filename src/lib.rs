@@ -67,7 +67,7 @@ pub use queue::{
 pub use reentrant::{ReentrantLock, ReentrantLockGuard, ReentrantLockResult};
 pub use rwlock::{ReadGuard, ReadResult, RwLock, WriteGuard, WriteResult};
 #[cfg(not(outlast_loom))]
-pub use segment::{header::Lifetime, names::reap, names::remove};
+pub use segment::{forks, header::Lifetime, leave, names::reap, names::remove};
 pub use semaphore::{OwnedPermit, OwnedSemaphore, Permit, Semaphore};
 pub use shareable::{Dead, Field, Layout, Plain, Shareable};
 #[cfg(not(outlast_loom))]

@@ -1,7 +1,7 @@
 //! Stopping when asked to, by a signal.
 use crate::error::OpenError;
 use crate::event::Event;
-use crate::segment::{forks, leave_all};
+use crate::segment::{forks, leave};
 use crate::shareable::Shareable;
 use crate::shared::Shared;
 use crate::sys::signal::{end_by, first, install, want};
@@ -128,7 +128,7 @@ impl<T: ?Sized + Shareable + Sync + 'static> Stop<T> {
     pub fn reraise(_this: &Stop<T>) {
         if let Some(signal) = first() {
             io::stdout().flush().ok();
-            leave_all();
+            leave();
             end_by(signal);
         }
     }

@@ -16,3 +16,5 @@ pub(crate) mod names;
 pub(crate) mod peers;
 
 pub(crate) use imp::*;
+#[cfg(not(outlast_loom))]
+pub use imp::{forks, leave};

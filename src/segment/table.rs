@@ -143,9 +143,28 @@ pub(crate) fn contains(address: usize) -> bool {
         || table.ranges.iter().any(|range| within(range.start, range.len))
 }
 
-/// How often this process is the child of a fork since it was started: what was made under another count is a copy.
+/// How often this process is the child of a fork since its program was started: what was made under another count is a copy.
+///
+/// For handles of your own that stand for something of the process, as a child that was forked has a copy of each, to which nothing
+/// belongs. To ask costs one load from memory.
+///
+/// ```
+/// # use outlast::forks;
+/// struct Worker { forks: u32 }
+/// let worker = Worker { forks: forks() };
+/// impl Drop for Worker {
+///     fn drop(&mut self) {
+///         if self.forks != forks() {
+///             return; // a copy: the worker is the parent's
+///         }
+///         // stop it
+///     }
+/// }
+/// # drop(worker);
+/// ```
 #[inline(always)]
-pub(crate) fn forks() -> u32 {
+#[must_use]
+pub fn forks() -> u32 {
     FORKS.load(Relaxed)
 }
 
@@ -305,8 +324,36 @@ extern "C" fn after_fork_in_child() {
     }
 }
 
+/// Says that this process is about to end of its own accord, to be called right before an end that runs no exit handlers: `_exit`, or a signal that it sends
+/// itself.
+///
+/// `std::process::exit`, and the return from `main`, say so by themselves. Otherwise it counts as killed: what it has received and not acknowledged comes back with
+/// one attempt more, and those who share a barrier with it hear of a death. Nothing of the crate is to be used after it.
+///
+/// ```
+/// use outlast::{Queue, Shared, leave};
+///
+/// # unsafe extern "C" { fn fork() -> i32; fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32; fn _exit(code: i32) -> !; }
+/// let jobs = Shared::<Queue<u64>>::anonymous_queue(16)?;
+/// jobs.send(7)?;
+/// # let child = unsafe { fork() };
+/// if child == 0 {
+///     let _job = jobs.recv_ack();
+///     leave(); // the job goes to another, and nobody is to blame
+///     # #[allow(clippy::used_underscore_items)]
+///     unsafe { _exit(0) };
+/// }
+/// # assert_eq!(unsafe { waitpid(child, &mut 0, 0) }, child);
+/// let there = Shared::<Queue<u64>>::from_fd(jobs.try_clone_fd()?)?; // as another process would
+/// assert_eq!(there.recv_ack()?.attempts(), 0);
+/// # Ok::<(), outlast::Error>(())
+/// ```
+pub fn leave() {
+    leave_all();
+}
+
 /// A process that ends by itself has not been killed: the others need not count that against its messages.
-pub(crate) extern "C" fn leave_all() {
+extern "C" fn leave_all() {
     // A thread that holds the table's lock may have been stopped by exit; then the others take this for a kill.
     let Ok(table) = TABLE.try_lock() else { return };
     for mapping in table.mappings.iter().filter(|mapping| mapping.forks == forks()) {
