@@ -55,16 +55,29 @@ fn eventually(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Waits until the first thread of a process sleeps in a system call, for a while.
-fn until_asleep(pid: libc::pid_t) {
-    let sleeps = || {
-        let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-        !call.is_empty() && !call.starts_with("running")
-    };
+/// Whether the first thread of a process sleeps on a word of `value`, or for a time: not in a call that it makes on the way there, in which a busy
+/// machine may have stopped it.
+fn sleeps<T>(pid: libc::pid_t, value: &T) -> bool {
+    let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let mut words = call.split(' ');
+    match words.next().and_then(|number| number.parse().ok()) {
+        Some(libc::SYS_futex) => {
+            let start = core::ptr::from_ref(value).addr();
+            let address = words.next().and_then(|word| word.strip_prefix("0x"));
+            address
+                .and_then(|digits| usize::from_str_radix(digits, 16).ok())
+                .is_some_and(|address| (start..start + size_of::<T>()).contains(&address))
+        }
+        number => matches!(number, Some(libc::SYS_nanosleep | libc::SYS_clock_nanosleep)),
+    }
+}
+
+/// Waits until it does so for a while. (The child of a fork has the value at the same address.)
+fn until_asleep<T>(pid: libc::pid_t, value: &T) {
     eventually("a process sleeps", || {
-        sleeps() && {
+        sleeps(pid, value) && {
             std::thread::sleep(Duration::from_micros(300));
-            sleeps()
+            sleeps(pid, value)
         }
     });
 }
@@ -148,12 +161,12 @@ impl<T: Shareable + Sync + 'static> Scene<T> {
             (self.victim)(&value, notes);
         });
         eventually("the victim is ready", || notes.ready.load(SeqCst) == 1);
-        until_asleep(victim);
+        until_asleep(victim, &*value);
         let survivor = group::fork(|| {
             Spin::Never.set();
             (self.survivor)(&value, notes);
         });
-        until_asleep(survivor);
+        until_asleep(survivor, &*value);
         (self.then)(&value, notes);
         assert_eq!(notes.resumed.load(SeqCst), 0, "{}: the survivor did not wait", self.name);
         let start = now();
