@@ -170,6 +170,12 @@ fn is_asleep(thread: pid_t) -> bool {
     }
 }
 
+/// Whether a thread sleeps with a deadline; or does not sleep any more.
+fn may_look_again(thread: pid_t) -> bool {
+    let call = call_of(thread);
+    !matches!(call.split(' ').nth(4), Some("0x0"))
+}
+
 /// The address of the instruction after the system call that a thread sleeps in.
 fn sleeps_at(thread: pid_t) -> Option<usize> {
     let call = call_of(thread);
@@ -181,6 +187,9 @@ fn sleeps_at(thread: pid_t) -> Option<usize> {
 fn call_of(thread: pid_t) -> String {
     std::fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default()
 }
+
+/// Who waits for messages looks again once after a while, without a wake: after that, it sleeps for good.
+pub(crate) const DOZE: Duration = Duration::from_millis(11);
 
 /// What one step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,7 +325,9 @@ impl Victim {
     pub(crate) fn steps(&mut self, steps: usize, way: &Way) -> bool {
         let mut done = 0;
         if self.asleep && steps > 0 {
-            self.step();
+            if self.step() != Step::Done {
+                return false; // another was woken
+            }
             done = 1;
         }
         if let Some((step, address, times)) = way.shortcut(done, steps) {
@@ -343,12 +354,28 @@ impl Victim {
         loop {
             let step = if way.sleep.is_some() { self.run_on() } else { self.step() };
             match step {
-                Step::Done => {}
-                Step::Asleep => break,
+                Step::Asleep if self.stays_asleep() => break,
+                Step::Done | Step::Asleep => {}
                 Step::Finished => return false,
             }
         }
         way.sleep = sleeps_at(self.thread);
+        true
+    }
+
+    /// Whether it sleeps for good, or has at least not looked again after a while. (If it has, it is stopped.)
+    fn stays_asleep(&mut self) -> bool {
+        let until = Instant::now() + DOZE;
+        while may_look_again(self.thread) && Instant::now() < until {
+            match wait(self.thread, libc::WNOHANG) {
+                None => std::thread::sleep(Duration::from_micros(200)),
+                Some(Status::Stopped(libc::SIGTRAP, _)) => {
+                    self.asleep = false;
+                    return false;
+                }
+                other => panic!("the victim was to sleep: {other:?}"),
+            }
+        }
         true
     }
 

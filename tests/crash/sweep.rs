@@ -5,7 +5,9 @@
 //! (a system call) changed are the same kill. A dry run finds the steps after which something
 //! changed; the sweep kills right before and right after each of them (`OUTLAST_SWEEP=full`: after
 //! every single one).
-use crate::stepper::{Child, End, Step, Victim, Way, cpus, expect_a_hang, fork, patience, pin_to};
+use crate::stepper::{
+    Child, DOZE, End, Step, Victim, Way, cpus, expect_a_hang, fork, patience, pin_to,
+};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::atomic::AtomicUsize;
@@ -17,9 +19,6 @@ use std::time::Instant;
 const MOST_STEPS: usize = 200_000;
 /// As many kill points are taken of a sweep, evenly, unless it is to be full.
 const MOST_POINTS: usize = 256;
-
-/// Who waits for messages looks again once after a while, without a wake: after that, it sleeps for good.
-const DOZE: std::time::Duration = std::time::Duration::from_millis(11);
 
 /// A function that prepares, and returns the operation proper.
 pub(crate) type Operation<W> = for<'w> fn(&'w W) -> Box<dyn FnOnce() + 'w>;
