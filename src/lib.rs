@@ -57,6 +57,7 @@ pub use lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
 pub use once::{Once, OnceCell, OnceError};
 pub use queue::bytes;
 pub use queue::spsc;
+pub use queue::{ByteChannel, ByteReceiver, ByteSender, FixedByteChannel};
 pub use queue::{ByteQueue, FixedByteQueue};
 pub use queue::{Channel, FixedChannel, PriorityQueue, Receiver, Sender};
 pub use queue::{Connection, FixedPipe, Pipe};

@@ -5,6 +5,7 @@ use crate::log::Journal;
 use crate::queue::bytes::{self, ByteQueue};
 use crate::queue::pipe::{self, Connection, Pipe};
 use crate::queue::spsc::Ring;
+use crate::queue::{ByteChannel, ByteReceiver, ByteSender};
 use crate::queue::{Channel, Queue, Receiver, Sender};
 use crate::segment::Attachment;
 use crate::segment::header::{self, Expected, Geometry, Lifetime, Spec};
@@ -292,6 +293,26 @@ impl Options {
         self.make(Home::Named(name), units(capacity)?, |_| {})
     }
 
+    /// As [`Shared::anonymous_byte_channel`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn anonymous_byte_channel(self, capacity: usize) -> Result<Shared<ByteChannel>, OpenError> {
+        self.make(Home::Anonymous, units(capacity)?, |_| {})
+    }
+
+    /// As [`Shared::create_byte_channel`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn create_byte_channel(
+        self,
+        name: &str,
+        capacity: usize,
+    ) -> Result<Shared<ByteChannel>, OpenError> {
+        self.make(Home::Named(name), units(capacity)?, |_| {})
+    }
+
     /// As [`Shared::anonymous_pipe`].
     ///
     /// # Errors
@@ -553,6 +574,40 @@ impl Shared<ByteQueue> {
     /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
     pub fn create_bytes(name: &str, capacity: usize) -> Result<Self, OpenError> {
         Options::new().create_bytes(name, capacity)
+    }
+}
+
+impl Shared<ByteChannel> {
+    /// A new channel for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a multiple of 256) in memory without a name.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
+    pub fn anonymous_byte_channel(capacity: usize) -> Result<Self, OpenError> {
+        Options::new().anonymous_byte_channel(capacity)
+    }
+
+    /// A new channel for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a multiple of 256) that others open by `name`.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
+    pub fn create_byte_channel(name: &str, capacity: usize) -> Result<Self, OpenError> {
+        Options::new().create_byte_channel(name, capacity)
+    }
+
+    /// As [`ByteChannel::sender`]; the handle keeps the channel mapped, and may go to any thread.
+    ///
+    /// # Errors
+    /// As [`ByteChannel::sender`].
+    pub fn sender(&self) -> Result<ByteSender<Self>, Fault> {
+        ByteSender::of(self.clone())
+    }
+
+    /// As [`ByteChannel::receiver`]; the handle keeps the channel mapped, and may go to any thread.
+    ///
+    /// # Errors
+    /// As [`ByteChannel::receiver`].
+    pub fn receiver(&self) -> Result<ByteReceiver<Self>, Fault> {
+        ByteReceiver::of(self.clone())
     }
 }
 

@@ -14,7 +14,9 @@ use common::{
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU8, AtomicU64};
 use outlast::spsc::{self, Ring};
-use outlast::{ByteQueue, Channel, Pipe, PriorityQueue, Queue, RecvError, Shared, TryRecvError};
+use outlast::{
+    ByteChannel, ByteQueue, Channel, Pipe, PriorityQueue, Queue, RecvError, Shared, TryRecvError,
+};
 use std::time::{Duration, Instant};
 
 const CAPACITY: usize = 256;
@@ -243,6 +245,42 @@ fn kills_of_channel() {
     // They were not told before they had what the killed ones left.
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
     judge_plain("Channel", books, &crew, began);
+}
+
+/// In place at one end, copied at the other, by senders and receivers that are counted.
+#[test]
+fn kills_of_byte_channel() {
+    let channel = Shared::<ByteChannel>::anonymous_byte_channel(64 * CAPACITY).unwrap();
+    let shown = channel.clone();
+    let _watchdog = watchdog("kills_of_byte_channel", move || format!("{shown:?}"));
+    let (books, began) = (Books::new(messages()), Instant::now());
+    // So that no end is ever empty while the others are replaced.
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let sends = || {
+        let sender = channel.sender().unwrap();
+        books.send_all(|n| sender.send(&letter(n)).unwrap());
+    };
+    let receives = || {
+        let receiver = channel.receiver().unwrap();
+        while let Ok(message) = receiver.recv_ref() {
+            let n = u64::from_le_bytes(message[..8].try_into().unwrap());
+            assert!(*message == letter(n), "message {n} is torn");
+            Books::note(books.received, n);
+        }
+        assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+    };
+    let mut crew = Crew::new(2, [&sends, &receives]);
+    crew.kill();
+    drop(sender);
+    crew.ends();
+    // They were not told before they had what the killed ones left.
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
+    let missing = books.count(|sent, received, _| sent == 2 && received == 0);
+    let again = books.count(|_, received, _| received > 1);
+    let foreign = books.count(|sent, received, _| sent == 0 && received > 0);
+    crew.report("ByteChannel", &format!("{missing} missing, {again} seen again"), began);
+    assert_eq!((missing, foreign), (0, 0));
+    assert!(again <= crew.killed[1], "{again} seen again");
 }
 
 /// Some go through in parts, which no receiver puts together with those of another.

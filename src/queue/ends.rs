@@ -23,12 +23,14 @@
 //! Killed before a cell is taken: nothing. After: recovery frees it. Killed between the freeing and what its caller does
 //! about it (wake the other side): the container does that in its own `recover`, always.
 use crate::error::Fault;
+use crate::queue::{LIGHT, NO_RECEIVERS, NO_SENDERS};
 use crate::segment::{forks, identify};
 use crate::shareable::Dead;
 use crate::sync::HOLDERS;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use crate::sync::atomic::fence;
+use crate::wait::signal::Signal;
 use core::fmt;
 
 const OWNER: u32 = 0xfff;
@@ -189,6 +191,42 @@ impl Ends {
         if self.is_gone() {
             ended.fetch_or(bit, AcqRel);
         }
+    }
+}
+
+/// Both sides of a queue, and where it says that they are gone.
+#[derive(Clone, Copy)]
+pub(crate) struct Sides<'a> {
+    pub(crate) senders: &'a Ends,
+    pub(crate) receivers: &'a Ends,
+    /// The word with `NO_SENDERS` and `NO_RECEIVERS`.
+    pub(crate) ended: &'a AtomicU32,
+    /// Receivers wait there, ...
+    pub(crate) not_empty: &'a Signal<LIGHT>,
+    /// ... and senders here.
+    pub(crate) not_full: &'a Signal<LIGHT>,
+}
+
+impl Sides<'_> {
+    /// Tells the other side that the one that `bit` stands for is gone.
+    #[cold]
+    pub(crate) fn part(self, bit: u32) {
+        self.ended.fetch_or(bit, AcqRel);
+        let waiting = if bit == NO_SENDERS { self.not_empty } else { self.not_full };
+        waiting.notify_all();
+    }
+
+    /// Whether the side whose bit was seen is gone indeed.
+    #[cold]
+    pub(crate) fn is_cut_off(self, bit: u32) -> bool {
+        let side = if bit == NO_SENDERS { self.senders } else { self.receivers };
+        side.confirm_gone(self.ended, bit)
+    }
+
+    /// Takes what `dead` had of both. Then everybody is to be woken.
+    pub(crate) fn recover(self, dead: &Dead) {
+        self.senders.recover(dead, self.ended, NO_SENDERS);
+        self.receivers.recover(dead, self.ended, NO_RECEIVERS);
     }
 }
 

@@ -80,6 +80,7 @@ pub mod value;
 
 pub use bytes::{ByteQueue, FixedByteQueue};
 pub use cells::{Delivery, IN_FLIGHT, Loan, Ref};
+pub use channel::bytes::{ByteChannel, ByteReceiver, ByteSender, FixedByteChannel};
 pub use channel::{Channel, FixedChannel, Receiver, Sender};
 pub use error::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,

@@ -38,6 +38,7 @@
 //! killed in it, takes the message with it, unless it is decoded in place ([`Message::decode`]) and given back.
 use crate::error::Fault;
 use crate::queue::bytes::{ByteQueue, Message, Reservation, Store};
+use crate::queue::channel::bytes::{ByteChannel, ByteReceiver, ByteSender};
 use crate::queue::pipe::{Connection, Pipe};
 use crate::queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
@@ -128,94 +129,110 @@ impl Message<'_> {
     }
 }
 
-/// Values of any shape, encoded in their place.
-impl<S: Store + ?Sized> ByteQueue<S> {
-    /// Sends a value, waiting for room as long as it takes.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), and [`Fault::Unencodable`] if the value cannot be encoded; nothing is sent then.
-    pub fn send_value<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError<()>> {
-        let failed = |fault| SendError::Failed((), fault);
-        let room = self.reserve(encoded_len(value).map_err(failed)?)?;
-        fill(room, value).map_err(failed)
-    }
+/// For what has room for a message: values of any shape, encoded in their place.
+macro_rules! sends_values {
+    ([$($generics:tt)*] $sender:ty) => {
+        impl<$($generics)*> $sender {
+            /// Sends a value, waiting for room as long as it takes.
+            ///
+            /// # Errors
+            /// As [`send`](Self::send), and [`Fault::Unencodable`] if the value cannot be encoded; nothing is sent then.
+            pub fn send_value<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError<()>> {
+                let failed = |fault| SendError::Failed((), fault);
+                let room = self.reserve(encoded_len(value).map_err(failed)?)?;
+                fill(room, value).map_err(failed)
+            }
 
-    /// Sends a value if there is room. Never blocks.
-    ///
-    /// # Errors
-    /// As [`try_send`](Self::try_send), and [`Fault::Unencodable`].
-    pub fn try_send_value<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), TrySendError<()>> {
-        let failed = |fault| TrySendError::Failed((), fault);
-        let room = self.try_reserve(encoded_len(value).map_err(failed)?)?;
-        fill(room, value).map_err(failed)
-    }
+            /// Sends a value if there is room. Never blocks.
+            ///
+            /// # Errors
+            /// As [`try_send`](Self::try_send), and [`Fault::Unencodable`].
+            pub fn try_send_value<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), TrySendError<()>> {
+                let failed = |fault| TrySendError::Failed((), fault);
+                let room = self.try_reserve(encoded_len(value).map_err(failed)?)?;
+                fill(room, value).map_err(failed)
+            }
 
-    /// Sends a value, waiting for room at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`send_timeout`](Self::send_timeout), and [`Fault::Unencodable`].
-    pub fn send_value_timeout<T: Serialize + ?Sized>(
-        &self,
-        value: &T,
-        timeout: Duration,
-    ) -> Result<(), SendTimeoutError<()>> {
-        let failed = |fault| SendTimeoutError::Failed((), fault);
-        let room = self.reserve_timeout(encoded_len(value).map_err(failed)?, timeout)?;
-        fill(room, value).map_err(failed)
-    }
+            /// Sends a value, waiting for room at most `timeout`.
+            ///
+            /// # Errors
+            /// As [`send_timeout`](Self::send_timeout), and [`Fault::Unencodable`].
+            pub fn send_value_timeout<T: Serialize + ?Sized>(
+                &self,
+                value: &T,
+                timeout: Duration,
+            ) -> Result<(), SendTimeoutError<()>> {
+                let failed = |fault| SendTimeoutError::Failed((), fault);
+                let room = self.reserve_timeout(encoded_len(value).map_err(failed)?, timeout)?;
+                fill(room, value).map_err(failed)
+            }
 
-    /// Sends a value, waiting for room until `deadline` at most.
-    ///
-    /// # Errors
-    /// As [`send_deadline`](Self::send_deadline), and [`Fault::Unencodable`].
-    pub fn send_value_deadline<T: Serialize + ?Sized>(
-        &self,
-        value: &T,
-        deadline: Instant,
-    ) -> Result<(), SendTimeoutError<()>> {
-        let failed = |fault| SendTimeoutError::Failed((), fault);
-        let room = self.reserve_deadline(encoded_len(value).map_err(failed)?, deadline)?;
-        fill(room, value).map_err(failed)
-    }
-
-    /// Receives a value, waiting for one as long as it takes.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), and [`ValueError::Undecodable`], with the message.
-    pub fn recv_value<T: DeserializeOwned>(&self) -> Result<T, ValueError<RecvError>> {
-        value_of(self.recv())
-    }
-
-    /// Receives a value if there is one. Never blocks.
-    ///
-    /// # Errors
-    /// As [`try_recv`](Self::try_recv), and [`ValueError::Undecodable`], with the message.
-    pub fn try_recv_value<T: DeserializeOwned>(&self) -> Result<T, ValueError<TryRecvError>> {
-        value_of(self.try_recv())
-    }
-
-    /// Receives a value, waiting for one at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`recv_timeout`](Self::recv_timeout), and [`ValueError::Undecodable`], with the message.
-    pub fn recv_value_timeout<T: DeserializeOwned>(
-        &self,
-        timeout: Duration,
-    ) -> Result<T, ValueError<RecvTimeoutError>> {
-        value_of(self.recv_timeout(timeout))
-    }
-
-    /// Receives a value, waiting for one until `deadline` at most.
-    ///
-    /// # Errors
-    /// As [`recv_deadline`](Self::recv_deadline), and [`ValueError::Undecodable`], with the message.
-    pub fn recv_value_deadline<T: DeserializeOwned>(
-        &self,
-        deadline: Instant,
-    ) -> Result<T, ValueError<RecvTimeoutError>> {
-        value_of(self.recv_deadline(deadline))
-    }
+            /// Sends a value, waiting for room until `deadline` at most.
+            ///
+            /// # Errors
+            /// As [`send_deadline`](Self::send_deadline), and [`Fault::Unencodable`].
+            pub fn send_value_deadline<T: Serialize + ?Sized>(
+                &self,
+                value: &T,
+                deadline: Instant,
+            ) -> Result<(), SendTimeoutError<()>> {
+                let failed = |fault| SendTimeoutError::Failed((), fault);
+                let room = self.reserve_deadline(encoded_len(value).map_err(failed)?, deadline)?;
+                fill(room, value).map_err(failed)
+            }
+        }
+    };
 }
+
+/// For what receives messages: values of any shape.
+macro_rules! receives_values {
+    ([$($generics:tt)*] $receiver:ty) => {
+        impl<$($generics)*> $receiver {
+            /// Receives a value, waiting for one as long as it takes.
+            ///
+            /// # Errors
+            /// As [`recv`](Self::recv), and [`ValueError::Undecodable`], with the message.
+            pub fn recv_value<T: DeserializeOwned>(&self) -> Result<T, ValueError<RecvError>> {
+                value_of(self.recv())
+            }
+
+            /// Receives a value if there is one. Never blocks.
+            ///
+            /// # Errors
+            /// As [`try_recv`](Self::try_recv), and [`ValueError::Undecodable`], with the message.
+            pub fn try_recv_value<T: DeserializeOwned>(&self) -> Result<T, ValueError<TryRecvError>> {
+                value_of(self.try_recv())
+            }
+
+            /// Receives a value, waiting for one at most `timeout`.
+            ///
+            /// # Errors
+            /// As [`recv_timeout`](Self::recv_timeout), and [`ValueError::Undecodable`], with the message.
+            pub fn recv_value_timeout<T: DeserializeOwned>(
+                &self,
+                timeout: Duration,
+            ) -> Result<T, ValueError<RecvTimeoutError>> {
+                value_of(self.recv_timeout(timeout))
+            }
+
+            /// Receives a value, waiting for one until `deadline` at most.
+            ///
+            /// # Errors
+            /// As [`recv_deadline`](Self::recv_deadline), and [`ValueError::Undecodable`], with the message.
+            pub fn recv_value_deadline<T: DeserializeOwned>(
+                &self,
+                deadline: Instant,
+            ) -> Result<T, ValueError<RecvTimeoutError>> {
+                value_of(self.recv_deadline(deadline))
+            }
+        }
+    };
+}
+
+sends_values! { [S: Store + ?Sized] ByteQueue<S> }
+receives_values! { [S: Store + ?Sized] ByteQueue<S> }
+sends_values! { [C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized] ByteSender<C, S> }
+receives_values! { [C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized] ByteReceiver<C, S> }
 
 /// Values of any shape, as the messages of a pipe.
 impl<C: Deref<Target = Pipe>> Connection<C> {

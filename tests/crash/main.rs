@@ -5,6 +5,8 @@
 #[cfg(feature = "futex")]
 mod barrier;
 #[cfg(feature = "futex")]
+mod byte_channel;
+#[cfg(feature = "futex")]
 mod bytes;
 #[cfg(feature = "futex")]
 mod channel;

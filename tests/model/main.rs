@@ -11,6 +11,7 @@
 #![cfg(outlast_loom)]
 
 mod barrier;
+mod byte_channel;
 mod bytes;
 mod channel;
 mod condition;

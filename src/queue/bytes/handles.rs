@@ -60,7 +60,7 @@ impl Reservation<'_> {
 
     /// Writes and sends a message that is as long as the room.
     #[inline(always)]
-    pub(super) fn send(mut self, message: &[u8]) {
+    pub(in crate::queue) fn send(mut self, message: &[u8]) {
         self.copy_from_slice(message);
         self.publish(message.len() as u64);
     }

@@ -74,7 +74,7 @@ pub use handles::{Message, Reservation};
 
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::{LIGHT, Never, Unsent};
+use crate::queue::{CLOSED, LIGHT, NO_RECEIVERS, NO_SENDERS, Never, Unsent};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::segment::{forks, identify};
@@ -104,7 +104,7 @@ use std::time::{Duration, Instant};
 #[doc(alias = "bbqueue")]
 pub struct ByteQueue<S: Store + ?Sized = [Unit]> {
     marks: Marks,
-    rare: Rare,
+    pub(in crate::queue) rare: Rare,
     slots: S,
 }
 
@@ -114,12 +114,13 @@ pub type FixedByteQueue<const BLOCKS: usize> = ByteQueue<Blocks<BLOCKS>>;
 /// What is read by all and written rarely.
 #[repr(C, align(128))]
 #[derive(Debug)]
-struct Rare {
+pub(in crate::queue) struct Rare {
     /// A message can be received.
-    not_empty: Signal<LIGHT>,
+    pub(in crate::queue) not_empty: Signal<LIGHT>,
     /// A message is done with.
-    not_full: Signal<LIGHT>,
-    closed: AtomicU32,
+    pub(in crate::queue) not_full: Signal<LIGHT>,
+    /// `CLOSED`, `NO_RECEIVERS`, `NO_SENDERS`.
+    pub(in crate::queue) ended: AtomicU32,
     /// Counts messages that came back.
     returned: AtomicU32,
     /// The count up to which somebody has looked for them in vain.
@@ -206,7 +207,7 @@ impl<const BLOCKS: usize> FixedByteQueue<BLOCKS> {
             rare: Rare {
                 not_empty: Signal::new(),
                 not_full: Signal::new(),
-                closed: AtomicU32::new(0),
+                ended: AtomicU32::new(0),
                 returned: AtomicU32::new(0),
                 searched: AtomicU32::new(0),
             },
@@ -453,7 +454,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     ///
     /// Everybody who waits is woken.
     pub fn close(&self) {
-        self.rare.closed.store(1, Release);
+        self.rare.ended.fetch_or(CLOSED, Release);
         fence(SeqCst);
         self.rare.wake_everybody();
     }
@@ -462,11 +463,11 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     #[must_use]
     #[inline(always)]
     pub fn is_closed(&self) -> bool {
-        self.rare.is_closed()
+        self.rare.has_ended(CLOSED)
     }
 
     #[inline(always)]
-    fn view(&self) -> View<'_> {
+    pub(in crate::queue) fn view(&self) -> View<'_> {
         let (headers, blocks) = self.slots.parts();
         View { rare: &self.rare, records: Records { marks: &self.marks, headers }, blocks }
     }
@@ -476,22 +477,22 @@ impl<S: Store + ?Sized> ByteQueue<S> {
 
 impl Rare {
     #[inline(always)]
-    fn is_closed(&self) -> bool {
-        self.closed.load(Relaxed) != 0
+    fn has_ended(&self, how: u32) -> bool {
+        self.ended.load(Relaxed) & how != 0
     }
 
     fn signals(&self) -> [&Signal<LIGHT>; 2] {
         [&self.not_empty, &self.not_full]
     }
 
-    fn wake_everybody(&self) {
+    pub(in crate::queue) fn wake_everybody(&self) {
         self.signals().into_iter().for_each(Signal::wake_all);
     }
 }
 
 /// A queue, wherever its parts lie.
 #[derive(Clone, Copy, Debug)]
-struct View<'a> {
+pub(in crate::queue) struct View<'a> {
     rare: &'a Rare,
     records: Records<'a>,
     blocks: &'a [Block],
@@ -504,7 +505,11 @@ impl<'a> View<'a> {
     }
 
     #[inline(always)]
-    fn reserve_until(self, len: usize, deadline: Deadline) -> Result<Reservation<'a>, Unsent> {
+    pub(in crate::queue) fn reserve_until(
+        self,
+        len: usize,
+        deadline: Deadline,
+    ) -> Result<Reservation<'a>, Unsent> {
         match self.claim_room(len) {
             Err(Unsent::Full) => self.wait_for_room(len, deadline),
             done => done,
@@ -522,10 +527,10 @@ impl<'a> View<'a> {
     }
 
     #[inline(always)]
-    fn claim_room(self, len: usize) -> Result<Reservation<'a>, Unsent> {
+    pub(in crate::queue) fn claim_room(self, len: usize) -> Result<Reservation<'a>, Unsent> {
         let forks = forks();
         let owner = self.identify().map_err(Unsent::Failed)?;
-        if self.rare.is_closed() {
+        if self.rare.has_ended(CLOSED | NO_RECEIVERS) {
             return Err(Unsent::Closed);
         }
         let extent = len.div_ceil(BLOCK).max(1);
@@ -537,7 +542,11 @@ impl<'a> View<'a> {
                 let room = Reservation { view: self, claim, len, forks };
                 Signal::<LIGHT>::fence_after_change();
                 // Perhaps it was closed, and nobody saw the claim who then said so: dropped.
-                if self.rare.is_closed() { Err(Unsent::Closed) } else { Ok(room) }
+                if self.rare.has_ended(CLOSED | NO_RECEIVERS) {
+                    Err(Unsent::Closed)
+                } else {
+                    Ok(room)
+                }
             }
             Err(Nothing::Here | Nothing::Yet) => Err(Unsent::Full),
             Err(Nothing::Damaged) => Err(Unsent::Failed(Fault::Corrupt)),
@@ -561,12 +570,16 @@ impl<'a> View<'a> {
     fn abandon(self, claim: Claim) {
         self.records.headers[claim.index].store(claim.state.to(Phase::Done, 0));
         fence(SeqCst);
-        self.rare.not_empty.notify(if self.rare.is_closed() { u32::MAX } else { 1 });
+        let over = self.rare.has_ended(CLOSED | NO_SENDERS);
+        self.rare.not_empty.notify(if over { u32::MAX } else { 1 });
         self.rare.not_full.notify(u32::MAX);
     }
 
     #[inline(always)]
-    fn recv_until(self, deadline: Deadline) -> Result<Option<Message<'a>>, Never> {
+    pub(in crate::queue) fn recv_until(
+        self,
+        deadline: Deadline,
+    ) -> Result<Option<Message<'a>>, Never> {
         match self.claim_message() {
             Ok(None) => self.wait_for_message(deadline),
             done => done,
@@ -581,15 +594,17 @@ impl<'a> View<'a> {
     }
 
     #[inline(always)]
-    fn claim_message(self) -> Result<Option<Message<'a>>, Never> {
+    pub(in crate::queue) fn claim_message(self) -> Result<Option<Message<'a>>, Never> {
         let forks = forks();
         let owner = self.identify().map_err(Never::Failed)?;
         let claim = match self.claim_next(owner) {
             Ok(claim) => claim,
-            Err(Nothing::Here) if self.rare.is_closed() => match self.claim_last(owner)? {
-                Some(claim) => claim,
-                None => return Ok(None),
-            },
+            Err(Nothing::Here) if self.rare.has_ended(CLOSED | NO_SENDERS) => {
+                match self.claim_last(owner)? {
+                    Some(claim) => claim,
+                    None => return Ok(None),
+                }
+            }
             Err(Nothing::Here | Nothing::Yet) => return Ok(None),
             Err(Nothing::Damaged) => return Err(Never::Failed(Fault::Corrupt)),
         };
@@ -617,7 +632,8 @@ impl<'a> View<'a> {
         self.records.claim_full(owner)
     }
 
-    /// The last look at a closed queue: whoever claims after the fence sees the flag, and what was claimed before it is seen here.
+    /// The last look at a queue that is closed, or has no senders: whoever claims after the fence sees the flag, or comes too late; and what was
+    /// claimed before it is seen here.
     #[cold]
     fn claim_last(self, owner: u32) -> Result<Option<Claim>, Never> {
         Signal::<LIGHT>::fence_before_verdict();
@@ -675,7 +691,7 @@ impl<'a> View<'a> {
     fn release(self, claim: Claim) {
         self.records.headers[claim.index].store(claim.state.to(Phase::Done, 0)); // the commit
         Signal::<LIGHT>::fence_after_change();
-        if self.rare.not_full.is_armed() || self.rare.is_closed() {
+        if self.rare.not_full.is_armed() || self.rare.has_ended(CLOSED | NO_SENDERS) {
             self.after_release();
         }
     }
@@ -684,7 +700,7 @@ impl<'a> View<'a> {
     fn after_release(self) {
         // All of them: they wait for different lengths.
         self.rare.not_full.notify(u32::MAX);
-        if self.rare.is_closed() {
+        if self.rare.has_ended(CLOSED | NO_SENDERS) {
             self.rare.not_empty.notify(u32::MAX); // for those who waited whether it would come back
         }
     }
@@ -713,7 +729,7 @@ impl<'a> View<'a> {
         identify(core::ptr::from_ref(self.rare).addr())
     }
 
-    fn recover(self, dead: &Dead) {
+    pub(in crate::queue) fn recover(self, dead: &Dead) {
         let mut returned = false;
         let mend = |header: &Header, Claim { state, .. }: Claim| {
             if state.owner() == dead.tag {

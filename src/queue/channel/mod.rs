@@ -43,6 +43,7 @@
 //! he can see what comes back.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
 
+pub mod bytes;
 mod receiver;
 mod sender;
 
@@ -50,11 +51,9 @@ pub use receiver::{IntoIter, Iter, Receiver};
 pub use sender::Sender;
 
 use crate::error::Fault;
-use crate::queue::ends::Ends;
-use crate::queue::{CLOSED, FixedQueue, LIGHT, NO_RECEIVERS, NO_SENDERS, Queue, Slot};
+use crate::queue::ends::{Ends, Sides};
+use crate::queue::{CLOSED, FixedQueue, Queue, Slot};
 use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, at_slice, mix, mix_u64};
-use crate::sync::atomic::Ordering::AcqRel;
-use crate::wait::signal::Signal;
 use core::fmt;
 use core::mem::offset_of;
 use core::ops::Deref;
@@ -201,34 +200,20 @@ impl<T: Plain> Channel<T> {
         self.queue.join_deadline(deadline)
     }
 
-    /// The other end of the one that `bit` stands for waits there.
-    fn side(&self, bit: u32) -> (&Ends, &Signal<LIGHT>) {
+    fn sides(&self) -> Sides<'_> {
         let rare = &self.queue.shared;
-        if bit == NO_SENDERS {
-            (&self.senders, &rare.not_empty)
-        } else {
-            (&self.receivers, &rare.not_full)
+        Sides {
+            senders: &self.senders,
+            receivers: &self.receivers,
+            ended: &rare.ended,
+            not_empty: &rare.not_empty,
+            not_full: &rare.not_full,
         }
-    }
-
-    /// Tells the other end that this one is gone.
-    #[cold]
-    fn part(&self, bit: u32) {
-        self.queue.shared.ended.fetch_or(bit, AcqRel);
-        self.side(bit).1.notify_all(); // keeps I3
-    }
-
-    /// Whether the end whose bit was seen is gone indeed: keeps I2.
-    #[cold]
-    fn is_cut_off(&self, bit: u32) -> bool {
-        self.side(bit).0.confirm_gone(&self.queue.shared.ended, bit)
     }
 
     fn mend(&self, dead: &Dead) {
         self.queue.mend(dead);
-        for (ends, bit) in [(&self.senders, NO_SENDERS), (&self.receivers, NO_RECEIVERS)] {
-            ends.recover(dead, &self.queue.shared.ended, bit); // keeps I1
-        }
+        self.sides().recover(dead); // keeps I1
         self.queue.wake_everybody();
     }
 

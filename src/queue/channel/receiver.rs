@@ -1,9 +1,10 @@
 //! The receivers' end.
-use super::{Channel, NO_RECEIVERS, NO_SENDERS};
+use super::Channel;
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::Hold;
 use crate::queue::{Delivery, Never, Queue, Ref, Undelivered};
+use crate::queue::{NO_RECEIVERS, NO_SENDERS};
 use crate::queue::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::shareable::Plain;
 use core::fmt;
@@ -256,7 +257,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
                 Err(Never::Closed) if !channel.was_closed() => {}
                 done => return done,
             }
-            if !channel.is_cut_off(NO_SENDERS) {
+            if !channel.sides().is_cut_off(NO_SENDERS) {
                 continue;
             }
             if is_quiet() {
@@ -322,7 +323,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>> + Clone> Clone for Receiver<T, C> {
 impl<T: Plain, C: Deref<Target = Channel<T>>> Drop for Receiver<T, C> {
     fn drop(&mut self) {
         if self.channel.receivers.release(&self.hold) {
-            self.channel.part(NO_RECEIVERS);
+            self.channel.sides().part(NO_RECEIVERS);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The senders' end.
-use super::{Channel, NO_RECEIVERS, NO_SENDERS};
+use super::Channel;
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::Hold;
+use crate::queue::{NO_RECEIVERS, NO_SENDERS};
 use crate::queue::{SendError, SendTimeoutError, TrySendError};
 use crate::queue::{Unsent, after_sent};
 use crate::shareable::Plain;
@@ -108,7 +109,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Sender<T, C> {
         loop {
             match self.channel.queue.send_slow(message, deadline) {
                 Err((back, Unsent::Closed)) if !self.channel.was_closed() => {
-                    if self.channel.is_cut_off(NO_RECEIVERS) {
+                    if self.channel.sides().is_cut_off(NO_RECEIVERS) {
                         return Err((back, Unsent::Disconnected));
                     }
                     message = back;
@@ -129,7 +130,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>> + Clone> Clone for Sender<T, C> {
 impl<T: Plain, C: Deref<Target = Channel<T>>> Drop for Sender<T, C> {
     fn drop(&mut self) {
         if self.channel.senders.release(&self.hold) {
-            self.channel.part(NO_SENDERS);
+            self.channel.sides().part(NO_SENDERS);
         }
     }
 }

@@ -1,0 +1,508 @@
+//! `ByteChannel`: messages of any length, between two ends that notice each other's.
+#![cfg(not(outlast_loom))]
+mod common;
+
+use common::{
+    eventually, fork_child, ms, scribble, sleep_for_ever, thread_cpu, watch, watch_alone, worlds,
+};
+use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use outlast::{
+    ByteChannel, Fault, FixedByteChannel, OpenError, RecvError, RecvTimeoutError, SendError,
+    SendTimeoutError, Shared, TryRecvError, TrySendError,
+};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+outlast::shared! {
+    #[derive(Debug)]
+    struct Office { jobs: FixedByteChannel<4>, answers: FixedByteChannel<4>, step: AtomicU32, sum: AtomicU64 }
+}
+
+fn office() -> Shared<Office> {
+    Shared::anonymous(Office {
+        jobs: FixedByteChannel::new(),
+        answers: FixedByteChannel::new(),
+        step: AtomicU32::new(0),
+        sum: AtomicU64::new(0),
+    })
+    .unwrap()
+}
+
+fn channel(capacity: usize) -> Shared<ByteChannel> {
+    Shared::<ByteChannel>::anonymous_byte_channel(capacity).unwrap()
+}
+
+fn again(channel: &Shared<ByteChannel>) -> Shared<ByteChannel> {
+    Shared::from_fd(channel.try_clone_fd().unwrap()).unwrap()
+}
+
+#[test]
+fn alone() {
+    let channel = channel(256);
+    let _watchdog = watch("alone", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    assert_eq!((channel.capacity(), channel.len(), channel.is_empty()), (256, 0, true));
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    sender.send(b"one").unwrap();
+    let mut room = sender.reserve(100).unwrap();
+    room[..2].copy_from_slice(b"in");
+    room.commit_len(2).unwrap();
+    sender.try_send(b"").unwrap();
+    assert_eq!(sender.try_send(b"too much"), Err(TrySendError::Full(())));
+    assert_eq!(sender.send(&[0; 257]), Err(SendError::Failed((), Fault::TooLong)));
+    assert_eq!(channel.len(), 3);
+    assert_eq!(receiver.recv().unwrap(), b"one");
+    let message = receiver.recv_ref().unwrap();
+    assert_eq!(&*message, b"in");
+    message.give_back().unwrap();
+    let mut all = Vec::from(*b"was ");
+    assert_eq!(receiver.recv_into(&mut all), Ok(2));
+    assert_eq!(all, b"was in");
+    assert_eq!(receiver.try_recv().unwrap(), b"");
+    drop(sender.reserve(9).unwrap());
+    assert!(channel.is_empty());
+    assert!(sender.same_channel(&channel.sender().unwrap()));
+    assert!(receiver.same_channel(&receiver.clone()));
+}
+
+#[test]
+fn time_passes() {
+    let channel = channel(256);
+    let _watchdog = watch("time_passes", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let began = Instant::now();
+    assert_eq!(receiver.recv_timeout(ms(20)), Err(RecvTimeoutError::TimedOut));
+    assert!(began.elapsed() >= ms(20));
+    sender.send_deadline(&[1; 256], began).unwrap();
+    let again = Instant::now();
+    assert_eq!(sender.send_timeout(b"2", ms(20)), Err(SendTimeoutError::TimedOut(())));
+    assert!(again.elapsed() >= ms(20));
+    let none = sender.reserve_deadline(1, Instant::now()).map(drop);
+    assert_eq!(none, Err(SendTimeoutError::TimedOut(())));
+    assert_eq!(receiver.recv_deadline(began).unwrap(), [1; 256]);
+    assert_eq!(receiver.recv_ref_timeout(ms(1)).unwrap_err(), RecvTimeoutError::TimedOut);
+    drop(sender);
+    assert_eq!(receiver.recv_ref_deadline(began).unwrap_err(), RecvTimeoutError::Disconnected);
+}
+
+/// What is buffered comes before the end, which is no longer one when somebody sends again.
+#[test]
+fn the_last_sender_leaves() {
+    let channel = channel(512);
+    let _watchdog = watch("the_last_sender_leaves", &channel);
+    let receiver = channel.receiver().unwrap();
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty)); // nobody has come yet
+    assert_eq!(receiver.recv_timeout(ms(5)), Err(RecvTimeoutError::TimedOut));
+    let sender = channel.sender().unwrap();
+    let second = sender.clone();
+    assert_eq!(channel.senders(), 1);
+    sender.send(b"1").unwrap();
+    drop(sender);
+    second.send(b"2").unwrap();
+    drop(second);
+    assert_eq!(channel.senders(), 0);
+    assert_eq!(receiver.recv().unwrap(), b"1");
+    assert_eq!(receiver.try_recv().unwrap(), b"2");
+    for _ in 0..2 {
+        assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
+        assert_eq!(receiver.recv_timeout(ms(5)), Err(RecvTimeoutError::Disconnected));
+    }
+    let third = channel.sender().unwrap();
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    third.send(b"3").unwrap();
+    assert_eq!(receiver.recv().unwrap(), b"3");
+    drop(third);
+    assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+}
+
+#[test]
+fn the_last_receiver_leaves() {
+    let channel = channel(256);
+    let _watchdog = watch("the_last_receiver_leaves", &channel);
+    let sender = channel.sender().unwrap();
+    sender.send(&[1; 100]).unwrap(); // nobody has come yet
+    let receiver = channel.receiver().unwrap();
+    let second = receiver.clone();
+    drop(receiver);
+    let room = sender.try_reserve(100).unwrap();
+    drop(second);
+    room.commit().unwrap(); // for the next one
+    assert_eq!(sender.send(b"3"), Err(SendError::Disconnected(())));
+    assert_eq!(sender.try_send(b"4"), Err(TrySendError::Disconnected(())));
+    assert_eq!(sender.send_timeout(b"5", ms(5)), Err(SendTimeoutError::Disconnected(())));
+    assert_eq!(sender.reserve(6).map(drop), Err(SendError::Disconnected(())));
+    let third = channel.receiver().unwrap();
+    assert_eq!(sender.try_send(b"8"), Err(TrySendError::Full(())));
+    assert_eq!((third.recv().unwrap().len(), third.recv().unwrap().len()), (100, 100));
+    sender.send(b"9").unwrap();
+    drop(sender);
+    assert_eq!(third.iter().collect::<Vec<_>>(), [b"9"]);
+    assert_eq!(third.recv(), Err(RecvError::Disconnected));
+}
+
+#[test]
+fn closed_is_another_thing() {
+    let channel = channel(256);
+    let _watchdog = watch("closed_is_another_thing", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    sender.send(b"1").unwrap();
+    channel.close();
+    assert!(channel.is_closed());
+    assert_eq!(sender.send(b"2"), Err(SendError::Closed(())));
+    assert_eq!(sender.try_send(b"2"), Err(TrySendError::Closed(())));
+    drop(sender);
+    assert_eq!(receiver.recv().unwrap(), b"1");
+    assert_eq!(receiver.recv(), Err(RecvError::Closed));
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+    drop(receiver);
+    assert_eq!(channel.sender().unwrap().send(b"3"), Err(SendError::Closed(())));
+}
+
+/// Handles that keep the channel, as those of `std::sync::mpsc`.
+#[test]
+fn handles_move_into_threads() {
+    let channel = channel(1024);
+    let _watchdog = watch("handles_move_into_threads", &channel);
+    let receiver = again(&channel).receiver().unwrap(); // the mapping stays with it
+    let sender = channel.sender().unwrap();
+    drop(channel);
+    let senders: Vec<_> = (0..3_u32)
+        .map(|i| {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for n in 1_000 * i..1_000 * (i + 1) {
+                    sender.send(n.to_string().as_bytes()).unwrap();
+                }
+            })
+        })
+        .collect();
+    drop(sender);
+    let other = receiver.clone();
+    let half = std::thread::spawn(move || other.into_iter().collect::<Vec<_>>());
+    let mut all = BTreeSet::new();
+    for message in &receiver {
+        all.insert(message);
+    }
+    assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+    all.extend(half.join().unwrap());
+    assert_eq!(all, (0..3_000).map(|n| n.to_string().into_bytes()).collect());
+    senders.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn by_name_and_capacity() {
+    let name = format!("byte-channel-{}", std::process::id());
+    let here = Shared::<ByteChannel>::create_byte_channel(&name, 300).unwrap();
+    let _watchdog = watch("by_name_and_capacity", &here);
+    let there = Shared::<ByteChannel>::open(&name).unwrap();
+    let (sender, receiver) = (here.sender().unwrap(), there.receiver().unwrap());
+    assert_eq!(there.capacity(), 512);
+    for round in 0..9_u8 {
+        (0..4).for_each(|i| sender.send(&[round + i; 128]).unwrap());
+        assert!(sender.try_send(b"").unwrap_err().is_full());
+        (0..4).for_each(|i| assert_eq!(receiver.recv().unwrap(), [round + i; 128]));
+    }
+    drop(sender);
+    assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+    for wrong in [0, 1 << 31, usize::MAX] {
+        let made = Shared::<ByteChannel>::anonymous_byte_channel(wrong);
+        assert!(matches!(made, Err(OpenError::InvalidCapacity(_))), "{wrong}");
+    }
+}
+
+#[test]
+fn not_in_a_segment() {
+    let channel = FixedByteChannel::<2>::new();
+    assert_eq!(channel.sender().map(drop), Err(Fault::NotShared));
+}
+
+/// Each sends its numbers and leaves; the receivers stay until nobody can send.
+#[test]
+fn streams_in_every_world() {
+    const COUNT: u64 = 2_000;
+    worlds(
+        "streams_in_every_world",
+        "",
+        4,
+        office,
+        |office, i| {
+            if i < 2 {
+                let sender = office.jobs.sender().unwrap();
+                office.step.fetch_add(1, SeqCst);
+                for n in 1..=COUNT {
+                    let mut room = sender.reserve(200).unwrap();
+                    room[..8].copy_from_slice(&n.to_ne_bytes());
+                    room.commit_len(8 + usize::try_from(n % 150).unwrap()).unwrap();
+                }
+            } else {
+                eventually("both have come", || office.step.load(SeqCst) == 2);
+                let receiver = office.jobs.receiver().unwrap();
+                let mut sum = 0;
+                while let Ok(message) = receiver.recv_ref() {
+                    let n = u64::from_ne_bytes(message[..8].try_into().unwrap());
+                    assert_eq!(message.len() as u64, 8 + n % 150);
+                    sum += n;
+                }
+                assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+                office.sum.fetch_add(sum, SeqCst);
+            }
+        },
+        |office| {
+            assert_eq!(office.sum.load(SeqCst), COUNT * (COUNT + 1));
+            assert_eq!((office.jobs.senders(), office.jobs.receivers()), (0, 0));
+        },
+    );
+}
+
+/// Those who sleep are told, whether the last one at the other end leaves, or is killed.
+#[test]
+fn sleepers_learn_of_the_end() {
+    for killed in [false, true] {
+        let office = office();
+        let _watchdog = watch("sleepers_learn_of_the_end", &office);
+        let last = fork_child(|| {
+            let (_sender, _receiver) =
+                (office.jobs.sender().unwrap(), office.answers.receiver().unwrap());
+            office.step.store(1, SeqCst);
+            eventually("it is time to leave", || office.step.load(SeqCst) == 2);
+        });
+        eventually("it has come", || office.step.load(SeqCst) == 1);
+        assert_eq!((office.jobs.senders(), office.answers.receivers()), (1, 1));
+        let receivers: Vec<_> = (0..2)
+            .map(|_| {
+                fork_child(|| {
+                    let receiver = office.jobs.receiver().unwrap();
+                    assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+                })
+            })
+            .collect();
+        let sender = fork_child(|| {
+            let sender = office.answers.sender().unwrap();
+            (0..4).for_each(|n| sender.send(&[n]).unwrap());
+            assert_eq!(sender.send(&[9]), Err(SendError::Disconnected(())));
+        });
+        receivers.iter().chain([&sender]).for_each(common::Child::until_waiting);
+        if killed {
+            last.kill9();
+        } else {
+            office.step.store(2, SeqCst);
+            last.succeeds();
+        }
+        receivers.into_iter().chain([sender]).for_each(common::Child::succeeds);
+    }
+}
+
+/// A killed reader's message goes to another, who is not told before that nobody can send.
+#[test]
+fn what_a_killed_receiver_had_comes_first() {
+    let office = office();
+    let _watchdog = watch("what_a_killed_receiver_had_comes_first", &office);
+    let sender = office.jobs.sender().unwrap();
+    sender.send(b"7").unwrap();
+    let reader = fork_child(|| {
+        let receiver = office.jobs.receiver().unwrap();
+        let _message = receiver.recv_ref().unwrap();
+        office.step.store(1, SeqCst);
+        sleep_for_ever();
+    });
+    eventually("the reader has it", || office.step.load(SeqCst) == 1);
+    drop(sender);
+    let other = fork_child(|| {
+        let receiver = office.jobs.receiver().unwrap();
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+        let message = receiver.recv_ref().unwrap();
+        assert_eq!(&*message, b"7");
+        // Who holds one is not to wait for others.
+        assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+        drop(message);
+        assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+    });
+    other.until_waiting();
+    reader.kill9();
+    other.succeeds();
+}
+
+/// What was being written when the last sender was killed is no message.
+#[test]
+fn a_sender_killed_at_a_reservation() {
+    let office = office();
+    let _watchdog = watch("a_sender_killed_at_a_reservation", &office);
+    let victim = fork_child(|| {
+        let sender = office.jobs.sender().unwrap();
+        sender.send(b"whole").unwrap();
+        let _room = sender.reserve(70).unwrap();
+        office.step.store(1, SeqCst);
+        sleep_for_ever();
+    });
+    eventually("it writes", || office.step.load(SeqCst) == 1);
+    let receiver = fork_child(|| {
+        let receiver = office.jobs.receiver().unwrap();
+        assert_eq!(receiver.recv().unwrap(), b"whole");
+        assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+    });
+    receiver.until_waiting();
+    victim.kill9();
+    receiver.succeeds();
+}
+
+/// The copies of handles that a fork makes do nothing.
+#[test]
+fn copies_by_fork_are_inert() {
+    let channel = channel(512);
+    let _watchdog = watch("copies_by_fork_are_inert", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    sender.send(b"1").unwrap();
+    let room = sender.reserve(3).unwrap();
+    let child = fork_child(|| {
+        assert_eq!(sender.send(b"2"), Err(SendError::Failed((), Fault::Forked)));
+        assert_eq!(sender.try_send(b"2"), Err(TrySendError::Failed((), Fault::Forked)));
+        assert_eq!(receiver.recv(), Err(RecvError::Failed(Fault::Forked)));
+        let copy = receiver.clone();
+        assert_eq!(copy.try_recv(), Err(TryRecvError::Failed(Fault::Forked)));
+        drop((sender.clone(), copy));
+        let mine = channel.receiver().unwrap();
+        assert_eq!((channel.receivers(), mine.recv().unwrap()), (2, b"1".to_vec()));
+        assert_eq!(room.commit(), Err(Fault::Forked));
+    });
+    child.succeeds();
+    assert_eq!((channel.senders(), channel.receivers()), (1, 1));
+    sender.send(b"3").unwrap();
+    drop(receiver.recv_ref().unwrap());
+    let child = fork_child(|| drop((sender, receiver)));
+    child.succeeds();
+    assert_eq!((channel.senders(), channel.receivers()), (0, 0));
+}
+
+/// A process counts once, and 64 can hold an end.
+#[test]
+fn no_more_than_64_processes() {
+    let channel = channel(256);
+    let _watchdog = watch("no_more_than_64_processes", &channel);
+    let mappings: Vec<_> = (0..65).map(|_| again(&channel)).collect();
+    let mut senders: Vec<_> = mappings[..64].iter().map(|there| there.sender().unwrap()).collect();
+    assert_eq!(channel.senders(), 64);
+    assert_eq!(mappings[64].sender().map(drop), Err(Fault::TooManyPeers));
+    assert_eq!(mappings[0].sender().map(drop), Ok(())); // it has it already
+    senders.pop();
+    mappings[64].sender().unwrap().send(b"1").unwrap();
+    assert_eq!(channel.senders(), 63);
+}
+
+/// A signal's handler does not end a wait, and waiting takes no time of the processor.
+#[test]
+fn a_wait_is_a_wait() {
+    let office = office();
+    let _watchdog = watch("a_wait_is_a_wait", &office);
+    let sender = office.jobs.sender().unwrap();
+    let waiter = fork_child(|| {
+        common::catch_user_signals();
+        let receiver = office.jobs.receiver().unwrap();
+        let before = thread_cpu();
+        assert_eq!(receiver.recv().unwrap(), b"5");
+        assert!(thread_cpu() - before < ms(100), "it was busy");
+    });
+    waiter.disturb_asleep(3, ms(60));
+    sender.send(b"5").unwrap();
+    waiter.succeeds();
+}
+
+/// Two at one end leave at the same time, again and again: the other end is told each time.
+#[test]
+fn ends_race() {
+    let channel = channel(256);
+    let there = again(&channel);
+    let _watchdog = watch("ends_race", &channel);
+    let receiver = channel.receiver().unwrap();
+    for round in 0..1_000_u32 {
+        let (one, two) = (channel.sender().unwrap(), there.sender().unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                one.send(&round.to_ne_bytes()).unwrap();
+                drop(one);
+            });
+            scope.spawn(move || drop(two));
+            assert_eq!(receiver.recv().unwrap(), round.to_ne_bytes());
+            assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+        });
+    }
+}
+
+/// An end is handed on, and never empty: nobody is told that it was.
+#[test]
+fn an_end_that_is_handed_on() {
+    let channel = channel(256);
+    let there = again(&channel);
+    let _watchdog = watch("an_end_that_is_handed_on", &channel);
+    let receiver = channel.receiver().unwrap();
+    let first = channel.sender().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut holder, mut here) = (first, false);
+            for _ in 0..20_000 {
+                let next = if here { channel.sender() } else { there.sender() };
+                holder = next.unwrap(); // and the one before it is dropped
+                here = !here;
+            }
+            holder.send(b"1").unwrap();
+        });
+        let received = loop {
+            match receiver.try_recv() {
+                Err(TryRecvError::Empty) => {}
+                received => break received,
+            }
+        };
+        assert_eq!(received.unwrap(), b"1");
+    });
+    assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn values_of_any_shape() {
+    use outlast::queue::ValueError;
+    let channel = channel(4096);
+    let _watchdog = watch("values_of_any_shape", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let job = (String::from("fetch"), vec![Some(7_u64), None]);
+    sender.send_value(&job).unwrap();
+    sender.try_send_value("no job").unwrap();
+    sender.send_value_timeout(&job, ms(5)).unwrap();
+    assert_eq!(receiver.recv_value(), Ok(job.clone()));
+    let wrong = receiver.try_recv_value::<(String, Vec<Option<u64>>)>();
+    assert_eq!(wrong, Err(ValueError::Undecodable(b"\x06no job".to_vec())));
+    drop(sender);
+    assert_eq!(receiver.recv_value_timeout(ms(5)), Ok(job));
+    assert_eq!(receiver.recv_value::<u8>(), Err(ValueError::Recv(RecvError::Disconnected)));
+}
+
+#[test]
+fn foreign_bytes() {
+    let _watchdog = watch_alone("foreign_bytes");
+    let mut random = common::Random::new(7);
+    let child = fork_child(|| {
+        for round in 0..300 {
+            let office = self::office();
+            let (sender, receiver) =
+                (office.jobs.sender().unwrap(), office.jobs.receiver().unwrap());
+            let bytes = random.bytes(size_of::<FixedByteChannel<4>>());
+            // The ends only, or all; what the C library keeps in the other backend is none of ours.
+            let ends_only = round % 2 == 0 || !cfg!(feature = "futex");
+            let len = if ends_only { 520 } else { bytes.len() };
+            scribble(&office.jobs, 0, &bytes[..len]);
+            for n in 0..4 {
+                sender.try_send(&[n; 70]).ok();
+                receiver.try_recv().ok();
+                drop(receiver.try_recv_ref());
+                receiver.recv_timeout(Duration::from_micros(10)).ok();
+                sender.send_timeout(&[n], Duration::from_micros(10)).ok();
+            }
+            drop((sender.clone(), receiver.clone()));
+            drop((office.jobs.sender(), office.jobs.receiver()));
+            let _counts = (office.jobs.senders(), office.jobs.receivers());
+            let _text = format!("{office:?}");
+        }
+    });
+    child.succeeds();
+}
