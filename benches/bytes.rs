@@ -1,7 +1,7 @@
 //! What messages of bytes cost, copied and in place, beside a pipe and a queue of fixed messages.
 mod support;
 
-use outlast::{ByteQueue, Queue, Shared};
+use outlast::{ByteChannel, ByteQueue, Queue, Shared};
 use support::scenes::{World, bytes_copied, bytes_in_place, number, pipe_stream};
 use support::{ALONE, Bench, Contest, TOGETHER};
 
@@ -39,6 +39,16 @@ fn alone<const LEN: usize>(contest: &mut Contest<'_>) {
 
 fn alone_beside_a_queue(contest: &mut Contest<'_>) {
     alone::<64>(contest);
+    let channel = Shared::<ByteChannel>::anonymous_byte_channel(64 * CAPACITY).expect("memory");
+    let (sender, receiver) = (channel.sender().expect("room"), channel.receiver().expect("room"));
+    contest.alone("outlast::ByteChannel, in place", move |n| {
+        for i in 0..n {
+            let mut room = sender.reserve(64).expect("a receiver");
+            room[..8].copy_from_slice(&i.to_ne_bytes());
+            room.commit().expect("ours");
+            assert_eq!(number(&receiver.recv_ref().expect("a sender")), i);
+        }
+    });
     let fixed = Shared::<Queue<[u64; 8]>>::anonymous_queue(CAPACITY).expect("memory");
     contest.alone("outlast::Queue", move |n| {
         let queue: &Queue<[u64; 8]> = &fixed;

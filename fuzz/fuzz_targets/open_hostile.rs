@@ -20,12 +20,14 @@ use core::mem::offset_of;
 use core::ptr::NonNull;
 use libfuzzer_sys::fuzz_target;
 use outlast::latch::Member;
+use outlast::log::{Journal, Level};
 use outlast::semaphore::{OwnedPermit, Permit};
+use outlast::spsc::Ring;
 use outlast::{
-    Barrier, Condition, Delivery, Event, FixedQueue, Latch, Loan, Lock, LockError, LockGuard,
-    LockResult, OnDeath, Once, OnceCell, OpenError, Options, OwnedSemaphore, Plain, Queue,
-    ReadGuard, ReentrantLock, ReentrantLockGuard, Ref, RwLock, Semaphore, Shareable, Shared, Spin,
-    WriteGuard,
+    Barrier, ByteChannel, ByteQueue, Channel, Condition, Delivery, Event, FixedQueue, Latch, Loan,
+    Lock, LockError, LockGuard, LockResult, OnDeath, Once, OnceCell, OpenError, Options,
+    OwnedSemaphore, Pipe, Plain, Queue, ReadGuard, ReentrantLock, ReentrantLockGuard, Ref, RwLock,
+    Semaphore, Shareable, Shared, Spin, WriteGuard,
 };
 use queues::Queues;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -221,11 +223,8 @@ fn everything() -> &'static [u8] {
                 reentrant: ReentrantLock::new(Kind::Draw),
                 condition: Condition::new(),
             };
-            let (processes, threads) = (PROCESSES as u32, THREADS as u32);
             // SAFETY: `good` gives memory of that length (or none), which outlives the segment.
-            unsafe {
-                Options::new().processes(processes).threads(threads).create_in(memory, len, value)
-            }
+            unsafe { options().create_in(memory, len, value) }
         };
         good(create, |all| {
             (0..6).for_each(|i| all.queue.try_send(i).unwrap_or(()));
@@ -238,26 +237,92 @@ fn everything() -> &'static [u8] {
 fn queues() -> &'static [u8] {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     BYTES.get_or_init(|| {
-        let options = || Options::new().processes(PROCESSES as u32).threads(THREADS as u32);
         // SAFETY: `good` gives memory of that length (or none), which outlives the segment.
         let create = |memory, len| unsafe { options().create_in(memory, len, Queues::new()) };
         good(create, Queues::fill)
     })
 }
 
-/// A queue whose capacity is in the header.
+/// A segment whose capacity is in the header. (Such are not made in the caller's memory.)
+fn image<T: ?Sized + Shareable + Sync + 'static>(
+    made: Result<Shared<T>, OpenError>,
+    fill: impl FnOnce(&T),
+) -> Vec<u8> {
+    let shared = made.expect("memory");
+    fill(&shared);
+    let fd = shared.try_clone_fd().expect("a descriptor");
+    drop(shared);
+    std::fs::read(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("a memfd can be read")
+}
+
+fn options() -> Options {
+    Options::new().processes(PROCESSES as u32).threads(THREADS as u32)
+}
+
 fn small_queue() -> &'static [u8] {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     BYTES.get_or_init(|| {
-        let options = Options::new().processes(PROCESSES as u32).threads(THREADS as u32);
-        let queue: Shared<Queue<u64>> = options.anonymous_queue(2).expect("memory");
-        (0..3).for_each(|i| queue.try_send(i).unwrap_or(()));
-        queue.try_recv_ack().expect("a message").nack();
-        let fd = queue.try_clone_fd().expect("a descriptor");
-        drop(queue);
-        // (Queues of a length chosen at run time are not made in the caller's memory.)
-        std::fs::read(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("a memfd can be read")
+        image(options().anonymous_queue(2), |queue: &Queue<u64>| {
+            (0..3).for_each(|i| queue.try_send(i).unwrap_or(()));
+            queue.try_recv_ack().expect("a message").nack();
+        })
     })
+}
+
+/// How many other kinds there are.
+const GROWN: usize = 6;
+
+/// One of the others, with a message in it.
+fn grown(which: usize) -> &'static [u8] {
+    static BYTES: [OnceLock<Vec<u8>>; GROWN] = [const { OnceLock::new() }; GROWN];
+    BYTES[which].get_or_init(|| match which {
+        0 => image(options().anonymous_channel(3), |channel: &Channel<Kind>| {
+            channel.sender().expect("an end").try_send(Kind::Draw).expect("room");
+        }),
+        1 => image(options().anonymous_ring(3), |ring: &Ring<Kind>| {
+            ring.producer().expect("the role").try_send(Kind::Draw).expect("room");
+        }),
+        2 => image(options().anonymous_bytes(500), |queue: &ByteQueue| {
+            queue.try_send(b"message").expect("room");
+            queue.try_recv_ref().expect("a message").give_back().expect("ours");
+        }),
+        3 => image(options().anonymous_byte_channel(500), |channel: &ByteChannel| {
+            channel.sender().expect("an end").try_send(b"message").expect("room");
+        }),
+        4 => image(options().anonymous_pipe(500), |pipe: &Pipe| {
+            let (first, _second) = (pipe.first().expect("a side"), pipe.second());
+            first.try_send_bytes(b"message").expect("room");
+        }),
+        _ => image(options().anonymous_journal(4), |journal: &Journal| {
+            journal.write(Level::Info, "target", "message").expect("a peer");
+        }),
+    })
+}
+
+/// Opens one of those, and uses it.
+fn use_grown(which: usize, target: &Target, input: &mut Unstructured<'_>, all: bool) {
+    /// Opens it, and does `step` with what is held and the value.
+    macro_rules! play {
+        ($kind:ty, |$held:ident, $value:ident, $what:ident, $how:ident| $step:expr) => {{
+            let Some($value) = target.open::<$kind>(input) else { return };
+            let mut $held = queues::Held::nothing();
+            target.play(input, all, |$what, $how| $step);
+        }};
+    }
+    match which {
+        0 => play!(Channel<Kind>, |held, channel, _what, how| held.use_channel(&channel, how)),
+        1 => play!(Ring<Kind>, |held, ring, _what, how| held.use_ring(&ring, how)),
+        2 => play!(ByteQueue, |held, queue, what, how| match what % 4 {
+            0 => held.use_values(&*queue, how),
+            _ => held.use_bytes(&*queue, how),
+        }),
+        3 => play!(ByteChannel, |held, channel, _what, how| held.use_byte_channel(&channel, how)),
+        4 => play!(Pipe, |held, pipe, _what, how| {
+            queues::locks_of_pipe().iter().for_each(|at| target.disown(target.value.0 + at));
+            held.use_pipe(&pipe, how);
+        }),
+        _ => play!(Journal, |held, journal, _what, how| held.use_journal(&journal, how)),
+    }
 }
 
 /// Something to write over shared memory: anything, or what peers might write.
@@ -701,7 +766,12 @@ impl<T: Plain> Held<'_, T> {
 fn hostile(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let subject: u8 = input.arbitrary()?;
     let (all, overwrite, patches) = (subject & 4 != 0, subject & 8 != 0, subject >> 4);
+    // So many are none that an older input asks for: what follows says what it is.
+    let is_grown = patches == 15;
+    let which = if is_grown { usize::from(input.arbitrary::<u8>()?) % GROWN } else { 0 };
+    let patches = if is_grown { input.arbitrary::<u8>()? % 8 } else { patches };
     let target = Target::new(match subject % 4 {
+        _ if is_grown => grown(which),
         0 => small_queue(),
         3 => queues(),
         _ => everything(),
@@ -712,7 +782,9 @@ fn hostile(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     if overwrite {
         target.overwrite_value(input)?;
     }
-    if subject % 4 == 0 {
+    if is_grown {
+        use_grown(which, &target, input, all);
+    } else if subject % 4 == 0 {
         let Some(queue) = target.open::<Queue<u64>>(input) else { return Ok(()) };
         _ = queue.join_timeout(Duration::ZERO); // this thread is registered now, or never
         let mut held = Held::nothing();
@@ -722,7 +794,7 @@ fn hostile(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         _ = shared.jobs.join_timeout(Duration::ZERO);
         let mut held = queues::Held::nothing();
         target.play(input, all, |what, how| {
-            queues::locks().iter().for_each(|&at| target.disown(target.value.0 + at));
+            queues::locks().for_each(|at| target.disown(target.value.0 + at));
             held.step(&shared, what, how);
         });
     } else {

@@ -1,10 +1,9 @@
 //! What a worker does.
 use super::hall::{Desk, Hall, INLINE};
 use crate::deadline::Deadline;
-use crate::process::wire::{from_file, to_file};
+use crate::process::wire::{encode, from_file, to_file};
 use crate::process::worker::{Entry, Failure, catch};
 use crate::process::{inherited_fd, worker};
-use crate::queue::value::encode;
 use crate::sync::atomic::Ordering::{Acquire, Release};
 use crate::sys::process::{poll, receive, send, watch_process};
 use core::time::Duration;

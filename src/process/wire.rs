@@ -5,10 +5,22 @@ use crate::sys::file::memfd_create;
 use crate::sys::process::{freeze, is_frozen, receive, send};
 use core::ops::Deref;
 use memmap2::{Mmap, MmapOptions};
+use serde::Serialize;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+
+/// Appends the encoded value.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> postcard::Result<()> {
+    struct Appended<'a>(&'a mut Vec<u8>);
+    impl Extend<u8> for Appended<'_> {
+        fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
+            self.0.extend(bytes);
+        }
+    }
+    postcard::to_extend(value, Appended(to)).map(drop)
+}
 
 /// What goes in a message itself. More goes by a file in memory.
 const INLINE: usize = 32 * 1024;

@@ -3,7 +3,8 @@
 use super::code;
 use super::wire::{Kind, Order, say};
 use crate::command;
-use crate::queue::value::{decode, encode};
+use crate::process::wire::encode;
+use crate::queue::value::decode;
 use crate::sys::process::{die_with, name_thread, own_session, watch_process};
 use core::any::Any;
 use core::cell::RefCell;

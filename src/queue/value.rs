@@ -64,17 +64,6 @@ pub enum ValueError<E> {
     Undecodable(Vec<u8>),
 }
 
-/// Appends the encoded value.
-pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> postcard::Result<()> {
-    struct Appended<'a>(&'a mut Vec<u8>);
-    impl Extend<u8> for Appended<'_> {
-        fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
-            self.0.extend(bytes);
-        }
-    }
-    postcard::to_extend(value, Appended(to)).map(drop)
-}
-
 /// The value that all of the bytes stand for.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> postcard::Result<T> {
     match postcard::take_from_bytes(bytes)? {

@@ -1,12 +1,13 @@
 //! Queues of every other kind, and what is done with them.
 use crate::{Kind, Memory, Quietly as _, SOON, UNPLACED, keep, kind};
-use outlast::bytes::{Message, Reservation};
-use outlast::log::{FixedJournal, Level, Records, WhenFull};
+use outlast::bytes::{Message, Reservation, Store};
+use outlast::log::{FixedJournal, Journal, Level, Records, WhenFull};
 use outlast::queue::priority;
 use outlast::spsc::{Consumer, FixedRing, Producer, Ring};
 use outlast::{
-    ByteQueue, Channel, Connection, Delivery, FixedByteQueue, FixedChannel, FixedPipe, FixedQueue,
-    Pipe, PriorityQueue, Queue, Receiver, Sender,
+    ByteChannel, ByteQueue, ByteReceiver, ByteSender, Channel, Connection, Delivery,
+    FixedByteQueue, FixedChannel, FixedPipe, FixedQueue, Pipe, PriorityQueue, Queue, Receiver,
+    Sender,
 };
 use std::fmt::Debug;
 use std::mem::offset_of;
@@ -58,8 +59,8 @@ impl Queues {
     }
 }
 
-/// Where the robust words of the pipe's turns are: before they are placed, they name an owner that cannot be.
-pub fn locks() -> &'static [usize] {
+/// Where the robust words of a pipe's turns are: before they are placed, they name an owner that cannot be.
+pub fn locks_of_pipe() -> &'static [usize] {
     static PLACES: OnceLock<Vec<usize>> = OnceLock::new();
     PLACES.get_or_init(|| {
         let memory = Memory::new(size_of::<FixedPipe<8>>());
@@ -68,8 +69,13 @@ pub fn locks() -> &'static [usize] {
         let words = (0..memory.len()).step_by(4);
         let places: Vec<usize> = words.filter(|&at| memory.word(at) == UNPLACED).collect();
         assert!(places.len() >= 4, "two turns each way");
-        places.into_iter().map(|at| offset_of!(Queues, pipe) + at).collect()
+        places
     })
+}
+
+/// Those of the pipe among the others.
+pub fn locks() -> impl Iterator<Item = usize> {
+    locks_of_pipe().iter().map(|at| offset_of!(Queues, pipe) + at)
 }
 
 /// What is held from step to step.
@@ -84,6 +90,8 @@ pub struct Held<'a> {
     messages: Vec<Message<'a>>,
     sides: [Vec<Connection<&'a Pipe>>; 2],
     records: Vec<Records<'a>>,
+    byte_senders: Vec<ByteSender<&'a ByteChannel>>,
+    byte_receivers: Vec<ByteReceiver<&'a ByteChannel>>,
 }
 
 impl<'a> Held<'a> {
@@ -99,6 +107,8 @@ impl<'a> Held<'a> {
             messages: Vec::new(),
             sides: [Vec::new(), Vec::new()],
             records: Vec::new(),
+            byte_senders: Vec::new(),
+            byte_receivers: Vec::new(),
         }
     }
 
@@ -167,7 +177,7 @@ impl<'a> Held<'a> {
         }
     }
 
-    fn use_channel(&mut self, channel: &'a Channel<Kind>, how: u8) {
+    pub fn use_channel(&mut self, channel: &'a Channel<Kind>, how: u8) {
         let (sender, receiver) = (self.senders.last(), self.receivers.last());
         match how % 20 {
             0 | 1 => channel.sender().map_or((), |end| keep(&mut self.senders, 0x40, end)),
@@ -191,7 +201,7 @@ impl<'a> Held<'a> {
         }
     }
 
-    fn use_ring(&mut self, ring: &'a Ring<Kind>, how: u8) {
+    pub fn use_ring(&mut self, ring: &'a Ring<Kind>, how: u8) {
         let many = usize::from(how) / 24;
         let mut all = Vec::new();
         let (producer, consumer) = (self.producer.as_mut(), self.consumer.as_mut());
@@ -219,6 +229,14 @@ impl<'a> Held<'a> {
             15 => drop(consumer.map(|end| seen(end.recv_deadline(Instant::now())))),
             // It waits for the first message, but not if the ring is closed.
             16 if ring.is_closed() => drop(consumer.map(|end| end.recv_batch(&mut all, many))),
+            16 => drop(consumer.map(|end| {
+                // What is there is received without waiting, if no scribble says otherwise.
+                let mut to = [Kind::Draw; 3];
+                if end.try_read_chunk(1).is_ok() {
+                    seen(end.recv_into(&mut to[..many % 4]));
+                }
+                seen_all(&to);
+            })),
             17 => drop(consumer.map(|end| {
                 let Ok(chunk) = end.try_read_chunk(many) else { return };
                 drop(format!("{chunk:?} {:?}", chunk.as_slices()));
@@ -234,8 +252,7 @@ impl<'a> Held<'a> {
         }
     }
 
-    fn use_bytes<const BLOCKS: usize>(&mut self, queue: &'a FixedByteQueue<BLOCKS>, how: u8) {
-        let queue: &'a ByteQueue<_> = queue;
+    pub fn use_bytes<S: Store + ?Sized>(&mut self, queue: &'a ByteQueue<S>, how: u8) {
         let len = [0, 1, 60, 64, 200, 440, 100_000][usize::from(how) / 20 % 7];
         let message = vec![how; len];
         let mut hold = |message: Option<Message<'a>>| {
@@ -273,7 +290,37 @@ impl<'a> Held<'a> {
         }
     }
 
-    fn use_pipe(&mut self, pipe: &'a Pipe, how: u8) {
+    pub fn use_byte_channel(&mut self, channel: &'a ByteChannel, how: u8) {
+        let (sender, receiver) = (self.byte_senders.last(), self.byte_receivers.last());
+        let message = vec![how; [0, 1, 60, 64, 200, 440, 100_000][usize::from(how) / 20 % 7]];
+        match how % 20 {
+            0 | 1 => channel.sender().map_or((), |end| keep(&mut self.byte_senders, 0x40, end)),
+            2 | 3 => channel.receiver().map_or((), |end| keep(&mut self.byte_receivers, 0x40, end)),
+            4 => drop(self.byte_senders.pop()),
+            5 => drop(self.byte_receivers.pop()),
+            6 => drop(sender.map(|end| end.try_send(&message))),
+            7 => drop(sender.map(|end| end.send_timeout(&message, SOON))),
+            8 => drop(sender.map(|end| end.send_deadline(&message, Instant::now()))),
+            9 => drop(sender.map(|end| {
+                end.try_reserve(message.len()).map(|mut place| {
+                    place.fill(how);
+                    place.commit_len(usize::from(how))
+                })
+            })),
+            10 => drop(receiver.map(|end| seen(end.try_recv()))),
+            11 => drop(receiver.map(|end| seen(end.recv_timeout(SOON)))),
+            12 => drop(receiver.map(|end| seen(end.recv_deadline(Instant::now())))),
+            13 => drop(receiver.map(|end| end.try_recv_ref().map(Message::give_back))),
+            14 => drop(receiver.map(|end| end.try_iter().take(9).count())),
+            15 => drop((sender.cloned(), receiver.cloned())),
+            16 => drop(sender.map(|end| end.try_send_value(&message))),
+            17 => channel.close(),
+            18 => seen_all(&(channel.senders(), channel.receivers(), channel.len())),
+            _ => seen_all(&(channel, sender, receiver)),
+        }
+    }
+
+    pub fn use_pipe(&mut self, pipe: &'a Pipe, how: u8) {
         let side = usize::from(how & 0x80 != 0);
         let len = [0, 1, 60, 64, 200, 900][usize::from(how) / 12 % 6];
         let message = vec![how; len];
@@ -297,9 +344,8 @@ impl<'a> Held<'a> {
     }
 
     /// Of a type with all that a decoder checks: lengths, text, the kind of an enum.
-    fn use_values<const BLOCKS: usize>(&mut self, queue: &'a FixedByteQueue<BLOCKS>, how: u8) {
+    pub fn use_values<S: Store + ?Sized>(&mut self, queue: &'a ByteQueue<S>, how: u8) {
         type Value = (Option<String>, Vec<Result<u64, bool>>, char);
-        let queue: &'a ByteQueue<_> = queue;
         let value: Value = (Some("ä".repeat(how.into())), vec![Ok(u64::MAX); how.into()], 'ö');
         let here = self.sides[usize::from(how & 0x80 != 0)].last();
         match how % 10 {
@@ -316,7 +362,7 @@ impl<'a> Held<'a> {
         }
     }
 
-    fn use_journal<const N: usize>(&mut self, journal: &'a FixedJournal<N>, how: u8) {
+    pub fn use_journal(&mut self, journal: &'a Journal, how: u8) {
         let text = "äöü and more ".repeat(usize::from(how));
         match how % 10 {
             0..=2 => journal.write(Level::Warn, "target", &text).quietly(),
