@@ -6,8 +6,8 @@ use common::watch_alone;
 use outlast::bytes::Message;
 use outlast::spsc::{self, Ring};
 use outlast::{
-    ByteQueue, Channel, Delivery, Fault, Pipe, PriorityQueue, Queue, RecvTimeoutError, Shared,
-    TryRecvError, TrySendError,
+    ByteChannel, ByteQueue, Channel, Delivery, Fault, Pipe, PriorityQueue, Queue, RecvTimeoutError,
+    Shared, TryRecvError, TrySendError,
 };
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -343,6 +343,77 @@ fn play_channel(capacity: usize, plays: &[(Act, bool)]) {
     }
 }
 
+/// With messages of a block each: what the ends do. (What blocks do: see [`Blocks`].)
+fn play_byte_channel(capacity: usize, plays: &[(Act, bool)]) {
+    let here = Shared::<ByteChannel>::anonymous_byte_channel(64 * capacity).unwrap();
+    let there = Shared::<ByteChannel>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    let capacity = here.capacity() / 64;
+    let mut model = Model { capacity, ..Model::default() };
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    let (mut sent_to, mut received_from) = (false, false); // somebody had the end once
+    for &(act, first) in plays {
+        let channel = if first { &here } else { &there };
+        match act {
+            Act::Come(true) => {
+                senders.push(channel.sender().unwrap());
+                received_from = true;
+            }
+            Act::Come(false) => {
+                receivers.push(channel.receiver().unwrap());
+                sent_to = true;
+            }
+            Act::Leave(true) => drop(senders.pop()),
+            Act::Leave(false) => drop(receivers.pop()),
+            Act::Send(message) => {
+                let Some(sender) = senders.last() else { continue };
+                let expected = if !model.closed && sent_to && receivers.is_empty() {
+                    Err(TrySendError::Disconnected(()))
+                } else {
+                    model.send(message).map_err(|error| match error.is_full() {
+                        true => TrySendError::Full(()),
+                        false => TrySendError::Closed(()),
+                    })
+                };
+                let result = if first {
+                    sender.clone().try_send(&message.to_le_bytes())
+                } else {
+                    sender.try_reserve(64).map(|mut room| {
+                        room[..4].copy_from_slice(&message.to_le_bytes());
+                        room.commit_len(4).unwrap();
+                    })
+                };
+                assert_eq!(result, expected);
+            }
+            Act::Close => {
+                channel.close();
+                model.closed = true;
+            }
+            Act::Look => {
+                assert_eq!((channel.len(), channel.is_closed()), (model.ring.len(), model.closed));
+                assert_eq!(channel.is_empty(), model.is_empty());
+            }
+            _ => {
+                let Some(receiver) = receivers.first() else { continue };
+                let expected = match model.ring.pop_front() {
+                    Some(message) => Ok(message.to_le_bytes().to_vec()),
+                    None if model.closed => Err(TryRecvError::Closed),
+                    None if received_from && senders.is_empty() => Err(TryRecvError::Disconnected),
+                    None => Err(TryRecvError::Empty),
+                };
+                if matches!(act, Act::GiveBack(_)) {
+                    let seen = receiver.try_recv_ref().map(|message| {
+                        let copy = message.to_vec();
+                        message.give_back().unwrap();
+                        copy
+                    });
+                    assert_eq!(seen, expected); // and again:
+                }
+                assert_eq!(receiver.clone().try_recv(), expected);
+            }
+        }
+    }
+}
+
 /// What `ByteQueue` is to do, block by block.
 #[derive(Debug)]
 struct Blocks {
@@ -629,6 +700,16 @@ fn channel_and_model_agree() {
         let plays: Vec<_> =
             plays.into_iter().filter(|(act, _)| closes || !matches!(act, Act::Close)).collect();
         play_channel(capacity, &plays);
+    });
+}
+
+#[test]
+fn byte_channel_and_model_agree() {
+    let _watchdog = watch_alone("byte_channel_and_model_agree");
+    proptest!(cases(), |(capacity in 1..5_usize, closes: bool, plays in plays())| {
+        let plays: Vec<_> =
+            plays.into_iter().filter(|(act, _)| closes || !matches!(act, Act::Close)).collect();
+        play_byte_channel(capacity, &plays);
     });
 }
 
