@@ -1,9 +1,10 @@
 //! The sweeps of `ByteChannel`: coming, writing and reading in place, leaving.
 use crate::stepper::patience;
-use crate::sweep::{Operation, Sweep};
-use crate::sweeps::{Verdict, fail, memory, once_mended, options};
+use crate::sweep::{Act, Operation, Sweep};
+use crate::sweeps::{FIRST, Verdict, fail, memory, once_mended, options};
 use outlast::{
-    FixedByteChannel, RecvTimeoutError, SendTimeoutError, Shared, Spin, TryRecvError, TrySendError,
+    Dead, FixedByteChannel, RecvTimeoutError, SendTimeoutError, Shareable as _, Shared, Spin,
+    TryRecvError, TrySendError,
 };
 
 /// Room for one long message, or two short ones.
@@ -272,6 +273,34 @@ fn byte_channel_woken_receiver() {
     let name = "byte channel: the woken receiver; another asleep";
     let sweep = Sweep { name, ..sweep };
     Sweep { wake: Some(wake), sleepers: &[receives_to_the_end], ..sweep }.must_hold();
+}
+
+/// The recoverer is killed as well; the next one takes it up: what was being written is nothing, and the last sender is gone.
+#[test]
+fn byte_channel_recovery_is_interrupted() {
+    // The process that makes the world is at a message, and counts as dead.
+    let writing: fn() -> World = || {
+        let world = empty();
+        let sender = world.sender().expect("room");
+        sender.send(&[0]).expect("room");
+        std::mem::forget(sender.reserve(8).expect("room"));
+        std::mem::forget(sender);
+        world
+    };
+    let recovers: Operation<World> = |world| {
+        Spin::Never.set();
+        Box::new(|| world.recover(&Dead::killed(FIRST)))
+    };
+    let after: Act<World> = |world| {
+        world.recover(&Dead::killed(FIRST));
+        Ok(())
+    };
+    let name = "byte channel: recovery, interrupted; one asleep";
+    let sweep = Sweep::new(name, &writing, memory, recovers, carries_on);
+    Sweep { sleepers: &[receives_to_the_end], after: Some(after), ..sweep }.must_hold();
+    // Without the next one, the other waits for the dead.
+    let sweep = Sweep { name: "byte channel: recovery, given up; one asleep", ..sweep };
+    Sweep { sleepers: &[receives_to_the_end], ..sweep }.must_be_caught_unmended();
 }
 
 /// An end that a frozen process keeps, and those who wait for it to leave.
