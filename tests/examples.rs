@@ -15,6 +15,11 @@ fn analysis() {
         let text = succeeds("analysis", &["--millions", "1", "--workers", workers]);
         assert!(text.contains("of 1000000 numbers: the same bits as alone"), "{text}");
         assert_eq!(lost(&text), 0, "{text}");
+        // It is told; what it is, is for a benchmark.
+        let told =
+            text.split_once(" times as fast").and_then(|(before, _)| before.rsplit_once('('));
+        let speed_up = told.and_then(|(_, number)| number.parse::<f64>().ok());
+        assert!(speed_up.is_some_and(|times| times > 0.0), "{text}");
     }
 }
 
