@@ -326,17 +326,16 @@ impl Victim {
         let mut done = 0;
         if self.asleep && steps > 0 {
             if self.step() != Step::Done {
-                return false; // another was woken
+                return way.next.is_empty(); // another was woken; in the end, it dies where it sleeps
             }
             done = 1;
         }
         if let Some((step, address, times)) = way.shortcut(done, steps) {
             self.stop_at(Some(address));
-            let passed = (0..times).all(|_| self.run_on() == Step::Done);
-            self.stop_at(None);
-            if !passed {
-                return false;
+            if (0..times).any(|_| self.run_on() != Step::Done) {
+                return false; // and perhaps it sleeps: then there is nothing to be set
             }
+            self.stop_at(None);
             done = step;
         }
         for _ in done..steps {
