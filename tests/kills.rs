@@ -164,6 +164,16 @@ fn letter(n: u64) -> Vec<u8> {
     n.to_le_bytes().into_iter().chain(rest).collect()
 }
 
+/// None is missing of what is consumed after it was noted; again comes only what a killed receiver had.
+fn judge_in_place(name: &str, books: Books, crew: &Crew<'_>, began: Instant) {
+    let missing = books.count(|sent, received, _| sent == 2 && received == 0);
+    let again = books.count(|_, received, _| received > 1);
+    let foreign = books.count(|sent, received, _| sent == 0 && received > 0);
+    crew.report(name, &format!("{missing} missing, {again} seen again"), began);
+    assert_eq!((missing, foreign), (0, 0));
+    assert!(again <= crew.killed[1], "{again} seen again");
+}
+
 /// In place on both sides: each message in one piece, and none missing, as it is consumed after it was noted.
 #[test]
 fn kills_of_bytes() {
@@ -190,12 +200,7 @@ fn kills_of_bytes() {
     crew.kill();
     queue.close();
     crew.ends(); // not before they had what the killed ones left
-    let missing = books.count(|sent, received, _| sent == 2 && received == 0);
-    let again = books.count(|_, received, _| received > 1);
-    let foreign = books.count(|sent, received, _| sent == 0 && received > 0);
-    crew.report("ByteQueue", &format!("{missing} missing, {again} seen again"), began);
-    assert_eq!((missing, foreign), (0, 0));
-    assert!(again <= crew.killed[1], "{again} seen again");
+    judge_in_place("ByteQueue", books, &crew, began);
 }
 
 /// Copied out: each message in one piece, and gone only with a receiver that had it.
@@ -275,12 +280,7 @@ fn kills_of_byte_channel() {
     crew.ends();
     // They were not told before they had what the killed ones left.
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
-    let missing = books.count(|sent, received, _| sent == 2 && received == 0);
-    let again = books.count(|_, received, _| received > 1);
-    let foreign = books.count(|sent, received, _| sent == 0 && received > 0);
-    crew.report("ByteChannel", &format!("{missing} missing, {again} seen again"), began);
-    assert_eq!((missing, foreign), (0, 0));
-    assert!(again <= crew.killed[1], "{again} seen again");
+    judge_in_place("ByteChannel", books, &crew, began);
 }
 
 /// Some go through in parts, which no receiver puts together with those of another.

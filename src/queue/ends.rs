@@ -194,7 +194,7 @@ impl Ends {
     }
 }
 
-/// Both sides of a queue, and where it says that they are gone.
+/// Both sides of a queue, and where it says that they are gone: what keeps I1 to I3 of [`Channel`](crate::queue::channel), for every kind of it.
 #[derive(Clone, Copy)]
 pub(crate) struct Sides<'a> {
     pub(crate) senders: &'a Ends,
@@ -213,10 +213,10 @@ impl Sides<'_> {
     pub(crate) fn part(self, bit: u32) {
         self.ended.fetch_or(bit, AcqRel);
         let waiting = if bit == NO_SENDERS { self.not_empty } else { self.not_full };
-        waiting.notify_all();
+        waiting.notify_all(); // keeps I3
     }
 
-    /// Whether the side whose bit was seen is gone indeed.
+    /// Whether the side whose bit was seen is gone indeed: keeps I2.
     #[cold]
     pub(crate) fn is_cut_off(self, bit: u32) -> bool {
         let side = if bit == NO_SENDERS { self.senders } else { self.receivers };

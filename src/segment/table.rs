@@ -340,7 +340,6 @@ extern "C" fn after_fork_in_child() {
 /// if child == 0 {
 ///     let _job = jobs.recv_ack();
 ///     leave(); // the job goes to another, and nobody is to blame
-///     # #[allow(clippy::used_underscore_items)]
 ///     unsafe { _exit(0) };
 /// }
 /// # assert_eq!(unsafe { waitpid(child, &mut 0, 0) }, child);

@@ -78,7 +78,6 @@ fn carries_on(world: &World) -> Verdict {
     let (Ok(sender), Ok(receiver)) = (sender, receiver) else { return fail("no place") };
     ends_are_held_by_one(world)?;
     while receiver.try_recv().is_ok() {}
-    // In place and copied; where the ring ends between them, a record steps over it.
     for message in [5, 6] {
         sender.try_send(&[message]).map_err(|error| format!("{message}: {error}"))?;
     }
