@@ -126,19 +126,24 @@ fn the_last_receiver_leaves() {
     let receiver = channel.receiver().unwrap();
     let second = receiver.clone();
     drop(receiver);
-    let room = sender.try_reserve(100).unwrap();
+    let (room, other) = (sender.try_reserve(60).unwrap(), sender.reserve(64).unwrap());
     drop(second);
-    room.commit().unwrap(); // for the next one
+    assert_eq!(room.commit(), Err(SendError::Disconnected(()))); // and nobody receives it
+    assert_eq!(other.commit_len(3), Err(SendError::Disconnected(())));
+    assert_eq!(channel.len(), 1);
     assert_eq!(sender.send(b"3"), Err(SendError::Disconnected(())));
     assert_eq!(sender.try_send(b"4"), Err(TrySendError::Disconnected(())));
     assert_eq!(sender.send_timeout(b"5", ms(5)), Err(SendTimeoutError::Disconnected(())));
     assert_eq!(sender.reserve(6).map(drop), Err(SendError::Disconnected(())));
     let third = channel.receiver().unwrap();
-    assert_eq!(sender.try_send(b"8"), Err(TrySendError::Full(())));
-    assert_eq!((third.recv().unwrap().len(), third.recv().unwrap().len()), (100, 100));
-    sender.send(b"9").unwrap();
+    assert_eq!(sender.try_send(&[8; 200]), Err(TrySendError::Full(())));
+    assert_eq!(third.recv().unwrap().len(), 100);
+    let room = sender.reserve(256).unwrap(); // all is there again
+    drop(third);
+    let third = channel.receiver().unwrap(); // while nobody looked
+    room.commit_len(9).unwrap();
     drop(sender);
-    assert_eq!(third.iter().collect::<Vec<_>>(), [b"9"]);
+    assert_eq!(third.iter().map(|message| message.len()).collect::<Vec<_>>(), [9]);
     assert_eq!(third.recv(), Err(RecvError::Disconnected));
 }
 
@@ -364,7 +369,7 @@ fn copies_by_fork_are_inert() {
         drop((sender.clone(), copy));
         let mine = channel.receiver().unwrap();
         assert_eq!((channel.receivers(), mine.recv().unwrap()), (2, b"1".to_vec()));
-        assert_eq!(room.commit(), Err(Fault::Forked));
+        assert_eq!(room.commit(), Err(SendError::Failed((), Fault::Forked)));
     });
     child.succeeds();
     assert_eq!((channel.senders(), channel.receivers()), (1, 1));
@@ -427,6 +432,50 @@ fn ends_race() {
             assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
         });
     }
+}
+
+/// The last receiver leaves while somebody sends: what was sent is there for the next one, and nothing else.
+#[test]
+fn sends_race_with_the_last_receiver() {
+    let channel = channel(256);
+    let there = again(&channel);
+    let _watchdog = watch("sends_race_with_the_last_receiver", &channel);
+    let sender = channel.sender().unwrap();
+    for round in 0..2_000_u64 {
+        let receiver = there.receiver().unwrap();
+        let result = std::thread::scope(|scope| {
+            scope.spawn(move || drop(receiver));
+            match sender.reserve(8) {
+                Ok(mut room) => {
+                    room.copy_from_slice(&round.to_le_bytes());
+                    room.commit()
+                }
+                Err(error) => Err(error),
+            }
+        });
+        let next = there.receiver().unwrap();
+        match result {
+            Ok(()) => assert_eq!(next.try_recv(), Ok(round.to_le_bytes().to_vec())),
+            Err(error) => assert_eq!(error, SendError::Disconnected(())),
+        }
+        assert_eq!(next.try_recv(), Err(TryRecvError::Empty));
+    }
+}
+
+/// What comes of a closed channel is `Closed`, also for who has room, and nobody to send to.
+#[test]
+fn closed_and_left() {
+    let channel = channel(256);
+    let _watchdog = watch("closed_and_left", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let (first, second) = (sender.reserve(1).unwrap(), sender.reserve(2).unwrap());
+    channel.close();
+    first.commit().unwrap(); // it was taken before
+    assert_eq!(receiver.recv().unwrap().len(), 1);
+    drop(receiver);
+    assert_eq!(second.commit(), Err(SendError::Closed(())));
+    let receiver = channel.receiver().unwrap();
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
 }
 
 /// An end is handed on, and never empty: nobody is told that it was.

@@ -7,7 +7,7 @@ use outlast::bytes::Message;
 use outlast::spsc::{self, Ring};
 use outlast::{
     ByteChannel, ByteQueue, Channel, Delivery, Fault, Pipe, PriorityQueue, Queue, RecvTimeoutError,
-    Shared, TryRecvError, TrySendError,
+    SendError, Shared, TryRecvError, TrySendError,
 };
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -363,6 +363,15 @@ fn play_byte_channel(capacity: usize, plays: &[(Act, bool)]) {
                 sent_to = true;
             }
             Act::Leave(true) => drop(senders.pop()),
+            // The last one, while somebody has room: which is sent to nobody, then, and is free again.
+            Act::Leave(false) if receivers.len() == 1 && !senders.is_empty() => {
+                let room = senders[0].try_reserve(1);
+                assert_eq!(room.is_ok(), !model.closed && model.ring.len() < capacity);
+                receivers.clear();
+                if let Ok(room) = room {
+                    assert_eq!(room.commit(), Err(SendError::Disconnected(())));
+                }
+            }
             Act::Leave(false) => drop(receivers.pop()),
             Act::Send(message) => {
                 let Some(sender) = senders.last() else { continue };

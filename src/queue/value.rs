@@ -37,13 +37,14 @@
 //! As with the bytes: a message is sent whole or not at all, and is received before it is decoded. So a `Deserialize` that panics, or whose process is
 //! killed in it, takes the message with it, unless it is decoded in place ([`Message::decode`]) and given back.
 use crate::error::Fault;
+use crate::queue::Unsent;
 use crate::queue::bytes::{ByteQueue, Message, Reservation, Store};
-use crate::queue::channel::bytes::{ByteChannel, ByteReceiver, ByteSender};
+use crate::queue::channel::bytes::{ByteChannel, ByteReceiver, ByteSender, Room};
 use crate::queue::pipe::{Connection, Pipe};
 use crate::queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 use core::time::Duration;
 use postcard::ser_flavors::Size;
 use serde::Serialize;
@@ -80,11 +81,30 @@ fn encoded_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, Fault> {
     postcard::serialize_with_flavor(value, Size::default()).map_err(|_| Fault::Unencodable)
 }
 
+/// Room for a message, in a queue or a channel.
+trait Place: DerefMut<Target = [u8]> {
+    /// Sends the first `len` bytes.
+    fn send_first(self, len: usize) -> Result<(), Unsent>;
+}
+
+impl Place for Reservation<'_> {
+    fn send_first(self, len: usize) -> Result<(), Unsent> {
+        self.commit_len(len).map_err(Unsent::Failed)
+    }
+}
+
+impl Place for Room<'_> {
+    fn send_first(self, len: usize) -> Result<(), Unsent> {
+        self.publish(len)
+    }
+}
+
 /// Encodes it in its place, and sends it.
-fn fill<T: Serialize + ?Sized>(mut room: Reservation<'_>, value: &T) -> Result<(), Fault> {
+fn fill<T: Serialize + ?Sized>(mut room: impl Place, value: &T) -> Result<(), Unsent> {
     // (A value that has grown since it was measured does not fit.)
-    let written = postcard::to_slice(value, &mut room).map_err(|_| Fault::Unencodable)?.len();
-    room.commit_len(written)
+    let written = postcard::to_slice(value, &mut room);
+    let len = written.map_err(|_| Unsent::Failed(Fault::Unencodable))?.len();
+    room.send_first(len)
 }
 
 /// What is decoded is a copy: decoders check text before they take it, and a peer might write to shared memory in between.
@@ -129,7 +149,7 @@ macro_rules! sends_values {
             pub fn send_value<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError<()>> {
                 let failed = |fault| SendError::Failed((), fault);
                 let room = self.reserve(encoded_len(value).map_err(failed)?)?;
-                fill(room, value).map_err(failed)
+                fill(room, value).map_err(|why| Unsent::for_ever(((), why)))
             }
 
             /// Sends a value if there is room. Never blocks.
@@ -139,7 +159,7 @@ macro_rules! sends_values {
             pub fn try_send_value<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), TrySendError<()>> {
                 let failed = |fault| TrySendError::Failed((), fault);
                 let room = self.try_reserve(encoded_len(value).map_err(failed)?)?;
-                fill(room, value).map_err(failed)
+                fill(room, value).map_err(|why| Unsent::at_once(((), why)))
             }
 
             /// Sends a value, waiting for room at most `timeout`.
@@ -153,7 +173,7 @@ macro_rules! sends_values {
             ) -> Result<(), SendTimeoutError<()>> {
                 let failed = |fault| SendTimeoutError::Failed((), fault);
                 let room = self.reserve_timeout(encoded_len(value).map_err(failed)?, timeout)?;
-                fill(room, value).map_err(failed)
+                fill(room, value).map_err(|why| Unsent::in_time(((), why)))
             }
 
             /// Sends a value, waiting for room until `deadline` at most.
@@ -167,7 +187,7 @@ macro_rules! sends_values {
             ) -> Result<(), SendTimeoutError<()>> {
                 let failed = |fault| SendTimeoutError::Failed((), fault);
                 let room = self.reserve_deadline(encoded_len(value).map_err(failed)?, deadline)?;
-                fill(room, value).map_err(failed)
+                fill(room, value).map_err(|why| Unsent::in_time(((), why)))
             }
         }
     };

@@ -30,6 +30,15 @@ fn full() -> World {
     world
 }
 
+/// Only the message 0, and somebody, this process, can still send.
+fn half() -> World {
+    let world = empty();
+    let sender = world.sender().expect("room");
+    sender.send(&[0]).expect("room");
+    std::mem::forget(sender);
+    world
+}
+
 /// Waits for the end of what comes, which is a first part of 0, 1, or what is left of it.
 fn receives_to_the_end(world: &World) -> Verdict {
     Spin::Never.set();
@@ -274,6 +283,52 @@ fn byte_channel_woken_receiver() {
     Sweep { wake: Some(wake), sleepers: &[receives_to_the_end], ..sweep }.must_hold();
 }
 
+/// The last receiver leaves between the claim of room and its commit: the message is taken back.
+fn commits_to_nobody(world: &World) -> Box<dyn FnOnce() + '_> {
+    Spin::Never.set();
+    let (sender, receiver) = (world.sender().expect("room"), world.receiver().expect("room"));
+    Box::new(move || {
+        if let Ok(mut room) = sender.reserve(1) {
+            drop(receiver);
+            room[0] = 0;
+            room.commit().ok();
+        }
+        drop(sender);
+    })
+}
+
+const TO_NOBODY: &str = "byte channel: reserve, drop of the last receiver, commit";
+
+#[test]
+fn byte_channel_commit_to_nobody() {
+    let sweep = Sweep::new(TO_NOBODY, &empty, memory, commits_to_nobody, carries_on);
+    sweep.must_hold();
+    Sweep { late: Some(receives_to_the_end), ..sweep }.must_hold();
+    sweep.must_be_caught_unmended();
+}
+
+/// The room is taken from the beginning, and another waits for it: until it is told that nobody is left.
+fn commits_to_nobody_with_a_sender_asleep(name: &str) -> Sweep<'_, World> {
+    let commits: Operation<World> = |world| {
+        Spin::Never.set();
+        let receiver = world.receiver().expect("room");
+        let sender = Box::leak(Box::new(world.sender().expect("room")));
+        let room = sender.reserve(1).expect("room");
+        Box::new(move || {
+            drop(receiver);
+            room.commit().ok();
+        })
+    };
+    let sweep = Sweep::new(name, &half, memory, commits, drains);
+    Sweep { sleepers: &[sends_to_the_end], ..sweep }
+}
+
+#[test]
+fn byte_channel_commit_to_nobody_with_a_sender_asleep() {
+    let name = format!("{TO_NOBODY}; sender asleep");
+    commits_to_nobody_with_a_sender_asleep(&name).must_hold();
+}
+
 /// The recoverer is killed as well; the next one takes it up: what was being written is nothing, and the last sender is gone.
 #[test]
 fn byte_channel_recovery_is_interrupted() {
@@ -311,4 +366,20 @@ fn byte_channel_ends_of_the_frozen_are_caught() {
     let (name, victim) = RECEIVERS[2];
     let sweep = Sweep::new(name, &left, memory, victim, carries_on);
     sweep.must_be_caught_unmended();
+}
+
+/// Those who sleep for what a frozen process keeps: an end, or a message.
+#[test]
+fn byte_channel_sleepers_beside_the_frozen_are_caught() {
+    let (name, victim) = SENDERS[1];
+    let sweep = Sweep::new(name, &empty, memory, victim, carries_on);
+    Sweep { sleepers: &[receives_to_the_end], ..sweep }.must_be_caught_unmended();
+    let (name, victim) = RECEIVERS[0];
+    let sweep = Sweep::new(name, &full, memory, victim, drains);
+    Sweep { sleepers: &[sends_to_the_end], ..sweep }.must_be_caught_unmended();
+    let (name, victim) = RECEIVERS[2];
+    let sweep = Sweep::new(name, &left, memory, victim, carries_on);
+    Sweep { late: Some(receives_to_the_end), ..sweep }.must_be_caught_unmended();
+    let name = format!("{TO_NOBODY}; sender asleep");
+    commits_to_nobody_with_a_sender_asleep(&name).must_be_caught_unmended();
 }

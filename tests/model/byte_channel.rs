@@ -1,5 +1,6 @@
 //! Models of `ByteChannel`.
-use crate::{SOON, check, killed_anywhere, share, spawn};
+use crate::{SOON, asleep, check, killed_anywhere, share, spawn, spawn_dying};
+use core::mem::forget;
 use outlast::Shareable as _;
 use outlast::{
     FixedByteChannel, RecvError, RecvTimeoutError, SendError, SendTimeoutError, Shared,
@@ -166,5 +167,182 @@ fn byte_channel_last_receiver_killed_anywhere() {
         channel.recover(&life.dead);
         drop(channel.receiver().unwrap()); // in case it died before it came
         assert_eq!(sender.send(&[2]), Err(SendError::Disconnected(())));
+    });
+}
+
+fn lens(messages: impl Iterator<Item = Vec<u8>>) -> Vec<usize> {
+    messages.map(|message| message.len()).collect()
+}
+
+/// Takes room, and commits it; perhaps to nobody.
+fn reserves_and_commits(channel: &Way) -> Result<(), SendError<()>> {
+    let sender = channel.sender().unwrap();
+    sender.reserve(3).map_or_else(Err, |room| room.commit())
+}
+
+/// All room is free, and nothing else is in it.
+fn assert_intact(channel: &Way) {
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    sender.try_send(&[0; 64]).unwrap();
+    drop(sender);
+    assert_eq!(lens(receiver.iter()), [64]);
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
+}
+
+/// Room that is committed while the last receiver leaves: what was sent is there for the next one, and what was not is there for nobody.
+#[test]
+fn byte_channel_commit_races_with_the_last_receiver() {
+    check(|| {
+        let channel = channel();
+        let receiver = channel.receiver().unwrap();
+        let sender = spawn(&channel, reserves_and_commits);
+        drop(receiver);
+        let sent = sender.join().unwrap();
+        let next = channel.receiver().unwrap();
+        assert_eq!(lens(next.iter()), vec![3; usize::from(sent.is_ok())]);
+        assert!(matches!(sent, Ok(()) | Err(SendError::Disconnected(()))));
+        drop(next);
+        assert_intact(&channel);
+    });
+}
+
+/// The same while another comes to the receivers' end: he has it, or it was not sent.
+#[test]
+fn byte_channel_commit_races_with_the_next_receiver() {
+    check(|| {
+        let channel = channel();
+        let sender = channel.sender().unwrap();
+        let receiver = channel.receiver().unwrap();
+        let room = sender.reserve(3).unwrap();
+        drop(receiver);
+        let next = spawn(&channel, |channel| {
+            let next = channel.receiver().unwrap();
+            let early = next.try_recv().is_ok();
+            forget(next); // so that the end is not empty again
+            early
+        });
+        let sent = room.commit();
+        let early = next.join().unwrap();
+        let late = channel.receiver().unwrap().try_recv().is_ok();
+        assert_eq!(usize::from(early) + usize::from(late), usize::from(sent.is_ok()));
+    });
+}
+
+/// A message that is taken back leaves its room to who waits for it.
+#[test]
+fn byte_channel_taken_back_makes_room() {
+    check(|| {
+        let channel = channel();
+        let sender = channel.sender().unwrap();
+        drop(channel.receiver().unwrap());
+        let receiver = channel.receiver().unwrap();
+        let room = sender.reserve(3).unwrap();
+        drop(receiver);
+        let other = asleep(|| spawn(&channel, |channel| channel.sender().unwrap().send(&[1])));
+        let next = spawn(&channel, |channel| channel.receiver().unwrap().recv());
+        let committed = room.commit();
+        drop(sender);
+        let (sent, received) = (other.join().unwrap(), next.join().unwrap());
+        match received.map(|message| message.len()) {
+            Ok(3) => assert!(committed.is_ok()),
+            Ok(len) => assert!(len == 1 && sent.is_ok() && committed.is_err()),
+            // Both were told that nobody is there before it came.
+            Err(error) => {
+                assert_eq!(error, RecvError::Disconnected);
+                assert!(committed.is_err() && sent.is_err());
+            }
+        }
+    });
+}
+
+/// Who waits for what another reads learns that it does not come back; the senders' end goes at the same time.
+#[test]
+fn byte_channel_ends_the_wait_for_what_was_consumed() {
+    check(|| {
+        let channel = channel();
+        let mine = channel.receiver().unwrap();
+        let sender = channel.sender().unwrap();
+        sender.send(&[5]).unwrap();
+        let held = mine.recv_ref().unwrap();
+        // A thread is a process, so this is another's.
+        let other = spawn(&channel, |channel| lens(channel.receiver().unwrap().iter()));
+        drop(sender);
+        drop(held);
+        assert_eq!(other.join().unwrap(), [0; 0]);
+    });
+}
+
+/// It has the message in its hands for all its life: that comes back, to one who waits.
+#[test]
+fn byte_channel_reader_dies() {
+    check(|| {
+        let channel = channel();
+        channel.sender().unwrap().send(&[7]).unwrap(); // and leaves
+        let dying = spawn_dying(&channel, |channel| {
+            let receiver = channel.receiver().unwrap();
+            forget(receiver.recv_ref().unwrap());
+            forget(receiver);
+        });
+        let dead = dying.join().unwrap();
+        let other = spawn(&channel, |channel| lens(channel.receiver().unwrap().iter()));
+        channel.recover(&dead);
+        assert_eq!(other.join().unwrap(), [1]);
+        assert_intact(&channel);
+    });
+}
+
+/// A sender that is killed while it finds that nobody is left to receive: it has sent, or it has not.
+#[test]
+fn byte_channel_sender_to_nobody_killed_anywhere() {
+    killed_anywhere(|victim| {
+        let channel = channel();
+        let receiver = channel.receiver().unwrap();
+        let dying = victim.spawn(&channel, reserves_and_commits);
+        drop(receiver);
+        let life = dying.join().unwrap();
+        channel.recover(&life.dead);
+        drop(channel.sender().unwrap()); // in case it died before it came
+        let next = channel.receiver().unwrap();
+        let left = lens(next.iter());
+        assert!(left.is_empty() || left == [3]);
+        assert!(life.result.is_none_or(|sent| sent.is_ok() == (left == [3])), "{left:?}");
+        drop(next);
+        assert_intact(&channel);
+    });
+}
+
+/// Two leave while one of them is killed in it.
+#[test]
+fn byte_channel_leaver_killed_anywhere() {
+    killed_anywhere(|victim| {
+        let channel = channel();
+        let sender = channel.sender().unwrap();
+        let dying = victim.spawn(&channel, |channel| drop(channel.sender().unwrap()));
+        let receiver = spawn(&channel, |channel| channel.receiver().unwrap().recv());
+        drop(sender);
+        let life = dying.join().unwrap();
+        channel.recover(&life.dead);
+        assert_eq!(receiver.join().unwrap(), Err(RecvError::Disconnected));
+    });
+}
+
+/// A recoverer is killed too; the next one ends its work, and tells who sleeps.
+#[test]
+fn byte_channel_recoverer_killed_anywhere() {
+    killed_anywhere(|victim| {
+        let channel = channel();
+        let dying = spawn_dying(&channel, |channel| {
+            let sender = channel.sender().unwrap();
+            forget(sender.reserve(1).unwrap());
+            forget(sender);
+        });
+        let dead = dying.join().unwrap();
+        let receiver = asleep(|| spawn(&channel, |channel| channel.receiver().unwrap().recv()));
+        let recoverer = victim.spawn(&channel, move |channel| channel.recover(&dead));
+        let other = recoverer.join().unwrap();
+        channel.recover(&other.dead);
+        channel.recover(&dead);
+        assert_eq!(receiver.join().unwrap(), Err(RecvError::Disconnected));
+        assert_intact(&channel);
     });
 }

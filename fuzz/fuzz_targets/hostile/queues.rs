@@ -304,6 +304,9 @@ impl<'a> Held<'a> {
             9 => drop(sender.map(|end| {
                 end.try_reserve(message.len()).map(|mut place| {
                     place.fill(how);
+                    if how >= 0x80 {
+                        self.byte_receivers.clear(); // perhaps to nobody
+                    }
                     place.commit_len(usize::from(how))
                 })
             })),

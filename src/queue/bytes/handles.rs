@@ -2,8 +2,10 @@
 //! in a forked child.
 #![expect(unsafe_code, reason = "the blocks of a record are reached by its claimer alone")]
 use crate::error::Fault;
+use crate::queue::Unsent;
 use crate::queue::bytes::View;
 use crate::queue::bytes::records::Claim;
+use crate::queue::ends::Ends;
 use crate::segment::forks;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
@@ -15,7 +17,7 @@ use core::ops::{Deref, DerefMut};
 pub struct Reservation<'a> {
     pub(super) view: View<'a>,
     pub(super) claim: Claim,
-    pub(super) len: usize,
+    pub(in crate::queue) len: usize,
     pub(super) forks: u32,
 }
 
@@ -58,9 +60,20 @@ impl Reservation<'_> {
         Ok(())
     }
 
+    /// As [`commit_len`](Self::commit_len), in a channel whose receivers' end is `receivers`.
+    #[inline(always)]
+    pub(in crate::queue) fn commit_to(self, receivers: &Ends, len: usize) -> Result<(), Unsent> {
+        if self.forks != forks() {
+            return Err(Unsent::Failed(Fault::Forked));
+        }
+        let (view, claim, len) = (self.view, self.claim, len.min(self.len) as u64);
+        core::mem::forget(self);
+        view.publish_to(receivers, claim, len)
+    }
+
     /// Writes and sends a message that is as long as the room.
     #[inline(always)]
-    pub(in crate::queue) fn send(mut self, message: &[u8]) {
+    pub(super) fn send(mut self, message: &[u8]) {
         self.copy_from_slice(message);
         self.publish(message.len() as u64);
     }

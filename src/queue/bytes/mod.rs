@@ -74,6 +74,7 @@ pub use handles::{Message, Reservation};
 
 use crate::deadline::Deadline;
 use crate::error::Fault;
+use crate::queue::ends::Ends;
 use crate::queue::{CLOSED, LIGHT, NO_RECEIVERS, NO_SENDERS, Never, Unsent};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
@@ -565,10 +566,34 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The same in a channel, if anybody of `receivers` is left to receive it, or has it already. Otherwise it is none.
+    #[inline(always)]
+    fn publish_to(self, receivers: &Ends, claim: Claim, len: u64) -> Result<(), Unsent> {
+        self.publish(claim, len);
+        if self.rare.has_ended(NO_RECEIVERS) { self.take_back(receivers, claim) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn take_back(self, receivers: &Ends, claim: Claim) -> Result<(), Unsent> {
+        let (full, done) = (claim.state.to(Phase::Full, 0), claim.state.to(Phase::Done, 0));
+        if !receivers.confirm_gone(&self.rare.ended, NO_RECEIVERS)
+            || !self.records.headers[claim.index].exchange(full, done)
+        {
+            return Ok(());
+        }
+        self.after_abort();
+        Err(if self.rare.has_ended(CLOSED) { Unsent::Closed } else { Unsent::Disconnected })
+    }
+
     /// A claimed record is none.
     #[cold]
     fn abandon(self, claim: Claim) {
         self.records.headers[claim.index].store(claim.state.to(Phase::Done, 0));
+        self.after_abort();
+    }
+
+    #[cold]
+    fn after_abort(self) {
         fence(SeqCst);
         let over = self.rare.has_ended(CLOSED | NO_SENDERS);
         self.rare.not_empty.notify(if over { u32::MAX } else { 1 });

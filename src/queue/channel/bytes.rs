@@ -18,13 +18,16 @@
 //!
 //! # Invariants
 //! I1 to I4 of [`Channel`](super), where a message is in the hands of another receiver while it is a [`Message`] of that one's: the queue itself
-//! does not say that nothing is left as long as one may come back.
+//! does not say that nothing is left as long as one may come back. And
+//! - I5. Who has committed a message looks at `NO_RECEIVERS` after that. If the end is gone, he takes the message back (`Full` to `Done`), or
+//!   somebody who came meanwhile has it: what was not sent is received by nobody, however long its room was held.
 //!
 //! # Ordering
 //! As there.
 //!
 //! # Death
-//! As there: first the queue is mended, so that what comes back is there; then handles are taken, bits are set, and all are woken.
+//! As there: first the queue is mended, so that what comes back is there; then handles are taken, bits are set, and all are woken. A sender that is
+//! killed between the commit and its look at the bit (I5) has sent: the next receiver finds the message, as others that nobody has received.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -37,7 +40,7 @@ use crate::shareable::{Dead, Field, Layout, SEED, Shareable, at_slice, mix, mix_
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::offset_of;
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 /// A bounded queue of byte messages with two ends to hold: [`ByteSender`]s and [`ByteReceiver`]s.
@@ -202,7 +205,8 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
     /// As [`ByteQueue::send`], and if the last receiver is gone.
     #[inline]
     pub fn send(&self, message: &[u8]) -> Result<(), SendError<()>> {
-        self.reserve(message.len()).map(|room| room.send(message))
+        self.reserve(message.len())
+            .and_then(|room| room.send(message).map_err(|why| Unsent::for_ever(((), why))))
     }
 
     /// Sends a message if there is room. Never blocks.
@@ -211,7 +215,8 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
     /// As [`send`](Self::send), and if there is no room now.
     #[inline]
     pub fn try_send(&self, message: &[u8]) -> Result<(), TrySendError<()>> {
-        self.try_reserve(message.len()).map(|room| room.send(message))
+        self.try_reserve(message.len())
+            .and_then(|room| room.send(message).map_err(|why| Unsent::at_once(((), why))))
     }
 
     /// Sends a message, waiting for room at most `timeout`.
@@ -223,7 +228,8 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
         message: &[u8],
         timeout: Duration,
     ) -> Result<(), SendTimeoutError<()>> {
-        self.reserve_timeout(message.len(), timeout).map(|room| room.send(message))
+        self.reserve_timeout(message.len(), timeout)
+            .and_then(|room| room.send(message).map_err(|why| Unsent::in_time(((), why))))
     }
 
     /// Sends a message, waiting for room until `deadline` at most. Room that there is is used even if that has passed.
@@ -235,17 +241,18 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
         message: &[u8],
         deadline: Instant,
     ) -> Result<(), SendTimeoutError<()>> {
-        self.reserve_deadline(message.len(), deadline).map(|room| room.send(message))
+        self.reserve_deadline(message.len(), deadline)
+            .and_then(|room| room.send(message).map_err(|why| Unsent::in_time(((), why))))
     }
 
     /// Takes room for a message of `len` bytes, to be written in place, waiting for it as long as it takes.
     ///
-    /// As [`ByteQueue::reserve`]. What is committed when the last receiver has gone meanwhile stays for the next one, or for nobody.
+    /// As [`ByteQueue::reserve`], but to nobody it is not [committed](Room::commit).
     ///
     /// # Errors
     /// As [`send`](Self::send).
     #[inline]
-    pub fn reserve(&self, len: usize) -> Result<Reservation<'_>, SendError<()>> {
+    pub fn reserve(&self, len: usize) -> Result<Room<'_>, SendError<()>> {
         self.room_until(len, Deadline::NEVER).map_err(|why| Unsent::for_ever(((), why)))
     }
 
@@ -254,11 +261,11 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
     /// # Errors
     /// As [`try_send`](Self::try_send).
     #[inline]
-    pub fn try_reserve(&self, len: usize) -> Result<Reservation<'_>, TrySendError<()>> {
+    pub fn try_reserve(&self, len: usize) -> Result<Room<'_>, TrySendError<()>> {
         let room = self.hold.check().map_err(Unsent::Failed);
         match room.and_then(|()| self.channel.queue.view().claim_room(len)) {
             Err(Unsent::Closed) => self.room_until(len, Deadline::after(Duration::ZERO)),
-            room => room,
+            room => room.map(|room| Room { room, receivers: &self.channel.receivers }),
         }
         .map_err(|why| Unsent::at_once(((), why)))
     }
@@ -271,7 +278,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
         &self,
         len: usize,
         timeout: Duration,
-    ) -> Result<Reservation<'_>, SendTimeoutError<()>> {
+    ) -> Result<Room<'_>, SendTimeoutError<()>> {
         let room = self.room_until(len, Deadline::after(timeout));
         room.map_err(|why| Unsent::in_time(((), why)))
     }
@@ -284,7 +291,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
         &self,
         len: usize,
         deadline: Instant,
-    ) -> Result<Reservation<'_>, SendTimeoutError<()>> {
+    ) -> Result<Room<'_>, SendTimeoutError<()>> {
         let room = self.room_until(len, Deadline::at(deadline));
         room.map_err(|why| Unsent::in_time(((), why)))
     }
@@ -295,7 +302,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
     }
 
     #[inline(always)]
-    fn room_until(&self, len: usize, deadline: Deadline) -> Result<Reservation<'_>, Unsent> {
+    fn room_until(&self, len: usize, deadline: Deadline) -> Result<Room<'_>, Unsent> {
         self.hold.check().map_err(Unsent::Failed)?;
         let channel = self.channel();
         loop {
@@ -305,9 +312,90 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
                         return Err(Unsent::Disconnected);
                     }
                 }
-                done => return done,
+                done => {
+                    return done.map(|room| Room { room, receivers: &channel.receivers });
+                }
             }
         }
+    }
+}
+
+/// Room for a message in a channel, to be written in place: bytes that hold what earlier messages left.
+///
+/// [`commit`](Self::commit) sends it. Dropped otherwise, or if the process is killed, nothing is sent.
+#[must_use = "room that is dropped sends nothing"]
+pub struct Room<'a> {
+    room: Reservation<'a>,
+    receivers: &'a Ends,
+}
+
+impl Room<'_> {
+    /// Sends the message.
+    ///
+    /// One for which room was taken before the channel was closed is still sent.
+    ///
+    /// ```
+    /// use outlast::{ByteChannel, SendError, Shared};
+    ///
+    /// let here = Shared::<ByteChannel>::anonymous_byte_channel(4096)?;
+    /// let there = Shared::<ByteChannel>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// let (sender, receiver) = (here.sender()?, there.receiver()?);
+    /// let room = sender.reserve(100)?;
+    /// drop(receiver); // the last one
+    /// assert_eq!(room.commit(), Err(SendError::Disconnected(())));
+    /// assert!(there.is_empty());
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the last receiver is gone, [`SendError::Disconnected`], or [`SendError::Closed`] if the channel is closed as well; then nobody receives it.
+    /// [`Fault::Forked`] in the child of a fork: the room is its parent's.
+    #[inline(always)]
+    pub fn commit(self) -> Result<(), SendError<()>> {
+        let len = self.room.len;
+        self.commit_len(len)
+    }
+
+    /// Sends the first `len` bytes of it; at most all.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    #[inline(always)]
+    pub fn commit_len(self, len: usize) -> Result<(), SendError<()>> {
+        self.publish(len).map_err(|why| Unsent::for_ever(((), why)))
+    }
+
+    #[inline(always)]
+    pub(in crate::queue) fn publish(self, len: usize) -> Result<(), Unsent> {
+        self.room.commit_to(self.receivers, len)
+    }
+
+    /// Writes and sends a message that is as long as the room.
+    #[inline(always)]
+    fn send(mut self, message: &[u8]) -> Result<(), Unsent> {
+        self.copy_from_slice(message);
+        self.publish(message.len())
+    }
+}
+
+impl Deref for Room<'_> {
+    type Target = [u8];
+    #[inline(always)]
+    fn deref(&self) -> &[u8] {
+        &self.room
+    }
+}
+
+impl DerefMut for Room<'_> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.room
+    }
+}
+
+impl fmt::Debug for Room<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room").field("len", &self.room.len).finish_non_exhaustive()
     }
 }
 
