@@ -4,8 +4,9 @@
 use core::mem::{align_of, size_of};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
-    Barrier, Condition, Event, FixedQueue, Latch, Lock, OnDeath, Once, OnceCell, Options,
-    OwnedSemaphore, Queue, ReentrantLock, RwLock, Semaphore, Shareable, Shared,
+    Barrier, ByteChannel, ByteQueue, Condition, Event, FixedByteChannel, FixedByteQueue,
+    FixedChannel, FixedQueue, Latch, Lock, OnDeath, Once, OnceCell, Options, OwnedSemaphore, Queue,
+    ReentrantLock, RwLock, Semaphore, Shareable, Shared,
 };
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -53,6 +54,11 @@ fn sizes_and_alignments() {
     assert_eq!(align_of::<FixedQueue<u64, 4>>(), 128);
     assert_eq!(size_of::<FixedQueue<u64, 5>>() - size_of::<FixedQueue<u64, 4>>(), 0);
     assert_eq!(size_of::<FixedQueue<u64, 12>>() - size_of::<FixedQueue<u64, 4>>(), 128);
+    // Two ends of 260 bytes, and the queue.
+    assert_eq!(size_of::<FixedChannel<u64, 4>>(), 640 + 2_048);
+    assert_eq!((size_of::<FixedByteQueue<4>>(), align_of::<FixedByteQueue<4>>()), (896, 128));
+    assert_eq!(size_of::<FixedByteChannel<4>>(), 640 + 896);
+    assert_eq!(align_of::<FixedByteChannel<4>>(), 128);
 }
 
 #[test]
@@ -71,6 +77,10 @@ fn fields() {
     let queue = [("cells", 384, 64, 8), ("slots", 1_920, 4, 8)];
     assert_eq!(rows::<FixedQueue<u64, 4>>(), queue);
     assert_eq!(rows::<Queue<u64>>(), [("cells", 384, 64, 8), ("slots", 1_920, 1, 8)]);
+    assert_eq!(rows::<FixedChannel<u64, 4>>(), [("queue", 640, 1, 2_048)]);
+    assert_eq!(rows::<FixedByteQueue<4>>(), [("blocks", 512, 4, 8)]);
+    assert_eq!(rows::<FixedByteChannel<4>>(), [("queue", 640, 1, 896)]);
+    assert_eq!(rows::<ByteChannel>(), [("queue", 640, 1, 512)]);
     let jobs = [
         ("pending", 0, 1, 3_072),
         ("done", 3_072, 1, 8),
@@ -103,6 +113,9 @@ fn fingerprints() {
         <RwLock<u64> as Shareable>::FINGERPRINT,
         <ReentrantLock<u64> as Shareable>::FINGERPRINT,
         <RwLock<Job> as Shareable>::FINGERPRINT,
+        <ByteQueue as Shareable>::FINGERPRINT,
+        <ByteChannel as Shareable>::FINGERPRINT,
+        <FixedByteChannel<4> as Shareable>::FINGERPRINT,
     ];
     let golden = [
         0x8e21_6328_d764_8a3a,
@@ -124,6 +137,9 @@ fn fingerprints() {
         0xcbb1_7725_6a12_515d,
         0x42ee_7213_0f4a_e15d,
         0x0d44_fa59_d1d5_8676,
+        0xe8dc_4bba_351a_7ac9,
+        0x47f4_6305_fad8_c951,
+        0x82a4_4d86_487f_85f5,
     ];
     assert_eq!(
         found.map(|print| format!("{print:#018x}")),

@@ -12,9 +12,9 @@ use common::{Exit, KILLED, OK, filter_calls, fork_child, watch_alone};
 use core::time::Duration;
 use outlast::spsc::FixedRing;
 use outlast::{
-    Barrier, Condition, Event, FixedByteQueue, FixedChannel, FixedPipe, FixedQueue, Latch, Lock,
-    Once, OnceCell, Options, OwnedSemaphore, PriorityQueue, Queue, ReentrantLock, RwLock,
-    Semaphore, Shared, TryRecvError,
+    Barrier, Condition, Event, FixedByteChannel, FixedByteQueue, FixedChannel, FixedPipe,
+    FixedQueue, Latch, Lock, Once, OnceCell, Options, OwnedSemaphore, PriorityQueue, Queue,
+    ReentrantLock, RwLock, Semaphore, Shared, TryRecvError,
 };
 
 const ROUNDS: u64 = 10_000;
@@ -329,7 +329,7 @@ fn the_family() {
 outlast::shared! {
     #[derive(Debug)]
     struct Ways {
-        ring: FixedRing<u64, 4>, bytes: FixedByteQueue<64>, pipe: FixedPipe<64>, channel: FixedChannel<u64, 4>,
+        ring: FixedRing<u64, 4>, bytes: FixedByteQueue<64>, pipe: FixedPipe<64>, channel: FixedChannel<u64, 4>, letters: FixedByteChannel<64>,
         urgent: PriorityQueue<u64, 3, 4>, stream: FixedQueue<u64, 1024>, fast: FixedRing<u64, 1024>
     }
 }
@@ -379,6 +379,19 @@ fn the_other_queues() {
         assert_eq!(receiver.recv(), Ok(i));
         assert_eq!(receiver.recv_ack().unwrap().ack(), Ok(i + 1));
         assert!(receiver.try_recv().is_err());
+    });
+    let ends = std::cell::OnceCell::new();
+    makes_no_call(|i| {
+        let (sender, receiver) =
+            ends.get_or_init(|| (ways.letters.sender().unwrap(), ways.letters.receiver().unwrap()));
+        sender.clone().send(&i.to_le_bytes()).unwrap();
+        let mut room = sender.reserve(100).unwrap();
+        room.fill(7);
+        room.commit().unwrap();
+        assert_eq!(*receiver.recv_ref().unwrap(), i.to_le_bytes());
+        receiver.recv_ref().unwrap().give_back().unwrap();
+        assert_eq!(receiver.clone().recv().unwrap(), [7; 100]);
+        assert!(receiver.try_recv_ref().is_err());
     });
     makes_no_call(|i| {
         ways.urgent.send(0, i).unwrap();
