@@ -343,11 +343,12 @@ fn play_channel(capacity: usize, plays: &[(Act, bool)]) {
     }
 }
 
-/// With messages of a block each: what the ends do. (What blocks do: see [`Blocks`].)
+/// With messages of a block each: what the ends do.
 fn play_byte_channel(capacity: usize, plays: &[(Act, bool)]) {
     let here = Shared::<ByteChannel>::anonymous_byte_channel(64 * capacity).unwrap();
     let there = Shared::<ByteChannel>::from_fd(here.try_clone_fd().unwrap()).unwrap();
     let capacity = here.capacity() / 64;
+    let mut blocks = Blocks { capacity, tail: 0, records: VecDeque::new() };
     let mut model = Model { capacity, ..Model::default() };
     let (mut senders, mut receivers) = (Vec::new(), Vec::new());
     let (mut sent_to, mut received_from) = (false, false); // somebody had the end once
@@ -363,13 +364,15 @@ fn play_byte_channel(capacity: usize, plays: &[(Act, bool)]) {
                 sent_to = true;
             }
             Act::Leave(true) => drop(senders.pop()),
-            // The last one, while somebody has room: which is sent to nobody, then, and is free again.
+            // The last one, while somebody has room: which is sent to nobody, then, and is passed over.
             Act::Leave(false) if receivers.len() == 1 && !senders.is_empty() => {
                 let room = senders[0].try_reserve(1);
-                assert_eq!(room.is_ok(), !model.closed && model.ring.len() < capacity);
+                assert_eq!(room.is_ok(), !model.closed && blocks.room() > 0);
                 receivers.clear();
                 if let Ok(room) = room {
                     assert_eq!(room.commit(), Err(SendError::Disconnected(())));
+                    blocks.send(0, 1);
+                    blocks.records.back_mut().unwrap().1 = None;
                 }
             }
             Act::Leave(false) => drop(receivers.pop()),
@@ -377,11 +380,13 @@ fn play_byte_channel(capacity: usize, plays: &[(Act, bool)]) {
                 let Some(sender) = senders.last() else { continue };
                 let expected = if !model.closed && sent_to && receivers.is_empty() {
                     Err(TrySendError::Disconnected(()))
+                } else if model.closed {
+                    Err(TrySendError::Closed(()))
+                } else if blocks.send(message, 1) {
+                    model.send(message).unwrap();
+                    Ok(())
                 } else {
-                    model.send(message).map_err(|error| match error.is_full() {
-                        true => TrySendError::Full(()),
-                        false => TrySendError::Closed(()),
-                    })
+                    Err(TrySendError::Full(()))
                 };
                 let result = if first {
                     sender.clone().try_send(&message.to_le_bytes())
@@ -404,7 +409,10 @@ fn play_byte_channel(capacity: usize, plays: &[(Act, bool)]) {
             _ => {
                 let Some(receiver) = receivers.first() else { continue };
                 let expected = match model.ring.pop_front() {
-                    Some(message) => Ok(message.to_le_bytes().to_vec()),
+                    Some(message) => {
+                        blocks.done(message);
+                        Ok(message.to_le_bytes().to_vec())
+                    }
                     None if model.closed => Err(TryRecvError::Closed),
                     None if received_from && senders.is_empty() => Err(TryRecvError::Disconnected),
                     None => Err(TryRecvError::Empty),
