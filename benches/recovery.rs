@@ -60,16 +60,28 @@ fn eventually(what: &str, is_so: impl Fn() -> bool) {
 fn sleeps<T>(pid: libc::pid_t, value: &T) -> bool {
     let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
     let mut words = call.split(' ');
-    match words.next().and_then(|number| number.parse().ok()) {
-        Some(libc::SYS_futex) => {
-            let start = core::ptr::from_ref(value).addr();
-            let address = words.next().and_then(|word| word.strip_prefix("0x"));
-            address
-                .and_then(|digits| usize::from_str_radix(digits, 16).ok())
-                .is_some_and(|address| (start..start + size_of::<T>()).contains(&address))
-        }
+    let number = words.next().and_then(|number| number.parse().ok());
+    let first = words.next().and_then(|word| word.strip_prefix("0x"));
+    let address = first.and_then(|digits| usize::from_str_radix(digits, 16).ok());
+    let start = core::ptr::from_ref(value).addr();
+    let within = |address: usize| (start..start + size_of::<T>()).contains(&address);
+    match number {
+        Some(libc::SYS_futex) => address.is_some_and(within),
+        // The kernel's `struct futex_waitv`: a value of 8 bytes, then the word's address.
+        Some(libc::SYS_futex_waitv) => address.and_then(|at| peek(pid, at + 8)).is_some_and(within),
         number => matches!(number, Some(libc::SYS_nanosleep | libc::SYS_clock_nanosleep)),
     }
+}
+
+/// A word of another process's memory.
+fn peek(pid: libc::pid_t, address: usize) -> Option<usize> {
+    let mut word = 0_usize;
+    let here = libc::iovec { iov_base: (&raw mut word).cast(), iov_len: size_of::<usize>() };
+    let base = core::ptr::with_exposed_provenance_mut(address);
+    let there = libc::iovec { iov_base: base, iov_len: size_of::<usize>() };
+    // SAFETY: copies one word into `word`.
+    let read = unsafe { libc::process_vm_readv(pid, &raw const here, 1, &raw const there, 1, 0) };
+    usize::try_from(read).ok().filter(|&read| read == size_of::<usize>()).map(|_| word)
 }
 
 /// Waits until it does so for a while. (The child of a fork has the value at the same address.)

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! # State
-//! The word is a robust word (`wait/robust.rs` has its table): free, owned by a thread
+//! The word is a robust word (`wait/robust/futex.rs` has its table): free, owned by a thread
 //! id, or marked by the kernel. Beside it lies the *poison*, which only the owner touches:
 //!
 //! | poison | meaning |
@@ -56,7 +56,7 @@ pub(crate) const DIED: u32 = 2;
 
 /// Mutual exclusion around a value, for any number of processes.
 ///
-/// As fast as `std::sync::Mutex` when nobody else wants it, fair to no one, and released by the
+/// Faster than `std::sync::Mutex` when nobody else wants it, fair to no one, and released by the
 /// kernel when its owner dies.
 ///
 /// A thread that forgets a guard ([`core::mem::forget`]) owns the lock until it ends. A lock that is taken

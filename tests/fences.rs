@@ -1,4 +1,4 @@
-//! A commit pays for no fence, the sleeper pays for both: no wake is lost between a commit and a sleep, also where the
+//! Who commits a message, or gives a lock up, pays for no fence, the sleeper pays for both: no wake is lost between the two, also where the
 //! system call that this takes is not allowed.
 #![cfg(not(outlast_loom))]
 #![expect(unsafe_code, reason = "seccomp")]
@@ -7,21 +7,23 @@ mod common;
 use common::filter_step::{answer, load, pass_over_if};
 use common::{Child, Random, filter_calls, fork_child, my_part, part_is_done, start_again, watch};
 use outlast::spsc::FixedRing;
-use outlast::{CommandExt as _, FixedQueue, Queue, RecvError, Shared, Spin};
+use outlast::{CommandExt as _, FixedQueue, Lock, Queue, RecvError, Shared, Spin};
 use std::os::unix::process::CommandExt as _;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// So long that a commit still waits behind it in the CPU's store buffer when the next load is made.
 type Ball = [u64; 128];
 
 outlast::shared! {
     #[derive(Debug)]
-    struct Court { there: FixedQueue<Ball, 1>, back: FixedQueue<Ball, 1>, ring: FixedRing<Ball, 1>, answers: FixedRing<Ball, 1> }
+    struct Court { there: FixedQueue<Ball, 1>, back: FixedQueue<Ball, 1>, ring: FixedRing<Ball, 1>, answers: FixedRing<Ball, 1>, lock: Lock<Ball>, taken: AtomicU64 }
 }
 
 fn court() -> Shared<Court> {
     let (there, back) = (FixedQueue::new(), FixedQueue::new());
-    Shared::anonymous(Court { there, back, ring: FixedRing::new(), answers: FixedRing::new() })
-        .unwrap()
+    let (ring, answers) = (FixedRing::new(), FixedRing::new());
+    let (lock, taken) = (Lock::new([0; 128]), AtomicU64::new(0));
+    Shared::anonymous(Court { there, back, ring, answers, lock, taken }).unwrap()
 }
 
 /// The calling thread runs on this CPU, if it may: two on one CPU never meet.
@@ -77,6 +79,20 @@ fn play(court: &Court, serves: bool, rounds: u64) {
             producer.send(i).unwrap();
         }
     }
+    for i in 0..rounds {
+        if i.is_multiple_of(50) {
+            leave_a_thread_behind();
+        }
+        // The other one has the lock, and will not come back before this one had it.
+        let before = 2 * i + u64::from(!serves);
+        while court.taken.load(SeqCst) < before {
+            core::hint::spin_loop();
+        }
+        let mut ball = court.lock.lock().unwrap();
+        court.taken.store(before + 1, SeqCst);
+        hesitate();
+        *ball = [before + 1; 128];
+    }
 }
 
 #[test]
@@ -87,7 +103,7 @@ fn no_wake_is_lost_between_a_commit_and_a_sleep() {
         2,
         court,
         |court, role| play(court, role == 0, 15_000),
-        |_| {},
+        |court| assert_eq!(*court.lock.lock().unwrap(), [30_000; 128]),
     );
 }
 

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! # State
-//! All words are robust words (`wait/robust.rs` has their table): the *writer word*, and one word for each of 32
+//! All words are robust words (`wait/robust/futex.rs` has their table): the *writer word*, and one word for each of 32
 //! *slots*. An owned slot is a reader.
 //!
 //! | writer word | `inside` | meaning |

@@ -1,6 +1,6 @@
 //! A fence between two threads of which one pays for both: `membarrier(2)`, `GLOBAL_EXPEDITED` (Linux 4.16).
 //!
-//! Whoever changes something and then looks whether anybody sleeps must not have its look come first; whoever announces its sleep
+//! Whoever changes something (commits a message, gives a lock up) and then looks whether anybody sleeps must not have its look come first; whoever announces its sleep
 //! and then looks for a change must not either. A change is made a hundred million times for each sleep, and a locked instruction costs as much as all the
 //! rest of it. So here the changer only keeps the compiler from moving the look ([`light`]), and the sleeper has the kernel pass a full
 //! fence on every CPU that runs a process which takes part ([`heavy`]): either the changer's look came later, and sees the

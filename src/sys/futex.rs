@@ -49,48 +49,33 @@ impl Parker {
     }
 
     #[expect(clippy::unused_self, reason = "one contract for all backends")]
+    pub(crate) fn park_beside(
+        &self,
+        word: &AtomicU32,
+        expected: u32,
+        beside: Watch<'_>,
+        deadline: Deadline,
+    ) -> Wake {
+        let until = match deadline.remaining() {
+            None => None,
+            Some(left) if left.is_zero() => return Wake::TimedOut,
+            Some(left) => Some(time_after(left)),
+        };
+        // In this order: who is queued for `word` when that is woken comes back, and who is not, compares `beside` later.
+        sleep_at(&[waiter(Watch { word, expected }), waiter(beside)], until.as_ref())
+    }
+
+    #[expect(clippy::unused_self, reason = "one contract for all backends")]
     pub(crate) fn park_any<const N: usize>(
         &self,
         word: &AtomicU32,
         expected: u32,
         others: [Watch<'_>; N],
     ) {
-        /// The kernel's `struct futex_waitv`.
-        #[repr(C)]
-        struct Waiter {
-            value: u64,
-            address: u64,
-            flags: u32,
-            reserved: u32,
-        }
-        const FUTEX2_SIZE_U32: u32 = 2;
-        let waiter = |watch: Watch<'_>| Waiter {
-            value: u64::from(watch.expected),
-            address: watch.word.as_ptr().expose_provenance() as u64,
-            flags: FUTEX2_SIZE_U32,
-            reserved: 0,
-        };
         let mut waiters = Vec::with_capacity(N + 1);
         waiters.push(waiter(Watch { word, expected }));
         waiters.extend(others.map(waiter));
-        let until = time_after(Duration::from_secs(1));
-        // SAFETY: `waiters` holds so many entries, each the address of a live, aligned u32; the time is live too.
-        let r = unsafe {
-            libc::syscall(
-                libc::SYS_futex_waitv,
-                waiters.as_ptr(),
-                waiters.len(),
-                0,
-                &raw const until,
-                libc::CLOCK_MONOTONIC,
-            )
-        };
-        if r < 0 {
-            match errno() {
-                libc::EAGAIN | libc::EINTR | libc::ETIMEDOUT => {}
-                errno => panic!("futex_waitv failed: errno {errno}"),
-            }
-        }
+        sleep_at(&waiters, Some(&time_after(Duration::from_secs(1))));
     }
 
     #[expect(clippy::unused_self, reason = "one contract for all backends")]
@@ -102,21 +87,25 @@ impl Parker {
     }
 
     #[expect(clippy::unused_self, reason = "one contract for all backends")]
-    pub(crate) fn change_and_unpark(&self, word: &AtomicU32, change: Change, n: u32) -> usize {
-        const SHIFT: u32 = 8; // FUTEX_OP_OPARG_SHIFT: the argument is a number of bits
+    pub(crate) fn change_and_unpark(
+        &self,
+        word: &AtomicU32,
+        changed: &AtomicU32,
+        change: Change,
+        n: u32,
+    ) -> usize {
         let (op, argument): (u32, u32) = match change {
             Change::Clear => (0, 0),
-            Change::SetTopBit => (SHIFT, 31),
             Change::OrOne => (2, 1),
             Change::AddOne => (1, 1),
             Change::ClearLowestTwo => (3, 3), // FUTEX_OP_ANDN
         };
-        // The call could also wake sleepers of a second word, if the old value compares well; it would
+        // The call could also wake sleepers of the changed word, if its old value compares well; it would
         // wake one even when asked for none. Equal to 2^32 - 1 is what our words never or hardly ever
         // are, and then it is a wake for no reason.
         let op = (op << 28) | (argument << 12) | 0xfff;
         let n = i32::try_from(n).unwrap_or(i32::MAX);
-        // SAFETY: both addresses are the same live, aligned u32; 0 sleepers of the second are woken.
+        // SAFETY: both addresses are of live, aligned u32s; 0 sleepers of the second are woken.
         let woken = unsafe {
             libc::syscall(
                 libc::SYS_futex,
@@ -124,11 +113,53 @@ impl Parker {
                 libc::FUTEX_WAKE_OP,
                 n,
                 0usize,
-                word.as_ptr(),
+                changed.as_ptr(),
                 op,
             )
         };
         count(woken)
+    }
+}
+
+/// The kernel's `struct futex_waitv`.
+#[repr(C)]
+struct Waiter {
+    value: u64,
+    address: u64,
+    flags: u32,
+    reserved: u32,
+}
+
+fn waiter(watch: Watch<'_>) -> Waiter {
+    const FUTEX2_SIZE_U32: u32 = 2;
+    Waiter {
+        value: u64::from(watch.expected),
+        address: watch.word.as_ptr().expose_provenance() as u64,
+        flags: FUTEX2_SIZE_U32,
+        reserved: 0,
+    }
+}
+
+/// Sleeps until one of the words has another value or is woken, at most `until` a time of the monotonic clock.
+fn sleep_at(waiters: &[Waiter], until: Option<&libc::timespec>) -> Wake {
+    // SAFETY: so many entries, each the address of a live, aligned u32; the time is null or live.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_futex_waitv,
+            waiters.as_ptr(),
+            waiters.len(),
+            0,
+            until.map_or(null(), ptr::from_ref),
+            libc::CLOCK_MONOTONIC,
+        )
+    };
+    if r >= 0 {
+        return Wake::Woken;
+    }
+    match errno() {
+        libc::EAGAIN | libc::EINTR => Wake::Woken,
+        libc::ETIMEDOUT => Wake::TimedOut,
+        errno => panic!("futex_waitv failed: errno {errno}"),
     }
 }
 

@@ -9,8 +9,12 @@
 //! - `unpark(&word, n) -> usize`: wakes up to `n` threads parked on the word; how many there were.
 //! - `park_any(&word, expected, others)`: the same, without a deadline; returns as well when another word
 //!   changes or is woken, and after a while at the latest. (`wake_all` is the wake for words without a `Parker`.)
-//! - `change_and_unpark(&word, change, n) -> usize`: changes the word and wakes, in one step that
+//! - `change_and_unpark(&word, &changed, change, n) -> usize`: changes a word, this or another one, and wakes, in one step that
 //!   a kill cannot split.
+//!
+//! The one for robust futexes has a sixth:
+//! - `park_beside(&word, expected, beside, deadline) -> Wake`: as `park`, and returns at once unless the word beside has its value, too. Of that and a
+//!   `change_and_unpark` of the word beside, the one that comes second sees the other.
 //!
 //! An unpark that follows a change of the word is never lost.
 
@@ -63,7 +67,6 @@ pub(crate) fn cpus() -> usize {
 }
 
 /// A word, and the value at which to sleep on it.
-#[cfg(not(outlast_loom))]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Watch<'a> {
     pub(crate) word: &'a crate::sync::atomic::AtomicU32,
@@ -88,12 +91,6 @@ pub(crate) enum Change {
         expect(dead_code, reason = "for robust futexes")
     )]
     Clear,
-    /// Stores the topmost bit alone.
-    #[cfg_attr(
-        all(feature = "pthread", not(feature = "futex"), not(outlast_loom)),
-        expect(dead_code, reason = "for robust futexes")
-    )]
-    SetTopBit,
     /// Sets the lowest bit, leaving the others.
     OrOne,
     /// Adds one.

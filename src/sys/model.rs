@@ -1,5 +1,5 @@
 //! What loom runs instead of a kernel: a queue of sleepers for each word, and a model of time.
-use super::{Change, Wake};
+use super::{Change, Wake, Watch};
 use crate::deadline::Deadline;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire};
@@ -29,9 +29,23 @@ impl Parker {
     pub(crate) fn place(&self) {}
 
     pub(crate) fn park(&self, word: &AtomicU32, expected: u32, deadline: Deadline) -> Wake {
-        let word = word.alive();
+        self.park_at([Watch { word, expected }], deadline)
+    }
+
+    pub(crate) fn park_beside(
+        &self,
+        word: &AtomicU32,
+        expected: u32,
+        beside: Watch<'_>,
+        deadline: Deadline,
+    ) -> Wake {
+        self.park_at([Watch { word, expected }, beside], deadline)
+    }
+
+    fn park_at<const N: usize>(&self, watches: [Watch<'_>; N], deadline: Deadline) -> Wake {
+        let watches = watches.map(|watch| (watch.word.alive(), watch.expected));
         let mut sleepers = self.sleepers();
-        if word.load(Acquire) != expected {
+        if watches.iter().any(|(word, expected)| word.load(Acquire) != *expected) {
             return Wake::Woken;
         }
         let (thread, timed) = (current(), !deadline.is_never());
@@ -60,15 +74,20 @@ impl Parker {
         self.wake_for_kernel(n)
     }
 
-    pub(crate) fn change_and_unpark(&self, word: &AtomicU32, change: Change, n: u32) -> usize {
-        let word = word.alive();
+    pub(crate) fn change_and_unpark(
+        &self,
+        _word: &AtomicU32,
+        changed: &AtomicU32,
+        change: Change,
+        n: u32,
+    ) -> usize {
+        let changed = changed.alive();
         let sleepers = self.sleepers();
         match change {
-            Change::Clear => word.swap(0, AcqRel),
-            Change::SetTopBit => word.swap(1 << 31, AcqRel),
-            Change::OrOne => word.fetch_or(1, AcqRel),
-            Change::AddOne => word.fetch_add(1, AcqRel),
-            Change::ClearLowestTwo => word.fetch_and(!3, AcqRel),
+            Change::Clear => changed.swap(0, AcqRel),
+            Change::OrOne => changed.fetch_or(1, AcqRel),
+            Change::AddOne => changed.fetch_add(1, AcqRel),
+            Change::ClearLowestTwo => changed.fetch_and(!3, AcqRel),
         };
         Self::wake(sleepers, n)
     }

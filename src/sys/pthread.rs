@@ -138,14 +138,19 @@ impl Parker {
         self.wake(n)
     }
 
-    pub(crate) fn change_and_unpark(&self, word: &AtomicU32, change: Change, n: u32) -> usize {
+    pub(crate) fn change_and_unpark(
+        &self,
+        _word: &AtomicU32,
+        changed: &AtomicU32,
+        change: Change,
+        n: u32,
+    ) -> usize {
         let _held = self.mutex.lock();
         match change {
-            Change::Clear => word.swap(0, AcqRel),
-            Change::SetTopBit => word.swap(1 << 31, AcqRel),
-            Change::OrOne => word.fetch_or(1, AcqRel),
-            Change::AddOne => word.fetch_add(1, AcqRel),
-            Change::ClearLowestTwo => word.fetch_and(!3, AcqRel),
+            Change::Clear => changed.swap(0, AcqRel),
+            Change::OrOne => changed.fetch_or(1, AcqRel),
+            Change::AddOne => changed.fetch_add(1, AcqRel),
+            Change::ClearLowestTwo => changed.fetch_and(!3, AcqRel),
         };
         self.wake(n)
     }

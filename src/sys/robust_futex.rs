@@ -151,6 +151,12 @@ impl Thread {
         }
     }
 
+    /// Whether this is the calling thread, and [fast](Self::fast): not so in the child of a fork, for a `Thread` that was made before.
+    #[inline(always)]
+    pub(crate) fn is_calling(self) -> bool {
+        FAST.get().1 == self.tid
+    }
+
     /// What this thread writes into the words that it owns.
     #[inline(always)]
     pub(crate) fn tid(self) -> u32 {

@@ -25,7 +25,7 @@ impl Links {
 #[repr(C)]
 struct Node {
     word: Word,
-    idle: AtomicU32,
+    armed: AtomicU32,
     note: [AtomicU32; 4],
     links: Links,
 }
@@ -58,6 +58,9 @@ impl Thread {
     }
     pub(crate) fn current() -> Result<Thread, Fault> {
         if is_dead() { Err(Fault::Forked) } else { Ok(Thread { tid: id() }) }
+    }
+    pub(crate) fn is_calling(self) -> bool {
+        true
     }
     pub(crate) fn tid(self) -> u32 {
         self.tid

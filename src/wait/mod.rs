@@ -7,9 +7,7 @@ pub(crate) mod spin;
 use crate::deadline::Deadline;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Acquire;
-#[cfg(not(outlast_loom))]
-use crate::sys::Watch;
-use crate::sys::{Change, Parker, Wake};
+use crate::sys::{Change, Parker, Wake, Watch};
 use spin::{Missed, Spinner};
 use std::time::Duration;
 use thiserror::Error;
@@ -32,15 +30,15 @@ pub(crate) struct WaitWord {
 
 /// What a primitive makes of the word it has just seen.
 #[derive(Debug)]
-pub(crate) enum Step<T> {
+pub(crate) enum Step<T, V = u32> {
     /// The call is done.
     Done(T),
     /// The word moved under us: look again.
     Retry,
-    /// Nothing to do until the word is no longer this value.
-    Sleep(u32),
+    /// Nothing to do until the word is no longer this value (or, of two words, one of them is not).
+    Sleep(V),
     /// The same, but look once more after a while: a change that was just made may come without a wake.
-    Doze(u32),
+    Doze(V),
 }
 
 /// How serious the look is.
@@ -69,7 +67,32 @@ impl WaitWord {
     pub(crate) fn wait_until<T>(
         &self,
         deadline: Deadline,
-        mut step: impl FnMut(u32, Look) -> Step<T>,
+        step: impl FnMut(u32, Look) -> Step<T>,
+    ) -> Result<T, TimedOut> {
+        let park = |seen, until| self.parker.park(&self.value, seen, until);
+        self.wait(deadline, step, park)
+    }
+
+    /// The same for who sleeps only as long as another word, `beside` this one, has not changed either. Wakes are for this one.
+    #[cfg(any(feature = "futex", not(feature = "pthread"), outlast_loom))]
+    pub(crate) fn wait_until_beside<T>(
+        &self,
+        beside: &AtomicU32,
+        deadline: Deadline,
+        step: impl FnMut(u32, Look) -> Step<T, [u32; 2]>,
+    ) -> Result<T, TimedOut> {
+        let park = |[seen, expected]: [u32; 2], until| {
+            let beside = Watch { word: beside, expected };
+            self.parker.park_beside(&self.value, seen, beside, until)
+        };
+        self.wait(deadline, step, park)
+    }
+
+    fn wait<T, V: Copy + PartialEq>(
+        &self,
+        deadline: Deadline,
+        mut step: impl FnMut(u32, Look) -> Step<T, V>,
+        park: impl Fn(V, Deadline) -> Wake,
     ) -> Result<T, TimedOut> {
         if deadline.is_over() {
             // Nothing to wait for: take what is there, and leave no trace.
@@ -104,13 +127,12 @@ impl WaitWord {
                 }
                 Step::Doze(seen) if dozed != Some(seen) => {
                     slept = slept.or_else(|| spinner.missed());
-                    let wake = self.parker.park(&self.value, seen, deadline.at_most(DOZE));
-                    dozed = (wake == Wake::TimedOut).then_some(seen);
+                    dozed = (park(seen, deadline.at_most(DOZE)) == Wake::TimedOut).then_some(seen);
                     late = deadline.is_over();
                 }
                 Step::Sleep(seen) | Step::Doze(seen) => {
                     slept = slept.or_else(|| spinner.missed());
-                    late = self.parker.park(&self.value, seen, deadline) == Wake::TimedOut;
+                    late = park(seen, deadline) == Wake::TimedOut;
                 }
             }
         }
@@ -129,6 +151,17 @@ impl WaitWord {
 
     /// Changes the word and wakes up to `n` sleepers, in one step that a kill cannot split.
     pub(crate) fn change_and_wake(&self, change: Change, n: u32) -> usize {
-        self.parker.change_and_unpark(&self.value, change, n)
+        self.parker.change_and_unpark(&self.value, &self.value, change, n)
+    }
+
+    /// The same, but changes the word `beside` this one.
+    #[cfg(any(feature = "futex", not(feature = "pthread"), outlast_loom))]
+    pub(crate) fn change_beside_and_wake(
+        &self,
+        beside: &AtomicU32,
+        change: Change,
+        n: u32,
+    ) -> usize {
+        self.parker.change_and_unpark(&self.value, beside, change, n)
     }
 }

@@ -335,6 +335,7 @@ pub(crate) fn waits(pid: libc::pid_t, tid: libc::pid_t) -> bool {
     let number = words.next().and_then(|number| number.parse().ok());
     // FUTEX_WAIT, or FUTEX_WAIT_BITSET, which the C library uses.
     number == Some(libc::SYS_futex) && matches!(words.nth(1), Some("0x0" | "0x9"))
+        || number == Some(libc::SYS_futex_waitv)
 }
 
 /// Waits until a thread of this process sleeps on a word in shared memory.

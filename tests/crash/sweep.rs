@@ -286,6 +286,11 @@ impl<'a, W: Debug> Sweep<'a, W> {
 /// And in time: what was waited for is had even after the deadline, and so without the wake that was lost.
 pub(crate) fn survivor<W>(world: &W, body: Act<W>) -> Child {
     let started = Instant::now();
+    let body = |world| {
+        let verdict = body(world);
+        forget_pending();
+        verdict
+    };
     fork(|| match body(world) {
         Ok(()) if started.elapsed() >= patience() => {
             eprintln!("survivor: not woken");
@@ -297,6 +302,16 @@ pub(crate) fn survivor<W>(world: &W, body: Act<W>) -> Child {
             1
         }
     })
+}
+
+/// Leaves nothing to the kernel that it would look at once more when this thread ends: who goes on living for long wakes nobody by its end.
+fn forget_pending() {
+    let (mut head, mut len) = (std::ptr::null_mut::<[usize; 3]>(), 0_usize);
+    // SAFETY: the kernel writes two words that live here.
+    unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut len) };
+    assert!(!head.is_null() && len == size_of::<[usize; 3]>());
+    // SAFETY: this thread's head, whose last word is for whoever takes locks: it is about to take none.
+    unsafe { (*head)[2] = 0 };
 }
 
 /// Waits until all survivors are done.

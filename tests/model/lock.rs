@@ -1,6 +1,9 @@
 //! Models of `Lock`.
-use crate::{SOON, check, join, killed_anywhere, share, spawn};
+use crate::{SOON, asleep, check, join, killed_anywhere, share, spawn};
+use loom::sync::Notify;
+use loom::thread;
 use outlast::{Lock, LockError};
+use std::sync::Arc;
 
 #[test]
 fn lock_admits_one_at_a_time() {
@@ -110,5 +113,48 @@ fn lock_outlasts_a_sleeper_killed_anywhere() {
         drop(held);
         victim.join().unwrap();
         other.join().unwrap();
+    });
+}
+
+/// Says so when it is dropped, by its owner's death as well.
+struct Tell(Arc<Notify>);
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        self.0.notify();
+    }
+}
+
+/// The victim has given the lock up, and finds nobody asleep. Before it has noted that, the next owner is there, and somebody falls asleep.
+#[test]
+fn lock_outlasts_one_killed_as_it_finds_nobody_asleep() {
+    killed_anywhere(|victim| {
+        let lock = share(Lock::new(0));
+        let (holds, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let victim = asleep(|| {
+            let (tell, told) = (holds.clone(), go.clone());
+            let victim = victim.spawn(&lock, move |lock| {
+                let tell = Tell(tell.clone());
+                let held = lock.lock();
+                drop(tell);
+                told.wait();
+                drop(held);
+            });
+            holds.wait();
+            // Who is late leaves it looking as if somebody slept.
+            drop(lock.lock_timeout(SOON));
+            victim
+        });
+        go.notify();
+        let held = loop {
+            match lock.try_lock() {
+                Err(LockError::WouldBlock) => thread::yield_now(),
+                taken => break taken.or_else(|error| error.into_guard().ok_or(())).unwrap(),
+            }
+        };
+        let sleeper = spawn(&lock, add_one);
+        victim.join().unwrap();
+        drop(held);
+        sleeper.join().unwrap();
     });
 }

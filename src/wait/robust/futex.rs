@@ -1,40 +1,51 @@
 //! A robust word that is a futex: the owner's thread id, in the kernel's list of what its thread holds.
 //!
+//! Beside it lies a count of how often it was *armed* and disarmed: odd as long as somebody may be asleep.
+//!
 //! # State
 //! | word | meaning |
 //! |---|---|
 //! | 0 | free |
-//! | `WAITERS` | free; somebody may be asleep, and whoever takes it keeps the bit |
-//! | tid | owned by that thread |
-//! | tid + `WAITERS` | owned; somebody may be asleep |
-//! | `OWNER_DIED` (+ `WAITERS`) | its owner ended while owning it; free to be taken, by one who must know |
+//! | tid + `WAITERS` | owned by that thread |
+//! | `OWNER_DIED` + `WAITERS` | its owner ended while owning it; free to be taken, by one who must know |
 //! | [`UNPLACED`] | made, but not yet where it will stay |
 //!
+//! | armed | next |
+//! |---|---|
+//! | even: nobody is asleep | odd, by who is about to sleep |
+//! | odd: somebody may be | even, by who gave the word up and found nobody asleep. Two of those make it odd once more, which says nothing wrong |
+//!
 //! # Invariants
-//! - I1. A thread asleep on the word => `WAITERS` is set, or a thread that was woken, or is about to
-//!   wake one, has the node in its `pending` field. `WAITERS` may be set with nobody asleep (a wasted
-//!   system call); it must not be clear with somebody asleep.
-//! - I2. `WAITERS` is cleared only together with waking everybody, in one system call.
-//! - I3. From before it takes the word until after it has given it up, the owner's node is in
+//! - I1. A thread asleep on the word => `armed` is odd since before that thread last looked at the word. The kernel puts it to sleep only if `armed` still
+//!   is what it read then, and whoever makes `armed` even wakes everybody in the same system call.
+//! - I2. A word that is owned has `WAITERS`, for the kernel alone: if the owner ends, it wakes one.
+//! - I3. From before it takes the word until after it has given it up and woken whom it must, the owner's node is in
 //!   its thread's `pending` field or robust list.
+//! - I4. Whoever gives the word up looks at `armed` after that, and wakes one if it is odd. So does the kernel for one who is killed in between, as I3
+//!   says, if the word is free; if it has an owner by then, that will do it.
 //!
 //! # Ordering
 //! Taking is an Acquire, giving up a Release of the word (the kernel's change of it is a full
 //! fence), so whatever an owner wrote is seen by the next.
 //!
+//! Giving up is a plain store, and the look at `armed` behind it must not come first: of who gives up and who is about to sleep, one has to see the other. The
+//! sleeper pays for both fences, and dozes before it sleeps, because they are not certain: see `sys/fence.rs`. (As long as `armed` does not move, all who did not see it
+//! odd gave the word up before the doze.) An uncontended section so has one locked instruction.
+//!
 //! # Death
 //! Before the taking CAS: nothing happened, and if the word was free one sleeper is woken in the
-//! victim's stead. From then to the releasing CAS or `FUTEX_WAKE_OP`: the kernel sets `OWNER_DIED` and wakes
-//! one. After it: nothing, or one more sleeper is woken. A woken sleeper that is killed before it
-//! took the word has the node in `pending`: the kernel wakes the next. The classic release (store 0, wake one)
-//! lacks I2: a barger that takes the word and never sees a waiter leaves the others asleep once the woken one is killed.
+//! victim's stead. From then to the releasing store: the kernel sets `OWNER_DIED` and wakes
+//! one. After it: nothing, or one more sleeper is woken (I4). A woken sleeper that is killed before it
+//! took the word has the node in `pending`: the kernel wakes the next, unless the word has an owner, who will do so. The classic release (store 0, wake
+//! one, where a bit of the word says that somebody sleeps) lacks I1: a barger that takes the word and never sees a waiter leaves the others asleep once
+//! the woken one is killed.
 use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED, WAITERS};
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sys::Change;
 use crate::sys::robust::{Links, Thread};
+use crate::sys::{Change, fence};
 use crate::wait::{Look, Step, TimedOut, WaitWord};
 
 /// The word, its node for the robust list, and a little room that the owner may use between them.
@@ -42,8 +53,8 @@ use crate::wait::{Look, Step, TimedOut, WaitWord};
 #[derive(Debug)]
 pub(crate) struct RobustWord {
     word: WaitWord,
-    /// The last wake found nobody: the next may clear `WAITERS`. Only the owner touches it.
-    idle: AtomicU32,
+    /// Odd if somebody may be asleep.
+    armed: AtomicU32,
     /// For the user of the word: [`crate::Lock`]'s poison, or who a slot belongs to.
     pub(crate) note: [AtomicU32; 4],
     links: Links,
@@ -65,7 +76,7 @@ impl RobustWord {
     pub(crate) fn new() -> Self {
         RobustWord {
             word: WaitWord::new(UNPLACED),
-            idle: AtomicU32::new(0),
+            armed: AtomicU32::new(0),
             note: Default::default(),
             links: Links::default(),
         }
@@ -116,7 +127,7 @@ impl RobustWord {
         &self.word.value
     }
 
-    /// Takes the word if it is free of owner and waiters; by whom. I3 holds from here on.
+    /// Takes the word if it is free; by whom. I3 holds from here on.
     #[inline(always)]
     pub(crate) fn try_take_fast(&self) -> Option<Thread> {
         let me = Thread::fast()?;
@@ -127,7 +138,7 @@ impl RobustWord {
     #[inline(always)]
     pub(crate) fn try_take_as(&self, me: Thread, order: Ordering) -> bool {
         let taken = me.begin_again(&self.links).is_ok()
-            && self.word.value.compare_exchange(0, me.tid(), order, Relaxed).is_ok();
+            && self.word.value.compare_exchange(0, owned_by(me), order, Relaxed).is_ok();
         if taken {
             me.hold(&self.links);
         }
@@ -158,7 +169,8 @@ impl RobustWord {
             Ok(me) => me,
             Err(refused) => return Ok(Err(refused)),
         };
-        let waited = self.word.wait_until(deadline, |seen, look| self.step(me, seen, look));
+        let step = |seen, look| self.step(me, seen, look);
+        let waited = self.word.wait_until_beside(&self.armed, deadline, step);
         match waited {
             Ok(taken) => Ok(self.settle(me, taken)),
             Err(timed_out) => {
@@ -177,26 +189,37 @@ impl RobustWord {
         Ok(me)
     }
 
-    fn step(&self, me: Thread, seen: u32, look: Look) -> Step<Result<Taken, Refused>> {
+    fn step(&self, me: Thread, seen: u32, look: Look) -> Step<Result<Taken, Refused>, [u32; 2]> {
         match seen & OWNER {
-            0 => {
-                let mine = me.tid() | (seen & WAITERS); // keeps I2
-                match self.word.value.compare_exchange(seen, mine, Acquire, Relaxed) {
-                    Err(_) => Step::Retry,
-                    Ok(_) if seen & OWNER_DIED == 0 => Step::Done(Ok(Taken::Clean)),
-                    Ok(_) => {
-                        self.links.reset(); // they led into the dead one's list
-                        Step::Done(Ok(Taken::FromTheDead))
-                    }
+            0 => match self.word.value.compare_exchange(seen, owned_by(me), Acquire, Relaxed) {
+                Err(_) => Step::Retry,
+                Ok(_) if seen & OWNER_DIED == 0 => Step::Done(Ok(Taken::Clean)),
+                Ok(_) => {
+                    self.links.reset(); // they led into the dead one's list
+                    Step::Done(Ok(Taken::FromTheDead))
                 }
-            }
+            },
             UNPLACED => Step::Done(Err(Refused::Unplaced)),
             owner if owner == me.tid() => Step::Done(Err(Refused::Mine)),
-            _ if look == Look::Glance || seen & WAITERS != 0 => Step::Sleep(seen),
-            _ => match self.word.value.compare_exchange(seen, seen | WAITERS, Relaxed, Relaxed) {
-                Ok(_) => Step::Sleep(seen | WAITERS), // keeps I1
-                Err(_) => Step::Retry,
-            },
+            _ if look == Look::Glance => Step::Sleep([seen, 0]),
+            _ => {
+                let armed = self.arm();
+                fence::heavy();
+                match self.word.value.load(Acquire) == seen {
+                    false => Step::Retry,
+                    true if fence::CERTAIN => Step::Sleep([seen, armed]),
+                    true => Step::Doze([seen, armed]),
+                }
+            }
+        }
+    }
+
+    /// Makes `armed` odd; what it is then.
+    fn arm(&self) -> u32 {
+        let even = |armed: u32| (armed & 1 == 0).then_some(armed.wrapping_add(1));
+        match self.armed.fetch_update(AcqRel, Acquire, even) {
+            Ok(even) => even.wrapping_add(1),
+            Err(odd) => odd,
         }
     }
 
@@ -233,15 +256,12 @@ impl RobustWord {
     /// unlisted.) The node stays pending, for the next time.
     #[inline(always)]
     pub(crate) fn try_give_up_if(&self, me: Thread, is_last: impl FnOnce() -> bool) -> bool {
-        if !me.holds(&self.links) || !is_last() {
+        if !me.is_calling() || !me.holds(&self.links) || !is_last() {
             return false;
         }
-        me.let_go(); // before the exchange, which waits for stores anyway
-        let given = self.word.value.compare_exchange(me.tid(), 0, Release, Relaxed).is_ok();
-        if !given {
-            me.hold(&self.links);
-        }
-        given
+        me.let_go(); // earlier: from the store on the word is another's
+        self.release();
+        true
     }
 
     #[cold]
@@ -267,40 +287,41 @@ impl RobustWord {
         // listed until it is unlinked, which never leaves it without an owner to the kernel.
         if me.begin(&self.links).is_err() {
             me.unlink(&self.links);
-            self.release(me);
+            self.release();
             return;
         }
         // Out of the list before the release: the next owner will write the links. A no-op when
         // the lock was never listed.
         me.unlink(&self.links);
-        self.release(me);
+        self.release();
         me.end();
     }
 
-    fn release(&self, me: Thread) {
-        if self.word.value.compare_exchange(me.tid(), 0, Release, Relaxed).is_ok() {
-            return;
+    #[inline(always)]
+    fn release(&self) {
+        self.word.value.store(0, Release);
+        fence::light();
+        if self.armed.load(Relaxed) & 1 != 0 {
+            self.wake_one(); // keeps I4
         }
-        if self.idle.load(Relaxed) != 0 {
-            self.idle.store(0, Relaxed);
-            self.word.change_and_wake(Change::Clear, u32::MAX); // keeps I2
-        } else if self.word.change_and_wake(Change::SetTopBit, 1) == 0 {
-            // Somebody else may own the word by now. A stale hint costs a system call, or a wake
-            // of everybody; it loses nothing.
-            self.idle.store(1, Relaxed);
+    }
+
+    #[cold]
+    fn wake_one(&self) {
+        if self.word.wake(1) == 0 {
+            self.word.change_beside_and_wake(&self.armed, Change::AddOne, u32::MAX); // keeps I1
         }
     }
 
     /// Takes the word as a token of the calling thread's life, listed until [`leave`](Self::leave):
-    /// free, or marked by the kernel, it becomes ours with `WAITERS` set, so that its end is told.
+    /// free, or marked by the kernel, it becomes ours. Its end is told to all who sleep on it, armed or not.
     #[cfg(not(outlast_loom))]
     pub(crate) fn enlist(&self) -> Result<bool, Fault> {
         let me = Thread::current()?;
         me.begin(&self.links)?;
         let seen = self.word.value.load(Acquire);
         let free = seen & OWNER == 0;
-        if !free
-            || self.word.value.compare_exchange(seen, me.tid() | WAITERS, Acquire, Relaxed).is_err()
+        if !free || self.word.value.compare_exchange(seen, owned_by(me), Acquire, Relaxed).is_err()
         {
             me.end();
             return Ok(false);
@@ -337,4 +358,10 @@ impl RobustWord {
             self.word.wake(u32::MAX);
         }
     }
+}
+
+/// The word that `me` owns.
+#[inline(always)]
+fn owned_by(me: Thread) -> u32 {
+    me.tid() | WAITERS // keeps I2
 }
