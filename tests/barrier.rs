@@ -185,8 +185,10 @@ fn aborts_and_resets_race_with_arrivals() {
                     }
                 }
                 _ => {
-                    for round in 0..RESETS {
-                        common::busy(random.micros(400));
+                    // On a busy machine it may take longer until all three meet once.
+                    let met = || passed[0].load(SeqCst) > 0;
+                    for round in (0..).take_while(|&round| round < RESETS || !met()) {
+                        common::busy(random.micros(400 * (1 + round / RESETS)));
                         barrier.reset();
                         // A generation is remembered through eight resets: nobody may sleep through more.
                         if round % 4 == 0 {
