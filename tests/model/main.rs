@@ -43,7 +43,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(1);
 
 /// How long one model is explored at most: all but those of two senders and two receivers are through
 /// before. One that is not says so. With `OUTLAST_MODELS=full` there is no limit.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn is_full() -> bool {
     std::env::var_os("OUTLAST_MODELS").is_some_and(|value| value == "full")
