@@ -160,7 +160,7 @@ impl<S: Store + ?Sized> ByteChannel<S> {
         self.queue.close();
     }
 
-    /// Whether the channel is closed.
+    /// Whether the channel is closed, as against left by everybody at one end.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.queue.is_closed()

@@ -52,7 +52,7 @@ pub use sender::Sender;
 
 use crate::error::Fault;
 use crate::queue::ends::{Ends, Sides};
-use crate::queue::{CLOSED, FixedQueue, Queue, Slot};
+use crate::queue::{FixedQueue, Queue, Slot};
 use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, at_slice, mix, mix_u64};
 use core::fmt;
 use core::mem::offset_of;
@@ -170,7 +170,7 @@ impl<T: Plain> Channel<T> {
         self.queue.close();
     }
 
-    /// Whether the channel is closed.
+    /// Whether the channel is closed, as against left by everybody at one end.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.queue.is_closed()
@@ -273,11 +273,6 @@ impl<T: Plain> Channel<T> {
         count: 1,
         layout: <Queue<T> as Shareable>::layout,
     }];
-
-    /// Whether the channel was closed, as against left by everybody at one end.
-    fn was_closed(&self) -> bool {
-        self.queue.has_ended(CLOSED)
-    }
 }
 
 impl<T: Plain> fmt::Debug for Channel<T> {

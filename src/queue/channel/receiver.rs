@@ -254,7 +254,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         let is_quiet = || queue.identify().is_ok_and(|owner| queue.is_quiet(owner));
         loop {
             match receive() {
-                Err(Never::Closed) if !channel.was_closed() => {}
+                Err(Never::Closed) if !channel.is_closed() => {}
                 done => return done,
             }
             if !channel.sides().is_cut_off(NO_SENDERS) {
@@ -266,7 +266,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
             // Something is there, or comes back, or is gone when who has it has it for good.
             let moved = || {
                 let over = queue.may_have_message() || is_quiet();
-                (over || channel.was_closed() || !channel.senders.is_gone()).then_some(())
+                (over || channel.is_closed() || !channel.senders.is_gone()).then_some(())
             };
             if queue.shared.not_empty.wait(deadline, moved).is_err() {
                 return Ok(None);

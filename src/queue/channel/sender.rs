@@ -108,7 +108,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Sender<T, C> {
     fn send_slow(&self, mut message: T, deadline: Deadline) -> Result<(), (T, Unsent)> {
         loop {
             match self.channel.queue.send_slow(message, deadline) {
-                Err((back, Unsent::Closed)) if !self.channel.was_closed() => {
+                Err((back, Unsent::Closed)) if !self.channel.is_closed() => {
                     if self.channel.sides().is_cut_off(NO_RECEIVERS) {
                         return Err((back, Unsent::Disconnected));
                     }

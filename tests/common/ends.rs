@@ -1,0 +1,276 @@
+//! What both kinds of channels have in common: who holds the ends, and what those at the other end learn of it. The file that
+//! includes this one says what a channel is (of so many messages), what is sent, what comes out, and what an error gives back.
+use super::common::{self, eventually, fork_child, ms, thread_cpu, watch};
+use super::{again, back, channel, message, office, received};
+use core::sync::atomic::Ordering::SeqCst;
+use outlast::{
+    Fault, RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
+};
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+#[test]
+fn time_passes() {
+    let channel = channel(4);
+    let _watchdog = watch("time_passes", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let began = Instant::now();
+    assert_eq!(receiver.recv_timeout(ms(20)), Err(RecvTimeoutError::TimedOut));
+    assert!(began.elapsed() >= ms(20));
+    (1..5).for_each(|n| sender.send_deadline(message(n), began).unwrap());
+    let again = Instant::now();
+    assert_eq!(sender.send_timeout(message(5), ms(20)), Err(SendTimeoutError::TimedOut(back(5))));
+    assert!(again.elapsed() >= ms(20));
+    drop(sender);
+    (1..5).for_each(|n| assert_eq!(receiver.recv_deadline(began), Ok(received(n))));
+    assert_eq!(receiver.recv_deadline(began), Err(RecvTimeoutError::Disconnected));
+}
+
+/// What is buffered comes before the end, which is no longer one when somebody sends again.
+#[test]
+fn the_last_sender_leaves() {
+    let channel = channel(4);
+    let _watchdog = watch("the_last_sender_leaves", &channel);
+    let receiver = channel.receiver().unwrap();
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty)); // nobody has come yet
+    assert_eq!(receiver.recv_timeout(ms(5)), Err(RecvTimeoutError::TimedOut));
+    let sender = channel.sender().unwrap();
+    let second = sender.clone();
+    assert_eq!(channel.senders(), 1);
+    sender.send(message(1)).unwrap();
+    drop(sender);
+    second.send(message(2)).unwrap();
+    drop(second);
+    assert_eq!(channel.senders(), 0);
+    assert_eq!((receiver.recv(), receiver.try_recv()), (Ok(received(1)), Ok(received(2))));
+    for _ in 0..2 {
+        assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
+        assert_eq!(receiver.recv_timeout(ms(5)), Err(RecvTimeoutError::Disconnected));
+    }
+    let third = channel.sender().unwrap();
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    third.send(message(3)).unwrap();
+    assert_eq!(receiver.recv(), Ok(received(3)));
+    drop(third);
+    assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+}
+
+#[test]
+fn the_last_receiver_leaves() {
+    let channel = channel(4);
+    let _watchdog = watch("the_last_receiver_leaves", &channel);
+    let sender = channel.sender().unwrap();
+    sender.send(message(1)).unwrap(); // nobody has come yet
+    let receiver = channel.receiver().unwrap();
+    let second = receiver.clone();
+    drop(receiver);
+    sender.try_send(message(2)).unwrap();
+    drop(second);
+    assert_eq!(sender.send(message(3)), Err(SendError::Disconnected(back(3))));
+    assert_eq!(sender.try_send(message(4)), Err(TrySendError::Disconnected(back(4))));
+    let late = sender.send_timeout(message(5), ms(5));
+    assert_eq!(late, Err(SendTimeoutError::Disconnected(back(5))));
+    let third = channel.receiver().unwrap();
+    (6..8).for_each(|n| sender.send(message(n)).unwrap());
+    assert_eq!(sender.try_send(message(8)), Err(TrySendError::Full(back(8))));
+    [1, 2, 6, 7].iter().for_each(|&n| assert_eq!(third.recv(), Ok(received(n))));
+    sender.send(message(9)).unwrap();
+    drop(sender);
+    assert_eq!((third.recv(), third.recv()), (Ok(received(9)), Err(RecvError::Disconnected)));
+}
+
+#[test]
+fn closed_is_another_thing() {
+    let channel = channel(4);
+    let _watchdog = watch("closed_is_another_thing", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    sender.send(message(1)).unwrap();
+    channel.close();
+    assert!(channel.is_closed());
+    assert_eq!(sender.send(message(2)), Err(SendError::Closed(back(2))));
+    assert_eq!(sender.try_send(message(2)), Err(TrySendError::Closed(back(2))));
+    drop(sender);
+    assert_eq!((receiver.recv(), receiver.recv()), (Ok(received(1)), Err(RecvError::Closed)));
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+    drop(receiver);
+    let sent = channel.sender().unwrap().send(message(3));
+    assert_eq!(sent, Err(SendError::Closed(back(3))));
+}
+
+/// Handles that keep the channel, as those of `std::sync::mpsc`.
+#[test]
+fn handles_move_into_threads() {
+    let channel = channel(4);
+    let _watchdog = watch("handles_move_into_threads", &channel);
+    let receiver = again(&channel).receiver().unwrap(); // the mapping stays with it
+    let sender = channel.sender().unwrap();
+    drop(channel);
+    let senders: Vec<_> = (0..3)
+        .map(|i| {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                (0..1_000).try_for_each(|n| sender.send(message(1_000 * i + n))).unwrap();
+            })
+        })
+        .collect();
+    drop(sender);
+    let other = receiver.clone();
+    let half = std::thread::spawn(move || other.into_iter().collect::<Vec<_>>());
+    let mut all = BTreeSet::new();
+    for message in &receiver {
+        all.insert(message);
+    }
+    assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+    all.extend(half.join().unwrap());
+    assert_eq!(all, (0..3_000).map(received).collect());
+    senders.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// Those who sleep are told, whether the last one at the other end leaves, or is killed.
+#[test]
+fn sleepers_learn_of_the_end() {
+    for killed in [false, true] {
+        let office = office();
+        let _watchdog = watch("sleepers_learn_of_the_end", &office);
+        let last = fork_child(|| {
+            let (_sender, _receiver) =
+                (office.jobs.sender().unwrap(), office.answers.receiver().unwrap());
+            office.step.store(1, SeqCst);
+            eventually("it is time to leave", || office.step.load(SeqCst) == 2);
+        });
+        eventually("it has come", || office.step.load(SeqCst) == 1);
+        assert_eq!((office.jobs.senders(), office.answers.receivers()), (1, 1));
+        let receivers: Vec<_> = (0..2)
+            .map(|_| {
+                fork_child(|| {
+                    let receiver = office.jobs.receiver().unwrap();
+                    assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+                })
+            })
+            .collect();
+        let sender = fork_child(|| {
+            let sender = office.answers.sender().unwrap();
+            (0..4).for_each(|n| sender.send(message(n)).unwrap());
+            assert_eq!(sender.send(message(9)), Err(SendError::Disconnected(back(9))));
+        });
+        receivers.iter().chain([&sender]).for_each(common::Child::until_waiting);
+        if killed {
+            last.kill9();
+        } else {
+            office.step.store(2, SeqCst);
+            last.succeeds();
+        }
+        receivers.into_iter().chain([sender]).for_each(common::Child::succeeds);
+    }
+}
+
+/// The copies of handles that a fork makes do nothing.
+#[test]
+fn copies_by_fork_are_inert() {
+    let channel = channel(4);
+    let _watchdog = watch("copies_by_fork_are_inert", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    sender.send(message(1)).unwrap();
+    let child = fork_child(|| {
+        assert_eq!(sender.send(message(2)), Err(SendError::Failed(back(2), Fault::Forked)));
+        assert_eq!(sender.try_send(message(2)), Err(TrySendError::Failed(back(2), Fault::Forked)));
+        assert_eq!(receiver.recv(), Err(RecvError::Failed(Fault::Forked)));
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Failed(Fault::Forked)));
+        let copy = receiver.clone();
+        assert_eq!(copy.try_recv(), Err(TryRecvError::Failed(Fault::Forked)));
+        drop((sender.clone(), copy));
+        let mine = channel.receiver().unwrap();
+        assert_eq!((channel.receivers(), mine.recv()), (2, Ok(received(1))));
+    });
+    child.succeeds();
+    assert_eq!((channel.senders(), channel.receivers()), (1, 1));
+    sender.send(message(3)).unwrap();
+    assert_eq!(receiver.recv(), Ok(received(3)));
+    let child = fork_child(|| drop((sender, receiver)));
+    child.succeeds();
+    assert_eq!((channel.senders(), channel.receivers()), (0, 0));
+}
+
+/// A process counts once, and 64 can hold an end.
+#[test]
+fn no_more_than_64_processes() {
+    let channel = channel(4);
+    let _watchdog = watch("no_more_than_64_processes", &channel);
+    let mappings: Vec<_> = (0..65).map(|_| again(&channel)).collect();
+    let mut senders: Vec<_> = mappings[..64].iter().map(|there| there.sender().unwrap()).collect();
+    assert_eq!(channel.senders(), 64);
+    assert_eq!(mappings[64].sender().map(drop), Err(Fault::TooManyPeers));
+    assert_eq!(mappings[0].sender().map(drop), Ok(())); // it has it already
+    senders.pop();
+    mappings[64].sender().unwrap().send(message(1)).unwrap();
+    assert_eq!(channel.senders(), 63);
+}
+
+/// A signal's handler does not end a wait, and waiting takes no time of the processor.
+#[test]
+fn a_wait_is_a_wait() {
+    let office = office();
+    let _watchdog = watch("a_wait_is_a_wait", &office);
+    let sender = office.jobs.sender().unwrap();
+    let waiter = fork_child(|| {
+        common::catch_user_signals();
+        let receiver = office.jobs.receiver().unwrap();
+        let before = thread_cpu();
+        assert_eq!(receiver.recv(), Ok(received(5)));
+        assert!(thread_cpu() - before < ms(100), "it was busy");
+    });
+    waiter.disturb_asleep(3, ms(60));
+    sender.send(message(5)).unwrap();
+    waiter.succeeds();
+}
+
+/// Two at one end leave at the same time, again and again: the other end is told each time.
+#[test]
+fn ends_race() {
+    let channel = channel(4);
+    let there = again(&channel);
+    let _watchdog = watch("ends_race", &channel);
+    let receiver = channel.receiver().unwrap();
+    for round in 0..2_000 {
+        let (one, two) = (channel.sender().unwrap(), there.sender().unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                one.send(message(round)).unwrap();
+                drop(one);
+            });
+            scope.spawn(move || drop(two));
+            assert_eq!(receiver.recv(), Ok(received(round)));
+            assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+        });
+    }
+}
+
+/// An end is handed on, and never empty: nobody is told that it was.
+#[test]
+fn an_end_that_is_handed_on() {
+    let channel = channel(4);
+    let there = again(&channel);
+    let _watchdog = watch("an_end_that_is_handed_on", &channel);
+    let receiver = channel.receiver().unwrap();
+    let first = channel.sender().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut holder, mut here) = (first, false);
+            for _ in 0..20_000 {
+                let next = if here { channel.sender() } else { there.sender() };
+                holder = next.unwrap(); // and the one before it is dropped
+                here = !here;
+            }
+            holder.send(message(1)).unwrap();
+        });
+        let outcome = loop {
+            match receiver.try_recv() {
+                Err(TryRecvError::Empty) => {}
+                outcome => break outcome,
+            }
+        };
+        assert_eq!(outcome, Ok(received(1)));
+    });
+    assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+}
