@@ -41,7 +41,7 @@ use core::ptr::null;
 const WORD_OFFSET: usize = 32;
 /// The bytes from a node's `next` back to its `prev`.
 const PREV_OFFSET: usize = 8;
-/// How many nodes of ours a thread may have listed; the kernel stops at 2,048 of all kinds.
+/// How many locks a thread may hold when it takes one more; the kernel stops at 2,048 of all kinds.
 const MAX_HELD: usize = 1_000;
 
 /// The two links of a node, 24 bytes after its word.
@@ -83,8 +83,8 @@ thread_local! {
     static KNOWN: Cell<(*const Head, u32)> = const { Cell::new((null(), 0)) };
     /// The entry of the lock that this thread holds in `pending` alone, or 0.
     static UNLISTED: Cell<usize> = const { Cell::new(0) };
-    /// The entries that this thread has listed, oldest first.
-    static HELD: [Cell<usize>; MAX_HELD] = const { [const { Cell::new(0) }; MAX_HELD] };
+    /// The entries that this thread has listed, oldest first. There is room for the unlisted one as well, at any time.
+    static HELD: [Cell<usize>; MAX_HELD + 1] = const { [const { Cell::new(0) }; MAX_HELD + 1] };
     static HELD_LEN: Cell<usize> = const { Cell::new(0) };
     /// A node of somebody else is, or may be, between ours.
     static FOREIGN: Cell<bool> = const { Cell::new(false) };
@@ -170,18 +170,27 @@ impl Thread {
         unsafe { &*self.head }
     }
 
-    /// Announces that the word of `links` is about to be taken or given up. A lock that was held unlisted is in the list from here on.
+    /// Announces that the word of `links` is about to be taken. A lock that was held unlisted is in the list from here on.
     #[inline(always)]
     pub(crate) fn begin(self, links: &Links) -> Result<(), Fault> {
-        if UNLISTED.get() != 0 {
-            self.spill()?;
+        if self.is_full() {
+            return Err(Fault::TooManyLocks);
         }
-        self.head().pending.store(links.entry(), Relaxed);
-        compiler_fence(SeqCst);
+        self.begin_to_end(links);
         Ok(())
     }
 
-    /// The same for a word that is tried once, and then [held](Self::hold) or left: mostly it is announced already.
+    /// Announces that a listed word is about to be given up: there is always room for this.
+    #[inline(always)]
+    pub(crate) fn begin_to_end(self, links: &Links) {
+        if UNLISTED.get() != 0 {
+            self.spill();
+        }
+        self.head().pending.store(links.entry(), Relaxed);
+        compiler_fence(SeqCst);
+    }
+
+    /// As [`begin`](Self::begin), for a word that is tried once, and then [held](Self::hold) or left: mostly it is announced already.
     #[inline(always)]
     pub(crate) fn begin_again(self, links: &Links) -> Result<(), Fault> {
         if self.head().pending.load(Relaxed) == links.entry() {
@@ -228,27 +237,31 @@ impl Thread {
         must_list()
     }
 
-    /// Whether no more can be listed.
+    /// Whether it holds as many as it may.
     #[expect(clippy::unused_self, reason = "of the calling thread")]
-    pub(crate) fn is_full(self) -> bool {
-        HELD_LEN.get() == MAX_HELD
+    fn is_full(self) -> bool {
+        HELD_LEN.get() + usize::from(UNLISTED.get() != 0) > MAX_HELD
     }
 
     /// Moves the lock that is held in `pending` into the list.
     #[cold]
-    fn spill(self) -> Result<(), Fault> {
+    fn spill(self) {
         // SAFETY: the node of a lock that this thread holds, so its mapping is alive; the entry is the address of its `next`.
-        self.link(unsafe { node(UNLISTED.get()) })?;
+        self.insert(unsafe { node(UNLISTED.get()) });
         UNLISTED.set(0);
-        Ok(())
     }
 
     /// Puts the node of a word that this thread owns into the list.
     pub(crate) fn link(self, links: &Links) -> Result<(), Fault> {
-        let (head, len) = (self.head(), HELD_LEN.get());
         if self.is_full() {
             return Err(Fault::TooManyLocks);
         }
+        self.insert(links);
+        Ok(())
+    }
+
+    fn insert(self, links: &Links) {
+        let (head, len) = (self.head(), HELD_LEN.get());
         let first = head.list.load(Relaxed);
         self.note_foreign(first, len);
         links.next.store(first, Relaxed);
@@ -259,7 +272,6 @@ impl Thread {
         head.list.store(links.entry(), Relaxed);
         HELD.with(|held| held[len].set(links.entry()));
         HELD_LEN.set(len + 1);
-        Ok(())
     }
 
     /// Takes a node out of the list, if it is there. It must be the pending one meanwhile.
@@ -371,9 +383,10 @@ fn retire() {
     FAST.set((null(), 0));
     let (head, tid) = KNOWN.get();
     let me = Thread { head, tid };
-    if UNLISTED.get() == 0 || me.spill().is_ok() {
-        me.end();
+    if UNLISTED.get() != 0 {
+        me.spill();
     }
+    me.end();
 }
 
 /// To be called in the child of a fork: its thread has another id, an empty list, and none of its parent's locks.

@@ -66,12 +66,15 @@ impl Thread {
         self.tid
     }
     pub(crate) fn begin(self, links: &Links) -> Result<(), Fault> {
+        self.begin_to_end(links);
+        Ok(())
+    }
+    pub(crate) fn begin_to_end(self, links: &Links) {
         let held = UNLISTED.with(Cell::take);
         if held != 0 {
             HELD.with(|list| list.borrow_mut().push(held));
         }
         PENDING.with(|pending| pending.set(links.entry()));
-        Ok(())
     }
     pub(crate) fn begin_again(self, links: &Links) -> Result<(), Fault> {
         if PENDING.with(Cell::get) == links.entry() { Ok(()) } else { self.begin(links) }
@@ -87,9 +90,6 @@ impl Thread {
     }
     pub(crate) fn let_go(self) {
         UNLISTED.with(|held| held.set(0));
-    }
-    pub(crate) fn is_full(self) -> bool {
-        false
     }
     pub(crate) fn is_eager(self) -> bool {
         false

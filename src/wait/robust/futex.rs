@@ -182,9 +182,6 @@ impl RobustWord {
 
     fn announce(&self) -> Result<Thread, Refused> {
         let me = Thread::current().map_err(Refused::Failed)?;
-        if me.is_eager() && me.is_full() {
-            return Err(Refused::Failed(Fault::TooManyLocks));
-        }
         me.begin(&self.links).map_err(Refused::Failed)?;
         Ok(me)
     }
@@ -282,14 +279,8 @@ impl RobustWord {
         if me.holds(&self.links) {
             me.let_go();
         }
-        // A lock taken after this one may be held unlisted: it moves to the list. There is room for
-        // it, as this one is about to leave; and if `begin` fails all the same, this one stays
-        // listed until it is unlinked, which never leaves it without an owner to the kernel.
-        if me.begin(&self.links).is_err() {
-            me.unlink(&self.links);
-            self.release();
-            return;
-        }
+        // A lock taken after this one may be held unlisted: it moves to the list.
+        me.begin_to_end(&self.links);
         // Out of the list before the release: the next owner will write the links. A no-op when
         // the lock was never listed.
         me.unlink(&self.links);
@@ -339,9 +330,7 @@ impl RobustWord {
     #[cfg(not(outlast_loom))]
     pub(crate) fn leave(&self) {
         let Ok(me) = Thread::current() else { return };
-        if me.begin(&self.links).is_err() {
-            return;
-        }
+        me.begin_to_end(&self.links);
         me.unlink(&self.links); // whatever the word says
         if self.word.value.load(Relaxed) & OWNER == me.tid() {
             self.word.change_and_wake(Change::Clear, u32::MAX);
