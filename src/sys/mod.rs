@@ -87,8 +87,8 @@ pub(crate) enum Wake {
 pub(crate) enum Change {
     /// Stores zero.
     #[cfg_attr(
-        all(feature = "pthread", not(feature = "futex"), not(outlast_loom)),
-        expect(dead_code, reason = "for robust futexes")
+        any(outlast_loom, all(feature = "pthread", not(feature = "futex"))),
+        expect(dead_code, reason = "for the tokens of robust futexes")
     )]
     Clear,
     /// Sets the lowest bit, leaving the others.
