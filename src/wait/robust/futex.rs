@@ -41,6 +41,7 @@
 //! the woken one is killed.
 use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED, WAITERS};
 use crate::deadline::Deadline;
+#[cfg(not(outlast_loom))]
 use crate::error::Fault;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, Ordering};
