@@ -34,6 +34,7 @@ use crate::segment::{forks, identify};
 use crate::shareable::{Dead, Layout, SEED, Shareable, mix};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sys::robust::Thread;
 use crate::wait::TimedOut;
 use crate::wait::robust::{Refused, RobustWord};
 use crate::wait::signal::Signal;
@@ -178,6 +179,20 @@ impl OwnedSemaphore {
         n: u32,
         deadline: Option<Deadline>,
     ) -> Result<Option<OwnedPermit<'_>>, Fault> {
+        let me = match self.word.try_take_fast() {
+            Some(me) => me,
+            None => match self.take_word(deadline)? {
+                Some(me) => me,
+                None => return Ok(None),
+            },
+        };
+        let taken = self.take(tag, n);
+        self.word.give_up(me);
+        taken
+    }
+
+    #[cold]
+    fn take_word(&self, deadline: Option<Deadline>) -> Result<Option<Thread>, Fault> {
         let taken = match deadline {
             None => self.word.try_take(),
             Some(deadline) => match self.word.take_until(deadline) {
@@ -185,39 +200,48 @@ impl OwnedSemaphore {
                 Err(TimedOut) => return Ok(None),
             },
         };
-        let me = match taken {
+        match taken {
             // What a dead owner of the word left is whole: it changed one cell at most, in one step.
-            Ok((_, me)) => me,
-            Err(Refused::Busy) => return Ok(None),
-            Err(Refused::Failed(fault)) => return Err(fault),
-            Err(Refused::Mine | Refused::Unplaced) => return Err(Fault::Corrupt),
-        };
-        let taken = if self.available() < n { Ok(None) } else { self.take(tag, n).map(Some) };
-        self.word.give_up(me);
-        taken
+            Ok((_, me)) => Ok(Some(me)),
+            Err(Refused::Busy) => Ok(None),
+            Err(Refused::Failed(fault)) => Err(fault),
+            Err(Refused::Mine | Refused::Unplaced) => Err(Fault::Corrupt),
+        }
     }
 
-    fn take(&self, tag: u32, n: u32) -> Result<OwnedPermit<'_>, Fault> {
+    fn take(&self, tag: u32, n: u32) -> Result<Option<OwnedPermit<'_>>, Fault> {
         let owner = u64::from(tag) & TAG;
+        let (mut held, mut mine, mut free) = (0, None, None);
+        for cell in &self.cells {
+            let seen = cell.load(Acquire);
+            held += seen >> HELD_AT;
+            if seen & TAG == owner {
+                mine = mine.or(Some(cell));
+            } else if seen == 0 {
+                free = free.or(Some(cell));
+            }
+        }
+        if self.unheld(held) < n {
+            return Ok(None);
+        }
+        let cell = mine.or(free).ok_or(Fault::TooManyPeers)?;
         let more = u64::from(n) << HELD_AT;
-        let mine = |cell: &&AtomicU64| cell.load(Relaxed) & TAG == owner;
-        let free = |cell: &&AtomicU64| cell.load(Relaxed) == 0;
-        let cells = self.cells.iter();
-        let cell = cells.clone().find(mine).or_else(|| cells.clone().find(free));
-        let cell = cell.ok_or(Fault::TooManyPeers)?;
         let mut seen = cell.load(Relaxed);
         while let Err(now) =
             cell.compare_exchange(seen, (seen | owner).wrapping_add(more), AcqRel, Relaxed)
         {
             seen = now; // another thread of ours has given back
         }
-        Ok(OwnedPermit { semaphore: self, cell, n, forks: forks() })
+        Ok(Some(OwnedPermit { semaphore: self, cell, n, forks: forks() }))
     }
 
     /// How many permits nobody holds. May change at any moment.
     #[must_use]
     pub fn available(&self) -> u32 {
-        let held: u64 = self.cells.iter().map(|cell| cell.load(Acquire) >> HELD_AT).sum();
+        self.unheld(self.cells.iter().map(|cell| cell.load(Acquire) >> HELD_AT).sum())
+    }
+
+    fn unheld(&self, held: u64) -> u32 {
         u32::try_from(u64::from(self.permits()).saturating_sub(held)).unwrap_or(0)
     }
 
