@@ -361,6 +361,18 @@ impl Barrier {
     }
 
     /// Breaks the barrier: all who wait, and all who come, get [`BrokenCause::Aborted`] until it is [`reset`](Self::reset).
+    ///
+    /// ```
+    /// use outlast::{Barrier, BarrierError, Shared};
+    ///
+    /// let here = Shared::anonymous(Barrier::new(2))?;
+    /// let there = Shared::<Barrier>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// here.abort();
+    /// assert!(matches!(there.wait(), Err(BarrierError::Broken(_))));
+    /// there.reset();
+    /// assert!(!here.is_broken());
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
     pub fn abort(&self) {
         self.break_for(ABORTED, None);
     }

@@ -112,6 +112,24 @@ impl Condition {
     ///
     /// With a [`ReentrantLock`](crate::ReentrantLock) it is given a copy of the value, which is written back.
     ///
+    /// ```
+    /// use outlast::{Condition, Lock, Shared};
+    ///
+    /// outlast::shared! {
+    ///     struct Account { balance: Lock<i64>, paid_in: Condition }
+    /// }
+    /// let here = Shared::anonymous(Account { balance: Lock::new(0), paid_in: Condition::new() })?;
+    /// let there = here.clone();
+    /// let payer = std::thread::spawn(move || {
+    ///     *there.balance.lock().unwrap() += 5;
+    ///     there.paid_in.notify_one();
+    /// });
+    /// let balance = here.paid_in.wait_while(here.balance.lock()?, |balance| *balance < 5)?;
+    /// assert_eq!(*balance, 5);
+    /// payer.join().unwrap();
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`wait`](Self::wait), at once: then `condition` may hold still.
     #[doc(alias = "wait_for")]

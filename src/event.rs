@@ -75,6 +75,18 @@ impl Event {
     }
 
     /// An event that is clear again once it has let one waiter through.
+    ///
+    /// ```
+    /// use outlast::{Event, Shared};
+    /// use std::time::Duration;
+    ///
+    /// let here = Shared::anonymous(Event::auto(false))?;
+    /// let there = Shared::<Event>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// here.set();
+    /// assert!(there.wait_timeout(Duration::ZERO)?); // one has it,
+    /// assert!(!here.wait_timeout(Duration::ZERO)?); // and nobody else
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
     #[must_use]
     pub fn auto(set: bool) -> Self {
         Event { word: WaitWord::new(u32::from(set)), kind: AtomicU32::new(AUTO) }

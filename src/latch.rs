@@ -141,6 +141,19 @@ impl Latch {
 
     /// Promises `n` counts more, which this process owes from here on.
     ///
+    /// ```
+    /// use outlast::{Latch, Shared};
+    ///
+    /// let here = Shared::anonymous(Latch::new(0))?;
+    /// let there = Shared::<Latch>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// let member = there.join(2)?;
+    /// member.count_down();
+    /// assert_eq!((member.owed(), here.is_open()), (1, false));
+    /// member.done();
+    /// here.wait()?;
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`LatchError::Open`] or [`LatchError::MemberDied`] if it is too late; [`LatchError::Failed`], with [`Fault::TooManyPeers`] if
     /// there are [`MAX_MEMBERS`] members.

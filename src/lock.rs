@@ -140,6 +140,22 @@ impl<T: Plain> Lock<T> {
 
     /// Takes the lock, waiting for it at most `timeout`.
     ///
+    /// ```
+    /// use outlast::{Lock, LockError, Shared};
+    /// use std::time::Duration;
+    ///
+    /// let here = Shared::anonymous(Lock::new(0_u64))?;
+    /// let there = here.clone();
+    /// let guard = here.lock()?;
+    /// let other = std::thread::spawn(move || {
+    ///     let taken = there.lock_timeout(Duration::from_millis(10));
+    ///     assert!(matches!(taken, Err(LockError::TimedOut)));
+    /// });
+    /// other.join().unwrap();
+    /// # drop(guard);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`lock`](Self::lock), and [`LockError::TimedOut`].
     ///
@@ -250,6 +266,28 @@ impl<T: Plain> Lock<T> {
 
 impl<'a, T: Plain> LockGuard<'a, T> {
     /// Declares the value sound again, after the death or panic of an owner.
+    ///
+    /// ```
+    /// use outlast::{Lock, LockError, LockGuard, Shared};
+    ///
+    /// let here = Shared::anonymous(Lock::new([0_u64; 2]))?; // two numbers that should be equal
+    /// let there = here.clone();
+    /// let owner = std::thread::spawn(move || {
+    ///     let mut guard = there.lock().unwrap();
+    ///     guard[0] += 1;
+    ///     core::mem::forget(guard); // to the lock, the end of a thread is what the death of a process is
+    /// });
+    /// owner.join().unwrap();
+    /// match here.lock() {
+    ///     Err(LockError::OwnerDied(mut guard)) => {
+    ///         guard[1] = guard[0];
+    ///         LockGuard::mark_consistent(&mut guard);
+    ///     }
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// assert_eq!(*here.lock()?, [1, 1]);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
     pub fn mark_consistent(guard: &mut Self) {
         guard.lock.clear_poison();
     }

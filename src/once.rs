@@ -124,6 +124,16 @@ impl<T: Plain> OnceCell<T> {
     ///
     /// If that one is killed, or panics, the next one's function is run.
     ///
+    /// ```
+    /// use outlast::{OnceCell, Shared};
+    ///
+    /// let here = Shared::anonymous(OnceCell::<u64>::new())?;
+    /// let there = Shared::<OnceCell<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// assert_eq!(here.get_or_init(|| 42)?, &42);
+    /// assert_eq!(there.get_or_init(|| unreachable!("it is there"))?, &42);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`OnceError::WouldDeadlock`] if called by `f` itself; [`Fault::Forked`] if `f` has forked, in the child, whose value is
     /// dropped; see [`OnceError`].

@@ -283,6 +283,18 @@ impl<'a, T: Plain> ReentrantLockGuard<'a, T> {
     }
 
     /// How many guards of the lock this thread has.
+    ///
+    /// ```
+    /// use outlast::{ReentrantLock, Shared};
+    ///
+    /// let here = Shared::anonymous(ReentrantLock::new(1_u64))?;
+    /// let outer = here.lock()?;
+    /// let inner = here.lock()?;
+    /// assert_eq!(inner.depth(), 2);
+    /// drop(inner);
+    /// assert_eq!(outer.depth(), 1);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
     #[must_use]
     pub fn depth(&self) -> u32 {
         if self.is_held() { depth_of(self.inner.lock).load(Relaxed) } else { 0 }

@@ -362,6 +362,18 @@ impl<T: Plain> Queue<T> {
     ///
     /// Only for types of which any bits are a value: before it is written, it holds what an earlier message left.
     ///
+    /// ```
+    /// use outlast::{Queue, Shared};
+    ///
+    /// let here = Shared::<Queue<[u64; 128]>>::anonymous_queue(4)?;
+    /// let there = Shared::<Queue<[u64; 128]>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// let mut loan = here.loan()?;
+    /// loan.fill(7); // where it will be read
+    /// loan.send()?;
+    /// assert_eq!(there.recv_ref()?[127], 7);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// If the queue is closed, or this process cannot become a peer.
     #[inline]
@@ -535,6 +547,22 @@ impl<T: Plain> Queue<T> {
     /// If this process is killed before, or drops the delivery, it goes to another receiver. At most [`IN_FLIGHT`]
     /// messages of a queue can be unacknowledged at a time; beyond that, this waits for an acknowledgement.
     ///
+    /// ```
+    /// use outlast::{Queue, Shared};
+    /// use std::time::Duration;
+    ///
+    /// let here = Shared::<Queue<u64>>::anonymous_queue(4)?;
+    /// let there = Shared::<Queue<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// here.send(7)?;
+    /// drop(there.recv_ack()?); // not acknowledged
+    /// let job = there.recv_ack()?;
+    /// assert_eq!((*job, job.attempts()), (7, 1));
+    /// assert!(!here.join_timeout(Duration::ZERO)?);
+    /// job.ack()?;
+    /// assert!(here.join_timeout(Duration::ZERO)?);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`recv`](Self::recv). Note that a queue can be closed and empty while other processes hold deliveries
     /// that may come back: [`join`](Self::join) first, then [`close`](Self::close).
@@ -603,6 +631,17 @@ impl<T: Plain> Queue<T> {
     }
 
     /// Messages until the queue is closed and empty, or cannot be used, waiting for each.
+    ///
+    /// ```
+    /// use outlast::{Queue, Shared};
+    ///
+    /// let here = Shared::<Queue<u64>>::anonymous_queue(4)?;
+    /// let there = Shared::<Queue<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// here.send_batch(&[1, 2, 3])?;
+    /// here.close();
+    /// assert_eq!(there.iter().sum::<u64>(), 6);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
         core::iter::from_fn(|| self.recv().ok())
     }

@@ -218,6 +218,20 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// As [`Queue::recv_ack`]. At most [`IN_FLIGHT`](super::IN_FLIGHT) messages of each level can be unacknowledged at a time;
     /// beyond that, a level is passed by.
     ///
+    /// ```
+    /// use outlast::{PriorityQueue, Shared};
+    ///
+    /// let here = Shared::anonymous(PriorityQueue::<u64, 2, 16>::new())?;
+    /// let there = Shared::<PriorityQueue<u64, 2, 16>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// here.send(0, 1)?;
+    /// here.send(1, 2)?;
+    /// let urgent = there.recv_ack()?;
+    /// assert_eq!((*urgent, urgent.priority()), (2, 1));
+    /// urgent.ack()?;
+    /// assert_eq!(there.len(), 1);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn recv_ack(&self) -> Result<Delivery<'_, T>, RecvError> {

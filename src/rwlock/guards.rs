@@ -102,6 +102,18 @@ impl<'a, T: Plain> WriteGuard<'a, T> {
     }
 
     /// Goes on as a reader: others may read from here on, and nobody can have written in between.
+    ///
+    /// ```
+    /// use outlast::{RwLock, Shared, WriteGuard};
+    ///
+    /// let here = Shared::anonymous(RwLock::new(0_u64))?;
+    /// let there = Shared::<RwLock<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// let mut writer = here.write()?;
+    /// *writer = 42;
+    /// let reader = WriteGuard::downgrade(writer);
+    /// assert_eq!((*reader, *there.read()?), (42, 42));
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
     pub fn downgrade(guard: Self) -> ReadGuard<'a, T> {
         let (lock, me) = (guard.lock, guard.me);
         let is_owner = guard.end();

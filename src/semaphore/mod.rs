@@ -128,6 +128,18 @@ impl Semaphore {
 
     /// Takes `n` permits at once, waiting for them as long as it takes. Others that want fewer may be served meanwhile.
     ///
+    /// ```
+    /// use outlast::{Semaphore, Shared};
+    ///
+    /// let here = Shared::anonymous(Semaphore::new(3))?;
+    /// let there = Shared::<Semaphore>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// let two = here.acquire_many(2)?;
+    /// assert!(there.try_acquire_many(2).is_none());
+    /// drop(two);
+    /// assert_eq!(there.available(), 3);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
     #[inline]
@@ -241,6 +253,18 @@ impl Semaphore {
     /// Makes `n` more permits, and wakes those who can take them.
     ///
     /// Any process may, whether it has taken some or not.
+    ///
+    /// ```
+    /// use outlast::{Semaphore, Shared};
+    ///
+    /// let here = Shared::anonymous(Semaphore::bounded(1))?;
+    /// let there = Shared::<Semaphore>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// here.acquire()?.forget(); // another one is to give it back
+    /// assert_eq!(there.available(), 0);
+    /// there.release(1).unwrap();
+    /// assert!(there.release(1).is_err(), "one too many");
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
     ///
     /// # Errors
     /// If there would be more than the ceiling of a [`bounded`](Self::bounded) semaphore, or than [`MAX_PERMITS`]; then none is made.

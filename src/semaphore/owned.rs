@@ -94,6 +94,18 @@ impl OwnedSemaphore {
 
     /// Takes `n` permits at once, waiting for them as long as it takes: for ever if there are fewer in all.
     ///
+    /// ```
+    /// use outlast::{OwnedSemaphore, Shared};
+    ///
+    /// let here = Shared::anonymous(OwnedSemaphore::new(3))?;
+    /// let there = Shared::<OwnedSemaphore>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// let two = here.acquire_many(2)?;
+    /// assert!(there.try_acquire_many(2)?.is_none());
+    /// drop(two); // or the end of this process, by whatever means
+    /// assert_eq!(there.available(), 3);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
     pub fn acquire_many(&self, n: u32) -> Result<OwnedPermit<'_>, Fault> {

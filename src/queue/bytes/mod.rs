@@ -280,6 +280,18 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     ///
     /// Later messages are not received before this one is committed or dropped: keep it short.
     ///
+    /// ```
+    /// use outlast::{ByteQueue, Shared};
+    ///
+    /// let here = Shared::<ByteQueue>::anonymous_bytes(4096)?;
+    /// let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// let mut room = here.reserve(100)?;
+    /// room[..5].copy_from_slice(b"short");
+    /// room.commit_len(5)?;
+    /// assert_eq!(&*there.recv_ref()?, b"short");
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`send`](Self::send).
     #[doc(alias = "grant")]

@@ -116,6 +116,24 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// As [`recv_ack`](Self::recv_ack), except that what was delivered `limit` times and not acknowledged goes to `dead_letters`: see
     /// [`Queue::recv_ack_or_bury`](crate::Queue::recv_ack_or_bury).
     ///
+    /// ```
+    /// use outlast::{Channel, Queue, Shared};
+    ///
+    /// let here = Shared::<Channel<u64>>::anonymous_channel(4)?;
+    /// let dead_letters = Shared::<Queue<u64>>::anonymous_queue(4)?;
+    /// let (sender, receiver) = (here.sender()?, here.receiver()?);
+    /// sender.send(666)?;
+    /// sender.send(7)?;
+    /// for _ in 0..2 {
+    ///     let job = receiver.recv_ack_or_bury(2, &dead_letters)?;
+    ///     assert_eq!(*job, 666);
+    ///     drop(job); // in vain: it comes back
+    /// }
+    /// assert_eq!(receiver.recv_ack_or_bury(2, &dead_letters)?.ack()?, 7);
+    /// assert_eq!(dead_letters.drain(), [666]);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`recv_ack`](Self::recv_ack).
     pub fn recv_ack_or_bury(

@@ -214,6 +214,19 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
 
     /// Whether a message has come, or begun to come, within `timeout`, or the end. What it has seen can be received by another thread meanwhile.
     ///
+    /// ```
+    /// use outlast::{Pipe, Shared};
+    /// use std::time::Duration;
+    ///
+    /// let pipe = Shared::<Pipe>::anonymous_pipe(4096)?;
+    /// let (here, there) = (pipe.first()?, pipe.second()?);
+    /// assert!(!there.poll(Duration::ZERO)?);
+    /// here.send_bytes(b"hello")?;
+    /// assert!(there.poll(Duration::ZERO)?);
+    /// assert_eq!(there.recv_bytes()?, b"hello");
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// If this process cannot become a peer, or if the memory is damaged.
     pub fn poll(&self, timeout: Duration) -> Result<bool, Fault> {
