@@ -1,50 +1,30 @@
 //! Models of `Channel`.
+#[path = "ends.rs"]
+#[expect(clippy::duplicate_mod, reason = "the same models, of two kinds of channels")]
+mod ends;
+
 use crate::{SOON, check, killed_anywhere, share, spawn};
 use core::ops::Deref;
 use outlast::{
-    Channel, FixedChannel, RecvError, RecvTimeoutError, SendError, SendTimeoutError, Sender,
-    Shareable, Shared, TryRecvError,
+    Channel, FixedChannel, RecvError, RecvTimeoutError, Sender, Shareable, Shared, TryRecvError,
 };
 
 type Pipe = FixedChannel<u32, 1>;
 
-fn channel() -> outlast::Shared<Pipe> {
+fn channel() -> Shared<Pipe> {
     share(Pipe::new())
 }
 
-/// What is there comes before the end; a lost wake is a deadlock.
-fn one_message_then_the_end(channel: &Shared<Pipe>) {
-    let sender = channel.sender().unwrap();
-    let receiver = spawn(channel, |channel| {
-        let receiver = channel.receiver().unwrap();
-        assert_eq!((receiver.recv(), receiver.recv()), (Ok(1), Err(RecvError::Disconnected)));
-    });
-    sender.send(1).unwrap();
-    drop(sender);
-    receiver.join().unwrap();
+fn message(n: u32) -> u32 {
+    n
 }
 
-#[test]
-fn channel_last_sender_leaves() {
-    check(|| {
-        let channel = channel();
-        one_message_then_the_end(&channel);
-    });
+fn received(n: u32) -> u32 {
+    n
 }
 
-#[test]
-fn channel_last_receiver_leaves() {
-    check(|| {
-        let channel = channel();
-        let receiver = channel.receiver().unwrap();
-        let sender = spawn(&channel, |channel| {
-            let sender = channel.sender().unwrap();
-            sender.send(1).ok();
-            assert_eq!(sender.send(2), Err(SendError::Disconnected(2)));
-        });
-        drop(receiver);
-        sender.join().unwrap();
-    });
+fn back(n: u32) -> u32 {
+    n
 }
 
 /// Of two that leave at the same time, one tells.
@@ -116,35 +96,6 @@ fn channel_end_handed_on_under_a_look() {
     });
 }
 
-/// A bit that was set before the end was taken again.
-#[test]
-fn channel_taken_again() {
-    check(|| {
-        let channel = channel();
-        drop(channel.sender().unwrap());
-        one_message_then_the_end(&channel);
-    });
-}
-
-#[test]
-fn channel_times_out_or_ends() {
-    check(|| {
-        let channel = channel();
-        let sender = channel.sender().unwrap();
-        let receiver = spawn(&channel, |channel| {
-            let receiver = channel.receiver().unwrap();
-            let first = receiver.recv_timeout(SOON);
-            assert!(matches!(
-                first,
-                Err(RecvTimeoutError::TimedOut | RecvTimeoutError::Disconnected)
-            ));
-            assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
-        });
-        drop(sender);
-        receiver.join().unwrap();
-    });
-}
-
 /// The receiver gets a first part of the messages, then the end.
 #[test]
 fn channel_sender_killed_anywhere() {
@@ -166,59 +117,5 @@ fn channel_sender_killed_anywhere() {
         assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
         assert_eq!(all, [0, 1][..all.len()]);
         assert!(life.result.is_none_or(|second| all.len() == 1 + usize::from(second)));
-    });
-}
-
-/// The message of a killed receiver comes to the other one, before the end.
-#[test]
-fn channel_receiver_killed_anywhere() {
-    killed_anywhere(|victim| {
-        let channel = channel();
-        let receiver = channel.receiver().unwrap();
-        let sender = channel.sender().unwrap();
-        sender.send(7).unwrap();
-        drop(sender);
-        let dying = victim.spawn(&channel, |channel| channel.receiver().unwrap().try_recv());
-        let mine = receiver.try_recv();
-        let life = dying.join().unwrap();
-        channel.recover(&life.dead);
-        let rest: Vec<u32> = receiver.iter().collect();
-        assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
-        let times = [mine.is_ok(), matches!(life.result, Some(Ok(7))), rest == [7]];
-        let times = times.into_iter().filter(|&got| got).count();
-        assert!(times == 1 || (times == 0 && life.result.is_none()), "{mine:?} {rest:?}");
-        // Who is told of the end knows that nothing comes back.
-        assert!(mine != Err(TryRecvError::Disconnected) || rest.is_empty());
-    });
-}
-
-/// The last receiver is killed: a sender is told.
-#[test]
-fn channel_last_receiver_killed_anywhere() {
-    killed_anywhere(|victim| {
-        let channel = channel();
-        let sender = channel.sender().unwrap();
-        let receiver = victim.spawn(&channel, |channel| channel.receiver().unwrap().try_recv());
-        let first = sender.send_timeout(1, SOON);
-        assert!(matches!(first, Ok(()) | Err(SendTimeoutError::Disconnected(1))));
-        let life = receiver.join().unwrap();
-        channel.recover(&life.dead);
-        drop(channel.receiver().unwrap()); // in case it died before it came
-        assert_eq!(sender.send(2), Err(SendError::Disconnected(2)));
-    });
-}
-
-/// Two leave while one of them is killed in it.
-#[test]
-fn channel_leaver_killed_anywhere() {
-    killed_anywhere(|victim| {
-        let channel = channel();
-        let sender = channel.sender().unwrap();
-        let dying = victim.spawn(&channel, |channel| drop(channel.sender().unwrap()));
-        let receiver = spawn(&channel, |channel| channel.receiver().unwrap().recv());
-        drop(sender);
-        let life = dying.join().unwrap();
-        channel.recover(&life.dead);
-        assert_eq!(receiver.join().unwrap(), Err(RecvError::Disconnected));
     });
 }
