@@ -46,11 +46,15 @@ fn play(court: &Court, serves: bool, rounds: u64) {
     Spin::Never.set();
     stay_on(usize::from(serves));
     let mut random = Random::new(u64::from(serves));
+    let counted = || {
+        (0..rounds).inspect(|i| {
+            if i.is_multiple_of(50) {
+                leave_a_thread_behind();
+            }
+        })
+    };
     let mut hesitate = || (0..random.below(1_500)).for_each(|_| core::hint::spin_loop());
-    for i in (0..rounds).map(|i| [i; 128]) {
-        if i[0].is_multiple_of(50) {
-            leave_a_thread_behind();
-        }
+    for i in counted().map(|i| [i; 128]) {
         hesitate();
         if serves {
             court.there.send(i).unwrap();
@@ -65,10 +69,7 @@ fn play(court: &Court, serves: bool, rounds: u64) {
     let (sends, receives) =
         if serves { (&court.ring, &court.answers) } else { (&court.answers, &court.ring) };
     let (producer, consumer) = (sends.producer().unwrap(), receives.consumer().unwrap());
-    for i in (0..rounds).map(|i| [i; 128]) {
-        if i[0].is_multiple_of(50) {
-            leave_a_thread_behind();
-        }
+    for i in counted().map(|i| [i; 128]) {
         hesitate();
         if serves {
             producer.send(i).unwrap();
@@ -79,10 +80,7 @@ fn play(court: &Court, serves: bool, rounds: u64) {
             producer.send(i).unwrap();
         }
     }
-    for i in 0..rounds {
-        if i.is_multiple_of(50) {
-            leave_a_thread_behind();
-        }
+    for i in counted() {
         // The other one has the lock, and will not come back before this one had it.
         let before = 2 * i + u64::from(!serves);
         while court.taken.load(SeqCst) < before {
