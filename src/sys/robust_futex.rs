@@ -247,20 +247,12 @@ impl Thread {
     #[cold]
     fn spill(self) {
         // SAFETY: the node of a lock that this thread holds, so its mapping is alive; the entry is the address of its `next`.
-        self.insert(unsafe { node(UNLISTED.get()) });
+        self.link(unsafe { node(UNLISTED.get()) });
         UNLISTED.set(0);
     }
 
-    /// Puts the node of a word that this thread owns into the list.
-    pub(crate) fn link(self, links: &Links) -> Result<(), Fault> {
-        if self.is_full() {
-            return Err(Fault::TooManyLocks);
-        }
-        self.insert(links);
-        Ok(())
-    }
-
-    fn insert(self, links: &Links) {
+    /// Puts the node of a word that this thread owns into the list. There is room: it [began](Self::begin).
+    pub(crate) fn link(self, links: &Links) {
         let (head, len) = (self.head(), HELD_LEN.get());
         let first = head.list.load(Relaxed);
         self.note_foreign(first, len);

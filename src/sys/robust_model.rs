@@ -94,9 +94,8 @@ impl Thread {
     pub(crate) fn is_eager(self) -> bool {
         false
     }
-    pub(crate) fn link(self, links: &Links) -> Result<(), Fault> {
+    pub(crate) fn link(self, links: &Links) {
         HELD.with(|list| list.borrow_mut().push(links.entry()));
-        Ok(())
     }
     pub(crate) fn unlink(self, links: &Links) {
         HELD.with(|list| list.borrow_mut().retain(|&held| held != links.entry()));

@@ -52,10 +52,7 @@ impl Reservation<'_> {
     /// As [`commit`](Self::commit).
     #[inline(always)]
     pub fn commit_len(self, len: usize) -> Result<(), Fault> {
-        if self.forks != forks() {
-            return Err(Fault::Forked);
-        }
-        let len = len.min(self.len) as u64;
+        let len = self.stated(len)?;
         self.publish(len);
         Ok(())
     }
@@ -63,12 +60,16 @@ impl Reservation<'_> {
     /// As [`commit_len`](Self::commit_len), in a channel whose receivers' end is `receivers`.
     #[inline(always)]
     pub(in crate::queue) fn commit_to(self, receivers: &Ends, len: usize) -> Result<(), Unsent> {
-        if self.forks != forks() {
-            return Err(Unsent::Failed(Fault::Forked));
-        }
-        let (view, claim, len) = (self.view, self.claim, len.min(self.len) as u64);
+        let len = self.stated(len).map_err(Unsent::Failed)?;
+        let (view, claim) = (self.view, self.claim);
         core::mem::forget(self);
         view.publish_to(receivers, claim, len)
+    }
+
+    /// What the header says of a message of the first `len` bytes, in the process that has the room.
+    #[inline(always)]
+    fn stated(&self, len: usize) -> Result<u64, Fault> {
+        if self.forks == forks() { Ok(len.min(self.len) as u64) } else { Err(Fault::Forked) }
     }
 
     /// Writes and sends a message that is as long as the room.

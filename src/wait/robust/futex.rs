@@ -232,7 +232,8 @@ impl RobustWord {
                 Err(refused)
             }
             Ok(taken) => {
-                if me.is_eager() && me.link(&self.links).is_ok() {
+                if me.is_eager() {
+                    me.link(&self.links);
                     me.end();
                 } else {
                     me.hold(&self.links);
@@ -318,11 +319,7 @@ impl RobustWord {
             me.end();
             return Ok(false);
         }
-        if let Err(fault) = me.link(&self.links) {
-            self.word.value.store(0, Release);
-            me.end();
-            return Err(fault);
-        }
+        me.link(&self.links);
         me.end();
         Ok(true)
     }
