@@ -16,6 +16,7 @@ mod bytes;
 mod channel;
 mod condition;
 mod event;
+mod history;
 mod latch;
 mod lock;
 mod log;
@@ -53,11 +54,21 @@ pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
     check_up_to(usize::MAX, model);
 }
 
-/// The same for a model that is too large for more than `bound` preemptions.
-pub(crate) fn check_up_to(bound: usize, model: impl Fn() + Send + Sync + 'static) {
+/// The same, however long it takes.
+pub(crate) fn check_whole(model: impl Fn() + Send + Sync + 'static) {
+    builder(usize::MAX).check(model);
+}
+
+fn builder(bound: usize) -> Builder {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(2).min(bound));
     builder.max_branches = builder.max_branches.max(20_000);
+    builder
+}
+
+/// The same for a model that is too large for more than `bound` preemptions.
+pub(crate) fn check_up_to(bound: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = builder(bound);
     if !is_full() {
         builder.max_duration = Some(PATIENCE);
     }

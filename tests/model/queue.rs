@@ -1,5 +1,6 @@
 //! Models of `Queue`, and of the recovery of what it holds.
-use crate::{SOON, asleep, check, check_up_to, join, killed_anywhere, share, spawn, spawn_dying};
+use crate::history::{Did, History};
+use crate::{SOON, asleep, check, check_whole, join, killed_anywhere, share, spawn, spawn_dying};
 use core::mem::forget;
 use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::Relaxed;
@@ -21,49 +22,46 @@ fn sorted(mut messages: Vec<u32>) -> Vec<u32> {
     messages
 }
 
-/// One message of each of two producers, two consumers.
-fn one_message_each<const N: usize>() {
-    check(|| {
+/// Two producers, two consumers, two messages each.
+fn two_by_two<const N: usize>() {
+    check_whole(|| {
         let queue = share(FixedQueue::<u32, N>::new());
-        let producer = spawn(&queue, |queue| queue.try_send(1).is_ok());
-        let consumer = spawn(&queue, |queue| queue.try_recv().ok());
-        let mut sent = Vec::from_iter(queue.try_send(2).is_ok().then_some(2));
-        let received = [queue.try_recv().ok(), consumer.join().unwrap()];
-        sent.extend(producer.join().unwrap().then_some(1));
-        let received = received.into_iter().flatten().chain(queue.drain()).collect();
-        assert_eq!(sorted(received), sorted(sent));
-    });
-}
-
-/// Two messages of each, which come in the order in which they were sent. Too large for more than one preemption.
-fn two_producers_and_two_consumers<const N: usize>() {
-    check_up_to(1, || {
-        let queue = share(FixedQueue::<u32, N>::new());
-        let producer = spawn(&queue, |queue| queue.send_batch(&[10, 11]).unwrap());
-        let consumer = spawn(&queue, |queue| [queue.recv().unwrap(), queue.recv().unwrap()]);
-        let mine = [20, 21].map(|message| {
-            queue.send(message).unwrap();
-            queue.recv().unwrap()
+        let history = Arc::new(History::default());
+        let producers = [10, 20].map(|first| {
+            let history = history.clone();
+            spawn(&queue, move |queue| {
+                for message in [first, first + 1] {
+                    history.note(|| queue.try_send(message).ok().map(|()| Did::Send(message)));
+                }
+            })
         });
-        let other = consumer.join().unwrap();
-        for received in [mine, other] {
-            assert!(received[0] / 10 != received[1] / 10 || received[0] < received[1]);
+        let receive_two = |queue: &Queue<u32>, history: &History| {
+            for _ in 0..2 {
+                history.note(|| queue.try_recv().ok().map(Did::Receive));
+            }
+        };
+        let consumer = {
+            let history = history.clone();
+            spawn(&queue, move |queue| receive_two(queue, &history))
+        };
+        receive_two(&queue, &history);
+        join(producers.into_iter().chain([consumer]));
+        while !queue.is_empty() {
+            history.note(|| Some(Did::Receive(queue.try_recv().unwrap())));
         }
-        assert_eq!(sorted([mine, other].concat()), [10, 11, 20, 21]);
-        producer.join().unwrap();
+        history.assert_linearizable(N);
+        assert_intact(&queue);
     });
 }
 
 #[test]
-fn queue_of_one_delivers_each_message_once() {
-    one_message_each::<1>();
-    two_producers_and_two_consumers::<1>();
+fn queue_of_one_is_linearizable() {
+    two_by_two::<1>();
 }
 
 #[test]
-fn queue_of_two_delivers_each_message_once() {
-    one_message_each::<2>();
-    two_producers_and_two_consumers::<2>();
+fn queue_of_two_is_linearizable() {
+    two_by_two::<2>();
 }
 
 #[test]
