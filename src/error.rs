@@ -129,6 +129,9 @@ pub enum Fault {
     /// The message is longer than the queue.
     #[error("the message is longer than the queue can hold")]
     TooLong,
+    /// The queue has no level of that number.
+    #[error("there is no level of that priority")]
+    NoSuchLevel,
     /// The value cannot be encoded: it has a part that the format has no form for, such as a sequence of unknown length.
     #[error("the value cannot be encoded")]
     Unencodable,

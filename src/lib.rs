@@ -62,6 +62,7 @@ pub use queue::{ByteQueue, FixedByteQueue};
 pub use queue::{Channel, FixedChannel, PriorityQueue, Receiver, Sender};
 pub use queue::{Connection, FixedPipe, Pipe};
 pub use queue::{Delivery, FixedQueue, Loan, Queue, Ref};
+pub use queue::{PriorityChannel, PriorityReceiver, PrioritySender};
 pub use queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };

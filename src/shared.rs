@@ -7,6 +7,7 @@ use crate::queue::pipe::{self, Connection, Pipe};
 use crate::queue::spsc::Ring;
 use crate::queue::{ByteChannel, ByteReceiver, ByteSender};
 use crate::queue::{Channel, Queue, Receiver, Sender};
+use crate::queue::{PriorityChannel, PriorityReceiver, PrioritySender};
 use crate::segment::Attachment;
 use crate::segment::header::{self, Expected, Geometry, Lifetime, Spec};
 use crate::segment::memory::Memory;
@@ -531,6 +532,24 @@ impl<T: Plain> Shared<Channel<T>> {
     /// As [`Channel::receiver`].
     pub fn receiver(&self) -> Result<Receiver<T, Self>, Fault> {
         Receiver::of(self.clone())
+    }
+}
+
+impl<T: Plain, const LEVELS: usize, const N: usize> Shared<PriorityChannel<T, LEVELS, N>> {
+    /// As [`PriorityChannel::sender`]; the handle keeps the channel mapped, and may go to any thread.
+    ///
+    /// # Errors
+    /// As [`PriorityChannel::sender`].
+    pub fn sender(&self) -> Result<PrioritySender<T, LEVELS, N, Self>, Fault> {
+        PrioritySender::of(self.clone())
+    }
+
+    /// As [`PriorityChannel::receiver`]; the handle keeps the channel mapped, and may go to any thread.
+    ///
+    /// # Errors
+    /// As [`PriorityChannel::receiver`].
+    pub fn receiver(&self) -> Result<PriorityReceiver<T, LEVELS, N, Self>, Fault> {
+        PriorityReceiver::of(self.clone())
     }
 }
 

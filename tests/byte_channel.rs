@@ -1,6 +1,14 @@
 //! `ByteChannel`: messages of any length, between two ends that notice each other's (see `ends`, too).
 #![cfg(not(outlast_loom))]
 mod common;
+
+/// Sends a message of that number by a verb of the senders' end, until some time.
+macro_rules! send {
+    ($sender:ident.$verb:ident($n:expr $(, $until:expr)?)) => {
+        $sender.$verb(message($n) $(, $until)?)
+    };
+}
+
 #[path = "common/ends.rs"]
 #[expect(clippy::unit_arg, reason = "errors give no bytes back")]
 mod ends;

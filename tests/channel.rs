@@ -1,6 +1,14 @@
 //! `Channel`: who holds its ends, and what those at the other end learn of it (see `ends`, too).
 #![cfg(not(outlast_loom))]
 mod common;
+
+/// Sends a message of that number by a verb of the senders' end, until some time.
+macro_rules! send {
+    ($sender:ident.$verb:ident($n:expr $(, $until:expr)?)) => {
+        $sender.$verb(message($n) $(, $until)?)
+    };
+}
+
 #[path = "common/ends.rs"]
 mod ends;
 

@@ -114,13 +114,17 @@ impl<T: Plain> Delivery<'_, T> {
     /// memory says that the delivery is not ours.
     #[doc(alias = "task_done")]
     pub fn ack(self) -> Result<T, Fault> {
+        self.settle().map(|(value, _)| value)
+    }
+
+    /// The same, and what [`Queue::free_cell`] gives.
+    pub(super) fn settle(self) -> Result<(T, bool), Fault> {
         let delivery = ManuallyDrop::new(self);
         if delivery.forks != forks() {
             return Err(Fault::Forked);
         }
         let value = **delivery;
-        delivery.queue.free_cell(delivery.cell, delivery.state)?;
-        Ok(value)
+        Ok((value, delivery.queue.free_cell(delivery.cell, delivery.state)?))
     }
 
     /// Gives the message back, to be delivered again with one attempt more. The same as dropping it.
@@ -259,7 +263,7 @@ impl<T: Plain> Ref<'_, T> {
         match self.place {
             Place::Slot(at) => self.queue.release(at),
             // Only damaged memory can have another word there, and then nothing is ours to free.
-            Place::Cell(i, taken) => self.queue.free_cell(i, taken).unwrap_or(()),
+            Place::Cell(i, taken) => _ = self.queue.free_cell(i, taken),
         }
     }
 

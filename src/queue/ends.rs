@@ -22,8 +22,9 @@
 //! # Death
 //! Killed before a cell is taken: nothing. After: recovery frees it. Killed between the freeing and what its caller does
 //! about it (wake the other side): the container does that in its own `recover`, always.
+use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::{LIGHT, NO_RECEIVERS, NO_SENDERS};
+use crate::queue::{LIGHT, NO_RECEIVERS, NO_SENDERS, Never};
 use crate::segment::{forks, identify};
 use crate::shareable::Dead;
 use crate::sync::HOLDERS;
@@ -32,6 +33,7 @@ use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use crate::sync::atomic::fence;
 use crate::wait::signal::Signal;
 use core::fmt;
+use core::ops::Deref;
 
 const OWNER: u32 = 0xfff;
 /// One handle.
@@ -154,18 +156,25 @@ impl Ends {
         false
     }
 
-    /// Whether the side is gone indeed, of which `bit` of `ended` says so: that is set as soon as it is gone, but may be there though it is not. Who
-    /// clears it looks once more, and sets it again if the side has gone meanwhile.
+    /// Whether the side is gone indeed, of which `bit` of all the words `ended` says so: that is set as soon as it is gone, but may be there though it
+    /// is not. Who clears it looks once more, and sets it again if the side has gone meanwhile; and has the others told once more by `tell`,
+    /// as they may have looked between.
     #[cold]
-    pub(crate) fn confirm_gone(&self, ended: &AtomicU32, bit: u32) -> bool {
+    pub(crate) fn confirm_gone(
+        &self,
+        ended: impl Iterator<Item = impl Deref<Target = AtomicU32>> + Clone,
+        bit: u32,
+        tell: impl FnOnce(),
+    ) -> bool {
         if self.is_gone() {
             return true;
         }
-        ended.fetch_and(!bit, AcqRel);
+        ended.clone().for_each(|word| _ = word.fetch_and(!bit, AcqRel));
         fence(SeqCst);
         let gone = self.is_gone();
         if gone {
-            ended.fetch_or(bit, AcqRel);
+            ended.for_each(|word| _ = word.fetch_or(bit, AcqRel));
+            tell();
         }
         gone
     }
@@ -179,9 +188,14 @@ impl Ends {
         owners.len()
     }
 
-    /// Frees what `dead` had, and sets `bit` of `ended` if the side is gone; may be called again. Then the other side is to be woken in any case: who died
-    /// may have been the last, and have told nobody.
-    pub(crate) fn recover(&self, dead: &Dead, ended: &AtomicU32, bit: u32) {
+    /// Frees what `dead` had, and sets `bit` of all of `ended` if the side is gone; may be called again. Then the other side is to be woken in any case: who
+    /// died may have been the last, and have told nobody.
+    pub(crate) fn recover(
+        &self,
+        dead: &Dead,
+        ended: impl Iterator<Item = impl Deref<Target = AtomicU32>>,
+        bit: u32,
+    ) {
         for cell in &self.cells {
             let seen = cell.load(Acquire);
             if seen & OWNER == dead.tag {
@@ -189,44 +203,86 @@ impl Ends {
             }
         }
         if self.is_gone() {
-            ended.fetch_or(bit, AcqRel);
+            ended.for_each(|word| _ = word.fetch_or(bit, AcqRel));
         }
     }
 }
 
-/// Both sides of a queue, and where it says that they are gone: what keeps I1 to I3 of [`Channel`](crate::queue::channel), for every kind of it.
-#[derive(Clone, Copy)]
-pub(crate) struct Sides<'a> {
-    pub(crate) senders: &'a Ends,
-    pub(crate) receivers: &'a Ends,
-    /// The word with `NO_SENDERS` and `NO_RECEIVERS`.
-    pub(crate) ended: &'a AtomicU32,
-    /// Receivers wait there, ...
-    pub(crate) not_empty: &'a Signal<LIGHT>,
-    /// ... and senders here.
-    pub(crate) not_full: &'a Signal<LIGHT>,
+/// How a receiver looks at a queue of whole messages to which nobody sends.
+pub(super) struct Look<'a> {
+    pub(super) is_closed: &'a dyn Fn() -> bool,
+    /// Whether nothing is left that could still be received.
+    pub(super) is_quiet: &'a dyn Fn() -> bool,
+    pub(super) may_have_message: &'a dyn Fn() -> bool,
+    /// Where receivers wait.
+    pub(super) arrived: &'a Signal<LIGHT>,
 }
 
-impl Sides<'_> {
+/// A queue with two sides: what keeps I1 to I3 of [`Channel`](crate::queue::channel), for every kind of it.
+pub(super) trait Sided {
+    /// The side that `bit` stands for, `NO_SENDERS` or `NO_RECEIVERS`.
+    fn side(&self, bit: u32) -> &Ends;
+
+    /// The words that have these bits.
+    fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone;
+
+    /// Wakes all who wait for what the side that `bit` stands for does. To be called after a change.
+    fn tell(&self, bit: u32);
+
     /// Tells the other side that the one that `bit` stands for is gone.
     #[cold]
-    pub(crate) fn part(self, bit: u32) {
-        self.ended.fetch_or(bit, AcqRel);
-        let waiting = if bit == NO_SENDERS { self.not_empty } else { self.not_full };
-        waiting.notify_all(); // keeps I3
+    fn part(&self, bit: u32) {
+        self.ended().for_each(|word| _ = word.fetch_or(bit, AcqRel));
+        self.tell(bit); // keeps I3
     }
 
     /// Whether the side whose bit was seen is gone indeed: keeps I2.
     #[cold]
-    pub(crate) fn is_cut_off(self, bit: u32) -> bool {
-        let side = if bit == NO_SENDERS { self.senders } else { self.receivers };
-        side.confirm_gone(self.ended, bit)
+    fn is_cut_off(&self, bit: u32) -> bool {
+        self.side(bit).confirm_gone(self.ended(), bit, || self.tell(bit))
+    }
+
+    /// Gives back a handle of the side that `bit` stands for.
+    fn give_back(&self, hold: &Hold, bit: u32) {
+        if self.side(bit).release(hold) {
+            self.part(bit);
+        }
+    }
+
+    /// `receive`, which gives `Closed` when it finds nothing and the senders' bit set, until it is clear what that means.
+    fn to_the_end<R>(
+        &self,
+        look: Look<'_>,
+        deadline: Deadline,
+        receive: impl Fn() -> Result<Option<R>, Never>,
+    ) -> Result<Option<R>, Never> {
+        loop {
+            match receive() {
+                Err(Never::Closed) if !(look.is_closed)() => {}
+                done => return done,
+            }
+            if !self.is_cut_off(NO_SENDERS) {
+                continue;
+            }
+            if (look.is_quiet)() {
+                return Err(Never::Disconnected); // keeps I4
+            }
+            // Something is there, or comes back, or is gone when who has it has it for good.
+            let moved = || {
+                let over = (look.may_have_message)() || (look.is_quiet)();
+                (over || (look.is_closed)() || !self.side(NO_SENDERS).is_gone()).then_some(())
+            };
+            if look.arrived.wait(deadline, moved).is_err() {
+                return Ok(None);
+            }
+        }
     }
 
     /// Takes what `dead` had of both. Then everybody is to be woken.
-    pub(crate) fn recover(self, dead: &Dead) {
-        self.senders.recover(dead, self.ended, NO_SENDERS);
-        self.receivers.recover(dead, self.ended, NO_RECEIVERS);
+    fn bereave(&self, dead: &Dead) {
+        [NO_SENDERS, NO_RECEIVERS]
+            .into_iter()
+            .for_each(|bit| self.side(bit).recover(dead, self.ended(), bit));
     }
 }
 

@@ -81,6 +81,7 @@ pub mod value;
 pub use bytes::{ByteQueue, FixedByteQueue};
 pub use cells::{Delivery, IN_FLIGHT, Loan, Ref};
 pub use channel::bytes::{ByteChannel, ByteReceiver, ByteSender, FixedByteChannel};
+pub use channel::priority::{PriorityChannel, PriorityReceiver, PrioritySender};
 pub use channel::{Channel, FixedChannel, Receiver, Sender};
 pub use error::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
@@ -763,16 +764,15 @@ impl<T: Plain> Queue<T> {
         })
     }
 
-    /// Frees a cell that this process has claimed or holds: the commit of `ack`.
-    fn free_cell(&self, i: usize, mine: CellState) -> Result<(), Fault> {
+    /// Frees a cell that this process has claimed or holds: the commit of `ack`. Whether receivers may have waited for that, as nobody sends.
+    fn free_cell(&self, i: usize, mine: CellState) -> Result<bool, Fault> {
         if !self.cells[i].exchange(mine, mine.freed()) {
             return Err(Fault::Corrupt);
         }
         fence(SeqCst);
         self.shared.cell_free.notify(1);
         self.notify_if_idle();
-        self.notify_of_quiet();
-        Ok(())
+        Ok(self.notify_of_quiet())
     }
 
     /// Gives a held message back to be delivered again.
@@ -834,19 +834,35 @@ impl<T: Plain> Queue<T> {
 
     /// Receivers of a channel that nobody sends to wait until nothing is under way: a claim was ended.
     #[inline]
-    fn notify_of_quiet(&self) {
-        if self.has_ended(NO_SENDERS) {
+    fn notify_of_quiet(&self) -> bool {
+        let left = self.has_ended(NO_SENDERS);
+        if left {
             self.shared.not_empty.notify(u32::MAX);
         }
+        left
     }
 
     /// Whether nothing is in the ring, and nothing in the hands of others that would come back if they died now. To be asked
     /// when nobody sends. What is delivered does not count for a process that holds deliveries itself: such would wait for each other.
     fn is_quiet(&self, owner: u32) -> bool {
+        Self::are_quiet([self].into_iter(), owner)
+    }
+
+    /// The same of several, to which nobody sends.
+    fn are_quiet(mut queues: impl Iterator<Item = impl Deref<Target = Self>>, owner: u32) -> bool {
+        let held = queues.try_fold((false, false), |(ours, held), queue| {
+            let (more_ours, more) = queue.find_held(owner)?;
+            Some((ours | more_ours, held | more))
+        });
+        held.is_some_and(|(ours, held)| ours || !held)
+    }
+
+    /// Whether a delivery is held by `owner`, and by anybody, if nothing else is there or under way.
+    fn find_held(&self, owner: u32) -> Option<(bool, bool)> {
         let empty = |slot: &Slot<T>| is_in(slot.state.load(Acquire), Phase::Free);
         // A message goes from its slot to a cell, not the other way.
         if !self.slots.iter().all(empty) {
-            return false;
+            return None;
         }
         let (mut ours, mut held) = (false, false);
         for cell in &self.cells {
@@ -855,10 +871,10 @@ impl<T: Plain> Queue<T> {
                 ours |= seen.owner() == owner;
                 held = true;
             } else if !seen.is_in(Stage::Free) {
-                return false;
+                return None;
             }
         }
-        ours || !held
+        Some((ours, held))
     }
 }
 

@@ -23,6 +23,8 @@
 //! - I3. A receiver that found a message, but no cell to be delivered in, passes its wake on before it sleeps on `cell_free`. It
 //!   is woken there by what frees a cell, and by new messages, which may be in a level that has cells.
 //! - I4. Some level is closed => level 0 is. Recovery closes the others, if who closed them was killed half-way.
+//! - I5. Who ends a claim of any level (a reception, an acknowledgement, a cell taken in vain) where all levels say that senders are to be asked for,
+//!   as they do in a [`PriorityChannel`](super::PriorityChannel), wakes all receivers: they may wait for what becomes of it.
 //!
 //! # Ordering
 //! As in each level. The commit in a level is followed by a light fence, and the question who sleeps comes after
@@ -30,7 +32,7 @@
 //!
 //! # Death
 //! As in each level. Killed between a commit and its wake, or as the one who was woken: recovery wakes all.
-use super::{CLOSED, FixedQueue, LIGHT, Never, Queue, Ref, Undelivered, Unsent};
+use super::{CLOSED, FixedQueue, LIGHT, NO_SENDERS, Never, Queue, Ref, Undelivered, Unsent};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::{
@@ -54,10 +56,10 @@ use std::time::{Duration, Instant};
 #[repr(C)]
 pub struct PriorityQueue<T: Plain, const LEVELS: usize, const N: usize> {
     /// A message can be received.
-    arrived: Signal<LIGHT>,
+    pub(super) arrived: Signal<LIGHT>,
     /// A cell is free.
-    cell_free: Signal<LIGHT>,
-    levels: [FixedQueue<T, N>; LEVELS],
+    pub(super) cell_free: Signal<LIGHT>,
+    pub(super) levels: [FixedQueue<T, N>; LEVELS],
 }
 
 /// A message that has been received from a [`PriorityQueue`], and must be acknowledged.
@@ -112,9 +114,14 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// If there is no such level.
     #[doc(alias = "put_nowait")]
     pub fn try_send(&self, priority: usize, message: T) -> Result<(), TrySendError<T>> {
-        let sent = self.levels[priority].push(&message);
-        self.after_send(&sent);
-        sent.map_err(|unsent| Unsent::at_once((message, unsent)))
+        self.push(priority, &message).map_err(|unsent| Unsent::at_once((message, unsent)))
+    }
+
+    #[inline(always)]
+    pub(super) fn push(&self, priority: usize, message: &T) -> Result<(), Unsent> {
+        let sent = self.levels[priority].push(message);
+        self.after_send(sent.as_ref().err());
+        sent
     }
 
     /// Sends a message, waiting for a free slot of its level at most `timeout`.
@@ -149,22 +156,22 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         self.send_until(priority, message, Deadline::at(deadline)).map_err(Unsent::in_time)
     }
 
-    fn send_until(
+    pub(super) fn send_until(
         &self,
         priority: usize,
         message: T,
         deadline: Deadline,
     ) -> Result<(), (T, Unsent)> {
         let sent = self.levels[priority].send_until(message, deadline);
-        self.after_send(&sent);
+        self.after_send(sent.as_ref().err().map(|(_, unsent)| unsent));
         sent
     }
 
-    /// A send has committed, and fenced lightly; or has given up a slot, as the queue was closed, that barred others.
+    /// A send has committed, and fenced lightly; or has given up a slot, as the queue was closed or nobody left to receive, that barred others.
     #[inline(always)]
-    fn after_send<E>(&self, sent: &Result<(), E>) {
+    fn after_send(&self, unsent: Option<&Unsent>) {
         if self.arrived.is_armed() || self.cell_free.is_armed() {
-            self.wake_for_send(sent.is_ok() || self.is_closed());
+            self.wake_for_send(matches!(unsent, None | Some(Unsent::Closed)));
         }
     }
 
@@ -276,7 +283,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         core::iter::from_fn(|| self.try_recv().ok())
     }
 
-    fn recv_until(&self, deadline: Deadline) -> Result<Option<(usize, T)>, Never> {
+    pub(super) fn recv_until(&self, deadline: Deadline) -> Result<Option<(usize, T)>, Never> {
         match self.take() {
             Ok(None) => self.recv_slow(deadline),
             done => done,
@@ -295,7 +302,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     }
 
     #[inline]
-    fn take(&self) -> Result<Option<(usize, T)>, Never> {
+    pub(super) fn take(&self) -> Result<Option<(usize, T)>, Never> {
         let mut open = false;
         for (priority, level) in self.descend() {
             match level.peek() {
@@ -315,7 +322,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         if open { Ok(None) } else { Err(Never::Closed) }
     }
 
-    fn deliver(&self) -> Result<Option<Delivery<'_, T>>, Undelivered> {
+    pub(super) fn deliver(&self) -> Result<Option<Delivery<'_, T>>, Undelivered> {
         let (mut open, mut barred) = (false, false);
         for (priority, level) in self.descend() {
             match level.deliver() {
@@ -323,31 +330,37 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
                     fence(SeqCst); // not all of its commits are followed by one
                     self.pass_on();
                     let inner = ManuallyDrop::new(inner);
-                    let signals = [&self.arrived, &self.cell_free];
-                    return Ok(Some(Delivery { inner, level: priority, signals }));
+                    return Ok(Some(Delivery { inner, level: priority, signals: self.signals() }));
                 }
                 Ok(None) => open = true,
                 // A closed level gives that without having looked for a message.
                 Err(Undelivered::NoCell) => {
-                    if self.is_closed() {
+                    let ended = level.has_ended(CLOSED | NO_SENDERS);
+                    if ended {
                         Signal::<LIGHT>::fence_before_verdict(); // who commits after our look sees that it is closed
                     }
                     barred |= level.may_have_message();
+                    open |= !ended;
                 }
                 Err(Undelivered::Never(Never::Failed(fault))) => {
+                    self.pass_on(); // it may have been a message
                     return Err(Undelivered::Never(Never::Failed(fault)));
                 }
                 Err(Undelivered::Never(_)) => {}
             }
         }
-        match (barred, open || !self.is_closed()) {
+        self.notify_of_quiet(); // of the cells that were claimed in vain
+        match (barred, open) {
             (true, _) => Err(Undelivered::NoCell),
             (false, true) => Ok(None),
             (false, false) => Err(Undelivered::Never(Never::Closed)),
         }
     }
 
-    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Delivery<'_, T>>, Never> {
+    pub(super) fn deliver_until(
+        &self,
+        deadline: Deadline,
+    ) -> Result<Option<Delivery<'_, T>>, Never> {
         loop {
             let attempt = || match self.deliver() {
                 Ok(None) => None,
@@ -382,12 +395,35 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
 
     #[cold]
     fn wake_for_more(&self) {
-        if self.levels.iter().any(|level| level.may_have_message()) {
+        if self.may_have_message() {
             self.arrived.notify(1); // keeps I2
             if !self.is_barred() {
                 self.cell_free.notify(1); // what it was told of may have been left
             }
         }
+        self.notify_of_quiet();
+    }
+
+    /// As the levels do for receivers of their own, who do not sleep there: keeps I5.
+    fn notify_of_quiet(&self) {
+        if self.levels.iter().all(|level| level.has_ended(NO_SENDERS)) {
+            self.signals().into_iter().for_each(|signal| signal.notify(u32::MAX));
+        }
+    }
+
+    /// As [`Queue::is_quiet`], of all levels: a process that holds a delivery of any does not wait for others'.
+    pub(super) fn is_quiet(&self) -> bool {
+        let levels = self.levels.iter().map(|level| &**level);
+        self.levels[0].identify().is_ok_and(|owner| Queue::are_quiet(levels, owner))
+    }
+
+    pub(super) fn may_have_message(&self) -> bool {
+        self.levels.iter().any(|level| level.may_have_message())
+    }
+
+    /// Where receivers sleep.
+    pub(super) fn signals(&self) -> [&Signal<LIGHT>; 2] {
+        [&self.arrived, &self.cell_free]
     }
 
     /// How many levels there are.
@@ -469,7 +505,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         self.join_until(Deadline::at(deadline))
     }
 
-    fn join_until(&self, deadline: Deadline) -> Result<bool, Fault> {
+    pub(super) fn join_until(&self, deadline: Deadline) -> Result<bool, Fault> {
         for level in &self.levels {
             if !level.join_until(deadline)? {
                 return Ok(false);
@@ -478,10 +514,17 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         Ok(true)
     }
 
-    fn wake_everybody(&self) {
+    pub(super) fn wake_everybody(&self) {
         self.levels.iter().for_each(|level| level.wake_everybody());
-        self.arrived.wake_all();
-        self.cell_free.wake_all();
+        self.signals().into_iter().for_each(Signal::wake_all);
+    }
+
+    /// Mends what `dead` had claimed. Then everybody is to be woken.
+    pub(super) fn mend(&self, dead: &Dead) {
+        if self.is_closed() {
+            self.close_levels(); // keeps I4
+        }
+        self.levels.iter().for_each(|level| level.mend(dead));
     }
 
     const FIELDS: [Field; 1] = [Field {
@@ -512,8 +555,13 @@ impl<T: Plain> Delivery<'_, T> {
     #[doc(alias = "task_done")]
     pub fn ack(self) -> Result<T, Fault> {
         let mut delivery = ManuallyDrop::new(self);
-        let value = delivery.take().ack()?;
-        delivery.signals[1].notify(1); // keeps I3; a fence was behind the commit
+        let (value, left) = delivery.take().settle()?;
+        // A fence was behind the commit.
+        if left {
+            delivery.signals.into_iter().for_each(|signal| signal.notify(u32::MAX)); // keeps I5
+        } else {
+            delivery.signals[1].notify(1); // keeps I3
+        }
         Ok(value)
     }
 
@@ -573,15 +621,11 @@ unsafe impl<T: Plain, const LEVELS: usize, const N: usize> Shareable
         Layout { name: "PriorityQueue", size: size_of::<Self>(), fields: const { &Self::FIELDS } }
     }
     fn place(&self) {
-        self.arrived.place();
-        self.cell_free.place();
+        self.signals().into_iter().for_each(Signal::place);
         self.levels.iter().for_each(Shareable::place);
     }
     fn recover(&self, dead: &Dead) {
-        if self.is_closed() {
-            self.close_levels(); // keeps I4
-        }
-        self.levels.iter().for_each(|level| level.mend(dead));
+        self.mend(dead);
         self.wake_everybody();
     }
 }

@@ -1,5 +1,5 @@
-//! What both kinds of channels have in common: who holds the ends, and what those at the other end learn of it. The file that
-//! includes this one says what a channel is (of so many messages), what is sent, what comes out, and what an error gives back.
+//! What all kinds of channels have in common: who holds the ends, and what those at the other end learn of it. The file that
+//! includes this one says what a channel is (of so many messages), how a message is sent (`send!`), what comes out, and what an error gives back.
 use super::common::{self, eventually, fork_child, ms, thread_cpu, watch};
 use super::{again, back, channel, message, office, received};
 use core::sync::atomic::Ordering::SeqCst;
@@ -17,9 +17,9 @@ fn time_passes() {
     let began = Instant::now();
     assert_eq!(receiver.recv_timeout(ms(20)), Err(RecvTimeoutError::TimedOut));
     assert!(began.elapsed() >= ms(20));
-    (1..5).for_each(|n| sender.send_deadline(message(n), began).unwrap());
+    (1..5).for_each(|n| send!(sender.send_deadline(n, began)).unwrap());
     let again = Instant::now();
-    assert_eq!(sender.send_timeout(message(5), ms(20)), Err(SendTimeoutError::TimedOut(back(5))));
+    assert_eq!(send!(sender.send_timeout(5, ms(20))), Err(SendTimeoutError::TimedOut(back(5))));
     assert!(again.elapsed() >= ms(20));
     drop(sender);
     (1..5).for_each(|n| assert_eq!(receiver.recv_deadline(began), Ok(received(n))));
@@ -37,9 +37,9 @@ fn the_last_sender_leaves() {
     let sender = channel.sender().unwrap();
     let second = sender.clone();
     assert_eq!(channel.senders(), 1);
-    sender.send(message(1)).unwrap();
+    send!(sender.send(1)).unwrap();
     drop(sender);
-    second.send(message(2)).unwrap();
+    send!(second.send(2)).unwrap();
     drop(second);
     assert_eq!(channel.senders(), 0);
     assert_eq!((receiver.recv(), receiver.try_recv()), (Ok(received(1)), Ok(received(2))));
@@ -50,7 +50,7 @@ fn the_last_sender_leaves() {
     }
     let third = channel.sender().unwrap();
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
-    third.send(message(3)).unwrap();
+    send!(third.send(3)).unwrap();
     assert_eq!(receiver.recv(), Ok(received(3)));
     drop(third);
     assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
@@ -61,21 +61,21 @@ fn the_last_receiver_leaves() {
     let channel = channel(4);
     let _watchdog = watch("the_last_receiver_leaves", &channel);
     let sender = channel.sender().unwrap();
-    sender.send(message(1)).unwrap(); // nobody has come yet
+    send!(sender.send(1)).unwrap(); // nobody has come yet
     let receiver = channel.receiver().unwrap();
     let second = receiver.clone();
     drop(receiver);
-    sender.try_send(message(2)).unwrap();
+    send!(sender.try_send(2)).unwrap();
     drop(second);
-    assert_eq!(sender.send(message(3)), Err(SendError::Disconnected(back(3))));
-    assert_eq!(sender.try_send(message(4)), Err(TrySendError::Disconnected(back(4))));
-    let late = sender.send_timeout(message(5), ms(5));
+    assert_eq!(send!(sender.send(3)), Err(SendError::Disconnected(back(3))));
+    assert_eq!(send!(sender.try_send(4)), Err(TrySendError::Disconnected(back(4))));
+    let late = send!(sender.send_timeout(5, ms(5)));
     assert_eq!(late, Err(SendTimeoutError::Disconnected(back(5))));
     let third = channel.receiver().unwrap();
-    (6..8).for_each(|n| sender.send(message(n)).unwrap());
-    assert_eq!(sender.try_send(message(8)), Err(TrySendError::Full(back(8))));
+    (6..8).for_each(|n| send!(sender.send(n)).unwrap());
+    assert_eq!(send!(sender.try_send(8)), Err(TrySendError::Full(back(8))));
     [1, 2, 6, 7].iter().for_each(|&n| assert_eq!(third.recv(), Ok(received(n))));
-    sender.send(message(9)).unwrap();
+    send!(sender.send(9)).unwrap();
     drop(sender);
     assert_eq!((third.recv(), third.recv()), (Ok(received(9)), Err(RecvError::Disconnected)));
 }
@@ -85,16 +85,17 @@ fn closed_is_another_thing() {
     let channel = channel(4);
     let _watchdog = watch("closed_is_another_thing", &channel);
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
-    sender.send(message(1)).unwrap();
+    send!(sender.send(1)).unwrap();
     channel.close();
     assert!(channel.is_closed());
-    assert_eq!(sender.send(message(2)), Err(SendError::Closed(back(2))));
-    assert_eq!(sender.try_send(message(2)), Err(TrySendError::Closed(back(2))));
+    assert_eq!(send!(sender.send(2)), Err(SendError::Closed(back(2))));
+    assert_eq!(send!(sender.try_send(2)), Err(TrySendError::Closed(back(2))));
     drop(sender);
     assert_eq!((receiver.recv(), receiver.recv()), (Ok(received(1)), Err(RecvError::Closed)));
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
     drop(receiver);
-    let sent = channel.sender().unwrap().send(message(3));
+    let sender = channel.sender().unwrap();
+    let sent = send!(sender.send(3));
     assert_eq!(sent, Err(SendError::Closed(back(3))));
 }
 
@@ -110,7 +111,7 @@ fn handles_move_into_threads() {
         .map(|i| {
             let sender = sender.clone();
             std::thread::spawn(move || {
-                (0..1_000).try_for_each(|n| sender.send(message(1_000 * i + n))).unwrap();
+                (0..1_000).try_for_each(|n| send!(sender.send(1_000 * i + n))).unwrap();
             })
         })
         .collect();
@@ -151,8 +152,8 @@ fn sleepers_learn_of_the_end() {
             .collect();
         let sender = fork_child(|| {
             let sender = office.answers.sender().unwrap();
-            (0..4).for_each(|n| sender.send(message(n)).unwrap());
-            assert_eq!(sender.send(message(9)), Err(SendError::Disconnected(back(9))));
+            (0..4).for_each(|n| send!(sender.send(n)).unwrap());
+            assert_eq!(send!(sender.send(9)), Err(SendError::Disconnected(back(9))));
         });
         receivers.iter().chain([&sender]).for_each(common::Child::until_waiting);
         if killed {
@@ -171,10 +172,10 @@ fn copies_by_fork_are_inert() {
     let channel = channel(4);
     let _watchdog = watch("copies_by_fork_are_inert", &channel);
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
-    sender.send(message(1)).unwrap();
+    send!(sender.send(1)).unwrap();
     let child = fork_child(|| {
-        assert_eq!(sender.send(message(2)), Err(SendError::Failed(back(2), Fault::Forked)));
-        assert_eq!(sender.try_send(message(2)), Err(TrySendError::Failed(back(2), Fault::Forked)));
+        assert_eq!(send!(sender.send(2)), Err(SendError::Failed(back(2), Fault::Forked)));
+        assert_eq!(send!(sender.try_send(2)), Err(TrySendError::Failed(back(2), Fault::Forked)));
         assert_eq!(receiver.recv(), Err(RecvError::Failed(Fault::Forked)));
         assert_eq!(receiver.try_recv(), Err(TryRecvError::Failed(Fault::Forked)));
         let copy = receiver.clone();
@@ -185,7 +186,7 @@ fn copies_by_fork_are_inert() {
     });
     child.succeeds();
     assert_eq!((channel.senders(), channel.receivers()), (1, 1));
-    sender.send(message(3)).unwrap();
+    send!(sender.send(3)).unwrap();
     assert_eq!(receiver.recv(), Ok(received(3)));
     let child = fork_child(|| drop((sender, receiver)));
     child.succeeds();
@@ -203,7 +204,9 @@ fn no_more_than_64_processes() {
     assert_eq!(mappings[64].sender().map(drop), Err(Fault::TooManyPeers));
     assert_eq!(mappings[0].sender().map(drop), Ok(())); // it has it already
     senders.pop();
-    mappings[64].sender().unwrap().send(message(1)).unwrap();
+    let late = mappings[64].sender().unwrap();
+    send!(late.send(1)).unwrap();
+    drop(late);
     assert_eq!(channel.senders(), 63);
 }
 
@@ -221,7 +224,7 @@ fn a_wait_is_a_wait() {
         assert!(thread_cpu() - before < ms(100), "it was busy");
     });
     waiter.disturb_asleep(3, ms(60));
-    sender.send(message(5)).unwrap();
+    send!(sender.send(5)).unwrap();
     waiter.succeeds();
 }
 
@@ -236,7 +239,7 @@ fn ends_race() {
         let (one, two) = (channel.sender().unwrap(), there.sender().unwrap());
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                one.send(message(round)).unwrap();
+                send!(one.send(round)).unwrap();
                 drop(one);
             });
             scope.spawn(move || drop(two));
@@ -262,7 +265,7 @@ fn an_end_that_is_handed_on() {
                 holder = next.unwrap(); // and the one before it is dropped
                 here = !here;
             }
-            holder.send(message(1)).unwrap();
+            send!(holder.send(1)).unwrap();
         });
         let outcome = loop {
             match receiver.try_recv() {

@@ -1,4 +1,12 @@
 //! Models of `ByteChannel`.
+
+/// Sends a message of that number by a verb of the senders' end, until some time.
+macro_rules! send {
+    ($sender:ident.$verb:ident($n:expr $(, $until:expr)?)) => {
+        $sender.$verb(message($n) $(, $until)?)
+    };
+}
+
 #[path = "ends.rs"]
 #[expect(clippy::unit_arg, reason = "errors give no bytes back")]
 mod ends;

@@ -1,4 +1,12 @@
 //! Models of `Channel`.
+
+/// Sends a message of that number by a verb of the senders' end, until some time.
+macro_rules! send {
+    ($sender:ident.$verb:ident($n:expr $(, $until:expr)?)) => {
+        $sender.$verb(message($n) $(, $until)?)
+    };
+}
+
 #[path = "ends.rs"]
 #[expect(clippy::duplicate_mod, reason = "the same models, of two kinds of channels")]
 mod ends;

@@ -1,5 +1,5 @@
-//! Models of what both kinds of channels have in common. The file that includes this one says what a channel is, with room for one
-//! message, what is sent, what comes out, and what an error gives back.
+//! Models of what all kinds of channels have in common. The file that includes this one says what a channel is, with room for one
+//! message, how a message is sent (`send!`), what comes out, and what an error gives back.
 use super::{back, channel, message, received};
 use crate::{SOON, check, killed_anywhere, spawn};
 use outlast::{
@@ -19,7 +19,7 @@ fn one_message_then_the_end(again: bool) {
             assert_eq!(receiver.recv(), Ok(received(1)));
             assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
         });
-        sender.send(message(1)).unwrap();
+        send!(sender.send(1)).unwrap();
         drop(sender);
         receiver.join().unwrap();
     });
@@ -42,8 +42,8 @@ fn last_receiver_leaves() {
         let receiver = channel.receiver().unwrap();
         let sender = spawn(&channel, |channel| {
             let sender = channel.sender().unwrap();
-            sender.send(message(1)).ok();
-            assert_eq!(sender.send(message(2)), Err(SendError::Disconnected(back(2))));
+            send!(sender.send(1)).ok();
+            assert_eq!(send!(sender.send(2)), Err(SendError::Disconnected(back(2))));
         });
         drop(receiver);
         sender.join().unwrap();
@@ -76,7 +76,7 @@ fn receiver_killed_anywhere() {
         let channel = channel();
         let receiver = channel.receiver().unwrap();
         let sender = channel.sender().unwrap();
-        sender.send(message(7)).unwrap();
+        send!(sender.send(7)).unwrap();
         drop(sender);
         let dying = victim.spawn(&channel, |channel| channel.receiver().unwrap().try_recv());
         let mine = receiver.try_recv();
@@ -100,12 +100,12 @@ fn last_receiver_killed_anywhere() {
         let channel = channel();
         let sender = channel.sender().unwrap();
         let receiver = victim.spawn(&channel, |channel| channel.receiver().unwrap().try_recv());
-        let first = sender.send_timeout(message(1), SOON);
+        let first = send!(sender.send_timeout(1, SOON));
         assert!(first.is_ok() || first == Err(SendTimeoutError::Disconnected(back(1))));
         let life = receiver.join().unwrap();
         channel.recover(&life.dead);
         drop(channel.receiver().unwrap()); // in case it died before it came
-        assert_eq!(sender.send(message(2)), Err(SendError::Disconnected(back(2))));
+        assert_eq!(send!(sender.send(2)), Err(SendError::Disconnected(back(2))));
     });
 }
 
@@ -121,5 +121,20 @@ fn leaver_killed_anywhere() {
         let life = dying.join().unwrap();
         channel.recover(&life.dead);
         assert_eq!(receiver.join().unwrap(), Err(RecvError::Disconnected));
+    });
+}
+
+/// The bit of an end that was taken again is cleared by one receiver while the end goes at last: the other one, who may have looked between, is told.
+#[test]
+fn stale_bit_is_cleared_beside_another() {
+    check(|| {
+        let channel = channel();
+        drop(channel.sender().unwrap());
+        let sender = channel.sender().unwrap();
+        let receives = || spawn(&channel, |channel| channel.receiver().unwrap().recv());
+        let receivers = [receives(), receives()];
+        drop(sender);
+        let told = receivers.map(|receiver| receiver.join().unwrap());
+        assert_eq!(told, [Err(RecvError::Disconnected), Err(RecvError::Disconnected)]);
     });
 }

@@ -588,9 +588,9 @@ impl<'a> View<'a> {
     #[cold]
     fn take_back(self, receivers: &Ends, claim: Claim) -> Result<(), Unsent> {
         let (full, done) = (claim.state.to(Phase::Full, 0), claim.state.to(Phase::Done, 0));
-        if !receivers.confirm_gone(&self.rare.ended, NO_RECEIVERS)
-            || !self.records.headers[claim.index].exchange(full, done)
-        {
+        let ended = core::iter::once(&self.rare.ended);
+        let gone = receivers.confirm_gone(ended, NO_RECEIVERS, || self.rare.not_full.notify_all());
+        if !gone || !self.records.headers[claim.index].exchange(full, done) {
             return Ok(());
         }
         self.after_abort();

@@ -32,11 +32,12 @@
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::bytes::{Blocks, ByteQueue, FixedByteQueue, Message, Reservation, Store, Unit};
-use crate::queue::ends::{Ends, Hold, Sides};
+use crate::queue::ends::{Ends, Hold, Sided};
 use crate::queue::{NO_RECEIVERS, NO_SENDERS, Never, Unsent};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::shareable::{Dead, Field, Layout, SEED, Shareable, at_slice, mix, mix_u64};
+use crate::sync::atomic::AtomicU32;
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::offset_of;
@@ -166,21 +167,24 @@ impl<S: Store + ?Sized> ByteChannel<S> {
         self.queue.is_closed()
     }
 
-    fn sides(&self) -> Sides<'_> {
-        let rare = &self.queue.rare;
-        Sides {
-            senders: &self.senders,
-            receivers: &self.receivers,
-            ended: &rare.ended,
-            not_empty: &rare.not_empty,
-            not_full: &rare.not_full,
-        }
-    }
-
     fn mend(&self, dead: &Dead) {
         self.queue.view().recover(dead);
-        self.sides().recover(dead); // keeps I1
+        self.bereave(dead); // keeps I1
         self.queue.rare.wake_everybody();
+    }
+}
+
+impl<S: Store + ?Sized> Sided for ByteChannel<S> {
+    fn side(&self, bit: u32) -> &Ends {
+        if bit == NO_SENDERS { &self.senders } else { &self.receivers }
+    }
+    fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone {
+        core::iter::once(&self.queue.rare.ended)
+    }
+    fn tell(&self, bit: u32) {
+        let rare = &self.queue.rare;
+        let waiting = if bit == NO_SENDERS { &rare.not_empty } else { &rare.not_full };
+        waiting.notify_all();
     }
 }
 
@@ -308,7 +312,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
         loop {
             match channel.queue.view().reserve_until(len, deadline) {
                 Err(Unsent::Closed) if !channel.is_closed() => {
-                    if channel.sides().is_cut_off(NO_RECEIVERS) {
+                    if channel.is_cut_off(NO_RECEIVERS) {
                         return Err(Unsent::Disconnected);
                     }
                 }
@@ -539,7 +543,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteReceiver<C, S> {
                 return queue.recv_until(deadline);
             }
             // If nobody is left, this is after the last that they sent: keeps I4.
-            if channel.sides().is_cut_off(NO_SENDERS) {
+            if channel.is_cut_off(NO_SENDERS) {
                 match queue.claim_message() {
                     Err(Never::Closed) if channel.is_closed() => continue,
                     Err(Never::Closed) => return Err(Never::Disconnected),
@@ -618,17 +622,13 @@ impl<C: Deref<Target = ByteChannel<S>> + Clone, S: Store + ?Sized> Clone for Byt
 
 impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> Drop for ByteSender<C, S> {
     fn drop(&mut self) {
-        if self.channel.senders.release(&self.hold) {
-            self.channel.sides().part(NO_SENDERS);
-        }
+        self.channel.give_back(&self.hold, NO_SENDERS);
     }
 }
 
 impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> Drop for ByteReceiver<C, S> {
     fn drop(&mut self) {
-        if self.channel.receivers.release(&self.hold) {
-            self.channel.sides().part(NO_RECEIVERS);
-        }
+        self.channel.give_back(&self.hold, NO_RECEIVERS);
     }
 }
 

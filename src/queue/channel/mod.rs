@@ -44,6 +44,7 @@
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
 
 pub mod bytes;
+pub mod priority;
 mod receiver;
 mod sender;
 
@@ -51,9 +52,10 @@ pub use receiver::{IntoIter, Iter, Receiver};
 pub use sender::Sender;
 
 use crate::error::Fault;
-use crate::queue::ends::{Ends, Sides};
-use crate::queue::{FixedQueue, Queue, Slot};
+use crate::queue::ends::{Ends, Sided};
+use crate::queue::{FixedQueue, NO_SENDERS, Queue, Slot};
 use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, at_slice, mix, mix_u64};
+use crate::sync::atomic::AtomicU32;
 use core::fmt;
 use core::mem::offset_of;
 use core::ops::Deref;
@@ -200,24 +202,27 @@ impl<T: Plain> Channel<T> {
         self.queue.join_deadline(deadline)
     }
 
-    fn sides(&self) -> Sides<'_> {
-        let rare = &self.queue.shared;
-        Sides {
-            senders: &self.senders,
-            receivers: &self.receivers,
-            ended: &rare.ended,
-            not_empty: &rare.not_empty,
-            not_full: &rare.not_full,
-        }
-    }
-
     fn mend(&self, dead: &Dead) {
         self.queue.mend(dead);
-        self.sides().recover(dead); // keeps I1
+        self.bereave(dead); // keeps I1
         self.queue.wake_everybody();
     }
 
     const BASE: u64 = mix_u64(mix(SEED, b"Channel 1"), T::FINGERPRINT);
+}
+
+impl<T: Plain> Sided for Channel<T> {
+    fn side(&self, bit: u32) -> &Ends {
+        if bit == NO_SENDERS { &self.senders } else { &self.receivers }
+    }
+    fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone {
+        core::iter::once(&self.queue.shared.ended)
+    }
+    fn tell(&self, bit: u32) {
+        let rare = &self.queue.shared;
+        let waiting = if bit == NO_SENDERS { &rare.not_empty } else { &rare.not_full };
+        waiting.notify_all();
+    }
 }
 
 // SAFETY: `repr(C)`; the parts are shareable; no `Drop`.

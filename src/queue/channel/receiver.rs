@@ -2,9 +2,9 @@
 use super::Channel;
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::ends::Hold;
+use crate::queue::NO_RECEIVERS;
+use crate::queue::ends::{Hold, Look, Sided as _};
 use crate::queue::{Delivery, Never, Queue, Ref, Undelivered};
-use crate::queue::{NO_RECEIVERS, NO_SENDERS};
 use crate::queue::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::shareable::Plain;
 use core::fmt;
@@ -268,28 +268,14 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         deadline: Deadline,
         receive: impl Fn() -> Result<Option<R>, Never>,
     ) -> Result<Option<R>, Never> {
-        let (channel, queue) = (self.channel(), &self.channel.queue);
-        let is_quiet = || queue.identify().is_ok_and(|owner| queue.is_quiet(owner));
-        loop {
-            match receive() {
-                Err(Never::Closed) if !channel.is_closed() => {}
-                done => return done,
-            }
-            if !channel.sides().is_cut_off(NO_SENDERS) {
-                continue;
-            }
-            if is_quiet() {
-                return Err(Never::Disconnected); // keeps I4
-            }
-            // Something is there, or comes back, or is gone when who has it has it for good.
-            let moved = || {
-                let over = queue.may_have_message() || is_quiet();
-                (over || channel.is_closed() || !channel.senders.is_gone()).then_some(())
-            };
-            if queue.shared.not_empty.wait(deadline, moved).is_err() {
-                return Ok(None);
-            }
-        }
+        let queue = &self.channel.queue;
+        let look = Look {
+            is_closed: &|| queue.is_closed(),
+            is_quiet: &|| queue.identify().is_ok_and(|owner| queue.is_quiet(owner)),
+            may_have_message: &|| queue.may_have_message(),
+            arrived: &queue.shared.not_empty,
+        };
+        self.channel.to_the_end(look, deadline, receive)
     }
 }
 
@@ -340,9 +326,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>> + Clone> Clone for Receiver<T, C> {
 
 impl<T: Plain, C: Deref<Target = Channel<T>>> Drop for Receiver<T, C> {
     fn drop(&mut self) {
-        if self.channel.receivers.release(&self.hold) {
-            self.channel.sides().part(NO_RECEIVERS);
-        }
+        self.channel.give_back(&self.hold, NO_RECEIVERS);
     }
 }
 

@@ -2,7 +2,7 @@
 use super::Channel;
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::ends::Hold;
+use crate::queue::ends::{Hold, Sided as _};
 use crate::queue::{NO_RECEIVERS, NO_SENDERS};
 use crate::queue::{SendError, SendTimeoutError, TrySendError};
 use crate::queue::{Unsent, after_sent};
@@ -109,7 +109,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Sender<T, C> {
         loop {
             match self.channel.queue.send_slow(message, deadline) {
                 Err((back, Unsent::Closed)) if !self.channel.is_closed() => {
-                    if self.channel.sides().is_cut_off(NO_RECEIVERS) {
+                    if self.channel.is_cut_off(NO_RECEIVERS) {
                         return Err((back, Unsent::Disconnected));
                     }
                     message = back;
@@ -129,9 +129,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>> + Clone> Clone for Sender<T, C> {
 
 impl<T: Plain, C: Deref<Target = Channel<T>>> Drop for Sender<T, C> {
     fn drop(&mut self) {
-        if self.channel.senders.release(&self.hold) {
-            self.channel.sides().part(NO_SENDERS);
-        }
+        self.channel.give_back(&self.hold, NO_SENDERS);
     }
 }
 

@@ -191,7 +191,8 @@ impl Pipe {
 
     #[cold]
     fn confirm_gone(&self, side: usize) -> bool {
-        self.sides.ends[side].confirm_gone(&self.sides.gone, bit(side))
+        let gone = core::iter::once(&self.sides.gone);
+        self.sides.ends[side].confirm_gone(gone, bit(side), || self.wake_everybody())
     }
 
     /// A side is gone: the other is told.
@@ -208,7 +209,7 @@ impl Pipe {
 
     fn mend(&self, dead: &Dead) {
         for (side, ends) in self.sides.ends.iter().enumerate() {
-            ends.recover(dead, &self.sides.gone, bit(side)); // keeps I5
+            ends.recover(dead, core::iter::once(&self.sides.gone), bit(side)); // keeps I5
         }
         self.wake_everybody();
     }

@@ -1,0 +1,341 @@
+//! `PriorityChannel`: the most urgent first, between two ends that notice each other's (see `ends`, too).
+#![cfg(not(outlast_loom))]
+mod common;
+
+/// Sends a message of that number by a verb of the senders' end, until some time.
+macro_rules! send {
+    ($sender:ident.$verb:ident($n:expr $(, $until:expr)?)) => {
+        $sender.$verb(1, message($n) $(, $until)?)
+    };
+}
+
+#[path = "common/ends.rs"]
+mod ends;
+
+use common::{eventually, fork_child, ms, scribble, sleep_for_ever, watch, watch_alone, worlds};
+use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use outlast::{
+    Fault, PriorityChannel, RecvError, RecvTimeoutError, SendError, SendTimeoutError, Shared,
+    TryRecvError, TrySendError,
+};
+use std::time::{Duration, Instant};
+
+type Levels = PriorityChannel<u64, 3, 4>;
+
+outlast::shared! {
+    #[derive(Debug)]
+    struct Office { jobs: PriorityChannel<u64, 3, 4>, answers: PriorityChannel<u64, 3, 4>, step: AtomicU32, sum: AtomicU64 }
+}
+
+fn office() -> Shared<Office> {
+    Shared::anonymous(Office {
+        jobs: PriorityChannel::new(),
+        answers: PriorityChannel::new(),
+        step: AtomicU32::new(0),
+        sum: AtomicU64::new(0),
+    })
+    .unwrap()
+}
+
+fn channel(capacity: usize) -> Shared<Levels> {
+    let channel = Shared::anonymous(Levels::new()).unwrap();
+    assert_eq!(channel.capacity(), capacity);
+    channel
+}
+
+fn again(channel: &Shared<Levels>) -> Shared<Levels> {
+    Shared::from_fd(channel.try_clone_fd().unwrap()).unwrap()
+}
+
+fn message(n: u64) -> u64 {
+    n
+}
+
+fn received(n: u64) -> (usize, u64) {
+    (1, n)
+}
+
+fn back(n: u64) -> u64 {
+    n
+}
+
+#[test]
+fn alone() {
+    let channel = channel(4);
+    let _watchdog = watch("alone", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    assert_eq!((channel.levels(), channel.len(), channel.is_empty()), (3, 0, true));
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    for (priority, message) in [(0, 1), (2, 2), (1, 3), (2, 4), (0, 5)] {
+        sender.send(priority, message).unwrap();
+    }
+    assert_eq!((channel.len(), channel.len_of(2), channel.len_of(3)), (5, 2, 0));
+    sender.try_send(2, 6).unwrap();
+    sender.try_send(2, 7).unwrap();
+    assert_eq!(sender.try_send(2, 8), Err(TrySendError::Full(8)));
+    let all: Vec<_> = receiver.try_iter().collect();
+    assert_eq!(all, [(2, 2), (2, 4), (2, 6), (2, 7), (1, 3), (0, 1), (0, 5)]);
+    sender.send(1, 9).unwrap();
+    drop(receiver.recv_ack().unwrap());
+    let job = receiver.try_recv_ack().unwrap();
+    assert_eq!((job.priority(), job.attempts(), *job), (1, 1, 9));
+    assert!(!channel.join_timeout(Duration::ZERO).unwrap());
+    assert_eq!(job.ack(), Ok(9));
+    assert!(channel.join_deadline(Instant::now()).unwrap());
+    channel.join().unwrap();
+    assert!(sender.same_channel(&channel.sender().unwrap()));
+    assert!(receiver.same_channel(&receiver.clone()));
+}
+
+/// A level that there is not is the caller's mistake, which every verb names.
+#[test]
+fn no_such_level() {
+    let channel = channel(4);
+    let _watchdog = watch("no_such_level", &channel);
+    let sender = channel.sender().unwrap();
+    let (fault, now) = (Fault::NoSuchLevel, Instant::now());
+    for level in [3, 32, usize::MAX] {
+        assert_eq!(sender.send(level, 7), Err(SendError::Failed(7, fault)));
+        assert_eq!(sender.try_send(level, 7), Err(TrySendError::Failed(7, fault)));
+        let sent = sender.send_timeout(level, 7, ms(1));
+        assert_eq!(sent, Err(SendTimeoutError::Failed(7, fault)));
+        let sent = sender.send_deadline(level, 7, now);
+        assert_eq!(sent, Err(SendTimeoutError::Failed(7, fault)));
+    }
+    assert!(channel.is_empty());
+    assert_eq!(fault.to_string(), "there is no level of that priority");
+}
+
+/// What the ends tell reaches every verb, and what is in any level comes before it.
+#[test]
+fn jobs_of_all_levels() {
+    let channel = channel(4);
+    let _watchdog = watch("jobs_of_all_levels", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let began = Instant::now();
+    assert_eq!(receiver.recv_ack_timeout(ms(20)).unwrap_err(), RecvTimeoutError::TimedOut);
+    assert!(began.elapsed() >= ms(20));
+    (0..3).for_each(|level| sender.send(level, 7).unwrap());
+    drop(sender);
+    for level in [2, 1, 0] {
+        let job = receiver.recv_ack_deadline(began).unwrap();
+        assert_eq!((job.priority(), job.ack()), (level, Ok(7)));
+    }
+    assert_eq!(receiver.recv_ack().unwrap_err(), RecvError::Disconnected);
+    assert_eq!(receiver.try_recv_ack().unwrap_err(), TryRecvError::Disconnected);
+    assert_eq!(receiver.recv_ack_timeout(ms(5)).unwrap_err(), RecvTimeoutError::Disconnected);
+    drop(receiver);
+    let sender = channel.sender().unwrap();
+    for level in 0..3 {
+        assert_eq!(sender.send(level, 8), Err(SendError::Disconnected(8)));
+    }
+    assert!(channel.is_empty());
+}
+
+#[test]
+fn not_in_a_segment() {
+    let channel = Levels::new();
+    assert_eq!(channel.sender().map(drop), Err(Fault::NotShared));
+}
+
+#[test]
+fn by_name() {
+    let name = format!("priority-channel-{}", std::process::id());
+    let here = Shared::create(&name, Levels::new()).unwrap();
+    let _watchdog = watch("by_name", &here);
+    let there = Shared::<Levels>::open(&name).unwrap();
+    let (sender, receiver) = (here.sender().unwrap(), there.receiver().unwrap());
+    for round in 0..9 {
+        (0..3).for_each(|level| sender.send(level, round).unwrap());
+        (0..3).rev().for_each(|level| assert_eq!(receiver.recv(), Ok((level, round))));
+    }
+    drop(sender);
+    assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+    let other = Shared::<PriorityChannel<u64, 4, 4>>::open(&name);
+    assert!(matches!(other, Err(outlast::OpenError::OtherType { .. })), "{other:?}");
+}
+
+/// Each sends its numbers and leaves; the receivers stay until nobody can send.
+#[test]
+fn streams_in_every_world() {
+    const COUNT: u64 = 3_000;
+    worlds(
+        "streams_in_every_world",
+        "",
+        4,
+        office,
+        |office, i| {
+            if i < 2 {
+                let sender = office.jobs.sender().unwrap();
+                office.step.fetch_add(1, SeqCst);
+                let level = |n: u64| usize::try_from(n % 3).unwrap();
+                (1..=COUNT).for_each(|n| sender.send(level(n), n).unwrap());
+            } else {
+                eventually("both have come", || office.step.load(SeqCst) == 2);
+                let receiver = office.jobs.receiver().unwrap();
+                let mut sum = 0;
+                while let Ok((level, n)) = receiver.recv() {
+                    assert_eq!(level as u64, n % 3);
+                    sum += n;
+                }
+                assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+                office.sum.fetch_add(sum, SeqCst);
+            }
+        },
+        |office| {
+            assert_eq!(office.sum.load(SeqCst), COUNT * (COUNT + 1));
+            assert_eq!((office.jobs.senders(), office.jobs.receivers()), (0, 0));
+        },
+    );
+}
+
+/// A killed worker's job goes to another, who is not told before that nobody can send.
+#[test]
+fn what_a_killed_receiver_had_comes_first() {
+    let office = office();
+    let _watchdog = watch("what_a_killed_receiver_had_comes_first", &office);
+    let sender = office.jobs.sender().unwrap();
+    sender.send(2, 7).unwrap();
+    let worker = fork_child(|| {
+        let receiver = office.jobs.receiver().unwrap();
+        let _job = receiver.recv_ack().unwrap();
+        office.step.store(1, SeqCst);
+        sleep_for_ever();
+    });
+    eventually("the worker has it", || office.step.load(SeqCst) == 1);
+    drop(sender);
+    let other = fork_child(|| {
+        let receiver = office.jobs.receiver().unwrap();
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+        let job = receiver.recv_ack().unwrap();
+        assert_eq!((*job, job.priority(), job.attempts()), (7, 2, 1));
+        // Who holds one is not to wait for others.
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
+        assert_eq!(receiver.recv_ack().unwrap_err(), RecvError::Disconnected);
+        job.ack().unwrap();
+        assert_eq!(receiver.recv_ack().unwrap_err(), RecvError::Disconnected);
+    });
+    other.until_waiting();
+    worker.kill9();
+    other.succeeds();
+}
+
+/// Those who wait for what others have in hand are told when it is done with, however many they are, and whichever level it was of.
+#[test]
+fn all_who_wait_for_the_last_delivery_are_told() {
+    for (level, given_back) in [(0, false), (2, false), (0, true), (2, true)] {
+        let office = office();
+        let _watchdog = watch("all_who_wait_for_the_last_delivery_are_told", &office);
+        let receiver = office.jobs.receiver().unwrap();
+        office.jobs.sender().unwrap().send(level, 7).unwrap(); // and leaves
+        let job = receiver.recv_ack().unwrap();
+        let waiters: Vec<_> = (0..4)
+            .map(|i| {
+                fork_child(|| {
+                    let receiver = office.jobs.receiver().unwrap();
+                    let last = loop {
+                        let next = if i % 2 == 0 {
+                            receiver.recv()
+                        } else {
+                            receiver.recv_ack().map(|job| (job.priority(), job.ack().unwrap()))
+                        };
+                        match next {
+                            Ok(message) => {
+                                assert_eq!(message, (level, 7));
+                                office.sum.fetch_add(1, SeqCst);
+                            }
+                            Err(error) => break error,
+                        }
+                    };
+                    assert_eq!(last, RecvError::Disconnected);
+                })
+            })
+            .collect();
+        waiters.iter().for_each(common::Child::until_waiting);
+        if given_back {
+            job.nack()
+        } else {
+            assert_eq!(job.ack(), Ok(7))
+        }
+        waiters.into_iter().for_each(common::Child::succeeds);
+        assert_eq!(office.sum.load(SeqCst), u64::from(given_back));
+    }
+}
+
+/// Two that hold what may come back, of different levels, do not wait for each other.
+#[test]
+fn holders_do_not_wait_for_each_other() {
+    let office = office();
+    let _watchdog = watch("holders_do_not_wait_for_each_other", &office);
+    let sender = office.jobs.sender().unwrap();
+    (0..2).for_each(|level| sender.send(2 * level, 7).unwrap());
+    drop(sender);
+    let workers: Vec<_> = (0..2)
+        .map(|_| {
+            fork_child(|| {
+                let receiver = office.jobs.receiver().unwrap();
+                let job = receiver.recv_ack().unwrap();
+                office.step.fetch_add(1, SeqCst);
+                eventually("both have one", || office.step.load(SeqCst) >= 2);
+                assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+                job.ack().unwrap();
+            })
+        })
+        .collect();
+    workers.into_iter().for_each(common::Child::succeeds);
+}
+
+/// The last receiver leaves while somebody sends: what was sent is there for the next one, and nothing else.
+#[test]
+fn sends_race_with_the_last_receiver() {
+    let channel = channel(4);
+    let there = again(&channel);
+    let _watchdog = watch("sends_race_with_the_last_receiver", &channel);
+    let sender = channel.sender().unwrap();
+    for round in 0..2_000 {
+        let level = usize::try_from(round % 3).unwrap();
+        let receiver = there.receiver().unwrap();
+        let result = std::thread::scope(|scope| {
+            scope.spawn(move || drop(receiver));
+            sender.send(level, round)
+        });
+        let next = there.receiver().unwrap();
+        match result {
+            Ok(()) => assert_eq!(next.try_recv(), Ok((level, round))),
+            Err(error) => assert_eq!(error, SendError::Disconnected(round)),
+        }
+        assert_eq!(next.try_recv(), Err(TryRecvError::Empty));
+    }
+}
+
+#[test]
+fn foreign_bytes() {
+    let _watchdog = watch_alone("foreign_bytes");
+    let mut random = common::Random::new(7);
+    let child = fork_child(|| {
+        for round in 0..300 {
+            let office = self::office();
+            let (sender, receiver) =
+                (office.jobs.sender().unwrap(), office.jobs.receiver().unwrap());
+            let bytes = random.bytes(size_of::<Levels>());
+            // The ends only, or all; what the C library keeps in the other backend is none of ours.
+            let ends_only = round % 2 == 0 || !cfg!(feature = "futex");
+            let len = if ends_only { 520 } else { bytes.len() };
+            scribble(&office.jobs, 0, &bytes[..len]);
+            for n in 0..4 {
+                let level = usize::try_from(n % 3).unwrap();
+                sender.try_send(level, n).ok();
+                receiver.try_recv().ok();
+                drop(receiver.try_recv_ack());
+                receiver.recv_timeout(Duration::from_micros(10)).ok();
+                sender.send_timeout(level, n, Duration::from_micros(10)).ok();
+            }
+            drop((sender.clone(), receiver.clone()));
+            drop((office.jobs.sender(), office.jobs.receiver()));
+            let _counts = (office.jobs.senders(), office.jobs.receivers());
+            let _text = format!("{office:?}");
+        }
+    });
+    child.succeeds();
+}
