@@ -1,7 +1,7 @@
-//! What a channel costs beside the queue that is in it, and a queue of levels beside one of them.
+//! What a channel costs beside the queue that is in it, of levels or not, and a queue of levels beside one of them.
 mod support;
 
-use outlast::{Channel, PriorityQueue, Queue, Shared};
+use outlast::{Channel, PriorityChannel, PriorityQueue, Queue, Shared};
 use std::sync::mpsc::sync_channel;
 use support::scenes::{World, stream};
 use support::{ALONE, Bench, Contest, TOGETHER};
@@ -9,6 +9,7 @@ use support::{ALONE, Bench, Contest, TOGETHER};
 const CAPACITY: usize = 1_024;
 
 type Levels = PriorityQueue<u64, 4, CAPACITY>;
+type LevelsBetween = PriorityChannel<u64, 4, CAPACITY>;
 
 fn queue() -> Shared<Queue<u64>> {
     Shared::<Queue<u64>>::anonymous_queue(CAPACITY).expect("memory")
@@ -20,6 +21,10 @@ fn channel() -> Shared<Channel<u64>> {
 
 fn levels() -> Shared<Levels> {
     outlast::Options::new().anonymous_with(|_: &Levels| {}).expect("memory")
+}
+
+fn levels_between() -> Shared<LevelsBetween> {
+    outlast::Options::new().anonymous_with(|_: &LevelsBetween| {}).expect("memory")
 }
 
 fn alone(contest: &mut Contest<'_>) {
@@ -45,6 +50,14 @@ fn alone(contest: &mut Contest<'_>) {
         for i in 0..n {
             queue.send(3, i).expect("open");
             assert_eq!(queue.recv(), Ok((3, i)));
+        }
+    });
+    let between = levels_between();
+    let (sender, receiver) = (between.sender().expect("room"), between.receiver().expect("room"));
+    contest.alone("outlast::PriorityChannel, 4 levels, the highest", move |n| {
+        for i in 0..n {
+            sender.send(3, i).expect("a receiver");
+            assert_eq!(receiver.recv(), Ok((3, i)));
         }
     });
     let last = levels();

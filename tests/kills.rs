@@ -15,7 +15,8 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU8, AtomicU64};
 use outlast::spsc::{self, Ring};
 use outlast::{
-    ByteChannel, ByteQueue, Channel, Pipe, PriorityQueue, Queue, RecvError, Shared, TryRecvError,
+    ByteChannel, ByteQueue, Channel, Pipe, PriorityChannel, PriorityQueue, Queue, RecvError,
+    Shared, TryRecvError,
 };
 use std::time::{Duration, Instant};
 
@@ -333,6 +334,36 @@ fn kills_of_priority() {
     queue.close();
     crew.ends();
     judge_plain("PriorityQueue", books, &crew, began);
+}
+
+/// The same between counted ends: nobody is told of the end before he had what the killed ones left, in any level.
+#[test]
+fn kills_of_priority_channel() {
+    let channel = Shared::anonymous(PriorityChannel::<u64, 3, CAPACITY>::new()).unwrap();
+    let shown = channel.clone();
+    let _watchdog = watchdog("kills_of_priority_channel", move || format!("{shown:?}"));
+    let (books, began) = (Books::new(messages()), Instant::now());
+    // So that no end is ever empty while the others are replaced.
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let level = |n: u64| usize::try_from(n % 3).unwrap();
+    let sends = || {
+        let sender = channel.sender().unwrap();
+        books.send_all(|n| sender.send(level(n), n).unwrap());
+    };
+    let receives = || {
+        let receiver = channel.receiver().unwrap();
+        for (priority, n) in &receiver {
+            assert_eq!(priority, level(n));
+            Books::note(books.received, n);
+        }
+        assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+    };
+    let mut crew = Crew::new(2, [&sends, &receives]);
+    crew.kill();
+    drop(sender);
+    crew.ends();
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
+    judge_plain("PriorityChannel", books, &crew, began);
 }
 
 #[test]

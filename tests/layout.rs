@@ -5,8 +5,8 @@ use core::mem::{align_of, size_of};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
     Barrier, ByteChannel, ByteQueue, Condition, Event, FixedByteChannel, FixedByteQueue,
-    FixedChannel, FixedQueue, Latch, Lock, OnDeath, Once, OnceCell, Options, OwnedSemaphore, Queue,
-    ReentrantLock, RwLock, Semaphore, Shareable, Shared,
+    FixedChannel, FixedQueue, Latch, Lock, OnDeath, Once, OnceCell, Options, OwnedSemaphore,
+    PriorityChannel, Queue, ReentrantLock, RwLock, Semaphore, Shareable, Shared,
 };
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -56,6 +56,7 @@ fn sizes_and_alignments() {
     assert_eq!(size_of::<FixedQueue<u64, 12>>() - size_of::<FixedQueue<u64, 4>>(), 128);
     // Two ends of 260 bytes, and the queue.
     assert_eq!(size_of::<FixedChannel<u64, 4>>(), 640 + 2_048);
+    assert_eq!(size_of::<PriorityChannel<u64, 2, 4>>(), 640 + 128 + 2 * 2_048);
     assert_eq!((size_of::<FixedByteQueue<4>>(), align_of::<FixedByteQueue<4>>()), (896, 128));
     assert_eq!(size_of::<FixedByteChannel<4>>(), 640 + 896);
     assert_eq!(align_of::<FixedByteChannel<4>>(), 128);
@@ -78,6 +79,7 @@ fn fields() {
     assert_eq!(rows::<FixedQueue<u64, 4>>(), queue);
     assert_eq!(rows::<Queue<u64>>(), [("cells", 384, 64, 8), ("slots", 1_920, 1, 8)]);
     assert_eq!(rows::<FixedChannel<u64, 4>>(), [("queue", 640, 1, 2_048)]);
+    assert_eq!(rows::<PriorityChannel<u64, 2, 4>>(), [("queue", 640, 1, 128 + 2 * 2_048)]);
     assert_eq!(rows::<FixedByteQueue<4>>(), [("blocks", 512, 4, 8)]);
     assert_eq!(rows::<FixedByteChannel<4>>(), [("queue", 640, 1, 896)]);
     assert_eq!(rows::<ByteChannel>(), [("queue", 640, 1, 512)]);

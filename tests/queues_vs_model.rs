@@ -6,8 +6,8 @@ use common::watch_alone;
 use outlast::bytes::Message;
 use outlast::spsc::{self, Ring};
 use outlast::{
-    ByteChannel, ByteQueue, Channel, Delivery, Fault, Pipe, PriorityQueue, Queue, RecvTimeoutError,
-    SendError, Shared, TryRecvError, TrySendError,
+    ByteChannel, ByteQueue, Channel, Delivery, Fault, Pipe, PriorityChannel, PriorityQueue, Queue,
+    RecvTimeoutError, SendError, Shared, TryRecvError, TrySendError,
 };
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -698,6 +698,69 @@ fn play_priority(plays: &[(Act, bool)]) {
     }
 }
 
+/// What the ends do, in all levels.
+fn play_priority_channel(plays: &[(Act, bool)]) {
+    type Levels = PriorityChannel<u32, LEVELS, 2>;
+    let here = Shared::anonymous(Levels::new()).unwrap();
+    let there = Shared::<Levels>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    let mut models: [Model; LEVELS] =
+        core::array::from_fn(|_| Model { capacity: 2, ..Model::default() });
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    let (mut sent_to, mut received_from) = (false, false); // somebody had the end once
+    for &(act, first) in plays {
+        let channel = if first { &here } else { &there };
+        match act {
+            Act::Come(true) => {
+                senders.push(channel.sender().unwrap());
+                received_from = true;
+            }
+            Act::Come(false) => {
+                receivers.push(channel.receiver().unwrap());
+                sent_to = true;
+            }
+            Act::Leave(true) => drop(senders.pop()),
+            Act::Leave(false) => drop(receivers.pop()),
+            Act::Send(message) => {
+                let Some(sender) = senders.last() else { continue };
+                let level = message as usize % LEVELS;
+                let expected = if !models[level].closed && sent_to && receivers.is_empty() {
+                    Err(TrySendError::Disconnected(message))
+                } else {
+                    models[level].send(message)
+                };
+                assert_eq!(sender.clone().try_send(level, message), expected);
+            }
+            Act::Close => {
+                channel.close();
+                models.iter_mut().for_each(|model| model.closed = true);
+            }
+            Act::Look => {
+                let lens: Vec<_> = models.iter().map(|model| model.ring.len()).collect();
+                let found: Vec<_> = (0..LEVELS).map(|level| channel.len_of(level)).collect();
+                assert_eq!((found, channel.len()), (lens.clone(), lens.iter().sum()));
+                assert_eq!(channel.is_closed(), models[0].closed);
+            }
+            _ => {
+                let Some(receiver) = receivers.first() else { continue };
+                let urgent = models.iter().rposition(|model| !model.is_empty());
+                let expected = match urgent {
+                    Some(level) => Ok((level, models[level].ring.pop_front().unwrap())),
+                    None if models[0].closed => Err(TryRecvError::Closed),
+                    None if received_from && senders.is_empty() => Err(TryRecvError::Disconnected),
+                    None => Err(TryRecvError::Empty),
+                };
+                let received = match act {
+                    Act::ReceiveToAcknowledge => {
+                        receiver.try_recv_ack().map(|job| (job.priority(), job.ack().unwrap()))
+                    }
+                    _ => receiver.clone().try_recv(),
+                };
+                assert_eq!(received, expected);
+            }
+        }
+    }
+}
+
 #[test]
 fn queue_and_model_agree() {
     let _watchdog = watch_alone("queue_and_model_agree");
@@ -734,4 +797,14 @@ fn byte_channel_and_model_agree() {
 fn priority_and_model_agree() {
     let _watchdog = watch_alone("priority_and_model_agree");
     proptest!(cases(), |(plays in plays())| play_priority(&plays));
+}
+
+#[test]
+fn priority_channel_and_model_agree() {
+    let _watchdog = watch_alone("priority_channel_and_model_agree");
+    proptest!(cases(), |(closes: bool, plays in plays())| {
+        let plays: Vec<_> =
+            plays.into_iter().filter(|(act, _)| closes || !matches!(act, Act::Close)).collect();
+        play_priority_channel(&plays);
+    });
 }

@@ -23,6 +23,7 @@ mod log;
 mod once;
 mod pipe;
 mod priority;
+mod priority_channel;
 mod queue;
 mod reentrant;
 mod rwlock;

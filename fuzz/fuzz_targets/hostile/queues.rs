@@ -6,8 +6,8 @@ use outlast::queue::priority;
 use outlast::spsc::{Consumer, FixedRing, Producer, Ring};
 use outlast::{
     ByteChannel, ByteQueue, ByteReceiver, ByteSender, Channel, Connection, Delivery,
-    FixedByteQueue, FixedChannel, FixedPipe, FixedQueue, Pipe, PriorityQueue, Queue, Receiver,
-    Sender,
+    FixedByteQueue, FixedChannel, FixedPipe, FixedQueue, Pipe, PriorityChannel, PriorityQueue,
+    PriorityReceiver, PrioritySender, Queue, Receiver, Sender,
 };
 use std::fmt::Debug;
 use std::mem::offset_of;
@@ -21,12 +21,15 @@ outlast::shared! {
         pub buried: FixedQueue<u64, 2>,
         pub priority: PriorityQueue<Kind, 3, 2>,
         pub channel: FixedChannel<Kind, 3>,
+        pub urgent: PriorityChannel<Kind, 3, 2>,
         pub ring: FixedRing<Kind, 4>,
         pub bytes: FixedByteQueue<8>,
         pub pipe: FixedPipe<8>,
         pub journal: FixedJournal<4>,
     }
 }
+
+type Urgent = PriorityChannel<Kind, 3, 2>;
 
 impl Queues {
     pub fn new() -> Self {
@@ -35,6 +38,7 @@ impl Queues {
             buried: FixedQueue::new(),
             priority: PriorityQueue::new(),
             channel: FixedChannel::new(),
+            urgent: PriorityChannel::new(),
             ring: FixedRing::new(),
             bytes: FixedByteQueue::new(),
             pipe: FixedPipe::new(),
@@ -48,6 +52,7 @@ impl Queues {
             self.jobs.try_send(i).expect("room");
             self.priority.try_send(1, Kind::Draw).expect("room");
             self.channel.sender().expect("an end").try_send(Kind::Erase).expect("room");
+            self.urgent.sender().expect("an end").try_send(2, Kind::Erase).expect("room");
             self.ring.producer().expect("the role").try_send(Kind::Draw).expect("room");
             self.bytes.try_send(b"message").expect("room");
             self.journal.write(Level::Info, "target", "message").expect("a peer");
@@ -90,6 +95,8 @@ pub struct Held<'a> {
     messages: Vec<Message<'a>>,
     sides: [Vec<Connection<&'a Pipe>>; 2],
     records: Vec<Records<'a>>,
+    urgent_senders: Vec<PrioritySender<Kind, 3, 2, &'a Urgent>>,
+    urgent_receivers: Vec<PriorityReceiver<Kind, 3, 2, &'a Urgent>>,
     byte_senders: Vec<ByteSender<&'a ByteChannel>>,
     byte_receivers: Vec<ByteReceiver<&'a ByteChannel>>,
 }
@@ -107,13 +114,16 @@ impl<'a> Held<'a> {
             messages: Vec::new(),
             sides: [Vec::new(), Vec::new()],
             records: Vec::new(),
+            urgent_senders: Vec::new(),
+            urgent_receivers: Vec::new(),
             byte_senders: Vec::new(),
             byte_receivers: Vec::new(),
         }
     }
 
     pub fn step(&mut self, all: &'a Queues, what: u8, how: u8) {
-        match what % 8 {
+        match what % 9 {
+            8 => self.use_priority_channel(&all.urgent, how),
             0 => self.bury(&all.jobs, &all.buried, how),
             1 => self.use_priority(&all.priority, how),
             2 => self.use_channel(&all.channel, how),
@@ -174,6 +184,29 @@ impl<'a> Held<'a> {
                 seen_all(&(queue.len(), queue.len_of(level), queue.is_empty(), queue.is_closed()))
             }
             _ => seen_all(queue),
+        }
+    }
+
+    fn use_priority_channel(&mut self, channel: &'a Urgent, how: u8) {
+        let (sender, receiver) = (self.urgent_senders.last(), self.urgent_receivers.last());
+        let (level, value) = (usize::from(how) / 16 % 4, kind(how)); // or one that there is not
+        match how % 16 {
+            0 | 1 => channel.sender().map_or((), |end| keep(&mut self.urgent_senders, 0x40, end)),
+            2 | 3 => {
+                channel.receiver().map_or((), |end| keep(&mut self.urgent_receivers, 0x40, end));
+            }
+            4 => drop(self.urgent_senders.pop()),
+            5 => drop(self.urgent_receivers.pop()),
+            6 => drop(sender.map(|end| end.try_send(level, value))),
+            7 => drop(sender.map(|end| end.send_timeout(level, value, SOON))),
+            8 => drop(sender.map(|end| end.send_deadline(level, value, Instant::now()))),
+            9 => drop(receiver.map(|end| seen(end.try_recv()))),
+            10 => drop(receiver.map(|end| seen(end.recv_timeout(SOON)))),
+            11 => drop(receiver.map(|end| end.try_recv_ack().map(priority::Delivery::ack))),
+            12 => drop(receiver.map(|end| end.try_iter().take(9).count())),
+            13 => drop((sender.cloned(), receiver.cloned())),
+            14 => channel.close(),
+            _ => seen_all(&(channel, sender, receiver, channel.senders(), channel.len_of(level))),
         }
     }
 

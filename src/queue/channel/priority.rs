@@ -349,9 +349,11 @@ where
         mut message: T,
         deadline: Deadline,
     ) -> Result<(), (T, Unsent)> {
+        // The word that refused it: others may say otherwise, for a moment, or as they are damaged.
+        let level = &self.channel.queue.levels[priority];
         loop {
             match self.channel.queue.send_until(priority, message, deadline) {
-                Err((back, Unsent::Closed)) if !self.channel.is_closed() => {
+                Err((back, Unsent::Closed)) if !level.is_closed() => {
                     if self.channel.is_cut_off(NO_RECEIVERS) {
                         return Err((back, Unsent::Disconnected));
                     }
