@@ -133,6 +133,7 @@ fn stale_bit_is_cleared_beside_another() {
         let sender = channel.sender().unwrap();
         let receives = || spawn(&channel, |channel| channel.receiver().unwrap().recv());
         let receivers = [receives(), receives()];
+        loom::thread::yield_now(); // so that two preemptions are enough for the worst
         drop(sender);
         let told = receivers.map(|receiver| receiver.join().unwrap());
         assert_eq!(told, [Err(RecvError::Disconnected), Err(RecvError::Disconnected)]);
