@@ -205,7 +205,8 @@ fn releasers_and_takers_race_at_the_ceiling() {
         rim,
         |rim, i| {
             rim.start.wait().unwrap();
-            while rim.made.load(SeqCst) < MADE {
+            // Also until somebody has met the ceiling, which under load may take a while.
+            while rim.made.load(SeqCst) < MADE || rim.refused.load(SeqCst) == 0 {
                 if i < 4 {
                     rim.release(1);
                 } else if let Some(permit) = rim.seats.try_acquire() {
@@ -220,7 +221,6 @@ fn releasers_and_takers_race_at_the_ceiling() {
             assert_eq!(rim.wrong.load(SeqCst), 0);
             let [made, taken] = [&rim.made, &rim.taken].map(|count| count.load(SeqCst));
             assert_eq!(rim.seats.available(), 3 + made - taken);
-            assert!(rim.refused.load(SeqCst) > 0);
         },
     );
 }
