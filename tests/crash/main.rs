@@ -26,6 +26,7 @@ mod pipe;
 mod primitives;
 #[cfg(feature = "futex")]
 mod priority;
+#[cfg(feature = "futex")]
 mod priority_channel;
 #[cfg(feature = "futex")]
 mod reentrant;
