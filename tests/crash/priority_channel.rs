@@ -1,7 +1,11 @@
 //! The sweeps of `PriorityChannel`: coming, sending to two levels, receiving from both, leaving.
+#[path = "ends.rs"]
+#[expect(clippy::duplicate_mod, reason = "the same sweeps, of all kinds of channels")]
+mod ends;
+
 use crate::stepper::patience;
 use crate::sweep::{Act, Operation, Sweep};
-use crate::sweeps::{FIRST, Verdict, fail, memory, once_mended, options};
+use crate::sweeps::{FIRST, Verdict, fail, memory, options};
 use core::time::Duration;
 use outlast::{
     Dead, PriorityChannel, RecvTimeoutError, SendTimeoutError, Shareable as _, Shared, Spin,
@@ -10,6 +14,8 @@ use outlast::{
 
 /// Two levels for two messages each.
 type World = Shared<PriorityChannel<u64, 2, 2>>;
+
+const KIND: &str = "priority channel";
 
 /// Of level 0, and more urgent.
 const SENT: [(usize, u64); 2] = [(0, 0), (1, 1)];
@@ -74,22 +80,15 @@ fn sends_to_the_end(world: &World, level: usize) -> Verdict {
     }
 }
 
-const SLEEPERS_OF_LEVELS: [Act<World>; 2] =
+const SENDERS_ASLEEP: [Act<World>; 2] =
     [|world| sends_to_the_end(world, 0), |world| sends_to_the_end(world, 1)];
-
-fn ends_are_held_by_one(world: &World) -> Verdict {
-    once_mended(|| match (world.senders(), world.receivers()) {
-        (1, 1) => Ok(()),
-        (senders, receivers) => fail(format!("{senders} senders, {receivers} receivers")),
-    })
-}
 
 /// Nobody is left at either end; and both can be taken, used in all levels, and left again.
 fn carries_on(world: &World) -> Verdict {
     warm(world);
     let (sender, receiver) = (world.sender(), world.receiver());
     let (Ok(sender), Ok(receiver)) = (sender, receiver) else { return fail("no place") };
-    ends_are_held_by_one(world)?;
+    ends::are_held_by_one(world)?;
     while receiver.try_recv().is_ok() {}
     for (level, message) in [(0, 5), (1, 6), (0, 7), (1, 8)] {
         sender.try_send(level, message).map_err(|error| format!("{message}: {error}"))?;
@@ -117,15 +116,10 @@ fn carries_on(world: &World) -> Verdict {
     Ok(())
 }
 
-fn comes_and_goes(world: &World) -> Box<dyn FnOnce() + '_> {
-    warm(world);
-    Box::new(|| {
-        if let Ok(sender) = world.sender() {
-            let second = sender.clone();
-            drop(sender);
-            drop(second);
-        }
-    })
+fn sends_both(world: &World) {
+    if let Ok(sender) = world.sender() {
+        SENT.iter().try_for_each(|&(level, message)| sender.send(level, message)).ok();
+    }
 }
 
 fn sends_and_goes(world: &World) -> Box<dyn FnOnce() + '_> {
@@ -134,24 +128,6 @@ fn sends_and_goes(world: &World) -> Box<dyn FnOnce() + '_> {
     Box::new(move || {
         SENT.iter().try_for_each(|&(level, message)| sender.send(level, message)).ok();
         drop(sender);
-    })
-}
-
-fn receives_and_goes(world: &World) -> Box<dyn FnOnce() + '_> {
-    warm(world);
-    let receiver = world.receiver().expect("room");
-    Box::new(move || {
-        receiver.recv().ok();
-        drop(receiver);
-    })
-}
-
-fn receives_all(world: &World) -> Box<dyn FnOnce() + '_> {
-    warm(world);
-    let receiver = world.receiver().expect("room");
-    Box::new(move || {
-        while receiver.recv().is_ok() {}
-        drop(receiver);
     })
 }
 
@@ -167,124 +143,15 @@ fn acknowledges(world: &World) -> Box<dyn FnOnce() + '_> {
 }
 
 const SENDERS: [(&str, Operation<World>); 2] = [
-    ("priority channel: sender, clone, drop", comes_and_goes),
+    ("priority channel: sender, clone, drop", ends::comes_and_goes),
     ("priority channel: send to both levels, drop of the last", sends_and_goes),
 ];
 
 const RECEIVERS: [(&str, Operation<World>); 3] = [
-    ("priority channel: recv, drop of the last", receives_and_goes),
-    ("priority channel: recv until disconnected, drop", receives_all),
+    ("priority channel: recv, drop of the last", ends::receives_and_goes),
+    ("priority channel: recv until disconnected, drop", ends::receives_all),
     ("priority channel: recv_ack, ack, drop", acknowledges),
 ];
-
-#[test]
-fn priority_channel_senders_alone() {
-    for (name, victim) in SENDERS {
-        Sweep::new(name, &empty, memory, victim, carries_on).must_hold();
-    }
-}
-
-#[test]
-fn priority_channel_receivers_alone() {
-    for (name, victim) in RECEIVERS {
-        Sweep::new(name, &left, memory, victim, carries_on).must_hold();
-    }
-}
-
-/// So that the end is told even if the victim never came.
-fn somebody_comes_and_goes(world: &World) -> Verdict {
-    warm(world);
-    drop((world.sender(), world.receiver()));
-    Ok(())
-}
-
-#[test]
-fn priority_channel_senders_with_a_receiver_asleep() {
-    for (name, victim) in SENDERS {
-        let name = format!("{name}; receiver asleep");
-        let sweep = Sweep::new(&name, &empty, memory, victim, carries_on);
-        Sweep { sleepers: &[receives_to_the_end], after: Some(somebody_comes_and_goes), ..sweep }
-            .must_hold();
-    }
-}
-
-/// Nobody but the recovery helps: the victim is a sender from the beginning, also between the bits of two levels.
-#[test]
-fn priority_channel_last_sender_with_two_asleep() {
-    let (name, victim) = SENDERS[1];
-    let name = format!("{name}; two receivers asleep");
-    let sweep = Sweep::new(&name, &empty, memory, victim, carries_on);
-    Sweep { sleepers: &[receives_to_the_end, receives_to_the_end], ..sweep }.must_hold();
-}
-
-/// A sender sleeps in each level, and is told.
-#[test]
-fn priority_channel_last_receiver_with_senders_asleep() {
-    for (name, victim) in [RECEIVERS[0], RECEIVERS[2]] {
-        let name = format!("{name}; senders asleep");
-        let sweep = Sweep::new(&name, &full, memory, victim, drains);
-        Sweep { sleepers: &SLEEPERS_OF_LEVELS, ..sweep }.must_hold();
-    }
-}
-
-/// The process that made the world can send for ever, so there is no end to see here.
-fn drains(world: &World) -> Verdict {
-    warm(world);
-    let receiver = world.receiver().map_err(|fault| fault.to_string())?;
-    ends_are_held_by_one(world)?;
-    while receiver.try_recv().is_ok() {}
-    if receiver.try_recv() == Err(TryRecvError::Empty) { Ok(()) } else { fail("an end") }
-}
-
-/// The others wait for what becomes of the victim's message.
-#[test]
-fn priority_channel_receivers_with_a_late_receiver() {
-    for (name, victim) in RECEIVERS {
-        let name = format!("{name}; late receiver");
-        let sweep = Sweep::new(&name, &left, memory, victim, carries_on);
-        Sweep { late: Some(receives_to_the_end), ..sweep }.must_hold();
-    }
-}
-
-/// The bits of an end that was gone are cleared by who finds that it is not.
-#[test]
-fn priority_channel_stale_bits() {
-    let looks: Operation<World> = |world| {
-        warm(world);
-        let receiver = world.receiver().expect("room");
-        let sender = world.sender().expect("room");
-        Box::new(move || {
-            receiver.try_recv().ok();
-            drop(sender);
-        })
-    };
-    let stale: fn() -> World = || {
-        let world = empty();
-        drop(world.sender().expect("room"));
-        world
-    };
-    let name = "priority channel: try_recv, stale bits; drop";
-    let sweep = Sweep::new(name, &stale, memory, looks, carries_on);
-    sweep.must_hold();
-    Sweep { late: Some(receives_to_the_end), ..sweep }.must_hold();
-}
-
-/// The receiver that was woken, by the end or a message, dies; another waits as well.
-#[test]
-fn priority_channel_woken_receiver() {
-    let wake: fn(&World) = |world| {
-        warm(world);
-        if let Ok(sender) = world.sender() {
-            SENT.iter().try_for_each(|&(level, message)| sender.send(level, message)).ok();
-        }
-    };
-    let name = "priority channel: the woken receiver";
-    let sweep = Sweep::new(name, &empty, memory, receives_all, carries_on);
-    Sweep { wake: Some(wake), ..sweep }.must_hold();
-    let name = "priority channel: the woken receiver; another asleep";
-    let sweep = Sweep { name, ..sweep };
-    Sweep { wake: Some(wake), sleepers: &[receives_to_the_end], ..sweep }.must_hold();
-}
 
 /// The recoverer is killed as well; the next one takes it up: the delivery comes back, and the last sender is gone.
 #[test]
@@ -312,29 +179,4 @@ fn priority_channel_recovery_is_interrupted() {
     // Without the next one, the other waits for the dead.
     let sweep = Sweep { name: "priority channel: recovery, given up; one asleep", ..sweep };
     Sweep { sleepers: &[receives_to_the_end], ..sweep }.must_be_caught_unmended();
-}
-
-/// An end that a frozen process keeps, and those who wait for it to leave.
-#[test]
-fn priority_channel_ends_of_the_frozen_are_caught() {
-    let (name, victim) = SENDERS[1];
-    let sweep = Sweep::new(name, &empty, memory, victim, carries_on);
-    sweep.must_be_caught_unmended();
-    let (name, victim) = RECEIVERS[0];
-    let sweep = Sweep::new(name, &left, memory, victim, carries_on);
-    sweep.must_be_caught_unmended();
-}
-
-/// Those who sleep for what a frozen process keeps: an end, or a message.
-#[test]
-fn priority_channel_sleepers_beside_the_frozen_are_caught() {
-    let (name, victim) = SENDERS[1];
-    let sweep = Sweep::new(name, &empty, memory, victim, carries_on);
-    Sweep { sleepers: &[receives_to_the_end], ..sweep }.must_be_caught_unmended();
-    let (name, victim) = RECEIVERS[0];
-    let sweep = Sweep::new(name, &full, memory, victim, drains);
-    Sweep { sleepers: &SLEEPERS_OF_LEVELS, ..sweep }.must_be_caught_unmended();
-    let (name, victim) = RECEIVERS[2];
-    let sweep = Sweep::new(name, &left, memory, victim, carries_on);
-    Sweep { late: Some(receives_to_the_end), ..sweep }.must_be_caught_unmended();
 }
