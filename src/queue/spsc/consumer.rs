@@ -57,7 +57,9 @@ impl<'a, T: Plain> Consumer<'a, T> {
     #[doc(alias = "get")]
     #[inline]
     pub fn recv(&self) -> Result<T, RecvError> {
-        self.end.room_until(Deadline::NEVER)?;
+        if !self.end.is_ready() {
+            self.end.room_until(Deadline::NEVER)?;
+        }
         self.get().map_err(RecvError::Failed)
     }
 
@@ -69,7 +71,9 @@ impl<'a, T: Plain> Consumer<'a, T> {
     #[doc(alias = "get_nowait")]
     #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        self.end.room()?;
+        if !self.end.is_ready() {
+            self.end.room()?;
+        }
         self.get().map_err(TryRecvError::Failed)
     }
 

@@ -32,8 +32,10 @@ pub(super) struct End<'a, T: Plain, const SENDS: bool> {
     at: Cell<u64>,
     /// The first that is not ours to write or read, as far as is known.
     bound: Cell<u64>,
-    /// `at` in the ring.
-    index: Cell<usize>,
+    /// The message that went to the first slot in this lap.
+    lap: Cell<u64>,
+    /// The last wait ended with less than a ring of slots: the other end is the slower one.
+    keeps_up: Cell<bool>,
 }
 
 impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
@@ -41,7 +43,7 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
     pub(super) fn new(ring: &'a Ring<T>, tag: u32, forks: u32, inherited: bool) -> Self {
         let position = if SENDS { &ring.tail.0 } else { &ring.head.0 };
         let at = position.load(Acquire);
-        let index = at.checked_rem(ring.capacity() as u64).and_then(|i| usize::try_from(i).ok());
+        let index = at.checked_rem(ring.capacity() as u64).unwrap_or(0);
         End {
             ring,
             tag,
@@ -49,7 +51,8 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
             inherited,
             at: Cell::new(at),
             bound: Cell::new(at),
-            index: Cell::new(index.unwrap_or(0)),
+            lap: Cell::new(at.wrapping_sub(index)),
+            keeps_up: Cell::new(false),
         }
     }
 
@@ -63,22 +66,35 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
         self.ring.identify().map(drop)
     }
 
-    /// How many slots are this end's, at least one.
+    /// Whether a slot is known to be this end's, and nothing bars it.
     #[inline(always)]
-    pub(super) fn room(&self) -> Result<usize, Nothing> {
+    pub(super) fn is_ready(&self) -> bool {
+        self.may_go_on().is_ok() && self.known() > 0
+    }
+
+    #[inline(always)]
+    fn may_go_on(&self) -> Result<(), Nothing> {
         self.check().map_err(Nothing::Failed)?;
-        if SENDS && self.ring.is_closed() {
-            return Err(Nothing::Closed);
-        }
+        if SENDS && self.ring.is_closed() { Err(Nothing::Closed) } else { Ok(()) }
+    }
+
+    /// How many slots are this end's, at least one.
+    pub(super) fn room(&self) -> Result<usize, Nothing> {
+        self.may_go_on()?;
         match self.known() {
             0 => self.look(),
             room => Ok(room),
         }
     }
 
-    /// As [`room`](Self::room), waiting for it.
-    #[inline(always)]
+    /// As [`room`](Self::room), waiting for it. An end that keeps up waits before it looks: each look takes the line from the
+    /// other end, and finds little.
+    #[inline(never)]
     pub(super) fn room_until(&self, deadline: Deadline) -> Result<usize, Nothing> {
+        if self.keeps_up.get() && self.known() == 0 {
+            self.may_go_on()?;
+            return self.wait(deadline);
+        }
         match self.room() {
             Err(Nothing::Now) => self.wait(deadline),
             done => done,
@@ -152,7 +168,11 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
             done => Some(done),
         };
         let more = |room: &Result<usize, Nothing>| room.is_ok_and(|room| room > 1);
-        self.signal(SENDS).wait_for_many(deadline, look, more).unwrap_or(Err(Nothing::Now))
+        let waited = self.signal(SENDS).wait_for_many(deadline, look, more);
+        let room = waited.unwrap_or(Err(Nothing::Now))?;
+        let capacity = self.ring.capacity();
+        self.keeps_up.set(room < capacity - capacity / 8);
+        Ok(room)
     }
 
     /// Where this end, or the other one, sleeps.
@@ -166,8 +186,9 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
     pub(super) fn advance(&self, n: usize) {
         let at = self.at.get().wrapping_add(n as u64);
         self.at.set(at);
-        let (index, capacity) = (self.index.get() + n, self.ring.capacity());
-        self.index.set(if index < capacity { index } else { index - capacity });
+        if self.index() >= self.ring.capacity() {
+            self.begin_lap();
+        }
         let mine: &AtomicU64 = if SENDS { &self.ring.tail.0 } else { &self.ring.head.0 };
         mine.store(at, Release); // the commit
         Signal::<LIGHT>::fence_after_change();
@@ -177,16 +198,28 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
         }
     }
 
+    #[cold]
+    fn begin_lap(&self) {
+        self.lap.set(self.lap.get().wrapping_add(self.ring.capacity() as u64));
+    }
+
+    /// `at` in the ring.
+    #[inline(always)]
+    fn index(&self) -> usize {
+        // Less than two laps: a commit is of at most one, and ends the lap if need be.
+        usize::try_from(self.at.get().wrapping_sub(self.lap.get())).unwrap_or(0)
+    }
+
     /// The next slot.
     #[inline(always)]
     pub(super) fn slot(&self) -> &'a Slot<T> {
-        &self.ring.slots[self.index.get()]
+        &self.ring.slots[self.index()]
     }
 
     /// The next `n` slots, in two runs.
     pub(super) fn runs(&self, n: usize) -> (&'a [Slot<T>], &'a [Slot<T>]) {
         let slots = &self.ring.slots;
-        let first: Range<usize> = self.index.get()..(self.index.get() + n).min(slots.len());
+        let first: Range<usize> = self.index()..(self.index() + n).min(slots.len());
         let second = n - first.len();
         (&slots[first], &slots[..second])
     }

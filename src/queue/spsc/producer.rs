@@ -56,13 +56,13 @@ impl<'a, T: Plain> Producer<'a, T> {
     #[doc(alias = "put")]
     #[inline]
     pub fn send(&self, message: T) -> Result<(), SendError<T>> {
-        match self.end.room_until(Deadline::NEVER) {
-            Ok(_) => {
-                self.put(message);
-                Ok(())
-            }
-            Err(nothing) => Err(SendError::from(nothing, message)),
+        if !self.end.is_ready()
+            && let Err(nothing) = self.end.room_until(Deadline::NEVER)
+        {
+            return Err(SendError::from(nothing, message));
         }
+        self.put(message);
+        Ok(())
     }
 
     /// Sends a message if a slot is free. Never blocks.
@@ -73,13 +73,13 @@ impl<'a, T: Plain> Producer<'a, T> {
     #[doc(alias = "put_nowait")]
     #[inline]
     pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
-        match self.end.room() {
-            Ok(_) => {
-                self.put(message);
-                Ok(())
-            }
-            Err(nothing) => Err(TrySendError::from(nothing, message)),
+        if !self.end.is_ready()
+            && let Err(nothing) = self.end.room()
+        {
+            return Err(TrySendError::from(nothing, message));
         }
+        self.put(message);
+        Ok(())
     }
 
     /// Sends a message, waiting for a free slot at most `timeout`.
