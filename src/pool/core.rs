@@ -149,7 +149,11 @@ impl Core {
     }
 
     /// Takes tasks, unless the pool is closed.
-    pub(super) fn submit(&self, chunk: Chunk, goes_on: bool) -> Result<(), TaskError> {
+    pub(super) fn submit(
+        &self,
+        chunk: impl FnOnce(&mut Book) -> Chunk,
+        goes_on: bool,
+    ) -> Result<(), TaskError> {
         if self.is_copy() {
             return Err(TaskError::Forked);
         }
@@ -158,6 +162,7 @@ impl Core {
             if let Some(error) = book.refuses(goes_on) {
                 return Err(error);
             }
+            let chunk = chunk(book);
             book.unfinished += u64::from(chunk.count);
             book.pending.push_back(chunk);
             book.dispatch(hall);

@@ -195,7 +195,7 @@ where
             body,
             large,
         };
-        if let Err(error) = self.pool.core.submit(chunk, self.goes_on) {
+        if let Err(error) = self.pool.core.submit(|_| chunk, self.goes_on) {
             for number in base..base + u64::from(count) {
                 self.arrived.insert(number, (1, Piece::Failed(error.clone())));
             }

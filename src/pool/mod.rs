@@ -54,6 +54,7 @@ pub use finished::{AsCompleted, Until, as_completed, wait};
 pub use map::Map;
 pub use task::Task;
 
+use self::book::Book;
 use self::chunk::Chunk;
 use self::core::{Core, Plan, StopEvent};
 use self::hall::{INLINE, MOST_WORKERS};
@@ -73,6 +74,9 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// Room for the usual argument, so that its encoding need not be moved as it grows.
+const SHORT: usize = 60;
 
 /// Worker processes that run functions.
 ///
@@ -309,7 +313,8 @@ impl Pool {
         R: Serialize + DeserializeOwned,
     {
         let (entry, number) = numbers(function).ok_or(TaskError::ForeignFunction)?;
-        let mut body = vec![0; 4];
+        let mut body = Vec::with_capacity(SHORT);
+        body.extend([0; 4]);
         encode(argument, &mut body).map_err(|error| TaskError::Argument(error.to_string()))?;
         let large = body.len() > INLINE;
         if large {
@@ -318,11 +323,8 @@ impl Pool {
             let length = u32::try_from(body.len() - 4).unwrap_or(0);
             body[..4].copy_from_slice(&length.to_le_bytes());
         }
-        if self.core.is_copy() {
-            return Err(TaskError::Forked);
-        }
         let cell = Arc::<Cell>::default();
-        let chunk = Chunk {
+        let chunk = |book: &mut Book| Chunk {
             job: Arc::clone(&cell) as _,
             base: 0,
             count: 1,
@@ -330,7 +332,7 @@ impl Pool {
             attempts: 0,
             entry,
             function: number,
-            cost: self.core.book().cost_of(number),
+            cost: book.cost_of(number),
             body,
             large,
         };
