@@ -66,10 +66,12 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
         self.ring.identify().map(drop)
     }
 
-    /// Whether a slot is known to be this end's, and nothing bars it.
+    /// Whether a slot is this end's, as far as one look shows, and nothing bars it. An end that keeps up does not look: each look
+    /// takes the line from the other end, and finds little.
     #[inline(always)]
     pub(super) fn is_ready(&self) -> bool {
-        self.may_go_on().is_ok() && self.known() > 0
+        let finds_more = || !self.keeps_up.get() && self.refresh().is_ok_and(|room| room > 0);
+        self.may_go_on().is_ok() && (self.known() > 0 || finds_more())
     }
 
     #[inline(always)]
@@ -87,8 +89,7 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
         }
     }
 
-    /// As [`room`](Self::room), waiting for it. An end that keeps up waits before it looks: each look takes the line from the
-    /// other end, and finds little.
+    /// As [`room`](Self::room), waiting for it: an end that keeps up before it looks.
     #[inline(never)]
     pub(super) fn room_until(&self, deadline: Deadline) -> Result<usize, Nothing> {
         if self.keeps_up.get() && self.known() == 0 {
@@ -113,6 +114,7 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
     }
 
     /// Looks where the other end is.
+    #[inline(always)]
     fn refresh(&self) -> Result<usize, Nothing> {
         let (at, capacity) = (self.at.get(), self.ring.capacity() as u64);
         let (bound, room) = if SENDS {
