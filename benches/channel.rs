@@ -120,6 +120,18 @@ fn streams(contest: &mut Contest<'_>, pairs: usize) {
         };
         stream(World::Processes, pairs, messages, sender, receiver)
     });
+    contest.counted("outlast::PriorityChannel, 4 levels", move |messages| {
+        let channel = levels_between();
+        let sender = || {
+            let sender = channel.sender().expect("room");
+            move |number: u64| sender.send(level(number), number).expect("a receiver")
+        };
+        let receiver = || {
+            let receiver = channel.receiver().expect("room");
+            move || receiver.recv().expect("a sender").1
+        };
+        stream(World::Processes, pairs, messages, sender, receiver)
+    });
 }
 
 fn main() {

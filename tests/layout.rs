@@ -3,10 +3,12 @@
 #![cfg(all(not(outlast_loom), feature = "futex"))]
 use core::mem::{align_of, size_of};
 use core::sync::atomic::{AtomicU32, AtomicU64};
+use outlast::spsc::FixedRing;
 use outlast::{
     Barrier, ByteChannel, ByteQueue, Condition, Event, FixedByteChannel, FixedByteQueue,
-    FixedChannel, FixedQueue, Latch, Lock, OnDeath, Once, OnceCell, Options, OwnedSemaphore,
-    PriorityChannel, Queue, ReentrantLock, RwLock, Semaphore, Shareable, Shared,
+    FixedChannel, FixedPipe, FixedQueue, Latch, Lock, OnDeath, Once, OnceCell, Options,
+    OwnedSemaphore, PriorityChannel, PriorityQueue, Queue, ReentrantLock, RwLock, Semaphore,
+    Shareable, Shared,
 };
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -118,6 +120,11 @@ fn fingerprints() {
         <ByteQueue as Shareable>::FINGERPRINT,
         <ByteChannel as Shareable>::FINGERPRINT,
         <FixedByteChannel<4> as Shareable>::FINGERPRINT,
+        <FixedChannel<u64, 4> as Shareable>::FINGERPRINT,
+        <PriorityQueue<u64, 2, 4> as Shareable>::FINGERPRINT,
+        <PriorityChannel<u64, 2, 4> as Shareable>::FINGERPRINT,
+        <FixedRing<u64, 4> as Shareable>::FINGERPRINT,
+        <FixedPipe<4> as Shareable>::FINGERPRINT,
     ];
     let golden = [
         0x8e21_6328_d764_8a3a,
@@ -142,6 +149,11 @@ fn fingerprints() {
         0xe8dc_4bba_351a_7ac9,
         0x47f4_6305_fad8_c951,
         0x82a4_4d86_487f_85f5,
+        0xf673_be30_8e7d_a368,
+        0x9e9e_889b_e2cd_67cd,
+        0xd515_3e7d_9ff7_7d97,
+        0xbf67_30dc_1dfe_d562,
+        0x844c_3bf4_d8b6_1d7a,
     ];
     assert_eq!(
         found.map(|print| format!("{print:#018x}")),

@@ -13,8 +13,8 @@ use core::time::Duration;
 use outlast::spsc::FixedRing;
 use outlast::{
     Barrier, Condition, Event, FixedByteChannel, FixedByteQueue, FixedChannel, FixedPipe,
-    FixedQueue, Latch, Lock, Once, OnceCell, Options, OwnedSemaphore, PriorityQueue, Queue,
-    ReentrantLock, RwLock, Semaphore, Shared, TryRecvError,
+    FixedQueue, Latch, Lock, Once, OnceCell, Options, OwnedSemaphore, PriorityChannel,
+    PriorityQueue, Queue, ReentrantLock, RwLock, Semaphore, Shared, TryRecvError,
 };
 
 const ROUNDS: u64 = 10_000;
@@ -330,7 +330,7 @@ outlast::shared! {
     #[derive(Debug)]
     struct Ways {
         ring: FixedRing<u64, 4>, bytes: FixedByteQueue<64>, pipe: FixedPipe<64>, channel: FixedChannel<u64, 4>, letters: FixedByteChannel<64>,
-        urgent: PriorityQueue<u64, 3, 4>, stream: FixedQueue<u64, 1024>, fast: FixedRing<u64, 1024>
+        urgent: PriorityQueue<u64, 3, 4>, urgent_ends: PriorityChannel<u64, 3, 4>, stream: FixedQueue<u64, 1024>, fast: FixedRing<u64, 1024>
     }
 }
 
@@ -400,6 +400,16 @@ fn the_other_queues() {
         assert_eq!(first.1, i + 1);
         assert_eq!(ways.urgent.recv_ack().unwrap().ack(), Ok(i));
         assert!(ways.urgent.try_recv().is_err());
+    });
+    let ends = std::cell::OnceCell::new();
+    makes_no_call(|i| {
+        let take = || (ways.urgent_ends.sender().unwrap(), ways.urgent_ends.receiver().unwrap());
+        let (sender, receiver) = ends.get_or_init(take);
+        sender.send(0, i).unwrap();
+        sender.clone().send(2, i + 1).unwrap();
+        assert_eq!(receiver.clone().recv(), Ok((2, i + 1)));
+        assert_eq!(receiver.recv_ack().unwrap().ack(), Ok(i));
+        assert!(receiver.try_recv().is_err());
     });
 }
 
