@@ -413,6 +413,21 @@ fn the_other_queues() {
     });
 }
 
+/// That the upper levels are empty for good is asked only when the lower ones are, too.
+#[test]
+fn what_is_left_in_the_lowest_level() {
+    type Levels = PriorityQueue<u64, 3, 65_536>;
+    let queue = Options::new().anonymous_with(|_: &Levels| {}).unwrap();
+    let _watchdog = common::watch("what_is_left_in_the_lowest_level", &queue);
+    (0..queue.capacity() as u64).for_each(|i| queue.send(0, i).unwrap());
+    queue.close();
+    makes_no_call(|_| {
+        let (_, first) = queue.recv().unwrap();
+        assert_eq!(queue.recv_ack().unwrap().ack(), Ok(first + 1));
+    });
+    assert!(queue.len() > 1, "there was something to the last");
+}
+
 /// Runs `part` in a process; how many system calls its thread made.
 fn calls_of(part: impl FnOnce()) -> u64 {
     let child = fork_child(|| {

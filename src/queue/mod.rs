@@ -702,11 +702,15 @@ impl<T: Plain> Queue<T> {
 
     /// Claims the next message, wherever it is.
     #[inline(always)]
-    fn claim(&self, owner: u32) -> Result<Option<Place>, Never> {
+    fn claim(&self, owner: u32, verdict: Verdict) -> Result<Option<Place>, Never> {
         match self.claim_next(owner) {
             Ok(place) => Ok(Some(place)),
-            Err(Nothing::Here) if self.has_ended(CLOSED | NO_SENDERS) => self.claim_last(owner),
-            Err(Nothing::Here | Nothing::Yet) => Ok(None),
+            Err(Nothing::Here) => match verdict {
+                Verdict::Due if self.has_ended(CLOSED | NO_SENDERS) => self.claim_last(owner),
+                Verdict::Due | Verdict::Deferred => Ok(None),
+                Verdict::Given => Err(Never::Closed),
+            },
+            Err(Nothing::Yet) => Ok(None),
             Err(Nothing::Damaged) => Err(Never::Failed(Fault::Corrupt)),
         }
     }
@@ -725,12 +729,7 @@ impl<T: Plain> Queue<T> {
     #[cold]
     fn claim_last(&self, owner: u32) -> Result<Option<Place>, Never> {
         Signal::<LIGHT>::fence_before_verdict();
-        match self.claim_next(owner) {
-            Ok(place) => Ok(Some(place)),
-            Err(Nothing::Here) => Err(Never::Closed),
-            Err(Nothing::Yet) => Ok(None),
-            Err(Nothing::Damaged) => Err(Never::Failed(Fault::Corrupt)),
-        }
+        self.claim(owner, Verdict::Given)
     }
 
     /// Claims a message that came back.
@@ -793,9 +792,14 @@ impl<T: Plain> Queue<T> {
     /// Claims the next message where it is.
     #[inline(always)]
     fn peek(&self) -> Result<Option<Ref<'_, T>>, Never> {
+        self.peek_for(Verdict::Due)
+    }
+
+    #[inline(always)]
+    fn peek_for(&self, verdict: Verdict) -> Result<Option<Ref<'_, T>>, Never> {
         let forks = forks();
         let owner = self.identify().map_err(Never::Failed)?;
-        let Some(place) = self.claim(owner)? else { return Ok(None) };
+        let Some(place) = self.claim(owner, verdict)? else { return Ok(None) };
         let message = Ref { queue: self, place, forks };
         if Self::is_valid(message.value()) {
             Ok(Some(message))
@@ -878,6 +882,17 @@ impl<T: Plain> Queue<T> {
     }
 }
 
+/// What a look that finds nothing means in a queue to which nobody sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// That there is to be a last one.
+    Due,
+    /// Nothing: the caller sees to the last one.
+    Deferred,
+    /// That there is nothing: this is the last one, behind the fence.
+    Given,
+}
+
 /// Why there is no delivery yet, or ever.
 enum Undelivered {
     /// All cells are taken.
@@ -925,11 +940,16 @@ impl<T: Plain> Queue<T> {
     }
 
     fn deliver(&self) -> Result<Option<Delivery<'_, T>>, Undelivered> {
+        self.deliver_for(Verdict::Due)
+    }
+
+    fn deliver_for(&self, verdict: Verdict) -> Result<Option<Delivery<'_, T>>, Undelivered> {
         let forks = forks();
         let never = |fault| Undelivered::Never(Never::Failed(fault));
         let owner = self.identify().map_err(never)?;
         // A cell is claimed before the message; do not do so in vain while spinning.
-        if !self.has_ended(CLOSED | NO_SENDERS) && !self.may_have_message() {
+        let is_open = || verdict == Verdict::Deferred || !self.has_ended(CLOSED | NO_SENDERS);
+        if is_open() && !self.may_have_message() {
             return Ok(None);
         }
         // What came back needs no further cell: all of them may be full of such.
@@ -940,7 +960,7 @@ impl<T: Plain> Queue<T> {
                 let Some((i, taking)) = self.claim_cell(owner) else {
                     return Err(Undelivered::NoCell);
                 };
-                match self.claim(owner) {
+                match self.claim(owner, verdict) {
                     Ok(Some(Place::Slot(at))) => self.hold(at, i, taking, owner),
                     Ok(Some(Place::Cell(from, leaving))) => {
                         self.free_cell(i, taking).map_err(never)?;

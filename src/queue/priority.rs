@@ -28,11 +28,14 @@
 //!
 //! # Ordering
 //! As in each level. The commit in a level is followed by a light fence, and the question who sleeps comes after
-//! that; a receiver arms, fences for all, and looks at all levels once more.
+//! that; a receiver arms, fences for all, and looks at all levels once more. That nothing comes any more is said after one heavy fence for all levels, too, and
+//! asked only when all are empty: what is left in a low one is not to wait for that at each of those above.
 //!
 //! # Death
 //! As in each level. Killed between a commit and its wake, or as the one who was woken: recovery wakes all.
-use super::{CLOSED, FixedQueue, LIGHT, NO_SENDERS, Never, Queue, Ref, Undelivered, Unsent};
+use super::{
+    CLOSED, FixedQueue, LIGHT, NO_SENDERS, Never, Queue, Ref, Undelivered, Unsent, Verdict,
+};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::{
@@ -301,11 +304,28 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         self.levels.iter().map(|level| &**level).enumerate().rev()
     }
 
+    /// Whether nobody sends to any of the levels. Behind the fence that this comes with, whoever finds nothing in them can say so.
+    fn is_over(&self) -> bool {
+        let over = self.levels.iter().all(|level| level.has_ended(CLOSED | NO_SENDERS));
+        if over {
+            Signal::<LIGHT>::fence_before_verdict();
+        }
+        over
+    }
+
     #[inline]
     pub(super) fn take(&self) -> Result<Option<(usize, T)>, Never> {
+        match self.take_for(Verdict::Deferred) {
+            Ok(None) if self.is_over() => self.take_for(Verdict::Given),
+            done => done,
+        }
+    }
+
+    #[inline(always)]
+    fn take_for(&self, verdict: Verdict) -> Result<Option<(usize, T)>, Never> {
         let mut open = false;
         for (priority, level) in self.descend() {
-            match level.peek() {
+            match level.peek_for(verdict) {
                 Ok(Some(message)) => {
                     let message = Ref::take(message);
                     self.pass_on();
@@ -323,9 +343,16 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     }
 
     pub(super) fn deliver(&self) -> Result<Option<Delivery<'_, T>>, Undelivered> {
-        let (mut open, mut barred) = (false, false);
+        match self.deliver_for(Verdict::Deferred) {
+            Ok(None) if self.is_over() => self.deliver_for(Verdict::Given),
+            done => done,
+        }
+    }
+
+    fn deliver_for(&self, verdict: Verdict) -> Result<Option<Delivery<'_, T>>, Undelivered> {
+        let (mut open, mut barred) = (verdict == Verdict::Deferred, false);
         for (priority, level) in self.descend() {
-            match level.deliver() {
+            match level.deliver_for(verdict) {
                 Ok(Some(inner)) => {
                     fence(SeqCst); // not all of its commits are followed by one
                     self.pass_on();
@@ -334,14 +361,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
                 }
                 Ok(None) => open = true,
                 // A closed level gives that without having looked for a message.
-                Err(Undelivered::NoCell) => {
-                    let ended = level.has_ended(CLOSED | NO_SENDERS);
-                    if ended {
-                        Signal::<LIGHT>::fence_before_verdict(); // who commits after our look sees that it is closed
-                    }
-                    barred |= level.may_have_message();
-                    open |= !ended;
-                }
+                Err(Undelivered::NoCell) => barred |= level.may_have_message(),
                 Err(Undelivered::Never(Never::Failed(fault))) => {
                     self.pass_on(); // it may have been a message
                     return Err(Undelivered::Never(Never::Failed(fault)));
