@@ -9,10 +9,38 @@ macro_rules! send {
     };
 }
 
+/// Receives a message that comes back if the process is killed.
+macro_rules! hold {
+    ($receiver:ident) => {
+        $receiver.recv_ack()
+    };
+}
+
+/// The same, if there is one.
+macro_rules! try_hold {
+    ($receiver:ident) => {
+        $receiver.try_recv_ack()
+    };
+}
+
+/// Whether it is the message of that number, and has come back once.
+macro_rules! is_back {
+    ($held:ident, $n:expr) => {
+        (*$held, $held.attempts()) == (message($n), 1)
+    };
+}
+
+/// Is done with it.
+macro_rules! let_go {
+    ($held:ident) => {
+        $held.ack().map(drop)
+    };
+}
+
 #[path = "common/ends.rs"]
 mod ends;
 
-use common::{eventually, fork_child, ms, scribble, sleep_for_ever, watch, watch_alone, worlds};
+use common::{eventually, fork_child, ms, watch, worlds};
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
@@ -199,68 +227,6 @@ fn streams_in_every_world() {
             assert_eq!((office.jobs.senders(), office.jobs.receivers()), (0, 0));
         },
     );
-}
-
-/// A killed worker's job goes to another, who is not told before that nobody can send.
-#[test]
-fn what_a_killed_receiver_had_comes_first() {
-    let office = office();
-    let _watchdog = watch("what_a_killed_receiver_had_comes_first", &office);
-    let sender = office.jobs.sender().unwrap();
-    sender.send(7).unwrap();
-    let worker = fork_child(|| {
-        let receiver = office.jobs.receiver().unwrap();
-        let _job = receiver.recv_ack().unwrap();
-        office.step.store(1, SeqCst);
-        sleep_for_ever();
-    });
-    eventually("the worker has it", || office.step.load(SeqCst) == 1);
-    drop(sender);
-    let other = fork_child(|| {
-        let receiver = office.jobs.receiver().unwrap();
-        let job = receiver.recv_ack().unwrap();
-        assert_eq!((*job, job.attempts()), (7, 1));
-        // Who holds one is not to wait for others.
-        assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
-        assert_eq!(receiver.recv_ack().unwrap_err(), RecvError::Disconnected);
-        job.ack().unwrap();
-        assert_eq!(receiver.recv_ack().unwrap_err(), RecvError::Disconnected);
-    });
-    other.until_waiting();
-    worker.kill9();
-    other.succeeds();
-}
-
-#[test]
-fn foreign_bytes() {
-    let office = office();
-    let _watchdog = watch_alone("foreign_bytes");
-    let mut random = common::Random::new(7);
-    let child = fork_child(|| {
-        for round in 0..300 {
-            let office = self::office();
-            let (sender, receiver) =
-                (office.jobs.sender().unwrap(), office.jobs.receiver().unwrap());
-            let bytes = random.bytes(size_of::<FixedChannel<u64, 3>>());
-            // The ends only, or all; what the C library keeps in the other backend is none of ours.
-            let ends_only = round % 2 == 0 || !cfg!(feature = "futex");
-            let len = if ends_only { 520 } else { bytes.len() };
-            scribble(&office.jobs, 0, &bytes[..len]);
-            for n in 0..4 {
-                sender.try_send(n).ok();
-                receiver.try_recv().ok();
-                drop(receiver.try_recv_ack());
-                receiver.recv_timeout(Duration::from_micros(10)).ok();
-                sender.send_timeout(n, Duration::from_micros(10)).ok();
-            }
-            drop((sender.clone(), receiver.clone()));
-            drop((office.jobs.sender(), office.jobs.receiver()));
-            let _counts = (office.jobs.senders(), office.jobs.receivers());
-            let _text = format!("{office:?}");
-        }
-    });
-    child.succeeds();
-    drop(office);
 }
 
 #[test]

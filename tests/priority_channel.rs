@@ -9,10 +9,38 @@ macro_rules! send {
     };
 }
 
+/// Receives a message that comes back if the process is killed.
+macro_rules! hold {
+    ($receiver:ident) => {
+        $receiver.recv_ack()
+    };
+}
+
+/// The same, if there is one.
+macro_rules! try_hold {
+    ($receiver:ident) => {
+        $receiver.try_recv_ack()
+    };
+}
+
+/// Whether it is the message of that number, and has come back once.
+macro_rules! is_back {
+    ($held:ident, $n:expr) => {
+        (*$held, $held.attempts()) == (message($n), 1)
+    };
+}
+
+/// Is done with it.
+macro_rules! let_go {
+    ($held:ident) => {
+        $held.ack().map(drop)
+    };
+}
+
 #[path = "common/ends.rs"]
 mod ends;
 
-use common::{eventually, fork_child, ms, scribble, sleep_for_ever, watch, watch_alone, worlds};
+use common::{eventually, fork_child, ms, watch, worlds};
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
@@ -190,37 +218,6 @@ fn streams_in_every_world() {
     );
 }
 
-/// A killed worker's job goes to another, who is not told before that nobody can send.
-#[test]
-fn what_a_killed_receiver_had_comes_first() {
-    let office = office();
-    let _watchdog = watch("what_a_killed_receiver_had_comes_first", &office);
-    let sender = office.jobs.sender().unwrap();
-    sender.send(2, 7).unwrap();
-    let worker = fork_child(|| {
-        let receiver = office.jobs.receiver().unwrap();
-        let _job = receiver.recv_ack().unwrap();
-        office.step.store(1, SeqCst);
-        sleep_for_ever();
-    });
-    eventually("the worker has it", || office.step.load(SeqCst) == 1);
-    drop(sender);
-    let other = fork_child(|| {
-        let receiver = office.jobs.receiver().unwrap();
-        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
-        let job = receiver.recv_ack().unwrap();
-        assert_eq!((*job, job.priority(), job.attempts()), (7, 2, 1));
-        // Who holds one is not to wait for others.
-        assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
-        assert_eq!(receiver.recv_ack().unwrap_err(), RecvError::Disconnected);
-        job.ack().unwrap();
-        assert_eq!(receiver.recv_ack().unwrap_err(), RecvError::Disconnected);
-    });
-    other.until_waiting();
-    worker.kill9();
-    other.succeeds();
-}
-
 /// Those who wait for what others have in hand are told when it is done with, however many they are, and whichever level it was of.
 #[test]
 fn all_who_wait_for_the_last_delivery_are_told() {
@@ -284,58 +281,4 @@ fn holders_do_not_wait_for_each_other() {
         })
         .collect();
     workers.into_iter().for_each(common::Child::succeeds);
-}
-
-/// The last receiver leaves while somebody sends: what was sent is there for the next one, and nothing else.
-#[test]
-fn sends_race_with_the_last_receiver() {
-    let channel = channel(4);
-    let there = again(&channel);
-    let _watchdog = watch("sends_race_with_the_last_receiver", &channel);
-    let sender = channel.sender().unwrap();
-    for round in 0..2_000 {
-        let level = usize::try_from(round % 3).unwrap();
-        let receiver = there.receiver().unwrap();
-        let result = std::thread::scope(|scope| {
-            scope.spawn(move || drop(receiver));
-            sender.send(level, round)
-        });
-        let next = there.receiver().unwrap();
-        match result {
-            Ok(()) => assert_eq!(next.try_recv(), Ok((level, round))),
-            Err(error) => assert_eq!(error, SendError::Disconnected(round)),
-        }
-        assert_eq!(next.try_recv(), Err(TryRecvError::Empty));
-    }
-}
-
-#[test]
-fn foreign_bytes() {
-    let _watchdog = watch_alone("foreign_bytes");
-    let mut random = common::Random::new(7);
-    let child = fork_child(|| {
-        for round in 0..300 {
-            let office = self::office();
-            let (sender, receiver) =
-                (office.jobs.sender().unwrap(), office.jobs.receiver().unwrap());
-            let bytes = random.bytes(size_of::<Levels>());
-            // The ends only, or all; what the C library keeps in the other backend is none of ours.
-            let ends_only = round % 2 == 0 || !cfg!(feature = "futex");
-            let len = if ends_only { 520 } else { bytes.len() };
-            scribble(&office.jobs, 0, &bytes[..len]);
-            for n in 0..4 {
-                let level = usize::try_from(n % 3).unwrap();
-                sender.try_send(level, n).ok();
-                receiver.try_recv().ok();
-                drop(receiver.try_recv_ack());
-                receiver.recv_timeout(Duration::from_micros(10)).ok();
-                sender.send_timeout(level, n, Duration::from_micros(10)).ok();
-            }
-            drop((sender.clone(), receiver.clone()));
-            drop((office.jobs.sender(), office.jobs.receiver()));
-            let _counts = (office.jobs.senders(), office.jobs.receivers());
-            let _text = format!("{office:?}");
-        }
-    });
-    child.succeeds();
 }

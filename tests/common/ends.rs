@@ -1,13 +1,17 @@
 //! What all kinds of channels have in common: who holds the ends, and what those at the other end learn of it. The file that
-//! includes this one says what a channel is (of so many messages), how a message is sent (`send!`), what comes out, and what an error gives back.
-use super::common::{self, eventually, fork_child, ms, thread_cpu, watch};
+//! includes this one says what a channel is (of so many messages), how a message is sent (`send!`), how it is received so that it comes back from
+//! the dead (`hold!`, `try_hold!`, `is_back!`, `let_go!`), what comes out, and what an error gives back.
+use super::common::{
+    self, Random, eventually, fork_child, ms, scribble, sleep_for_ever, thread_cpu, watch,
+    watch_alone,
+};
 use super::{again, back, channel, message, office, received};
 use core::sync::atomic::Ordering::SeqCst;
 use outlast::{
     Fault, RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[test]
 fn time_passes() {
@@ -276,4 +280,89 @@ fn an_end_that_is_handed_on() {
         assert_eq!(outcome, Ok(received(1)));
     });
     assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+}
+
+/// What a killed process had goes to another, who is not told before that nobody can send.
+#[test]
+fn what_a_killed_receiver_had_comes_first() {
+    let office = office();
+    let _watchdog = watch("what_a_killed_receiver_had_comes_first", &office);
+    let sender = office.jobs.sender().unwrap();
+    send!(sender.send(7)).unwrap();
+    let victim = fork_child(|| {
+        let receiver = office.jobs.receiver().unwrap();
+        let _held = hold!(receiver).unwrap();
+        office.step.store(1, SeqCst);
+        sleep_for_ever();
+    });
+    eventually("the victim has it", || office.step.load(SeqCst) == 1);
+    drop(sender);
+    let other = fork_child(|| {
+        let receiver = office.jobs.receiver().unwrap();
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+        let held = hold!(receiver).unwrap();
+        assert!(is_back!(held, 7), "{held:?}");
+        // Who holds one is not to wait for others.
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
+        assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+        assert_eq!(hold!(receiver).unwrap_err(), RecvError::Disconnected);
+        let_go!(held).unwrap();
+        assert_eq!(hold!(receiver).unwrap_err(), RecvError::Disconnected);
+    });
+    other.until_waiting();
+    victim.kill9();
+    other.succeeds();
+}
+
+/// The last receiver leaves while somebody sends: what was sent is there for the next one, and nothing else.
+#[test]
+fn sends_race_with_the_last_receiver() {
+    let channel = channel(4);
+    let there = again(&channel);
+    let _watchdog = watch("sends_race_with_the_last_receiver", &channel);
+    let sender = channel.sender().unwrap();
+    for round in 0..2_000 {
+        let receiver = there.receiver().unwrap();
+        let result = std::thread::scope(|scope| {
+            scope.spawn(move || drop(receiver));
+            send!(sender.send(round))
+        });
+        let next = there.receiver().unwrap();
+        match result {
+            Ok(()) => assert_eq!(next.try_recv(), Ok(received(round))),
+            Err(error) => assert_eq!(error, SendError::Disconnected(back(round))),
+        }
+        assert_eq!(next.try_recv(), Err(TryRecvError::Empty));
+    }
+}
+
+#[test]
+fn foreign_bytes() {
+    let _watchdog = watch_alone("foreign_bytes");
+    let mut random = Random::new(7);
+    let child = fork_child(|| {
+        for round in 0..300 {
+            let office = office();
+            let (sender, receiver) =
+                (office.jobs.sender().unwrap(), office.jobs.receiver().unwrap());
+            let bytes = random.bytes(size_of_val(&office.jobs));
+            // The ends only, or all; what the C library keeps in the other backend is none of ours.
+            let ends_only = round % 2 == 0 || !cfg!(feature = "futex");
+            let len = if ends_only { 520 } else { bytes.len() };
+            scribble(&office.jobs, 0, &bytes[..len]);
+            for n in 0..4 {
+                let soon = Duration::from_micros(10);
+                send!(sender.try_send(n)).ok();
+                receiver.try_recv().ok();
+                drop(try_hold!(receiver));
+                receiver.recv_timeout(soon).ok();
+                send!(sender.send_timeout(n, soon)).ok();
+            }
+            drop((sender.clone(), receiver.clone()));
+            drop((office.jobs.sender(), office.jobs.receiver()));
+            let _counts = (office.jobs.senders(), office.jobs.receivers());
+            let _text = format!("{office:?}");
+        }
+    });
+    child.succeeds();
 }
