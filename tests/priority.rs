@@ -6,7 +6,7 @@ use common::{eventually, fork_child, ms, sleep_for_ever, thread_cpu, watch, worl
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
-    Fault, PriorityQueue, RecvError, RecvTimeoutError, SendError, SendTimeoutError, Shared,
+    Fault, PriorityQueue, Queue, RecvError, RecvTimeoutError, SendError, SendTimeoutError, Shared,
     TryRecvError, TrySendError,
 };
 use std::time::{Duration, Instant};
@@ -303,4 +303,40 @@ fn foreign_bytes() {
         }
     });
     child.succeeds();
+}
+
+/// What kills each worker would come first for ever: it is buried by the next, which goes on.
+#[test]
+fn a_most_urgent_job_that_kills() {
+    let office = office();
+    let dead_letters = Shared::<Queue<u64>>::anonymous_queue(2).unwrap();
+    let _watchdog = watch("a_most_urgent_job_that_kills", &office);
+    office.jobs.send(3, 666).unwrap();
+    for attempt in 0..2 {
+        let victim = fork_child(|| {
+            let job = office.jobs.recv_ack_or_bury(2, &dead_letters).unwrap();
+            assert_eq!((*job, job.priority(), job.attempts()), (666, 3, attempt));
+            office.step.fetch_add(1, SeqCst);
+            sleep_for_ever();
+        });
+        eventually("it has the job", || office.step.load(SeqCst) == attempt + 1);
+        victim.kill9();
+    }
+    let worker = fork_child(|| {
+        let job = office.jobs.recv_ack_or_bury(2, &dead_letters).unwrap();
+        assert_eq!((job.priority(), job.ack()), (0, Ok(7)));
+        let began = Instant::now();
+        let none = office.jobs.try_recv_ack_or_bury(2, &dead_letters);
+        assert_eq!(none.unwrap_err(), TryRecvError::Empty);
+        let none = office.jobs.recv_ack_or_bury_timeout(2, &dead_letters, ms(5));
+        assert_eq!(none.unwrap_err(), RecvTimeoutError::TimedOut);
+        let none = office.jobs.recv_ack_or_bury_deadline(2, &dead_letters, began + ms(10));
+        assert_eq!(none.unwrap_err(), RecvTimeoutError::TimedOut);
+        assert!(began.elapsed() >= ms(10));
+    });
+    eventually("it is buried", || dead_letters.len() == 1);
+    office.jobs.send(0, 7).unwrap();
+    worker.succeeds();
+    assert_eq!(dead_letters.drain(), [666]);
+    assert!(office.jobs.is_empty());
 }

@@ -44,8 +44,8 @@ use common::{eventually, fork_child, ms, watch, worlds};
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
-    Fault, PriorityChannel, RecvError, RecvTimeoutError, SendError, SendTimeoutError, Shared,
-    TryRecvError, TrySendError,
+    Fault, PriorityChannel, Queue, RecvError, RecvTimeoutError, SendError, SendTimeoutError,
+    Shared, TryRecvError, TrySendError,
 };
 use std::time::{Duration, Instant};
 
@@ -216,6 +216,40 @@ fn streams_in_every_world() {
             assert_eq!((office.jobs.senders(), office.jobs.receivers()), (0, 0));
         },
     );
+}
+
+/// What kills each worker goes elsewhere after a while, and counts as done: the channel ends.
+#[test]
+fn what_kills_is_buried() {
+    let channel = channel(4);
+    let dead_letters = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let _watchdog = watch("what_kills_is_buried", &channel);
+    let sender = channel.sender().unwrap();
+    sender.send(2, 666).unwrap();
+    for attempts in 0..2 {
+        let victim = fork_child(|| {
+            let receiver = channel.receiver().unwrap();
+            let job = receiver.recv_ack_or_bury(2, &dead_letters).unwrap();
+            assert_eq!((*job, job.priority(), job.attempts()), (666, 2, attempts));
+            common::exit_now(0); // to the others it was killed
+        });
+        victim.succeeds();
+    }
+    drop(sender);
+    let began = Instant::now();
+    let receiver = channel.receiver().unwrap();
+    assert_eq!(receiver.recv_ack_or_bury(2, &dead_letters).unwrap_err(), RecvError::Disconnected);
+    assert_eq!(dead_letters.drain(), [666]);
+    assert_eq!(
+        receiver.try_recv_ack_or_bury(2, &dead_letters).unwrap_err(),
+        TryRecvError::Disconnected
+    );
+    let _sender = channel.sender().unwrap();
+    let none = receiver.recv_ack_or_bury_timeout(2, &dead_letters, ms(5));
+    assert_eq!(none.unwrap_err(), RecvTimeoutError::TimedOut);
+    let none = receiver.recv_ack_or_bury_deadline(2, &dead_letters, began + ms(10));
+    assert_eq!(none.unwrap_err(), RecvTimeoutError::TimedOut);
+    assert!(began.elapsed() >= ms(10));
 }
 
 /// Those who wait for what others have in hand are told when it is done with, however many they are, and whichever level it was of.

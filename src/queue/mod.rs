@@ -576,7 +576,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
-        Never::at_once(Undelivered::at_once(self.deliver()))
+        Never::at_once(self.deliver_now())
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.
@@ -941,6 +941,10 @@ impl<T: Plain> Queue<T> {
 
     fn deliver(&self) -> Result<Option<Delivery<'_, T>>, Undelivered> {
         self.deliver_for(Verdict::Due)
+    }
+
+    fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {
+        Undelivered::at_once(self.deliver())
     }
 
     fn deliver_for(&self, verdict: Verdict) -> Result<Option<Delivery<'_, T>>, Undelivered> {

@@ -253,7 +253,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
-        Never::at_once(Undelivered::at_once(self.deliver()))
+        Never::at_once(self.deliver_now())
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.
@@ -347,6 +347,10 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
             Ok(None) if self.is_over() => self.deliver_for(Verdict::Given),
             done => done,
         }
+    }
+
+    pub(super) fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {
+        Undelivered::at_once(self.deliver())
     }
 
     fn deliver_for(&self, verdict: Verdict) -> Result<Option<Delivery<'_, T>>, Undelivered> {

@@ -44,7 +44,7 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::{Ends, Hold, Look, Sided};
 use crate::queue::priority::{Delivery, PriorityQueue};
-use crate::queue::{NO_RECEIVERS, NO_SENDERS, Never, Undelivered, Unsent};
+use crate::queue::{NO_RECEIVERS, NO_SENDERS, Never, Unsent};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
@@ -453,8 +453,7 @@ where
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
-        let deliver = || Undelivered::at_once(self.channel.queue.deliver());
-        Never::at_once(self.to_the_end(Deadline::after(Duration::ZERO), deliver))
+        Never::at_once(self.deliver_now())
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.
@@ -524,7 +523,14 @@ where
         self.to_the_end(deadline, || self.channel.queue.recv_until(deadline))
     }
 
-    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Delivery<'_, T>>, Never> {
+    pub(in crate::queue) fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {
+        self.to_the_end(Deadline::after(Duration::ZERO), || self.channel.queue.deliver_now())
+    }
+
+    pub(in crate::queue) fn deliver_until(
+        &self,
+        deadline: Deadline,
+    ) -> Result<Option<Delivery<'_, T>>, Never> {
         self.to_the_end(deadline, || self.channel.queue.deliver_until(deadline))
     }
 

@@ -4,7 +4,7 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::NO_RECEIVERS;
 use crate::queue::ends::{Hold, Look, Sided as _};
-use crate::queue::{Delivery, Never, Queue, Ref, Undelivered};
+use crate::queue::{Delivery, Never, Ref};
 use crate::queue::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::shareable::Plain;
 use core::fmt;
@@ -113,78 +113,6 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         Never::in_time(self.deliver_until(Deadline::at(deadline)))
     }
 
-    /// As [`recv_ack`](Self::recv_ack), except that what was delivered `limit` times and not acknowledged goes to `dead_letters`: see
-    /// [`Queue::recv_ack_or_bury`](crate::Queue::recv_ack_or_bury).
-    ///
-    /// ```
-    /// use outlast::{Channel, Queue, Shared};
-    ///
-    /// let here = Shared::<Channel<u64>>::anonymous_channel(4)?;
-    /// let dead_letters = Shared::<Queue<u64>>::anonymous_queue(4)?;
-    /// let (sender, receiver) = (here.sender()?, here.receiver()?);
-    /// sender.send(666)?;
-    /// sender.send(7)?;
-    /// for _ in 0..2 {
-    ///     let job = receiver.recv_ack_or_bury(2, &dead_letters)?;
-    ///     assert_eq!(*job, 666);
-    ///     drop(job); // in vain: it comes back
-    /// }
-    /// assert_eq!(receiver.recv_ack_or_bury(2, &dead_letters)?.ack()?, 7);
-    /// assert_eq!(dead_letters.drain(), [666]);
-    /// # Ok::<(), outlast::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`recv_ack`](Self::recv_ack).
-    pub fn recv_ack_or_bury(
-        &self,
-        limit: u32,
-        dead_letters: &Queue<T>,
-    ) -> Result<Delivery<'_, T>, RecvError> {
-        let next = || self.deliver_until(Deadline::NEVER);
-        Never::for_ever(Queue::bury(limit, dead_letters, next))
-    }
-
-    /// As [`recv_ack_or_bury`](Self::recv_ack_or_bury), if a message and a cell for it are there. Never blocks.
-    ///
-    /// # Errors
-    /// As [`try_recv`](Self::try_recv).
-    pub fn try_recv_ack_or_bury(
-        &self,
-        limit: u32,
-        dead_letters: &Queue<T>,
-    ) -> Result<Delivery<'_, T>, TryRecvError> {
-        Never::at_once(Queue::bury(limit, dead_letters, || self.deliver_now()))
-    }
-
-    /// As [`recv_ack_or_bury`](Self::recv_ack_or_bury), waiting at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`recv_timeout`](Self::recv_timeout).
-    pub fn recv_ack_or_bury_timeout(
-        &self,
-        limit: u32,
-        dead_letters: &Queue<T>,
-        timeout: Duration,
-    ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        let deadline = Deadline::after(timeout);
-        Never::in_time(Queue::bury(limit, dead_letters, || self.deliver_until(deadline)))
-    }
-
-    /// As [`recv_ack_or_bury`](Self::recv_ack_or_bury), waiting until `deadline` at most.
-    ///
-    /// # Errors
-    /// As [`recv_timeout`](Self::recv_timeout).
-    pub fn recv_ack_or_bury_deadline(
-        &self,
-        limit: u32,
-        dead_letters: &Queue<T>,
-        deadline: Instant,
-    ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        let deadline = Deadline::at(deadline);
-        Never::in_time(Queue::bury(limit, dead_letters, || self.deliver_until(deadline)))
-    }
-
     /// Appends at most `most` messages to `to`, waiting only for the first; how many it were.
     ///
     /// # Errors
@@ -251,13 +179,15 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         Ok(message.map(Ref::take))
     }
 
-    fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {
+    pub(in crate::queue) fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {
         self.hold.check().map_err(Never::Failed)?;
-        let deliver = || Undelivered::at_once(self.channel.queue.deliver());
-        self.to_the_end(Deadline::after(Duration::ZERO), deliver)
+        self.to_the_end(Deadline::after(Duration::ZERO), || self.channel.queue.deliver_now())
     }
 
-    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Delivery<'_, T>>, Never> {
+    pub(in crate::queue) fn deliver_until(
+        &self,
+        deadline: Deadline,
+    ) -> Result<Option<Delivery<'_, T>>, Never> {
         self.hold.check().map_err(Never::Failed)?;
         self.to_the_end(deadline, || self.channel.queue.deliver_until(deadline))
     }
