@@ -229,3 +229,21 @@ fn pipe_last_sender_killed_anywhere() {
         assert!(all == [1] || all.is_empty() && life.result.is_none());
     });
 }
+
+/// The bit of a side that was taken again is cleared by one at the other side while it goes at last: another one there, who waits for room and may have
+/// looked between, is told.
+#[test]
+fn pipe_stale_bit_is_cleared_beside_another() {
+    check(|| {
+        let pipe = share(Narrow::new());
+        drop(pipe.first().unwrap());
+        let (first, second) = (pipe.first().unwrap(), pipe.second().unwrap());
+        second.send_bytes(&message(1)).unwrap(); // no room any more
+        let receiver = spawn(&pipe, |pipe: &Narrow| recv(pipe));
+        let sender = spawn(&pipe, |pipe: &Narrow| pipe.second().unwrap().send_bytes(&message(2)));
+        loom::thread::yield_now(); // so that two preemptions are enough for the worst
+        drop(first);
+        assert_eq!(receiver.join().unwrap(), Err(RecvError::Disconnected));
+        assert_eq!(sender.join().unwrap(), Err(SendError::Disconnected(())));
+    });
+}
