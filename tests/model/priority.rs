@@ -1,6 +1,9 @@
 //! Models of `PriorityQueue`.
-use crate::{SOON, check, join, killed_anywhere, share, spawn};
-use outlast::{PriorityQueue, RecvError, RecvTimeoutError, Shareable, TryRecvError};
+#![expect(unsafe_code, reason = "a payload that has bytes which are no value")]
+use crate::{SOON, asleep, check, join, killed_anywhere, share, spawn};
+use outlast::{
+    Fault, Layout, Plain, PriorityQueue, RecvError, RecvTimeoutError, Shareable, TryRecvError,
+};
 
 type Levels = PriorityQueue<u32, 2, 1>;
 
@@ -154,4 +157,46 @@ fn priority_closer_killed_anywhere() {
         }
         assert_eq!(receiver.join().unwrap(), Err(RecvError::Closed));
     });
+}
+
+/// A number that is no value if it is odd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+struct Even(u32);
+
+// SAFETY: a number; any bits may be looked at, and some are told to be no value.
+unsafe impl Plain for Even {
+    const FINGERPRINT: u64 = <u32 as Plain>::FINGERPRINT;
+    const ANY_BITS: bool = false;
+    fn layout() -> Layout {
+        <u32 as Plain>::layout()
+    }
+    unsafe fn is_valid(at: *const Self) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { at.read() }.0.is_multiple_of(2)
+    }
+}
+
+/// Who is woken for what is no value passes the wake on to who can have the other message, which may have been sent before, behind a slower sender.
+fn wakes_for_the_next(receive: fn(&PriorityQueue<Even, 1, 2>) -> Result<Even, RecvError>) {
+    check(move || {
+        let queue = share(PriorityQueue::<Even, 1, 2>::new());
+        let receivers = asleep(|| [spawn(&queue, receive), spawn(&queue, receive)]);
+        let sender = spawn(&queue, |queue| queue.send(0, Even(1)).unwrap());
+        queue.send(0, Even(2)).unwrap();
+        sender.join().unwrap();
+        let all = join(receivers);
+        assert!(all.contains(&Ok(Even(2))), "{all:?}");
+        assert!(all.contains(&Err(RecvError::Failed(Fault::Corrupt))), "{all:?}");
+    });
+}
+
+#[test]
+fn priority_received_what_is_no_value() {
+    wakes_for_the_next(|queue| queue.recv().map(|(_, message)| message));
+}
+
+#[test]
+fn priority_delivered_what_is_no_value() {
+    wakes_for_the_next(|queue| queue.recv_ack().map(|job| job.ack().unwrap()));
 }
