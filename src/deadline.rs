@@ -1,4 +1,5 @@
 //! When to give up: a point in time, made once per call, so that retries do not extend it.
+use crate::sync::now;
 use std::time::{Duration, Instant};
 
 /// A point on the monotonic clock, or never.
@@ -11,7 +12,7 @@ impl Deadline {
 
     /// `timeout` from now; a sum that no clock can show is [`Deadline::NEVER`].
     pub(crate) fn after(timeout: Duration) -> Self {
-        Deadline(Instant::now().checked_add(timeout))
+        Deadline(now().checked_add(timeout))
     }
 
     /// At `instant`.
@@ -38,6 +39,6 @@ impl Deadline {
 
     /// What is left of the time: `None` for ever, zero once it is over.
     pub(crate) fn remaining(self) -> Option<Duration> {
-        self.0.map(|at| at.saturating_duration_since(Instant::now()))
+        self.0.map(|at| at.saturating_duration_since(now()))
     }
 }

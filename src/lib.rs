@@ -13,7 +13,8 @@
 //   segment/{header,memory,names,peers,table}    memory, names, who uses it, recovery
 //   wait/{robust,spin}                   the only blocking loop, robust words
 //   sys/{futex,pthread,robust,thread,file,clock}    the only place for libc
-//   sync  deadline  error  shareable     atomics, time, errors, what may cross
+//   deadline  error  shareable            when to give up, errors, what may cross
+//   sync                                  atomics, the clock
 
 #[cfg(not(outlast_loom))]
 mod any_error;

@@ -1,9 +1,10 @@
-//! The one place where `std` and loom atomics differ.
+//! The one place where `std` and loom differ: atomics, and the clock.
 
 #[cfg(not(outlast_loom))]
 mod imp {
     pub(crate) use core::hint::spin_loop;
     pub(crate) use core::sync::atomic::compiler_fence;
+    use std::time::Instant;
     pub(crate) mod atomic {
         pub(crate) use core::sync::atomic::{
             AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
@@ -27,6 +28,12 @@ mod imp {
         pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
             f(self.0.get())
         }
+    }
+
+    /// The monotonic clock.
+    #[inline]
+    pub(crate) fn now() -> Instant {
+        Instant::now()
     }
 
     /// Spinning is worth while: other threads run meanwhile.
@@ -58,6 +65,8 @@ mod imp {
     use core::cell::Cell;
     use core::ops::Deref;
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+    use std::sync::LazyLock;
+    use std::time::Instant;
 
     pub(crate) use loom::cell::UnsafeCell;
     pub(crate) use loom::hint::spin_loop;
@@ -69,6 +78,12 @@ mod imp {
         pub(crate) type AtomicU32 = Mortal<atomic::AtomicU32>;
         pub(crate) type AtomicU64 = Mortal<atomic::AtomicU64>;
         pub(crate) type AtomicUsize = Mortal<atomic::AtomicUsize>;
+    }
+
+    /// A clock that stands still: if it went on, a model would take another way each time it is slow. Waits end when the model's kernel says so.
+    pub(crate) fn now() -> Instant {
+        static ALWAYS: LazyLock<Instant> = LazyLock::new(Instant::now);
+        *ALWAYS
     }
 
     /// Spinning only multiplies the states that the model checker must visit.

@@ -5,6 +5,7 @@ use crate::error::Fault;
 use crate::segment::identify;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU64, fence};
+use crate::sync::now;
 use core::cmp::Ordering;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ enum Found {
 impl Records<'_> {
     /// The next record, if there is one. Never blocks: a record that is just being written is not there yet.
     pub fn try_next(&mut self) -> Option<Record> {
-        self.next_until(Deadline::at(Instant::now())).ok().flatten()
+        self.next_until(Deadline::at(now())).ok().flatten()
     }
 
     /// The next record; `None` after `timeout`, or if the journal is closed and all was read.
@@ -101,10 +102,10 @@ impl Records<'_> {
     fn patience(&mut self) -> Duration {
         let since = match self.stuck {
             Some((at, since)) if at == self.at => since,
-            _ => Instant::now(),
+            _ => now(),
         };
         self.stuck = Some((self.at, since));
-        PATIENCE.saturating_sub(since.elapsed())
+        PATIENCE.saturating_sub(now().saturating_duration_since(since))
     }
 
     /// What is at this position, without its text.
