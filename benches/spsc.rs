@@ -11,7 +11,7 @@ const CAPACITY: usize = 1_024;
 type Message<const WORDS: usize> = [u64; WORDS];
 
 fn alone(contest: &mut Contest<'_>) {
-    let ours = ring::<1>();
+    let ours = ring::<1>(CAPACITY);
     contest.alone("outlast spsc::Ring", move |n| {
         let (producer, consumer) = (ours.producer().expect("free"), ours.consumer().expect("free"));
         for i in 0..n {
@@ -33,7 +33,7 @@ fn streams<const WORDS: usize>(contest: &mut Contest<'_>) {
         [("outlast spsc::Ring", World::Processes), ("outlast spsc::Ring (threads)", World::Threads)]
     {
         contest.counted(name, move |messages| {
-            let ring = ring::<WORDS>();
+            let ring = ring::<WORDS>(CAPACITY);
             let sender = || {
                 let producer = ring.producer().expect("free");
                 move |number| producer.send([number; WORDS]).expect("open")
@@ -48,13 +48,19 @@ fn streams<const WORDS: usize>(contest: &mut Contest<'_>) {
     contest.counted("outlast spsc::Ring, chunks of 64 (threads)", ring_chunks::<WORDS>);
 }
 
+/// Slots that stay in the first cache of both CPUs, as those of many more do not.
+const FEW: usize = 16;
+
 /// There and back by two rings, of which each worker keeps an end.
 fn round_trips(contest: &mut Contest<'_>) {
-    for (name, world) in
-        [("outlast spsc::Ring", World::Processes), ("outlast spsc::Ring (threads)", World::Threads)]
-    {
+    for (name, world, capacity) in [
+        ("outlast spsc::Ring of 16", World::Processes, FEW),
+        ("outlast spsc::Ring of 16 (threads)", World::Threads, FEW),
+        ("outlast spsc::Ring of 1,024", World::Processes, CAPACITY),
+        ("outlast spsc::Ring of 1,024 (threads)", World::Threads, CAPACITY),
+    ] {
         contest.counted(name, move |trips| {
-            let rings = [(); 2].map(|()| ring::<8>());
+            let rings = [(); 2].map(|()| ring::<8>(capacity));
             world.run(2, None, |i, stage| {
                 let (producer, consumer) =
                     (rings[i].producer().expect("free"), rings[1 - i].consumer().expect("free"));
@@ -83,7 +89,7 @@ fn main() {
 
     // For comparison with earlier runs of the same program, which criterion keeps.
     let mut criterion = Criterion::default().configure_from_args();
-    let ring = ring::<1>();
+    let ring = ring::<1>(CAPACITY);
     let (producer, consumer) = (ring.producer().expect("free"), ring.consumer().expect("free"));
     criterion.bench_function("Ring, send and recv", |bencher| {
         bencher.iter(|| {

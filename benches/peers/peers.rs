@@ -337,7 +337,7 @@ fn ring_streams<const WORDS: usize>(contest: &mut Contest<'_>) {
         [("outlast spsc::Ring", World::Processes), ("outlast spsc::Ring (threads)", World::Threads)]
     {
         contest.counted(name, move |messages| {
-            let ring = ring::<WORDS>();
+            let ring = ring::<WORDS>(CAPACITY);
             let sender = || {
                 let producer = ring.producer().expect("free");
                 move |number| producer.send([number; WORDS]).expect("open")

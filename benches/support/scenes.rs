@@ -33,13 +33,13 @@ impl World {
 /// Messages in a chunk.
 const BATCH: usize = 64;
 
-pub(crate) fn ring<const WORDS: usize>() -> Shared<Ring<[u64; WORDS]>> {
-    Shared::<Ring<_>>::anonymous_ring(1_024).expect("memory")
+pub(crate) fn ring<const WORDS: usize>(capacity: usize) -> Shared<Ring<[u64; WORDS]>> {
+    Shared::<Ring<_>>::anonymous_ring(capacity).expect("memory")
 }
 
 /// Sends numbers through a ring between two threads, written and read in chunks.
 pub(crate) fn ring_chunks<const WORDS: usize>(messages: u64) -> Outcome {
-    let ring = ring::<WORDS>();
+    let ring = ring::<WORDS>(1_024);
     let sender = || {
         let mut producer = ring.producer().expect("free");
         let mut waiting = Vec::with_capacity(BATCH);
