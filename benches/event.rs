@@ -114,7 +114,7 @@ fn events(contest: &mut Contest<'_>, name: &str, spin: Spin) {
             assert_eq!(came, Ok(false), "this process is a peer, and nothing is set");
         };
         let wait = |i: usize| events[i].wait().expect("a peer");
-        ping_pong(trips, warm_up, |i| events[i].set(), wait)
+        ping_pong(trips, warm_up, |i| _ = events[i].set(), wait)
     });
 }
 

@@ -92,22 +92,22 @@ impl Event {
         Event { word: WaitWord::new(u32::from(set)), kind: AtomicU32::new(AUTO) }
     }
 
-    /// Sets the event. Setting what is set already changes nothing.
+    /// Sets the event; whether a sleeper was woken. Setting what is set already changes nothing.
     ///
     /// Async-signal-safe.
-    pub fn set(&self) {
+    pub fn set(&self) -> bool {
         let mut seen = self.word.value.load(Relaxed);
         while seen & WAITERS == 0 || seen & SET != 0 {
             match self.word.value.compare_exchange_weak(seen, seen | SET, Release, Relaxed) {
-                Ok(_) => return,
+                Ok(_) => return false,
                 Err(now) => seen = now,
             }
         }
-        self.set_and_wake(seen);
+        self.set_and_wake(seen)
     }
 
     #[cold]
-    fn set_and_wake(&self, seen: u32) {
+    fn set_and_wake(&self, seen: u32) -> bool {
         let sleepers = if self.is_auto() { 1 } else { u32::MAX };
         let woken = self.word.change_and_wake(Change::OrOne, sleepers); // keeps I3
         if woken == 0 {
@@ -115,6 +115,7 @@ impl Event {
             let set = seen | SET;
             self.word.value.compare_exchange(set, set & !WAITERS, Relaxed, Relaxed).ok();
         }
+        woken > 0
     }
 
     /// Clears the event. Whoever waited while it was set gets through all the same.

@@ -517,6 +517,22 @@ fn a_waiter_sleeps() {
     }
 }
 
+#[test]
+fn who_sets_learns_whether_somebody_slept() {
+    for manual in [true, false] {
+        let shared = event(if manual { Event::manual(false) } else { Event::auto(false) });
+        let _watchdog = watch("who_sets_learns_whether_somebody_slept", &shared);
+        assert!(!shared.set(), "nobody is there");
+        assert!(!shared.set(), "it was set");
+        shared.reset();
+        let child = fork_child(|| shared.wait().unwrap());
+        child.until_waiting();
+        assert!(shared.set(), "a child slept");
+        child.succeeds();
+        assert!(!shared.set(), "it has gone");
+    }
+}
+
 /// Waits that begin, end by timeout and are served, all at once.
 #[test]
 fn a_crowd_with_timeouts() {

@@ -218,7 +218,7 @@ fn parked(contest: &mut Contest<'_>) {
             Spin::Never.set();
             assert_eq!(events[0].wait_timeout(Duration::ZERO), Ok(false));
         };
-        ping_pong(trips, warm_up, |i| events[i].set(), |i| events[i].wait().expect("a peer"))
+        ping_pong(trips, warm_up, |i| _ = events[i].set(), |i| events[i].wait().expect("a peer"))
     });
     contest.counted("raw_sync Event", |trips| {
         let RawEvents { events, _memory } = RawEvents::new();

@@ -5,6 +5,8 @@ mod support;
 
 use core::cell::RefCell;
 use core::hint::black_box;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::Relaxed;
 use outlast::pool::Pool;
 use rayon::prelude::*;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -18,8 +20,8 @@ const WORKERS: usize = 2;
 /// Long enough between two calls that everybody sleeps.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// A slice, without its pauses.
-const MOSTLY_PAUSE: Duration = Duration::from_millis(6);
+/// A slice, without its pauses: short, since how cold a machine's caches are changes within the second.
+const MOSTLY_PAUSE: Duration = Duration::from_micros(500);
 
 /// Answers lines of "what, how many times" with the nanoseconds that took.
 const SCRIPT: &str = "
@@ -120,6 +122,41 @@ fn parked(times: u64, mut call: impl FnMut()) -> Outcome {
     outcome(times, time)
 }
 
+/// A process that answers, as long as the pool lives: a fork in between would cost both.
+struct Echo {
+    there: Futex,
+    back: Futex,
+    over: &'static AtomicU32,
+    child: libc::pid_t,
+}
+
+impl Echo {
+    fn start() -> Self {
+        let (there, back) = (Futex::new(), Futex::new());
+        let over: &AtomicU32 = group::plain_shared();
+        let child = group::fork(|| {
+            while over.load(Relaxed) == 0 {
+                there.wait();
+                back.set();
+            }
+        });
+        Echo { there, back, over, child }
+    }
+
+    fn call(&self) {
+        self.there.set();
+        self.back.wait();
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.over.store(1, Relaxed);
+        self.call();
+        assert!(group::wait(self.child));
+    }
+}
+
 fn trivial(x: u64) -> u64 {
     x + 1
 }
@@ -195,21 +232,8 @@ impl Field {
             parked(n, || assert_eq!(self.pool.apply(trivial, 1).expect("no panic"), 2))
         });
         contest.limit(Duration::from_micros(60));
-        contest.counted("futex, there and back", |n| {
-            let [there, back] = [Futex::new(), Futex::new()];
-            let child = group::fork(|| {
-                (0..n).for_each(|_| {
-                    there.wait();
-                    back.set();
-                });
-            });
-            let outcome = parked(n, || {
-                there.set();
-                back.wait();
-            });
-            assert!(group::wait(child));
-            outcome
-        });
+        let echo = Echo::start();
+        contest.counted("futex, there and back", move |n| parked(n, || echo.call()));
         contest.bar(1.4);
         self.enter_python(contest, &["pool.apply, parked", "executor.submit, result, parked"]);
     }
@@ -262,7 +286,7 @@ fn main() {
     bench.contest("pool, many trivial tasks", TOGETHER, 11, |contest| field.many(contest));
     bench.contest("pool, a message each", TOGETHER, 11, |contest| field.each(contest));
     bench.contest("pool, one call, hot", TOGETHER, 11, |contest| field.hot(contest));
-    bench.contest("pool, one call, parked", MOSTLY_PAUSE, 21, |contest| field.parked(contest));
+    bench.contest("pool, one call, parked", MOSTLY_PAUSE, 101, |contest| field.parked(contest));
     bench.contest("pool, started", TOGETHER, 11, |contest| field.start(contest));
     bench.contest("pool, started and ended", TOGETHER, 11, |contest| field.start_and_end(contest));
 }

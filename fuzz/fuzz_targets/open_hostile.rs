@@ -563,7 +563,7 @@ fn use_lock<'a, T: Plain + Debug>(
 
 fn use_event(event: &Event, verb: u8) {
     match verb % 6 {
-        0 => event.set(),
+        0 => _ = event.set(),
         1 => event.reset(),
         2 => drop(event.wait_timeout(SOON)),
         3 => drop(event.wait_deadline(Instant::now())),

@@ -57,6 +57,13 @@ pub(super) struct Seat {
     watched: Option<((u32, u32), Instant)>,
 }
 
+impl Seat {
+    /// Whether there is a worker for more, of at most so many tasks in its life.
+    fn serves(&self, most: u64) -> bool {
+        self.worker.is_some() && !self.leaving && self.doom.is_none() && self.given < most
+    }
+}
+
 /// A worker.
 #[derive(Clone)]
 pub(super) struct Hired {
@@ -95,6 +102,8 @@ pub(super) struct Book {
     costs: Vec<(u64, Arc<AtomicU64>)>,
     /// Whom to wake once the lock is free.
     pub(super) wake: Vec<Waker>,
+    /// A worker was asleep when it was sent something.
+    pub(super) roused: bool,
     buffer: Vec<u8>,
 }
 
@@ -114,6 +123,7 @@ impl Book {
             drained: Vec::new(),
             costs: Vec::new(),
             wake: Vec::new(),
+            roused: false,
             buffer: Vec::new(),
         }
     }
@@ -251,43 +261,58 @@ impl Book {
     }
 
     // ----------------------------------------------------------------------------------------- tasks
+    /// Takes tasks: to a desk with nothing to do if there is one, or behind all others.
+    pub(super) fn take(&mut self, hall: &Hall, chunk: Chunk) {
+        self.unfinished += u64::from(chunk.count);
+        let idle = if self.pending.is_empty() { self.idle() } else { None };
+        if let Err(chunk) = self.send(hall, idle, chunk) {
+            self.pending.push_back(chunk);
+        }
+        if !self.pending.is_empty() {
+            self.dispatch(hall);
+        }
+    }
+
     /// Gives the desks what waits.
     pub(super) fn dispatch(&mut self, hall: &Hall) {
         let mut thefts = self.seats.len();
         loop {
-            let Some(chunk) = self.pending.front() else {
-                if thefts == 0 || !self.rob(hall) {
-                    return;
+            if let Some(chunk) = self.pending.pop_front() {
+                let best = self.idle().or_else(|| self.least_busy(&chunk));
+                if let Err(chunk) = self.send(hall, best, chunk) {
+                    return self.pending.push_front(chunk);
                 }
-                thefts -= 1;
-                continue;
-            };
-            let (time, large) = (chunk.time(), chunk.large);
-            let most = self.most_tasks;
-            let takes = |seat: &Seat| {
-                seat.worker.is_some()
-                    && !seat.leaving
-                    && seat.doom.is_none()
-                    && seat.given < most
-                    && (seat.at.is_empty()
-                        || !large
-                            && (seat.at.len() < MOST_AHEAD && seat.time + time <= AHEAD
-                                || seat.at.len() < 2 && time < LONG))
-            };
-            let best = (0..self.seats.len())
-                .filter(|&i| takes(&self.seats[i]))
-                .min_by_key(|&i| (self.seats[i].at.len(), i));
-            let Some(best) = best else { return };
-            if !self.send(hall, best) {
+            } else if thefts == 0 || !self.rob(hall) {
                 return;
+            } else {
+                thefts -= 1;
             }
         }
     }
 
-    /// Sends the first chunk that waits, or a part of it, to a desk; false if there is no room.
-    fn send(&mut self, hall: &Hall, i: usize) -> bool {
+    /// The first desk with nothing to do.
+    fn idle(&self) -> Option<usize> {
+        self.seats.iter().position(|seat| seat.at.is_empty() && seat.serves(self.most_tasks))
+    }
+
+    /// The desk with the least to do, of those where this chunk may wait.
+    fn least_busy(&self, chunk: &Chunk) -> Option<usize> {
+        let time = chunk.time();
+        let takes = |seat: &Seat| {
+            seat.serves(self.most_tasks)
+                && !chunk.large
+                && (seat.at.len() < MOST_AHEAD && seat.time + time <= AHEAD
+                    || seat.at.len() < 2 && time < LONG)
+        };
+        (0..self.seats.len())
+            .filter(|&i| takes(&self.seats[i]))
+            .min_by_key(|&i| self.seats[i].at.len())
+    }
+
+    /// Sends a chunk, or a part of it if the worker may not do more, to a desk. Gives it back if there is none, or no room.
+    fn send(&mut self, hall: &Hall, to: Option<usize>, mut chunk: Chunk) -> Result<(), Chunk> {
+        let Some(i) = to else { return Err(chunk) };
         let (seat, desk) = (&mut self.seats[i], &hall.desks()[i]);
-        let Some(mut chunk) = self.pending.pop_front() else { return false };
         let left = u32::try_from(self.most_tasks - seat.given).unwrap_or(u32::MAX);
         if chunk.done > 0 || chunk.count > left {
             let part = chunk.split(left.min(chunk.count - chunk.done));
@@ -309,8 +334,7 @@ impl Book {
             };
         }
         if !room {
-            self.pending.push_front(chunk);
-            return false;
+            return Err(chunk);
         }
         seat.number = number;
         let begin = desk.tasks.tail();
@@ -326,20 +350,17 @@ impl Book {
             seat.leaving = true;
             desk.stop.store(1, crate::sync::atomic::Ordering::Release);
         }
-        desk.ring();
-        true
+        self.roused |= desk.ring();
+        Ok(())
     }
 
     /// Takes back what waits at another desk, if one has nothing to do; whether it has something.
     fn rob(&mut self, hall: &Hall) -> bool {
-        let idle = |seat: &Seat| {
-            seat.worker.is_some() && !seat.leaving && seat.at.is_empty() && seat.doom.is_none()
-        };
-        if !self.seats.iter().any(idle) {
-            return false;
-        }
         let richest = (0..self.seats.len()).max_by_key(|&i| self.seats[i].at.len());
         let Some(richest) = richest.filter(|&i| self.seats[i].at.len() > 1) else { return false };
+        if self.idle().is_none() {
+            return false;
+        }
         self.withdraw(hall, richest)
     }
 
@@ -388,7 +409,7 @@ impl Book {
     /// Why a task is not taken. What `goes_on` was begun before the pool was told to stop, and is drained.
     pub(super) fn refuses(&self, goes_on: bool) -> Option<TaskError> {
         let drains = |error: &TaskError| matches!(error, TaskError::Stopped) && !self.drops;
-        self.closed.clone().filter(|error| !(goes_on && drains(error)))
+        self.closed.as_ref().filter(|error| !(goes_on && drains(error))).cloned()
     }
 
     /// Gives up all that is not begun, now and later.

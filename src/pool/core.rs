@@ -148,12 +148,12 @@ impl Core {
         result
     }
 
-    /// Takes tasks, unless the pool is closed.
+    /// Takes tasks, unless the pool is closed; whether a worker was asleep.
     pub(super) fn submit(
         &self,
         chunk: impl FnOnce(&mut Book) -> Chunk,
         goes_on: bool,
-    ) -> Result<(), TaskError> {
+    ) -> Result<bool, TaskError> {
         if self.is_copy() {
             return Err(TaskError::Forked);
         }
@@ -163,10 +163,9 @@ impl Core {
                 return Err(error);
             }
             let chunk = chunk(book);
-            book.unfinished += u64::from(chunk.count);
-            book.pending.push_back(chunk);
-            book.dispatch(hall);
-            Ok(())
+            book.roused = false;
+            book.take(hall, chunk);
+            Ok(book.roused)
         })
     }
 
@@ -262,8 +261,9 @@ impl Core {
     }
 
     fn resign(&self) {
-        lock(&self.lead).led = false;
-        self.hand_on();
+        let mut lead = lock(&self.lead);
+        lead.led = false;
+        self.hand_on_from(lead);
     }
 
     /// Has somebody read results, though nobody waits here for one.
@@ -280,10 +280,12 @@ impl Core {
 
     /// Sees to it that somebody leads, if there is need.
     pub(super) fn hand_on(&self) {
-        if self.is_copy() {
-            return;
+        if !self.is_copy() {
+            self.hand_on_from(lock(&self.lead));
         }
-        let lead = lock(&self.lead);
+    }
+
+    fn hand_on_from(&self, lead: MutexGuard<'_, Lead>) {
         if lead.led {
             return;
         }

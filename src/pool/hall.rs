@@ -160,8 +160,9 @@ impl Desk {
         self.progress.word.store(u64::from(message) << 32 | u64::from(begun), Release);
     }
 
-    pub(super) fn ring(&self) {
-        self.bell.set();
+    /// Has the worker look; whether it was asleep.
+    pub(super) fn ring(&self) -> bool {
+        self.bell.set()
     }
 
     /// Waits for the owner; false if that took too long.

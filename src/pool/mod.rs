@@ -284,7 +284,12 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        self.give(function, &argument)?.join()
+        let (task, roused) = self.give(function, &argument)?;
+        if roused {
+            // The worker may be waiting for this CPU: then the result is there when this thread has it back.
+            std::thread::yield_now();
+        }
+        task.join()
     }
 
     /// Has `function(argument)` run in a worker.
@@ -295,7 +300,7 @@ impl Pool {
         R: Serialize + DeserializeOwned,
     {
         match self.give(function, &argument) {
-            Ok(task) => {
+            Ok((task, _)) => {
                 self.core.hand_on();
                 task
             }
@@ -307,7 +312,8 @@ impl Pool {
         }
     }
 
-    fn give<A, R>(&self, function: fn(A) -> R, argument: &A) -> Result<Task<R>, TaskError>
+    /// The task, and whether a worker was woken for it.
+    fn give<A, R>(&self, function: fn(A) -> R, argument: &A) -> Result<(Task<R>, bool), TaskError>
     where
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
@@ -336,8 +342,8 @@ impl Pool {
             body,
             large,
         };
-        self.core.submit(chunk, false)?;
-        Ok(Task::new(cell, Arc::clone(&self.core)))
+        let roused = self.core.submit(chunk, false)?;
+        Ok((Task::new(cell, Arc::clone(&self.core)), roused))
     }
 
     /// Applies `function` to each argument; the results in the same order, as they come.

@@ -30,6 +30,8 @@ pub(super) mod status {
 pub(super) const BY_SOCKET: u8 = 1;
 pub(super) const LAST: u8 = 2;
 
+/// Who was without work for so long has slept.
+const REST: Duration = Duration::from_micros(100);
 /// How long a worker sleeps until it looks whether its owner is there.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -46,6 +48,8 @@ struct Worker<'a> {
     /// The message at hand.
     message: Vec<u8>,
     record: Vec<u8>,
+    /// When the last message was done.
+    done: Option<Instant>,
 }
 
 /// The owner is gone, or what it says makes no sense: this process is to end.
@@ -69,8 +73,8 @@ pub(super) fn work((desk, desks, owner, initializer): Orders) -> Result<(), Stri
         }
     }
     desk.ready.store(1, Release);
-    let (early, message, record) = Default::default();
-    let mut worker = Worker { hall: &hall, desk, socket, owner, early, message, record };
+    let (early, message, record, done) = Default::default();
+    let mut worker = Worker { hall: &hall, desk, socket, owner, early, message, record, done };
     loop {
         let stop = desk.stop.load(Acquire) != 0;
         match worker.next() {
@@ -151,6 +155,7 @@ impl Worker<'_> {
 
     fn run(&mut self, head: Head) -> Result<(), Over> {
         let began = Instant::now();
+        let slept = self.done.is_none_or(|done| began.duration_since(done) > REST);
         let message = core::mem::take(&mut self.message);
         let mut rest = message.as_slice();
         let found = found(head.entry, head.function);
@@ -193,10 +198,14 @@ impl Worker<'_> {
                 }
             };
             let time = (i + 1 == head.count).then(|| began.elapsed());
+            self.done = time.map(|time| began + time);
             self.report(status, time)?;
         }
         self.message = message;
         self.hall.ring();
+        if slept {
+            std::thread::yield_now(); // whoever woke it may be waiting for this CPU
+        }
         Ok(())
     }
 

@@ -89,7 +89,7 @@ impl<T: ?Sized + Shareable + Sync + Send + 'static> Stop<T> {
     /// If the operating system refuses.
     pub fn on_signals_in(shared: Shared<T>, event: fn(&T) -> &Event) -> io::Result<Stop<T>> {
         let theirs = shared.clone();
-        let watch: Watch = Box::new(move || event(&theirs).set());
+        let watch: Watch = Box::new(move || _ = event(&theirs).set());
         let mut watches = watches();
         let this = std::process::id();
         if watches.owner != this {

@@ -72,7 +72,7 @@ fn event_sweep<'a>(name: &'a str, victim: Operation<Shared<Events>>) -> Sweep<'a
 fn set_alone() {
     event_sweep("event: set", |world| {
         warm_events(world);
-        Box::new(|| world.manual.set())
+        Box::new(|| _ = world.manual.set())
     })
     .must_hold();
 }
@@ -81,7 +81,7 @@ fn set_alone() {
 fn set_with_two_asleep() {
     let sweep = event_sweep("event: set; two asleep", |world| {
         warm_events(world);
-        Box::new(|| world.manual.set())
+        Box::new(|| _ = world.manual.set())
     });
     // If the victim has set it, that was all: another set does nothing then.
     let after: fn(&Shared<Events>) -> Verdict = |world| {
@@ -122,7 +122,7 @@ fn woken_by_a_manual_event() {
         warm_events(world);
         Box::new(|| world.manual.wait().unwrap_or(()))
     });
-    let wake: fn(&Shared<Events>) = |world| world.manual.set();
+    let wake: fn(&Shared<Events>) = |world| _ = world.manual.set();
     Sweep { wake: Some(wake), sleepers: &[wait_manual], ..sweep }.must_hold();
 }
 
@@ -145,7 +145,7 @@ fn woken_by_an_auto_event() {
         warm_events(world);
         Box::new(|| world.auto.wait().unwrap_or(()))
     });
-    let wake: fn(&Shared<Events>) = |world| world.auto.set();
+    let wake: fn(&Shared<Events>) = |world| _ = world.auto.set();
     Sweep { wake: Some(wake), sleepers: &[wait_auto], after: Some(hand_the_signal_on), ..sweep }
         .must_hold();
 }
@@ -168,7 +168,7 @@ fn set_with_a_late_arrival(
 fn manual_set_with_a_late_arrival() {
     let sets: Operation<Shared<Events>> = |world| {
         warm_events(world);
-        Box::new(|| world.manual.set())
+        Box::new(|| _ = world.manual.set())
     };
     set_with_a_late_arrival("event: set; late arrival", sets, wait_manual);
 }
@@ -177,7 +177,7 @@ fn manual_set_with_a_late_arrival() {
 fn auto_set_with_a_late_arrival() {
     let sets: Operation<Shared<Events>> = |world| {
         warm_events(world);
-        Box::new(|| world.auto.set())
+        Box::new(|| _ = world.auto.set())
     };
     set_with_a_late_arrival("event: auto set; late arrival", sets, wait_auto);
 }
@@ -186,7 +186,7 @@ fn auto_set_with_a_late_arrival() {
 fn auto_set_with_two_asleep() {
     let sweep = event_sweep("event: auto set; two asleep", |world| {
         warm_events(world);
-        Box::new(|| world.auto.set())
+        Box::new(|| _ = world.auto.set())
     });
     let after: fn(&Shared<Events>) -> Verdict = |world| {
         for _ in 0..2 {
@@ -854,7 +854,7 @@ fn a_signal_that_is_not_handed_on_is_caught() {
         warm_events(world);
         Box::new(|| world.auto.wait().unwrap_or(()))
     });
-    let wake: fn(&Shared<Events>) = |world| world.auto.set();
+    let wake: fn(&Shared<Events>) = |world| _ = world.auto.set();
     Sweep { wake: Some(wake), sleepers: &[wait_auto], after: Some(hand_the_signal_on), ..sweep }
         .must_be_caught_unmended();
 }
