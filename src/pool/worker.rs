@@ -6,11 +6,11 @@ use crate::process::worker::{Entry, Failure, catch};
 use crate::process::{inherited_fd, worker};
 use crate::sync::atomic::Ordering::{Acquire, Release};
 use crate::sys::process::{poll, receive, send, watch_process};
+use crate::sys::stopwatch::Stopwatch;
 use core::time::Duration;
 use memmap2::Mmap;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
 
 /// The words in front of a message's arguments: their bytes and their number, the message's number, the functions.
 pub(super) const HEAD: usize = 4;
@@ -49,7 +49,7 @@ struct Worker<'a> {
     message: Vec<u8>,
     record: Vec<u8>,
     /// When the last message was done.
-    done: Option<Instant>,
+    done: Option<Stopwatch>,
 }
 
 /// The owner is gone, or what it says makes no sense: this process is to end.
@@ -154,8 +154,8 @@ impl Worker<'_> {
     }
 
     fn run(&mut self, head: Head) -> Result<(), Over> {
-        let began = Instant::now();
-        let slept = self.done.is_none_or(|done| began.duration_since(done) > REST);
+        let began = Stopwatch::start();
+        let slept = self.done.is_none_or(|done| done.until(began) > REST);
         let message = core::mem::take(&mut self.message);
         let mut rest = message.as_slice();
         let found = found(head.entry, head.function);
@@ -198,11 +198,11 @@ impl Worker<'_> {
                 }
             };
             let time = (i + 1 == head.count).then(|| began.elapsed());
-            self.done = time.map(|time| began + time);
             self.report(status, time)?;
         }
         self.message = message;
         self.hall.ring();
+        self.done = Some(Stopwatch::start());
         if slept {
             std::thread::yield_now(); // whoever woke it may be waiting for this CPU
         }

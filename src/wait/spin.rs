@@ -13,6 +13,7 @@
 //! Who waits for something of which there may soon be more had better not look at once, nor all the time: each look takes the line from
 //! those who write it. So such a wait begins with a *rest*, which grows as long as there is more than one to be had after it.
 use crate::sync::{SPINS, spin_loop};
+use crate::sys::stopwatch::Stopwatch;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -93,11 +94,11 @@ const SHORT: Duration = Duration::from_micros(150);
 
 /// When a spin ended in vain.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Missed(Instant);
+pub(crate) struct Missed(Stopwatch);
 
 impl Missed {
     fn now() -> Self {
-        Missed(Instant::now())
+        Missed(Stopwatch::start())
     }
 
     /// Whether a longer spin might have hit.
@@ -120,7 +121,7 @@ pub(crate) struct Spinner {
 /// That the pauses are over.
 #[derive(Clone, Copy, Debug)]
 struct Yielding {
-    since: Instant,
+    since: Stopwatch,
     times: u32,
 }
 
@@ -154,7 +155,7 @@ impl Spinner {
             (0..16).for_each(|_| spin_loop());
         } else if self.yields > 0 {
             self.yields -= 1;
-            let now = || Yielding { since: Instant::now(), times: 0 };
+            let now = || Yielding { since: Stopwatch::start(), times: 0 };
             self.yielding.get_or_insert_with(now).times += 1;
             std::thread::yield_now();
         } else {
