@@ -31,7 +31,7 @@ pub(super) const BY_SOCKET: u8 = 1;
 pub(super) const LAST: u8 = 2;
 
 /// Who was without work for so long has slept.
-const REST: Duration = Duration::from_micros(100);
+const NAP: Duration = Duration::from_micros(100);
 /// How long a worker sleeps until it looks whether its owner is there.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -155,7 +155,7 @@ impl Worker<'_> {
 
     fn run(&mut self, head: Head) -> Result<(), Over> {
         let began = Stopwatch::start();
-        let slept = self.done.is_none_or(|done| done.until(began) > REST);
+        let slept = self.done.is_none_or(|done| done.until(began) > NAP);
         let message = core::mem::take(&mut self.message);
         let mut rest = message.as_slice();
         let found = found(head.entry, head.function);
