@@ -19,7 +19,7 @@ use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt, parent_id};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 use sums::{Bar, Killer, Request, Tally};
 
@@ -112,7 +112,7 @@ fn read_all(request: &Request, files: &[PathBuf], pool: &Shared<Pool>) -> Result
         pool.results.try_iter().for_each(|outcome| outcome.note(&mut tally));
         bar.show(&tally);
     }
-    tally.lost = workers.lost;
+    tally.lost = workers.end();
     Ok(tally)
 }
 
@@ -177,15 +177,21 @@ impl<'a> Workers<'a> {
         }
         Ok(())
     }
+
+    /// Lets them end; how many were killed in all, the last ones perhaps a moment ago.
+    fn end(&mut self) -> u64 {
+        self.pool.jobs.close();
+        self.pool.results.close();
+        let statuses = self.running.drain(..).map(|mut worker| worker.wait());
+        let killed = |status: io::Result<ExitStatus>| status.is_ok_and(|it| it.signal().is_some());
+        self.lost += statuses.map(|status| u64::from(killed(status))).sum::<u64>();
+        self.lost
+    }
 }
 
 impl Drop for Workers<'_> {
     fn drop(&mut self) {
-        self.pool.jobs.close();
-        self.pool.results.close();
-        for worker in &mut self.running {
-            worker.wait().ok();
-        }
+        self.end();
     }
 }
 
