@@ -19,7 +19,7 @@ use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt, parent_id};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 use sums::{Bar, Killer, Request, Tally};
 
@@ -182,9 +182,10 @@ impl<'a> Workers<'a> {
     fn end(&mut self) -> u64 {
         self.pool.jobs.close();
         self.pool.results.close();
-        let statuses = self.running.drain(..).map(|mut worker| worker.wait());
-        let killed = |status: io::Result<ExitStatus>| status.is_ok_and(|it| it.signal().is_some());
-        self.lost += statuses.map(|status| u64::from(killed(status))).sum::<u64>();
+        for mut worker in self.running.drain(..) {
+            let killed = worker.wait().is_ok_and(|status| status.signal().is_some());
+            self.lost += u64::from(killed);
+        }
         self.lost
     }
 }

@@ -197,3 +197,27 @@ mod imp {
 }
 
 pub(crate) use imp::*;
+
+/// A number, not 0, that is found out once, or by several threads at once. (Not a `OnceLock`: a child forked while another thread is in it would wait for that
+/// thread for ever.)
+#[derive(Debug)]
+pub(crate) struct Kept(core::sync::atomic::AtomicU32);
+
+impl Kept {
+    pub(crate) const fn new() -> Self {
+        Kept(core::sync::atomic::AtomicU32::new(0))
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, find_out: fn() -> u32) -> u32 {
+        use core::sync::atomic::Ordering::Relaxed;
+        match self.0.load(Relaxed) {
+            0 => {
+                let found = find_out();
+                self.0.store(found, Relaxed);
+                found
+            }
+            known => known,
+        }
+    }
+}

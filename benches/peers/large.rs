@@ -21,11 +21,10 @@ use iceoryx2::prelude::{
     BackpressureStrategy, LogLevel, NodeBuilder, PortFactory as _, ipc, set_log_level,
 };
 use iceoryx2::service::port_factory::publish_subscribe::PortFactory;
-use outlast::spsc::Ring;
 use outlast::{ByteQueue, Pipe, Shared};
 use std::rc::Rc;
 use support::scenes::{
-    World, bytes_copied, bytes_in_place, pipe_copied, pipe_stream, stream, until,
+    World, bytes_copied, bytes_in_place, pipe_copied, pipe_stream, ring, stream, until,
 };
 use support::{Bench, Contest, TOGETHER};
 
@@ -35,9 +34,6 @@ const SMALL: usize = 1_024;
 const COPIED: usize = 64;
 /// Messages of 1 MiB that there is room for.
 const IN_PLACE: usize = 8;
-
-/// A message as words.
-type Words<const WORDS: usize> = [u64; WORDS];
 
 /// A name that nothing else has.
 fn unique() -> String {
@@ -58,10 +54,6 @@ fn keep<T: 'static>(what: T) -> Rc<T> {
 }
 
 // ----------------------------------------------------------------------------------- outlast
-
-fn ring<const WORDS: usize>(capacity: usize) -> Shared<Ring<Words<WORDS>>> {
-    Shared::<Ring<_>>::anonymous_ring(capacity).expect("memory")
-}
 
 fn bytes(messages: usize, len: usize) -> Shared<ByteQueue> {
     Shared::<ByteQueue>::anonymous_bytes(messages * len).expect("memory")

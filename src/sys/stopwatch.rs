@@ -4,8 +4,7 @@
 //! cache, and getting them takes it longer than all else that it does. The CPU's time stamp counter is one instruction. Its speed
 //! is measured once; where CPUs' counters differ, or change their speed, lengths are wrong.
 #![expect(unsafe_code, reason = "an instruction that is no function of the language's")]
-use crate::sync::atomic::AtomicU64;
-use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::Kept;
 use core::time::Duration;
 use std::time::Instant;
 
@@ -26,27 +25,17 @@ impl Stopwatch {
 
     /// From this one's beginning to the other's.
     pub(crate) fn until(self, later: Stopwatch) -> Duration {
-        let (speed, counts) = (per_millisecond(), later.0.saturating_sub(self.0));
+        static PER_MILLISECOND: Kept = Kept::new();
+        let speed = u64::from(PER_MILLISECOND.get(measure));
+        let counts = later.0.saturating_sub(self.0);
         let (milliseconds, rest) = (counts / speed, counts % speed);
         Duration::from_millis(milliseconds) + Duration::from_nanos(rest * 1_000_000 / speed)
     }
 }
 
-fn per_millisecond() -> u64 {
-    static PER_MILLISECOND: AtomicU64 = AtomicU64::new(0);
-    match PER_MILLISECOND.load(Relaxed) {
-        0 => {
-            let measured = measure();
-            PER_MILLISECOND.store(measured, Relaxed);
-            measured
-        }
-        known => known,
-    }
-}
-
 /// Counts in a millisecond, to a percent or so. Of three times, one that was interrupted between two readings is not the middle one.
 #[cold]
-fn measure() -> u64 {
+fn measure() -> u32 {
     const LENGTH: Duration = Duration::from_micros(5);
     let mut speeds = [(); 3].map(|()| {
         let (clock, began) = (Instant::now(), Stopwatch::start());
@@ -59,7 +48,7 @@ fn measure() -> u64 {
         }
     });
     speeds.sort_unstable();
-    speeds[1].max(1)
+    u32::try_from(speeds[1]).unwrap_or(u32::MAX).max(1)
 }
 
 #[cfg(test)]

@@ -12,10 +12,9 @@
 //!
 //! Who waits for something of which there may soon be more had better not look at once, nor all the time: each look takes the line from
 //! those who write it. So such a wait begins with a *rest*, which grows as long as there is more than one to be had after it.
-use crate::sync::{SPINS, spin_loop};
+use crate::sync::{Kept, SPINS, spin_loop};
 use crate::sys::stopwatch::Stopwatch;
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// How the calling thread waits before it sleeps.
@@ -245,16 +244,8 @@ fn slot(address: usize) -> usize {
 
 /// How many pauses take so long. They take 5 to 60 nanoseconds each, by the CPU.
 pub(crate) fn pauses(nanoseconds: u32) -> u32 {
-    static PER_MICROSECOND: AtomicU32 = AtomicU32::new(0);
-    let per_microsecond = match PER_MICROSECOND.load(Relaxed) {
-        0 => {
-            let measured = measure_pauses();
-            PER_MICROSECOND.store(measured, Relaxed);
-            measured
-        }
-        known => known,
-    };
-    nanoseconds * per_microsecond / 1_000
+    static PER_MICROSECOND: Kept = Kept::new();
+    nanoseconds * PER_MICROSECOND.get(measure_pauses) / 1_000
 }
 
 /// How many pauses there are to a microsecond: 1 to 1,000.
@@ -270,15 +261,8 @@ fn measure_pauses() -> u32 {
     (PAUSES * 1_000 / least.unwrap_or(0).max(1)).clamp(1, 1_000)
 }
 
-/// The CPUs, asked for once. (Not a `OnceLock`: a child forked while another thread is in it would wait for that thread for ever.)
-fn cpus() -> usize {
-    static CPUS: AtomicUsize = AtomicUsize::new(0);
-    match CPUS.load(Relaxed) {
-        0 => {
-            let cpus = crate::sys::cpus();
-            CPUS.store(cpus, Relaxed);
-            cpus
-        }
-        cpus => cpus,
-    }
+/// The CPUs, asked for once.
+fn cpus() -> u32 {
+    static CPUS: Kept = Kept::new();
+    CPUS.get(|| u32::try_from(crate::sys::cpus()).unwrap_or(u32::MAX))
 }
