@@ -83,6 +83,13 @@ pub use wait::spin::Spin;
 #[doc = include_str!("multiprocessing.md")]
 pub mod multiprocessing {}
 
+/// Control over this process at named points of the source, for the crate's own tests.
+#[cfg(outlast_hooks)]
+#[doc(hidden)]
+pub mod hooks {
+    pub use crate::sys::hooks::*;
+}
+
 /// For the macros of this crate.
 #[doc(hidden)]
 pub mod __private {

@@ -3,7 +3,7 @@
 //! Sources: futex(2), futex_waitv (Linux 5.16), and the kernel's documentation of `FUTEX_WAKE_OP`.
 #![expect(unsafe_code, reason = "system calls on addresses")]
 use super::clock::time_after;
-use super::{Change, Wake, Watch};
+use super::{Change, Wake, Watch, hooks};
 use crate::deadline::Deadline;
 use crate::sync::atomic::AtomicU32;
 use core::ptr::{self, null};
@@ -75,7 +75,8 @@ impl Parker {
         let mut waiters = Vec::with_capacity(N + 1);
         waiters.push(waiter(Watch { word, expected }));
         waiters.extend(others.map(waiter));
-        sleep_at(&waiters, Some(&time_after(Duration::from_secs(1))));
+        let look_again = time_after(hooks::second_look(Duration::from_secs(1)));
+        sleep_at(&waiters, Some(&look_again));
     }
 
     #[expect(clippy::unused_self, reason = "one contract for all backends")]

@@ -27,6 +27,8 @@ mod clock;
 pub(crate) mod fence;
 #[cfg(not(outlast_loom))]
 pub(crate) mod file;
+#[cfg_attr(not(outlast_hooks), path = "no_hooks.rs")]
+pub(crate) mod hooks;
 #[cfg_attr(outlast_loom, path = "model.rs")]
 #[cfg_attr(
     all(feature = "pthread", not(feature = "futex"), not(outlast_loom)),

@@ -7,7 +7,7 @@ pub(crate) mod spin;
 use crate::deadline::Deadline;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Acquire;
-use crate::sys::{Change, Parker, Wake, Watch};
+use crate::sys::{Change, Parker, Wake, Watch, hooks};
 use spin::{Missed, Spinner};
 use std::time::Duration;
 use thiserror::Error;
@@ -126,11 +126,14 @@ impl WaitWord {
                     return Err(TimedOut);
                 }
                 Step::Doze(seen) if dozed != Some(seen) => {
+                    hooks::pause("wait: about to sleep");
                     slept = slept.or_else(|| spinner.missed());
-                    dozed = (park(seen, deadline.at_most(DOZE)) == Wake::TimedOut).then_some(seen);
+                    let doze = deadline.at_most(hooks::second_look(DOZE));
+                    dozed = (park(seen, doze) == Wake::TimedOut).then_some(seen);
                     late = deadline.is_over();
                 }
                 Step::Sleep(seen) | Step::Doze(seen) => {
+                    hooks::pause("wait: about to sleep");
                     slept = slept.or_else(|| spinner.missed());
                     late = park(seen, deadline) == Wake::TimedOut;
                 }

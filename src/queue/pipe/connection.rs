@@ -7,6 +7,7 @@ use crate::queue::ends::Hold;
 use crate::queue::{Never, Unsent};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
+use crate::sys::hooks;
 use core::fmt;
 use core::ops::Deref;
 use std::time::{Duration, Instant};
@@ -300,7 +301,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         loop {
             let record = loop {
                 let find = || self.find_rest(flow, tail);
-                let beat = Deadline::after(HEARTBEAT);
+                let beat = Deadline::after(hooks::second_look(HEARTBEAT));
                 if let Ok(found) = flow.way.not_empty.wait(beat, find) {
                     break found?;
                 }

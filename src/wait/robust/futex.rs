@@ -46,7 +46,7 @@ use crate::error::Fault;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sys::robust::{Links, Thread};
-use crate::sys::{Change, fence};
+use crate::sys::{Change, fence, hooks};
 use crate::wait::{Look, Step, TimedOut, WaitWord};
 
 /// The word, its node for the robust list, and a little room that the owner may use between them.
@@ -301,6 +301,7 @@ impl RobustWord {
 
     #[cold]
     fn wake_one(&self) {
+        hooks::pause("robust word: given up, nobody woken yet");
         if self.word.wake(1) == 0 {
             self.word.change_beside_and_wake(&self.armed, Change::AddOne, u32::MAX); // keeps I1
         }

@@ -1,0 +1,177 @@
+//! Named points in the source at which tests stop, kill, hold or delay a process.
+//!
+//! Built only under `--cfg outlast_hooks`; elsewhere `no_hooks.rs` takes its place. The plan lies in
+//! plain atomics: a forked child inherits it, and no lock can be left held across a fork.
+//!
+//! In this build the bounded second looks (the doze of a sleeper, the sentinel's look once a second,
+//! the heartbeat of a pipe) are off until a test switches them on, so that they hide no lost wake.
+#![expect(unsafe_code, reason = "a system call")]
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::time::Duration;
+
+/// What a process does at a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The process stops, as by `SIGSTOP`, until it is continued.
+    Stop,
+    /// The process is killed, as by `SIGKILL`.
+    Kill,
+    /// The calling thread waits there until the plan no longer names the point.
+    Hold,
+    /// The calling thread sleeps that many microseconds.
+    Nap(u32),
+}
+
+/// One point of the plan.
+#[derive(Debug)]
+struct Entry {
+    /// The hash of the point's name, or 0 for a free entry.
+    point: AtomicU64,
+    /// An [`Action`] as a number.
+    action: AtomicU64,
+    /// The number of visits that pass before the action.
+    passes: AtomicU32,
+    /// The number of visits so far.
+    visits: AtomicU32,
+}
+
+const ENTRIES: usize = 16;
+static PLAN: [Entry; ENTRIES] = [const {
+    Entry {
+        point: AtomicU64::new(0),
+        action: AtomicU64::new(0),
+        passes: AtomicU32::new(0),
+        visits: AtomicU32::new(0),
+    }
+}; ENTRIES];
+static SECOND_LOOKS: AtomicBool = AtomicBool::new(false);
+/// At which visits of any point a thread naps: one in so many, or never if 0.
+static ONE_IN: AtomicU32 = AtomicU32::new(0);
+/// How long, at most, in microseconds.
+static NAP: AtomicU32 = AtomicU32::new(0);
+
+/// Has this process, and children that it forks later, do `action` at every visit of `point`.
+///
+/// # Panics
+/// If the plan names too many points.
+pub fn plan(point: &str, action: Action) {
+    plan_after(point, 0, action);
+}
+
+/// The same, from the visit on that follows `passes` others.
+///
+/// # Panics
+/// If the plan names too many points.
+pub fn plan_after(point: &str, passes: u32, action: Action) {
+    let name = hash(point);
+    let taken = |entry: &&Entry| entry.point.load(Relaxed) == name;
+    let free = |entry: &&Entry| entry.point.load(Relaxed) == 0;
+    let entry = PLAN.iter().find(taken).or_else(|| PLAN.iter().find(free));
+    let entry = entry.expect("the plan has room for sixteen points");
+    entry.action.store(encode(action), Relaxed);
+    entry.passes.store(passes, Relaxed);
+    entry.visits.store(0, Relaxed);
+    entry.point.store(name, Release);
+}
+
+/// Takes every point out of the plan: threads that are held go on.
+pub fn clear() {
+    PLAN.iter().for_each(|entry| entry.point.store(0, Release));
+    ONE_IN.store(0, Relaxed);
+}
+
+/// How often this process has come to `point` since it is in the plan.
+#[must_use]
+pub fn visits(point: &str) -> u32 {
+    entry(hash(point)).map_or(0, |entry| entry.visits.load(Relaxed))
+}
+
+/// Has threads of this process, and of children that it forks later, sleep at one visit in `one_in`
+/// of any point, for `most` microseconds at most.
+pub fn nap_at_random(one_in: u32, most: u32) {
+    NAP.store(most, Relaxed);
+    ONE_IN.store(one_in, Relaxed);
+}
+
+/// Switches the bounded second looks of this process, and of children that it forks later.
+pub fn set_second_looks(on: bool) {
+    SECOND_LOOKS.store(on, Relaxed);
+}
+
+/// A point at which tests can stop, kill or delay this process.
+pub(crate) fn pause(point: &'static str) {
+    if let Some(entry) = entry(hash(point)) {
+        let visit = entry.visits.fetch_add(1, Relaxed);
+        if visit >= entry.passes.load(Relaxed) {
+            act(decode(entry.action.load(Relaxed)), point);
+        }
+    }
+    let one_in = ONE_IN.load(Relaxed);
+    if one_in > 0 && random().is_multiple_of(u64::from(one_in)) {
+        let most = u64::from(NAP.load(Relaxed)).max(1);
+        std::thread::sleep(Duration::from_micros(random() % most));
+    }
+}
+
+/// The length of a bounded second look: endless unless a test has switched them on.
+pub(crate) fn second_look(length: Duration) -> Duration {
+    if SECOND_LOOKS.load(Relaxed) { length } else { Duration::from_secs(3_600) }
+}
+
+fn entry(name: u64) -> Option<&'static Entry> {
+    PLAN.iter().find(|entry| entry.point.load(Acquire) == name)
+}
+
+fn act(action: Action, point: &'static str) {
+    match action {
+        Action::Stop => signal_this_process(libc::SIGSTOP),
+        Action::Kill => signal_this_process(libc::SIGKILL),
+        Action::Nap(microseconds) => {
+            std::thread::sleep(Duration::from_micros(microseconds.into()));
+        }
+        Action::Hold => {
+            while entry(hash(point)).is_some() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+fn signal_this_process(signal: i32) {
+    let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
+    // SAFETY: takes no pointers.
+    unsafe { libc::kill(pid, signal) };
+}
+
+fn encode(action: Action) -> u64 {
+    match action {
+        Action::Stop => 0,
+        Action::Kill => 1,
+        Action::Hold => 2,
+        Action::Nap(microseconds) => u64::from(microseconds) << 8 | 3,
+    }
+}
+
+fn decode(action: u64) -> Action {
+    match action & 0xff {
+        0 => Action::Stop,
+        1 => Action::Kill,
+        2 => Action::Hold,
+        _ => Action::Nap(u32::try_from(action >> 8).unwrap_or(u32::MAX)),
+    }
+}
+
+/// FNV-1a; never 0.
+fn hash(point: &str) -> u64 {
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    point.bytes().fold(0xcbf2_9ce4_8422_2325, mix).max(1)
+}
+
+/// A number that differs from call to call and from process to process.
+fn random() -> u64 {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let call = CALLS.fetch_add(0x9e37_79b9_7f4a_7c15, Relaxed);
+    let mixed = (call ^ u64::from(super::thread::id()) << 32).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (mixed ^ mixed >> 31).wrapping_mul(0x94d0_49bb_1331_11eb) >> 16
+}
