@@ -1,0 +1,378 @@
+//! Plants the faults, one after the other, in a copy of the repository.
+//!
+//! One thread builds the copy; others run the programs that it has built, each a copy of its own,
+//! so that a test that hangs holds up nothing. All that a test has started is killed after it.
+#![expect(unsafe_code, reason = "kills what the tests leave behind")]
+use crate::plan::{Build, Mutation, Outcome};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// By this variable the runner knows the processes of a test again.
+const MARK: &str = "OUTLAST_MUTANT";
+/// What a test gets in addition to ten times the time that it takes on the unchanged sources. After
+/// that it counts as hanging.
+const GRACE: Duration = Duration::from_secs(20);
+/// How often a test is run that may notice a fault by chance only. (Models leave nothing to chance.)
+const TRIES: usize = 3;
+
+/// Which faults are planted.
+#[derive(Debug, Default)]
+pub(crate) struct Selection {
+    /// The part, and the number of parts.
+    part: Option<(usize, usize)>,
+    /// Parts of names or files.
+    names: Vec<String>,
+}
+
+impl Selection {
+    pub(crate) fn parse(arguments: &[String]) -> Result<Selection, String> {
+        let mut selection = Selection::default();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            if argument == "--part" {
+                let numbers = arguments.next().and_then(|part| part.split_once('/'));
+                let part = numbers.and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+                let usable = part.filter(|&(_, n): &(usize, usize)| n > 0);
+                selection.part = Some(usable.ok_or("--part is to be followed by I/N")?);
+            } else {
+                selection.names.push(argument.clone());
+            }
+        }
+        Ok(selection)
+    }
+
+    /// The selected ones that tests can notice: those of one build and test program together. A
+    /// number of the part that is too high begins anew, so that a day's or a commit's will do.
+    fn of<'a>(&self, all: &[&'a Mutation]) -> Vec<&'a Mutation> {
+        let is_meant = |mutation: &Mutation| {
+            let fits = |name: &String| mutation.name.contains(name) || mutation.file.contains(name);
+            self.names.is_empty() || self.names.iter().any(fits)
+        };
+        let mut chosen: Vec<&Mutation> =
+            all.iter().copied().filter(|mutation| is_meant(mutation)).collect();
+        chosen.retain(|mutation| group(mutation).is_some());
+        chosen.sort_by_key(|mutation| (group(mutation), mutation.file, mutation.name));
+        if let Some((i, n)) = self.part {
+            let (i, len) = (i % n, chosen.len());
+            chosen = chosen[i * len / n..(i + 1) * len / n].to_vec();
+        }
+        chosen
+    }
+}
+
+/// The build and the test program.
+fn group(mutation: &Mutation) -> Option<(Build, &'static str)> {
+    match mutation.outcome {
+        Outcome::Caught { build, target, .. } => Some((build, target)),
+        Outcome::Equivalent(_) => None,
+    }
+}
+
+fn tests_of(mutation: &Mutation) -> &'static [&'static str] {
+    match mutation.outcome {
+        Outcome::Caught { tests, .. } => tests,
+        Outcome::Equivalent(_) => &[],
+    }
+}
+
+/// A mutant that is built: how long its tests take without the fault, and the program.
+struct Mutant<'a> {
+    mutation: &'a Mutation,
+    build: Build,
+    usual: Vec<Duration>,
+    program: PathBuf,
+}
+
+pub(crate) fn run(root: &Path, all: &[&Mutation], selection: &Selection) -> ExitCode {
+    let began = Instant::now();
+    let chosen = selection.of(all);
+    let workshop = Workshop::new(root);
+    let (passed, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let say = |mutation: &Mutation, verdict: Result<String, String>| {
+        let (count, text) = match &verdict {
+            Ok(text) => (&passed, text),
+            Err(text) => (&failed, text),
+        };
+        count.fetch_add(1, Relaxed);
+        print(&format!("{} [{}]: {text}", mutation.name, mutation.file));
+    };
+    let runners = std::thread::available_parallelism().map_or(2, usize::from);
+    let (ready, built) = sync_channel::<Mutant<'_>>(1);
+    let built = Mutex::new(built);
+    let groups: BTreeSet<_> = chosen.iter().filter_map(|mutation| group(mutation)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..runners {
+            scope.spawn(|| {
+                let next = || built.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
+                while let Some(mutant) = next() {
+                    say(mutant.mutation, workshop.judge(&mutant));
+                    fs::remove_file(&mutant.program).unwrap();
+                }
+            });
+        }
+        for (build, target) in groups {
+            let of_group: Vec<&Mutation> = chosen
+                .iter()
+                .copied()
+                .filter(|mutation| group(mutation) == Some((build, target)))
+                .collect();
+            let usual = workshop.usual(build, target, &of_group);
+            for mutation in of_group {
+                match workshop.make(mutation, build, target, &usual) {
+                    Ok(mutant) => ready.send(mutant).unwrap(),
+                    Err(error) => say(mutation, Err(error)),
+                }
+            }
+        }
+        drop(ready);
+    });
+    let equivalent = all.iter().filter(|mutation| group(mutation).is_none()).count();
+    let (passed, failed) = (passed.into_inner(), failed.into_inner());
+    print(&format!(
+        "\nmutations: {passed} passed; {failed} failed; {equivalent} equivalent ones not planted; \
+         {} s\n",
+        began.elapsed().as_secs()
+    ));
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print(line: &str) {
+    writeln!(io::stdout(), "{line}").unwrap();
+}
+
+/// The copy of the repository, and where it is built.
+struct Workshop {
+    copy: PathBuf,
+    folder: PathBuf,
+    /// For names of files and processes.
+    runs: AtomicUsize,
+}
+
+impl Workshop {
+    fn new(root: &Path) -> Workshop {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
+        let copy = folder.join("copy");
+        let tracked = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output();
+        let tracked = tracked.expect("git lists the files").stdout;
+        let mut files = BTreeSet::new();
+        for name in tracked.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+            let name = Path::new(std::ffi::OsStr::from_bytes(name));
+            // One that was deleted is tracked until the next commit.
+            let Ok(text) = fs::read(root.join(name)) else { continue };
+            let to = copy.join(name);
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            // What has not changed need not be built again.
+            if fs::read(&to).ok().as_ref() != Some(&text) {
+                fs::write(&to, text).unwrap();
+            }
+            files.insert(to);
+        }
+        assert!(!files.is_empty(), "no file is tracked");
+        remove_others(&copy, &files);
+        Workshop { copy, folder, runs: AtomicUsize::new(0) }
+    }
+
+    /// Builds the test program. The error is the compiler's.
+    fn build(&self, build: Build, target: &str) -> Result<PathBuf, String> {
+        let (flags, folder, arguments) = match build {
+            Build::Ordinary => ("", "ordinary", ["--features", "pool log tracing"]),
+            Build::Hooks => ("--cfg outlast_hooks", "hooks", ["--features", "pool log tracing"]),
+            Build::Loom => ("--cfg outlast_loom", "loom", ["--profile", "loom"]),
+        };
+        let output = Command::new(env!("CARGO"))
+            .args(["test", "--no-run", "--message-format", "json", "--test", target])
+            .args(arguments)
+            .arg("--target-dir")
+            .arg(self.folder.join(folder))
+            .current_dir(&self.copy)
+            // A fault may leave something unused.
+            .env("RUSTFLAGS", format!("{flags} --cap-lints allow"))
+            .env("CARGO_INCREMENTAL", "1")
+            .env("CARGO_PROFILE_DEV_DEBUG", "none")
+            .env("CARGO_PROFILE_LOOM_DEBUG", "none")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .output()
+            .expect("cargo runs");
+        let messages = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            let errors = messages.lines().filter_map(|line| text_after(line, "\"rendered\":\""));
+            let errors: String = errors.collect();
+            let last = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("does not compile\n{errors}{last}"));
+        }
+        let program = messages.lines().find_map(|line| text_after(line, "\"executable\":\""));
+        program.map(PathBuf::from).ok_or_else(|| "no test program was built".to_owned())
+    }
+
+    /// How long each of the tests takes, or why it fails, on the unchanged sources.
+    fn usual(
+        &self,
+        build: Build,
+        target: &str,
+        mutations: &[&Mutation],
+    ) -> BTreeMap<&'static str, Result<Duration, String>> {
+        let program = self.build(build, target);
+        let tests: BTreeSet<&str> =
+            mutations.iter().flat_map(|mutation| tests_of(mutation)).copied().collect();
+        let time = |test| {
+            let run = self.test(program.as_ref()?, test, build, 4 * GRACE);
+            let passed = run.status.is_some_and(|status| status.success());
+            // A program without such a test ends well, too.
+            if passed && run.log.contains(&format!("test {test} ... ")) {
+                Ok(run.time)
+            } else {
+                Err(format!("{test} fails without the fault, or is not there\n{}", run.log))
+            }
+        };
+        let plain = |result: Result<Duration, String>| result;
+        tests
+            .into_iter()
+            .map(|test| (test, plain(time(test).map_err(|error: String| error))))
+            .collect()
+    }
+
+    /// Plants a fault, builds, and takes the fault out again.
+    fn make<'a>(
+        &self,
+        mutation: &'a Mutation,
+        build: Build,
+        target: &str,
+        usual: &BTreeMap<&str, Result<Duration, String>>,
+    ) -> Result<Mutant<'a>, String> {
+        let times = tests_of(mutation).iter().map(|test| usual[test].clone());
+        let usual = times.collect::<Result<Vec<Duration>, String>>()?;
+        let file = self.copy.join(mutation.file);
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, mutation.planted(&text)?).unwrap();
+        let program = self.build(build, target);
+        fs::write(&file, text).unwrap();
+        let program = program?;
+        let number = self.runs.fetch_add(1, Relaxed);
+        // Where tests look for what cargo has built beside them.
+        let copy = program.with_file_name(format!("mutant-{}-{number}", std::process::id()));
+        fs::copy(&program, &copy).unwrap();
+        Ok(Mutant { mutation, build, usual, program: copy })
+    }
+
+    /// Runs the mutant's tests. All of them must fail.
+    fn judge(&self, mutant: &Mutant<'_>) -> Result<String, String> {
+        let tries = if mutant.build == Build::Loom { 1 } else { TRIES };
+        let mut words = Vec::new();
+        for (test, usual) in tests_of(mutant.mutation).iter().zip(&mutant.usual) {
+            let caught = (1..=tries).find_map(|try_| {
+                let run = self.test(&mutant.program, test, mutant.build, *usual * 10 + GRACE);
+                let how = match run.status {
+                    Some(status) if status.success() => return None,
+                    Some(_) => "",
+                    None => ", which hung",
+                };
+                let again = if try_ == 1 { "" } else { ", not at the first try" };
+                Some(format!("{test} in {:.1} s{how}{again}", run.time.as_secs_f64()))
+            });
+            match caught {
+                Some(caught) => words.push(caught),
+                None => return Err(format!("SURVIVED {test}: {}", mutant.mutation.rule)),
+            }
+        }
+        Ok(format!("caught by {}", words.join(", ")))
+    }
+
+    /// Runs one test, and kills all that it leaves behind.
+    fn test(&self, program: &Path, test: &str, build: Build, limit: Duration) -> Run {
+        let number = self.runs.fetch_add(1, Relaxed);
+        let mark = format!("{}-{number}", std::process::id());
+        let log = self.folder.join(format!("log-{mark}"));
+        let out = File::create(&log).unwrap();
+        let mut command = Command::new(program);
+        command.args([test, "--exact"]).current_dir(&self.copy).env(MARK, &mark).process_group(0);
+        if build == Build::Loom {
+            command.env("LOOM_MAX_PREEMPTIONS", "2");
+        }
+        command.stdin(std::process::Stdio::null()).stderr(out.try_clone().unwrap()).stdout(out);
+        let began = Instant::now();
+        let mut child = command.spawn().expect("the test program runs");
+        let mut status = None;
+        while status.is_none() && began.elapsed() < limit {
+            status = child.try_wait().unwrap();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let time = began.elapsed();
+        kill_marked(&mark);
+        if status.is_none() {
+            child.wait().unwrap();
+        }
+        let text = String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned();
+        fs::remove_file(&log).unwrap();
+        Run { status, time, log: text }
+    }
+}
+
+/// How a test went.
+struct Run {
+    /// `None` if it was killed because it hung.
+    status: Option<ExitStatus>,
+    time: Duration,
+    log: String,
+}
+
+/// Kills all processes with this mark in their environment, until there are none.
+fn kill_marked(mark: &str) {
+    let variable = format!("{MARK}={mark}");
+    loop {
+        let mut found = false;
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let name = entry.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse::<libc::pid_t>().ok()) else {
+                continue;
+            };
+            // A zombie's is empty.
+            let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+            if environment.split(|&byte| byte == 0).any(|entry| entry == variable.as_bytes()) {
+                found = true;
+                // SAFETY: takes no pointers.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        }
+        if !found {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The string of a line of JSON that begins after `key`.
+fn text_after(line: &str, key: &str) -> Option<String> {
+    let mut text = String::new();
+    let mut rest = line.split_once(key)?.1.chars();
+    loop {
+        match rest.next()? {
+            '"' => return Some(text),
+            '\\' => match rest.next()? {
+                'n' => text.push('\n'),
+                other => text.push(other),
+            },
+            other => text.push(other),
+        }
+    }
+}
+
+/// Removes what is tracked no more.
+fn remove_others(folder: &Path, files: &BTreeSet<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            remove_others(&path, files);
+        } else if !files.contains(&path) {
+            fs::remove_file(&path).unwrap();
+        }
+    }
+}
