@@ -995,11 +995,11 @@ fn a_word_that_is_damaged() {
     file.write_all_at(&0x3fff_ffff_u32.to_ne_bytes(), word_at).unwrap();
     assert!(matches!(shared.lock(), Err(LockError::Failed(Fault::Corrupt))));
     assert!(matches!(shared.try_lock(), Err(LockError::Failed(Fault::Corrupt))));
-    // An owner that does not exist is one that never gives up.
+    // An owner that does not exist is dead, for those who wait.
     file.write_all_at(&0x3fff_fff0_u32.to_ne_bytes(), word_at).unwrap();
     assert!(matches!(shared.try_lock(), Err(LockError::WouldBlock)));
-    assert!(matches!(shared.lock_timeout(ms(5)), Err(LockError::TimedOut)));
-    file.write_all_at(&0_u32.to_ne_bytes(), word_at).unwrap();
+    assert!(matches!(shared.lock_timeout(ms(5)), Err(LockError::OwnerDied(_))));
+    shared.clear_poison();
     assert_eq!(*shared.lock().unwrap(), 5);
 }
 

@@ -23,6 +23,9 @@
 //!   its thread's `pending` field or robust list.
 //! - I4. Whoever gives the word up looks at `armed` after that, and wakes one if it is odd. So does the kernel for one who is killed in between, as I3
 //!   says, if the word is free; if it has an owner by then, that will do it.
+//! - I5. The owner of a word exists, or the word is marked: by the kernel, or by a thread that has waited for a second and found that the owner's id is
+//!   nobody's. The kernel does not mark a word if its owner calls exec and is not the first thread of its process: that thread gets the
+//!   process's id before the kernel walks its list, whose words bear the old one.
 //!
 //! # Ordering
 //! Taking is an Acquire, giving up a Release of the word (the kernel's change of it is a full
@@ -46,6 +49,8 @@ use crate::error::Fault;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sys::robust::{Links, Thread};
+#[cfg(not(outlast_loom))]
+use crate::sys::thread;
 use crate::sys::{Change, fence, hooks};
 use crate::wait::{Look, Step, TimedOut, WaitWord};
 
@@ -170,8 +175,15 @@ impl RobustWord {
             Ok(me) => me,
             Err(refused) => return Ok(Err(refused)),
         };
-        let step = |seen, look| self.step(me, seen, look);
-        let waited = self.word.wait_until_beside(&self.armed, deadline, step);
+        let waited = loop {
+            let step = |seen, look| self.step(me, seen, look);
+            let a_while = Self::a_while_of(deadline);
+            match self.word.wait_until_beside(&self.armed, a_while, step) {
+                // Keeps I5.
+                Err(TimedOut) if self.mark_if_gone() || a_while != deadline => {}
+                waited => break waited,
+            }
+        };
         match waited {
             Ok(taken) => Ok(self.settle(me, taken)),
             Err(timed_out) => {
@@ -179,6 +191,42 @@ impl RobustWord {
                 Err(timed_out)
             }
         }
+    }
+
+    /// How long to wait before the owner is looked for.
+    #[cfg(not(outlast_loom))]
+    fn a_while_of(deadline: Deadline) -> Deadline {
+        deadline.at_most(hooks::second_look(super::PATIENCE))
+    }
+
+    /// Marks the word in the kernel's stead if the owner does not exist. Returns whether it did.
+    #[cfg(not(outlast_loom))]
+    #[cold]
+    pub(crate) fn mark_if_gone(&self) -> bool {
+        let seen = self.word.value.load(Acquire);
+        let owner = seen & OWNER;
+        if owner == 0 || owner == UNPLACED || thread::exists(owner) {
+            return false;
+        }
+        let marked = seen & WAITERS | OWNER_DIED;
+        let done = self.word.value.compare_exchange(seen, marked, AcqRel, Relaxed).is_ok();
+        if done {
+            self.word.wake(1); // as the kernel does: keeps I1 if this thread is killed here
+        }
+        done
+    }
+
+    /// In the model the kernel marks all, and no time passes.
+    #[cfg(outlast_loom)]
+    fn a_while_of(deadline: Deadline) -> Deadline {
+        deadline
+    }
+
+    /// See there.
+    #[cfg(outlast_loom)]
+    #[expect(clippy::unused_self, reason = "one contract with the real builds")]
+    fn mark_if_gone(&self) -> bool {
+        false
     }
 
     fn announce(&self) -> Result<Thread, Refused> {

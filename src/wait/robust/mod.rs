@@ -16,6 +16,8 @@ mod imp;
 pub(crate) use imp::RobustWord;
 
 use crate::error::Fault;
+#[cfg(not(outlast_loom))]
+use std::time::Duration;
 
 /// Somebody may be asleep.
 pub(crate) const WAITERS: u32 = 1 << 31;
@@ -25,6 +27,10 @@ pub(crate) const OWNER_DIED: u32 = 1 << 30;
 pub(crate) const OWNER: u32 = OWNER_DIED - 1;
 /// No thread's id, and more than the kernel's highest (2^22).
 pub(crate) const UNPLACED: u32 = OWNER;
+
+/// How long a thread waits for an owner before it asks whether that owner exists.
+#[cfg(not(outlast_loom))]
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How a robust word came into our hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

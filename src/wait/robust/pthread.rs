@@ -16,12 +16,16 @@
 //! # Death
 //! The kernel gives the mutex back, at every instruction. Killed between the mutex and `owner`: taking, the next is told of a
 //! death without a section; giving up, of a section that was complete.
+//!
+//! One end goes unnoticed: the kernel marks no mutex of a thread that calls exec and is not the first thread of its process, and a
+//! mutex of the C library's cannot be marked in its stead. Only a token, whose mutex nobody waits for, can.
 use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED};
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sys::robust::{Mutex, Outcome, Thread};
+use crate::sys::thread;
 use crate::wait::TimedOut;
 
 /// The mutex, its owner, and a little room that the owner may use.
@@ -234,6 +238,16 @@ impl RobustWord {
             self.owner.store(0, Release);
             self.mutex.give_up();
         }
+    }
+
+    /// Marks a token in the kernel's stead if its owner does not exist. Returns whether it did.
+    ///
+    /// Its mutex stays taken, and so the token cannot be taken again.
+    #[cold]
+    pub(crate) fn mark_if_gone(&self) -> bool {
+        let seen = self.value();
+        let is_gone = seen & OWNER != 0 && seen != UNPLACED && !thread::exists(seen);
+        is_gone && self.owner.compare_exchange(seen, OWNER_DIED, AcqRel, Relaxed).is_ok()
     }
 
     /// Makes a marked token free again. Idempotent.
