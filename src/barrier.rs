@@ -50,7 +50,7 @@
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::identify;
-use crate::shareable::{Dead, Layout, SEED, Shareable, mix};
+use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::wait::TimedOut;
@@ -499,11 +499,11 @@ fn stamp(generation: u64) -> u64 {
 // SAFETY: `repr(C)`; atomics, for which any bytes will do.
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl Shareable for Barrier {
-    const FINGERPRINT: u64 = mix(SEED, b"Barrier 1");
+    const FINGERPRINT: u64 = begin::<Self>(b"Barrier 1");
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout { name: "Barrier", size: size_of::<Self>(), fields: &[] }
+        Layout::of::<Self>("Barrier", &[])
     }
     fn place(&self) {
         self.signal.place();

@@ -53,7 +53,7 @@ use crate::error::Fault;
 use crate::lock::{Lock, LockError, LockGuard};
 use crate::reentrant::{Interrupted, ReentrantLockGuard};
 use crate::segment::identify;
-use crate::shareable::{Dead, Layout, Plain, SEED, Shareable, mix};
+use crate::shareable::{Dead, Layout, Plain, Shareable, begin};
 use crate::wait::signal::Signal;
 use core::fmt;
 use std::time::{Duration, Instant};
@@ -241,11 +241,11 @@ impl Default for Condition {
 // SAFETY: `repr(C)`; a signal, two atomics for which any bytes will do.
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl Shareable for Condition {
-    const FINGERPRINT: u64 = mix(SEED, b"Condition 1");
+    const FINGERPRINT: u64 = begin::<Self>(b"Condition 1");
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout { name: "Condition", size: size_of::<Self>(), fields: &[] }
+        Layout::of::<Self>("Condition", &[])
     }
     fn place(&self) {
         self.signal.place();

@@ -40,7 +40,7 @@
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::identify;
-use crate::shareable::{Dead, Layout, SEED, Shareable, mix};
+use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::Change;
@@ -233,11 +233,11 @@ impl Event {
 // SAFETY: `repr(C)`; two atomics, for which any bytes will do.
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl Shareable for Event {
-    const FINGERPRINT: u64 = mix(SEED, b"Event 1");
+    const FINGERPRINT: u64 = begin::<Self>(b"Event 1");
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout { name: "Event", size: size_of::<Self>(), fields: &[] }
+        Layout::of::<Self>("Event", &[])
     }
     fn place(&self) {
         self.word.place();

@@ -38,7 +38,7 @@
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{forks, identify};
-use crate::shareable::{Dead, Layout, SEED, Shareable, mix};
+use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
 use crate::wait::TimedOut;
@@ -330,11 +330,11 @@ impl Drop for Member<'_> {
 // SAFETY: `repr(C)`; atomics, for which any bytes will do.
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl Shareable for Latch {
-    const FINGERPRINT: u64 = mix(SEED, b"Latch 1");
+    const FINGERPRINT: u64 = begin::<Self>(b"Latch 1");
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout { name: "Latch", size: size_of::<Self>(), fields: &[] }
+        Layout::of::<Self>("Latch", &[])
     }
     fn place(&self) {
         self.signal.place();

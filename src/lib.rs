@@ -93,7 +93,7 @@ pub mod hooks {
 /// For the macros of this crate.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::shareable::{SEED, mix, mix_u64};
+    pub use crate::shareable::{begin, mix, mix_u64};
     #[cfg(outlast_loom)]
     pub use crate::shared::live;
 }

@@ -37,7 +37,7 @@
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{contains, introduce};
-use crate::shareable::{Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
+use crate::shareable::{Field, Layout, Plain, Shareable, begin, mix_u64};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -354,18 +354,17 @@ impl<T: Plain> Drop for LockGuard<'_, T> {
 // SAFETY: `repr(C)`; a robust word, for which any bytes will do, and plain data that is checked before
 // it is reached; no `Drop`, as `Plain` is `Copy`.
 unsafe impl<T: Plain> Shareable for Lock<T> {
-    const FINGERPRINT: u64 = mix_u64(mix(SEED, b"Lock 1"), T::FINGERPRINT);
+    const FINGERPRINT: u64 = mix_u64(begin::<Self>(b"Lock 1"), T::FINGERPRINT);
     const NEEDS_PEERS: bool = false;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout {
-            name: "Lock",
-            size: size_of::<Self>(),
-            fields: const {
+        Layout::of::<Self>(
+            "Lock",
+            const {
                 let offset = core::mem::offset_of!(Self, value);
                 &[Field { name: "value", offset, count: 1, layout: T::layout }]
             },
-        }
+        )
     }
     fn place(&self) {
         self.word.place();

@@ -35,7 +35,7 @@
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::contains;
-use crate::shareable::{Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
+use crate::shareable::{Field, Layout, Plain, Shareable, begin, mix_u64};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::Change;
@@ -293,18 +293,17 @@ impl Drop for Turn<'_> {
 // SAFETY: `repr(C)`; words, for which any bytes will do, and plain data that is checked before
 // it is reached; no `Drop`, as `Plain` is `Copy`.
 unsafe impl<T: Plain> Shareable for OnceCell<T> {
-    const FINGERPRINT: u64 = mix_u64(mix(SEED, b"OnceCell 1"), T::FINGERPRINT);
+    const FINGERPRINT: u64 = mix_u64(begin::<Self>(b"OnceCell 1"), T::FINGERPRINT);
     const NEEDS_PEERS: bool = false;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout {
-            name: "OnceCell",
-            size: size_of::<Self>(),
-            fields: const {
+        Layout::of::<Self>(
+            "OnceCell",
+            const {
                 let offset = core::mem::offset_of!(Self, value);
                 &[Field { name: "value", offset, count: 1, layout: T::layout }]
             },
-        }
+        )
     }
     fn place(&self) {
         self.word.place();

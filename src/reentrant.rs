@@ -43,7 +43,7 @@
 use crate::error::Fault;
 use crate::lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
 use crate::segment::forks;
-use crate::shareable::{Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
+use crate::shareable::{Field, Layout, Plain, Shareable, begin, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys::robust::Thread;
@@ -366,14 +366,13 @@ impl<T: Plain> Drop for ReentrantLockGuard<'_, T> {
 
 // SAFETY: `repr(C)`; a lock, and nothing else.
 unsafe impl<T: Plain> Shareable for ReentrantLock<T> {
-    const FINGERPRINT: u64 = mix_u64(mix(SEED, b"ReentrantLock 1"), T::FINGERPRINT);
+    const FINGERPRINT: u64 = mix_u64(begin::<Self>(b"ReentrantLock 1"), T::FINGERPRINT);
     const NEEDS_PEERS: bool = false;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout {
-            name: "ReentrantLock",
-            size: size_of::<Self>(),
-            fields: const {
+        Layout::of::<Self>(
+            "ReentrantLock",
+            const {
                 &[Field {
                     name: "lock",
                     offset: 0,
@@ -381,7 +380,7 @@ unsafe impl<T: Plain> Shareable for ReentrantLock<T> {
                     layout: <Lock<T> as Shareable>::layout,
                 }]
             },
-        }
+        )
     }
     fn place(&self) {
         self.lock.place();

@@ -16,6 +16,8 @@ pub struct Layout {
     pub name: &'static str,
     /// Its size in bytes, without elements whose number is chosen at run time.
     pub size: usize,
+    /// Its alignment in bytes.
+    pub align: usize,
     /// Its fields, in order.
     pub fields: &'static [Field],
 }
@@ -33,13 +35,22 @@ pub struct Field {
     pub layout: fn() -> Layout,
 }
 
+impl Layout {
+    /// The layout of a type whose size is known.
+    #[must_use]
+    pub const fn of<T>(name: &'static str, fields: &'static [Field]) -> Self {
+        Layout { name, size: size_of::<T>(), align: align_of::<T>(), fields }
+    }
+}
+
 #[cfg_attr(outlast_loom, expect(dead_code, reason = "the model has no segments to compare"))]
 impl Layout {
     /// One line a field, nested ones indented.
     pub(crate) fn describe(&self) -> String {
         let mut text = String::new();
         // Writing to a `String` cannot fail.
-        writeln!(text, "{} ({} bytes)", self.name, self.size).unwrap_or_default();
+        writeln!(text, "{} ({} bytes, aligned to {})", self.name, self.size, self.align)
+            .unwrap_or_default();
         self.describe_fields(1, &mut text);
         text
     }
@@ -51,8 +62,8 @@ impl Layout {
             let times = if times == 1 { String::new() } else { format!(" x {times}") };
             writeln!(
                 text,
-                "{:indent$}{}: {}{times} at {} ({} bytes)",
-                "", field.name, layout.name, field.offset, layout.size
+                "{:indent$}{}: {}{times} at {} ({} bytes, aligned to {})",
+                "", field.name, layout.name, field.offset, layout.size, layout.align
             )
             .unwrap_or_default();
             layout.describe_fields(depth + 1, text);
@@ -109,7 +120,8 @@ impl Dead {
     note = "it may hold pointers into one process. Use primitives of `outlast`, atomics, numbers and arrays of them; declare structs of them with `outlast::shared!`"
 )]
 pub unsafe trait Shareable {
-    /// A hash of names, offsets, sizes and types.
+    /// A hash of the type's name, size and alignment, and of its fields' names, offsets and
+    /// fingerprints. Types that differ in one of them have different fingerprints.
     const FINGERPRINT: u64;
     /// The alignment in bytes.
     const ALIGN: usize;
@@ -153,7 +165,8 @@ pub unsafe trait Shareable {
     note = "plain are integers, floats, bool, arrays of them, and structs and C-like enums declared with `outlast::plain!`; a `String`, `Vec` or reference points into one process"
 )]
 pub unsafe trait Plain: Copy + Send + Sync + 'static {
-    /// A hash of names, offsets, sizes and types.
+    /// A hash of the type's name, size and alignment, and of its fields' names, offsets and
+    /// fingerprints. Types that differ in one of them have different fingerprints.
     const FINGERPRINT: u64;
     /// Whether every pattern of bytes is a value.
     const ANY_BITS: bool;
@@ -188,9 +201,18 @@ pub const fn mix_u64(hash: u64, number: u64) -> u64 {
     mix(hash, &number.to_le_bytes())
 }
 
-/// Where every fingerprint starts.
+/// The basis of the hash.
+pub(crate) const SEED: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// Where every fingerprint starts: the name of a type, its size and its alignment.
+///
+/// The fingerprint of a type that holds others is made of theirs. So neither the place of a value
+/// within a primitive nor the distance between the elements of an array can differ unnoticed.
 #[doc(hidden)]
-pub const SEED: u64 = 0xcbf2_9ce4_8422_2325;
+#[must_use]
+pub const fn begin<T>(name: &[u8]) -> u64 {
+    mix_u64(mix_u64(mix(SEED, name), size_of::<T>() as u64), align_of::<T>() as u64)
+}
 
 /// The parts of [`Shareable`] that every type of a known size shares.
 #[doc(hidden)]
@@ -243,10 +265,10 @@ macro_rules! numbers {
     ($($number:ty)*) => {$(
         // SAFETY: a number has no padding, and any bits are one of its values.
         unsafe impl Plain for $number {
-            const FINGERPRINT: u64 = mix_u64(mix(SEED, stringify!($number).as_bytes()), size_of::<$number>() as u64);
+            const FINGERPRINT: u64 = begin::<$number>(stringify!($number).as_bytes());
             const ANY_BITS: bool = true;
             fn layout() -> Layout {
-                Layout { name: stringify!($number), size: size_of::<$number>(), fields: &[] }
+                Layout::of::<$number>(stringify!($number), &[])
             }
             unsafe fn is_valid(_at: *const Self) -> bool {
                 true
@@ -269,11 +291,11 @@ macro_rules! atomics {
     ($($atomic:ty)*) => {$(
         // SAFETY: an atomic has no padding, and any bits of it are a value.
         unsafe impl Shareable for $atomic {
-            const FINGERPRINT: u64 = mix_u64(mix(SEED, stringify!($atomic).as_bytes()), size_of::<$atomic>() as u64);
+            const FINGERPRINT: u64 = begin::<$atomic>(stringify!($atomic).as_bytes());
             const NEEDS_PEERS: bool = false;
             $crate::__sized_shareable!();
             fn layout() -> Layout {
-                Layout { name: stringify!($atomic), size: size_of::<$atomic>(), fields: &[] }
+                Layout::of::<$atomic>(stringify!($atomic), &[])
             }
         }
     )*};
@@ -288,10 +310,10 @@ atomics!(AtomicU8 AtomicU16 AtomicI8 AtomicI16 AtomicI32 AtomicI64 AtomicIsize);
 
 // SAFETY: `is_valid` admits the two bytes that are a `bool`.
 unsafe impl Plain for bool {
-    const FINGERPRINT: u64 = mix(SEED, b"bool");
+    const FINGERPRINT: u64 = begin::<bool>(b"bool");
     const ANY_BITS: bool = false;
     fn layout() -> Layout {
-        Layout { name: "bool", size: 1, fields: &[] }
+        Layout::of::<bool>("bool", &[])
     }
     unsafe fn is_valid(at: *const Self) -> bool {
         // SAFETY: the caller's promise; any byte is a `u8`.
@@ -301,10 +323,10 @@ unsafe impl Plain for bool {
 
 // SAFETY: no bytes at all.
 unsafe impl Plain for () {
-    const FINGERPRINT: u64 = mix(SEED, b"()");
+    const FINGERPRINT: u64 = begin::<()>(b"()");
     const ANY_BITS: bool = true;
     fn layout() -> Layout {
-        Layout { name: "()", size: 0, fields: &[] }
+        Layout::of::<()>("()", &[])
     }
     unsafe fn is_valid(_at: *const Self) -> bool {
         true
@@ -316,11 +338,10 @@ unsafe impl<T: Plain, const N: usize> Plain for [T; N] {
     const FINGERPRINT: u64 = mix_u64(mix(T::FINGERPRINT, b"array"), N as u64);
     const ANY_BITS: bool = T::ANY_BITS;
     fn layout() -> Layout {
-        Layout {
-            name: "array",
-            size: size_of::<Self>(),
-            fields: const { &[Field { name: "element", offset: 0, count: N, layout: T::layout }] },
-        }
+        Layout::of::<Self>(
+            "array",
+            const { &[Field { name: "element", offset: 0, count: N, layout: T::layout }] },
+        )
     }
     unsafe fn is_valid(at: *const Self) -> bool {
         let first = at.cast::<T>();
@@ -340,13 +361,10 @@ unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {
     const NEEDS_PEERS: bool = T::NEEDS_PEERS;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout {
-            name: "array",
-            size: size_of::<Self>(),
-            fields: const {
-                &[Field { name: "element", offset: 0, count: N, layout: <T as Shareable>::layout }]
-            },
-        }
+        Layout::of::<Self>(
+            "array",
+            const { &[Field { name: "element", offset: 0, count: N, layout: <T as Shareable>::layout }] },
+        )
     }
     fn place(&self) {
         self.iter().for_each(T::place);
@@ -359,11 +377,33 @@ unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {
     }
 }
 
+/// Refuses a struct that `repr(packed)`, in any of its forms, lets begin at an address at which one
+/// of its fields could not. Without it, the alignment of a struct is that of its fields or greater.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __aligned_fields {
+    ($name:ident : $($type:ty),+) => {
+        const _: () = assert!(
+            true $(&& ::core::mem::align_of::<$name>() >= ::core::mem::align_of::<$type>())+,
+            "`repr(packed)` is not allowed: its fields are not aligned"
+        );
+    };
+}
+
 /// Declares structs that may lie in shared memory, field by field.
 ///
 /// Every field must be [`Shareable`](crate::Shareable). The struct becomes `repr(C)`, gets a
 /// fingerprint of its names, offsets, sizes and types, and hands the death of a process on to
 /// each of its fields. See [`Shared`](crate::Shared) for an example.
+///
+/// `repr(packed)` is refused:
+///
+/// ```compile_fail,E0080
+/// outlast::shared! {
+///     #[repr(packed(2))]
+///     struct Wrong { before: outlast::Event, count: u64 }
+/// }
+/// ```
 #[macro_export]
 macro_rules! shared {
     ($($(#[$meta:meta])* $vis:vis struct $name:ident {
@@ -377,7 +417,7 @@ macro_rules! shared {
         #[allow(unsafe_code, clippy::allow_attributes, clippy::allow_attributes_without_reason)]
         unsafe impl $crate::Shareable for $name {
             const FINGERPRINT: u64 = {
-                let mut hash = $crate::__private::mix($crate::__private::SEED, stringify!($name).as_bytes());
+                let mut hash = $crate::__private::begin::<$name>(stringify!($name).as_bytes());
                 $(
                     hash = $crate::__private::mix(hash, stringify!($field).as_bytes());
                     hash = $crate::__private::mix_u64(hash, ::core::mem::offset_of!($name, $field) as u64);
@@ -388,16 +428,15 @@ macro_rules! shared {
             const NEEDS_PEERS: bool = $(<$type as $crate::Shareable>::NEEDS_PEERS)||+;
             $crate::__sized_shareable!();
             fn layout() -> $crate::Layout {
-                $crate::Layout {
-                    name: stringify!($name),
-                    size: ::core::mem::size_of::<$name>(),
-                    fields: const { &[$($crate::Field {
+                $crate::Layout::of::<$name>(
+                    stringify!($name),
+                    const { &[$($crate::Field {
                         name: stringify!($field),
                         offset: ::core::mem::offset_of!($name, $field),
                         count: 1,
                         layout: <$type as $crate::Shareable>::layout,
                     }),+] },
-                }
+                )
             }
             fn place(&self) {
                 $($crate::Shareable::place(&self.$field);)+
@@ -411,6 +450,7 @@ macro_rules! shared {
         }
 
         const _: () = assert!(!::core::mem::needs_drop::<$name>(), "a shared struct has no drop");
+        $crate::__aligned_fields!($name: $($type),+);
     )+};
 }
 
@@ -431,6 +471,31 @@ macro_rules! shared {
 /// A struct becomes `repr(C)`, an enum takes the integer that is named; both become `Copy`. A
 /// value of an enum that comes out of shared memory is checked first: bits that stand for no
 /// variant give an error ([`Fault::Corrupt`](crate::Fault::Corrupt)).
+///
+/// `repr(packed)` is refused, since the check needs fields that are aligned. So is any `repr` that
+/// changes the size of an enum. `repr(align)` of a struct is fine.
+///
+/// ```compile_fail,E0080
+/// outlast::plain! {
+///     #[repr(packed)]
+///     struct Wrong { before: u8, kind: Kind }
+///     enum Kind: u32 { Draw = 1, Erase = 2 }
+/// }
+/// ```
+///
+/// ```compile_fail,E0080
+/// outlast::plain! {
+///     #[repr(packed(2))]
+///     struct Wrong { count: u32, kind: u8 }
+/// }
+/// ```
+///
+/// ```compile_fail,E0080
+/// outlast::plain! {
+///     #[repr(align(16))]
+///     enum Wrong: u8 { Draw = 1, Erase = 2 }
+/// }
+/// ```
 #[macro_export]
 macro_rules! plain {
     () => {};
@@ -446,7 +511,7 @@ macro_rules! plain {
         #[allow(unsafe_code, clippy::allow_attributes, clippy::allow_attributes_without_reason)]
         unsafe impl $crate::Plain for $name {
             const FINGERPRINT: u64 = {
-                let mut hash = $crate::__private::mix($crate::__private::SEED, stringify!($name).as_bytes());
+                let mut hash = $crate::__private::begin::<$name>(stringify!($name).as_bytes());
                 $(
                     hash = $crate::__private::mix(hash, stringify!($field).as_bytes());
                     hash = $crate::__private::mix_u64(hash, ::core::mem::offset_of!($name, $field) as u64);
@@ -456,26 +521,27 @@ macro_rules! plain {
             };
             const ANY_BITS: bool = $(<$type as $crate::Plain>::ANY_BITS)&&+;
             fn layout() -> $crate::Layout {
-                $crate::Layout {
-                    name: stringify!($name),
-                    size: ::core::mem::size_of::<$name>(),
-                    fields: const { &[$($crate::Field {
+                $crate::Layout::of::<$name>(
+                    stringify!($name),
+                    const { &[$($crate::Field {
                         name: stringify!($field),
                         offset: ::core::mem::offset_of!($name, $field),
                         count: 1,
                         layout: <$type as $crate::Plain>::layout,
                     }),+] },
-                }
+                )
             }
             unsafe fn is_valid(at: *const Self) -> bool {
                 true $(&& {
                     // SAFETY: the field lies inside the struct that the caller can read.
                     let field = unsafe { &raw const (*at).$field };
-                    // SAFETY: as readable as the whole.
+                    // SAFETY: as readable as the whole, and aligned, as is asserted below.
                     unsafe { <$type as $crate::Plain>::is_valid(field) }
                 })+
             }
         }
+
+        $crate::__aligned_fields!($name: $($type),+);
         $crate::plain! { $($rest)* }
     };
     ($(#[$meta:meta])* $vis:vis enum $name:ident : $repr:ident {
@@ -490,7 +556,7 @@ macro_rules! plain {
         #[allow(unsafe_code, clippy::allow_attributes, clippy::allow_attributes_without_reason)]
         unsafe impl $crate::Plain for $name {
             const FINGERPRINT: u64 = {
-                let mut hash = $crate::__private::mix($crate::__private::SEED, stringify!($name).as_bytes());
+                let mut hash = $crate::__private::begin::<$name>(stringify!($name).as_bytes());
                 hash = $crate::__private::mix(hash, stringify!($repr).as_bytes());
                 $(
                     hash = $crate::__private::mix(hash, stringify!($variant).as_bytes());
@@ -500,14 +566,20 @@ macro_rules! plain {
             };
             const ANY_BITS: bool = false;
             fn layout() -> $crate::Layout {
-                $crate::Layout { name: stringify!($name), size: ::core::mem::size_of::<$name>(), fields: &[] }
+                $crate::Layout::of::<$name>(stringify!($name), &[])
             }
             unsafe fn is_valid(at: *const Self) -> bool {
-                // SAFETY: the enum has the size and alignment of its integer, which any bits are.
+                // SAFETY: the enum has the size of its integer, as is asserted below, and its
+                // alignment at least. Any bits are an integer.
                 let bits = unsafe { at.cast::<$repr>().read() };
                 false $(|| bits == $name::$variant as $repr)+
             }
         }
+
+        const _: () = assert!(
+            ::core::mem::size_of::<$name>() == ::core::mem::size_of::<$repr>(),
+            "an enum of `plain!` has the size of its integer: no `repr` may change that"
+        );
         $crate::plain! { $($rest)* }
     };
 }

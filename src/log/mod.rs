@@ -63,7 +63,7 @@ pub use sink::{init, init_with};
 
 use crate::error::Fault;
 use crate::segment::{identify, who};
-use crate::shareable::{Dead, Field, Layout, SEED, Shareable, mix, mix_u64, slice_shareable};
+use crate::shareable::{Dead, Field, Layout, Shareable, begin, mix, mix_u64, slice_shareable};
 use crate::sync::RECORD_WORDS;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
@@ -354,7 +354,7 @@ impl Journal {
 
 // -------------------------------------------------------------- shared memory
 impl<S: ?Sized> Journal<S> {
-    const BASE: u64 = mix_u64(mix(SEED, b"Journal 1"), size_of::<Slot>() as u64);
+    const BASE: u64 = begin::<FixedJournal<1>>(b"Journal 1");
 }
 
 impl<const N: usize> FixedJournal<N> {
@@ -362,7 +362,7 @@ impl<const N: usize> FixedJournal<N> {
         name: "slots",
         offset: offset_of!(Self, slots),
         count: N,
-        layout: || Layout { name: "Slot", size: size_of::<Slot>(), fields: &[] },
+        layout: || Layout::of::<Slot>("Slot", &[]),
     }];
 }
 
@@ -386,8 +386,7 @@ unsafe impl<const N: usize> Shareable for FixedJournal<N> {
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        let fields = const { &Self::FIELDS };
-        Layout { name: "FixedJournal", size: size_of::<Self>(), fields }
+        Layout::of::<Self>("FixedJournal", const { &Self::FIELDS })
     }
     fn place(&self) {
         self.rare.filled.place();
@@ -403,8 +402,8 @@ unsafe impl Shareable for Journal {
     const FINGERPRINT: u64 = Self::BASE;
     const NEEDS_PEERS: bool = true;
     fn layout() -> Layout {
-        let size = offset_of!(FixedJournal<1>, slots);
-        Layout { name: "Journal", size, fields: const { &FixedJournal::<1>::FIELDS } }
+        let (size, align) = (offset_of!(FixedJournal<1>, slots), Self::ALIGN);
+        Layout { name: "Journal", size, align, fields: const { &FixedJournal::<1>::FIELDS } }
     }
     slice_shareable!(FixedJournal<1>, Slot, MAX_CAPACITY);
     fn place(&self) {

@@ -96,7 +96,7 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{forks, identify};
 use crate::shareable::{
-    Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64, slice_shareable,
+    Dead, Field, Layout, Plain, SEED, Shareable, begin, mix_u64, slice_shareable,
 };
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -1250,7 +1250,7 @@ impl<T: Plain> Queue<T> {
         fence(SeqCst);
     }
 
-    const BASE: u64 = mix_u64(mix(SEED, b"Queue 1"), T::FINGERPRINT);
+    const BASE: u64 = mix_u64(begin::<FixedQueue<T, 1>>(b"Queue 1"), T::FINGERPRINT);
 }
 
 // SAFETY: `repr(C)`; atomics, for which any bytes will do, and plain data that is checked before it is used; indices
@@ -1260,7 +1260,7 @@ unsafe impl<T: Plain, const N: usize> Shareable for FixedQueue<T, N> {
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout { name: "FixedQueue", size: size_of::<Self>(), fields: const { &Self::FIELDS } }
+        Layout::of::<Self>("FixedQueue", const { &Self::FIELDS })
     }
     fn place(&self) {
         self.signals().into_iter().for_each(Signal::place);
@@ -1276,8 +1276,8 @@ unsafe impl<T: Plain> Shareable for Queue<T> {
     const FINGERPRINT: u64 = Queue::<T>::BASE;
     const NEEDS_PEERS: bool = true;
     fn layout() -> Layout {
-        let size = offset_of!(FixedQueue<T, 1>, slots);
-        Layout { name: "Queue", size, fields: const { &FixedQueue::<T, 1>::FIELDS } }
+        let (size, align) = (offset_of!(FixedQueue<T, 1>, slots), Self::ALIGN);
+        Layout { name: "Queue", size, align, fields: const { &FixedQueue::<T, 1>::FIELDS } }
     }
     slice_shareable!(FixedQueue<T, 1>, Slot<T>, MAX_CAPACITY);
     fn place(&self) {

@@ -41,7 +41,7 @@ use crate::error::Fault;
 use crate::queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
-use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
+use crate::shareable::{Dead, Field, Layout, Plain, Shareable, begin, mix_u64};
 use crate::sync::atomic::Ordering::{Release, SeqCst};
 use crate::sync::atomic::fence;
 use crate::wait::signal::Signal;
@@ -635,14 +635,14 @@ unsafe impl<T: Plain, const LEVELS: usize, const N: usize> Shareable
     const FINGERPRINT: u64 = {
         let () = Self::CHECKED;
         mix_u64(
-            mix_u64(mix(SEED, b"PriorityQueue 1"), LEVELS as u64),
+            mix_u64(begin::<Self>(b"PriorityQueue 1"), LEVELS as u64),
             FixedQueue::<T, N>::FINGERPRINT,
         )
     };
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout { name: "PriorityQueue", size: size_of::<Self>(), fields: const { &Self::FIELDS } }
+        Layout::of::<Self>("PriorityQueue", const { &Self::FIELDS })
     }
     fn place(&self) {
         self.signals().into_iter().for_each(Signal::place);

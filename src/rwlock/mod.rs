@@ -59,7 +59,7 @@ use guards::apart;
 
 use crate::deadline::Deadline;
 use crate::lock::{CLEAN, LockError, PoisonCause};
-use crate::shareable::{Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
+use crate::shareable::{Field, Layout, Plain, Shareable, begin, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{READERS, UnsafeCell};
@@ -296,18 +296,17 @@ impl<T: Plain> RwLock<T> {
 // SAFETY: `repr(C)`; robust words, for which any bytes will do, and plain data that is checked before
 // it is reached; no `Drop`, as `Plain` is `Copy`.
 unsafe impl<T: Plain> Shareable for RwLock<T> {
-    const FINGERPRINT: u64 = mix_u64(mix(SEED, b"RwLock 1"), T::FINGERPRINT);
+    const FINGERPRINT: u64 = mix_u64(begin::<Self>(b"RwLock 1"), T::FINGERPRINT);
     const NEEDS_PEERS: bool = false;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout {
-            name: "RwLock",
-            size: size_of::<Self>(),
-            fields: const {
+        Layout::of::<Self>(
+            "RwLock",
+            const {
                 let offset = core::mem::offset_of!(Self, value);
                 &[Field { name: "value", offset, count: 1, layout: T::layout }]
             },
-        }
+        )
     }
     fn place(&self) {
         self.words().for_each(RobustWord::place);

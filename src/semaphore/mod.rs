@@ -49,7 +49,7 @@ pub use owned::{MAX_HOLDERS, OwnedPermit, OwnedSemaphore};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{forks, identify};
-use crate::shareable::{Dead, Layout, SEED, Shareable, mix};
+use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::Change;
@@ -375,11 +375,11 @@ impl Drop for Permit<'_> {
 // SAFETY: `repr(C)`; atomics, for which any bytes will do.
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl Shareable for Semaphore {
-    const FINGERPRINT: u64 = mix(SEED, b"Semaphore 1");
+    const FINGERPRINT: u64 = begin::<Self>(b"Semaphore 1");
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout { name: "Semaphore", size: size_of::<Self>(), fields: &[] }
+        Layout::of::<Self>("Semaphore", &[])
     }
     fn place(&self) {
         self.word.place();

@@ -31,7 +31,7 @@
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{forks, identify};
-use crate::shareable::{Dead, Layout, SEED, Shareable, mix};
+use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sys::robust::Thread;
@@ -300,11 +300,11 @@ impl Drop for OwnedPermit<'_> {
 // SAFETY: `repr(C)`; a robust word and atomics, for which any bytes will do.
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl Shareable for OwnedSemaphore {
-    const FINGERPRINT: u64 = mix(SEED, b"OwnedSemaphore 1");
+    const FINGERPRINT: u64 = begin::<Self>(b"OwnedSemaphore 1");
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout { name: "OwnedSemaphore", size: size_of::<Self>(), fields: &[] }
+        Layout::of::<Self>("OwnedSemaphore", &[])
     }
     fn place(&self) {
         self.word.place();

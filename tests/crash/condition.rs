@@ -30,7 +30,7 @@ unsafe impl Shareable for Deaf {
     const NEEDS_PEERS: bool = true;
     outlast::__sized_shareable!();
     fn layout() -> Layout {
-        Layout { name: "Deaf", size: size_of::<Self>(), fields: &[] }
+        Layout::of::<Self>("Deaf", &[])
     }
     fn place(&self) {
         self.0.place();

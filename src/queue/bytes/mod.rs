@@ -79,7 +79,7 @@ use crate::queue::{CLOSED, LIGHT, NO_RECEIVERS, NO_SENDERS, Never, Unsent};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::segment::{forks, identify};
-use crate::shareable::{Dead, Field, Layout, SEED, Shareable, at_slice, mix, mix_u64};
+use crate::shareable::{Dead, Field, Layout, Shareable, at_slice, begin, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::fence;
@@ -485,7 +485,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         View { rare: &self.rare, records: Records { marks: &self.marks, headers }, blocks }
     }
 
-    const BASE: u64 = mix(SEED, b"ByteQueue 1");
+    const BASE: u64 = begin::<FixedByteQueue<1>>(b"ByteQueue 1");
 }
 
 impl Rare {
@@ -795,7 +795,7 @@ unsafe impl<const BLOCKS: usize> Shareable for FixedByteQueue<BLOCKS> {
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout { name: "FixedByteQueue", size: size_of::<Self>(), fields: const { &Self::FIELDS } }
+        Layout::of::<Self>("FixedByteQueue", const { &Self::FIELDS })
     }
     fn place(&self) {
         self.rare.signals().into_iter().for_each(Signal::place);
@@ -811,8 +811,8 @@ unsafe impl Shareable for ByteQueue {
     const NEEDS_PEERS: bool = true;
     const ALIGN: usize = align_of::<FixedByteQueue<1>>();
     fn layout() -> Layout {
-        let size = offset_of!(FixedByteQueue<1>, slots);
-        Layout { name: "ByteQueue", size, fields: const { &FixedByteQueue::<1>::FIELDS } }
+        let (size, align) = (offset_of!(FixedByteQueue<1>, slots), Self::ALIGN);
+        Layout { name: "ByteQueue", size, align, fields: const { &FixedByteQueue::<1>::FIELDS } }
     }
     fn size(len: usize) -> Option<usize> {
         if len == 0 || len > MAX_BLOCKS || !len.is_multiple_of(GRAIN) {

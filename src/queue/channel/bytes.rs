@@ -36,7 +36,7 @@ use crate::queue::ends::{Ends, Hold, Sided};
 use crate::queue::{NO_RECEIVERS, NO_SENDERS, Never, Unsent};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
-use crate::shareable::{Dead, Field, Layout, SEED, Shareable, at_slice, mix, mix_u64};
+use crate::shareable::{Dead, Field, Layout, Shareable, at_slice, begin, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use core::fmt;
 use core::marker::PhantomData;
@@ -644,7 +644,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> fmt::Debug for ByteRe
     }
 }
 
-const BASE: u64 = mix(SEED, b"ByteChannel 1");
+const BASE: u64 = begin::<FixedByteChannel<1>>(b"ByteChannel 1");
 
 // SAFETY: `repr(C)`; the parts are shareable; no `Drop`.
 unsafe impl<const BLOCKS: usize> Shareable for FixedByteChannel<BLOCKS> {
@@ -652,11 +652,7 @@ unsafe impl<const BLOCKS: usize> Shareable for FixedByteChannel<BLOCKS> {
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout {
-            name: "FixedByteChannel",
-            size: size_of::<Self>(),
-            fields: const { &Self::FIELDS },
-        }
+        Layout::of::<Self>("FixedByteChannel", const { &Self::FIELDS })
     }
     fn place(&self) {
         Shareable::place(&self.queue);
@@ -673,14 +669,14 @@ unsafe impl Shareable for ByteChannel {
     const ALIGN: usize = align_of::<FixedByteChannel<1>>();
     const NEEDS_PEERS: bool = true;
     fn layout() -> Layout {
-        let size = offset_of!(FixedByteChannel<1>, queue);
+        let (size, align) = (offset_of!(FixedByteChannel<1>, queue), Self::ALIGN);
         const {
             assert!(
                 align_of::<FixedByteChannel<1>>() == align_of::<FixedByteQueue<1>>(),
                 "the size of the queue is a multiple of the alignment"
             );
         }
-        Layout { name: "ByteChannel", size, fields: const { &FIELDS_OF_ANY } }
+        Layout { name: "ByteChannel", size, align, fields: const { &FIELDS_OF_ANY } }
     }
     fn size(len: usize) -> Option<usize> {
         let queue = <ByteQueue as Shareable>::size(len)?;

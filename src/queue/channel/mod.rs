@@ -54,7 +54,7 @@ pub use sender::Sender;
 use crate::error::Fault;
 use crate::queue::ends::{Ends, Sided};
 use crate::queue::{FixedQueue, NO_SENDERS, Queue, Slot};
-use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, at_slice, mix, mix_u64};
+use crate::shareable::{Dead, Field, Layout, Plain, Shareable, at_slice, begin, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use core::fmt;
 use core::mem::offset_of;
@@ -208,7 +208,7 @@ impl<T: Plain> Channel<T> {
         self.queue.wake_everybody();
     }
 
-    const BASE: u64 = mix_u64(mix(SEED, b"Channel 1"), T::FINGERPRINT);
+    const BASE: u64 = mix_u64(begin::<FixedChannel<T, 1>>(b"Channel 1"), T::FINGERPRINT);
 }
 
 impl<T: Plain> Sided for Channel<T> {
@@ -231,7 +231,7 @@ unsafe impl<T: Plain, const N: usize> Shareable for FixedChannel<T, N> {
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout { name: "FixedChannel", size: size_of::<Self>(), fields: const { &Self::FIELDS } }
+        Layout::of::<Self>("FixedChannel", const { &Self::FIELDS })
     }
     fn place(&self) {
         self.queue.place();
@@ -248,14 +248,14 @@ unsafe impl<T: Plain> Shareable for Channel<T> {
     const ALIGN: usize = align_of::<FixedChannel<T, 1>>();
     const NEEDS_PEERS: bool = true;
     fn layout() -> Layout {
-        let size = offset_of!(FixedChannel<T, 1>, queue);
+        let (size, align) = (offset_of!(FixedChannel<T, 1>, queue), Self::ALIGN);
         const {
             assert!(
                 align_of::<FixedChannel<T, 1>>() == align_of::<FixedQueue<T, 1>>(),
                 "the size of the queue is a multiple of the alignment"
             );
         }
-        Layout { name: "Channel", size, fields: const { &Self::TAIL } }
+        Layout { name: "Channel", size, align, fields: const { &Self::TAIL } }
     }
     fn size(len: usize) -> Option<usize> {
         let queue = <Queue<T> as Shareable>::size(len)?;

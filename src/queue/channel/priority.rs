@@ -47,7 +47,7 @@ use crate::queue::priority::{Delivery, PriorityQueue};
 use crate::queue::{NO_RECEIVERS, NO_SENDERS, Never, Unsent};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
-use crate::shareable::{Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64};
+use crate::shareable::{Dead, Field, Layout, Plain, Shareable, begin, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use crate::wait::signal::Signal;
 use core::fmt;
@@ -678,13 +678,13 @@ unsafe impl<T: Plain, const LEVELS: usize, const N: usize> Shareable
     for PriorityChannel<T, LEVELS, N>
 {
     const FINGERPRINT: u64 = mix_u64(
-        mix(SEED, b"PriorityChannel 1"),
+        begin::<Self>(b"PriorityChannel 1"),
         <PriorityQueue<T, LEVELS, N> as Shareable>::FINGERPRINT,
     );
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout { name: "PriorityChannel", size: size_of::<Self>(), fields: const { &Self::FIELDS } }
+        Layout::of::<Self>("PriorityChannel", const { &Self::FIELDS })
     }
     fn place(&self) {
         self.queue.place();

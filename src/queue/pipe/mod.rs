@@ -64,7 +64,7 @@ pub use way::Block;
 
 use crate::error::Fault;
 use crate::queue::ends::Ends;
-use crate::shareable::{Dead, Field, Layout, SEED, Shareable, at_slice, mix, mix_u64};
+use crate::shareable::{Dead, Field, Layout, Shareable, at_slice, begin, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use crate::sync::atomic::fence;
@@ -218,7 +218,7 @@ impl Pipe {
         self.ways.iter().any(|way| way.in_use(ours))
     }
 
-    const BASE: u64 = mix(SEED, b"Pipe 1");
+    const BASE: u64 = begin::<FixedPipe<2>>(b"Pipe 1");
 }
 
 // SAFETY: `repr(C)`; atomics and locks, for which any bytes will do, and bytes; indices are masked; no `Drop`.
@@ -227,7 +227,7 @@ unsafe impl<const BLOCKS: usize> Shareable for FixedPipe<BLOCKS> {
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout { name: "FixedPipe", size: size_of::<Self>(), fields: const { &Self::FIELDS } }
+        Layout::of::<Self>("FixedPipe", const { &Self::FIELDS })
     }
     fn place(&self) {
         self.ways.iter().for_each(Way::place);
@@ -246,8 +246,8 @@ unsafe impl Shareable for Pipe {
     const NEEDS_PEERS: bool = true;
     const ALIGN: usize = align_of::<FixedPipe<2>>();
     fn layout() -> Layout {
-        let size = offset_of!(FixedPipe<2>, blocks);
-        Layout { name: "Pipe", size, fields: const { &FixedPipe::<2>::FIELDS } }
+        let (size, align) = (offset_of!(FixedPipe<2>, blocks), Self::ALIGN);
+        Layout { name: "Pipe", size, align, fields: const { &FixedPipe::<2>::FIELDS } }
     }
     fn size(len: usize) -> Option<usize> {
         let end = len.checked_mul(BLOCK)?.checked_add(offset_of!(FixedPipe<2>, blocks))?;

@@ -62,9 +62,7 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::LIGHT;
 use crate::segment::{forks, identify};
-use crate::shareable::{
-    Dead, Field, Layout, Plain, SEED, Shareable, mix, mix_u64, slice_shareable,
-};
+use crate::shareable::{Dead, Field, Layout, Plain, Shareable, begin, mix_u64, slice_shareable};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
@@ -367,7 +365,7 @@ impl<T: Plain> Ring<T> {
         self.wake_everybody();
     }
 
-    const BASE: u64 = mix_u64(mix(SEED, b"spsc::Ring 1"), T::FINGERPRINT);
+    const BASE: u64 = mix_u64(begin::<FixedRing<T, 1>>(b"spsc::Ring 1"), T::FINGERPRINT);
 }
 
 // SAFETY: `repr(C)`; atomics, for which any bytes will do, and plain data that is checked before it is used; indices
@@ -377,7 +375,7 @@ unsafe impl<T: Plain, const N: usize> Shareable for FixedRing<T, N> {
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout { name: "FixedRing", size: size_of::<Self>(), fields: const { &Self::FIELDS } }
+        Layout::of::<Self>("FixedRing", const { &Self::FIELDS })
     }
     fn place(&self) {
         self.signals().into_iter().for_each(Signal::place);
@@ -392,8 +390,8 @@ unsafe impl<T: Plain> Shareable for Ring<T> {
     const FINGERPRINT: u64 = Ring::<T>::BASE;
     const NEEDS_PEERS: bool = true;
     fn layout() -> Layout {
-        let size = offset_of!(FixedRing<T, 1>, slots);
-        Layout { name: "Ring", size, fields: const { &FixedRing::<T, 1>::FIELDS } }
+        let (size, align) = (offset_of!(FixedRing<T, 1>, slots), Self::ALIGN);
+        Layout { name: "Ring", size, align, fields: const { &FixedRing::<T, 1>::FIELDS } }
     }
     slice_shareable!(FixedRing<T, 1>, Slot<T>, MAX_CAPACITY);
     fn place(&self) {
