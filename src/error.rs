@@ -1,5 +1,6 @@
 //! Errors that more than one module gives.
 use std::io;
+use std::path::PathBuf;
 use thiserror::Error;
 
 /// Why a segment could not be created, opened or attached to.
@@ -12,9 +13,21 @@ pub enum OpenError {
     /// A segment of this name is in use.
     #[error("a segment of this name already exists")]
     AlreadyExists,
-    /// The file's mode or owner forbids it.
-    #[error("permission to the segment denied")]
-    PermissionDenied,
+    /// The owner or the mode of a file or directory forbids it.
+    #[error("{}: {problem}", path.display())]
+    PermissionDenied {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it, and what can be done about it.
+        problem: String,
+    },
+    /// The segment has a name and belongs to another user. Segments without a name can be handed to
+    /// any user's processes.
+    #[error("the named segment belongs to user {owner}, whose processes alone can use it")]
+    OtherUser {
+        /// The user id of the owner.
+        owner: u32,
+    },
     /// The name is empty, too long, starts with a dot, or holds a slash or NUL.
     #[error(
         "a segment's name is 1 to 200 bytes, without slash or NUL, and does not start with a dot"
@@ -23,6 +36,12 @@ pub enum OpenError {
     /// A queue of this capacity cannot be.
     #[error("a capacity of {0} is out of range")]
     InvalidCapacity(usize),
+    /// The alignment of the type is larger than a segment can guarantee.
+    #[error("the type has an alignment of {0} bytes, a segment guarantees 4,096 at most")]
+    InvalidAlignment(usize),
+    /// The initialiser returned while a thread of this process held a lock in the value.
+    #[error("the initialiser left a lock of the value locked")]
+    LeftLocked,
     /// The peer table asked for is empty or too large.
     #[error("the peer table must hold 1 to 4,095 processes and 1 to 65,535 threads")]
     InvalidPeers,
@@ -85,20 +104,14 @@ pub enum OpenError {
     /// This process cannot take its place among the users of the segment.
     #[error(transparent)]
     Attach(#[from] Fault),
-    /// The operating system refused.
-    #[error("{0}")]
-    Io(#[source] io::Error),
-}
-
-impl From<io::Error> for OpenError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::NotFound => OpenError::NotFound,
-            io::ErrorKind::AlreadyExists => OpenError::AlreadyExists,
-            io::ErrorKind::PermissionDenied => OpenError::PermissionDenied,
-            _ => OpenError::Io(error),
-        }
-    }
+    /// The operating system refused a call.
+    #[error("{call} failed: {source}")]
+    Io {
+        /// The system call, or what it was for.
+        call: &'static str,
+        /// The error that the system gave.
+        source: io::Error,
+    },
 }
 
 /// Why an operation could not even be tried. None of these is a matter of waiting longer.

@@ -8,13 +8,14 @@ use crate::queue::spsc::Ring;
 use crate::queue::{ByteChannel, ByteReceiver, ByteSender};
 use crate::queue::{Channel, Queue, Receiver, Sender};
 use crate::queue::{PriorityChannel, PriorityReceiver, PrioritySender};
-use crate::segment::Attachment;
 use crate::segment::header::{self, Expected, Geometry, Lifetime, Spec};
 use crate::segment::memory::Memory;
 use crate::segment::names;
 use crate::segment::peers::Peers;
+use crate::segment::{Attachment, discard};
 use crate::shareable::{Dead, Plain, Shareable};
-use crate::sys::{file, thread};
+use crate::sys::file::{self, Named};
+use crate::sys::thread;
 use core::fmt;
 use core::ops::Deref;
 use core::ptr::NonNull;
@@ -76,12 +77,28 @@ unsafe impl<T: ?Sized + Shareable + Sync> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T: ?Sized + Shareable + Sync> Sync for Shared<T> {}
 
+/// Memory with a value, which threads of this process may use.
+///
+/// It exists from before an initialiser sees the value: the initialiser can take locks, fail and
+/// panic. So every way on which the memory is given up leads through its drop.
 struct Inner {
     /// `None` only while it is dropped.
     memory: Option<Memory>,
-    attachment: Attachment,
+    /// `None` until the segment is complete.
+    attachment: Option<Attachment>,
     /// Whether a thread of this process owns something in the value.
     in_use: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Inner {
+    /// # Safety
+    /// `at` points to a value in `memory`.
+    unsafe fn new<T: ?Sized + Shareable + Sync + 'static>(memory: Memory, at: NonNull<T>) -> Self {
+        let value = Anywhere(at);
+        // SAFETY: `drop` calls this before it gives up the memory, `make` while it has it.
+        let in_use = Box::new(move || unsafe { value.get() }.in_use(&thread::is_ours));
+        Inner { memory: Some(memory), attachment: None, in_use }
+    }
 }
 
 impl Drop for Inner {
@@ -90,11 +107,19 @@ impl Drop for Inner {
         // A guard was forgotten: its lock is in its thread's robust list, so the memory must stay.
         let keep = (self.in_use)();
         names::leave(&mut memory);
-        self.attachment.detach(memory, keep);
+        match &self.attachment {
+            Some(attachment) => attachment.detach(memory, keep),
+            None => discard(memory, keep),
+        }
     }
 }
 
 /// How a segment is to be made.
+///
+/// # Limits
+/// All memory of a segment is allocated when it is made, so that no use of it can fail later. A
+/// segment is a file to the system: if it is longer than the process's limit of file size
+/// (`RLIMIT_FSIZE`), the result is an [`OpenError::Io`] with `EFBIG`. The process gets no `SIGXFSZ`.
 ///
 /// ```
 /// use outlast::{Lock, Lifetime, Options, Shared};
@@ -174,7 +199,7 @@ impl Options {
     /// empty value of every primitive, and `init` is given it in place.
     ///
     /// # Errors
-    /// See [`OpenError`].
+    /// [`OpenError::LeftLocked`] if `init` has forgotten the guard of a lock; see [`OpenError`].
     pub fn anonymous_with<T: Shareable + Sync + 'static>(
         self,
         init: impl FnOnce(&T),
@@ -232,7 +257,7 @@ impl Options {
     /// # Errors
     /// See [`OpenError`].
     pub fn anonymous_queue<T: Plain>(self, capacity: usize) -> Result<Shared<Queue<T>>, OpenError> {
-        self.make(Home::Anonymous, capacity, |_| {})
+        self.make(Home::Anonymous, capacity, Self::empty)
     }
 
     /// As [`Shared::create_queue`].
@@ -244,7 +269,7 @@ impl Options {
         name: &str,
         capacity: usize,
     ) -> Result<Shared<Queue<T>>, OpenError> {
-        self.make(Home::Named(name), capacity, |_| {})
+        self.make(Home::Named(name), capacity, Self::empty)
     }
 
     /// As [`Shared::anonymous_channel`].
@@ -255,7 +280,7 @@ impl Options {
         self,
         capacity: usize,
     ) -> Result<Shared<Channel<T>>, OpenError> {
-        self.make(Home::Anonymous, capacity, |_| {})
+        self.make(Home::Anonymous, capacity, Self::empty)
     }
 
     /// As [`Shared::create_channel`].
@@ -267,7 +292,7 @@ impl Options {
         name: &str,
         capacity: usize,
     ) -> Result<Shared<Channel<T>>, OpenError> {
-        self.make(Home::Named(name), capacity, |_| {})
+        self.make(Home::Named(name), capacity, Self::empty)
     }
 
     /// As [`Shared::anonymous_ring`].
@@ -275,7 +300,7 @@ impl Options {
     /// # Errors
     /// See [`OpenError`].
     pub fn anonymous_ring<T: Plain>(self, capacity: usize) -> Result<Shared<Ring<T>>, OpenError> {
-        self.make(Home::Anonymous, capacity, |_| {})
+        self.make(Home::Anonymous, capacity, Self::empty)
     }
 
     /// As [`Shared::anonymous_bytes`].
@@ -283,7 +308,7 @@ impl Options {
     /// # Errors
     /// See [`OpenError`].
     pub fn anonymous_bytes(self, capacity: usize) -> Result<Shared<ByteQueue>, OpenError> {
-        self.make(Home::Anonymous, units(capacity)?, |_| {})
+        self.make(Home::Anonymous, units(capacity)?, Self::empty)
     }
 
     /// As [`Shared::create_bytes`].
@@ -291,7 +316,7 @@ impl Options {
     /// # Errors
     /// See [`OpenError`].
     pub fn create_bytes(self, name: &str, capacity: usize) -> Result<Shared<ByteQueue>, OpenError> {
-        self.make(Home::Named(name), units(capacity)?, |_| {})
+        self.make(Home::Named(name), units(capacity)?, Self::empty)
     }
 
     /// As [`Shared::anonymous_byte_channel`].
@@ -299,7 +324,7 @@ impl Options {
     /// # Errors
     /// See [`OpenError`].
     pub fn anonymous_byte_channel(self, capacity: usize) -> Result<Shared<ByteChannel>, OpenError> {
-        self.make(Home::Anonymous, units(capacity)?, |_| {})
+        self.make(Home::Anonymous, units(capacity)?, Self::empty)
     }
 
     /// As [`Shared::create_byte_channel`].
@@ -311,7 +336,7 @@ impl Options {
         name: &str,
         capacity: usize,
     ) -> Result<Shared<ByteChannel>, OpenError> {
-        self.make(Home::Named(name), units(capacity)?, |_| {})
+        self.make(Home::Named(name), units(capacity)?, Self::empty)
     }
 
     /// As [`Shared::anonymous_pipe`].
@@ -319,7 +344,7 @@ impl Options {
     /// # Errors
     /// See [`OpenError`].
     pub fn anonymous_pipe(self, capacity: usize) -> Result<Shared<Pipe>, OpenError> {
-        self.make(Home::Anonymous, blocks(capacity)?, |_| {})
+        self.make(Home::Anonymous, blocks(capacity)?, Self::empty)
     }
 
     /// As [`Shared::create_pipe`].
@@ -327,7 +352,7 @@ impl Options {
     /// # Errors
     /// See [`OpenError`].
     pub fn create_pipe(self, name: &str, capacity: usize) -> Result<Shared<Pipe>, OpenError> {
-        self.make(Home::Named(name), blocks(capacity)?, |_| {})
+        self.make(Home::Named(name), blocks(capacity)?, Self::empty)
     }
 
     /// As [`Shared::anonymous_journal`].
@@ -335,7 +360,7 @@ impl Options {
     /// # Errors
     /// See [`OpenError`].
     pub fn anonymous_journal(self, capacity: usize) -> Result<Shared<Journal>, OpenError> {
-        self.make(Home::Anonymous, capacity, |_| {})
+        self.make(Home::Anonymous, capacity, Self::empty)
     }
 
     /// As [`Shared::create_journal`].
@@ -343,7 +368,7 @@ impl Options {
     /// # Errors
     /// See [`OpenError`].
     pub fn create_journal(self, name: &str, capacity: usize) -> Result<Shared<Journal>, OpenError> {
-        self.make(Home::Named(name), capacity, |_| {})
+        self.make(Home::Named(name), capacity, Self::empty)
     }
 
     /// As [`Shared::create_ring`].
@@ -355,7 +380,7 @@ impl Options {
         name: &str,
         capacity: usize,
     ) -> Result<Shared<Ring<T>>, OpenError> {
-        self.make(Home::Named(name), capacity, |_| {})
+        self.make(Home::Named(name), capacity, Self::empty)
     }
 
     /// Makes a segment in memory of the caller's, for example of a `shared_memory::Shmem`.
@@ -379,14 +404,25 @@ impl Options {
         self.make(Home::Callers(memory), 0, |at| Self::put(at, value))
     }
 
-    fn put<T>(at: NonNull<T>, value: T) {
+    fn put<T: Shareable>(at: NonNull<T>, value: T) {
         // SAFETY: `make` gives zero-filled, aligned memory of the type's size that nobody else knows yet.
         unsafe { at.write(value) };
+        // SAFETY: just written.
+        unsafe { at.as_ref() }.place();
     }
 
-    fn init<T>(at: NonNull<T>, init: impl FnOnce(&T)) {
+    fn init<T: Shareable>(at: NonNull<T>, init: impl FnOnce(&T)) {
         // SAFETY: zero-filled memory is a value of every `Shareable` type.
-        init(unsafe { at.as_ref() });
+        let value = unsafe { at.as_ref() };
+        // Before `init`, which may use the value.
+        value.place();
+        init(value);
+    }
+
+    /// Zero-filled memory is an empty value.
+    fn empty<T: ?Sized + Shareable>(at: NonNull<T>) {
+        // SAFETY: as above.
+        unsafe { at.as_ref() }.place();
     }
 
     fn make<T: ?Sized + Shareable + Sync + 'static>(
@@ -400,6 +436,9 @@ impl Options {
         {
             return Err(OpenError::InvalidPeers);
         }
+        if T::ALIGN > header::MAX_ALIGN {
+            return Err(OpenError::InvalidAlignment(T::ALIGN));
+        }
         let spec = Spec {
             fingerprint: T::FINGERPRINT,
             description: T::layout().describe(),
@@ -411,30 +450,10 @@ impl Options {
             lifetime: matches!(home, Home::Named(_)).then_some(self.lifetime),
         };
         let geometry = spec.geometry().ok_or(OpenError::InvalidCapacity(len))?;
-        let fill = |memory: &Memory| {
-            // SAFETY: the memory is mapped, zero-filled, `geometry.total` bytes long, and not published yet.
-            unsafe { header::write(memory.base(), &spec, &geometry) }?;
-            let at = Shared::<T>::value_in(memory, &geometry)?;
-            fill(at);
-            if T::NEEDS_PEERS {
-                let base = NonNull::new(memory.base()).ok_or(OpenError::Corrupt)?;
-                // SAFETY: the memory was made by this geometry, and stays mapped during the call.
-                unsafe { Peers::new(base, &geometry) }.place();
-            }
-            // SAFETY: the value was just made there.
-            unsafe { at.as_ref() }.place();
-            // SAFETY: header and value are complete.
-            unsafe { header::publish(memory.base()) };
-            Ok(())
-        };
+        let (named, anonymous) = (matches!(home, Home::Named(_)), matches!(home, Home::Anonymous));
         let memory = match home {
-            Home::Anonymous => {
-                let memory = Memory::anonymous(geometry.total)?;
-                fill(&memory)?;
-                memory.seal()?;
-                memory
-            }
-            Home::Named(name) => names::create(name, geometry.total, fill)?,
+            Home::Anonymous => Memory::anonymous(geometry.total)?,
+            Home::Named(name) => names::prepare(name, geometry.total)?,
             Home::Callers(memory) => {
                 let (needed, align) = (geometry.total, spec.align());
                 if memory.len() < needed || !memory.base().addr().is_multiple_of(align) {
@@ -442,11 +461,31 @@ impl Options {
                 }
                 // SAFETY: the memory is at least that long, and the caller's promise makes it ours.
                 unsafe { memory.base().write_bytes(0, needed) };
-                fill(&memory)?;
                 memory
             }
         };
-        Shared::attach(memory, &geometry)
+        let base = NonNull::new(memory.base()).ok_or(OpenError::Corrupt)?;
+        let at = Shared::<T>::value_in(&memory, &geometry)?;
+        // SAFETY: the value lies there, by the geometry.
+        let inner = unsafe { Inner::new(memory, at) };
+        // SAFETY: the memory is mapped, zero-filled, `geometry.total` bytes long, and not published yet.
+        unsafe { header::write(base.as_ptr(), &spec, &geometry) }?;
+        if T::NEEDS_PEERS {
+            // SAFETY: the memory was made by this geometry, and stays mapped during the call.
+            unsafe { Peers::new(base, &geometry) }.place();
+        }
+        fill(at);
+        if (inner.in_use)() {
+            return Err(OpenError::LeftLocked);
+        }
+        // SAFETY: header and value are complete.
+        unsafe { header::publish(base.as_ptr()) };
+        match &inner.memory {
+            Some(memory) if named => names::publish(memory)?,
+            Some(memory) if anonymous => memory.seal()?,
+            _ => {}
+        }
+        Shared::attach(inner, at, &geometry)
     }
 }
 
@@ -721,7 +760,8 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         // SAFETY: borrowed for two calls, which fail if there is no such descriptor.
         let parent = unsafe { BorrowedFd::borrow_raw(number) };
         let fd = file::duplicate(parent).map_err(|_| OpenError::NotInherited)?;
-        file::set_close_on_exec(parent, true)?; // for this process, not for its children
+        // For this process, not for its children.
+        file::set_close_on_exec(parent, true).named("fcntl(F_SETFD)")?;
         Self::from_fd(fd)
     }
 
@@ -743,10 +783,10 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
     /// # Errors
     /// If the process has no descriptor left, or the memory is the caller's.
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
-        let fd = self.fd().ok_or_else(|| {
-            io::Error::new(io::ErrorKind::Unsupported, "the memory is the caller's")
-        })?;
-        file::duplicate(fd)
+        match &self.inner.memory {
+            Some(memory) => memory.clone_fd(),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
     /// The file descriptor of the memory, unless that is the caller's.
@@ -766,7 +806,11 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         // SAFETY: `len` bytes are mapped at `base`.
         let checked = unsafe { header::check(memory.base(), memory.len(), exact, &expected) };
         match checked {
-            Ok((geometry, _)) => Self::attach(memory, &geometry),
+            Ok((geometry, _)) => {
+                let at = Self::value_in(&memory, &geometry)?;
+                // SAFETY: the value lies there, by the geometry.
+                Self::attach(unsafe { Inner::new(memory, at) }, at, &geometry)
+            }
             Err(error) => {
                 names::leave(&mut memory);
                 Err(error)
@@ -774,8 +818,8 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         }
     }
 
-    fn attach(mut memory: Memory, geometry: &Geometry) -> Result<Self, OpenError> {
-        let at = Self::value_in(&memory, geometry)?;
+    fn attach(mut inner: Inner, at: NonNull<T>, geometry: &Geometry) -> Result<Self, OpenError> {
+        let memory = inner.memory.as_ref().ok_or(OpenError::Corrupt)?;
         let base = NonNull::new(memory.base()).ok_or(OpenError::Corrupt)?;
         // SAFETY: the geometry was checked against this memory, or the memory made by it; the attachment
         // keeps the tables only while it is mapped.
@@ -783,19 +827,8 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         let value = Anywhere(at);
         // SAFETY: the sentinel that calls this is joined before the memory is unmapped.
         let recover = Arc::new(move |dead: &Dead| unsafe { value.get() }.recover(dead));
-        let value = Anywhere(at);
-        // SAFETY: `Inner::drop` calls this before it gives up the memory.
-        let in_use = Box::new(move || unsafe { value.get() }.in_use(&thread::is_ours));
-        match Attachment::new(&memory, peers, recover) {
-            Ok(attachment) => Ok(Shared {
-                at,
-                inner: Arc::new(Inner { memory: Some(memory), attachment, in_use }),
-            }),
-            Err(fault) => {
-                names::leave(&mut memory);
-                Err(fault.into())
-            }
-        }
+        inner.attachment = Some(Attachment::new(memory, peers, recover)?);
+        Ok(Shared { at, inner: Arc::new(inner) })
     }
 
     fn value_in(memory: &Memory, geometry: &Geometry) -> Result<NonNull<T>, OpenError> {

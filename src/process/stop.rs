@@ -4,6 +4,7 @@ use crate::event::Event;
 use crate::segment::{forks, leave};
 use crate::shareable::Shareable;
 use crate::shared::Shared;
+use crate::sys::file::Named;
 use crate::sys::signal::{end_by, first, install, want};
 use crate::sys::thread::spawn_silent;
 use core::fmt;
@@ -78,7 +79,8 @@ impl Stop {
     /// # Errors
     /// If there is no segment, or the operating system refuses.
     pub fn on_signals() -> Result<Stop, OpenError> {
-        Ok(Stop::on_signals_in(Shared::anonymous(Event::manual(false))?, |event| event)?)
+        Stop::on_signals_in(Shared::anonymous(Event::manual(false))?, |event| event)
+            .named("catching signals")
     }
 }
 

@@ -1,7 +1,7 @@
 //! What owner, helper and worker say to each other.
 #![expect(unsafe_code, reason = "maps what others have written")]
 use super::code::Image;
-use crate::sys::file::memfd_create;
+use crate::sys::file::{growing, memfd_create};
 use crate::sys::process::{freeze, is_frozen, receive, send};
 use core::ops::Deref;
 use memmap2::{Mmap, MmapOptions};
@@ -98,7 +98,7 @@ fn garbled() -> io::Error {
 /// Bytes in a file in memory, which nobody can change any more.
 pub(crate) fn to_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     let file = File::from(memfd_create()?);
-    file.write_all_at(bytes, 0)?;
+    growing(|| file.write_all_at(bytes, 0))?;
     freeze(file.as_fd())?;
     Ok(file.into())
 }

@@ -46,11 +46,11 @@
 //! stored ones are equal.
 #![expect(unsafe_code, reason = "reads and writes raw shared memory")]
 use crate::error::OpenError;
+use crate::sys::file::Named;
 use crate::sys::{BACKEND, file};
 // Segments lie outside of what loom models, so these are never its atomics.
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use core::{mem, ptr};
-use std::io;
 
 /// The length of the header, in bytes.
 pub(crate) const HEADER: usize = 128;
@@ -72,6 +72,9 @@ const PTHREAD: u32 = 2;
 const WORD: u32 = usize::BITS / 8;
 /// glibc's distance from the list entry in a `pthread_mutex_t` to its lock word.
 const ROBUST_OFFSET: i32 = -32;
+/// What is asked of the system.
+const BOOT_ID: &str = "reading the boot id from /proc";
+const PID_NAMESPACE: &str = "reading the PID namespace from /proc";
 const READY: u32 = 1;
 const NAMELESS: u32 = 2;
 
@@ -79,6 +82,8 @@ const NAMELESS: u32 = 2;
 const LINE: usize = 64;
 /// Segments are mapped, so they end, and are aligned to at most, a page.
 const PAGE: usize = 4_096;
+/// The greatest alignment that a value can have.
+pub(crate) const MAX_ALIGN: usize = PAGE;
 /// A description is for people. Nobody reads more than this.
 const MAX_DESCRIPTION: usize = 1 << 16;
 const DESCRIPTION_AT: usize = HEADER + CONTROL;
@@ -93,6 +98,10 @@ const DESCRIPTION_AT: usize = HEADER + CONTROL;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Lifetime {
     /// The last process that leaves removes it.
+    ///
+    /// A process that is created by `fork` counts as one that uses the segment, also in the moment
+    /// before it executes another program. A process that leaves beside such a child waits for it,
+    /// for 100 milliseconds at most. If that is too short, the name stays as it does after a kill.
     ///
     /// Where that process was killed, whoever comes next does: an open finds no such segment, a
     /// create replaces it, and [`reap`](crate::reap) clears it away.
@@ -220,7 +229,7 @@ impl Parts {
                 (1..=MAX_PROCESSES).contains(&processes) && (1..=MAX_THREADS).contains(&threads)
             }
         };
-        let align_fits = self.value_align.is_power_of_two() && self.value_align <= PAGE;
+        let align_fits = self.value_align.is_power_of_two() && self.value_align <= MAX_ALIGN;
         if !peers_fit || !align_fits || self.description > MAX_DESCRIPTION {
             return None;
         }
@@ -254,7 +263,11 @@ impl Parts {
 /// # Safety
 /// - `geometry` is `spec.geometry()`, and its `total` bytes at `base` can be written.
 /// - They are zero, aligned to 64, and nobody else uses them yet.
-pub(crate) unsafe fn write(base: *mut u8, spec: &Spec, geometry: &Geometry) -> io::Result<()> {
+pub(crate) unsafe fn write(
+    base: *mut u8,
+    spec: &Spec,
+    geometry: &Geometry,
+) -> Result<(), OpenError> {
     let description = spec.stored_description();
     let header = Header {
         magic: MAGIC,
@@ -264,8 +277,8 @@ pub(crate) unsafe fn write(base: *mut u8, spec: &Spec, geometry: &Geometry) -> i
         robust: ROBUST_OFFSET,
         total: geometry.total as u64,
         fingerprint: spec.fingerprint,
-        boot_id: file::boot_id()?,
-        pid_namespace: file::pid_namespace()?,
+        boot_id: file::boot_id().named(BOOT_ID)?,
+        pid_namespace: file::pid_namespace().named(PID_NAMESPACE)?,
         lifetime: match spec.lifetime {
             Some(Lifetime::UntilLast) => 0,
             Some(Lifetime::Persistent) => 1,
@@ -276,8 +289,8 @@ pub(crate) unsafe fn write(base: *mut u8, spec: &Spec, geometry: &Geometry) -> i
         threads: geometry.threads,
         len: geometry.len as u64,
         // Both are at most `MAX_DESCRIPTION` and a little.
-        description_at: u32::try_from(geometry.description.0).map_err(io::Error::other)?,
-        description_len: u32::try_from(geometry.description.1).map_err(io::Error::other)?,
+        description_at: u32::try_from(geometry.description.0).map_err(|_| OpenError::Corrupt)?,
+        description_len: u32::try_from(geometry.description.1).map_err(|_| OpenError::Corrupt)?,
         peers: geometry.peers as u64,
         value: geometry.value as u64,
         value_size: spec.value_size as u64,
@@ -451,11 +464,10 @@ impl Header {
             let found = format!("{name} ({bits}-bit, lock word at {robust})");
             return Err(OpenError::Backend { found, ours: OURS });
         }
-        // Not `?`: the conversion would make "no such segment" of a missing /proc.
-        if self.boot_id != file::boot_id().map_err(OpenError::Io)? {
+        if self.boot_id != file::boot_id().named(BOOT_ID)? {
             return Err(OpenError::OtherBoot);
         }
-        if self.pid_namespace != file::pid_namespace().map_err(OpenError::Io)? {
+        if self.pid_namespace != file::pid_namespace().named(PID_NAMESPACE)? {
             return Err(OpenError::OtherPidNamespace);
         }
         if self.state == READY { Ok(()) } else { Err(OpenError::Corrupt) }

@@ -2,13 +2,23 @@
 #![expect(unsafe_code, reason = "shares a raw pointer between threads")]
 use crate::error::OpenError;
 use crate::segment::header::HEADER;
-use crate::sys::file;
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sys::file::{self, Named};
 use core::ptr::NonNull;
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+/// What is asked of the system.
+pub(super) const ALLOCATE: &str = "allocating memory (fallocate)";
+pub(super) const FLOCK: &str = "flock";
+pub(super) const FSTAT: &str = "fstat";
+pub(super) const REOPEN: &str = "opening the segment's file again through /proc";
+const GET_SEALS: &str = "fcntl(F_GET_SEALS)";
 
 /// Memory for a segment, and what keeps it. Says nothing about what is in it.
 ///
@@ -21,6 +31,27 @@ pub(crate) struct Memory {
     /// The file's name, if it is known. A descriptor does not tell: the creator's, for one, was
     /// opened before there was a name.
     path: Option<PathBuf>,
+    /// The mark on the file, if it has, or will have, a name.
+    mark: Option<Mark>,
+}
+
+/// The number by which an open file is known: the id of the process that opened it, and a count.
+///
+/// It stands on the open file as a lock of one byte, and so lasts until every copy of the
+/// descriptor is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark(pub(super) u64);
+
+impl Mark {
+    fn new() -> Mark {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        Mark(u64::from(std::process::id()) << 32 | u64::from(COUNT.fetch_add(1, Relaxed)))
+    }
+
+    /// The process that opened the file.
+    pub(crate) fn pid(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
 }
 
 #[derive(Debug)]
@@ -39,8 +70,8 @@ impl Memory {
     /// Zero-filled memory of which only this process and those it hands it to know. It wants to be
     /// [sealed](Self::seal) before it is handed on.
     pub(crate) fn anonymous(len: usize) -> Result<Memory, OpenError> {
-        let fd = file::memfd_create().map_err(OpenError::Io)?;
-        file::allocate(fd.as_fd(), len).map_err(OpenError::Io)?;
+        let fd = file::memfd_create().named("memfd_create")?;
+        file::allocate(fd.as_fd(), len).named(ALLOCATE)?;
         Memory::from_memfd(fd.into())
     }
 
@@ -48,45 +79,55 @@ impl Memory {
     pub(crate) fn from_file(file: File) -> Result<Memory, OpenError> {
         // A mapping holds on to the open file that it was made from, and so to its lock. Made from
         // another one, it can outlast our use of the segment and not count as use.
-        let unlocked = file::reopen(file.as_fd())?;
+        let unlocked = file::reopen(file.as_fd()).named(REOPEN)?;
         let mapping = map(&unlocked)?;
-        Ok(Memory { place: Place::Mapped(mapping), file: Some(file), path: None })
+        let mark = Mark::new();
+        // Without it, leaving does not wait for copies of the descriptor: that is all.
+        file::mark(file.as_fd(), mark.0).ok();
+        Ok(Memory { place: Place::Mapped(mapping), file: Some(file), path: None, mark: Some(mark) })
     }
 
     fn from_memfd(file: File) -> Result<Memory, OpenError> {
         let mapping = map(&file)?;
-        Ok(Memory { place: Place::Mapped(mapping), file: Some(file), path: None })
+        Ok(Memory { place: Place::Mapped(mapping), file: Some(file), path: None, mark: None })
     }
 
     /// Maps what a descriptor from elsewhere stands for, if its length can be relied on.
     ///
     /// # Errors
-    /// [`OpenError::NotSealed`] if it is neither a memfd whose length is sealed, nor a file with a
-    /// name that lives in memory and belongs to this user: such a file could be shortened, but only
-    /// by those who may anyway. [`OpenError::NotFound`] if it has just lost its name.
+    /// - [`OpenError::NotSealed`] if it is neither a memfd whose length is sealed, nor a file with a
+    ///   name that lives in memory.
+    /// - [`OpenError::OtherUser`] if it has a name and belongs to another user, who could shorten
+    ///   it. (This user could as well, but may do so anyway.)
+    /// - [`OpenError::NotFound`] if it has just lost its name.
     pub(crate) fn from_fd(fd: OwnedFd) -> Result<Memory, OpenError> {
         let file = File::from(fd);
-        let metadata = file.metadata()?;
+        let metadata = file.metadata().named(FSTAT)?;
         if !metadata.is_file() {
             return Err(OpenError::NotSealed);
         }
         if metadata.nlink() == 0 {
-            if !file::is_sealed(file.as_fd())? {
+            if !file::is_sealed(file.as_fd()).named(GET_SEALS)? {
                 return Err(OpenError::NotSealed);
             }
             return Memory::from_memfd(file);
         }
-        let in_memory = file::seals(file.as_fd())?.is_some();
-        if !in_memory || metadata.uid() != file::effective_uid() {
+        if file::seals(file.as_fd()).named(GET_SEALS)?.is_none() {
             return Err(OpenError::NotSealed);
         }
-        // A copy of a user's descriptor has the lock already, one opened afresh has not. Once we
-        // have it nobody takes the name away, and who holds it alone now may do so.
-        file::share_lock(file.as_fd())?;
-        if file.metadata()?.nlink() == 0 {
+        if metadata.uid() != file::effective_uid() {
+            return Err(OpenError::OtherUser { owner: metadata.uid() });
+        }
+        // The descriptor may be a copy of another user's, who must not have to wait for our end.
+        let own = file::reopen(file.as_fd()).named(REOPEN)?;
+        // Once this process has the lock, nobody takes the name away; a process that holds it alone
+        // now may do so.
+        file::share_lock(own.as_fd()).named(FLOCK)?;
+        drop(file);
+        if own.metadata().named(FSTAT)?.nlink() == 0 {
             return Err(OpenError::NotFound);
         }
-        Memory::from_file(file)
+        Memory::from_file(own)
     }
 
     /// Memory that the caller has and keeps.
@@ -94,13 +135,13 @@ impl Memory {
     /// # Safety
     /// `len` bytes at `base` can be read and written, by any thread, until this is dropped.
     pub(crate) unsafe fn callers(base: NonNull<u8>, len: usize) -> Memory {
-        Memory { place: Place::Callers { base, len }, file: None, path: None }
+        Memory { place: Place::Callers { base, len }, file: None, path: None, mark: None }
     }
 
     /// Fixes the length of anonymous memory for ever.
     pub(crate) fn seal(&self) -> Result<(), OpenError> {
         match self.fd() {
-            Some(fd) => Ok(file::seal(fd)?),
+            Some(fd) => file::seal(fd).named("sealing the memory"),
             None => Ok(()),
         }
     }
@@ -131,6 +172,24 @@ impl Memory {
         self.file.as_ref().map(File::as_fd)
     }
 
+    /// A descriptor to be given to another process.
+    ///
+    /// For memory with a name it is an open file of its own, with the shared lock: it keeps the
+    /// segment in use until the other process has opened it, and longer than this process does.
+    pub(crate) fn clone_fd(&self) -> io::Result<OwnedFd> {
+        let Some(file) = &self.file else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the memory is the caller's"));
+        };
+        if file.metadata()?.nlink() == 0 {
+            return file::duplicate(file.as_fd());
+        }
+        match file::reopen(file.as_fd()) {
+            Ok(other) => file::share_lock(other.as_fd()).map(|()| other.into()),
+            // Without /proc, or if the process has changed its user.
+            Err(_) => file::duplicate(file.as_fd()),
+        }
+    }
+
     /// Parts with the file. The mapping stays: it does not need it.
     pub(crate) fn take_file(&mut self) -> Option<File> {
         self.file.take()
@@ -141,6 +200,11 @@ impl Memory {
         self.path.as_deref()
     }
 
+    /// The mark on the file, if it has, or will have, a name.
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        self.mark
+    }
+
     /// The same memory, with the name of its file.
     pub(crate) fn at_path(self, path: PathBuf) -> Memory {
         Memory { path: Some(path), ..self }
@@ -149,9 +213,10 @@ impl Memory {
 
 /// Maps the whole file. The length is asked for here, so that the mapping cannot exceed the file.
 fn map(file: &File) -> Result<MmapRaw, OpenError> {
-    let len = usize::try_from(file.metadata()?.len()).map_err(|_| OpenError::Corrupt)?;
+    let len = file.metadata().named(FSTAT)?.len();
+    let len = usize::try_from(len).map_err(|_| OpenError::Corrupt)?;
     if len < HEADER {
         return Err(OpenError::NotOurs);
     }
-    Ok(MmapOptions::new().len(len).map_raw(file)?)
+    MmapOptions::new().len(len).map_raw(file).named("mmap")
 }

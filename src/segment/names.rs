@@ -7,6 +7,11 @@
 //! to the open file, so it lasts until the last process that has a copy of the descriptor, by fork
 //! or otherwise, closed it or died. A mapping alone does not hold it.
 //!
+//! **Copies.** A child between `fork` and `exec` has copies of all descriptors for a moment, and so
+//! keeps segments in use that its parent has left. Each open file therefore bears a [`Mark`]. A
+//! process that leaves waits a little as long as its own mark still stands, and `create` and
+//! [`reap`] do as long as a mark of a dead process stands. Without copies nobody waits.
+//!
 //! Invariants:
 //! - N1: the creator holds the shared lock before the file gets its name.
 //! - N2: a name is taken away only by who holds the exclusive lock of the very file that it names.
@@ -15,27 +20,30 @@
 //!   by N2 nobody can take the name away.
 //! - N4: the exclusive lock is only ever tried for, never waited for, and given up explicitly, so
 //!   that a process forked meanwhile does not keep it.
+//! - N5: an open file that holds the shared lock is given to other processes by `fork` only.
+//!   Descriptors that are handed on otherwise are open files of their own, so they never make the
+//!   process that handed them on wait.
 //!
 //! From N2 and N4: who finds the exclusive lock held waits for the shared one, and looks again.
 //! Then the file has either lost its name, or is in use.
 use crate::error::OpenError;
 use crate::segment::header::{self, HEADER, Lifetime};
-use crate::segment::memory::Memory;
-use crate::sys::file;
+use crate::segment::memory::{ALLOCATE, FLOCK, FSTAT, Mark, Memory};
+use crate::sys::file::{self, Named};
+use crate::sys::{hooks, thread};
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, DirEntryExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 const MAX_NAME: usize = 200;
+/// How long a process waits for copies of a descriptor to be closed.
+const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Makes a segment of `len` bytes: `fill` writes it, then it gets its name.
-pub(crate) fn create(
-    name: &str,
-    len: usize,
-    fill: impl FnOnce(&Memory) -> Result<(), OpenError>,
-) -> Result<Memory, OpenError> {
+/// Makes memory of `len` bytes for a segment that gets its name by [`publish`].
+pub(crate) fn prepare(name: &str, len: usize) -> Result<Memory, OpenError> {
     check_name(name)?;
     let dir = directory();
     make_directory(&dir)?;
@@ -44,22 +52,26 @@ pub(crate) fn create(
     if !vacate(&path)? {
         return Err(OpenError::AlreadyExists);
     }
-    let file = file::unnamed_file_in(&dir).map_err(OpenError::Io)?;
-    file::allocate(file.as_fd(), len).map_err(OpenError::Io)?;
+    let file = file::unnamed_file_in(&dir).named("opening a file without a name (O_TMPFILE)")?;
+    file::allocate(file.as_fd(), len).named(ALLOCATE)?;
     // Keeps N1.
-    file::share_lock(file.as_fd())?;
-    let memory = Memory::from_file(file)?;
-    fill(&memory)?;
-    let fd = memory.fd().ok_or(OpenError::Corrupt)?;
+    file::share_lock(file.as_fd()).named(FLOCK)?;
+    Ok(Memory::from_file(file)?.at_path(path))
+}
+
+/// Gives [prepared](prepare) memory, in which the segment is complete, its name.
+pub(crate) fn publish(memory: &Memory) -> Result<(), OpenError> {
+    let (Some(fd), Some(path)) = (memory.fd(), memory.path()) else {
+        return Err(OpenError::Corrupt);
+    };
     loop {
-        match file::link(fd, &dir, name) {
-            Ok(()) => return Ok(memory.at_path(path)),
+        match file::link(fd, path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if !vacate(&path)? {
+                if !vacate(path)? {
                     return Err(OpenError::AlreadyExists);
                 }
             }
-            Err(error) => return Err(OpenError::Io(error)),
+            linked => return linked.named("naming the file through /proc (linkat)"),
         }
     }
 }
@@ -71,18 +83,15 @@ pub(crate) fn open(name: &str) -> Result<Memory, OpenError> {
     check_directory(&dir)?;
     let path = dir.join(name);
     loop {
-        if !is_ours(&fs::symlink_metadata(&path)?) {
-            return Err(OpenError::PermissionDenied);
-        }
-        let file = file::open_nofollow(&path)?;
+        let found = |error| lookup_error(&path, error);
+        check_owner(&path, &fs::symlink_metadata(&path).map_err(found)?)?;
+        let file = file::open_nofollow(&path).map_err(found)?;
         // The path may have changed since it was looked at, the file cannot.
-        if !is_ours(&file.metadata()?) {
-            return Err(OpenError::PermissionDenied);
-        }
+        check_owner(&path, &file.metadata().named(FSTAT)?)?;
         if unlink_unheld(&path, &file, is_until_last)? {
             return Err(OpenError::NotFound);
         }
-        file::share_lock(file.as_fd())?;
+        file::share_lock(file.as_fd()).named(FLOCK)?;
         // By N3. If the name is gone or means another file, the last user has just left.
         if means(&path, &file)? {
             return Ok(Memory::from_file(file)?.at_path(path));
@@ -111,8 +120,15 @@ pub(crate) fn leave(memory: &mut Memory) {
     // Our own lock would be in the way of the exclusive one.
     drop(file);
     let Ok(file) = file::open_nofollow(&path) else { return };
+    // In a forked child the mark is its parent's, which may go on using the segment.
+    let mark = memory.mark().filter(|mark| mark.pid() == std::process::id());
+    let is_copied = || {
+        let number = mark.map(|mark| mark.0);
+        number.is_some() && file::marked(file.as_fd(), number).is_ok_and(|mark| mark.is_some())
+    };
+    let give_up_at = Instant::now() + PATIENCE;
     // On failure the segment is left to who comes next, as said above.
-    unlink_unheld(&path, &file, is_until_last).unwrap_or_default();
+    unlink_when_left(&path, &file, is_until_last, is_copied, give_up_at).unwrap_or_default();
 }
 
 /// Removes the named segments of this user that no living process uses any more.
@@ -123,7 +139,7 @@ pub(crate) fn leave(memory: &mut Memory) {
 /// long they have not touched it. Returns how many segments it removed.
 ///
 /// # Errors
-/// The directory `/dev/shm/outlast-<user id>` exists but cannot be read, or others may write to it.
+/// The directory `/dev/shm/outlast-<user id>` exists but cannot be read, or others have access to it.
 ///
 /// # Examples
 /// ```
@@ -136,53 +152,81 @@ pub fn reap() -> io::Result<usize> {
     match check_directory(&dir) {
         Ok(()) => {}
         Err(OpenError::NotFound) => return Ok(0),
-        Err(OpenError::Io(error)) => return Err(error),
-        Err(_) => return Err(io::ErrorKind::PermissionDenied.into()),
+        Err(OpenError::Io { source, .. }) => return Err(source),
+        Err(denied) => return Err(io::Error::new(io::ErrorKind::PermissionDenied, denied)),
     }
+    let give_up_at = Instant::now() + PATIENCE;
     let mut removed = 0;
     for entry in fs::read_dir(&dir)? {
         let path = entry?.path();
         // Files come and go meanwhile, and one that resists is no reason to spare the others.
-        if reap_one(&path).unwrap_or_default() {
+        if reap_one(&path, give_up_at).unwrap_or_default() {
             removed += 1;
         }
     }
     Ok(removed)
 }
 
-fn reap_one(path: &Path) -> io::Result<bool> {
-    if !is_ours(&fs::symlink_metadata(path)?) {
-        return Ok(false);
-    }
-    let file = file::open_nofollow(path)?;
+fn reap_one(path: &Path, give_up_at: Instant) -> Result<bool, OpenError> {
+    let found = |error| lookup_error(path, error);
+    check_owner(path, &fs::symlink_metadata(path).map_err(found)?)?;
+    let file = file::open_nofollow(path).map_err(found)?;
     // Too short for a segment: nobody made it whole and linked it in.
-    unlink_unheld(path, &file, |file| {
-        Ok(file.metadata()?.len() < HEADER as u64 || is_until_last(file)?)
-    })
+    let is_garbage =
+        |file: &File| Ok(file.metadata()?.len() < HEADER as u64 || is_until_last(file)?);
+    unlink_when_left(path, &file, is_garbage, || is_orphaned(&file), give_up_at)
 }
 
 /// Makes sure that the name can be linked, if nobody uses it: false if somebody does.
 fn vacate(path: &Path) -> Result<bool, OpenError> {
     let file = match fs::symlink_metadata(path) {
-        Ok(metadata) if !is_ours(&metadata) => return Ok(false),
+        Ok(metadata) if check_owner(path, &metadata).is_err() => return Ok(false),
         Ok(_) => file::open_nofollow(path),
         Err(error) => Err(error),
     };
     let file = match file {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(lookup_error(path, error)),
     };
-    if unlink_unheld(path, &file, is_until_last)? {
+    let give_up_at = Instant::now() + PATIENCE;
+    if unlink_when_left(path, &file, is_until_last, || is_orphaned(&file), give_up_at)? {
         return Ok(true);
     }
     // Somebody holds it alone, perhaps, and is about to unlink it: wait until that is settled.
-    file::share_lock(file.as_fd())?;
+    file::share_lock(file.as_fd()).named(FLOCK)?;
     if !means(path, &file)? {
         return Ok(true);
     }
     // Our lock may just have kept the last user from unlinking it, so that is up to us now.
-    Ok(unlink_unheld(path, &file, is_until_last)?)
+    unlink_unheld(path, &file, is_until_last)
+}
+
+/// Whether a process that has died still has the file open: by a copy of a descriptor, which a
+/// child of that process will close soon, or which is all that is left of the segment's users.
+fn is_orphaned(file: &File) -> bool {
+    let mark = file::marked(file.as_fd(), None).unwrap_or_default();
+    mark.is_some_and(|number| !thread::exists(Mark(number).pid()))
+}
+
+/// Like [`unlink_unheld`], but tries again until `give_up_at` while somebody uses the file and
+/// `is_copied` says that this may be over soon.
+fn unlink_when_left(
+    path: &Path,
+    file: &File,
+    garbage: impl Fn(&File) -> io::Result<bool>,
+    is_copied: impl Fn() -> bool,
+    give_up_at: Instant,
+) -> Result<bool, OpenError> {
+    loop {
+        if unlink_unheld(path, file, &garbage)? {
+            return Ok(true);
+        }
+        if !is_copied() || Instant::now() >= give_up_at {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Unlinks a file of which `garbage` says so, if nobody uses it and `path` still means it. Tells
@@ -191,21 +235,22 @@ fn unlink_unheld(
     path: &Path,
     file: &File,
     garbage: impl FnOnce(&File) -> io::Result<bool>,
-) -> io::Result<bool> {
-    if !file::try_exclusive(file.as_fd())? {
+) -> Result<bool, OpenError> {
+    hooks::pause("names: about to lock");
+    if !file::try_exclusive(file.as_fd()).named(FLOCK)? {
         return Ok(false);
     }
     let unlink = || {
         // Keeps N2.
-        let ours = garbage(file)? && means(path, file)?;
+        let ours = garbage(file).named("reading the segment's header")? && means(path, file)?;
         if ours {
-            fs::remove_file(path)?;
+            fs::remove_file(path).map_err(|error| lookup_error(path, error))?;
         }
         Ok(ours)
     };
     let unlinked = unlink();
     // Keeps N4, whatever happened.
-    file::unlock(file.as_fd())?;
+    file::unlock(file.as_fd()).named(FLOCK)?;
     unlinked
 }
 
@@ -228,20 +273,41 @@ fn is_until_last(file: &File) -> io::Result<bool> {
 }
 
 /// Whether the path names this very file.
-fn means(path: &Path, file: &File) -> io::Result<bool> {
+fn means(path: &Path, file: &File) -> Result<bool, OpenError> {
     match fs::symlink_metadata(path) {
-        Ok(metadata) => Ok(identity(&metadata) == identity(&file.metadata()?)),
+        Ok(metadata) => Ok(identity(&metadata) == identity(&file.metadata().named(FSTAT)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
+        Err(error) => Err(lookup_error(path, error)),
     }
+}
+
+/// What it means that a name cannot be looked up. The only place that makes "no such segment" of
+/// the system's "no such file".
+fn lookup_error(path: &Path, error: io::Error) -> OpenError {
+    match error.kind() {
+        io::ErrorKind::NotFound => OpenError::NotFound,
+        io::ErrorKind::PermissionDenied => denied(path, "the system denies access".into()),
+        _ => OpenError::Io { call: "looking up the segment's file", source: error },
+    }
+}
+
+fn denied(path: &Path, problem: String) -> OpenError {
+    OpenError::PermissionDenied { path: path.into(), problem }
 }
 
 fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-fn is_ours(metadata: &Metadata) -> bool {
-    metadata.is_file() && metadata.uid() == file::effective_uid()
+fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), OpenError> {
+    let (owner, me) = (metadata.uid(), file::effective_uid());
+    if !metadata.is_file() {
+        return Err(denied(path, "this is not a regular file, so it is no segment".into()));
+    }
+    if owner != me {
+        return Err(denied(path, format!("the file belongs to user {owner}, not to user {me}")));
+    }
+    Ok(())
 }
 
 fn check_name(name: &str) -> Result<(), OpenError> {
@@ -261,16 +327,31 @@ fn make_directory(dir: &Path) -> Result<(), OpenError> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(OpenError::Io(error)),
+        Err(source) => {
+            return Err(OpenError::Io { call: "creating the directory of segments", source });
+        }
     }
     check_directory(dir)
 }
 
 /// Anyone may make a file in `/dev/shm`, also one with the name of our directory.
 fn check_directory(dir: &Path) -> Result<(), OpenError> {
-    let metadata = fs::symlink_metadata(dir)?;
-    let private = metadata.mode() & 0o077 == 0 && metadata.uid() == file::effective_uid();
-    if metadata.is_dir() && private { Ok(()) } else { Err(OpenError::PermissionDenied) }
+    let metadata = fs::symlink_metadata(dir).map_err(|error| lookup_error(dir, error))?;
+    let (owner, me) = (metadata.uid(), file::effective_uid());
+    let problem = if owner != me {
+        format!(
+            "this belongs to user {owner}, and user {me} needs a directory of that name for named \
+             segments: user {owner} or root can remove it"
+        )
+    } else if !metadata.is_dir() {
+        "this is not a directory, and named segments need one of that name: remove it".into()
+    } else if metadata.mode() & 0o077 != 0 {
+        let mode = metadata.mode() & 0o777;
+        format!("other users have access to the directory (mode {mode:03o}): `chmod 700` it")
+    } else {
+        return Ok(());
+    };
+    Err(denied(dir, problem))
 }
 
 /// Removes the name of a segment; for a persistent one, the only end there is.
@@ -283,5 +364,6 @@ pub fn remove(name: &str) -> Result<(), OpenError> {
     check_name(name)?;
     let dir = directory();
     check_directory(&dir)?;
-    Ok(fs::remove_file(dir.join(name))?)
+    let path = dir.join(name);
+    fs::remove_file(&path).map_err(|error| lookup_error(&path, error))
 }

@@ -273,6 +273,17 @@ impl Attachment {
     }
 }
 
+/// Lets go of memory that a thread of this process may have used, and that has no attachment.
+/// `keep` as in [`Attachment::detach`].
+pub(crate) fn discard(memory: Memory, keep: bool) {
+    let (start, len) = (memory.base().addr(), memory.len());
+    if keep {
+        core::mem::forget(memory);
+    } else if !table().has(start) {
+        robust::forget_within(start, len);
+    }
+}
+
 impl Table {
     /// Whether memory that starts there is in use.
     fn has(&self, start: usize) -> bool {

@@ -1,5 +1,6 @@
 //! Files as memory: anonymous and unnamed ones, their seals and locks, and whose they are.
 #![expect(unsafe_code, reason = "calls the C library")]
+use crate::error::OpenError;
 use core::ffi::c_int;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -11,6 +12,21 @@ use std::path::Path;
 
 /// Memory sealed with both keeps its length for ever.
 const LENGTH_SEALS: c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+
+/// Names the call that a system error comes from.
+///
+/// There is no conversion by `?`: what an error number means depends on the call. "No such file" is
+/// [`OpenError::NotFound`] only where the name of a segment is looked up.
+pub(crate) trait Named<T> {
+    /// Makes an [`OpenError::Io`] of the error.
+    fn named(self, call: &'static str) -> Result<T, OpenError>;
+}
+
+impl<T> Named<T> for io::Result<T> {
+    fn named(self, call: &'static str) -> Result<T, OpenError> {
+        self.map_err(|source| OpenError::Io { call, source })
+    }
+}
 
 /// Turns the C library's -1 into the error that it stands for.
 pub(super) fn result<T: PartialEq + From<i8>>(returned: T) -> io::Result<T> {
@@ -44,18 +60,80 @@ pub(crate) fn memfd_create() -> io::Result<OwnedFd> {
 }
 
 /// Makes the file `len` zero bytes long, with memory behind each: a hole would be a `SIGBUS` in
-/// whoever touches it once memory is short.
+/// a thread that touches it once memory is short.
+///
+/// Every call that makes a file grow goes through [`growing`], as this one does.
 pub(crate) fn allocate(fd: BorrowedFd<'_>, len: usize) -> io::Result<()> {
+    /// Signals are held back, so only a process that is being stopped or killed is interrupted.
+    const MOST_INTERRUPTIONS: u32 = 100;
     let len = libc::off_t::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
-    loop {
-        // SAFETY: takes no pointers.
-        match unsafe { libc::posix_fallocate(fd.as_raw_fd(), 0, len) } {
-            0 => return Ok(()),
-            libc::EINTR => {}
-            // This one returns the error instead of setting `errno`.
-            error => return Err(io::Error::from_raw_os_error(error)),
+    let mut interruptions = 0;
+    growing(|| {
+        loop {
+            // SAFETY: takes no pointers.
+            match unsafe { libc::posix_fallocate(fd.as_raw_fd(), 0, len) } {
+                0 => return Ok(()),
+                libc::EINTR if interruptions < MOST_INTERRUPTIONS => interruptions += 1,
+                // This one returns the error instead of setting `errno`.
+                error => return Err(io::Error::from_raw_os_error(error)),
+            }
         }
+    })
+}
+
+/// Runs `grow`, which makes a file grow and must not panic, while no signal reaches this thread.
+///
+/// - Beyond the limit of the process (`RLIMIT_FSIZE`) the call fails with EFBIG, and the kernel
+///   sends the thread a SIGXFSZ, which ends the process unless it is handled. That signal is taken
+///   here: the error says enough.
+/// - Before Linux 6.7 a file in memory gives up, and begins anew, at every signal. Beside a timer it
+///   might never be done.
+pub(crate) fn growing<R>(grow: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+    /// Signals of errors in the program itself. Held back, they would end the process.
+    const NEVER_HELD: [c_int; 6] =
+        [libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
+    let held = signals(|set| {
+        // SAFETY: fills the live set.
+        unsafe { libc::sigfillset(set) };
+        for signal in NEVER_HELD {
+            // SAFETY: takes from the set filled above.
+            unsafe { libc::sigdelset(set, signal) };
+        }
+    });
+    let before = signals(|set| {
+        // SAFETY: reads one live set, writes the other.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const held, set) };
+    });
+    let pending = signals(|set| {
+        // SAFETY: writes the live set.
+        unsafe { libc::sigpending(set) };
+    });
+    // SAFETY: reads the set written above.
+    let was_pending = unsafe { libc::sigismember(&raw const pending, libc::SIGXFSZ) } == 1;
+    let grown = grow();
+    let is_too_long = |error: &io::Error| error.raw_os_error() == Some(libc::EFBIG) && !was_pending;
+    if grown.as_ref().is_err_and(is_too_long) {
+        let excess = signals(|set| {
+            // SAFETY: empties the live set.
+            unsafe { libc::sigemptyset(set) };
+            // SAFETY: adds to the set emptied above.
+            unsafe { libc::sigaddset(set, libc::SIGXFSZ) };
+        });
+        let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: reads the live set and the time; null is allowed where no details are wanted.
+        unsafe { libc::sigtimedwait(&raw const excess, core::ptr::null_mut(), &raw const at_once) };
     }
+    // SAFETY: reads the mask that this thread had; null is allowed where the old one is not wanted.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, core::ptr::null_mut()) };
+    grown
+}
+
+/// A set of signals, as `write` leaves it.
+fn signals(write: impl FnOnce(*mut libc::sigset_t)) -> libc::sigset_t {
+    let mut set = core::mem::MaybeUninit::zeroed();
+    write(set.as_mut_ptr());
+    // SAFETY: plain numbers, for which zero will do.
+    unsafe { set.assume_init() }
 }
 
 /// Fixes the file's length, and the seals themselves.
@@ -102,6 +180,36 @@ pub(crate) fn try_exclusive(fd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
+/// Leaves a mark on the open file: a lock of the byte with that number, which nothing else uses. It
+/// belongs to the open file, as the other lock does, and never bars another mark.
+pub(crate) fn mark(fd: BorrowedFd<'_>, number: u64) -> io::Result<()> {
+    let mark = byte_lock(libc::F_RDLCK, number, 1)?;
+    // SAFETY: reads the live description of a lock.
+    result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const mark) })?;
+    Ok(())
+}
+
+/// A mark that stands on another open file of the same file, if one does: of this number, or of any
+/// number if it is `None`.
+pub(crate) fn marked(fd: BorrowedFd<'_>, number: Option<u64>) -> io::Result<Option<u64>> {
+    // A length of 0 reaches to the end of all numbers.
+    let mut query = byte_lock(libc::F_WRLCK, number.unwrap_or(0), number.map_or(0, |_| 1))?;
+    // SAFETY: reads and writes the live description of a lock.
+    result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut query) })?;
+    let is_there = libc::c_int::from(query.l_type) != libc::F_UNLCK;
+    Ok(is_there.then_some(query.l_start.cast_unsigned()))
+}
+
+fn byte_lock(kind: c_int, start: u64, len: libc::off_t) -> io::Result<libc::flock> {
+    // SAFETY: plain numbers, for which zero will do.
+    let mut lock: libc::flock = unsafe { core::mem::zeroed() };
+    lock.l_type = libc::c_short::try_from(kind).map_err(io::Error::other)?;
+    lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).map_err(io::Error::other)?;
+    lock.l_start = libc::off_t::try_from(start).map_err(io::Error::other)?;
+    lock.l_len = len;
+    Ok(lock)
+}
+
 /// Gives the lock up. Closing would not, if the process was forked meanwhile.
 pub(crate) fn unlock(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no pointers.
@@ -115,9 +223,9 @@ pub(crate) fn unnamed_file_in(dir: &Path) -> io::Result<File> {
 }
 
 /// Gives an unnamed file its name. Fails if the name is taken.
-pub(crate) fn link(fd: BorrowedFd<'_>, dir: &Path, name: &str) -> io::Result<()> {
+pub(crate) fn link(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let from = CString::new(descriptor_path(fd))?;
-    let to = CString::new(dir.join(name).as_os_str().as_bytes())?;
+    let to = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: both are C strings, and the call keeps no pointers to them.
     result(unsafe {
         libc::linkat(
