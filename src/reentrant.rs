@@ -31,6 +31,8 @@
 //! - I3. The word is given up by the guard that finds a depth of 1 (or 0, which only a broken peer writes).
 //! - I4. No reference to the value is ever given out: another guard of the same thread could change what it
 //!   refers to. Guards copy the value, in and out.
+//! - I5. All guards of one owner were taken through one mapping. The depth cannot tell two mappings apart, and the word
+//!   is given up only through the one through which it was taken.
 //!
 //! # Ordering
 //! That of the word: taking it is an Acquire, giving it up a Release. The depth is a matter between
@@ -106,6 +108,7 @@ impl<T: Plain> ReentrantLock<T> {
     ///
     /// # Errors
     /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside, and the value may be half changed.
+    /// - [`LockError::WouldDeadlock`]: this thread has it through another mapping of the segment.
     /// - [`LockError::Failed`]: see [`Fault`]; [`Fault::TooDeep`] if this thread has taken it `u32::MAX` times.
     ///
     /// # Panics
@@ -354,7 +357,7 @@ impl<T: Plain> Drop for ReentrantLockGuard<'_, T> {
         }
         let depth = depth_of(self.inner.lock);
         let levels = depth.load(Relaxed);
-        if levels > 1 && self.is_held() {
+        if levels > 1 && self.inner.lock.word.is_held_by(self.inner.me) {
             self.inner.notice_panic();
             depth.store(levels - 1, Relaxed);
         } else {

@@ -139,6 +139,60 @@ fn a_waiter_sleeps() {
     drop(guard);
 }
 
+/// Frees the lock in a way that no waiter is told of, as if the owner's look at the waiters had come before its store.
+#[cfg(feature = "futex")] // which lays the word out where this test writes
+fn free_silently<T: outlast::Plain>(lock: &Lock<T>, guard: LockGuard<'_, T>) {
+    core::mem::forget(guard);
+    common::scribble(lock, 0, &[0; 4]);
+}
+
+/// What can be had when the deadline has passed is had.
+#[cfg(feature = "futex")]
+#[test]
+fn a_last_look_after_the_deadline() {
+    common::in_own_process("a_last_look_after_the_deadline", || {
+        let shared = counter();
+        let _watchdog = watch("a_last_look_after_the_deadline", &shared);
+        let guard = shared.lock.lock().unwrap();
+        let sleeper = fork_child(|| {
+            Spin::Never.set();
+            shared.step.reach(1);
+            drop(shared.lock.lock_timeout(Duration::from_secs(2)).unwrap());
+        });
+        shared.step.until(1);
+        sleeper.until_waiting();
+        std::thread::sleep(ms(300)); // past its doze
+        sleeper.until_waiting();
+        free_silently(&shared.lock, guard);
+        sleeper.succeeds();
+    });
+}
+
+/// A waiter that the owner did not see, as fences between CPUs may fail, looks once more after a moment.
+#[cfg(all(feature = "futex", not(outlast_hooks)))] // where the look is on
+#[test]
+fn a_second_look_soon_after_the_first() {
+    common::in_own_process("a_second_look_soon_after_the_first", || {
+        // Held up by other processes, the test comes too late for the look, and tries again.
+        let found = (0..50).any(|_| {
+            let shared = counter();
+            let _watchdog = watch("a_second_look_soon_after_the_first", &shared);
+            let guard = shared.lock.lock().unwrap();
+            let sleeper = fork_child(|| {
+                Spin::Never.set();
+                let asleep = Instant::now();
+                let taken = shared.lock.lock_timeout(Duration::from_secs(1));
+                assert!(taken.is_ok(), "not even at the end");
+                common::exit_now(i32::from(asleep.elapsed() > ms(500)));
+            });
+            sleeper.until_waiting();
+            free_silently(&shared.lock, guard);
+            sleeper.wait() == OK
+        });
+        assert!(found, "no waiter looked before its deadline");
+    });
+}
+
 #[test]
 fn signals_do_not_end_a_wait() {
     let shared = counter();
@@ -839,6 +893,51 @@ fn a_forgotten_guard_keeps_the_mapping() {
     });
 }
 
+/// A peer frees a word that another thread of this process holds. The thread still has it in its list: the memory stays.
+#[cfg(feature = "futex")] // which lays the words out where this test writes
+#[test]
+fn a_lock_that_a_peer_has_freed_keeps_the_mapping() {
+    common::in_own_process("a_lock_that_a_peer_has_freed_keeps_the_mapping", || {
+        let _watchdog = watch_alone("a_lock_that_a_peer_has_freed_keeps_the_mapping");
+        let mapped = || {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            maps.lines().filter(|line| line.contains("memfd:outlast")).count()
+        };
+        let others = many();
+        for listed in [false, true] {
+            let before = mapped();
+            let shared = many();
+            let (go, went) = std::sync::mpsc::channel::<()>();
+            let (tell, told) = std::sync::mpsc::channel();
+            let (clone, others) = (shared.clone(), others.clone());
+            let holder = std::thread::spawn(move || {
+                core::mem::forget(clone.locks[0].lock().unwrap());
+                if listed {
+                    drop(others.locks[0].lock().unwrap());
+                }
+                drop(clone);
+                tell.send(()).unwrap();
+                went.recv().unwrap_err(); // the other end goes
+                let outer = others.locks[1].lock().unwrap();
+                drop(others.locks[2].lock().unwrap());
+                drop(outer);
+            });
+            told.recv().unwrap();
+            common::scribble(&shared.locks[0], 0, &[0; 4]);
+            drop(shared);
+            assert_eq!(mapped(), before + 1, "unmapped under a thread's list");
+            drop(go);
+            holder.join().unwrap();
+            // Until the thread is gone, which the next who unmaps finds.
+            common::eventually("the memory goes", || {
+                drop(many());
+                mapped() == before
+            });
+        }
+        assert!((0..3).all(|i| is_free(&others.locks[i])));
+    });
+}
+
 /// Where the `pending` field of a thread's robust list leads.
 #[cfg(feature = "futex")]
 fn pending(tid: libc::pid_t) -> usize {
@@ -897,6 +996,17 @@ fn what_threads_have_left_pending_goes_with_the_memory() {
         drop(end);
     });
     assert!(is_free(&other.lock));
+}
+
+/// In the child of a fork nothing is pending: the lock is the parent's.
+#[cfg(feature = "futex")] // of how futexes are used
+#[test]
+fn nothing_is_pending_in_a_forked_child() {
+    let shared = counter();
+    let _watchdog = watch("nothing_is_pending_in_a_forked_child", &shared);
+    drop(shared.lock.lock().unwrap());
+    assert!(leads_into(pending(common::thread_id()), &*shared));
+    fork_child(|| assert_eq!(pending(common::thread_id()), 0)).succeeds();
 }
 
 /// A thread that is ending locks while its variables are dropped: nothing stays pending, and what it holds is a death's.

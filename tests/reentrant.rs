@@ -156,6 +156,49 @@ fn a_depth_that_is_damaged() {
     }
 }
 
+/// A level is counted only through the mapping through which the lock was taken.
+#[test]
+fn through_another_mapping() {
+    let here = counter();
+    let _watchdog = watch("through_another_mapping", &here);
+    let there = Shared::<Counter>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    for (one, other) in [(&here.lock, &there.lock), (&there.lock, &here.lock)] {
+        let outer = one.lock().unwrap();
+        for nested in [false, true] {
+            let inner = nested.then(|| one.lock().unwrap());
+            assert!(matches!(other.lock(), Err(LockError::WouldDeadlock)));
+            assert!(matches!(other.try_lock(), Err(LockError::WouldDeadlock)));
+            assert!(matches!(other.lock_timeout(ms(1)), Err(LockError::WouldDeadlock)));
+            assert_eq!(outer.depth(), 1 + u32::from(nested));
+            drop(inner);
+        }
+        assert!(!is_free(other));
+        drop(outer);
+        assert!(is_free(one));
+    }
+    drop(there.lock.lock().unwrap());
+    drop(here.lock.lock().unwrap());
+}
+
+/// A guard that a broken peer has freed gives up nothing that the same thread took later, through another mapping.
+#[cfg(feature = "futex")] // which lays the depth out where this test writes
+#[test]
+fn a_freed_guard_leaves_another_mapping_alone() {
+    let here = Shared::anonymous(ReentrantLock::new(5_u64)).unwrap();
+    let _watchdog = watch("a_freed_guard_leaves_another_mapping_alone", &here);
+    let there = Shared::<ReentrantLock<u64>>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    let (file, depth_at) = depth_in_file(&here);
+    let (outer, inner) = (here.lock().unwrap(), here.lock().unwrap());
+    file.write_all_at(&0_u32.to_ne_bytes(), depth_at).unwrap();
+    drop(inner);
+    assert!(is_free(&here));
+    let guard = there.lock().unwrap();
+    drop(outer);
+    assert!(!is_free(&here), "given up through a mapping through which it was not taken");
+    drop(guard);
+    assert!(is_free(&here));
+}
+
 outlast::plain! {
     #[derive(Debug, PartialEq)]
     enum Colour: u8 { Red = 1, Green = 2 }

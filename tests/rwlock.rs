@@ -8,7 +8,8 @@ use common::{
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use outlast::{
-    Fault, Lock, LockError, PoisonCause, ReadGuard, RwLock, Shareable, Shared, Spin, WriteGuard,
+    Fault, Lock, LockError, PoisonCause, ReadGuard, ReentrantLock, RwLock, Shareable, Shared, Spin,
+    WriteGuard,
 };
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
@@ -843,6 +844,66 @@ fn reading_again() {
     }
 }
 
+/// A guard is counted only through the mapping through which the lock was taken.
+#[test]
+fn reading_again_through_another_mapping() {
+    let shared = pair();
+    let _watchdog = watch("reading_again_through_another_mapping", &shared);
+    let other = Shared::<Pair>::from_fd(shared.try_clone_fd().unwrap()).unwrap();
+    for (here, there) in [(&shared.lock, &other.lock), (&other.lock, &shared.lock)] {
+        for writes in [false, true] {
+            let first = match writes {
+                true => WriteGuard::downgrade(here.write().unwrap()),
+                false => here.read().unwrap(),
+            };
+            let second = here.read().unwrap();
+            assert!(matches!(there.read(), Err(LockError::WouldDeadlock)));
+            assert!(matches!(there.try_read(), Err(LockError::WouldDeadlock)));
+            assert!(matches!(there.read_timeout(ms(1)), Err(LockError::WouldDeadlock)));
+            drop(first);
+            assert!(!can_write(there));
+            drop(second);
+            assert!(can_write(there));
+        }
+    }
+}
+
+/// A thread tries the lock again through another mapping, and gives up what it has in the order of taking. Another process takes
+/// the lock and one more. The thread dies: the kernel still finds everything else that it held.
+#[test]
+fn attempts_through_another_mapping_lose_no_other_lock() {
+    outlast::shared! {
+        #[derive(Debug)]
+        struct World { before: Lock<u64>, after: Lock<u64>, read: RwLock<u64>, again: ReentrantLock<u64>, inner: Lock<u64>, step: AtomicU32 }
+    }
+    common::in_own_process("attempts_through_another_mapping_lose_no_other_lock", || {
+        let (before, after, inner) = (Lock::new(0), Lock::new(0), Lock::new(0));
+        let (read, again, step) = (RwLock::new(0), ReentrantLock::new(0), AtomicU32::new(0));
+        let shared = Shared::anonymous(World { before, after, read, again, inner, step }).unwrap();
+        let _watchdog = watch("attempts_through_another_mapping", &shared);
+        let holder = fork_child(|| {
+            let other = Shared::<World>::from_fd(shared.try_clone_fd().unwrap()).unwrap();
+            let _before = shared.before.lock().unwrap();
+            for _ in 0..2 {
+                drop((shared.read.read().unwrap(), other.read.read()));
+                drop((shared.again.lock().unwrap(), other.again.lock()));
+            }
+            let _after = shared.after.lock().unwrap();
+            shared.step.reach(1);
+            sleep_for_ever();
+        });
+        shared.step.until(1);
+        // All words that the child may have had: their links are written.
+        let _written = (shared.read.write().unwrap(), shared.again.lock().unwrap());
+        let _inner = shared.inner.lock().unwrap();
+        holder.kill9();
+        for lock in [&shared.before, &shared.after] {
+            let taken = lock.lock_timeout(ms(10_000));
+            assert!(matches!(taken, Err(LockError::OwnerDied(_))), "{taken:?}");
+        }
+    });
+}
+
 #[test]
 fn from_reading_to_writing_there_is_no_way() {
     let shared = pair();
@@ -1418,6 +1479,24 @@ fn sleeping_threads_are_woken() {
             sleeper.join().unwrap();
         }
     });
+}
+
+#[test]
+#[cfg(feature = "futex")] // which lays the words out where this test writes
+fn too_many_guards_of_one_reader() {
+    let lock = Shared::anonymous(RwLock::new(1_u64)).unwrap();
+    let _watchdog = watch("too_many_guards_of_one_reader", &lock);
+    let count = |to: u32| {
+        (1..=32).for_each(|slot| common::scribble(&*lock, 64 * slot + 16, &to.to_ne_bytes()));
+    };
+    let guard = lock.read().unwrap();
+    count(u32::MAX);
+    assert!(matches!(lock.read(), Err(LockError::Failed(Fault::TooDeep))));
+    assert!(matches!(lock.try_read(), Err(LockError::Failed(Fault::TooDeep))));
+    assert!(!can_write(&lock));
+    count(0);
+    drop(guard);
+    assert!(can_write(&lock));
 }
 
 /// A peer that writes over the count of a reader's guards keeps the lock taken, and no more: the memory is not touched when it

@@ -111,7 +111,8 @@ impl<'a, T: Plain> WriteGuard<'a, T> {
     /// let mut writer = here.write()?;
     /// *writer = 42;
     /// let reader = WriteGuard::downgrade(writer);
-    /// assert_eq!((*reader, *there.read()?), (42, 42));
+    /// let other = std::thread::spawn(move || *there.read().unwrap());
+    /// assert_eq!((*reader, other.join().unwrap()), (42, 42));
     /// # Ok::<(), outlast::Error>(())
     /// ```
     pub fn downgrade(guard: Self) -> ReadGuard<'a, T> {

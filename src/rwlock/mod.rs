@@ -6,7 +6,7 @@
 //! let here = Shared::anonymous(RwLock::new(1_u64))?;
 //! let there = Shared::<RwLock<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
 //! *there.write()? += 41;
-//! let (first, second) = (here.read()?, there.read()?); // both at once
+//! let (first, second) = (here.read()?, here.read()?); // both at once
 //! assert_eq!(*first + *second, 84);
 //! # Ok::<(), outlast::Error>(())
 //! ```
@@ -37,6 +37,8 @@
 //! - I5. `again` is 0 in a word that is free. What a dead owner left there is cleared by whoever takes the word next.
 //! - I6. Only the owner of the writer word sleeps on a slot, and only if it is a writer, which has no slot. All others sleep on the
 //!   writer word. So whoever is slept for does not sleep on this lock.
+//! - I7. All guards on one word were taken through one mapping. `again` cannot tell two mappings apart, and a word is
+//!   given up only through the one through which it was taken.
 //!
 //! # Ordering
 //! A reader takes a slot and then looks at the writer word; a writer takes the writer word and then looks at
@@ -122,7 +124,7 @@ impl<T: Plain> RwLock<T> {
     ///
     /// # Errors
     /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside, and the value may be half changed.
-    /// - [`LockError::WouldDeadlock`]: this thread has it for writing.
+    /// - [`LockError::WouldDeadlock`]: this thread has it for writing, or has it through another mapping of the segment.
     /// - [`LockError::Failed`]: see [`Fault`](crate::Fault).
     ///
     /// # Panics

@@ -33,8 +33,10 @@ impl<T: Plain> RwLock<T> {
     pub(super) fn read_slow(&self, deadline: Option<Deadline>) -> ReadResult<'_, T> {
         introduce(core::ptr::from_ref(self).addr());
         let me = Thread::current().map_err(LockError::Failed)?;
-        if let Some(word) = self.words().find(|word| word.value() & OWNER == me.tid()) {
-            return self.read_again(word, me);
+        let mut owned = self.words().filter(|word| word.is_held_by(me)).peekable();
+        if owned.peek().is_some() {
+            let here = owned.find(|word| word.is_held_here_by(me)); // keeps I7
+            return here.map_or(Err(LockError::WouldDeadlock), |word| self.read_again(word, me));
         }
         if !is_taken(self.writer.value_in_order())
             && let Some(slot) = self.take_slot(me)
@@ -63,7 +65,7 @@ impl<T: Plain> RwLock<T> {
         }
         // One too many would end the lock before the guards.
         let more = again(word).load(Relaxed).checked_add(1);
-        again(word).store(more.ok_or(LockError::Failed(Fault::TooManyLocks))?, Relaxed);
+        again(word).store(more.ok_or(LockError::Failed(Fault::TooDeep))?, Relaxed);
         self.reader(word, me)
     }
 

@@ -50,12 +50,18 @@ impl core::fmt::Debug for RecoverBox {
     }
 }
 
-/// Memory whose last user has gone, while threads of this process still have tokens in it.
+/// Memory whose last user has gone, while threads of this process still have tokens or locks in it.
 #[derive(Debug)]
 struct Grave {
-    remains: Remains,
-    #[expect(dead_code, reason = "kept mapped")]
+    remains: Option<Remains>,
     memory: Memory,
+}
+
+impl Grave {
+    fn is_needed(&self) -> bool {
+        let (start, len) = (self.memory.base().addr(), self.memory.len());
+        self.remains.as_ref().is_some_and(Remains::any) || robust::is_held_within(start, len)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -238,16 +244,17 @@ impl Attachment {
         let mut table = table();
         table.bury();
         let remains = self.leave(&mut table);
-        if !keep && !table.has(self.start) {
-            robust::forget_within(self.start, self.len);
-        }
         if keep {
             core::mem::forget(memory);
-        } else if let Some(remains) = remains.filter(Remains::any)
-            // The caller's memory is not ours to keep; that it outlasts such threads is the caller's promise.
-            && !memory.is_callers()
-        {
-            table.graves.push(Grave { remains, memory });
+            return;
+        }
+        let is_in_use = table.has(self.start);
+        let grave = Grave { remains, memory };
+        // The caller's memory is not ours to keep; that it outlasts such threads is the caller's promise.
+        if !is_in_use && !grave.memory.is_callers() && grave.is_needed() {
+            table.graves.push(grave);
+        } else if !is_in_use {
+            robust::forget_within(self.start, self.len);
         }
     }
 
@@ -300,7 +307,7 @@ impl Table {
 
     /// Unmaps what no thread has a token in any more.
     fn bury(&mut self) {
-        self.graves.retain(|grave| grave.remains.any());
+        self.graves.retain(Grave::is_needed);
     }
 }
 

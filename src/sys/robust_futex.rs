@@ -16,9 +16,35 @@
 //! nothing: at most it wakes one sleeper for no reason. Which lock in `pending` is held, only this thread knows (`UNLISTED`). But
 //! memory that goes must not be left pending, or the kernel might take what comes to lie there for a lock: see `threads`.
 //!
+//! # Invariants
+//! An *entry* is the address of a node's `next`. A word that is mapped twice has two entries. A thread
+//! *has* an entry if it is in `UNLISTED` or in `held`.
+//! - I1. A thread has an entry exactly while the thread owns that entry's word and took the word
+//!   through that address. So the thread id in a word says which thread owns the word, but not through
+//!   which mapping: [`Thread::has`] decides whether a word can be entered again or given up. (A peer
+//!   that breaks the protocol can write over the word of a held lock. Then the entry stays until the
+//!   guard is dropped.)
+//! - I2. Each node in the kernel's list that is not the C library's is in `held`, and the reverse.
+//! - I3. `UNLISTED` is 0 or equal to `pending`, and is not in `held`.
+//! - I4. Memory into which an entry of any thread leads stays mapped (`is_held_within`).
+//!
+//! # State of a thread
+//! | what | meaning | set | cleared | read by |
+//! |---|---|---|---|---|
+//! | `pending` | the word that this thread takes, gives up, holds unlisted, or held last; the bell, in a sentinel | `begin`, `toll` | `end`; [`forget_within`], in any thread; `forget_in_child` | the kernel; `begin_again` |
+//! | `UNLISTED` | the entry that is held in `pending` alone | `hold` | `let_go`; `spill`, which lists the entry | `holds`, `begin`; a thread that unmaps memory |
+//! | `held`, in the thread's `Place` | the entries in the list, oldest first | `link` | `unlink`; `enter`, after the thread's end | `position`, `unlink`; a thread that unmaps memory |
+//! | `HELD_LEN` | the length of `held` | `link` | `unlink`, `forget_in_child` | `is_full` |
+//! | `FOREIGN` | a node of the C library may lie between ours: `unlink` reads links from memory | `note_foreign` | `note_foreign`, when the list is empty; `forget_in_child` | `unlink` |
+//! | `KNOWN` | the thread's head and id | `introduce` | `forget_in_child` | `current` |
+//! | `FAST` | the same, if the thread may lock by the shortest way: lazily, and asking nobody | `allow_fast` | `set_eager`, `retire`, `forget_in_child` | `fast`, `is_calling` |
+//! | `ENDING` | the thread has begun to end: it lists its locks at once | `Leaver`; `enter` | `forget_in_child` | `must_list` |
+//! | `EAGER`, of the process | every lock enters the list at once | [`set_eager`] | [`set_eager`] | `must_list` |
+//! | `HELD_BACK`, of the process (`sys/thread.rs`) | a forked child that is not yet a peer where its parent was: `FAST` stays empty | `hold_back`, after a fork | `hold_back`, once the child is a peer | `allow_fast`, `introduce` of `segment/table.rs` |
+//!
 //! # Which links are believed
 //! `prev` and `next` lie in shared memory. As long as nobody else's node is in the list, they are
-//! written for the kernel and never read: a private stack (`HELD`) says what neighbours a
+//! written for the kernel and never read: a private stack (`held`) says what neighbours a
 //! node has. Once the C library has linked a mutex of its own, its neighbours' fields change
 //! without our knowledge, and unlinking reads them from memory, as the C library does.
 //!
@@ -30,7 +56,7 @@ mod threads;
 
 use super::thread::is_held_back;
 use crate::error::Fault;
-use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+use crate::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use crate::sync::compiler_fence;
 use core::cell::Cell;
@@ -43,6 +69,8 @@ const WORD_OFFSET: usize = 32;
 const PREV_OFFSET: usize = 8;
 /// How many locks a thread may hold when it takes one more; the kernel stops at 2,048 of all kinds.
 const MAX_HELD: usize = 1_000;
+/// The entries that a thread can have in its list.
+type Held = [AtomicUsize; MAX_HELD + 1];
 
 /// The two links of a node, 24 bytes after its word.
 #[repr(C)]
@@ -58,12 +86,6 @@ impl Links {
     #[inline(always)]
     fn entry(&self) -> usize {
         self.next.as_ptr().expose_provenance()
-    }
-
-    /// Forgets the links that a dead owner left.
-    pub(crate) fn reset(&self) {
-        self.prev.store(0, Relaxed);
-        self.next.store(0, Relaxed);
     }
 }
 
@@ -82,9 +104,8 @@ thread_local! {
     /// The same, also if eager.
     static KNOWN: Cell<(*const Head, u32)> = const { Cell::new((null(), 0)) };
     /// The entry of the lock that this thread holds in `pending` alone, or 0.
-    static UNLISTED: Cell<usize> = const { Cell::new(0) };
-    /// The entries that this thread has listed, oldest first. There is room for the unlisted one as well, at any time.
-    static HELD: [Cell<usize>; MAX_HELD + 1] = const { [const { Cell::new(0) }; MAX_HELD + 1] };
+    static UNLISTED: AtomicUsize = const { AtomicUsize::new(0) };
+    /// How many entries this thread has listed. There is room for the unlisted one as well, at any time.
     static HELD_LEN: Cell<usize> = const { Cell::new(0) };
     /// A node of somebody else is, or may be, between ours.
     static FOREIGN: Cell<bool> = const { Cell::new(false) };
@@ -140,7 +161,7 @@ impl Thread {
         }
         let tid = super::thread::id();
         KNOWN.set((head, tid));
-        threads::enter(head);
+        threads::enter(head, tid);
         Self::allow_fast(head, tid);
         Ok(Thread { head, tid })
     }
@@ -183,7 +204,7 @@ impl Thread {
     /// Announces that a listed word is about to be given up: there is always room for this.
     #[inline(always)]
     pub(crate) fn begin_to_end(self, links: &Links) {
-        if UNLISTED.get() != 0 {
+        if unlisted() != 0 {
             self.spill();
         }
         self.head().pending.store(links.entry(), Relaxed);
@@ -210,24 +231,36 @@ impl Thread {
 
     /// The word announced is ours now, and stays out of the list.
     #[inline(always)]
-    #[expect(clippy::unused_self, reason = "of the calling thread")]
     pub(crate) fn hold(self, links: &Links) {
+        debug_assert_eq!(self.head().pending.load(Relaxed), links.entry(), "not announced (I3)");
         compiler_fence(SeqCst);
-        UNLISTED.set(links.entry());
+        set_unlisted(links.entry());
     }
 
     /// Whether this thread holds the word so.
     #[inline(always)]
     #[expect(clippy::unused_self, reason = "of the calling thread")]
     pub(crate) fn holds(self, links: &Links) -> bool {
-        UNLISTED.get() == links.entry()
+        unlisted() == links.entry()
+    }
+
+    /// Whether this thread has the entry: it took the word through this address (I1).
+    #[inline(always)]
+    pub(crate) fn has(self, links: &Links) -> bool {
+        self.holds(links) || self.has_listed(links)
+    }
+
+    #[cold]
+    #[expect(clippy::unused_self, reason = "of the calling thread")]
+    fn has_listed(self, links: &Links) -> bool {
+        threads::held().is_some_and(|held| position(held, HELD_LEN.get(), links.entry()).is_some())
     }
 
     /// The word held is about to be given up. It stays announced.
     #[inline(always)]
     #[expect(clippy::unused_self, reason = "of the calling thread")]
     pub(crate) fn let_go(self) {
-        UNLISTED.set(0);
+        set_unlisted(0);
         compiler_fence(SeqCst);
     }
 
@@ -240,55 +273,56 @@ impl Thread {
     /// Whether it holds as many as it may.
     #[expect(clippy::unused_self, reason = "of the calling thread")]
     fn is_full(self) -> bool {
-        HELD_LEN.get() + usize::from(UNLISTED.get() != 0) > MAX_HELD
+        HELD_LEN.get() + usize::from(unlisted() != 0) > MAX_HELD
     }
 
     /// Moves the lock that is held in `pending` into the list.
     #[cold]
     fn spill(self) {
         // SAFETY: the node of a lock that this thread holds, so its mapping is alive; the entry is the address of its `next`.
-        self.link(unsafe { node(UNLISTED.get()) });
-        UNLISTED.set(0);
+        self.link(unsafe { node(unlisted()) });
+        // Release: a thread that unmaps memory finds the entry here, or then in `held`.
+        UNLISTED.with(|entry| entry.store(0, Release));
     }
 
     /// Puts the node of a word that this thread owns into the list. There is room: it [began](Self::begin).
     pub(crate) fn link(self, links: &Links) {
-        let (head, len) = (self.head(), HELD_LEN.get());
+        let (head, len, entry) = (self.head(), HELD_LEN.get(), links.entry());
+        let Some(held) = threads::held() else { return }; // there is: the thread was entered
         let first = head.list.load(Relaxed);
-        self.note_foreign(first, len);
+        self.note_foreign(first, held, len);
         links.next.store(first, Relaxed);
         links.prev.store(self.head_entry(), Relaxed);
         // The C library keeps a `prev` of its own right before the head as well.
-        store(masked(first) - PREV_OFFSET, links.entry());
+        store(masked(first) - PREV_OFFSET, entry);
         compiler_fence(SeqCst);
-        head.list.store(links.entry(), Relaxed);
-        HELD.with(|held| held[len].set(links.entry()));
+        head.list.store(entry, Relaxed);
+        held[len].store(entry, Release);
         HELD_LEN.set(len + 1);
     }
 
-    /// Takes a node out of the list, if it is there. It must be the pending one meanwhile.
-    pub(crate) fn unlink(self, links: &Links) {
+    /// Takes a node out of the list, if it is there; whether it was. It must be the pending one meanwhile.
+    pub(crate) fn unlink(self, links: &Links) -> bool {
         let (head, len) = (self.head(), HELD_LEN.get());
-        let entry = links.entry();
-        let Some(at) = HELD.with(|held| (0..len).rev().find(|&i| held[i].get() == entry)) else {
-            return;
-        };
-        self.note_foreign(head.list.load(Relaxed), len);
+        let Some(held) = threads::held() else { return false };
+        let Some(at) = position(held, len, links.entry()) else { return false };
+        self.note_foreign(head.list.load(Relaxed), held, len);
         let (prev, next) = if FOREIGN.get() {
             (links.prev.load(Relaxed), links.next.load(Relaxed))
         } else {
-            HELD.with(|held| {
-                let prev = if at + 1 == len { self.head_entry() } else { held[at + 1].get() };
-                let next = if at == 0 { self.head_entry() } else { held[at - 1].get() };
-                (prev, next)
-            })
+            let neighbour = |i: usize| held[i].load(Relaxed);
+            let prev = if at + 1 == len { self.head_entry() } else { neighbour(at + 1) };
+            let next = if at == 0 { self.head_entry() } else { neighbour(at - 1) };
+            (prev, next)
         };
         store(masked(prev), next);
         store(masked(next) - PREV_OFFSET, prev);
         compiler_fence(SeqCst);
-        links.reset();
-        HELD.with(|held| (at + 1..len).for_each(|i| held[i - 1].set(held[i].get())));
+        // In this order: a thread that reads `held` from its end meets each entry that stays.
+        (at + 1..len).for_each(|i| held[i - 1].store(held[i].load(Relaxed), Release));
+        held[len - 1].store(0, Release);
         HELD_LEN.set(len - 1);
+        true
     }
 
     /// Leaves `pending` on the word 32 bytes before `entry` for good: when this thread dies, the
@@ -309,14 +343,29 @@ impl Thread {
         self.head.expose_provenance()
     }
 
-    fn note_foreign(self, first: usize, len: usize) {
-        let ours = if len == 0 { self.head_entry() } else { HELD.with(|held| held[len - 1].get()) };
+    fn note_foreign(self, first: usize, held: &Held, len: usize) {
+        let ours = if len == 0 { self.head_entry() } else { held[len - 1].load(Relaxed) };
         if first != ours {
             FOREIGN.set(true);
         } else if len == 0 {
             FOREIGN.set(false);
         }
     }
+}
+
+#[inline(always)]
+fn unlisted() -> usize {
+    UNLISTED.with(|entry| entry.load(Relaxed))
+}
+
+#[inline(always)]
+fn set_unlisted(to: usize) {
+    UNLISTED.with(|entry| entry.store(to, Relaxed));
+}
+
+/// Where the entry is among the first `len` that are held, if it is.
+fn position(held: &Held, len: usize, entry: usize) -> Option<usize> {
+    held[..len].iter().rposition(|held| held.load(Relaxed) == entry)
 }
 
 /// The node of an entry.
@@ -331,7 +380,7 @@ unsafe fn node<'a>(entry: usize) -> &'a Links {
 /// Whether the calling thread lists its locks at once: if the process wants that, and when the thread is ending, after which nobody could take
 /// back what it left in `pending`.
 fn must_list() -> bool {
-    EAGER.load(Relaxed) || !threads::is_entered()
+    EAGER.load(Relaxed) || threads::is_ending()
 }
 
 /// An entry's address without the mark of a priority-inheriting mutex.
@@ -347,20 +396,24 @@ fn store(address: usize, value: usize) {
     unsafe { core::ptr::with_exposed_provenance_mut::<usize>(address).write_volatile(value) };
 }
 
+/// Whether a thread of this process has an entry that leads into this memory: then the memory must stay (I4).
+pub(crate) fn is_held_within(start: usize, len: usize) -> bool {
+    threads::any_has(|entry| entry.wrapping_sub(start) < len)
+}
+
 /// Has the kernel forget words in memory that is about to go: what the threads of this process have left in `pending`, and what
-/// the calling thread has listed there. Nothing is, unless a peer has written over a word that was held, or over the count of its guards.
+/// the calling thread has there. No other thread has an entry there ([`is_held_within`]).
 pub(crate) fn forget_within(start: usize, len: usize) {
     let within = |entry: usize| entry.wrapping_sub(start) < len;
     let (head, tid) = KNOWN.get();
     if !head.is_null() {
         let me = Thread { head, tid };
-        if within(UNLISTED.get()) {
+        if within(unlisted()) {
             me.let_go();
         }
         let listed = || {
-            HELD.with(|held| {
-                (0..HELD_LEN.get()).map(|i| held[i].get()).find(|&entry| within(entry))
-            })
+            let held = threads::held()?;
+            (0..HELD_LEN.get()).map(|i| held[i].load(Relaxed)).find(|&entry| within(entry))
         };
         while let Some(entry) = listed() {
             // SAFETY: a node in memory that is still mapped.
@@ -375,7 +428,7 @@ fn retire() {
     FAST.set((null(), 0));
     let (head, tid) = KNOWN.get();
     let me = Thread { head, tid };
-    if UNLISTED.get() != 0 {
+    if unlisted() != 0 {
         me.spill();
     }
     me.end();
@@ -391,7 +444,7 @@ pub(crate) fn forget_in_child() {
     threads::forget_in_child();
     FAST.set((null(), 0));
     KNOWN.set((null(), 0));
-    UNLISTED.set(0);
+    set_unlisted(0);
     HELD_LEN.set(0);
     FOREIGN.set(false);
 }

@@ -14,8 +14,6 @@ use core::ptr;
 pub(crate) struct Links(u8);
 
 impl Links {
-    pub(crate) fn reset(&self) {}
-
     fn entry(&self) -> usize {
         ptr::from_ref(&self.0).expose_provenance()
     }
@@ -88,6 +86,9 @@ impl Thread {
     pub(crate) fn holds(self, links: &Links) -> bool {
         !is_dead() && UNLISTED.with(Cell::get) == links.entry()
     }
+    pub(crate) fn has(self, links: &Links) -> bool {
+        self.holds(links) || HELD.with(|list| list.borrow().contains(&links.entry()))
+    }
     pub(crate) fn let_go(self) {
         UNLISTED.with(|held| held.set(0));
     }
@@ -97,8 +98,10 @@ impl Thread {
     pub(crate) fn link(self, links: &Links) {
         HELD.with(|list| list.borrow_mut().push(links.entry()));
     }
-    pub(crate) fn unlink(self, links: &Links) {
+    pub(crate) fn unlink(self, links: &Links) -> bool {
+        let is_there = HELD.with(|list| list.borrow().contains(&links.entry()));
         HELD.with(|list| list.borrow_mut().retain(|&held| held != links.entry()));
+        is_there
     }
 }
 

@@ -31,12 +31,12 @@ pub(crate) fn is_held_back() -> bool {
     HELD_BACK.load(Relaxed)
 }
 
-/// Whether `tid` is a thread of this process.
+/// Whether `tid` is a thread of this process; also if the kernel does not say.
 pub(crate) fn is_ours(tid: u32) -> bool {
     i32::try_from(tid).is_ok_and(|tid| {
         // SAFETY: signal 0 is never delivered; the kernel only looks whether the thread exists.
         let r = unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), tid, 0) };
-        r == 0
+        r == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
     })
 }
 

@@ -21,6 +21,8 @@
 //! - I2. A word that is owned has `WAITERS`, for the kernel alone: if the owner ends, it wakes one.
 //! - I3. From before it takes the word until after it has given it up and woken whom it must, the owner's node is in
 //!   its thread's `pending` field or robust list.
+//! - I5. A word is given up only by the thread that owns it, through the address through which that thread took it: its entry is
+//!   there (`sys/robust_futex.rs`, I1). After the release the node is in no list of that thread: the next owner writes the links.
 //! - I4. Whoever gives the word up looks at `armed` after that, and wakes one if it is odd. So does the kernel for one who is killed in between, as I3
 //!   says, if the word is free; if it has an owner by then, that will do it.
 //! - I5. The owner of a word exists, or the word is marked: by the kernel, or by a thread that has waited for a second and found that the owner's id is
@@ -104,7 +106,7 @@ impl RobustWord {
         self.word.value.load(SeqCst)
     }
 
-    /// Whether the calling thread owns the word.
+    /// Whether the calling thread owns the word, and took it through this mapping (I5).
     pub(crate) fn is_mine(&self) -> bool {
         self.held().is_some()
     }
@@ -114,14 +116,20 @@ impl RobustWord {
         Thread::current().is_ok_and(|now| now.tid() == me.tid()) && self.is_held_by(me)
     }
 
-    /// The calling thread, if it owns the word.
+    /// The calling thread, if it owns the word, and took it through this mapping (I5).
     #[inline(always)]
     pub(crate) fn held(&self) -> Option<Thread> {
         let me = Thread::fast().or_else(|| Thread::current().ok())?;
-        self.is_held_by(me).then_some(me)
+        self.is_held_here_by(me).then_some(me)
     }
 
-    /// Whether `me` owns the word.
+    /// Whether `me` owns the word, and took it through this mapping (I5).
+    #[inline(always)]
+    pub(crate) fn is_held_here_by(&self, me: Thread) -> bool {
+        self.is_held_by(me) && me.has(&self.links)
+    }
+
+    /// Whether `me` owns the word, through whichever mapping.
     #[inline(always)]
     pub(crate) fn is_held_by(&self, me: Thread) -> bool {
         self.word.value.load(Relaxed) & OWNER == me.tid()
@@ -240,10 +248,7 @@ impl RobustWord {
             0 => match self.word.value.compare_exchange(seen, owned_by(me), Acquire, Relaxed) {
                 Err(_) => Step::Retry,
                 Ok(_) if seen & OWNER_DIED == 0 => Step::Done(Ok(Taken::Clean)),
-                Ok(_) => {
-                    self.links.reset(); // they led into the dead one's list
-                    Step::Done(Ok(Taken::FromTheDead))
-                }
+                Ok(_) => Step::Done(Ok(Taken::FromTheDead)),
             },
             UNPLACED => Step::Done(Err(Refused::Unplaced)),
             owner if owner == me.tid() => Step::Done(Err(Refused::Mine)),
@@ -317,24 +322,19 @@ impl RobustWord {
         if me.tid() != taker.tid() {
             return; // a copy made by fork; by now the child may have taken the word for itself
         }
-        if self.word.value.load(Relaxed) & OWNER != me.tid() {
-            // A peer that breaks the protocol has taken the word from us; the node must leave our lists all the same.
-            if me.holds(&self.links) {
-                me.let_go();
-                me.end();
-            }
-            me.unlink(&self.links);
-            return;
-        }
-        if me.holds(&self.links) {
+        let was_unlisted = me.holds(&self.links);
+        if was_unlisted {
             me.let_go();
         }
         // A lock taken after this one may be held unlisted: it moves to the list.
         me.begin_to_end(&self.links);
-        // Out of the list before the release: the next owner will write the links. A no-op when
-        // the lock was never listed.
-        me.unlink(&self.links);
-        self.release();
+        // Out of the list before the release: the next owner will write the links.
+        let was_listed = me.unlink(&self.links);
+        debug_assert!(!me.has(&self.links), "still there although it is given up (I5)");
+        // A peer that breaks the protocol may have taken the word from this thread.
+        if (was_unlisted || was_listed) && self.is_held_by(me) {
+            self.release(); // keeps I5
+        }
         me.end();
     }
 
@@ -378,8 +378,8 @@ impl RobustWord {
     pub(crate) fn leave(&self) {
         let Ok(me) = Thread::current() else { return };
         me.begin_to_end(&self.links);
-        me.unlink(&self.links); // whatever the word says
-        if self.word.value.load(Relaxed) & OWNER == me.tid() {
+        // Whatever the word says, the node leaves the list.
+        if me.unlink(&self.links) && self.is_held_by(me) {
             self.word.change_and_wake(Change::Clear, u32::MAX);
         }
         me.end();

@@ -34,6 +34,8 @@ use crate::wait::TimedOut;
 pub(crate) struct RobustWord {
     mutex: Mutex,
     owner: AtomicU32,
+    /// The page at which the owner has the word mapped. Written by the owner.
+    page: AtomicU32,
     /// For the user of the word: [`crate::Lock`]'s poison, or who a slot belongs to.
     pub(crate) note: [AtomicU32; 4],
 }
@@ -47,6 +49,7 @@ impl RobustWord {
         RobustWord {
             mutex: Mutex::default(),
             owner: AtomicU32::new(UNPLACED),
+            page: AtomicU32::new(0),
             note: Default::default(),
         }
     }
@@ -86,17 +89,28 @@ impl RobustWord {
         self.owner.load(SeqCst)
     }
 
-    /// Whether the calling thread owns the word.
+    /// Whether the calling thread owns the word, and took it through this mapping.
     pub(crate) fn is_mine(&self) -> bool {
         self.held().is_some()
     }
 
-    /// The calling thread, if it owns the word.
+    /// The calling thread, if it owns the word, and took it through this mapping.
     pub(crate) fn held(&self) -> Option<Thread> {
-        Thread::current().ok().filter(|&me| self.is_held_by(me))
+        Thread::current().ok().filter(|&me| self.is_held_here_by(me))
     }
 
-    /// Whether `me` owns the word.
+    /// Whether `me` owns the word, and took it through this mapping.
+    pub(crate) fn is_held_here_by(&self, me: Thread) -> bool {
+        self.is_held_by(me) && self.page.load(Relaxed) == self.page()
+    }
+
+    /// What tells two mappings of the word apart: 32 bits of the number of its page.
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits are meant")]
+    fn page(&self) -> u32 {
+        (core::ptr::from_ref(self).addr() >> 12) as u32
+    }
+
+    /// Whether `me` owns the word, through whichever mapping.
     #[inline(always)]
     pub(crate) fn is_held_by(&self, me: Thread) -> bool {
         self.owner.load(Relaxed) == me.tid()
@@ -143,6 +157,7 @@ impl RobustWord {
 
     #[inline(always)]
     fn own(&self, me: Thread, order: Ordering) {
+        self.page.store(self.page(), Relaxed);
         if order == SeqCst {
             self.owner.store(me.tid(), SeqCst);
         } else {
