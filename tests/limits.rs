@@ -7,7 +7,7 @@ use common::filter_step::{answer, load, pass_over_if};
 use common::{filter_calls, fork_child, watch_alone};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::SeqCst;
-use outlast::{FixedQueue, Lock, OpenError, Shared};
+use outlast::{Fault, FixedQueue, Lock, OpenError, Shared};
 
 outlast::shared! {
     /// A value that needs peers.
@@ -139,6 +139,20 @@ fn a_refused_call_is_named() {
         })
         .succeeds();
     }
+}
+
+/// A new thread gets no robust list: locks would outlive their owners, and nobody would hear of a death.
+#[cfg(feature = "futex")]
+#[test]
+fn without_robust_lists() {
+    let _watchdog = watch_alone("without_robust_lists");
+    fork_child(|| {
+        refuse(libc::SYS_set_robust_list, libc::EPERM);
+        let [desk, ..] = make_all();
+        let refused = matches!(desk, Err(OpenError::Attach(Fault::Unsupported)));
+        assert!(refused, "{desk:?}");
+    })
+    .succeeds();
 }
 
 /// A call that is interrupted again and again is given up at some point.

@@ -949,13 +949,21 @@ fn another_type_is_shown() {
 #[test]
 fn another_alignment_is_another_type() {
     mod plain {
-        outlast::plain! { pub(crate) struct Point { pub(crate) x: u64 } }
+        outlast::plain! {
+            pub(crate) struct Point { pub(crate) x: u64 }
+            pub(crate) struct Pair { pub(crate) x: u64, pub(crate) y: u64 }
+        }
         outlast::shared! {
             pub(crate) struct Place { pub(crate) ticks: [core::sync::atomic::AtomicU32; 2] }
         }
     }
     mod aligned {
-        outlast::plain! { #[repr(align(16))] pub(crate) struct Point { pub(crate) x: u64 } }
+        outlast::plain! {
+            #[repr(align(16))]
+            pub(crate) struct Point { pub(crate) x: u64 }
+            #[repr(align(16))]
+            pub(crate) struct Pair { pub(crate) x: u64, pub(crate) y: u64 }
+        }
         outlast::shared! {
             #[repr(align(64))]
             pub(crate) struct Place { pub(crate) ticks: [core::sync::atomic::AtomicU32; 2] }
@@ -995,6 +1003,11 @@ fn another_alignment_is_another_type() {
     let point = aligned::Point { x: 7 };
     let words = ["aligned to 16)", "aligned to 8)"];
     differ::<_, Lock<plain::Point>>(Shared::anonymous(Lock::new(point)).unwrap(), words);
+    // The alignment alone differs.
+    let pair = Shared::anonymous(Lock::new(plain::Pair { x: 7, y: 8 })).unwrap();
+    assert_eq!(size_of::<plain::Pair>(), size_of::<aligned::Pair>());
+    differ::<_, Lock<aligned::Pair>>(pair, ["aligned to 8)", "aligned to 16)"]);
+    assert_eq!(aligned::Pair { x: 7, y: 8 }.y, 8);
     let place = Shared::anonymous(plain::Place { ticks: Default::default() }).unwrap();
     differ::<_, aligned::Place>(place, ["aligned to 4)", "aligned to 64)"]);
     let place = Shared::anonymous(
@@ -1513,6 +1526,77 @@ fn names_go_beside_programs_that_start() {
             // Some may: a machine that is busy enough lets a child wait for as long as we do.
             assert!(stayed + refused < rounds / 100, "{stayed} stayed, {refused} were refused");
         });
+    });
+}
+
+/// Between the look at a name and the lock of its file, the name can come to mean another file, which is in use.
+#[cfg(outlast_hooks)]
+#[test]
+fn a_name_that_means_another_file_stays() {
+    use outlast::hooks::{Action, clear, plan, visits};
+    const POINT: &str = "names: about to lock";
+    in_own_process("a_name_that_means_another_file_stays", || {
+        let name = Name::new("a_name_that_means_another_file_stays");
+        let _watchdog = watch_alone("a_name_that_means_another_file_stays");
+        let steps: &AtomicU32 = common::plain_shared();
+        let killed = fork_child(|| {
+            core::mem::forget(Shared::create(&name.0, Office::new()).unwrap());
+            exit_now(0);
+        });
+        killed.succeeds();
+        // It has opened the file of the dead, which it may unlink, and is held before it locks it.
+        let child = fork_child(|| {
+            plan(POINT, Action::Hold);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    eventually("the name is looked up", || visits(POINT) > 0);
+                    steps.reach(1);
+                    steps.until(2);
+                    clear();
+                });
+                Shared::<Office>::open(&name.0).unwrap().work();
+            });
+        });
+        steps.until(1);
+        let shared = Shared::create(&name.0, Office::new()).unwrap();
+        steps.reach(2);
+        child.succeeds();
+        assert!(name.exists());
+        assert_eq!(*shared.till.lock().unwrap(), 2);
+    });
+}
+
+/// What happens to the lock of a descriptor that was handed on is nothing to the process that handed it on, nor to the
+/// one that has opened it.
+#[test]
+fn descriptors_handed_on_are_open_files_of_their_own() {
+    in_own_process("descriptors_handed_on_are_open_files_of_their_own", || {
+        let name = Name::new("descriptors_handed_on_are_open_files_of_their_own");
+        let _watchdog = watch_alone("descriptors_handed_on_are_open_files_of_their_own");
+        let give_up = |fd: &OwnedFd| {
+            // SAFETY: takes no pointers.
+            assert_eq!(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_UN) }, 0);
+        };
+        let is_in_use = || {
+            let created = Shared::create(&name.0, Office::new());
+            matches!(created, Err(OpenError::AlreadyExists))
+        };
+        let shared = Shared::create(&name.0, Office::new()).unwrap();
+        let given = shared.try_clone_fd().unwrap();
+        // On its way it is a use of the segment.
+        let kept = given.try_clone().unwrap();
+        drop(shared);
+        assert!(is_in_use());
+        // Opened, it is another.
+        let opened = Shared::<Office>::from_fd(given).unwrap();
+        give_up(&kept);
+        assert!(is_in_use());
+        let other = opened.try_clone_fd().unwrap();
+        give_up(&other);
+        assert!(is_in_use());
+        opened.work();
+        drop(opened);
+        assert!(!name.exists());
     });
 }
 

@@ -50,7 +50,7 @@ use crate::sync::atomic::{AtomicU32, fence};
 use crate::sys::robust::Thread;
 use crate::sys::{Watch, thread, wake_all};
 use crate::wait::WaitWord;
-use crate::wait::robust::{OWNER, RobustWord};
+use crate::wait::robust::{OWNER, Refused, RobustWord};
 use core::ptr::NonNull;
 use core::time::Duration;
 use std::sync::Arc;
@@ -185,6 +185,7 @@ impl Peers {
             let seen = lock.value();
             match lock.take_until(Deadline::after(Duration::from_millis(100))) {
                 Ok(Ok((_, me))) => return Ok(Locked { lock, me }),
+                Ok(Err(Refused::Failed(fault))) => return Err(fault),
                 Ok(Err(_)) => return Err(Fault::Corrupt),
                 // The kernel marks a word before its owner's id is free again: an unmarked
                 // owner that does not exist is no owner.

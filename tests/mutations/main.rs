@@ -22,6 +22,7 @@
 mod lock;
 mod plan;
 mod run;
+mod segments;
 mod wait;
 
 use plan::{Mutation, Outcome};
@@ -31,7 +32,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// The list, one file for each area.
-const AREAS: [&[Mutation]; 2] = [wait::MUTATIONS, lock::MUTATIONS];
+const AREAS: [&[Mutation]; 3] = [wait::MUTATIONS, lock::MUTATIONS, segments::MUTATIONS];
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
