@@ -21,6 +21,7 @@ fn main() -> ExitCode {
             ("a_killed_process", a_killed_process),
             ("an_exit_code", an_exit_code),
             ("large_values", large_values),
+            ("a_limit_of_file_size", a_limit_of_file_size),
             ("a_value_that_cannot_be_encoded", a_value_that_cannot_be_encoded),
             ("shared_memory", shared_memory),
             ("join_with_a_timeout", join_with_a_timeout),
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         ],
         &[
             ("owner", play_owner),
+            ("limited", play_limited),
             ("without_init", play_without_init),
             ("late_init", play_late_init),
         ],
@@ -154,6 +156,34 @@ fn large_values() {
         let process = Process::spawn(reversed, numbers).unwrap();
         process.wait().unwrap(); // nothing has been read: nobody may block
         assert!(process.join().unwrap() == expected, "{length}");
+    }
+}
+
+/// Large values go by files. If one would be longer than the process's limit, that is an error on either side.
+fn a_limit_of_file_size() {
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -f 4; exec \"$0\""]).arg(std::env::current_exe().unwrap());
+    shell.envs(part("limited").get_envs().filter_map(|(key, value)| Some((key, value?))));
+    assert!(shell.status().unwrap().success());
+}
+
+fn play_limited() {
+    fn length(bytes: Vec<u8>) -> usize {
+        bytes.len()
+    }
+    fn zeros(length: usize) -> Vec<u8> {
+        vec![0; length]
+    }
+    assert_eq!(Process::spawn(length, vec![0; 1_000]).unwrap().join().unwrap(), 1_000);
+    match Process::spawn(length, vec![0; 100_000]) {
+        Err(SpawnError::Io(error)) => assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge),
+        other => panic!("{:?}", other.map(|_| "a process")),
+    }
+    let process = Process::spawn(zeros, 100_000).unwrap();
+    match process.join() {
+        Err(ProcessError::Signalled(signal)) => panic!("killed by signal {signal}"),
+        Err(_) => {}
+        Ok(zeros) => panic!("{} bytes", zeros.len()),
     }
 }
 
