@@ -37,8 +37,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_released_word_stays_listed",
         file: "src/wait/robust/futex.rs",
-        from: "me.unlink(&self.links); self.release();",
-        to: "self.release();",
+        from: "let was_listed = me.unlink(&self.links);",
+        to: "let was_listed = me.has(&self.links);",
         rule: "The next owner writes the links of a word, so the last owner's list must not have it.",
         outcome: ordinary("lock", &["a_thread_can_hold_a_thousand"]),
     },
@@ -54,7 +54,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "the_outer_lock_is_not_listed",
         file: "src/sys/robust_futex.rs",
-        from: "if UNLISTED.get() != 0 { self.spill(); } self.head().pending",
+        from: "if unlisted() != 0 { self.spill(); } self.head().pending",
         to: "self.head().pending",
         rule: "Only one word fits into the pending field: the one held there moves to the list.",
         outcome: ordinary("lock", &["nested_locks_of_the_dead"]),

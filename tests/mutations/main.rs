@@ -21,8 +21,13 @@
 
 mod lock;
 mod plan;
+mod pool;
+mod queue;
 mod run;
+mod rwlock;
 mod segments;
+mod sync;
+mod sys;
 mod wait;
 
 use plan::{Mutation, Outcome};
@@ -32,7 +37,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// The list, one file for each area.
-const AREAS: [&[Mutation]; 3] = [wait::MUTATIONS, lock::MUTATIONS, segments::MUTATIONS];
+const AREAS: [&[Mutation]; 8] = [
+    wait::MUTATIONS,
+    sys::MUTATIONS,
+    segments::MUTATIONS,
+    lock::MUTATIONS,
+    rwlock::MUTATIONS,
+    sync::MUTATIONS,
+    queue::MUTATIONS,
+    pool::MUTATIONS,
+];
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -85,7 +99,7 @@ fn faults_of_the_list(root: &Path, all: &[&Mutation]) -> Vec<String> {
             wrong.push(format!("{name}: no rule"));
         }
         match mutation.outcome {
-            Outcome::Equivalent(reason) if reason.is_empty() => {
+            Outcome::Equivalent("") => {
                 wrong.push(format!("{name}: no reason"));
             }
             Outcome::Equivalent(_) => {}

@@ -49,7 +49,6 @@ pub(crate) const fn loom(tests: &'static [&'static str]) -> Outcome {
 }
 
 /// Not to be noticed, for this reason.
-#[expect(dead_code, reason = "no fault of the list is one")]
 pub(crate) const fn equivalent(reason: &'static str) -> Outcome {
     Outcome::Equivalent(reason)
 }

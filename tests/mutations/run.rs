@@ -7,6 +7,7 @@ use crate::plan::{Build, Mutation, Outcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -105,7 +106,8 @@ pub(crate) fn run(root: &Path, all: &[&Mutation], selection: &Selection) -> Exit
         count.fetch_add(1, Relaxed);
         print(&format!("{} [{}]: {text}", mutation.name, mutation.file));
     };
-    let runners = std::thread::available_parallelism().map_or(2, usize::from);
+    // Most tests sleep, or hang.
+    let runners = 2 * std::thread::available_parallelism().map_or(1, usize::from);
     let (ready, built) = sync_channel::<Mutant<'_>>(1);
     let built = Mutex::new(built);
     let groups: BTreeSet<_> = chosen.iter().filter_map(|mutation| group(mutation)).collect();
@@ -146,7 +148,8 @@ pub(crate) fn run(root: &Path, all: &[&Mutation], selection: &Selection) -> Exit
 }
 
 fn print(line: &str) {
-    writeln!(io::stdout(), "{line}").unwrap();
+    let mut out = io::stdout();
+    writeln!(out, "{line}").unwrap();
 }
 
 /// The copy of the repository, and where it is built.
@@ -155,12 +158,18 @@ struct Workshop {
     folder: PathBuf,
     /// For names of files and processes.
     runs: AtomicUsize,
+    _lock: File,
 }
 
 impl Workshop {
     fn new(root: &Path) -> Workshop {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
         let copy = folder.join("copy");
+        fs::create_dir_all(&copy).unwrap();
+        let lock = File::create(folder.join("lock")).unwrap();
+        // SAFETY: takes no pointers.
+        let locked = unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+        assert_eq!(locked, 0, "another run uses {}", folder.display());
         let tracked = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output();
         let tracked = tracked.expect("git lists the files").stdout;
         let mut files = BTreeSet::new();
@@ -178,7 +187,7 @@ impl Workshop {
         }
         assert!(!files.is_empty(), "no file is tracked");
         remove_others(&copy, &files);
-        Workshop { copy, folder, runs: AtomicUsize::new(0) }
+        Workshop { copy, folder, runs: AtomicUsize::new(0), _lock: lock }
     }
 
     /// Builds the test program. The error is the compiler's.
@@ -199,6 +208,8 @@ impl Workshop {
             .env("CARGO_INCREMENTAL", "1")
             .env("CARGO_PROFILE_DEV_DEBUG", "none")
             .env("CARGO_PROFILE_LOOM_DEBUG", "none")
+            // A mutant's model is stopped early, so that building it is what takes long.
+            .env("CARGO_PROFILE_LOOM_OPT_LEVEL", "1")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .output()
             .expect("cargo runs");
@@ -224,7 +235,7 @@ impl Workshop {
         let tests: BTreeSet<&str> =
             mutations.iter().flat_map(|mutation| tests_of(mutation)).copied().collect();
         let time = |test| {
-            let run = self.test(program.as_ref()?, test, build, 4 * GRACE);
+            let run = self.test(program.as_ref().map_err(Clone::clone)?, test, build, 4 * GRACE);
             let passed = run.status.is_some_and(|status| status.success());
             // A program without such a test ends well, too.
             if passed && run.log.contains(&format!("test {test} ... ")) {
@@ -233,11 +244,7 @@ impl Workshop {
                 Err(format!("{test} fails without the fault, or is not there\n{}", run.log))
             }
         };
-        let plain = |result: Result<Duration, String>| result;
-        tests
-            .into_iter()
-            .map(|test| (test, plain(time(test).map_err(|error: String| error))))
-            .collect()
+        tests.into_iter().map(|test| (test, time(test))).collect()
     }
 
     /// Plants a fault, builds, and takes the fault out again.
@@ -307,9 +314,7 @@ impl Workshop {
         }
         let time = began.elapsed();
         kill_marked(&mark);
-        if status.is_none() {
-            child.wait().unwrap();
-        }
+        child.wait().unwrap();
         let text = String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned();
         fs::remove_file(&log).unwrap();
         Run { status, time, log: text }

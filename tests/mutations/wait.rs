@@ -32,7 +32,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "Some(armed.wrapping_add(ONCE) | ARMED)",
         to: "Some(armed | ARMED)",
         rule: "A thread that clears the armed bit must notice that another thread has armed since.",
-        outcome: loom(&["queue::queue_timeout_loses_no_wake_of_other_receivers"]),
+        outcome: loom(&["condition::condition_is_armed_by_any_waiter"]),
     },
     Mutation {
         name: "notify_disarms_beside_sleepers",
