@@ -12,28 +12,35 @@
 //! ```
 //!
 //! # State
-//! One word of 64 bits: {generation: 36, gone: 12, cause: 4, arrived: 12}.
+//! One word of 64 bits: {generation: 36, gone: 12, before: 1, cause: 3, arrived: 12}.
 //!
 //! | cause | meaning | next |
 //! |---|---|---|
-//! | 0 | so many have arrived of this generation | the next generation, when the last arrives or a reset finds nobody |
+//! | 0 | so many have arrived of this generation | the next generation, by the last arrival or by `reset` |
 //! | not 0 | broken, for that reason | the next generation, by `reset` |
 //!
+//! *Before* says that the generation before this one ended broken.
+//!
 //! *Gone* is how many parties a [shrinking](Barrier::shrinking) barrier has lost. When it grows, nobody has arrived, and those who wait arrive once more.
+//! With any other barrier it counts the deaths that recovery has dealt with.
 //!
 //! Beside it: a signal for sleepers; which of the last generations ended broken; and a cell for each process that has
-//! waited here, its *parties*: {gone after it: 16, leaving: 1, owner tag: 12}, how many of its threads are inside `wait`, and how
-//! many there have been at a time.
+//! waited here, its *parties*: {gone after it: 16, leaving: 1, owner tag: 12}, how many of its threads are inside `wait`, how
+//! many there have been at a time, and its process id once it is dead.
 //!
 //! # Invariants
-//! - I1. An arrival, the completion of a generation, and its breaking are one exchange of the word each. So each generation
-//!   either completes or breaks, and all who arrived in it are told the same.
-//! - I2. A broken generation is written down before the word moves on from it; a completed one never is. A waiter that finds the word moved on
-//!   asks there. (What is written down is not overwritten by a generation shortly before it; one that has slept through
-//!   eight resets is told that it passed.)
-//! - I3. A process whose thread has arrived has a cell with its tag.
-//! - I4. Recovery writes into the cell of the dead what *gone* will be, before it is: whoever takes an interrupted recovery up finds out
-//!   whether that has happened. No other loss is begun before.
+//! - I1. An arrival, the completion of a generation, its breaking and a reset are one exchange of the word each. So each generation
+//!   either completes or breaks, and all who arrived in it are told the same. No state lies between two steps of a
+//!   verb: a waiter that has been told of a reset finds the next generation.
+//! - I2. A generation that ended broken is *before* the next one, and is written down before the word moves on from that; a completed
+//!   one never is. A waiter that finds the word moved on asks there. (What is written down is not overwritten by a
+//!   generation shortly before it; one that has slept through eight resets is told that it passed.)
+//! - I3. A process whose thread has arrived has one cell with its tag, and no second one: its threads look through all
+//!   cells before they claim one, and claim one at a time.
+//! - I4. Recovery writes into the cell of the dead what *gone* will be, before it is. *Gone* moves by the exchange that breaks
+//!   the generation or takes the parties off. So the next process that takes up an interrupted recovery finds out whether that has happened, and a
+//!   death counts once. No other loss is begun before.
+//! - I5. A process is a peer before it changes the word.
 //!
 //! # Ordering
 //! What any party wrote before `wait` is seen by all parties after it: every arrival is a Release of the word and
@@ -42,17 +49,18 @@
 //! # Death
 //! A process is a party from its first `wait` until it [leaves](Barrier::leave), or ends by itself outside of `wait`. Killed anywhere in
 //! between, it breaks the generation that is under way, at once, and the error names it. A generation that was
-//! complete stays so. Killed between the completion and its wake: recovery wakes everybody. Then it stays
+//! complete stays so. Killed between a change and its wake: recovery wakes everybody. Then it stays
 //! broken until [`reset`](Barrier::reset), as in Python and Java.
 //!
 //! A [shrinking](Barrier::shrinking) barrier goes on without it instead: whether the dead had arrived in this generation cannot be told at every
 //! instruction, so nobody has, and all the living do so again.
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::segment::identify;
+use crate::segment::{identify, one_at_a_time};
 use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sys::hooks;
 use crate::wait::TimedOut;
 use crate::wait::signal::Signal;
 use core::fmt;
@@ -66,20 +74,21 @@ pub const MAX_PROCESSES: usize = 64;
 
 const ARRIVED: u64 = 0xfff;
 const CAUSE_AT: u32 = 12;
-const CAUSE: u64 = 0xf << CAUSE_AT;
+const CAUSE: u64 = 0x7 << CAUSE_AT;
+/// The generation before this one ended broken.
+const BEFORE: u64 = 1 << 15;
 const GONE_AT: u32 = 16;
 const GONE: u64 = 0xfff << GONE_AT;
 const GENERATION_AT: u32 = 28;
 
 const ABORTED: u64 = 1 << CAUSE_AT;
 const TIMED_OUT: u64 = 2 << CAUSE_AT;
-const RESET: u64 = 3 << CAUSE_AT;
-const DIED: u64 = 4 << CAUSE_AT;
+const DIED: u64 = 3 << CAUSE_AT;
 
 /// How many generations that ended broken are remembered.
 const REMEMBERED: usize = 8;
 
-/// In a cell's word: recovery has begun to take its parties off; above it, how many are gone then.
+/// In a cell's word: recovery has begun to deal with the death; above it, what *gone* is then.
 const LEAVING: u32 = 1 << 12;
 const TARGET_AT: u32 = 16;
 
@@ -91,7 +100,7 @@ pub struct Barrier {
     state: AtomicU64,
     signal: Signal,
     parties: AtomicU32,
-    /// Whether it goes on without the dead.
+    /// All ones if it goes on without the dead, or else 0.
     shrinks: AtomicU32,
     /// Who broke it by dying: its process id.
     culprit: AtomicU32,
@@ -108,6 +117,8 @@ struct Cell {
     inside: AtomicU32,
     /// The most threads that have been inside at a time: as many parties does the process stand for.
     most: AtomicU32,
+    /// Written by recovery.
+    pid: AtomicU32,
 }
 
 impl Cell {
@@ -209,13 +220,14 @@ impl Barrier {
             state: AtomicU64::new(0),
             signal: Signal::new(),
             parties: AtomicU32::new(parties),
-            shrinks: AtomicU32::new(u32::from(shrinks)),
+            shrinks: AtomicU32::new(if shrinks { u32::MAX } else { 0 }),
             culprit: AtomicU32::new(0),
             broken: core::array::from_fn(|_| AtomicU64::new(0)),
             cells: core::array::from_fn(|_| Cell {
                 word: AtomicU32::new(0),
                 inside: AtomicU32::new(0),
                 most: AtomicU32::new(0),
+                pid: AtomicU32::new(0),
             }),
         }
     }
@@ -262,7 +274,7 @@ impl Barrier {
         loop {
             if let Some(generation) = mine.filter(|&generation| seen >> GENERATION_AT != generation)
             {
-                if self.was_broken(generation) {
+                if self.was_broken(generation, seen) {
                     return Err(BarrierError::Broken(BrokenCause::Reset));
                 }
                 mine = None; // it was complete without this thread, which is one too many: the next, then
@@ -271,7 +283,7 @@ impl Barrier {
                 return Err(BarrierError::Broken(self.cause(seen)));
             }
             let is_leader = (seen & ARRIVED) + 1 >= u64::from(self.left(seen));
-            let next = if is_leader { following(seen) } else { seen + 1 };
+            let next = if is_leader { self.following(seen) } else { seen + 1 };
             if let Err(now) = self.state.compare_exchange(seen, next, AcqRel, Acquire) {
                 seen = now;
                 continue;
@@ -307,7 +319,7 @@ impl Barrier {
         let generation = began >> GENERATION_AT;
         if seen >> GENERATION_AT != generation {
             let reset = Ended::Broken(BrokenCause::Reset);
-            return Some(if self.was_broken(generation) { reset } else { Ended::Complete });
+            return Some(if self.was_broken(generation, seen) { reset } else { Ended::Complete });
         }
         if seen & CAUSE != 0 {
             return Some(Ended::Broken(self.cause(seen)));
@@ -315,8 +327,11 @@ impl Barrier {
         (seen & GONE != began & GONE).then_some(Ended::Shrunk(seen))
     }
 
-    /// Whether a generation that is over ended broken (I2).
-    fn was_broken(&self, generation: u64) -> bool {
+    /// Whether a generation that is over in the state `seen` ended broken (I2).
+    fn was_broken(&self, generation: u64, seen: u64) -> bool {
+        if generation == before(seen) {
+            return seen & BEFORE != 0;
+        }
         self.remembered(generation).load(Relaxed) == stamp(generation)
     }
 
@@ -334,7 +349,16 @@ impl Barrier {
         &self.broken[usize::try_from(generation).unwrap_or(0) % REMEMBERED]
     }
 
+    /// The state after this generation if it completes. Keeps I2.
+    fn following(&self, seen: u64) -> u64 {
+        if seen & BEFORE != 0 {
+            self.remember(before(seen));
+        }
+        (((seen >> GENERATION_AT).wrapping_add(1)) << GENERATION_AT) | (seen & GONE)
+    }
+
     /// Writes down that the generation ended broken, unless a later one has been there since.
+    #[cold]
     fn remember(&self, generation: u64) {
         let stamp = stamp(generation);
         let later =
@@ -374,32 +398,24 @@ impl Barrier {
     /// # Ok::<(), outlast::Error>(())
     /// ```
     pub fn abort(&self) {
+        self.become_known();
         self.break_for(ABORTED, None);
     }
 
-    /// Makes the barrier whole and empty again. Those who wait get [`BrokenCause::Reset`].
+    /// Makes the barrier whole and empty again. Each thread that waits gets [`BrokenCause::Reset`], once.
     pub fn reset(&self) {
-        let mut seen = self.state.load(Acquire);
-        loop {
-            if seen & (CAUSE | ARRIVED) == 0 {
-                return;
-            }
-            // Broken first, so that the generation cannot complete any more.
-            let next = if seen & CAUSE == 0 {
-                seen | RESET
-            } else {
-                let generation = seen >> GENERATION_AT;
-                self.remember(generation); // keeps I2
-                following(seen)
-            };
-            match self.state.compare_exchange(seen, next, AcqRel, Acquire) {
-                Ok(_) => {
-                    self.signal.notify_all();
-                    seen = next;
-                }
-                Err(now) => seen = now,
-            }
+        self.become_known();
+        let is_needed = |seen: u64| seen & (CAUSE | ARRIVED) != 0;
+        let next = |seen| is_needed(seen).then(|| self.following(seen) | BEFORE);
+        if self.state.fetch_update(AcqRel, Acquire, next).is_ok() {
+            self.signal.notify_all();
         }
+    }
+
+    /// Keeps I5: if this process is killed between the change and the wake, the others notice. (If it cannot become a peer,
+    /// the change is made all the same.)
+    fn become_known(&self) {
+        identify(core::ptr::from_ref(self).addr()).ok();
     }
 
     /// Whether the barrier is broken. May change at any moment.
@@ -418,7 +434,7 @@ impl Barrier {
     /// How many parties are left in this state: at least one.
     fn left(&self, seen: u64) -> u32 {
         let parties = self.parties.load(Relaxed).clamp(1, MAX_PARTIES);
-        parties.saturating_sub(gone(seen)).max(1)
+        parties.saturating_sub(gone(seen) & self.shrinks.load(Relaxed)).max(1)
     }
 
     /// How many are waiting. May change at any moment.
@@ -444,17 +460,32 @@ impl Barrier {
         Ok(())
     }
 
-    /// Takes the parties off that recovery, this one or one that was interrupted, has found dead.
+    /// Deals with the deaths that recovery, this one or one that was interrupted, has found (I4).
     fn finish_losses(&self) {
+        let shrinks = self.shrinks.load(Relaxed) != 0;
         for cell in &self.cells {
             let word = cell.word.load(Acquire);
             if word & LEAVING == 0 {
                 continue;
             }
+            hooks::pause("barrier: a death noted, not dealt with");
             let target = u64::from(word >> TARGET_AT) << GONE_AT & GONE;
-            let shrink =
-                |seen: u64| (seen & GONE < target).then_some((seen & !(GONE | ARRIVED)) | target);
-            self.state.fetch_update(AcqRel, Acquire, shrink).ok();
+            let lose = |seen: u64| {
+                let next = (seen & !GONE) | target;
+                if seen == next {
+                    return None; // it has happened
+                }
+                Some(match seen & CAUSE {
+                    _ if shrinks => next & !ARRIVED,
+                    0 => {
+                        self.culprit.store(cell.pid.load(Relaxed), Relaxed);
+                        next | DIED
+                    }
+                    _ => next,
+                })
+            };
+            self.state.fetch_update(AcqRel, Acquire, lose).ok();
+            hooks::pause("barrier: a death dealt with, the cell not free");
             cell.clear();
         }
     }
@@ -462,30 +493,40 @@ impl Barrier {
     /// This process's cell.
     fn cell(&self) -> Result<&Cell, Fault> {
         let tag = identify(core::ptr::from_ref(self).addr())?;
+        self.find(tag, tag).map_or_else(|| self.claim(tag), Ok)
+    }
+
+    /// The first cell with this word, of those in the order in which the process with this tag looks.
+    fn find(&self, tag: u32, word: u32) -> Option<&Cell> {
         let first = tag as usize;
-        for i in 0..MAX_PROCESSES {
-            let cell = &self.cells[(first + i) % MAX_PROCESSES];
-            let mut owner = cell.word.load(Relaxed);
-            if owner == 0 {
-                match cell.word.compare_exchange(0, tag, AcqRel, Relaxed) {
-                    Ok(_) => return Ok(cell),
-                    Err(now) => owner = now,
+        let order = (0..MAX_PROCESSES).map(|i| &self.cells[(first + i) % MAX_PROCESSES]);
+        { order }.find(|cell| cell.word.load(Relaxed) == word)
+    }
+
+    /// A cell for this process. Keeps I3.
+    #[cold]
+    fn claim(&self, tag: u32) -> Result<&Cell, Fault> {
+        one_at_a_time(|| {
+            loop {
+                if let Some(cell) = self.find(tag, tag) {
+                    return Ok(cell); // another thread's claim
+                }
+                hooks::pause("barrier: about to claim a cell");
+                let cell = self.find(tag, 0).ok_or(Fault::TooManyPeers)?;
+                if cell.word.compare_exchange(0, tag, AcqRel, Relaxed).is_ok() {
+                    return Ok(cell);
                 }
             }
-            if owner == tag {
-                return Ok(cell);
-            }
-        }
-        Err(Fault::TooManyPeers)
+        })
     }
 }
 
-/// The state after this generation.
-fn following(seen: u64) -> u64 {
-    (((seen >> GENERATION_AT).wrapping_add(1)) << GENERATION_AT) | (seen & GONE)
+/// The generation before this one.
+fn before(seen: u64) -> u64 {
+    (seen >> GENERATION_AT).wrapping_sub(1) & (u64::MAX >> GENERATION_AT)
 }
 
-/// How many parties have been lost.
+/// How many parties have been lost, or the number of deaths.
 fn gone(seen: u64) -> u32 {
     // Fits: 12 bits.
     u32::try_from((seen & GONE) >> GONE_AT).unwrap_or(0)
@@ -515,19 +556,19 @@ unsafe impl Shareable for Barrier {
             let inside = cell.inside.load(Relaxed);
             if dead.clean && inside == 0 {
                 cell.clear();
-            } else if self.shrinks.load(Relaxed) == 0 {
-                if !self.is_broken() {
-                    self.culprit.store(dead.pid, Relaxed);
-                    self.break_for(DIED, None);
-                }
-                cell.clear();
-            } else {
-                let seen = self.state.load(Relaxed);
-                let lost = cell.most.load(Relaxed).max(inside).clamp(1, MAX_PARTIES);
-                let target = gone(seen) + lost.min(self.left(seen) - 1);
-                cell.word.store(dead.tag | LEAVING | (target << TARGET_AT), Release); // keeps I4
-                self.finish_losses();
+                continue;
             }
+            let seen = self.state.load(Relaxed);
+            let lost = if self.shrinks.load(Relaxed) == 0 {
+                1 // death
+            } else {
+                let parties = cell.most.load(Relaxed).max(inside).clamp(1, MAX_PARTIES);
+                parties.min(self.left(seen) - 1)
+            };
+            let target = (gone(seen) + lost) & MAX_PARTIES;
+            cell.pid.store(dead.pid, Relaxed);
+            cell.word.store(dead.tag | LEAVING | (target << TARGET_AT), Release); // keeps I4
+            self.finish_losses();
         }
         self.signal.wake_all();
     }

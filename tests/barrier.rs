@@ -2,7 +2,7 @@
 #![cfg(not(outlast_loom))]
 mod common;
 
-use common::{KILLED, fork_child, ms, sleep_for_ever, until_waiting, watch, worlds};
+use common::{KILLED, Stage as _, fork_child, ms, sleep_for_ever, until_waiting, watch, worlds};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::SeqCst;
 use outlast::{Barrier, BarrierError, BrokenCause, Fault, Shared, Spin};
@@ -141,6 +141,33 @@ fn abort_and_reset_reach_those_who_wait() {
         },
         |_| {},
     );
+}
+
+/// A waiter that a reset has let go, and that waits again at once, is not told of the same reset once more.
+#[test]
+fn a_reset_is_told_once() {
+    for round in 0..60 {
+        let meeting = meeting(5);
+        let _watchdog = watch(&format!("a_reset_is_told_once, round {round}"), &meeting);
+        let barrier = &meeting.barrier;
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    assert_eq!(barrier.wait(), broken(BrokenCause::Reset));
+                    meeting.here.fetch_add(1, SeqCst);
+                    barrier.wait().unwrap();
+                });
+            }
+            common::eventually("four wait", || barrier.waiting() == 4);
+            if round % 2 == 0 {
+                std::thread::sleep(ms(30)); // until they sleep
+            }
+            barrier.reset();
+            common::eventually("all are told", || meeting.here.load(SeqCst) == 4);
+            barrier.wait().unwrap();
+        });
+        assert_eq!((barrier.waiting(), barrier.is_broken()), (0, false));
+    }
 }
 
 /// Some meet without end, one of them without patience, while one aborts and another one resets at any moment. Each generation
@@ -424,6 +451,43 @@ fn what_a_shrinking_barrier_loses() {
     assert_eq!((meeting.barrier.parties(), meeting.barrier.waiting()), (3, 0));
 }
 
+/// A process has one cell, even if one that comes first in the order of its search has become free since its claim: its
+/// death is one loss.
+#[test]
+fn a_shrinking_barrier_loses_a_process_once() {
+    let first = at(Barrier::shrinking(3)); // tag 1
+    let _watchdog = watch("a_shrinking_barrier_loses_a_process_once", &first);
+    let barrier = &first.barrier;
+    let open = || Shared::<Meeting>::from_fd(first.try_clone_fd().unwrap()).unwrap();
+    let peers: Vec<_> = (2..=64).map(|_| open()).collect(); // tags 2 to 64
+    let party = fork_child(|| {
+        // Tag 65: its search begins at the cell of tag 1.
+        for meeting in 1..=2 {
+            first.here.until(meeting);
+            barrier.wait().unwrap();
+        }
+        sleep_for_ever();
+    });
+    let meet = |comes_first: &Shared<Meeting>, number: u32| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| comes_first.barrier.wait().unwrap());
+            common::eventually("the first waits", || barrier.waiting() == 1);
+            first.here.reach(number);
+            common::eventually("two wait", || barrier.waiting() == 2);
+            peers[0].barrier.wait().unwrap();
+        });
+    };
+    meet(&first, 1);
+    barrier.leave().unwrap();
+    meet(&peers[1], 2);
+    assert_eq!(barrier.parties(), 3);
+    party.kill9();
+    common::eventually("one fewer", || barrier.parties() < 3);
+    // Two are left, and one alone does not pass.
+    assert_eq!(peers[0].barrier.wait_timeout(ms(100)), Err(BarrierError::TimedOut));
+    assert_eq!(barrier.parties(), 2);
+}
+
 /// One after the other is killed, at random; the rest go on, until one is alone.
 #[test]
 fn kills_until_one_is_left() {
@@ -517,4 +581,55 @@ fn a_party_sleeps_on() {
     meeting.here.store(1, SeqCst);
     assert!(meeting.barrier.wait().unwrap().is_leader());
     child.succeeds();
+}
+
+#[cfg(outlast_hooks)]
+mod with_pauses {
+    use super::*;
+    use outlast::hooks::{self, Action};
+
+    /// A process that is no peer yet is killed between an abort or a reset and its wake: the waiters hear of it.
+    #[test]
+    fn a_stranger_killed_before_its_wake() {
+        for resets in [false, true] {
+            let meeting = meeting(2);
+            let _watchdog = watch("a_stranger_killed_before_its_wake", &meeting);
+            let waiter = fork_child(|| assert!(meeting.barrier.wait().is_err()));
+            waiter.until_waiting();
+            std::thread::sleep(ms(30));
+            let stranger = fork_child(|| {
+                hooks::plan("signal: changed, nobody woken yet", Action::Kill);
+                if resets { meeting.barrier.reset() } else { meeting.barrier.abort() }
+            });
+            assert_eq!(stranger.wait(), KILLED);
+            waiter.succeeds();
+            assert_eq!(meeting.barrier.is_broken(), !resets);
+        }
+    }
+
+    /// While a thread is about to claim a cell, no other thread of its process claims a second one.
+    #[test]
+    fn threads_of_a_process_share_a_cell() {
+        const CLAIM: &str = "barrier: about to claim a cell";
+        let meeting = at(Barrier::shrinking(3));
+        let _watchdog = watch("threads_of_a_process_share_a_cell", &meeting);
+        let here = &meeting.here;
+        let party = fork_child(|| {
+            let wait = || _ = meeting.barrier.wait();
+            std::thread::scope(|scope| {
+                hooks::plan(CLAIM, Action::Nap(400_000));
+                scope.spawn(wait);
+                common::eventually("one is about to claim", || hooks::visits(CLAIM) > 0);
+                hooks::clear();
+                here.store(1, SeqCst);
+                scope.spawn(wait);
+            });
+        });
+        common::eventually("one is about to claim", || here.load(SeqCst) == 1);
+        std::thread::sleep(ms(50));
+        assert_eq!(meeting.barrier.waiting(), 0);
+        common::eventually("both wait", || meeting.barrier.waiting() == 2);
+        party.kill9();
+        common::eventually("two fewer", || meeting.barrier.parties() == 1);
+    }
 }

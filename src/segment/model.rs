@@ -16,6 +16,11 @@ pub(crate) fn who() -> (u32, u32) {
 /// Nobody forks.
 pub(crate) fn introduce(_address: usize) {}
 
+/// Every process has one thread.
+pub(crate) fn one_at_a_time<R>(act: impl FnOnce() -> R) -> R {
+    act()
+}
+
 /// Everything is shared.
 pub(crate) fn contains(_address: usize) -> bool {
     true

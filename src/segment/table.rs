@@ -141,6 +141,12 @@ pub(crate) fn introduce(address: usize) {
     }
 }
 
+/// Runs `act`, which must not look at segments, while no other thread of this process runs one.
+pub(crate) fn one_at_a_time<R>(act: impl FnOnce() -> R) -> R {
+    let _table = table(); // held across a fork, so that the child finds it free
+    act()
+}
+
 /// Whether `address` lies in a segment that this process has open.
 pub(crate) fn contains(address: usize) -> bool {
     let table = table();

@@ -130,12 +130,14 @@ impl WaitWord {
                     slept = slept.or_else(|| spinner.missed());
                     let doze = deadline.at_most(hooks::second_look(DOZE));
                     dozed = (park(seen, doze) == Wake::TimedOut).then_some(seen);
+                    hooks::pause("wait: back from its sleep");
                     late = deadline.is_over();
                 }
                 Step::Sleep(seen) | Step::Doze(seen) => {
                     hooks::pause("wait: about to sleep");
                     slept = slept.or_else(|| spinner.missed());
                     late = park(seen, deadline) == Wake::TimedOut;
+                    hooks::pause("wait: back from its sleep");
                 }
             }
         }

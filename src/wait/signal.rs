@@ -4,7 +4,7 @@ use super::{Look, Step, TimedOut, WaitWord};
 use crate::deadline::Deadline;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, fence};
-use crate::sys::{Change, fence as asymmetric};
+use crate::sys::{Change, fence as asymmetric, hooks};
 use std::time::Duration;
 
 /// A sequence word, and whether anybody sleeps on it.
@@ -134,6 +134,7 @@ impl<const LIGHT: bool> Signal<LIGHT> {
     /// Wakes up to `n` sleepers, if there may be any.
     #[cold]
     pub(crate) fn notify(&self, n: u32) {
+        hooks::pause("signal: changed, nobody woken yet");
         let armed = self.armed.load(Acquire);
         if armed & ARMED != 0 && self.seq.change_and_wake(Change::AddOne, n) == 0 {
             self.armed.compare_exchange(armed, armed & !ARMED, Relaxed, Relaxed).ok(); // keeps I2

@@ -355,6 +355,42 @@ fn recovery_of_a_shrinking_barrier_is_interrupted() {
     Sweep { sleepers: &[passes, passes], after: Some(recovers_again), ..sweep }.must_hold();
 }
 
+/// The recoverer is killed as well, at any point, and a survivor resets what it has broken: the next recoverer breaks the
+/// barrier if that has not happened, and not a second time.
+#[test]
+fn recovery_that_breaks_a_barrier_is_interrupted() {
+    // The process that makes the world is a party, and counts as dead.
+    let with_a_party: fn() -> Shared<Barrier> = || {
+        let world = three();
+        warm(&world);
+        world
+    };
+    let recovers: Operation<Shared<Barrier>> = |world| {
+        Spin::Never.set();
+        Box::new(|| world.recover(&Dead::killed(FIRST)))
+    };
+    let recovers_again: Act<Shared<Barrier>> = |world| {
+        let was_broken = world.is_broken();
+        if was_broken {
+            world.reset();
+        }
+        world.recover(&Dead::killed(FIRST));
+        if was_broken == world.is_broken() {
+            return fail(format!("broken before: {was_broken}, and after as well"));
+        }
+        world.reset();
+        Ok(())
+    };
+    // Its own end is not to break the barrier.
+    let waits_and_leaves: Act<Shared<Barrier>> = |world| {
+        waits(world)?;
+        world.leave().or_else(fail)
+    };
+    let name = "barrier: recovery, interrupted; one asleep";
+    let sweep = Sweep::new(name, &with_a_party, memory, recovers, works);
+    Sweep { sleepers: &[waits_and_leaves], after: Some(recovers_again), ..sweep }.must_hold();
+}
+
 fn cell() -> Shared<OnceCell<[u64; 2]>> {
     options().anonymous(OnceCell::new()).expect("a segment")
 }
