@@ -48,6 +48,9 @@
 //! is killed before it could act has swallowed the wake; a notifier that is killed before its notify has changed
 //! what nobody will hear of. So recovery moves the sequence and wakes everybody: all waiters return, as if notified,
 //! and look again. If the dead one had the lock, the kernel has given it up, and the waiter's return says so.
+//!
+//! A peer that leaves (by exit, `leave` or its last drop) is not dead, and wakes nobody: a waiter counts on
+//! a reason for its return.
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::lock::{Lock, LockError, LockGuard};
@@ -61,7 +64,8 @@ use std::time::{Duration, Instant};
 /// Where processes wait until what a [`Lock`] or [`ReentrantLock`](crate::ReentrantLock) guards has changed.
 ///
 /// A wait returns after a notify that came while it waited, after the death of any process of the segment, or at its
-/// deadline; never for no reason. What it waits for may have gone again by then, or be another's: test it in a
+/// deadline; never for no reason. A process that exits, or drops its handles, does not end the waits of others. If threads of it
+/// wait at its exit, it may take with it the notifications that they have got. What it waits for may have gone again by then, or be another's: test it in a
 /// loop, or let [`wait_while`](Condition::wait_while) do it.
 ///
 /// A notify need not hold the lock, and makes no system call unless somebody waits; but change what
@@ -250,8 +254,11 @@ unsafe impl Shareable for Condition {
     fn place(&self) {
         self.signal.place();
     }
-    fn recover(&self, _dead: &Dead) {
-        self.signal.wake_all();
+    fn recover(&self, dead: &Dead) {
+        // Unlike most other waits, this one does not look at a state that would tell it to sleep on.
+        if !dead.clean {
+            self.signal.wake_all();
+        }
     }
 }
 

@@ -454,6 +454,46 @@ fn a_death_ends_all_waits() {
     waiters.into_iter().for_each(common::Child::succeeds);
 }
 
+/// A peer that leaves in an orderly way ends no wait: nobody has died, and nobody has notified.
+#[test]
+fn a_peer_that_leaves_ends_no_wait() {
+    let becomes_a_peer = |scene: &Shared<Scene>| {
+        assert!(scene.wait_on(false, || Some(AT_ONCE)));
+    };
+    let leaves: [&dyn Fn(&Shared<Scene>); 3] = [
+        &|scene| {
+            let other = Shared::<Scene>::from_fd(scene.try_clone_fd().unwrap()).unwrap();
+            becomes_a_peer(&other);
+            drop(other);
+        },
+        &|scene| fork_child(|| becomes_a_peer(scene)).succeeds(),
+        &|scene| {
+            let leaves = || {
+                becomes_a_peer(scene);
+                outlast::leave();
+                common::exit_now(0);
+            };
+            fork_child(leaves).succeeds();
+        },
+    ];
+    for (how, leaves) in leaves.into_iter().enumerate() {
+        let scene = scene();
+        let _watchdog = watch(&format!("a_peer_that_leaves_ends_no_wait, {how}"), &scene);
+        let waiter = fork_child(|| {
+            Spin::Never.set();
+            assert!(scene.wait_on(false, || {
+                scene.who[0].store(common::who_am_i(), SeqCst);
+                scene.waiting.fetch_add(1, SeqCst);
+                Some(ms(600))
+            }));
+        });
+        scene.until_asleep(1);
+        std::thread::sleep(ms(30));
+        leaves(&scene);
+        waiter.succeeds();
+    }
+}
+
 /// The woken one is killed at about the same time, before or after it has taken the token: if it is left, another gets it.
 #[test]
 fn a_waiter_killed_as_it_is_woken() {
