@@ -779,6 +779,29 @@ fn owned_copies_made_by_fork() {
     assert_eq!(hall.seats.available(), 3);
 }
 
+/// A permit is given back only to its owner: once the cell is another's, nothing of that one's is taken.
+#[test]
+fn owned_permits_of_a_lost_cell() {
+    let hall = hall(3);
+    let _watchdog = watch("owned_permits_of_a_lost_cell", &hall);
+    let permit = hall.seats.acquire().unwrap();
+    // The value lies in the last page; the only cell in use holds one permit for the first process.
+    let file = std::fs::File::from(hall.try_clone_fd().unwrap());
+    let page = file.metadata().unwrap().len() - 4_096;
+    let mut bytes = vec![0; 4_096];
+    file.read_exact_at(&mut bytes, page).unwrap();
+    let start = std::ptr::from_ref(&hall.seats).addr() % 4_096;
+    let ours = (1_u64 << 32 | 1).to_ne_bytes();
+    let is_ours = |at: &usize| bytes[*at..*at + 8] == ours;
+    let end = start + size_of::<OwnedSemaphore>();
+    let at = (start..end).step_by(8).find(is_ours).expect("a cell");
+    let theirs = (2_u64 << 32 | 0x7ff).to_ne_bytes();
+    common::scribble(&hall.seats, at - start, &theirs);
+    assert_eq!(hall.seats.available(), 1);
+    drop(permit);
+    assert_eq!(hall.seats.available(), 1);
+}
+
 /// One that is stopped in the midst of taking permits keeps nobody longer than they want to wait.
 #[test]
 #[cfg(feature = "futex")] // which has its word first, in which the owner's thread id stands

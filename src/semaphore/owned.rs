@@ -20,6 +20,7 @@
 //! - I1. What is available is what there is in all, less the sum of all cells. No other number says so.
 //! - I2. Cells grow under the robust word only, and only by what is available. So their sum is never more than there is in all.
 //! - I3. A cell shrinks by an exchange of its own, without the word; then all who sleep are woken.
+//! - I4. Permits are given back to a cell only while it bears their owner's tag.
 //!
 //! # Ordering
 //! What was written before a permit was given back is seen by whoever takes it next: Release and Acquire of the cell.
@@ -67,6 +68,8 @@ pub struct OwnedSemaphore {
 pub struct OwnedPermit<'a> {
     semaphore: &'a OwnedSemaphore,
     cell: &'a AtomicU64,
+    /// Whose cell it was when they were taken.
+    owner: u64,
     n: u32,
     /// The count of forks when it was made.
     forks: u32,
@@ -244,7 +247,7 @@ impl OwnedSemaphore {
         {
             seen = now; // another thread of ours has given back
         }
-        Ok(Some(OwnedPermit { semaphore: self, cell, n, forks: forks() }))
+        Ok(Some(OwnedPermit { semaphore: self, cell, owner, n, forks: forks() }))
     }
 
     /// How many permits nobody holds. May change at any moment.
@@ -271,7 +274,9 @@ impl OwnedPermit<'_> {
         self.n
     }
 
-    /// Keeps the permits until this process ends.
+    /// Keeps the permits until this process ends, or drops its last handle to the segment.
+    ///
+    /// From then on others can take them.
     pub fn forget(self) {
         core::mem::forget(self);
     }
@@ -288,12 +293,11 @@ impl Drop for OwnedPermit<'_> {
             left if left >> HELD_AT == 0 => 0,
             left => left,
         };
-        let mut seen = self.cell.load(Relaxed);
-        while let Err(now) = self.cell.compare_exchange(seen, left(seen), AcqRel, Relaxed) {
-            seen = now;
+        let left = |seen: u64| (seen & TAG == self.owner).then(|| left(seen)); // keeps I4
+        if self.cell.fetch_update(AcqRel, Relaxed, left).is_ok() {
+            // All: those who want more than there is would swallow the wakes of others.
+            self.semaphore.signal.notify_all();
         }
-        // All: those who want more than there is would swallow the wakes of others.
-        self.semaphore.signal.notify_all();
     }
 }
 
