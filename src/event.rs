@@ -43,7 +43,7 @@ use crate::segment::identify;
 use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sys::Change;
+use crate::sys::{Change, hooks};
 use crate::wait::{Look, Step, TimedOut, WaitWord};
 use core::fmt;
 use std::time::{Duration, Instant};
@@ -111,6 +111,7 @@ impl Event {
         let sleepers = if self.is_auto() { 1 } else { u32::MAX };
         let woken = self.word.change_and_wake(Change::OrOne, sleepers); // keeps I3
         if woken == 0 {
+            hooks::pause("event: set, nobody was asleep");
             // Nobody was asleep, and as long as the word stays this one nobody can be (I2).
             let set = seen | SET;
             self.word.value.compare_exchange(set, set & !WAITERS, Relaxed, Relaxed).ok();

@@ -590,3 +590,48 @@ fn many_kills_then_a_signal() {
     shared.manual.set();
     last.succeeds();
 }
+
+#[cfg(outlast_hooks)]
+mod with_pauses {
+    use super::*;
+    use outlast::hooks::{self, Action};
+
+    /// A setter that found nobody asleep goes on when others sleep: it does not take away what says so, though the event is set
+    /// once more.
+    #[test]
+    fn a_setter_that_is_late_hides_no_sleeper() {
+        const SET: &str = "event: set, nobody was asleep";
+        const AWAKE: &str = "wait: back from its sleep";
+        let event = event(Event::auto(false));
+        let _watchdog = watch("a_setter_that_is_late_hides_no_sleeper", &event);
+        Spin::Never.set();
+        assert!(!event.wait_timeout(ms(1)).unwrap()); // leaves its mark
+        let late = fork_child(|| {
+            hooks::plan(SET, Action::Stop);
+            assert!(!event.set());
+        });
+        late.until_stopped();
+        event.wait().unwrap();
+        // Woken in this order.
+        let sleeper = |stops: bool| {
+            let child = fork_child(|| {
+                if stops {
+                    hooks::plan(AWAKE, Action::Stop);
+                }
+                event.wait().unwrap();
+            });
+            child.until_waiting();
+            child
+        };
+        let (first, second) = (sleeper(true), sleeper(false));
+        std::thread::sleep(ms(30));
+        assert!(event.set(), "nobody was asleep");
+        first.until_stopped();
+        late.signal(libc::SIGCONT);
+        late.succeeds();
+        first.signal(libc::SIGCONT);
+        first.succeeds();
+        assert!(event.set(), "nobody was woken");
+        second.succeeds();
+    }
+}

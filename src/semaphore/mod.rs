@@ -52,7 +52,7 @@ use crate::segment::{forks, identify};
 use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use crate::sys::Change;
+use crate::sys::{Change, hooks};
 use crate::wait::{Look, Step, TimedOut, WaitWord};
 use core::fmt;
 use std::time::{Duration, Instant};
@@ -329,6 +329,7 @@ impl Semaphore {
     /// Keeps I2 and I3, after `n` permits were added to a word that was `seen`.
     #[cold]
     fn wake(&self, seen: u32, n: u32) {
+        hooks::pause("semaphore: released, nobody woken yet");
         // Fewer woken than permits came: nobody is left asleep, and the bits are stale.
         let some_are_left = seen & MANY == 0 && self.word.wake(n) >= n as usize;
         if !some_are_left {

@@ -91,6 +91,19 @@ fn set_with_two_asleep() {
     Sweep { sleepers: &[wait_manual, wait_manual], after: Some(after), ..sweep }.must_hold();
 }
 
+/// Nobody hears of the death of a process that is no peer: it sets and wakes in one step.
+#[test]
+fn set_by_a_stranger_with_two_asleep() {
+    let sweep = event_sweep("event: set by a stranger; two asleep", |world| {
+        Box::new(|| _ = world.manual.set())
+    });
+    let after: fn(&Shared<Events>) -> Verdict = |world| {
+        world.manual.set();
+        Ok(())
+    };
+    Sweep { sleepers: &[wait_manual, wait_manual], after: Some(after), ..sweep }.must_hold();
+}
+
 #[test]
 fn set_and_reset_with_two_asleep() {
     let sweep = event_sweep("event: set, reset; two asleep", |world| {
@@ -195,6 +208,14 @@ fn auto_set_with_two_asleep() {
         Ok(())
     };
     Sweep { sleepers: &[wait_auto, wait_auto], after: Some(after), ..sweep }.must_hold();
+}
+
+#[test]
+fn auto_set_by_a_stranger_with_one_asleep() {
+    let sweep = event_sweep("event: auto set by a stranger; one asleep", |world| {
+        Box::new(|| _ = world.auto.set())
+    });
+    Sweep { sleepers: &[wait_auto], after: Some(hand_the_signal_on), ..sweep }.must_hold();
 }
 
 // ------------------------------------------------------------------ queues
