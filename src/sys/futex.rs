@@ -1,16 +1,24 @@
 //! Linux futexes on memory shared between processes (never `FUTEX_PRIVATE_FLAG`).
 //!
+//! No refusal ends the process. Sandboxes and kernels before 5.16 refuse `futex_waitv`: a thread that waits for several words
+//! then sleeps on one of them, and looks at the others every 10 ms. Where `FUTEX_WAKE_OP` is refused, the change and the
+//! wake are two steps; a thread that is killed between them loses the wake.
+//!
 //! Sources: futex(2), futex_waitv (Linux 5.16), and the kernel's documentation of `FUTEX_WAKE_OP`.
 #![expect(unsafe_code, reason = "system calls on addresses")]
 use super::clock::time_after;
 use super::{Change, Wake, Watch, hooks};
 use crate::deadline::Deadline;
 use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::{Acquire, SeqCst};
 use core::ptr::{self, null};
 use core::time::Duration;
 
 /// What the header of a segment calls this backend.
 pub(crate) const BACKEND: u32 = 1;
+
+/// How long a thread sleeps on one word where the kernel refuses to let it sleep on several.
+const SLICE: Duration = Duration::from_millis(10);
 
 /// Nothing: the kernel keeps the queue of sleepers, keyed by the word's place in shared memory.
 #[repr(C)]
@@ -44,7 +52,10 @@ impl Parker {
         match errno() {
             libc::EAGAIN | libc::EINTR => Wake::Woken,
             libc::ETIMEDOUT => Wake::TimedOut,
-            errno => panic!("futex wait failed: errno {errno}"),
+            _ => {
+                std::thread::sleep(Duration::from_millis(1)); // no sleep is to be had, and no busy loop either
+                Wake::Woken
+            }
         }
     }
 
@@ -62,7 +73,17 @@ impl Parker {
             Some(left) => Some(time_after(left)),
         };
         // In this order: who is queued for `word` when that is woken comes back, and who is not, compares `beside` later.
-        sleep_at(&[waiter(Watch { word, expected }), waiter(beside)], until.as_ref())
+        let both = [waiter(Watch { word, expected }), waiter(beside)];
+        sleep_at(&both, until.as_ref()).unwrap_or_else(|Refused| {
+            if has_changed(&beside) {
+                return Wake::Woken;
+            }
+            // A wake that comes before the sleep is lost. The caller looks again after the slice.
+            match self.park(word, expected, deadline.at_most(SLICE)) {
+                Wake::TimedOut if !deadline.is_over() => Wake::Woken,
+                wake => wake,
+            }
+        })
     }
 
     #[expect(clippy::unused_self, reason = "one contract for all backends")]
@@ -72,11 +93,19 @@ impl Parker {
         expected: u32,
         others: [Watch<'_>; N],
     ) {
+        let own = Watch { word, expected };
         let mut waiters = Vec::with_capacity(N + 1);
-        waiters.push(waiter(Watch { word, expected }));
+        waiters.push(waiter(own));
         waiters.extend(others.map(waiter));
         let look_again = time_after(hooks::second_look(Duration::from_secs(1)));
-        sleep_at(&waiters, Some(&look_again));
+        if let Err(Refused) = sleep_at(&waiters, Some(&look_again))
+            && !has_changed(&own)
+            && !others.iter().any(has_changed)
+        {
+            // On the word by which the kernel tells of a death; the caller sees the others after the slice.
+            let first = others.first().unwrap_or(&own);
+            self.park(first.word, first.expected, Deadline::after(SLICE));
+        }
     }
 
     #[expect(clippy::unused_self, reason = "one contract for all backends")]
@@ -84,7 +113,7 @@ impl Parker {
         let n = i32::try_from(n).unwrap_or(i32::MAX);
         // SAFETY: `word` is a live, aligned u32.
         let woken = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, n) };
-        count(woken)
+        usize::try_from(woken).unwrap_or(0)
     }
 
     #[expect(clippy::unused_self, reason = "one contract for all backends")]
@@ -118,7 +147,15 @@ impl Parker {
                 op,
             )
         };
-        count(woken)
+        usize::try_from(woken).unwrap_or_else(|_| {
+            match change {
+                Change::Clear => changed.store(0, SeqCst),
+                Change::OrOne => _ = changed.fetch_or(1, SeqCst),
+                Change::AddOne => _ = changed.fetch_add(1, SeqCst),
+                Change::ClearLowestTwo => _ = changed.fetch_and(!3, SeqCst),
+            }
+            self.unpark(word, u32::try_from(n).unwrap_or(0))
+        })
     }
 }
 
@@ -141,8 +178,16 @@ fn waiter(watch: Watch<'_>) -> Waiter {
     }
 }
 
+/// The kernel does not have a thread sleep on several words: it is too old, or forbidden to, or out of memory.
+#[derive(Debug)]
+struct Refused;
+
+fn has_changed(watch: &Watch<'_>) -> bool {
+    watch.word.load(Acquire) != watch.expected
+}
+
 /// Sleeps until one of the words has another value or is woken, at most `until` a time of the monotonic clock.
-fn sleep_at(waiters: &[Waiter], until: Option<&libc::timespec>) -> Wake {
+fn sleep_at(waiters: &[Waiter], until: Option<&libc::timespec>) -> Result<Wake, Refused> {
     // SAFETY: so many entries, each the address of a live, aligned u32; the time is null or live.
     let r = unsafe {
         libc::syscall(
@@ -155,25 +200,18 @@ fn sleep_at(waiters: &[Waiter], until: Option<&libc::timespec>) -> Wake {
         )
     };
     if r >= 0 {
-        return Wake::Woken;
+        return Ok(Wake::Woken);
     }
     match errno() {
-        libc::EAGAIN | libc::EINTR => Wake::Woken,
-        libc::ETIMEDOUT => Wake::TimedOut,
-        errno => panic!("futex_waitv failed: errno {errno}"),
+        libc::EAGAIN | libc::EINTR => Ok(Wake::Woken),
+        libc::ETIMEDOUT => Ok(Wake::TimedOut),
+        _ => Err(Refused),
     }
 }
 
 /// Wakes everybody who sleeps on a word that is no wait word.
 pub(crate) fn wake_all(word: &AtomicU32) {
     Parker::default().unpark(word, u32::MAX);
-}
-
-fn count(result: libc::c_long) -> usize {
-    match usize::try_from(result) {
-        Ok(woken) => woken,
-        Err(_) => panic!("futex wake failed: errno {}", errno()),
-    }
 }
 
 fn errno() -> i32 {
