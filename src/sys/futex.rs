@@ -59,7 +59,6 @@ impl Parker {
         }
     }
 
-    #[expect(clippy::unused_self, reason = "one contract for all backends")]
     pub(crate) fn park_beside(
         &self,
         word: &AtomicU32,
@@ -86,7 +85,6 @@ impl Parker {
         })
     }
 
-    #[expect(clippy::unused_self, reason = "one contract for all backends")]
     pub(crate) fn park_any<const N: usize>(
         &self,
         word: &AtomicU32,
@@ -116,7 +114,6 @@ impl Parker {
         usize::try_from(woken).unwrap_or(0)
     }
 
-    #[expect(clippy::unused_self, reason = "one contract for all backends")]
     pub(crate) fn change_and_unpark(
         &self,
         word: &AtomicU32,
