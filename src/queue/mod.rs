@@ -46,6 +46,8 @@
 //!   to make it so.
 //! - I4. Where a commit leaves more to take (free) and others may be asleep, one more is woken: the one that
 //!   the earlier commit woke may have found its way barred by a slower peer and gone back to sleep.
+//! - I5. A thread in `recv_ack` sleeps on `cell_free` if a message is there but no cell, and on `not_empty` otherwise.
+//!   Before it goes from one to the other it wakes a sleeper of the one that it leaves.
 //!
 //! # Ordering
 //! What was written before `send` is seen after the `recv` of that message: Release store of `Full`,
@@ -841,7 +843,7 @@ impl<T: Plain> Queue<T> {
     fn notify_of_quiet(&self) -> bool {
         let left = self.has_ended(NO_SENDERS);
         if left {
-            self.shared.not_empty.notify(u32::MAX);
+            self.receivers().into_iter().for_each(|signal| signal.notify(u32::MAX));
         }
         left
     }
@@ -914,23 +916,12 @@ impl Undelivered {
 // --------------------------------------------------- acknowledged delivery
 impl<T: Plain> Queue<T> {
     fn deliver_until(&self, deadline: Deadline) -> Result<Option<Delivery<'_, T>>, Never> {
-        loop {
-            // Wait for a message first; if one is there but no cell, wait for a cell, then look again.
-            let attempt = || match self.deliver() {
-                Ok(delivery) => Ok(delivery.map(Some)),
-                Err(Undelivered::NoCell) => Ok(Some(None)),
-                Err(Undelivered::Never(never)) => Err(never),
-            };
-            match self.receive_until(deadline, attempt)? {
-                Some(Some(delivery)) => return Ok(Some(delivery)),
-                None => return Ok(None),
-                Some(None) => {}
-            }
-            let free = || self.cells.iter().any(Self::is_takeable).then_some(());
-            if self.shared.cell_free.wait(deadline, free).is_err() {
-                return Ok(None);
-            }
-        }
+        deliver_until(self.receivers(), deadline, || self.deliver())
+    }
+
+    /// Where receivers sleep: until a message comes, and until a cell is free.
+    pub(in crate::queue) fn receivers(&self) -> [&Signal<LIGHT>; 2] {
+        [&self.shared.not_empty, &self.shared.cell_free]
     }
 
     /// Whether a delivery can use the cell: it is free, or holds a message that came back.
@@ -962,7 +953,7 @@ impl<T: Plain> Queue<T> {
             Some((i, leaving)) => self.hold_returned(i, leaving, owner).map_err(never)?,
             None => {
                 let Some((i, taking)) = self.claim_cell(owner) else {
-                    return Err(Undelivered::NoCell);
+                    return self.nothing_without_cell(verdict);
                 };
                 match self.claim(owner, verdict) {
                     Ok(Some(Place::Slot(at))) => self.hold(at, i, taking, owner),
@@ -984,6 +975,32 @@ impl<T: Plain> Queue<T> {
         Err(never(Fault::Corrupt))
     }
 
+    /// What an attempt comes to that finds no cell: a message that is there has to wait for one.
+    /// If there is none, the answer is the same as with a cell.
+    #[cold]
+    fn nothing_without_cell<R>(&self, verdict: Verdict) -> Result<Option<R>, Undelivered> {
+        let over = match verdict {
+            Verdict::Due => self.has_ended(CLOSED | NO_SENDERS),
+            Verdict::Deferred => false,
+            Verdict::Given => true,
+        };
+        if over && verdict == Verdict::Due {
+            Signal::<LIGHT>::fence_before_verdict(); // as in `claim_last`
+        }
+        if self.has_ended(NO_SENDERS) {
+            // The receiver of the message that is there has to wake this thread, which is to learn
+            // that nothing is left. `idle` has it come by; it stays armed as long as no cell is free.
+            self.shared.idle.set_armed();
+        }
+        match self.head().find_full() {
+            _ if self.has_returned() => Err(Undelivered::NoCell),
+            Ok(_) => Err(Undelivered::NoCell),
+            Err(Nothing::Here) if over => Err(Undelivered::Never(Never::Closed)),
+            Err(Nothing::Here | Nothing::Yet) => Ok(None),
+            Err(Nothing::Damaged) => Err(Undelivered::Never(Never::Failed(Fault::Corrupt))),
+        }
+    }
+
     /// Moves a message from its slot to a cell, both claimed by this call.
     fn hold(&self, at: Position, i: usize, taking: CellState, owner: u32) -> (usize, CellState) {
         let cell = &self.cells[i];
@@ -996,7 +1013,6 @@ impl<T: Plain> Queue<T> {
         let held = taking.to(Stage::Held, owner);
         cell.state.store(held.0, Release); // the commit
         self.release(at);
-        self.pass_on_cell();
         (i, held)
     }
 
@@ -1030,13 +1046,6 @@ impl<T: Plain> Queue<T> {
             let taking = seen.to(Stage::Taking, owner);
             (seen.is_in(Stage::Free) && self.cells[i].exchange(seen, taking)).then_some((i, taking))
         })
-    }
-
-    /// Several may wait for cells, and one was told: if more are free, tell the next.
-    fn pass_on_cell(&self) {
-        if self.shared.cell_free.is_armed() && self.cells.iter().any(Self::is_takeable) {
-            self.shared.cell_free.notify(1);
-        }
     }
 
     /// Waits until every message that was sent has been received and, where it was delivered by `recv_ack`,
@@ -1104,6 +1113,37 @@ impl<T: Plain> Queue<T> {
     }
 }
 
+/// Waits for a delivery, of a queue or of several levels, whose receivers sleep on two signals:
+/// `arrived` until a message comes, `cell_free` while one is there but no cell for it.
+///
+/// This thread sleeps on one signal only, and the wake that ends its sleep may be the only one for
+/// what it does not take. So it wakes another sleeper of the signal that it leaves: a message is
+/// received by a thread that needs no cell, and a cell is used by a thread that finds a message.
+/// (If it slept on both, two such threads would wake each other without end.)
+fn deliver_until<D>(
+    [arrived, cell_free]: [&Signal<LIGHT>; 2],
+    deadline: Deadline,
+    deliver: impl Fn() -> Result<Option<D>, Undelivered>,
+) -> Result<Option<D>, Never> {
+    let mut barred = false;
+    loop {
+        let signal = if barred { cell_free } else { arrived };
+        let attempt = || match deliver() {
+            Ok(None) if !barred => None,
+            Err(Undelivered::NoCell) if barred => None,
+            done => Some(done),
+        };
+        match signal.wait(deadline, attempt) {
+            Ok(Ok(Some(delivery))) => return Ok(Some(delivery)),
+            Ok(Ok(None)) => barred = false,
+            Ok(Err(Undelivered::NoCell)) => barred = true,
+            Ok(Err(Undelivered::Never(never))) => return Err(never),
+            Err(_) => return Ok(None),
+        }
+        signal.notify(1); // keeps I5
+    }
+}
+
 /// Where a message was claimed.
 #[derive(Clone, Copy, Debug)]
 enum Place {
@@ -1145,9 +1185,17 @@ impl<T: Plain> Queue<T> {
 
     /// Whether a message that came back waits to be taken.
     fn has_returned(&self) -> bool {
-        self.may_have_returned()
-            && (self.cells.iter().any(|cell| cell.load().is_in(Stage::Ready))
-                || self.slots.iter().any(|slot| is_in(slot.state.load(Acquire), Phase::Orphan)))
+        let before = self.shared.searched.load(Relaxed);
+        let returned = self.shared.returned.load(Acquire);
+        if before == returned {
+            return false;
+        }
+        let found = self.cells.iter().any(|cell| cell.load().is_in(Stage::Ready))
+            || self.slots.iter().any(|slot| is_in(slot.state.load(Acquire), Phase::Orphan));
+        if !found {
+            self.shared.searched.compare_exchange(before, returned, Relaxed, Relaxed).ok(); // keeps I3
+        }
+        found
     }
 
     /// Whether no slot is free. May change at any moment.

@@ -364,8 +364,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
                     return Ok(Some(Delivery { inner, level: priority, signals: self.signals() }));
                 }
                 Ok(None) => open = true,
-                // A closed level gives that without having looked for a message.
-                Err(Undelivered::NoCell) => barred |= level.may_have_message(),
+                Err(Undelivered::NoCell) => barred = true,
                 Err(Undelivered::Never(Never::Failed(fault))) => {
                     self.pass_on(); // it may have been a message
                     return Err(Undelivered::Never(Never::Failed(fault)));
@@ -385,22 +384,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         &self,
         deadline: Deadline,
     ) -> Result<Option<Delivery<'_, T>>, Never> {
-        loop {
-            let attempt = || match self.deliver() {
-                Ok(None) => None,
-                done => Some(done),
-            };
-            match self.arrived.wait(deadline, attempt) {
-                Ok(Ok(delivery)) => return Ok(delivery),
-                Ok(Err(Undelivered::Never(never))) => return Err(never),
-                Ok(Err(Undelivered::NoCell)) => {}
-                Err(_) => return Ok(None),
-            }
-            self.arrived.notify(1); // keeps I3
-            if self.cell_free.wait(deadline, || (!self.is_barred()).then_some(())).is_err() {
-                return Ok(None);
-            }
-        }
+        super::deliver_until(self.signals(), deadline, || self.deliver())
     }
 
     /// Whether there are messages, but no cell in any of their levels.

@@ -104,7 +104,8 @@ impl<const LIGHT: bool> Signal<LIGHT> {
         if LIGHT { asymmetric::light() } else { fence(SeqCst) }
     }
 
-    fn set_armed(&self) {
+    /// Has those that change the state ask who sleeps.
+    pub(crate) fn set_armed(&self) {
         let armed = |armed: u32| Some(armed.wrapping_add(ONCE) | ARMED);
         // The look at `seq` comes before it: keeps I2.
         self.armed.fetch_update(Release, Relaxed, armed).ok();

@@ -56,6 +56,7 @@ use crate::queue::ends::{Ends, Sided};
 use crate::queue::{FixedQueue, NO_SENDERS, Queue, Slot};
 use crate::shareable::{Dead, Field, Layout, Plain, Shareable, at_slice, begin, mix_u64};
 use crate::sync::atomic::AtomicU32;
+use crate::wait::signal::Signal;
 use core::fmt;
 use core::mem::offset_of;
 use core::ops::Deref;
@@ -219,9 +220,11 @@ impl<T: Plain> Sided for Channel<T> {
         core::iter::once(&self.queue.shared.ended)
     }
     fn tell(&self, bit: u32) {
-        let rare = &self.queue.shared;
-        let waiting = if bit == NO_SENDERS { &rare.not_empty } else { &rare.not_full };
-        waiting.notify_all();
+        if bit == NO_SENDERS {
+            self.queue.receivers().into_iter().for_each(Signal::notify_all);
+        } else {
+            self.queue.shared.not_full.notify_all();
+        }
     }
 }
 

@@ -1,0 +1,262 @@
+//! Receivers of deliveries that find no cell: what they sleep on, and whose wake they may not keep.
+//!
+//! Each test acts after its sleepers have slept longer than a bounded second look lasts.
+#![cfg(not(outlast_loom))]
+mod common;
+
+use common::{ms, until_waiting, watch};
+use outlast::queue::IN_FLIGHT;
+use outlast::{
+    Channel, Delivery, PriorityQueue, Queue, RecvError, RecvTimeoutError, Shared, Spin,
+    TryRecvError, queue::priority,
+};
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::Duration;
+
+const ALL: u64 = IN_FLIGHT as u64;
+
+/// A thread that runs `body`, and has been asleep in it for a while.
+fn sleeper<'s, R: Send + 's>(
+    scope: &'s Scope<'s, '_>,
+    body: impl FnOnce() -> R + Send + 's,
+) -> ScopedJoinHandle<'s, R> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let thread = scope.spawn(move || {
+        Spin::Never.set();
+        tell.send(common::thread_id()).unwrap();
+        body()
+    });
+    let tid = told.recv().unwrap();
+    until_waiting(tid);
+    std::thread::sleep(ms(100)); // past the second look, after which it sleeps again
+    until_waiting(tid);
+    thread
+}
+
+/// A queue of which as many messages are delivered as there are cells.
+fn exhausted() -> Shared<Queue<u64>> {
+    let queue = Shared::<Queue<u64>>::anonymous_queue(IN_FLIGHT + 8).unwrap();
+    (0..ALL).for_each(|n| queue.send(n).unwrap());
+    queue
+}
+
+fn take_all(queue: &Queue<u64>) -> Vec<Delivery<'_, u64>> {
+    (0..IN_FLIGHT).map(|_| queue.recv_ack().unwrap()).collect()
+}
+
+#[test]
+fn a_message_that_finds_no_cell_wakes_a_receiver_that_needs_none() {
+    let queue = exhausted();
+    let _watchdog = watch("a_message_that_finds_no_cell_wakes_a_receiver_that_needs_none", &queue);
+    let mut held = take_all(&queue);
+    std::thread::scope(|scope| {
+        let acker = sleeper(scope, || queue.recv_ack().unwrap().ack());
+        let plain = sleeper(scope, || queue.recv());
+        queue.send(ALL).unwrap();
+        assert_eq!(plain.join().unwrap(), Ok(ALL));
+        queue.send(ALL + 1).unwrap();
+        held.pop().unwrap().ack().unwrap();
+        assert_eq!(acker.join().unwrap(), Ok(ALL + 1));
+    });
+}
+
+#[test]
+fn closed_and_empty_is_seen_without_a_cell() {
+    let queue = exhausted();
+    let _watchdog = watch("closed_and_empty_is_seen_without_a_cell", &queue);
+    let held = take_all(&queue);
+    assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::Empty));
+    assert_eq!(queue.recv_ack_timeout(ms(5)).err(), Some(RecvTimeoutError::TimedOut));
+    queue.send(ALL).unwrap();
+    queue.close();
+    assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::Empty), "a message waits for a cell");
+    assert_eq!(queue.recv_ack_timeout(ms(5)).err(), Some(RecvTimeoutError::TimedOut));
+    assert_eq!(queue.recv(), Ok(ALL));
+    assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::Closed));
+    assert_eq!(queue.recv_ack_timeout(ms(5_000)).err(), Some(RecvTimeoutError::Closed));
+    assert_eq!(queue.recv_ack().err(), Some(RecvError::Closed));
+    // A message that comes back does so in its cell.
+    let mut held = held;
+    held.pop().unwrap().nack();
+    assert_eq!(queue.recv_ack().unwrap().attempts(), 1);
+}
+
+#[test]
+fn an_end_is_seen_without_a_cell() {
+    let channel = Shared::<Channel<u64>>::anonymous_channel(IN_FLIGHT + 8).unwrap();
+    let _watchdog = watch("an_end_is_seen_without_a_cell", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    (0..=ALL).for_each(|n| sender.send(n).unwrap());
+    let _held: Vec<_> = (0..IN_FLIGHT).map(|_| receiver.recv_ack().unwrap()).collect();
+    std::thread::scope(|scope| {
+        let acker = sleeper(scope, || receiver.recv_ack().map(|delivery| *delivery));
+        assert_eq!(receiver.recv(), Ok(ALL));
+        drop(sender);
+        assert_eq!(acker.join().unwrap(), Err(RecvError::Disconnected));
+    });
+    assert_eq!(receiver.try_recv_ack().err(), Some(TryRecvError::Disconnected));
+    // The same, with the end before the message is taken.
+    let sender = channel.sender().unwrap();
+    sender.send(ALL).unwrap();
+    std::thread::scope(|scope| {
+        let acker = sleeper(scope, || receiver.recv_ack().map(|delivery| *delivery));
+        drop(sender);
+        std::thread::sleep(ms(50));
+        assert!(!acker.is_finished(), "a message is left");
+        assert_eq!(receiver.recv(), Ok(ALL));
+        assert_eq!(acker.join().unwrap(), Err(RecvError::Disconnected));
+    });
+}
+
+#[test]
+fn a_receiver_that_sleeps_for_a_cell_hears_of_the_close() {
+    let queue = exhausted();
+    let _watchdog = watch("a_receiver_that_sleeps_for_a_cell_hears_of_the_close", &queue);
+    let _held = take_all(&queue);
+    queue.send(ALL).unwrap();
+    std::thread::scope(|scope| {
+        let acker = sleeper(scope, || queue.recv_ack().map(|delivery| *delivery));
+        assert_eq!(queue.try_recv(), Ok(ALL));
+        queue.close();
+        assert_eq!(acker.join().unwrap(), Err(RecvError::Closed));
+    });
+}
+
+#[test]
+fn a_free_cell_that_one_receiver_leaves_is_for_the_next() {
+    let queue = exhausted();
+    let _watchdog = watch("a_free_cell_that_one_receiver_leaves_is_for_the_next", &queue);
+    let mut held = take_all(&queue);
+    queue.send(ALL).unwrap();
+    std::thread::scope(|scope| {
+        let first = sleeper(scope, || queue.recv_ack_timeout(ms(2_000)).map(|delivery| *delivery));
+        let second = sleeper(scope, || queue.recv_ack().unwrap().ack());
+        assert_eq!(queue.recv(), Ok(ALL));
+        held.pop().unwrap().ack().unwrap(); // wakes the first, which finds no message
+        assert_eq!(first.join().unwrap(), Err(RecvTimeoutError::TimedOut));
+        std::thread::sleep(ms(100));
+        queue.send(ALL + 1).unwrap();
+        assert_eq!(second.join().unwrap(), Ok(ALL + 1));
+    });
+}
+
+#[test]
+fn each_free_cell_lets_a_receiver_through() {
+    let queue = exhausted();
+    let _watchdog = watch("each_free_cell_lets_a_receiver_through", &queue);
+    let mut held = take_all(&queue);
+    (ALL..ALL + 3).for_each(|n| queue.send(n).unwrap());
+    std::thread::scope(|scope| {
+        let ackers: Vec<_> =
+            (0..3).map(|_| sleeper(scope, || core::mem::forget(queue.recv_ack()))).collect();
+        held.drain(..3).for_each(|delivery| drop(delivery.ack()));
+        ackers.into_iter().for_each(|acker| acker.join().unwrap());
+    });
+    assert!(queue.is_empty());
+}
+
+/// The cell of a message that is given back is one that a delivery can use.
+#[test]
+fn a_message_that_is_given_back_wakes_a_receiver_that_sleeps_for_a_cell() {
+    let queue = exhausted();
+    let _watchdog =
+        watch("a_message_that_is_given_back_wakes_a_receiver_that_sleeps_for_a_cell", &queue);
+    let mut held = take_all(&queue);
+    queue.send(ALL).unwrap();
+    std::thread::scope(|scope| {
+        let acker = sleeper(scope, || queue.recv_ack().map(|back| (*back, back.attempts())));
+        held.remove(5).nack();
+        assert_eq!(acker.join().unwrap(), Ok((5, 1)));
+    });
+    // And the message of that receiver, which was dropped: the next is woken, too.
+    std::thread::scope(|scope| {
+        let _again = queue.recv_ack().unwrap();
+        let acker = sleeper(scope, || queue.recv_ack().map(|back| (*back, back.attempts())));
+        held.remove(0).nack();
+        assert_eq!(acker.join().unwrap(), Ok((0, 1)));
+    });
+}
+
+// ---------------------------------------------------------------------------------- priority
+
+type Levels = PriorityQueue<u64, 2, { IN_FLIGHT + 8 }>;
+
+/// The same of the upper level of two.
+fn exhausted_level() -> Shared<Levels> {
+    let queue = Shared::anonymous(Levels::new()).unwrap();
+    (0..ALL).for_each(|n| queue.send(1, n).unwrap());
+    queue
+}
+
+fn take_all_of(queue: &Levels) -> Vec<priority::Delivery<'_, u64>> {
+    (0..IN_FLIGHT).map(|_| queue.recv_ack().unwrap()).collect()
+}
+
+#[test]
+fn levels_a_message_that_finds_no_cell_wakes_a_receiver_that_needs_none() {
+    let queue = exhausted_level();
+    let _watchdog =
+        watch("levels_a_message_that_finds_no_cell_wakes_a_receiver_that_needs_none", &queue);
+    let mut held = take_all_of(&queue);
+    std::thread::scope(|scope| {
+        let acker = sleeper(scope, || queue.recv_ack().unwrap().ack());
+        let plain = sleeper(scope, || queue.recv());
+        queue.send(1, ALL).unwrap();
+        assert_eq!(plain.join().unwrap(), Ok((1, ALL)));
+        queue.send(1, ALL + 1).unwrap();
+        held.pop().unwrap().ack().unwrap();
+        assert_eq!(acker.join().unwrap(), Ok(ALL + 1));
+    });
+}
+
+#[test]
+fn levels_an_end_is_seen_without_a_cell() {
+    let queue = exhausted_level();
+    let _watchdog = watch("levels_an_end_is_seen_without_a_cell", &queue);
+    let _held = take_all_of(&queue);
+    queue.send(1, ALL).unwrap();
+    std::thread::scope(|scope| {
+        let acker = sleeper(scope, || queue.recv_ack().map(|delivery| *delivery));
+        assert_eq!(queue.try_recv(), Ok((1, ALL)));
+        queue.close();
+        assert_eq!(acker.join().unwrap(), Err(RecvError::Closed));
+    });
+    assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::Closed));
+    assert!(!queue.join_timeout(Duration::ZERO).unwrap());
+}
+
+#[test]
+fn levels_a_free_cell_that_one_receiver_leaves_is_for_the_next() {
+    let queue = exhausted_level();
+    let _watchdog = watch("levels_a_free_cell_that_one_receiver_leaves_is_for_the_next", &queue);
+    let mut held = take_all_of(&queue);
+    queue.send(1, ALL).unwrap();
+    std::thread::scope(|scope| {
+        let first = sleeper(scope, || queue.recv_ack_timeout(ms(2_000)).map(|delivery| *delivery));
+        let second = sleeper(scope, || queue.recv_ack().unwrap().ack());
+        assert_eq!(queue.recv(), Ok((1, ALL)));
+        held.pop().unwrap().ack().unwrap();
+        assert_eq!(first.join().unwrap(), Err(RecvTimeoutError::TimedOut));
+        std::thread::sleep(ms(100));
+        queue.send(1, ALL + 1).unwrap();
+        assert_eq!(second.join().unwrap(), Ok(ALL + 1));
+    });
+}
+
+/// A receiver that sleeps for a cell of one level is woken by a message of a level that has cells.
+#[test]
+fn levels_a_message_of_another_level_ends_the_sleep_for_a_cell() {
+    let queue = exhausted_level();
+    let _watchdog = watch("levels_a_message_of_another_level_ends_the_sleep_for_a_cell", &queue);
+    let mut held = take_all_of(&queue);
+    queue.send(1, ALL).unwrap();
+    std::thread::scope(|scope| {
+        let acker = sleeper(scope, || queue.recv_ack().unwrap().ack());
+        queue.send(0, 7).unwrap();
+        assert_eq!(acker.join().unwrap(), Ok(7));
+        // A message that is given back does the same.
+        let acker = sleeper(scope, || queue.recv_ack().map(|back| (*back, back.attempts())));
+        held.remove(5).nack();
+        assert_eq!(acker.join().unwrap(), Ok((5, 1)));
+    });
+}
