@@ -149,6 +149,12 @@ pub unsafe trait Shareable {
     fn in_use(&self, _ours: &dyn Fn(u32) -> bool) -> bool {
         false
     }
+    /// Whether the bytes are such that operations on them keep apart what they lend to different
+    /// callers. It is asked when a segment is opened, beside peers that may be using it.
+    #[doc(hidden)]
+    fn is_sound(&self) -> bool {
+        true
+    }
 }
 
 /// Data that primitives guard and carry: what may be in a `Lock` or pass through a `Queue`.
@@ -375,6 +381,9 @@ unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {
     fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
         self.iter().any(|element| element.in_use(ours))
     }
+    fn is_sound(&self) -> bool {
+        self.iter().all(T::is_sound)
+    }
 }
 
 /// Refuses a struct that `repr(packed)`, in any of its forms, lets begin at an address at which one
@@ -446,6 +455,9 @@ macro_rules! shared {
             }
             fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
                 false $(|| $crate::Shareable::in_use(&self.$field, ours))+
+            }
+            fn is_sound(&self) -> bool {
+                true $(&& $crate::Shareable::is_sound(&self.$field))+
             }
         }
 

@@ -809,7 +809,8 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
             Ok((geometry, _)) => {
                 let at = Self::value_in(&memory, &geometry)?;
                 // SAFETY: the value lies there, by the geometry.
-                Self::attach(unsafe { Inner::new(memory, at) }, at, &geometry)
+                let shared = Self::attach(unsafe { Inner::new(memory, at) }, at, &geometry)?;
+                if shared.is_sound() { Ok(shared) } else { Err(OpenError::Corrupt) }
             }
             Err(error) => {
                 names::leave(&mut memory);

@@ -7,7 +7,7 @@ mod common;
 use common::{ms, until_waiting, watch};
 use outlast::queue::IN_FLIGHT;
 use outlast::{
-    Channel, Delivery, PriorityQueue, Queue, RecvError, RecvTimeoutError, Shared, Spin,
+    Channel, Delivery, PriorityQueue, Queue, RecvError, RecvTimeoutError, Shareable, Shared, Spin,
     TryRecvError, queue::priority,
 };
 use std::thread::{Scope, ScopedJoinHandle};
@@ -149,7 +149,7 @@ fn each_free_cell_lets_a_receiver_through() {
     std::thread::scope(|scope| {
         let ackers: Vec<_> =
             (0..3).map(|_| sleeper(scope, || core::mem::forget(queue.recv_ack()))).collect();
-        held.drain(..3).for_each(|delivery| drop(delivery.ack()));
+        held.drain(..3).for_each(|delivery| assert!(delivery.ack().is_ok()));
         ackers.into_iter().for_each(|acker| acker.join().unwrap());
     });
     assert!(queue.is_empty());
@@ -258,5 +258,38 @@ fn levels_a_message_of_another_level_ends_the_sleep_for_a_cell() {
         let acker = sleeper(scope, || queue.recv_ack().map(|back| (*back, back.attempts())));
         held.remove(5).nack();
         assert_eq!(acker.join().unwrap(), Ok((5, 1)));
+    });
+}
+
+/// A slow sender bars the way to what later ones have sent: their wakes came too early.
+#[test]
+fn levels_messages_behind_a_slow_sender_reach_all_that_sleep_for_a_cell() {
+    use std::os::unix::fs::FileExt as _;
+    let queue = exhausted_level();
+    let _watchdog =
+        watch("levels_messages_behind_a_slow_sender_reach_all_that_sleep_for_a_cell", &queue);
+    let _held = take_all_of(&queue);
+    queue.send(1, ALL).unwrap();
+    // The first slot of level 0, as a sender leaves it that has claimed it and stands still.
+    let file = std::fs::File::from(queue.try_clone_fd().unwrap());
+    let mut word = [0; 8];
+    file.read_exact_at(&mut word, 104).unwrap();
+    let levels = <Levels as Shareable>::layout().fields[0];
+    let slots = (levels.layout)().fields[1].offset;
+    let slot = u64::from_ne_bytes(word) + (levels.offset + slots) as u64;
+    file.write_all_at(&(4_095_u64 << 4 | 1).to_ne_bytes(), slot).unwrap();
+    std::thread::scope(|scope| {
+        let ackers: Vec<_> =
+            (0..3).map(|_| sleeper(scope, || queue.recv_ack().unwrap().ack().unwrap())).collect();
+        queue.send(0, 101).unwrap();
+        std::thread::sleep(ms(100));
+        assert!(ackers.iter().all(|acker| !acker.is_finished()));
+        // It commits, and its wake is that of the third.
+        file.write_all_at(&100_u64.to_ne_bytes(), slot + 8).unwrap();
+        file.write_all_at(&2_u64.to_ne_bytes(), slot).unwrap();
+        queue.send(0, 102).unwrap();
+        let mut got: Vec<_> = ackers.into_iter().map(|acker| acker.join().unwrap()).collect();
+        got.sort_unstable();
+        assert_eq!(got, [100, 101, 102]);
     });
 }

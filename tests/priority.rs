@@ -152,9 +152,13 @@ fn closing() {
 }
 
 #[test]
-#[should_panic = "index out of bounds"]
 fn no_such_level() {
-    levels().send(3, 1).unwrap();
+    let queue = levels();
+    let none = Fault::NoSuchLevel;
+    assert_eq!(queue.send(3, 1), Err(SendError::Failed(1, none)));
+    assert_eq!(queue.try_send(usize::MAX, 1), Err(TrySendError::Failed(1, none)));
+    assert_eq!(queue.send_timeout(3, 1, ms(5)), Err(SendTimeoutError::Failed(1, none)));
+    assert!(queue.is_empty());
 }
 
 #[test]

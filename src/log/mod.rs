@@ -67,6 +67,7 @@ use crate::shareable::{Dead, Field, Layout, Shareable, begin, mix, mix_u64, slic
 use crate::sync::RECORD_WORDS;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
+use crate::sys::hooks;
 use crate::wait::signal::Signal;
 use core::fmt::{self, Write as _};
 use core::mem::offset_of;
@@ -90,6 +91,12 @@ const COMMITTED: u64 = 0;
 const WRITING: u64 = 1 << OWNER_BITS;
 const ABANDONED: u64 = 2 << OWNER_BITS;
 const LAP_SHIFT: u32 = OWNER_BITS + 2;
+
+/// How many laps `a` is ahead of `b`, counted round the clock.
+#[expect(clippy::cast_possible_wrap, reason = "the topmost bit of the difference is its sign")]
+const fn ahead(a: u64, b: u64) -> i64 {
+    (a.wrapping_sub(b) << LAP_SHIFT) as i64 >> LAP_SHIFT
+}
 
 /// What to do with a new record when the collector has not read the oldest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,7 +282,8 @@ impl Journal {
             }
             let (slot, lap) = self.position(at);
             let seen = slot.state.load(Acquire);
-            if seen >> LAP_SHIFT < lap && seen & PHASE != WRITING {
+            let is_older = ahead(lap, seen >> LAP_SHIFT) > 0;
+            if is_older && seen & PHASE != WRITING {
                 let claimed = lap << LAP_SHIFT | WRITING | owner;
                 if slot.state.compare_exchange(seen, claimed, AcqRel, Relaxed).is_ok() {
                     self.pass(at);
@@ -283,7 +291,7 @@ impl Journal {
                 }
                 continue;
             }
-            if seen >> LAP_SHIFT < lap {
+            if is_older {
                 blocked += 1;
                 if blocked >= self.slots.len() {
                     return None; // every slot is being written
@@ -317,7 +325,10 @@ impl Journal {
 
     /// Ends the collector's wait once it has read what is there. Writing goes on to work.
     pub fn close(&self) {
+        // Recovery wakes the collector if this process is killed before it does.
+        identify(core::ptr::from_ref(self).addr()).ok();
         self.rare.closed.store(1, Release);
+        hooks::pause("queue: closed, and nobody is woken");
         self.rare.filled.notify_all();
     }
 

@@ -1,5 +1,5 @@
 //! The collector: takes records out of a journal, in order, and counts what it does not get.
-use super::{COMMITTED, Journal, LAP_SHIFT, PATIENCE, PHASE, Record, WRITING};
+use super::{COMMITTED, Journal, LAP_SHIFT, PATIENCE, PHASE, Record, WRITING, ahead};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::identify;
@@ -113,7 +113,7 @@ impl Records<'_> {
         let tail = self.journal.tail.0.load(Acquire); // before the state: I2
         let (slot, lap) = self.journal.position(self.at);
         let seen = slot.state.load(Acquire);
-        match (seen >> LAP_SHIFT).cmp(&lap) {
+        match ahead(seen >> LAP_SHIFT, lap).cmp(&0) {
             Ordering::Greater => {
                 // Whoever claimed it had seen the tail there; otherwise the memory is damaged.
                 let tail = self.journal.tail.0.load(Acquire);

@@ -3,7 +3,7 @@
 //! A message that is received with `recv_ack` leaves the ring for one of these cells, so that a slow
 //! worker holds up nobody.
 use super::ring::{Position, Slot};
-use super::{Place, Queue};
+use super::{Place, Queue, assert_ours};
 use crate::error::Fault;
 use crate::segment::forks;
 use crate::shareable::Plain;
@@ -92,12 +92,17 @@ impl<T> Cell<T> {
 /// Dereferences to the message. [`ack`](Self::ack) says that the work is done; a delivery that is dropped
 /// otherwise, or whose process is killed, goes back and is delivered again. It
 /// belongs to the process, not the thread, and may be sent between threads.
+///
+/// # Panics
+/// A copy in a process made by `fork` panics when the message is read.
 #[must_use = "a delivery that is dropped is delivered again"]
 pub struct Delivery<'a, T: Plain> {
     pub(super) queue: &'a Queue<T>,
     pub(super) cell: usize,
     pub(super) state: CellState,
     pub(super) forks: u32,
+    /// The value, checked, if not any bits are one. Others are read in the cell.
+    pub(super) copy: Option<Box<T>>,
 }
 
 impl<T: Plain> Delivery<'_, T> {
@@ -119,11 +124,12 @@ impl<T: Plain> Delivery<'_, T> {
 
     /// The same, and what [`Queue::free_cell`] gives.
     pub(super) fn settle(self) -> Result<(T, bool), Fault> {
-        let delivery = ManuallyDrop::new(self);
+        let mut delivery = ManuallyDrop::new(self);
+        let copy = delivery.copy.take();
         if delivery.forks != forks() {
             return Err(Fault::Forked);
         }
-        let value = **delivery;
+        let value = copy.map_or_else(|| *delivery.value(), |copy| *copy);
         Ok((value, delivery.queue.free_cell(delivery.cell, delivery.state)?))
     }
 
@@ -132,12 +138,22 @@ impl<T: Plain> Delivery<'_, T> {
 }
 
 #[expect(unsafe_code, reason = "a held cell is reached by its holder alone")]
+impl<T: Plain> Delivery<'_, T> {
+    fn value(&self) -> &T {
+        if let Some(copy) = &self.copy {
+            return copy;
+        }
+        // SAFETY: the cell is held for this delivery until it is acknowledged or dropped; any bits are
+        // a `T`, or there was a copy.
+        self.queue.cells[self.cell].value.with(|value| unsafe { &*value.cast() })
+    }
+}
+
 impl<T: Plain> Deref for Delivery<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        // SAFETY: the cell is held for this delivery until it is acknowledged or dropped; its value
-        // was checked when it was made.
-        self.queue.cells[self.cell].value.with(|value| unsafe { &*value.cast() })
+        assert_ours(self.forks);
+        self.value()
     }
 }
 
@@ -151,10 +167,11 @@ impl<T: Plain> Drop for Delivery<'_, T> {
 
 impl<T: Plain + fmt::Debug> fmt::Debug for Delivery<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Delivery")
-            .field("value", &**self)
-            .field("attempts", &self.attempts())
-            .finish()
+        let mut delivery = f.debug_struct("Delivery");
+        if self.forks == forks() {
+            delivery.field("value", self.value());
+        }
+        delivery.field("attempts", &self.attempts()).finish()
     }
 }
 
@@ -163,6 +180,9 @@ impl<T: Plain + fmt::Debug> fmt::Debug for Delivery<'_, T> {
 /// [`send`](Self::send) gives it to the receivers. Dropped otherwise, or if the process is killed, nothing is sent; its
 /// place in the ring is free again when the messages before it have been received. Messages sent after
 /// it was made wait for it: keep it short.
+///
+/// # Panics
+/// A copy in a process made by `fork` panics when it is read or written.
 #[must_use = "a loan that is dropped sends nothing"]
 pub struct Loan<'a, T: Plain> {
     pub(super) queue: &'a Queue<T>,
@@ -203,6 +223,7 @@ impl<T: Plain> Deref for Loan<'_, T> {
                 "a slot in place may hold any bits: not for types with invalid values"
             )
         }
+        assert_ours(self.forks);
         // SAFETY: the claim of the slot is ours until `send` or drop, and any bits are a `T`.
         self.slot().value.with(|value| unsafe { &*value.cast() })
     }
@@ -217,6 +238,7 @@ impl<T: Plain> core::ops::DerefMut for Loan<'_, T> {
                 "a slot in place may hold any bits: not for types with invalid values"
             )
         }
+        assert_ours(self.forks);
         // SAFETY: as above, and the loan is borrowed exclusively.
         self.slot().value.with_mut(|value| unsafe { &mut *value.cast() })
     }
@@ -241,6 +263,9 @@ impl<T: Plain> fmt::Debug for Loan<'_, T> {
 ///
 /// Dropped, it is consumed; if the process is killed before that, it is delivered to another. Its
 /// slot is not free before, and the ring stops there a lap later: keep it short.
+///
+/// # Panics
+/// A copy in a process made by `fork` panics when the message is read.
 #[must_use = "a message that is dropped is consumed"]
 pub struct Ref<'a, T: Plain> {
     pub(super) queue: &'a Queue<T>,
@@ -248,53 +273,26 @@ pub struct Ref<'a, T: Plain> {
     pub(super) forks: u32,
 }
 
-impl<T: Plain> Ref<'_, T> {
-    /// The message itself, which is consumed.
-    #[inline(always)]
-    pub(super) fn take(self) -> T {
-        let message = ManuallyDrop::new(self);
-        let value = **message;
-        message.finish();
-        value
-    }
-
-    #[inline(always)]
-    fn finish(&self) {
-        match self.place {
-            Place::Slot(at) => self.queue.release(at),
-            // Only damaged memory can have another word there, and then nothing is ours to free.
-            Place::Cell(i, taken) => _ = self.queue.free_cell(i, taken),
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn value(&self) -> &UnsafeCell<MaybeUninit<T>> {
-        match self.place {
-            Place::Slot(at) => &self.queue.slots[at.index].value,
-            Place::Cell(i, _) => &self.queue.cells[i].value,
-        }
-    }
-}
-
 #[expect(unsafe_code, reason = "a claimed slot is reached by its claimer alone")]
 impl<T: Plain> Deref for Ref<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        // SAFETY: the claim is ours until drop; the value was checked when it was claimed.
-        self.value().with(|value| unsafe { &*value.cast() })
+        assert_ours(self.forks);
+        // SAFETY: the claim is ours until drop; `recv_ref` has it that any bits are a `T`.
+        self.queue.value_at(self.place).with(|value| unsafe { &*value.cast() })
     }
 }
 
 impl<T: Plain> Drop for Ref<'_, T> {
     fn drop(&mut self) {
         if self.forks == forks() {
-            self.finish();
+            self.queue.finish(self.place);
         }
     }
 }
 
-impl<T: Plain + fmt::Debug> fmt::Debug for Ref<'_, T> {
+impl<T: Plain> fmt::Debug for Ref<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Ref").field(&**self).finish()
+        f.debug_struct("Ref").field("place", &self.place).finish_non_exhaustive()
     }
 }

@@ -120,11 +120,14 @@ impl Ends {
         }
     }
 
-    /// Gives a handle back; whether nobody has the side now, which is then to be told to the other one. A copy
-    /// made by fork gives back nothing.
+    /// Gives a handle back. Returns `true` if nobody has the side now; the caller then tells the other
+    /// side. A copy made by fork gives back nothing.
+    ///
+    /// The calling thread need not be registered: a give-back must not fail for want of a place. If the
+    /// process is killed, this thread is interrupted before the process's sentinel has ended. The cell
+    /// goes to another process only after a recovery and an arrival, which that sentinel's end begins.
     pub(crate) fn release(&self, hold: &Hold) -> bool {
-        // The calling thread is known to the segment from here on: the cell goes to nobody else before it has ended.
-        if hold.check().is_err() || identify(core::ptr::from_ref(self).addr()).is_err() {
+        if hold.check().is_err() {
             return false;
         }
         let Some(cell) = self.cells.get(hold.cell) else { return false };

@@ -67,6 +67,29 @@
 //! numbers) with the claim moved into the slot.
 #![expect(unsafe_code, reason = "a claimed slot is reached by its claimer alone")]
 
+// # Counters
+//
+// How long each counter lasts at ten million operations a second, and what happens then. Those that
+// come round are compared by distance, or for equality. `tests/counters.rs` takes each across its end.
+//
+// | counter | bits | lasts | then |
+// |---|---|---|---|
+// | lap of a slot, of `head` and `tail` | 40 | 30 hours, for a ring of one slot | comes round. A thread that stops before its claim, for exactly so many laps, claims out of order |
+// | lap of a mark of a `ByteQueue` | 40 | 30 hours, for a ring of one block | comes round |
+// | lap in a header of a `ByteQueue` | 25 | 3 seconds, for a ring of one block | comes round. Headers of 2^20 laps ago are wiped; a claim of a lap long gone is undone |
+// | `returned`, `searched` | 64 | 58,000 years | - |
+// | attempts of a message | 8 | 255 deliveries | stays at 255 |
+// | uses of a cell for a delivery | 40 | 30 hours | comes round; only the holder compares it |
+// | takes of an end of a channel | 31 | 3 minutes | comes round. A look at the holders that lasts exactly so many takes may miss one |
+// | handles in a cell of an end | 20 | 1,048,575 handles of a process | a further handle takes another cell; with 64 full ones it is refused |
+// | positions of a `Ring` | 64 | 58,000 years | comes round if the capacity is a power of two; otherwise messages are lost |
+// | deaths with a role of a `Ring` | 19 | 524,288 deaths | comes round. The other end is not told if it looked exactly so many deaths ago |
+// | marks of a `Pipe` | 64 | 58,000 years | comes round: the number of blocks is a power of two |
+// | positions of a `Journal` | 64 | 58,000 years | as those of a ring |
+// | lap of a slot of a `Journal` | 50 | 3 years, for one record | comes round |
+// | sequence of a `Signal` | 32 | 7 minutes of wakes | comes round. A thread that stops between its look and its sleep, for exactly so many wakes, sleeps on |
+// | armings of a `Signal` | 31 | 3 minutes of sleeps | comes round. A wake that finds nobody, and stops for exactly so many, hides a sleeper |
+
 mod bury;
 pub mod bytes;
 mod cells;
@@ -103,6 +126,7 @@ use crate::shareable::{
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
+use crate::sys::hooks;
 use crate::wait::signal::Signal;
 use cells::{Cell, CellState, Stage};
 use core::fmt;
@@ -157,9 +181,9 @@ struct Rare {
     /// `CLOSED`, `NO_RECEIVERS`, `NO_SENDERS`.
     ended: AtomicU32,
     /// Counts messages that came back.
-    returned: AtomicU32,
+    returned: AtomicU64,
     /// The count up to which somebody has looked for them in vain.
-    searched: AtomicU32,
+    searched: AtomicU64,
 }
 
 /// Of `ended`: nothing more can be sent.
@@ -194,8 +218,8 @@ impl<T: Plain, const N: usize> FixedQueue<T, N> {
                 cell_free: Signal::new(),
                 idle: Signal::new(),
                 ended: AtomicU32::new(0),
-                returned: AtomicU32::new(0),
-                searched: AtomicU32::new(0),
+                returned: AtomicU64::new(0),
+                searched: AtomicU64::new(0),
             },
             cells: core::array::from_fn(|_| Cell::new()),
             slots: core::array::from_fn(|_| Slot::new()),
@@ -219,6 +243,20 @@ impl<T: Plain, const N: usize> Deref for FixedQueue<T, N> {
     fn deref(&self) -> &Queue<T> {
         self
     }
+}
+
+/// Keeps a forked child from what its parent holds: the parent may have given it to others.
+#[inline(always)]
+fn assert_ours(made_at: u32) {
+    if made_at != forks() {
+        not_ours();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn not_ours() -> ! {
+    panic!("{}", Fault::Forked)
 }
 
 /// Why an attempt to send came to nothing.
@@ -515,7 +553,10 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "get")]
     #[inline]
     pub fn recv(&self) -> Result<T, RecvError> {
-        self.pop().map_or_else(|| Never::for_ever(self.pop_until(Deadline::NEVER)), Ok)
+        self.pop().map_or_else(
+            || Never::for_ever(self.take_until(Deadline::NEVER, Invalid::Consumed)),
+            Ok,
+        )
     }
 
     /// Receives a message if there is one. Never blocks.
@@ -526,7 +567,7 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "get_nowait")]
     #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        self.pop().map_or_else(|| Never::at_once(self.peek()).map(Ref::take), Ok)
+        self.pop().map_or_else(|| Never::at_once(self.take(Invalid::Consumed)), Ok)
     }
 
     /// Receives a message, waiting for one at most `timeout`.
@@ -534,7 +575,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`recv`](Self::recv), and if that takes too long.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        Never::in_time(self.pop_until(Deadline::after(timeout)))
+        Never::in_time(self.take_until(Deadline::after(timeout), Invalid::Consumed))
     }
 
     /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
@@ -542,7 +583,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
-        Never::in_time(self.pop_until(Deadline::at(deadline)))
+        Never::in_time(self.take_until(Deadline::at(deadline), Invalid::Consumed))
     }
 
     /// Receives a message that counts as done only when it is acknowledged, waiting for one as long as it takes.
@@ -602,10 +643,14 @@ impl<T: Plain> Queue<T> {
 
     /// Receives a message to be read in place, waiting for one as long as it takes.
     ///
+    /// Only for types of which any bits are a value; others are copied and checked by
+    /// [`recv`](Self::recv).
+    ///
     /// # Errors
     /// As [`recv`](Self::recv).
     #[inline]
     pub fn recv_ref(&self) -> Result<Ref<'_, T>, RecvError> {
+        const { Self::READ_IN_PLACE }
         Never::for_ever(self.peek_until(Deadline::NEVER))
     }
 
@@ -615,10 +660,13 @@ impl<T: Plain> Queue<T> {
     /// As [`try_recv`](Self::try_recv).
     #[inline]
     pub fn try_recv_ref(&self) -> Result<Ref<'_, T>, TryRecvError> {
+        const { Self::READ_IN_PLACE }
         Never::at_once(self.peek())
     }
 
     /// Appends at most `most` messages to `to`, waiting only for the first; how many it were.
+    ///
+    /// A batch ends before a message that is no value of the type: the next reception reports that.
     ///
     /// # Errors
     /// As [`recv`](Self::recv), if there is none at all.
@@ -645,14 +693,18 @@ impl<T: Plain> Queue<T> {
     /// assert_eq!(there.iter().sum::<u64>(), 6);
     /// # Ok::<(), outlast::Error>(())
     /// ```
+    ///
+    /// It ends before a message that is no value of the type: the next `recv` reports that.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
-        core::iter::from_fn(|| self.recv().ok())
+        let next = || self.take_until(Deadline::NEVER, Invalid::Left);
+        core::iter::from_fn(move || self.pop().or_else(|| next().ok().flatten()))
     }
 
-    /// The messages that are there, without waiting.
+    /// The messages that are there, without waiting. It ends as [`iter`](Self::iter) does.
     #[doc(alias = "drain")]
     pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
-        core::iter::from_fn(|| self.try_recv().ok())
+        let next = || self.take(Invalid::Left).ok().flatten();
+        core::iter::from_fn(move || self.pop().or_else(next))
     }
 
     /// Takes out all messages that are there, to be looked at or thrown away.
@@ -677,8 +729,8 @@ impl<T: Plain> Queue<T> {
 
     #[cold]
     #[inline(never)]
-    fn pop_until(&self, deadline: Deadline) -> Result<Option<T>, Never> {
-        Ok(self.peek_until(deadline)?.map(Ref::take))
+    fn take_until(&self, deadline: Deadline, invalid: Invalid) -> Result<Option<T>, Never> {
+        self.receive_until(deadline, || self.take(invalid))
     }
 
     fn peek_until(&self, deadline: Deadline) -> Result<Option<Ref<'_, T>>, Never> {
@@ -791,6 +843,12 @@ impl<T: Plain> Queue<T> {
         self.shared.cell_free.notify(1); // who waits for a cell can have this one
     }
 
+    /// A message in place can change after a check.
+    const READ_IN_PLACE: () = assert!(
+        T::ANY_BITS,
+        "a message in place may hold any bits: not for types with invalid values"
+    );
+
     /// Claims the next message where it is.
     #[inline(always)]
     fn peek(&self) -> Result<Option<Ref<'_, T>>, Never> {
@@ -801,20 +859,74 @@ impl<T: Plain> Queue<T> {
     fn peek_for(&self, verdict: Verdict) -> Result<Option<Ref<'_, T>>, Never> {
         let forks = forks();
         let owner = self.identify().map_err(Never::Failed)?;
+        let place = self.claim(owner, verdict)?;
+        Ok(place.map(|place| Ref { queue: self, place, forks }))
+    }
+
+    /// Receives the next message.
+    #[inline(always)]
+    fn take(&self, invalid: Invalid) -> Result<Option<T>, Never> {
+        self.take_for(Verdict::Due, invalid)
+    }
+
+    #[inline(always)]
+    fn take_for(&self, verdict: Verdict, invalid: Invalid) -> Result<Option<T>, Never> {
+        let owner = self.identify().map_err(Never::Failed)?;
         let Some(place) = self.claim(owner, verdict)? else { return Ok(None) };
-        let message = Ref { queue: self, place, forks };
-        if Self::is_valid(message.value()) {
-            Ok(Some(message))
+        let message = Self::read(self.value_at(place));
+        if message.is_err() && invalid == Invalid::Left {
+            self.put_back(place);
         } else {
-            Err(Never::Failed(Fault::Corrupt)) // and the message is consumed
+            self.finish(place);
+        }
+        message.map(Some).map_err(Never::Failed)
+    }
+
+    /// Copies a message that this call has claimed, and checks the copy: bytes that change after the
+    /// check make no invalid value.
+    #[inline(always)]
+    fn read(message: &UnsafeCell<MaybeUninit<T>>) -> Result<T, Fault> {
+        let mut copy = MaybeUninit::uninit();
+        // SAFETY: the message is aligned and readable, and the copy is this call's own.
+        message.with(|value| unsafe { value.copy_to_nonoverlapping(&raw mut copy, 1) });
+        // SAFETY: the copy is aligned, and its bytes are initialised, as all shared memory is.
+        if T::ANY_BITS || unsafe { T::is_valid(copy.as_ptr()) } {
+            // SAFETY: these bytes are a `T`.
+            Ok(unsafe { copy.assume_init() })
+        } else {
+            Err(Fault::Corrupt)
         }
     }
 
-    /// Whether the bytes of a message that this call has claimed are a value of the type.
     #[inline(always)]
-    fn is_valid(message: &UnsafeCell<MaybeUninit<T>>) -> bool {
-        // SAFETY: nobody writes what is claimed; it is aligned, readable, and initialised, as all shared memory is.
-        T::ANY_BITS || message.with(|value| unsafe { T::is_valid(value.cast()) })
+    fn value_at(&self, place: Place) -> &UnsafeCell<MaybeUninit<T>> {
+        match place {
+            Place::Slot(at) => &self.slots[at.index].value,
+            Place::Cell(i, _) => &self.cells[i].value,
+        }
+    }
+
+    /// Commits the reception of a claimed message.
+    #[inline(always)]
+    fn finish(&self, place: Place) {
+        match place {
+            Place::Slot(at) => self.release(at),
+            // Only damaged memory can have another word there, and then nothing is ours to free.
+            Place::Cell(i, taken) => _ = self.free_cell(i, taken),
+        }
+    }
+
+    /// Leaves a claimed message to the next receiver.
+    #[cold]
+    fn put_back(&self, place: Place) {
+        match place {
+            Place::Slot(at) => {
+                let orphan = state(at.lap, 0, Phase::Orphan);
+                self.slots[at.index].state.store(orphan, Release);
+            }
+            Place::Cell(i, taken) => _ = self.cells[i].exchange(taken, taken.to(Stage::Ready, 0)),
+        }
+        self.announce_returned();
     }
 
     /// Commits the reception of the message in a claimed slot.
@@ -882,6 +994,15 @@ impl<T: Plain> Queue<T> {
         }
         Some((ours, held))
     }
+}
+
+/// What becomes of a message that is no value of its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Invalid {
+    /// It is consumed, and the caller is told.
+    Consumed,
+    /// It is left to the next receiver, as the caller has no way to tell.
+    Left,
 }
 
 /// What a look that finds nothing means in a queue to which nobody sends.
@@ -968,11 +1089,17 @@ impl<T: Plain> Queue<T> {
                 }
             }
         };
-        if Self::is_valid(&self.cells[cell].value) {
-            return Ok(Some(Delivery { queue: self, cell, state, forks }));
-        }
-        self.free_cell(cell, state).map_err(never)?;
-        Err(never(Fault::Corrupt))
+        let copy = match T::ANY_BITS {
+            true => None,
+            false => match Self::read(&self.cells[cell].value) {
+                Ok(value) => Some(Box::new(value)),
+                Err(fault) => {
+                    self.free_cell(cell, state).map_err(never)?;
+                    return Err(never(fault));
+                }
+            },
+        };
+        Ok(Some(Delivery { queue: self, cell, state, forks, copy }))
     }
 
     /// What an attempt comes to that finds no cell: a message that is there has to wait for one.
@@ -1209,7 +1336,9 @@ impl<T: Plain> Queue<T> {
     ///
     /// Everybody who waits is woken.
     pub fn close(&self) {
+        self.identify().ok(); // recovery wakes everybody if this process is killed before it does
         self.shared.ended.fetch_or(CLOSED, Release);
+        hooks::pause("queue: closed, and nobody is woken");
         fence(SeqCst);
         self.wake_everybody();
     }

@@ -34,7 +34,7 @@
 //! # Death
 //! As in each level. Killed between a commit and its wake, or as the one who was woken: recovery wakes all.
 use super::{
-    CLOSED, FixedQueue, LIGHT, NO_SENDERS, Never, Queue, Ref, Undelivered, Unsent, Verdict,
+    CLOSED, FixedQueue, Invalid, LIGHT, NO_SENDERS, Never, Queue, Undelivered, Unsent, Verdict,
 };
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -44,6 +44,7 @@ use crate::queue::{
 use crate::shareable::{Dead, Field, Layout, Plain, Shareable, begin, mix_u64};
 use crate::sync::atomic::Ordering::{Release, SeqCst};
 use crate::sync::atomic::fence;
+use crate::sys::hooks;
 use crate::wait::signal::Signal;
 use core::fmt;
 use core::mem::{ManuallyDrop, offset_of};
@@ -98,10 +99,8 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// Sends a message of level `priority`, waiting for a free slot of that level as long as it takes.
     ///
     /// # Errors
-    /// Gives the message back if the queue is closed, or if this process cannot become a peer.
-    ///
-    /// # Panics
-    /// If there is no such level.
+    /// Gives the message back if the queue is closed, if this process cannot become a peer, or, with
+    /// [`Fault::NoSuchLevel`], if there is no such level.
     #[doc(alias = "push")]
     #[doc(alias = "put")]
     pub fn send(&self, priority: usize, message: T) -> Result<(), SendError<T>> {
@@ -112,9 +111,6 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     ///
     /// # Errors
     /// As [`send`](Self::send), and if the level is full.
-    ///
-    /// # Panics
-    /// If there is no such level.
     #[doc(alias = "put_nowait")]
     pub fn try_send(&self, priority: usize, message: T) -> Result<(), TrySendError<T>> {
         self.push(priority, &message).map_err(|unsent| Unsent::at_once((message, unsent)))
@@ -122,7 +118,8 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
 
     #[inline(always)]
     pub(super) fn push(&self, priority: usize, message: &T) -> Result<(), Unsent> {
-        let sent = self.levels[priority].push(message);
+        let level = self.levels.get(priority).ok_or(Unsent::Failed(Fault::NoSuchLevel))?;
+        let sent = level.push(message);
         self.after_send(sent.as_ref().err());
         sent
     }
@@ -131,9 +128,6 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     ///
     /// # Errors
     /// As [`send`](Self::send), and if that takes too long.
-    ///
-    /// # Panics
-    /// If there is no such level.
     pub fn send_timeout(
         &self,
         priority: usize,
@@ -147,9 +141,6 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     ///
     /// # Errors
     /// As [`send_timeout`](Self::send_timeout).
-    ///
-    /// # Panics
-    /// If there is no such level.
     pub fn send_deadline(
         &self,
         priority: usize,
@@ -165,7 +156,10 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         message: T,
         deadline: Deadline,
     ) -> Result<(), (T, Unsent)> {
-        let sent = self.levels[priority].send_until(message, deadline);
+        let Some(level) = self.levels.get(priority) else {
+            return Err((message, Unsent::Failed(Fault::NoSuchLevel)));
+        };
+        let sent = level.send_until(message, deadline);
         self.after_send(sent.as_ref().err().map(|(_, unsent)| unsent));
         sent
     }
@@ -195,7 +189,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     #[doc(alias = "pop")]
     #[doc(alias = "get")]
     pub fn recv(&self) -> Result<(usize, T), RecvError> {
-        Never::for_ever(self.recv_until(Deadline::NEVER))
+        Never::for_ever(self.recv_until(Deadline::NEVER, Invalid::Consumed))
     }
 
     /// Receives the most urgent message if there is one. Never blocks.
@@ -204,7 +198,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// As [`recv`](Self::recv), and if the queue is empty.
     #[doc(alias = "get_nowait")]
     pub fn try_recv(&self) -> Result<(usize, T), TryRecvError> {
-        Never::at_once(self.take())
+        Never::at_once(self.take(Invalid::Consumed))
     }
 
     /// Receives the most urgent message, waiting for one at most `timeout`.
@@ -212,7 +206,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// # Errors
     /// As [`recv`](Self::recv), and if that takes too long.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<(usize, T), RecvTimeoutError> {
-        Never::in_time(self.recv_until(Deadline::after(timeout)))
+        Never::in_time(self.recv_until(Deadline::after(timeout), Invalid::Consumed))
     }
 
     /// Receives the most urgent message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
@@ -220,7 +214,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<(usize, T), RecvTimeoutError> {
-        Never::in_time(self.recv_until(Deadline::at(deadline)))
+        Never::in_time(self.recv_until(Deadline::at(deadline), Invalid::Consumed))
     }
 
     /// Receives the most urgent message, which counts as done only when it is acknowledged.
@@ -276,26 +270,33 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     }
 
     /// Messages until the queue is closed and empty, or cannot be used, waiting for each.
+    ///
+    /// It ends before a message that is no value of the type: the next `recv` reports that.
     pub fn iter(&self) -> impl Iterator<Item = (usize, T)> + '_ {
-        core::iter::from_fn(|| self.recv().ok())
+        let next = || self.recv_until(Deadline::NEVER, Invalid::Left);
+        core::iter::from_fn(move || next().ok().flatten())
     }
 
-    /// The messages that are there, without waiting.
+    /// The messages that are there, without waiting. It ends as [`iter`](Self::iter) does.
     #[doc(alias = "drain")]
     pub fn try_iter(&self) -> impl Iterator<Item = (usize, T)> + '_ {
-        core::iter::from_fn(|| self.try_recv().ok())
+        core::iter::from_fn(|| self.take(Invalid::Left).ok().flatten())
     }
 
-    pub(super) fn recv_until(&self, deadline: Deadline) -> Result<Option<(usize, T)>, Never> {
-        match self.take() {
-            Ok(None) => self.recv_slow(deadline),
+    pub(super) fn recv_until(
+        &self,
+        deadline: Deadline,
+        invalid: Invalid,
+    ) -> Result<Option<(usize, T)>, Never> {
+        match self.take(invalid) {
+            Ok(None) => self.recv_slow(deadline, invalid),
             done => done,
         }
     }
 
     #[cold]
-    fn recv_slow(&self, deadline: Deadline) -> Result<Option<(usize, T)>, Never> {
-        let waited = self.arrived.wait(deadline, || self.take().transpose());
+    fn recv_slow(&self, deadline: Deadline, invalid: Invalid) -> Result<Option<(usize, T)>, Never> {
+        let waited = self.arrived.wait(deadline, || self.take(invalid).transpose());
         waited.map_or(Ok(None), |done| done.map(Some))
     }
 
@@ -314,26 +315,25 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     }
 
     #[inline]
-    pub(super) fn take(&self) -> Result<Option<(usize, T)>, Never> {
-        match self.take_for(Verdict::Deferred) {
-            Ok(None) if self.is_over() => self.take_for(Verdict::Given),
+    pub(super) fn take(&self, invalid: Invalid) -> Result<Option<(usize, T)>, Never> {
+        match self.take_for(Verdict::Deferred, invalid) {
+            Ok(None) if self.is_over() => self.take_for(Verdict::Given, invalid),
             done => done,
         }
     }
 
     #[inline(always)]
-    fn take_for(&self, verdict: Verdict) -> Result<Option<(usize, T)>, Never> {
+    fn take_for(&self, verdict: Verdict, invalid: Invalid) -> Result<Option<(usize, T)>, Never> {
         let mut open = false;
         for (priority, level) in self.descend() {
-            match level.peek_for(verdict) {
+            match level.take_for(verdict, invalid) {
                 Ok(Some(message)) => {
-                    let message = Ref::take(message);
                     self.pass_on();
                     return Ok(Some((priority, message)));
                 }
                 Ok(None) => open = true,
                 Err(Never::Failed(fault)) => {
-                    self.pass_on(); // it may have been a message
+                    self.pass_on(); // it may have been a message, or is one that was left
                     return Err(Never::Failed(fault));
                 }
                 Err(Never::Closed | Never::Disconnected) => {}
@@ -470,7 +470,9 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     ///
     /// Everybody who waits is woken.
     pub fn close(&self) {
+        self.levels[0].identify().ok(); // recovery wakes everybody if this process is killed before it does
         self.close_levels();
+        hooks::pause("queue: closed, and nobody is woken");
         self.wake_everybody();
     }
 
@@ -605,8 +607,7 @@ impl<T: Plain + fmt::Debug> fmt::Debug for Delivery<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery")
             .field("priority", &self.level)
-            .field("value", &**self)
-            .field("attempts", &self.attempts())
+            .field("inner", &*self.inner)
             .finish()
     }
 }

@@ -1,5 +1,5 @@
 //! Queues, rings, channels, pipes and journals.
-use crate::plan::{Mutation, loom, ordinary};
+use crate::plan::{Mutation, hooks, loom, ordinary};
 
 pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
@@ -45,8 +45,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "queue_checks_no_bits",
         file: "src/queue/mod.rs",
-        from: "T::ANY_BITS || message.with(|value| unsafe { T::is_valid(value.cast()) })",
-        to: "true",
+        from: "if T::ANY_BITS || unsafe { T::is_valid(copy.as_ptr()) } {",
+        to: "if true {",
         rule: "A peer may write any bytes; a message of invalid bits is undefined behaviour.",
         outcome: ordinary("queue", &["bits_that_are_no_value"]),
     },
@@ -233,6 +233,126 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         to: "match 0 { 0 if closed",
         rule: "What was sent before the end is received before it.",
         outcome: loom(&["spsc::spsc_closes_after_the_last"]),
+    },
+    Mutation {
+        name: "queue_wake_is_kept",
+        file: "src/queue/mod.rs",
+        from: "signal.notify(1); // keeps I5",
+        to: "",
+        rule: "A receiver that goes from one of two signals to the other passes its wake on.",
+        outcome: ordinary(
+            "deliveries",
+            &[
+                "a_message_that_finds_no_cell_wakes_a_receiver_that_needs_none",
+                "a_free_cell_that_one_receiver_leaves_is_for_the_next",
+                "levels_a_message_that_finds_no_cell_wakes_a_receiver_that_needs_none",
+            ],
+        ),
+    },
+    Mutation {
+        name: "queue_end_needs_a_cell",
+        file: "src/queue/mod.rs",
+        from: "Err(Nothing::Here) if over => Err(Undelivered::Never(Never::Closed)),",
+        to: "",
+        rule: "A receiver without a cell learns that nothing is left.",
+        outcome: ordinary("deliveries", &["closed_and_empty_is_seen_without_a_cell"]),
+    },
+    Mutation {
+        name: "queue_returned_message_frees_no_cell",
+        file: "src/queue/mod.rs",
+        from: "self.shared.cell_free.notify(1); // who waits for a cell can have this one",
+        to: "",
+        rule: "A message that is given back is in a cell that a delivery can use.",
+        outcome: ordinary(
+            "deliveries",
+            &["a_message_that_is_given_back_wakes_a_receiver_that_sleeps_for_a_cell"],
+        ),
+    },
+    Mutation {
+        name: "queue_barred_receiver_is_not_told_of_the_end",
+        file: "src/queue/mod.rs",
+        from: "self.shared.idle.set_armed();",
+        to: "",
+        rule: "The receiver of the last message wakes one that slept for a cell beside it.",
+        outcome: ordinary("deliveries", &["an_end_is_seen_without_a_cell"]),
+    },
+    Mutation {
+        name: "queue_closer_is_no_peer",
+        file: "src/queue/mod.rs",
+        from: "self.identify().ok(); // recovery wakes everybody if this process is killed before it does",
+        to: "",
+        rule: "A process that changes what others wait for is a peer before the change.",
+        outcome: hooks("queue_pauses", &["a_killed_closer_of_any_queue_leaves_nobody_asleep"]),
+    },
+    Mutation {
+        name: "queue_iterator_swallows_what_is_no_value",
+        file: "src/queue/mod.rs",
+        from: "if message.is_err() && invalid == Invalid::Left {",
+        to: "if false {",
+        rule: "A verb that cannot report a message that is no value leaves it.",
+        outcome: ordinary("queue", &["iterators_leave_what_is_no_value"]),
+    },
+    Mutation {
+        name: "queue_delivery_is_read_again",
+        file: "src/queue/mod.rs",
+        from: "Ok(value) => Some(Box::new(value)),",
+        to: "Ok(_) => None,",
+        rule: "What a delivery gives is the copy that was checked.",
+        outcome: ordinary("queue", &["a_delivery_gives_what_was_checked"]),
+    },
+    Mutation {
+        name: "queue_forked_loan_is_written",
+        file: "src/queue/cells.rs",
+        from: "assert_ours(self.forks); // SAFETY: as above, and the loan is borrowed exclusively.",
+        to: "// SAFETY: as above, and the loan is borrowed exclusively.",
+        rule: "A forked child reaches no bytes of its parent's handles.",
+        outcome: ordinary("forked_handles", &["messages_in_place"]),
+    },
+    Mutation {
+        name: "priority_cell_is_not_passed_on",
+        file: "src/queue/priority.rs",
+        from: "self.cell_free.notify(1); // what it was told of may have been left",
+        to: "",
+        rule: "Two messages behind a slow sender may come with one wake.",
+        outcome: ordinary(
+            "deliveries",
+            &["levels_messages_behind_a_slow_sender_reach_all_that_sleep_for_a_cell"],
+        ),
+    },
+    Mutation {
+        name: "ends_are_given_back_from_a_place_only",
+        file: "src/queue/ends.rs",
+        from: "if hold.check().is_err() { return false; }",
+        to: "if hold.check().is_err() || identify(core::ptr::from_ref(self).addr()).is_err() { return false; }",
+        rule: "A give-back needs no place for its thread.",
+        outcome: ordinary("give_back", &["the_last_sender", "a_side_of_a_pipe"]),
+    },
+    Mutation {
+        name: "bytes_laps_do_not_come_round",
+        file: "src/queue/bytes/records.rs",
+        from: "Position { lap: self.lap.wrapping_add(1) & (u64::MAX >> EXTENT_BITS), index: 0 }",
+        to: "Position { lap: self.lap.wrapping_add(1), index: 0 }",
+        rule: "The count of laps comes round and is compared by distance.",
+        outcome: ordinary("counters", &["laps_of_a_byte_queue"]),
+    },
+    Mutation {
+        name: "bytes_of_any_chain_are_opened",
+        file: "src/shared.rs",
+        from: "if shared.is_sound() { Ok(shared) } else { Err(OpenError::Corrupt) }",
+        to: "Ok(shared)",
+        rule: "Whatever the bytes are, no two handles have the same memory.",
+        outcome: ordinary(
+            "hostile_bytes",
+            &["handles_never_overlap", "a_chain_that_passes_the_head_by_is_refused"],
+        ),
+    },
+    Mutation {
+        name: "pipe_cut_message_wakes_nobody",
+        file: "src/queue/pipe/connection.rs",
+        from: "flow.way.not_empty.notify_all(); // keeps I4",
+        to: "",
+        rule: "A reader in the middle of a message learns that no more of it comes.",
+        outcome: hooks("queue_pauses", &["a_message_cut_short_wakes_its_reader"]),
     },
     Mutation {
         name: "pipe_header_publishes_nothing",

@@ -272,7 +272,7 @@ impl<'a> Held<'a> {
             })),
             17 => drop(consumer.map(|end| {
                 let Ok(chunk) = end.try_read_chunk(many) else { return };
-                drop(format!("{chunk:?} {:?}", chunk.as_slices()));
+                drop(format!("{chunk:?}"));
                 (0..=chunk.len()).for_each(|i| seen_all(&chunk.get(i)));
                 chunk.consume(many / 2).quietly();
             })),

@@ -2,10 +2,10 @@
 //! in a forked child.
 #![expect(unsafe_code, reason = "the blocks of a record are reached by its claimer alone")]
 use crate::error::Fault;
-use crate::queue::Unsent;
 use crate::queue::bytes::View;
 use crate::queue::bytes::records::Claim;
 use crate::queue::ends::Ends;
+use crate::queue::{Unsent, assert_ours};
 use crate::segment::forks;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
@@ -13,6 +13,9 @@ use core::ops::{Deref, DerefMut};
 /// Room for a message, to be written in place: bytes that hold what earlier messages left.
 ///
 /// [`commit`](Self::commit) sends it. Dropped otherwise, or if the process is killed, nothing is sent.
+///
+/// # Panics
+/// A copy in a process made by `fork` panics when it is read or written.
 #[must_use = "room that is dropped sends nothing"]
 pub struct Reservation<'a> {
     pub(super) view: View<'a>,
@@ -25,6 +28,9 @@ pub struct Reservation<'a> {
 ///
 /// Dropped, it is consumed; if the process is killed before that, another receives it. Its
 /// room is not free before, nor is that of later messages: keep it short.
+///
+/// # Panics
+/// A copy in a process made by `fork` panics when the message is read.
 #[must_use = "a message that is dropped is consumed"]
 pub struct Message<'a> {
     pub(super) view: View<'a>,
@@ -113,6 +119,7 @@ impl Deref for Reservation<'_> {
     type Target = [u8];
     #[inline(always)]
     fn deref(&self) -> &[u8] {
+        assert_ours(self.forks);
         let (start, len) = bytes(self.view, self.claim, self.len);
         // SAFETY: so many bytes in blocks of the record, which is ours until it is committed or dropped (I1, I2).
         unsafe { core::slice::from_raw_parts(start, len) }
@@ -122,6 +129,7 @@ impl Deref for Reservation<'_> {
 impl DerefMut for Reservation<'_> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut [u8] {
+        assert_ours(self.forks);
         let (start, len) = bytes(self.view, self.claim, self.len);
         // SAFETY: as above; they lie in cells, and the room is borrowed exclusively.
         unsafe { core::slice::from_raw_parts_mut(start, len) }
@@ -132,6 +140,7 @@ impl Deref for Message<'_> {
     type Target = [u8];
     #[inline(always)]
     fn deref(&self) -> &[u8] {
+        assert_ours(self.forks);
         let (start, len) = bytes(self.view, self.claim, self.len);
         // SAFETY: so many bytes in blocks of the record, which nobody writes before it is dropped or given back (I1, I2).
         unsafe { core::slice::from_raw_parts(start, len) }
@@ -164,6 +173,10 @@ impl fmt::Debug for Reservation<'_> {
 
 impl fmt::Debug for Message<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Message").field(&&**self).finish()
+        let mut message = f.debug_tuple("Message");
+        if self.forks == forks() {
+            message.field(&&**self);
+        }
+        message.finish()
     }
 }

@@ -39,6 +39,7 @@
 //!   his record, if `freed` says that they are done with.
 //! - I3. Each mark is moved by a compare-exchange over one record (`freed`: over several), from what its header says, by whoever comes by:
 //!   it never goes back, and who dies before he has moved it is missed by nobody. `freed` is moved to where `head` has been.
+//!   All three lie on the chain of records, which is asked when the memory is opened: other bytes could give two claims the same blocks.
 //! - I4. Some record is an `Orphan` => `returned` != `searched`, or a living process is about to make it so.
 //! - I5. A claim that leaves another message to claim wakes one more receiver, if some are asleep: the one that
 //!   its commit woke may have found its way barred by a slower sender and gone back to sleep.
@@ -80,9 +81,10 @@ use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::segment::{forks, identify};
 use crate::shareable::{Dead, Field, Layout, Shareable, at_slice, begin, mix_u64};
-use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::fence;
+use crate::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sys::hooks;
 use crate::wait::signal::Signal;
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -123,9 +125,9 @@ pub(in crate::queue) struct Rare {
     /// `CLOSED`, `NO_RECEIVERS`, `NO_SENDERS`.
     pub(in crate::queue) ended: AtomicU32,
     /// Counts messages that came back.
-    returned: AtomicU32,
+    returned: AtomicU64,
     /// The count up to which somebody has looked for them in vain.
-    searched: AtomicU32,
+    searched: AtomicU64,
 }
 
 /// 64 bytes of messages.
@@ -209,8 +211,8 @@ impl<const BLOCKS: usize> FixedByteQueue<BLOCKS> {
                 not_empty: Signal::new(),
                 not_full: Signal::new(),
                 ended: AtomicU32::new(0),
-                returned: AtomicU32::new(0),
-                searched: AtomicU32::new(0),
+                returned: AtomicU64::new(0),
+                searched: AtomicU64::new(0),
             },
             slots: Blocks {
                 headers: core::array::from_fn(|_| Header::new()),
@@ -467,7 +469,9 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     ///
     /// Everybody who waits is woken.
     pub fn close(&self) {
+        self.view().identify().ok(); // recovery wakes everybody if this process is killed before it does
         self.rare.ended.fetch_or(CLOSED, Release);
+        hooks::pause("queue: closed, and nobody is woken");
         fence(SeqCst);
         self.rare.wake_everybody();
     }
@@ -761,6 +765,10 @@ impl<'a> View<'a> {
         count
     }
 
+    pub(in crate::queue) fn is_sound(self) -> bool {
+        self.records.is_sound()
+    }
+
     #[inline(always)]
     fn identify(self) -> Result<u32, Fault> {
         identify(core::ptr::from_ref(self.rare).addr())
@@ -803,6 +811,9 @@ unsafe impl<const BLOCKS: usize> Shareable for FixedByteQueue<BLOCKS> {
     fn recover(&self, dead: &Dead) {
         self.view().recover(dead);
     }
+    fn is_sound(&self) -> bool {
+        self.view().is_sound()
+    }
 }
 
 // SAFETY: as above; the number of units is the pointer's, which `at` got from the checked header, and which `size` has approved.
@@ -829,6 +840,9 @@ unsafe impl Shareable for ByteQueue {
     }
     fn recover(&self, dead: &Dead) {
         self.view().recover(dead);
+    }
+    fn is_sound(&self) -> bool {
+        self.view().is_sound()
     }
 }
 

@@ -27,6 +27,12 @@ const STALE: u64 = 1 << 20;
 /// Within so many laps each header is looked at once.
 const SWEEP: usize = 1 << 16;
 
+/// A position that is so many laps after another is before it: laps have 40 bits.
+const HALF_THE_LAPS: u64 = 1 << (u64::BITS - EXTENT_BITS - 1);
+
+/// Looks at a ring that others move, before it is held to be sound.
+const LOOKS: usize = 1_000;
+
 /// Attempts that come to nothing because others were faster, before the memory is held to be damaged.
 const ATTEMPTS: usize = 1 << 22;
 
@@ -125,8 +131,8 @@ impl Header {
     }
 }
 
-/// A place in the endless sequence of blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A place in the endless sequence of blocks. Its laps are counted round the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     lap: u64,
     pub(crate) index: usize,
@@ -148,15 +154,21 @@ impl Position {
     fn after(self, extent: usize, blocks: usize) -> Self {
         match self.index + extent {
             index if index < blocks => Position { lap: self.lap, index },
-            _ => Position { lap: self.lap.wrapping_add(1), index: 0 },
+            _ => Position { lap: self.lap.wrapping_add(1) & (u64::MAX >> EXTENT_BITS), index: 0 },
         }
     }
 
-    /// How many blocks it is after `earlier`; `None` if it is before.
+    /// How many blocks it is after `earlier`, or a number larger than any ring's if it is more than a
+    /// lap or two; `None` if it is before.
     #[inline(always)]
     fn since(self, earlier: Position, blocks: usize) -> Option<u64> {
-        let laps = self.lap.checked_sub(earlier.lap)?.checked_mul(blocks as u64)?;
-        laps.checked_add(self.index as u64)?.checked_sub(earlier.index as u64)
+        let (index, earlier_index) = (self.index as u64, earlier.index as u64);
+        match self.lap.wrapping_sub(earlier.lap) << EXTENT_BITS >> EXTENT_BITS {
+            0 => index.checked_sub(earlier_index),
+            1 => Some(blocks as u64 + index - earlier_index),
+            laps if laps < HALF_THE_LAPS => Some(u64::MAX >> 1),
+            _ => None,
+        }
     }
 }
 
@@ -253,7 +265,10 @@ impl Records<'_> {
     #[inline(always)]
     pub(crate) fn claim_full(&self, owner: u32) -> Result<Claim, Nothing> {
         self.next_full(|at, header, seen| {
-            self.extent(at, seen)?;
+            let extent = self.extent(at, seen)?;
+            if extent > 1 && !self.is_before_tail(at.after(extent, self.headers.len())) {
+                return Err(Nothing::Damaged);
+            }
             let state = seen.to(Phase::Reading, owner);
             if !header.exchange(seen, state) {
                 return Ok(None);
@@ -261,6 +276,78 @@ impl Records<'_> {
             self.pass(&self.marks.head, at, state)?;
             Ok(Some(Claim { index: at.index, state }))
         })
+    }
+
+    /// Whether a message that ends there, and was committed, ends where no writer claims any more.
+    ///
+    /// It does, or the memory is damaged. This is asked of messages of several blocks only; the others
+    /// are not worth a look at the line of the writers. [`is_sound`](Self::is_sound) has looked at all
+    /// that was there when the segment was opened.
+    #[inline(always)]
+    fn is_before_tail(&self, end: Position) -> bool {
+        self.marks.tail.0.load(Relaxed).wrapping_sub(end.encode()) < 2 << EXTENT_BITS
+    }
+
+    /// Whether the marks lie on one chain of records of at most the ring's length, and no other header
+    /// says that a record begins there in this lap or a later one.
+    ///
+    /// If so, claims never overlap (I2): each begins at a mark and moves that mark to its end. Other
+    /// bytes could give two claims the same blocks. To be asked when the memory is opened.
+    pub(crate) fn is_sound(&self) -> bool {
+        // Peers that follow the protocol may be at work meanwhile. What they do moves a mark, all but the
+        // first step of a claim, which the next look sees from the beginning.
+        let mut still = 0;
+        for _ in 0..LOOKS {
+            let marks = || {
+                [&self.marks.freed, &self.marks.head, &self.marks.tail]
+                    .map(|mark| mark.0.load(Acquire))
+            };
+            let before = marks();
+            if self.is_chain(before) {
+                return true;
+            }
+            still += u32::from(marks() == before);
+            if still == 3 {
+                return false;
+            }
+        }
+        true // they move the marks all the while, so they have found the chain whole
+    }
+
+    fn is_chain(&self, marks: [u64; 3]) -> bool {
+        let blocks = self.headers.len();
+        let [freed, head, tail] = marks.map(Position::decode);
+        if marks.iter().any(|&mark| Position::decode(mark).index >= blocks) {
+            return false;
+        }
+        // Only `tail` may lag behind the others, over records that were given up: I3.
+        let tail_is_first = freed.since(tail, blocks).is_some();
+        let mut at = if tail_is_first { tail } else { freed };
+        // How far the record goes that was last found on the chain, and the marks that were not yet met.
+        let (mut rest, mut is_on_chain, mut left) = (0, true, [freed, head, tail].map(Some));
+        for _ in 0..blocks {
+            let seen = self.headers[at.index].load();
+            let is_next = rest == 0 && is_on_chain;
+            if is_next {
+                left.iter_mut().for_each(|mark| *mark = mark.filter(|&mark| mark != at));
+                is_on_chain = seen.is_of(at.lap);
+            }
+            if is_next && is_on_chain {
+                let Ok(extent) = self.extent(at, seen) else { return false };
+                rest = extent;
+            } else if !seen.is_in(Phase::Free)
+                && !(1..STALE + 2 * SWEEP as u64).contains(&seen.age(at.lap))
+            {
+                return false;
+            }
+            rest = rest.saturating_sub(1);
+            at = at.after(1, blocks);
+        }
+        // A full ring: a mark is where the next lap begins.
+        if is_on_chain && rest == 0 {
+            left.iter_mut().for_each(|mark| *mark = mark.filter(|&mark| mark != at));
+        }
+        rest == 0 && left == [None; 3]
     }
 
     /// Whether there is a message to claim.
@@ -339,11 +426,11 @@ impl Records<'_> {
                 if far || !seen.is_of(at.lap) || !seen.is_in(Phase::Done) {
                     break;
                 }
-                if at >= head {
+                if at.since(head, blocks).is_some() {
                     // Readers come first: keeps I3.
                     self.pass(&self.marks.head, at, seen)?;
                     head = self.position(&self.marks.head)?;
-                    if at >= head {
+                    if at.since(head, blocks).is_some() {
                         return Err(Nothing::Damaged);
                     }
                 }
@@ -376,7 +463,7 @@ impl Records<'_> {
                 at = at.after(extent, blocks);
             } else {
                 let freed = self.position(&self.marks.freed)?;
-                if freed <= at {
+                if at.since(freed, blocks).is_some() {
                     break;
                 }
                 at = freed; // what was here is done with, and others write here

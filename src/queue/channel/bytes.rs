@@ -660,6 +660,9 @@ unsafe impl<const BLOCKS: usize> Shareable for FixedByteChannel<BLOCKS> {
     fn recover(&self, dead: &Dead) {
         self.mend(dead);
     }
+    fn is_sound(&self) -> bool {
+        self.queue.view().is_sound()
+    }
 }
 
 // SAFETY: as above; the number of units is the pointer's, which `at` got from the checked header, and the size is
@@ -689,6 +692,9 @@ unsafe impl Shareable for ByteChannel {
     }
     fn recover(&self, dead: &Dead) {
         self.mend(dead);
+    }
+    fn is_sound(&self) -> bool {
+        self.queue.view().is_sound()
     }
 }
 

@@ -44,7 +44,7 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::{Ends, Hold, Look, Sided};
 use crate::queue::priority::{Delivery, PriorityQueue};
-use crate::queue::{NO_RECEIVERS, NO_SENDERS, Never, Unsent};
+use crate::queue::{Invalid, NO_RECEIVERS, NO_SENDERS, Never, Unsent};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::shareable::{Dead, Field, Layout, Plain, Shareable, begin, mix_u64};
@@ -392,7 +392,7 @@ where
     /// out is no value of the type (it is consumed).
     #[inline]
     pub fn recv(&self) -> Result<(usize, T), RecvError> {
-        Never::for_ever(self.recv_until(Deadline::NEVER))
+        Never::for_ever(self.recv_until(Deadline::NEVER, Invalid::Consumed))
     }
 
     /// Receives the most urgent message if there is one. Never blocks.
@@ -402,10 +402,7 @@ where
     /// what it gives, too, when nobody can send.
     #[inline]
     pub fn try_recv(&self) -> Result<(usize, T), TryRecvError> {
-        Never::at_once(match self.take() {
-            Err(Never::Closed) => self.recv_slow(Deadline::after(Duration::ZERO)),
-            done => done,
-        })
+        Never::at_once(self.try_take(Invalid::Consumed))
     }
 
     /// Receives the most urgent message, waiting for one at most `timeout`.
@@ -413,7 +410,7 @@ where
     /// # Errors
     /// As [`recv`](Self::recv), and if that takes too long.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<(usize, T), RecvTimeoutError> {
-        Never::in_time(self.recv_until(Deadline::after(timeout)))
+        Never::in_time(self.recv_until(Deadline::after(timeout), Invalid::Consumed))
     }
 
     /// Receives the most urgent message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
@@ -421,7 +418,7 @@ where
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<(usize, T), RecvTimeoutError> {
-        Never::in_time(self.recv_until(Deadline::at(deadline)))
+        Never::in_time(self.recv_until(Deadline::at(deadline), Invalid::Consumed))
     }
 
     /// As [`PriorityQueue::recv_ack`].
@@ -493,9 +490,10 @@ where
         Iter(self)
     }
 
-    /// The messages that are there, without waiting.
+    /// The messages that are there, without waiting. It ends before a message that is no value of the
+    /// type: the next `recv` reports that.
     pub fn try_iter(&self) -> impl Iterator<Item = (usize, T)> + '_ {
-        core::iter::from_fn(|| self.try_recv().ok())
+        core::iter::from_fn(|| self.try_take(Invalid::Left).ok().flatten())
     }
 
     /// Whether both are handles of the same channel.
@@ -504,23 +502,40 @@ where
     }
 
     #[inline(always)]
-    fn take(&self) -> Result<Option<(usize, T)>, Never> {
+    fn take(&self, invalid: Invalid) -> Result<Option<(usize, T)>, Never> {
         self.hold.check().map_err(Never::Failed)?;
-        self.channel.queue.take()
+        self.channel.queue.take(invalid)
     }
 
     #[inline(always)]
-    fn recv_until(&self, deadline: Deadline) -> Result<Option<(usize, T)>, Never> {
-        match self.take() {
-            Ok(None) | Err(Never::Closed) => self.recv_slow(deadline),
+    fn try_take(&self, invalid: Invalid) -> Result<Option<(usize, T)>, Never> {
+        match self.take(invalid) {
+            Err(Never::Closed) => self.recv_slow(Deadline::after(Duration::ZERO), invalid),
+            done => done,
+        }
+    }
+
+    #[inline(always)]
+    fn recv_until(
+        &self,
+        deadline: Deadline,
+        invalid: Invalid,
+    ) -> Result<Option<(usize, T)>, Never> {
+        match self.take(invalid) {
+            Ok(None) | Err(Never::Closed) => self.recv_slow(deadline, invalid),
             done => done,
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn recv_slow(&self, deadline: Deadline) -> Result<Option<(usize, T)>, Never> {
-        self.to_the_end(deadline, || self.channel.queue.recv_until(deadline))
+    fn recv_slow(&self, deadline: Deadline, invalid: Invalid) -> Result<Option<(usize, T)>, Never> {
+        self.to_the_end(deadline, || self.channel.queue.recv_until(deadline, invalid))
+    }
+
+    /// For iterators, which cannot report a message that is no value.
+    fn next_value(&self) -> Option<(usize, T)> {
+        self.recv_until(Deadline::NEVER, Invalid::Left).ok().flatten()
     }
 
     pub(in crate::queue) fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {
@@ -566,7 +581,7 @@ where
 {
     type Item = (usize, T);
     fn next(&mut self) -> Option<(usize, T)> {
-        self.0.recv().ok()
+        self.0.next_value()
     }
 }
 
@@ -596,7 +611,7 @@ where
 {
     type Item = (usize, T);
     fn next(&mut self) -> Option<(usize, T)> {
-        self.0.recv().ok()
+        self.0.next_value()
     }
 }
 

@@ -4,7 +4,7 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::NO_RECEIVERS;
 use crate::queue::ends::{Hold, Look, Sided as _};
-use crate::queue::{Delivery, Never, Ref};
+use crate::queue::{Delivery, Invalid, Never};
 use crate::queue::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::shareable::Plain;
 use core::fmt;
@@ -45,7 +45,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// out is no value of the type (it is consumed).
     #[inline]
     pub fn recv(&self) -> Result<T, RecvError> {
-        Never::for_ever(self.pop_until(Deadline::NEVER))
+        Never::for_ever(self.pop_until(Deadline::NEVER, Invalid::Consumed))
     }
 
     /// Receives a message if there is one. Never blocks.
@@ -55,10 +55,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// what it gives, too, when nobody can send.
     #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        Never::at_once(match self.peek() {
-            Err(Never::Closed) => self.pop_slow(Deadline::after(Duration::ZERO)),
-            done => done.map(|message| message.map(Ref::take)),
-        })
+        Never::at_once(self.try_pop(Invalid::Consumed))
     }
 
     /// Receives a message, waiting for one at most `timeout`.
@@ -66,7 +63,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// # Errors
     /// As [`recv`](Self::recv), and if that takes too long.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        Never::in_time(self.pop_until(Deadline::after(timeout)))
+        Never::in_time(self.pop_until(Deadline::after(timeout), Invalid::Consumed))
     }
 
     /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
@@ -74,7 +71,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
-        Never::in_time(self.pop_until(Deadline::at(deadline)))
+        Never::in_time(self.pop_until(Deadline::at(deadline), Invalid::Consumed))
     }
 
     /// As [`Queue::recv_ack`](crate::Queue::recv_ack).
@@ -147,8 +144,10 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     }
 
     /// The messages that are there, without waiting.
+    ///
+    /// It ends before a message that is no value of the type: the next `recv` reports that.
     pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
-        core::iter::from_fn(|| self.try_recv().ok())
+        core::iter::from_fn(|| self.try_pop(Invalid::Left).ok().flatten())
     }
 
     /// Whether both are handles of the same channel.
@@ -157,26 +156,33 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     }
 
     #[inline(always)]
-    fn peek(&self) -> Result<Option<Ref<'_, T>>, Never> {
+    fn try_pop(&self, invalid: Invalid) -> Result<Option<T>, Never> {
         self.hold.check().map_err(Never::Failed)?;
-        self.channel.queue.peek()
+        match self.channel.queue.take(invalid) {
+            Err(Never::Closed) => self.pop_slow(Deadline::after(Duration::ZERO), invalid),
+            done => done,
+        }
     }
 
     #[inline(always)]
-    fn pop_until(&self, deadline: Deadline) -> Result<Option<T>, Never> {
+    fn pop_until(&self, deadline: Deadline, invalid: Invalid) -> Result<Option<T>, Never> {
         self.hold.check().map_err(Never::Failed)?;
         self.channel
             .queue
             .pop()
-            .map_or_else(|| self.pop_slow(deadline), |message| Ok(Some(message)))
+            .map_or_else(|| self.pop_slow(deadline, invalid), |message| Ok(Some(message)))
     }
 
     #[cold]
     #[inline(never)]
-    fn pop_slow(&self, deadline: Deadline) -> Result<Option<T>, Never> {
+    fn pop_slow(&self, deadline: Deadline, invalid: Invalid) -> Result<Option<T>, Never> {
         let queue = &self.channel.queue;
-        let message = self.to_the_end(deadline, || queue.peek_until(deadline))?;
-        Ok(message.map(Ref::take))
+        self.to_the_end(deadline, || queue.take_until(deadline, invalid))
+    }
+
+    /// For iterators, which cannot report a message that is no value.
+    fn next_value(&self) -> Option<T> {
+        self.pop_until(Deadline::NEVER, Invalid::Left).ok().flatten()
     }
 
     pub(in crate::queue) fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {
@@ -216,7 +222,7 @@ pub struct Iter<'a, T: Plain, C: Deref<Target = Channel<T>>>(&'a Receiver<T, C>)
 impl<T: Plain, C: Deref<Target = Channel<T>>> Iterator for Iter<'_, T, C> {
     type Item = T;
     fn next(&mut self) -> Option<T> {
-        self.0.recv().ok()
+        self.0.next_value()
     }
 }
 
@@ -235,7 +241,7 @@ pub struct IntoIter<T: Plain, C: Deref<Target = Channel<T>>>(Receiver<T, C>);
 impl<T: Plain, C: Deref<Target = Channel<T>>> Iterator for IntoIter<T, C> {
     type Item = T;
     fn next(&mut self) -> Option<T> {
-        self.0.recv().ok()
+        self.0.next_value()
     }
 }
 

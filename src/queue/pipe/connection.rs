@@ -71,6 +71,9 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     /// One that is longer than [`Pipe::capacity`] is received while it is sent, and is lost as a whole if one of the two processes
     /// is killed meanwhile.
     ///
+    /// Two sides that both send more than the pipe holds, and receive nothing meanwhile, wait for each
+    /// other for ever.
+    ///
     /// # Errors
     /// If the other side is gone, or if this process cannot become a peer.
     #[inline]
@@ -124,6 +127,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         let mut head = flow.way.writer.take(deadline).map_err(Unsent::from)?;
         for part in flow.parts(message) {
             if let Err(why) = self.wait_for_room(flow, part, &mut head, deadline) {
+                hooks::pause("pipe: no room for the next part, and the turn is held");
                 drop(head);
                 if !part.is_first() {
                     flow.way.not_empty.notify_all(); // keeps I4

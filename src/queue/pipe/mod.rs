@@ -84,6 +84,15 @@ const MAX_BLOCKS: usize = 1 << 25;
 /// hold each; a message goes to one of them. When the last of a side is gone, by drop or death, the other gets what is left, and then
 /// [`Disconnected`](super::RecvError::Disconnected). A side that nobody has had yet is waited for, and one that was gone can be taken again.
 ///
+/// A pipe holds [`capacity`](Self::capacity) bytes each way. If both sides send more than that and
+/// neither receives meanwhile, both wait for ever: one of them has to receive first, or in another
+/// thread, or to send with a timeout.
+///
+/// A side belongs to the processes that hold a handle of it. To hand a side on, the receiving process
+/// takes its handle before the giving one drops its own. If the only handle is dropped first, the
+/// other side gets `Disconnected` in between. If the receiving process dies before it takes the
+/// handle, the other side is not told; a handle that the parent keeps until then closes that gap.
+///
 /// Create it with [`Shared::anonymous_pipe`](crate::Shared::anonymous_pipe) or
 /// [`create_pipe`](crate::Shared::create_pipe). To embed one in a struct, see [`FixedPipe`].
 #[repr(C)]

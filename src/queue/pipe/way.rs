@@ -257,8 +257,8 @@ impl<'a> Flow<'a> {
         let header = part.bytes.len() as u64 | part.flags;
         self.block(tail).put(0, &header.to_ne_bytes());
         self.block(tail).put(HEADER, first);
-        for (at, bytes) in (tail.wrapping_add(1)..).zip(rest.chunks(BLOCK)) {
-            self.block(at).put(0, bytes);
+        for (i, bytes) in (1..).zip(rest.chunks(BLOCK)) {
+            self.block(tail.wrapping_add(i)).put(0, bytes);
         }
         let end = tail.wrapping_add(blocks(part.bytes.len()));
         self.way.tail.0.store(end, Release); // the commit
@@ -297,8 +297,8 @@ impl<'a> Flow<'a> {
         to.reserve(len);
         self.block(head).append_to(HEADER, first, to);
         let mut left = len - first;
-        for at in head.wrapping_add(1)..head.wrapping_add(record.blocks) {
-            self.block(at).append_to(0, left, to);
+        for i in 1..record.blocks {
+            self.block(head.wrapping_add(i)).append_to(0, left, to);
             left = left.saturating_sub(BLOCK);
         }
     }

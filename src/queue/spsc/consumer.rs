@@ -167,8 +167,17 @@ impl<'a, T: Plain> Consumer<'a, T> {
     }
 
     /// Messages until the ring is closed and empty, its producer has died, or it cannot be used, waiting for each.
+    ///
+    /// It ends before a message that is no value of the type: the next `recv` reports that.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
-        core::iter::from_fn(|| self.recv().ok())
+        core::iter::from_fn(|| {
+            if !self.end.is_ready() {
+                self.end.room_until(Deadline::NEVER).ok()?;
+            }
+            let message = read(self.end.slot()).ok()?;
+            self.end.advance(1);
+            Some(message)
+        })
     }
 
     /// Closes the ring for good: see [`Ring::close`].
@@ -263,16 +272,32 @@ impl<T: Plain> ReadChunk<'_, '_, T> {
     }
 
     /// Message `i`.
+    ///
+    /// # Panics
+    /// In a copy made by `fork`.
     #[must_use]
     pub fn get(&self, i: usize) -> Option<T> {
+        self.end.assert_ours();
         let (first, second) = self.end.runs(self.len);
         let slot = first.get(i).or_else(|| second.get(i.checked_sub(first.len())?));
         slot.and_then(|slot| read(slot).ok())
     }
 
     /// The messages, in two runs of which the second is often empty.
+    ///
+    /// Only for types of which any bits are a value; [`get`](Self::get) copies and checks others.
+    ///
+    /// # Panics
+    /// In a copy made by `fork`.
     #[must_use]
     pub fn as_slices(&self) -> (&[T], &[T]) {
+        const {
+            assert!(
+                T::ANY_BITS,
+                "messages in place may hold any bits: not for types with invalid values"
+            )
+        }
+        self.end.assert_ours();
         let (first, second) = self.end.runs(self.len);
         (slice(first), slice(second))
     }
@@ -294,7 +319,7 @@ impl<T: Plain> ReadChunk<'_, '_, T> {
 fn slice<T: Plain>(slots: &[Slot<T>]) -> &[T] {
     const { assert!(size_of::<Slot<T>>() == size_of::<T>()) }
     // SAFETY: as many slots, each of them a `T` in a cell, which are the consumer's (I3) for as long as the chunk is
-    // borrowed; they were checked when it was made.
+    // borrowed; any bits are a `T`.
     unsafe { core::slice::from_raw_parts(slots.as_ptr().cast(), slots.len()) }
 }
 

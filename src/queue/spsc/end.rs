@@ -2,7 +2,7 @@
 use super::{DEATHS, Ring, Slot};
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::LIGHT;
+use crate::queue::{LIGHT, assert_ours};
 use crate::segment::forks;
 use crate::shareable::Plain;
 use crate::sync::atomic::AtomicU64;
@@ -64,6 +64,12 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
             return Err(Fault::Forked);
         }
         self.ring.identify().map(drop)
+    }
+
+    /// Keeps a forked child from the slots of its parent.
+    #[inline(always)]
+    pub(super) fn assert_ours(&self) {
+        assert_ours(self.forks);
     }
 
     /// Whether a slot is this end's, as far as one look shows, and nothing bars it. An end that keeps up does not look: each look
@@ -229,7 +235,8 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
 
 impl<T: Plain, const SENDS: bool> Drop for End<'_, T, SENDS> {
     fn drop(&mut self) {
-        if self.check().is_ok() {
+        // The calling thread need not be registered: see `Ends::release`.
+        if self.forks == forks() {
             self.ring.role(SENDS).give_up(self.tag);
             self.ring.rare.vacant.notify_all();
         }

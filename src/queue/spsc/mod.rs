@@ -66,6 +66,7 @@ use crate::shareable::{Dead, Field, Layout, Plain, Shareable, begin, mix_u64, sl
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
+use crate::sys::hooks;
 use crate::wait::signal::Signal;
 use core::fmt;
 use core::mem::{MaybeUninit, offset_of};
@@ -327,7 +328,9 @@ impl<T: Plain> Ring<T> {
     /// Everybody who waits is woken. A message that is sent at the same moment by another thread may come to lie in the ring after
     /// the consumer was told that it is closed and empty; closing by the producer leaves no such doubt.
     pub fn close(&self) {
+        self.identify().ok(); // recovery wakes everybody if this process is killed before it does
         self.rare.closed.store(1, Release);
+        hooks::pause("queue: closed, and nobody is woken");
         self.wake_everybody();
     }
 
@@ -357,6 +360,13 @@ impl<T: Plain> Ring<T> {
         self.signals().into_iter().for_each(Signal::wake_all);
     }
 
+    /// Whether I2 holds, so that the ends have different slots.
+    fn is_sound(&self) -> bool {
+        let head = self.head.0.load(Acquire); // before `tail`, which may only have moved on meanwhile
+        let len = self.tail.0.load(Acquire).wrapping_sub(head);
+        len <= self.capacity() as u64 || self.head.0.load(Acquire) != head
+    }
+
     fn mend(&self, dead: &Dead) {
         for role in [&self.rare.producer, &self.rare.consumer] {
             if dead.clean { role.give_up(dead.tag) } else { role.bury(dead.tag) }
@@ -383,6 +393,9 @@ unsafe impl<T: Plain, const N: usize> Shareable for FixedRing<T, N> {
     fn recover(&self, dead: &Dead) {
         self.mend(dead);
     }
+    fn is_sound(&self) -> bool {
+        Ring::is_sound(self)
+    }
 }
 
 // SAFETY: as above; the number of slots is the pointer's, which `at` got from the checked header.
@@ -399,6 +412,9 @@ unsafe impl<T: Plain> Shareable for Ring<T> {
     }
     fn recover(&self, dead: &Dead) {
         self.mend(dead);
+    }
+    fn is_sound(&self) -> bool {
+        Ring::is_sound(self)
     }
 }
 

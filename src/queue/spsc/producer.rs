@@ -207,8 +207,9 @@ impl<T: Plain> WriteChunk<'_, '_, T> {
     /// Writes slot `i`.
     ///
     /// # Panics
-    /// If there are not as many.
+    /// If there are not as many, or in a copy made by `fork`.
     pub fn set(&mut self, i: usize, message: T) {
+        self.end.assert_ours();
         assert!(i < self.len, "slot {i} of {}", self.len);
         let (first, second) = self.end.runs(self.len);
         write(first.get(i).unwrap_or_else(|| &second[i - first.len()]), message);
@@ -217,6 +218,9 @@ impl<T: Plain> WriteChunk<'_, '_, T> {
     /// The slots, in two runs of which the second is often empty: they hold what earlier messages left.
     ///
     /// Only for types of which any bits are a value.
+    ///
+    /// # Panics
+    /// In a copy made by `fork`.
     #[must_use]
     pub fn as_mut_slices(&mut self) -> (&mut [T], &mut [T]) {
         const {
@@ -225,6 +229,7 @@ impl<T: Plain> WriteChunk<'_, '_, T> {
                 "slots in place may hold any bits: not for types with invalid values"
             )
         }
+        self.end.assert_ours();
         let (first, second) = self.end.runs(self.len);
         (slice(first), slice(second))
     }

@@ -1,0 +1,81 @@
+//! Queues whose users stop, or are killed, at named points of the source.
+//!
+//! Built under `RUSTFLAGS='--cfg outlast_hooks'` only.
+#![cfg(all(outlast_hooks, not(outlast_loom)))]
+mod common;
+
+use common::{Child, KILLED, eventually, fork_child, ms, watch};
+use outlast::hooks::{self, Action};
+use outlast::log::Journal;
+use outlast::spsc::Ring;
+use outlast::{
+    ByteQueue, Channel, Pipe, PriorityQueue, Queue, RecvTimeoutError, SendTimeoutError, Shared,
+};
+
+/// A forked child closes as the first thing that it does.
+const CLOSED: &str = "queue: closed, and nobody is woken";
+
+/// What waits before the child closes, and returns all the same.
+fn outlasts(name: &'static str, waiter: Child, close: impl Fn()) {
+    waiter.until_waiting();
+    std::thread::sleep(ms(50));
+    let closer = fork_child(|| {
+        hooks::plan(CLOSED, Action::Kill);
+        close();
+    });
+    assert_eq!(closer.wait(), KILLED, "{name}");
+    waiter.succeeds();
+}
+
+#[test]
+fn a_killed_closer_of_any_queue_leaves_nobody_asleep() {
+    let queue = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let _watchdog = watch("a_killed_closer_of_any_queue_leaves_nobody_asleep", &queue);
+    let waiter = fork_child(|| assert!(queue.recv().is_err()));
+    outlasts("Queue", waiter, || queue.close());
+
+    let channel = Shared::<Channel<u64>>::anonymous_channel(4).unwrap();
+    let waiter = fork_child(|| assert!(channel.receiver().unwrap().recv().is_err()));
+    outlasts("Channel", waiter, || channel.close());
+
+    let levels = Shared::anonymous(PriorityQueue::<u64, 3, 4>::new()).unwrap();
+    let waiter = fork_child(|| assert!(levels.recv().is_err()));
+    outlasts("PriorityQueue", waiter, || levels.close());
+
+    let bytes = Shared::<ByteQueue>::anonymous_bytes(4096).unwrap();
+    let waiter = fork_child(|| assert!(bytes.recv().is_err()));
+    outlasts("ByteQueue", waiter, || bytes.close());
+
+    let ring = Shared::<Ring<u64>>::anonymous_ring(4).unwrap();
+    let waiter = fork_child(|| assert!(ring.consumer().unwrap().recv().is_err()));
+    outlasts("Ring", waiter, || ring.close());
+
+    let journal = Shared::<Journal>::anonymous_journal(4).unwrap();
+    let waiter = fork_child(|| assert!(journal.records().next().is_none()));
+    outlasts("Journal", waiter, || journal.close());
+}
+
+/// The reader takes all parts while the writer, which found no room, still holds its turn.
+#[test]
+fn a_message_cut_short_wakes_its_reader() {
+    const NO_ROOM: &str = "pipe: no room for the next part, and the turn is held";
+    let pipe = Shared::<Pipe>::anonymous_pipe(512).unwrap();
+    let _watchdog = watch("a_message_cut_short_wakes_its_reader", &pipe);
+    let second = pipe.second().unwrap();
+    hooks::plan(NO_ROOM, Action::Hold);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| pipe.first().unwrap().send_bytes_timeout(&[1; 5_000], ms(50)));
+        eventually("the writer gives up", || hooks::visits(NO_ROOM) > 0);
+        let reader = fork_child(|| {
+            hooks::clear();
+            let end = pipe.second().unwrap().recv_bytes_timeout(ms(200));
+            assert!(matches!(end, Err(RecvTimeoutError::TimedOut)), "{end:?}");
+        });
+        reader.until_waiting();
+        std::thread::sleep(ms(50));
+        hooks::clear();
+        assert_eq!(writer.join().unwrap(), Err(SendTimeoutError::TimedOut(())));
+        reader.succeeds();
+    });
+    drop(second);
+}
