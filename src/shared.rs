@@ -790,6 +790,10 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
     }
 
     /// The file descriptor of the memory, unless that is the caller's.
+    ///
+    /// A copy of it keeps a named segment in use, and this process waits a moment for the end of
+    /// such a copy when it drops the last handle. To hand the segment on, use
+    /// [`try_clone_fd`](Self::try_clone_fd).
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.memory.as_ref().and_then(Memory::fd)

@@ -1093,6 +1093,19 @@ fn descriptors_that_could_shrink() {
     assert!(matches!(open(File::open("/").unwrap()), Err(OpenError::NotSealed)));
     let (_, pipe) = io::pipe().unwrap();
     assert!(matches!(Shared::<Office>::from_fd(pipe.into()), Err(OpenError::NotSealed)));
+    // Huge pages, sealed: where there are none, touching them would be a SIGBUS.
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | libc::MFD_HUGETLB;
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(c"outlast test".as_ptr(), flags) };
+    if fd >= 0 {
+        // SAFETY: just opened, and nobody else knows of it.
+        let huge = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        huge.set_len(1 << 30).unwrap();
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+        // SAFETY: takes no pointers.
+        assert_eq!(unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) }, 0);
+        assert!(matches!(open(huge), Err(OpenError::NotSealed)));
+    }
     for len in [0, 1, 127, 128, 4096] {
         assert!(matches!(open(memfd(len, true)), Err(OpenError::NotOurs)), "{len}");
     }

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 pub(super) const ALLOCATE: &str = "allocating memory (fallocate)";
 pub(super) const FLOCK: &str = "flock";
 pub(super) const FSTAT: &str = "fstat";
-pub(super) const REOPEN: &str = "opening the segment's file again through /proc";
 const GET_SEALS: &str = "fcntl(F_GET_SEALS)";
+const REOPEN: &str = "opening the segment's file again through /proc";
 
 /// Memory for a segment, and what keeps it. Says nothing about what is in it.
 ///
@@ -106,14 +106,16 @@ impl Memory {
         if !metadata.is_file() {
             return Err(OpenError::NotSealed);
         }
+        // Seals alone do not say so: files of huge pages have them as well, and a sender can take
+        // back the memory of those.
+        if !file::is_in_memory(file.as_fd()).named("fstatfs")? {
+            return Err(OpenError::NotSealed);
+        }
         if metadata.nlink() == 0 {
             if !file::is_sealed(file.as_fd()).named(GET_SEALS)? {
                 return Err(OpenError::NotSealed);
             }
             return Memory::from_memfd(file);
-        }
-        if file::seals(file.as_fd()).named(GET_SEALS)?.is_none() {
-            return Err(OpenError::NotSealed);
         }
         if metadata.uid() != file::effective_uid() {
             return Err(OpenError::OtherUser { owner: metadata.uid() });

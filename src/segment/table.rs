@@ -250,18 +250,7 @@ impl Attachment {
         let mut table = table();
         table.bury();
         let remains = self.leave(&mut table);
-        if keep {
-            core::mem::forget(memory);
-            return;
-        }
-        let is_in_use = table.has(self.start);
-        let grave = Grave { remains, memory };
-        // The caller's memory is not ours to keep; that it outlasts such threads is the caller's promise.
-        if !is_in_use && !grave.memory.is_callers() && grave.is_needed() {
-            table.graves.push(grave);
-        } else if !is_in_use {
-            robust::forget_within(self.start, self.len);
-        }
+        table.give_up(memory, remains, keep);
     }
 
     fn leave(&self, table: &mut Table) -> Option<Remains> {
@@ -289,15 +278,28 @@ impl Attachment {
 /// Lets go of memory that a thread of this process may have used, and that has no attachment.
 /// `keep` as in [`Attachment::detach`].
 pub(crate) fn discard(memory: Memory, keep: bool) {
-    let (start, len) = (memory.base().addr(), memory.len());
-    if keep {
-        core::mem::forget(memory);
-    } else if !table().has(start) {
-        robust::forget_within(start, len);
-    }
+    table().give_up(memory, None, keep);
 }
 
 impl Table {
+    /// Unmaps memory, as soon as no thread of this process has a token or a lock in it; with `keep`
+    /// never.
+    fn give_up(&mut self, memory: Memory, remains: Option<Remains>, keep: bool) {
+        let (start, len) = (memory.base().addr(), memory.len());
+        if keep {
+            core::mem::forget(memory);
+            return;
+        }
+        let is_in_use = self.has(start);
+        let grave = Grave { remains, memory };
+        // The caller's memory is not ours to keep; that it outlasts such threads is the caller's promise.
+        if !is_in_use && !grave.memory.is_callers() && grave.is_needed() {
+            self.graves.push(grave);
+        } else if !is_in_use {
+            robust::forget_within(start, len);
+        }
+    }
+
     /// Whether memory that starts there is in use.
     fn has(&self, start: usize) -> bool {
         self.mappings.iter().any(|mapping| mapping.start == start)

@@ -156,6 +156,16 @@ pub(crate) fn seals(fd: BorrowedFd<'_>) -> io::Result<Option<c_int>> {
     }
 }
 
+/// Whether the file is one of ordinary memory (tmpfs), of which each page is there or is made when
+/// it is touched.
+pub(crate) fn is_in_memory(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut system = core::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: writes to the live variable.
+    result(unsafe { libc::fstatfs(fd.as_raw_fd(), system.as_mut_ptr()) })?;
+    // SAFETY: the call has succeeded, so it was written.
+    Ok(unsafe { system.assume_init() }.f_type == libc::TMPFS_MAGIC)
+}
+
 /// Whether the file's length is fixed for ever.
 pub(crate) fn is_sealed(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(seals(fd)?.is_some_and(|seals| seals & LENGTH_SEALS == LENGTH_SEALS))

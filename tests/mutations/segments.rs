@@ -35,6 +35,14 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: ordinary("shared", &["descriptors_handed_on_are_open_files_of_their_own"]),
     },
     Mutation {
+        name: "huge_pages_are_welcome",
+        file: "src/segment/memory.rs",
+        from: "if !file::is_in_memory(",
+        to: "if false && !file::is_in_memory(",
+        rule: "A sender can take back the memory of a file of huge pages, sealed as it may be.",
+        outcome: ordinary("shared", &["descriptors_that_could_shrink"]),
+    },
+    Mutation {
         name: "memory_goes_with_held_locks",
         file: "src/shared.rs",
         from: "None => discard(memory, keep),",
