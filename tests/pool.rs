@@ -82,6 +82,15 @@ fn main() -> ExitCode {
             ("each_task_runs_once", each_task_runs_once),
             ("full_rings", full_rings),
             ("results_that_nobody_wants", results_that_nobody_wants),
+            ("large_results_hold_no_descriptors", large_results_hold_no_descriptors),
+            ("large_values_wait_for_descriptors", large_values_wait_for_descriptors),
+            ("workers_without_descriptors", workers_without_descriptors),
+            ("a_pool_outlives_a_lack_of_descriptors", a_pool_outlives_a_lack_of_descriptors),
+            ("an_input_that_panics", an_input_that_panics),
+            ("large_arguments_without_end", large_arguments_without_end),
+            ("a_slow_input", a_slow_input),
+            ("a_task_that_forks", a_task_that_forks),
+            ("the_panic_that_is_told", the_panic_that_is_told),
             ("killed_at_every_instruction", step::killed_at_every_instruction),
         ],
         &[("owner", play_owner), ("without_init", play_without_init)],
@@ -345,6 +354,7 @@ fn cancel() {
     let waiter = std::thread::spawn(move || waits.join());
     std::thread::sleep(ms(50));
     assert!(task.cancel());
+    assert!(task.is_done(), "the answer and the result are one step");
     assert!(is_error(&waiter.join().unwrap(), |error| matches!(error, TaskError::Cancelled)));
     // noxdafox/pebble#154, joblib/loky#176: the process does not go on with it.
     eventually("the worker is gone", || pids.iter().filter(|&&pid| runs(pid)).count() == 1);
@@ -1242,6 +1252,196 @@ fn results_that_nobody_wants() {
         assert!(tasks.into_iter().all(|task| task.join().unwrap().len() >= 11_000));
         drop(pool.submit(function, false));
         eventually("it is done all the same", || pool.stats().unfinished == 0);
+    }
+}
+
+fn letters(length: u64) -> String {
+    "x".repeat(usize::try_from(length).unwrap())
+}
+
+fn length(text: String) -> u64 {
+    text.len() as u64
+}
+
+/// A large result is copied when it arrives, whether or not it is taken.
+fn large_results_hold_no_descriptors() {
+    let pool = two();
+    pool.apply(letters, 20_000).unwrap();
+    let before = runner::descriptors(std::process::id());
+    let tasks: Vec<_> = (0..100).map(|_| pool.submit(letters, 20_000)).collect();
+    pool::wait(&tasks, Until::All, None);
+    assert_eq!(runner::descriptors(std::process::id()), before);
+    assert!(tasks.iter().all(|task| task.join().unwrap().len() == 20_000));
+}
+
+/// While the owner has no descriptor, small tasks go on; large ones wait for a while, and then fail.
+fn large_values_wait_for_descriptors() {
+    let pool = two();
+    let is_transfer: fn(&TaskError) -> bool = |error| matches!(error, TaskError::Transfer(_));
+    let give = || (pool.submit(letters, 20_000), pool.submit(length, letters(20_000)));
+    for lasts in [false, true] {
+        let all = runner::AllDescriptors::take();
+        let (result, argument) = give();
+        assert_eq!(pool.apply(double, 4).unwrap(), 8);
+        assert!(result.join_timeout(ms(50)).is_none() && argument.join_timeout(ms(50)).is_none());
+        if lasts {
+            result.wait();
+            argument.wait();
+        }
+        drop(all);
+        if lasts {
+            assert!(is_error(&result.join(), is_transfer));
+            assert!(is_error(&argument.join(), is_transfer));
+        } else {
+            assert_eq!(result.join().unwrap().len(), 20_000);
+            assert_eq!(argument.join().unwrap(), 20_000);
+        }
+        // Nothing of another task's is left where the next result comes.
+        let (result, argument) = give();
+        assert_eq!(result.join().unwrap().len(), 20_000);
+        assert_eq!(argument.join().unwrap(), 20_000);
+        assert_eq!(pool.apply(letters, 30_000).unwrap().len(), 30_000);
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.lost, stats.failed, stats.unfinished), (0, 2, 0));
+    pool.join();
+}
+
+/// A worker without a descriptor for a large value reports that, and goes on.
+fn workers_without_descriptors() {
+    fn limit(to: u64) {
+        runner::limit_descriptors(to);
+    }
+    let pool = Pool::builder().workers(1).retries(0).initializer(limit, 3).build().unwrap();
+    let is_transfer: fn(&TaskError) -> bool = |error| matches!(error, TaskError::Transfer(_));
+    assert!(is_error(&pool.apply(length, letters(20_000)), is_transfer));
+    assert!(is_error(&pool.apply(letters, 20_000), is_transfer));
+    assert_eq!(pool.apply(double, 4).unwrap(), 8);
+    pool.apply(limit, 1_000).unwrap();
+    assert_eq!(pool.apply(length, letters(20_000)).unwrap(), 20_000);
+    assert_eq!(pool.apply(letters, 20_000).unwrap().len(), 20_000);
+    assert_eq!(pool.stats().lost, 0);
+}
+
+/// While no worker can be started, those that there are go on.
+fn a_pool_outlives_a_lack_of_descriptors() {
+    let pool = two();
+    let all = runner::AllDescriptors::take();
+    kill(pool.pids()[0]);
+    eventually("it is noticed", || pool.stats().workers == 1);
+    // Longer than a pool without any worker waits.
+    for _ in 0..25 {
+        std::thread::sleep(ms(100));
+        assert_eq!(pool.apply(double, 4).unwrap(), 8);
+    }
+    drop(all);
+    eventually("it is replaced", || pool.stats().workers == 2);
+    assert_eq!(pool.apply(double, 4).unwrap(), 8);
+}
+
+/// Arguments that were taken before the panic are not lost, and the map goes on.
+fn an_input_that_panics() {
+    let pool = two();
+    pool.map(double, 0..10_000).for_each(drop); // so that the chunks are large
+    let mut next = 0;
+    let input = std::iter::from_fn(move || {
+        next += 1;
+        assert!(next != 3_000, "once");
+        (next <= 5_000).then_some(next)
+    });
+    let mut results = pool.map(double, input);
+    let (mut values, mut panics) = (Vec::new(), 0);
+    loop {
+        let next = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| results.next()));
+        match next {
+            Ok(Some(result)) => values.push(result.unwrap()),
+            Ok(None) => break,
+            Err(_) => panics += 1,
+        }
+    }
+    assert_eq!(panics, 1);
+    assert!(values.into_iter().eq((1..=5_000).filter(|&x| x != 3_000).map(|x| 2 * x)));
+}
+
+fn large_arguments_without_end() {
+    let pool = two();
+    let drawn = AtomicU64::new(0);
+    let input = std::iter::repeat_with(|| {
+        assert!(drawn.fetch_add(1, SeqCst) < 1_000, "all are drawn at once");
+        letters(20_000)
+    });
+    let mut results = pool.map(length, input);
+    for given in 1..=50 {
+        assert_eq!(results.next().unwrap().unwrap(), 20_000);
+        let ahead = drawn.load(SeqCst) - given;
+        assert!(ahead < 50, "{ahead}");
+    }
+    drop(results);
+    // The same for those that cannot be encoded.
+    fn takes(stubborn: Stubborn) -> u64 {
+        stubborn.0
+    }
+    let mut results = pool.map(takes, std::iter::repeat_with(|| Stubborn(1)));
+    assert!(is_error(&results.next().unwrap(), |error| matches!(error, TaskError::Argument(_))));
+}
+
+/// Results that are there come before the next argument.
+fn a_slow_input() {
+    let pool = two();
+    pool.map(double, 0..10_000).for_each(drop); // so that the chunks are large
+    for ordered in [true, false] {
+        let drawn = AtomicU64::new(0);
+        let input = (0..300_u64).inspect(|_| {
+            std::thread::sleep(ms(2));
+            drawn.fetch_add(1, SeqCst);
+        });
+        let mut results =
+            if ordered { pool.map(double, input) } else { pool.map_unordered(double, input) };
+        let mut given = 0;
+        while let Some(result) = results.next() {
+            result.unwrap();
+            given += 1;
+            let ahead = drawn.load(SeqCst) - given;
+            assert!(ahead < 10, "{ahead} arguments are ahead of the results");
+        }
+        assert_eq!(given, 300);
+    }
+}
+
+/// A copy that a task has forked ends; the messages are not for it.
+#[expect(unsafe_code, reason = "fork")]
+fn a_task_that_forks() {
+    fn forks(panics: bool) -> u32 {
+        // SAFETY: the worker has one other thread, which holds no lock that is needed here.
+        let copy = unsafe { libc::fork() };
+        assert!(copy != 0 || !panics, "in the copy");
+        copy.cast_unsigned()
+    }
+    let pool = Pool::builder().workers(2).retries(0).build().unwrap();
+    for round in 0..20 {
+        let copy = pool.apply(forks, round % 2 == 0).unwrap();
+        assert_ne!(copy, 0);
+        eventually("the copy has ended", || !runs(copy));
+        assert!(pool.map(double, 0..100).map(Result::unwrap).eq((0..100).map(|x| 2 * x)));
+    }
+    assert_eq!(pool.stats().lost, 0);
+}
+
+/// A panic that an earlier task caught is not the one that is told.
+fn the_panic_that_is_told() {
+    fn catches((): ()) {
+        std::panic::catch_unwind(|| panic!("caught")).unwrap_err();
+    }
+    fn resumes((): ()) {
+        std::panic::resume_unwind(Box::new("resumed"));
+    }
+    let pool = Pool::builder().workers(1).build().unwrap();
+    for _ in 0..2 {
+        pool.apply(catches, ()).unwrap();
+        let Err(TaskError::Panicked { message, location, .. }) = pool.apply(resumes, ()) else {
+            panic!("no panic");
+        };
+        assert_eq!((message.as_str(), location.as_str()), ("resumed", "?"));
     }
 }
 

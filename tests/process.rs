@@ -10,6 +10,9 @@ use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
+    if std::env::var_os("PREPARED").is_some() {
+        prepare();
+    }
     if std::env::var_os("WITHOUT_INIT").is_none() {
         process::init();
     }
@@ -39,12 +42,20 @@ fn main() -> ExitCode {
             ("a_late_init", a_late_init),
             ("a_function_of_a_library", a_function_of_a_library),
             ("dropped_it_runs_on", dropped_it_runs_on),
+            ("a_helper_without_descriptors", a_helper_without_descriptors),
+            ("a_value_waits_for_a_descriptor", a_value_waits_for_a_descriptor),
+            ("a_number_that_comes_again", a_number_that_comes_again),
+            ("what_came_before_init", what_came_before_init),
+            ("a_function_that_forks", a_function_that_forks),
         ],
         &[
             ("owner", play_owner),
             ("limited", play_limited),
             ("without_init", play_without_init),
             ("late_init", play_late_init),
+            ("few_descriptors", play_few_descriptors),
+            ("number_again", play_number_again),
+            ("prepared", play_prepared),
         ],
     )
 }
@@ -525,6 +536,144 @@ fn a_function_of_a_library() {
     let function = unsafe { std::mem::transmute::<*mut libc::c_void, fn(u64) -> u64>(address) };
     let refused = Process::spawn(function, 1);
     assert!(matches!(refused, Err(SpawnError::ForeignFunction)), "{refused:?}");
+}
+
+fn play_few_descriptors() {
+    runner::limit_descriptors(4_096); // only the helper is to have few
+    let mut all: Vec<Process<()>> = Vec::new();
+    let mut refused = 0;
+    while refused < 5 {
+        match Process::spawn(forever, ()) {
+            Ok(process) => all.push(process),
+            Err(SpawnError::Io(error)) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert!(all.iter().all(Process::is_alive), "{} processes, {refused} refused", all.len());
+    }
+    assert!(all.len() > 5, "{}", all.len());
+    all.iter().take(3).for_each(|process| process.kill().unwrap());
+    all.iter().take(3).for_each(|process| assert!(process.join().is_err()));
+    eventually("another one finds room", || {
+        Process::spawn(double, 4).is_ok_and(|process| process.join().unwrap() == 8)
+    });
+    assert!(all.iter().skip(3).all(Process::is_alive));
+}
+
+/// A helper that has no room for an order's descriptors refuses the order. It does not count as dead.
+#[expect(unsafe_code, reason = "a limit for the child")]
+fn a_helper_without_descriptors() {
+    use std::os::unix::process::CommandExt as _;
+    let limit = || {
+        runner::limit_descriptors(40);
+        Ok(())
+    };
+    let mut command = part("few_descriptors");
+    // SAFETY: makes two system calls, and nothing else.
+    let status = unsafe { command.pre_exec(limit) }.status().unwrap();
+    assert!(status.success());
+}
+
+/// Without room for the descriptor that a large value comes in, `join` fails, and can be called again.
+fn a_value_waits_for_a_descriptor() {
+    fn gives(length: usize) -> Vec<u8> {
+        vec![7; length]
+    }
+    let process = Process::spawn(gives, 100_000).unwrap();
+    eventually("it has ended", || !runs(process.pid()));
+    let all = runner::AllDescriptors::take();
+    let joined = process.join();
+    drop(all);
+    let Err(ProcessError::Io(error)) = joined else { panic!("{joined:?}") };
+    assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+    assert_eq!(process.join().unwrap(), [7; 100_000]);
+    assert_eq!(process.exit_status().unwrap().code(), Some(0));
+}
+
+/// The kernel gives the number of a dead helper to another process, which is left alone.
+#[expect(unsafe_code, reason = "system calls")]
+fn play_number_again() {
+    // SAFETY: ignoring is no function. The kernel reaps children then, and their numbers are free.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    let helper = helper();
+    kill(helper);
+    eventually("the helper is gone", || !children(std::process::id()).contains(&helper));
+    for _ in 0..200 {
+        if std::fs::write("/proc/sys/kernel/ns_last_pid", (helper - 1).to_string()).is_err() {
+            break; // not permitted
+        }
+        // SAFETY: the copy calls what needs no lock, and ends.
+        let stranger = unsafe { libc::fork() };
+        if stranger == 0 {
+            // SAFETY: sleeps until it is killed.
+            unsafe { libc::sleep(60) };
+            // SAFETY: ends the copy.
+            unsafe { libc::_exit(0) };
+        }
+        let stranger = stranger.cast_unsigned();
+        if stranger == helper {
+            assert_eq!(Process::spawn(double, 4).unwrap().join().unwrap(), 8);
+            assert!(runs(stranger), "the stranger was killed");
+            kill(stranger);
+            return;
+        }
+        kill(stranger);
+    }
+}
+
+fn a_number_that_comes_again() {
+    assert!(part("number_again").status().unwrap().success());
+}
+
+/// What a program may have done before `init`: it has printed, caught a signal and blocked another.
+#[expect(unsafe_code, reason = "system calls")]
+fn prepare() {
+    use std::io::Write as _;
+    extern "C" fn ignore(_signal: i32) {}
+    std::io::stdout().write_all(b"rust;").unwrap();
+    // SAFETY: a C string without arguments.
+    unsafe { libc::printf(c"c;".as_ptr()) };
+    // SAFETY: the handler does nothing.
+    unsafe { libc::signal(libc::SIGUSR1, ignore as *const () as usize) };
+    // SAFETY: all zero is an empty set.
+    let mut blocked: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: adds to the live set.
+    unsafe { libc::sigaddset(&raw mut blocked, libc::SIGTERM) };
+    // SAFETY: reads the live set.
+    unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const blocked, std::ptr::null_mut()) };
+}
+
+fn play_prepared() {
+    Process::spawn(double, 1).unwrap().join().unwrap();
+    for signal in [libc::SIGTERM, libc::SIGUSR1] {
+        let process = Process::spawn(forever, ()).unwrap();
+        process.signal(signal).unwrap();
+        let joined = process.join_timeout(runner::PATIENCE);
+        assert!(matches!(joined, Some(Err(ProcessError::Signalled(by))) if by == signal));
+    }
+}
+
+fn what_came_before_init() {
+    let output = part("prepared").env("PREPARED", "1").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!((text.matches("rust;").count(), text.matches("c;").count()), (1, 1), "{text}");
+}
+
+#[expect(unsafe_code, reason = "fork")]
+fn a_function_that_forks() {
+    fn returns_twice((): ()) -> u32 {
+        // SAFETY: the process has one thread.
+        let copy = unsafe { libc::fork() };
+        if copy != 0 {
+            eventually("the copy has ended", || !runs(copy.cast_unsigned()));
+        }
+        std::process::id()
+    }
+    let process = Process::spawn(returns_twice, ()).unwrap();
+    assert_eq!(process.join().unwrap(), process.pid());
 }
 
 fn dropped_it_runs_on() {

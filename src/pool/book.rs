@@ -4,17 +4,18 @@
 use super::chunk::{Chunk, Job, Piece};
 use super::core::is_final;
 use super::error::TaskError;
-use super::hall::{Hall, WORDS};
+use super::hall::{Hall, SCARCITY, WORDS};
 use super::worker::status::VALUE;
 use super::worker::{BY_SOCKET, HEAD, LARGE, LAST};
 use crate::process::Process;
-use crate::process::wire::to_file;
+use crate::process::wire::{is_gone, read_file, to_file};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed};
-use crate::sys::process::{receive, send};
+use crate::sys::process::{receive, receive_first, send};
 use core::task::Waker;
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -104,6 +105,12 @@ pub(super) struct Book {
     pub(super) wake: Vec<Waker>,
     /// A worker was asleep when it was sent something.
     pub(super) roused: bool,
+    /// Since when results have waited for a descriptor, and arguments for one and for memory. They
+    /// are tried again and again, and nobody rings for that.
+    results_wait: Option<Instant>,
+    arguments_wait: Option<Instant>,
+    /// Why the last argument could not be sent.
+    refused: Option<io::Error>,
     buffer: Vec<u8>,
 }
 
@@ -124,6 +131,9 @@ impl Book {
             costs: Vec::new(),
             wake: Vec::new(),
             roused: false,
+            results_wait: None,
+            arguments_wait: None,
+            refused: None,
             buffer: Vec::new(),
         }
     }
@@ -166,37 +176,49 @@ impl Book {
     /// Reads what has come; whether anything has. An error is a desk that makes no sense.
     pub(super) fn collect(&mut self, hall: &Hall) -> bool {
         let mut any = false;
+        let since = self.results_wait.take();
+        let until = since.map(|since| since + SCARCITY);
         for i in 0..self.seats.len() {
             let results = &hall.desks()[i].results;
             if results.tail() != results.head() {
                 any = true;
-                if self.collect_from(hall, i).is_none()
+                if self.collect_from(hall, i, until).is_none()
                     && let Some(worker) = &self.seats[i].worker
                 {
                     worker.process.kill().ok(); // it has written nonsense
                 }
             }
         }
+        if self.results_wait.is_some() && since.is_some() {
+            self.results_wait = since;
+        }
         any
     }
 
-    fn collect_from(&mut self, hall: &Hall, i: usize) -> Option<()> {
+    /// Reads the results of one desk, but not those that wait for a descriptor, as they do `until` then.
+    fn collect_from(&mut self, hall: &Hall, i: usize, until: Option<Instant>) -> Option<()> {
         let desk = hall.desks().get(i)?;
         let (head, tail) = (desk.results.head(), desk.results.tail());
         let words = usize::try_from(tail.wrapping_sub(head)).ok().filter(|&words| words <= WORDS);
         let mut bytes = core::mem::take(&mut self.buffer);
         bytes.clear();
         desk.results.copy(head, words.unwrap_or(0), &mut bytes);
-        desk.results.release(tail);
+        let read = words.and_then(|_| self.read_records(i, &bytes, until));
+        let rest = read.map_or(0, |read| (bytes.len() - read) as u64 / 8);
+        desk.results.release(tail.wrapping_sub(rest));
         desk.made_room();
-        words?;
+        self.buffer = bytes;
+        read.map(drop)
+    }
+
+    /// How many of the bytes have been read; `None` if they make no sense.
+    fn read_records(&mut self, i: usize, bytes: &[u8], until: Option<Instant>) -> Option<usize> {
         // The records from `begin` to `at`, `count` of them, belong to the first chunk at the desk.
         let (mut begin, mut at, mut count) = (0, 0, 0);
         while at < bytes.len() {
             let (head, _) = bytes[at..].split_first_chunk::<8>()?;
             let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
             let (status, flags) = (head[4], head[5]);
-            self.counts.failed += u64::from(status != VALUE);
             let next = at + 8 + length.next_multiple_of(8);
             let end = next + if flags & LAST != 0 { 8 } else { 0 };
             if end > bytes.len() {
@@ -204,18 +226,23 @@ impl Book {
             }
             if flags & BY_SOCKET != 0 {
                 self.hand_over(i, &bytes[begin..at], count)?;
+                (begin, count) = (next, 0);
                 let socket = Arc::clone(&self.seats[i].worker.as_ref()?.socket);
-                let mut files = Vec::new();
-                receive(socket.as_fd(), &mut [0; 4], &mut files, false).ok()?;
-                let sent = self.seats[i].at.front_mut()?;
+                let Some(piece) = self.fetch(socket.as_fd(), status, until)? else {
+                    return Some(at);
+                };
+                let sent = self.seats[i]
+                    .at
+                    .front_mut()
+                    .filter(|sent| sent.chunk.done < sent.chunk.count)?;
                 let (job, base) =
                     (Arc::clone(&sent.chunk.job), sent.chunk.base + u64::from(sent.chunk.done));
-                sent.chunk.done = sent.chunk.done.checked_add(1)?;
-                self.put(&job, base, 1, Piece::File(status, files.pop()?));
-                (begin, count) = (next, 0);
+                sent.chunk.done += 1; // nothing can fail between this and the result
+                self.put(&job, base, 1, piece);
             } else {
                 count += 1;
             }
+            self.counts.failed += u64::from(status != VALUE);
             if flags & LAST != 0 {
                 self.hand_over(i, &bytes[begin..next], count)?;
                 let seat = &mut self.seats[i];
@@ -236,8 +263,38 @@ impl Book {
             at = end;
         }
         self.hand_over(i, &bytes[begin..at], count)?;
-        self.buffer = bytes;
-        Some(())
+        Some(at)
+    }
+
+    /// A large result, copied from its file, so that no descriptor stays open; or why it is lost.
+    /// `Some(None)` if it waits for a descriptor, and `None` if it cannot be taken from the socket, where
+    /// it would be mistaken for the next one.
+    #[cold]
+    fn fetch(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        status: u8,
+        until: Option<Instant>,
+    ) -> Option<Option<Piece>> {
+        let mut files = Vec::new();
+        let file = match receive(socket, &mut [0; 4], &mut files, false) {
+            Ok(_) => Ok(files.pop()?),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(_) if until.is_none_or(|until| Instant::now() < until) => {
+                self.results_wait = Some(Instant::now());
+                return Some(None);
+            }
+            Err(_) => receive_first(socket).ok()?,
+        };
+        Some(Some(match file.and_then(read_file) {
+            Ok(bytes) => Piece::Large(status, bytes),
+            Err(error) => Piece::Failed(TaskError::Transfer(error.to_string())),
+        }))
+    }
+
+    /// Whether values wait for descriptors or memory, which come without a word.
+    pub(super) fn has_waiting_values(&self) -> bool {
+        self.results_wait.is_some() || self.arguments_wait.is_some()
     }
 
     fn hand_over(&mut self, i: usize, records: &[u8], count: u32) -> Option<()> {
@@ -266,6 +323,7 @@ impl Book {
         self.unfinished += u64::from(chunk.count);
         let idle = if self.pending.is_empty() { self.idle() } else { None };
         if let Err(chunk) = self.send(hall, idle, chunk) {
+            self.refused = None; // it is tried once more below
             self.pending.push_back(chunk);
         }
         if !self.pending.is_empty() {
@@ -276,18 +334,51 @@ impl Book {
     /// Gives the desks what waits.
     pub(super) fn dispatch(&mut self, hall: &Hall) {
         let mut thefts = self.seats.len();
+        let mut set_aside = VecDeque::new();
         loop {
             if let Some(chunk) = self.pending.pop_front() {
+                if chunk.large && !set_aside.is_empty() {
+                    set_aside.push_back(chunk);
+                    continue;
+                }
                 let best = self.idle().or_else(|| self.least_busy(&chunk));
-                if let Err(chunk) = self.send(hall, best, chunk) {
-                    return self.pending.push_front(chunk);
+                let Err(chunk) = self.send(hall, best, chunk) else { continue };
+                match self.refused.take() {
+                    None => {
+                        self.pending.push_front(chunk);
+                        break;
+                    }
+                    Some(error) => set_aside.extend(self.refuse(hall, chunk, &error)),
                 }
             } else if thefts == 0 || !self.rob(hall) {
-                return;
+                break;
             } else {
                 thefts -= 1;
             }
         }
+        if self.arguments_wait.is_some() && set_aside.is_empty() {
+            self.arguments_wait = None;
+        }
+        while let Some(chunk) = set_aside.pop_back() {
+            self.pending.push_front(chunk);
+        }
+    }
+
+    /// A large argument that cannot be sent: gives the task back, to be tried again, or fails it.
+    #[cold]
+    fn refuse(&mut self, hall: &Hall, chunk: Chunk, error: &io::Error) -> Option<Chunk> {
+        let now = Instant::now();
+        let since = *self.arguments_wait.get_or_insert_with(|| {
+            // The thread that reads results sleeps without an end; it is to look again and again.
+            hall.ring();
+            hall.call();
+            now
+        });
+        if now.duration_since(since) < SCARCITY {
+            return Some(chunk);
+        }
+        self.fail(chunk, &TaskError::Transfer(error.to_string()));
+        None
     }
 
     /// The first desk with nothing to do.
@@ -325,13 +416,13 @@ impl Book {
         let length = if chunk.large { 4 } else { chunk.body.len() };
         let mut room = desk.tasks.room() >= HEAD + length.div_ceil(8);
         if room && chunk.large {
-            room = match (to_file(&chunk.body), &seat.worker) {
-                (Ok(file), Some(worker)) => {
-                    let (socket, tag) = (worker.socket.as_fd(), number.to_le_bytes());
-                    send(socket, &tag, &[file.as_fd()], false).is_ok()
-                }
-                _ => false,
-            };
+            let Some(worker) = &seat.worker else { return Err(chunk) };
+            let (socket, tag) = (worker.socket.as_fd(), number.to_le_bytes());
+            let sent =
+                to_file(&chunk.body).and_then(|file| send(socket, &tag, &[file.as_fd()], false));
+            room = sent.is_ok();
+            // A worker that has ended is replaced, and its end is told.
+            self.refused = sent.err().filter(|error| !is_gone(error));
         }
         if !room {
             return Err(chunk);
@@ -381,6 +472,9 @@ impl Book {
     }
 
     /// Gives up the tasks of a job that wait; at the desks too, as far as they were not begun. Whether one was.
+    ///
+    /// With `kill`, the job is one task. If a worker is at it, the task has its result now, whatever
+    /// the worker still gives: so the answer and the result agree.
     pub(super) fn cancel(&mut self, hall: &Hall, job: &Arc<dyn Job>, kill: bool) -> bool {
         let is_its = |chunk: &Chunk| Arc::ptr_eq(&chunk.job, job);
         let mut any = false;
@@ -391,6 +485,8 @@ impl Book {
             let seat = &mut self.seats[i];
             let Some(sent) = seat.at.iter().find(|sent| is_its(&sent.chunk)) else { continue };
             if kill && let Some(worker) = &seat.worker {
+                let error = Piece::Failed(TaskError::Cancelled);
+                sent.chunk.job.put(sent.chunk.base, 1, error, &mut self.wake);
                 seat.doom = Some((sent.number, sent.chunk.done + 1, Doom::Cancelled));
                 worker.process.kill().ok();
                 any = true;
@@ -433,7 +529,8 @@ impl Book {
 
     /// The worker at a desk has ended: what it was at is tried again, or given up.
     pub(super) fn bury(&mut self, hall: &Hall, i: usize, status: Option<ExitStatus>) {
-        self.collect_from(hall, i);
+        // What does not arrive now is lost: the next worker gets the desk.
+        self.collect_from(hall, i, Some(Instant::now()));
         let desk = &hall.desks()[i];
         let claimed = desk.tasks.head();
         let progress = desk.progress();

@@ -3,12 +3,12 @@ use super::error::TaskError;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
 use core::task::Waker;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Who wants the results of some tasks.
 pub(super) trait Job: Send + Sync {
-    /// Takes the results of so many tasks from `base` on, and adds whom to wake for it.
+    /// Takes the results of so many tasks from `base` on, and adds whom to wake for it. A single
+    /// task keeps the first result that it is given.
     fn put(&self, base: u64, count: u32, piece: Piece, wake: &mut Vec<Waker>);
 }
 
@@ -16,8 +16,8 @@ pub(super) trait Job: Send + Sync {
 pub(super) enum Piece {
     /// Records, one after the other: length, status, flags and value, padded to eight bytes.
     Records(Vec<u8>),
-    /// One result, with its status, in a file.
-    File(u8, OwnedFd),
+    /// One result that was too large for a record: its status and its bytes.
+    Large(u8, Vec<u8>),
     /// The error of one task.
     Failed(TaskError),
 }

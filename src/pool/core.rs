@@ -188,10 +188,11 @@ impl Core {
     pub(super) fn pump(&self) -> (bool, bool) {
         self.with(|book, hall| {
             let any = book.collect(hall);
-            if any {
+            let waiting = book.has_waiting_values();
+            if any || waiting {
                 book.dispatch(hall);
             }
-            (any, book.has_long_message())
+            (any, waiting || book.has_long_message())
         })
     }
 
@@ -416,7 +417,7 @@ impl Core {
             book.seats.iter().filter_map(|seat| seat.worker.clone()).collect()
         });
         for hired in workers {
-            if !hired.process.wait_timeout(Duration::from_secs(10)).unwrap_or(true) {
+            if !hired.process.wait_timeout(Duration::from_secs(10)).unwrap_or(false) {
                 hired.process.kill().ok();
                 hired.process.wait().ok();
             }

@@ -73,6 +73,10 @@ pub enum TaskError {
     /// The result cannot be decoded here.
     #[error("the result cannot be decoded: {0}")]
     Decode(String),
+    /// There was no descriptor or no memory to pass a value of more than 12 KiB to the worker or
+    /// back, and none became free within a second. If it was the result, the task has run.
+    #[error("a large value cannot be passed between the processes: {0}")]
+    Transfer(String),
     /// The value has been taken already.
     #[error("the value of this task has been taken already")]
     Taken,

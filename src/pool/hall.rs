@@ -15,7 +15,8 @@
 //! - I1. A message is taken once: by one exchange of `tasks.head`, which both sides make. The worker copies a message and then
 //!   claims it; if the owner withdrew it meanwhile, the copy is void.
 //! - I2. A task's `progress` stands before it begins, and its result is complete before the next one's `progress`: of a dead worker
-//!   the owner knows which task it was at, which ones it had done, and that it had begun no other.
+//!   the owner knows which task it was at, which ones it had done, and that it had begun no other. The first task of a message
+//!   has its `progress` before the message is claimed: every worker that dies after the claim dies at a task.
 //! - I3. Who waits has looked after clearing the bell, and who changes something rings after that.
 //!
 //! # Death
@@ -35,6 +36,8 @@ use serde::de::DeserializeOwned;
 pub(super) const WORDS: usize = 8 * 1024;
 /// The most bytes of a message's arguments, or of a result, that go through a ring.
 pub(super) const INLINE: usize = 12 * 1024;
+/// How long a larger one waits for a descriptor and for memory.
+pub(super) const SCARCITY: Duration = Duration::from_secs(1);
 
 crate::shared! {
     #[repr(align(64))]

@@ -4,7 +4,6 @@ use super::core::Core;
 use super::error::TaskError;
 use super::worker::status;
 use crate::deadline::Deadline;
-use crate::process::wire::from_file;
 use crate::process::worker::Panic;
 use crate::queue::value;
 use core::fmt;
@@ -71,6 +70,9 @@ impl State {
 impl Job for Cell {
     fn put(&self, _base: u64, _count: u32, piece: Piece, wake: &mut Vec<Waker>) {
         let mut state = self.state();
+        if state.done {
+            return; // it was cancelled, and its worker was faster than the kill
+        }
         state.done = true;
         state.piece = Some(piece);
         wake.append(&mut state.wakers);
@@ -89,6 +91,7 @@ pub(super) fn decode<R: DeserializeOwned>(kind: u8, bytes: &[u8]) -> Result<R, T
         }
         status::ARGUMENT => Err(TaskError::Argument(text())),
         status::ENCODE => Err(TaskError::Encode(text())),
+        status::TRANSFER => Err(TaskError::Transfer(text())),
         _ => Err(TaskError::Decode(String::from("no such status"))),
     }
 }
@@ -107,10 +110,7 @@ pub(super) fn first<R: DeserializeOwned>(records: &[u8]) -> (Result<R, TaskError
 pub(super) fn from_piece<R: DeserializeOwned>(piece: Piece) -> Result<R, TaskError> {
     match piece {
         Piece::Records(bytes) => first(&bytes).0,
-        Piece::File(kind, file) => {
-            let bytes = from_file(file).map_err(|error| TaskError::Decode(error.to_string()))?;
-            decode(kind, &bytes)
-        }
+        Piece::Large(kind, bytes) => decode(kind, &bytes),
         Piece::Failed(error) => Err(error),
     }
 }
@@ -144,7 +144,8 @@ impl<R> Task<R> {
 
     /// Gives the task up. If a worker is at it, that is killed, and another takes its place. False if the task was done.
     ///
-    /// Whoever waits for the task gets [`TaskError::Cancelled`].
+    /// If this returns `true`, every thread that waits for the task gets [`TaskError::Cancelled`],
+    /// even if the worker completes the task before the signal reaches it.
     #[expect(clippy::must_use_candidate, reason = "what it does may be all that is wanted")]
     pub fn cancel(&self) -> bool {
         let job: Arc<dyn Job> = Arc::clone(&self.cell) as _;

@@ -1,4 +1,6 @@
 //! The warden: it starts the workers' successors, notices deaths, and tasks that take too long.
+//!
+//! A worker's desk is given to another only after the descriptor of its process has told its end.
 use super::book::{Book, Hired};
 use super::core::{Core, is_final};
 use super::error::TaskError;
@@ -8,18 +10,22 @@ use crate::sys::process::{poll, receive};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// How many workers in a row may end before they are ready, or fail to start.
+/// How many workers in a row may end before they are ready.
 const FAILURES: usize = 8;
+/// How long no worker may be started, while there is none. One that lives goes on.
+const HOPE: Duration = Duration::from_secs(2);
 /// The same, for those that were killed.
 const KILLS: usize = 2_000;
 /// How long after a worker was not started the next try is.
 const AGAIN: Duration = Duration::from_millis(50);
+/// How long the warden rests when the system refuses to tell it what has happened.
+const REST: Duration = Duration::from_millis(10);
 
 /// What has gone wrong lately.
 #[derive(Default)]
 pub(super) struct Warden {
-    /// Starts that failed.
-    failures: usize,
+    /// Since when all starts have failed.
+    failing: Option<Instant>,
     /// Workers that ended, or were killed, before they were ready.
     unready: usize,
     killed: usize,
@@ -72,7 +78,7 @@ impl Warden {
         }
         match core.hire(i) {
             Ok(hired) => {
-                self.failures = 0;
+                self.failing = None;
                 core.with(|book, hall| {
                     book.seat(i, hired);
                     if book.closed.as_ref().is_some_and(is_final) {
@@ -82,9 +88,11 @@ impl Warden {
                 });
             }
             Err(error) => {
-                self.failures += 1;
-                self.again_at = Some(Instant::now() + AGAIN);
-                if self.failures > FAILURES {
+                let now = Instant::now();
+                self.again_at = Some(now + AGAIN);
+                let since = *self.failing.get_or_insert(now);
+                let alone = core.book().seats.iter().all(|seat| seat.worker.is_none());
+                if alone && now.duration_since(since) >= HOPE {
                     core.end(&TaskError::Broken(error.to_string()));
                 }
             }
@@ -98,21 +106,18 @@ impl Warden {
             .timeout
             .map(|limit| (limit / 8).clamp(Duration::from_millis(1), Duration::from_millis(50)));
         let again = self.again_at.map(|at| at.saturating_duration_since(Instant::now()));
-        // One without a descriptor ended before it could tell.
-        let early = workers.iter().any(|(_, hired)| hired.process.pidfd().is_none());
-        let nap = tick.into_iter().chain(again).chain(early.then_some(Duration::ZERO)).min();
+        let nap = tick.into_iter().chain(again).min();
         let mut watched: Vec<BorrowedFd<'_>> = vec![core.warden.0.as_fd()];
-        watched.extend(workers.iter().filter_map(|(_, hired)| hired.process.pidfd()));
-        let ready = poll(&watched, nap.map_or(Deadline::NEVER, Deadline::after));
-        let ready = ready.unwrap_or_else(|_| vec![false; watched.len()]);
+        watched.extend(workers.iter().map(|(_, hired)| hired.process.pidfd()));
+        let Ok(ready) = poll(&watched, nap.map_or(Deadline::NEVER, Deadline::after)) else {
+            // There is no memory, or a limit was lowered. Nobody has ended because of it.
+            std::thread::sleep(REST);
+            return Vec::new();
+        };
         if ready[0] {
             receive(core.warden.0.as_fd(), &mut [0; 8], &mut Vec::new(), false).ok();
         }
-        let mut ready = ready.into_iter().skip(1);
-        let mut has_ended =
-            |hired: &Hired| hired.process.pidfd().is_none_or(|_| ready.next().unwrap_or(false));
-        let ended: Vec<bool> = workers.iter().map(|(_, hired)| has_ended(hired)).collect();
-        let both = workers.into_iter().zip(ended);
+        let both = workers.into_iter().zip(ready.into_iter().skip(1));
         both.filter(|(_, ended)| *ended).map(|(worker, _)| worker).collect()
     }
 

@@ -1,16 +1,18 @@
 //! What a worker does.
-use super::hall::{Desk, Hall, INLINE};
+use super::hall::{Desk, Hall, INLINE, SCARCITY};
 use crate::deadline::Deadline;
-use crate::process::wire::{encode, from_file, to_file};
+use crate::process::wire::{encode, from_file, is_gone, to_file};
 use crate::process::worker::{Entry, Failure, catch};
 use crate::process::{inherited_fd, worker};
+use crate::segment::forks;
 use crate::sync::atomic::Ordering::{Acquire, Release};
-use crate::sys::process::{poll, receive, send, watch_process};
+use crate::sys::process::{exit_now, poll, receive, receive_first, send, watch_process};
 use crate::sys::stopwatch::Stopwatch;
 use core::time::Duration;
 use memmap2::Mmap;
-use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 /// The words in front of a message's arguments: their bytes and their number, the message's number, the functions.
 pub(super) const HEAD: usize = 4;
@@ -25,6 +27,7 @@ pub(super) mod status {
     pub(crate) const PANICKED: u8 = 1;
     pub(crate) const ARGUMENT: u8 = 2;
     pub(crate) const ENCODE: u8 = 3;
+    pub(crate) const TRANSFER: u8 = 4;
 }
 /// Flags of a result: it comes by the socket; it is the last of its message, and the message's time in nanoseconds follows.
 pub(super) const BY_SOCKET: u8 = 1;
@@ -43,8 +46,10 @@ struct Worker<'a> {
     desk: &'a Desk,
     socket: OwnedFd,
     owner: OwnedFd,
-    /// What came by the socket before its message, or for one that was withdrawn.
-    early: VecDeque<(u32, OwnedFd)>,
+    /// What came by the socket last, for a message that is still to come or was withdrawn. What came before it is for none.
+    early: Option<(u32, io::Result<OwnedFd>)>,
+    /// The count of forks in this process: in the copy that a task has forked there is another.
+    forks: u32,
     /// The message at hand.
     message: Vec<u8>,
     record: Vec<u8>,
@@ -63,7 +68,9 @@ pub(super) fn work((desk, desks, owner, initializer): Orders) -> Result<(), Stri
     let owner = watch_process(owner).map_err(|error| text(&error))?;
     let desk = hall.desks().get(desk as usize).ok_or("no such desk")?;
     if let Some((entry, function, argument)) = initializer {
+        let before = forks();
         let done = catch(|| run(entry, function, &argument, &mut Vec::new()));
+        end_if_copy(before, done.is_err());
         match done {
             Ok(Ok(())) => {}
             Ok(Err(Failure::Argument(error) | Failure::Encode(error))) => return Err(error),
@@ -74,7 +81,9 @@ pub(super) fn work((desk, desks, owner, initializer): Orders) -> Result<(), Stri
     }
     desk.ready.store(1, Release);
     let (early, message, record, done) = Default::default();
-    let mut worker = Worker { hall: &hall, desk, socket, owner, early, message, record, done };
+    let forks = forks();
+    let mut worker =
+        Worker { hall: &hall, desk, socket, owner, early, forks, message, record, done };
     loop {
         let stop = desk.stop.load(Acquire) != 0;
         match worker.next() {
@@ -97,6 +106,14 @@ pub(super) fn work((desk, desks, owner, initializer): Orders) -> Result<(), Stri
         }
     }
     Ok(())
+}
+
+/// Ends the calling process if the user's function has forked it: it has returned from the function
+/// a second time, and neither the messages nor the results are for it.
+fn end_if_copy(before: u32, panicked: bool) {
+    if forks() != before {
+        exit_now(if panicked { 101 } else { 0 });
+    }
 }
 
 /// Calls a function by the numbers that the owner gave.
@@ -142,6 +159,7 @@ impl Worker<'_> {
             if next <= tail {
                 tasks.copy(head + HEAD as u64, bytes.div_ceil(8), &mut self.message);
             }
+            self.desk.set_progress(low(number), 1); // keeps I2
             if !tasks.claim(head, next.min(tail)) {
                 continue; // withdrawn: what was read may be anything
             }
@@ -162,40 +180,17 @@ impl Worker<'_> {
         for i in 0..head.count {
             let (length, after) = rest.split_first_chunk().ok_or(Over)?;
             let length = u32::from_le_bytes(*length);
-            let large;
-            let argument = if length == LARGE {
+            self.desk.set_progress(head.number, i + 1); // keeps I2
+            let status = if length == LARGE {
                 rest = after;
-                large = self.by_socket(head.number)?;
-                &*large
+                match self.by_socket(head.number)? {
+                    Ok(large) => self.call(&found, &large),
+                    Err(error) => self.fail(status::TRANSFER, &error.to_string()),
+                }
             } else {
                 let (argument, after) = after.split_at_checked(length as usize).ok_or(Over)?;
                 rest = after;
-                argument
-            };
-            self.desk.set_progress(head.number, i + 1); // keeps I2
-            self.record.clear();
-            self.record.resize(8, 0);
-            let record = &mut self.record;
-            let outcome = catch(|| match &found {
-                Ok((call, function)) => call(*function, argument, record),
-                Err(failure) => Err(failure.clone()),
-            });
-            let status = match outcome {
-                Ok(Ok(())) => status::VALUE,
-                Ok(Err(failure)) => {
-                    let (status, text) = match failure {
-                        Failure::Argument(text) => (status::ARGUMENT, text),
-                        Failure::Encode(text) => (status::ENCODE, text),
-                    };
-                    self.record.resize(8, 0);
-                    self.record.extend(text.into_bytes());
-                    status
-                }
-                Err(panic) => {
-                    self.record.resize(8, 0);
-                    encode::<worker::Panic>(&panic, &mut self.record).unwrap_or_default();
-                    status::PANICKED
-                }
+                self.call(&found, argument)
             };
             let time = (i + 1 == head.count).then(|| began.elapsed());
             self.report(status, time)?;
@@ -209,17 +204,49 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// Calls the function, and makes a record of what comes of it, behind the place of the head. The result's status.
+    #[inline(always)]
+    fn call(&mut self, found: &Result<(Entry, usize), Failure>, argument: &[u8]) -> u8 {
+        self.record.clear();
+        self.record.resize(8, 0);
+        let record = &mut self.record;
+        let outcome = catch(|| match found {
+            Ok((call, function)) => call(*function, argument, record),
+            Err(failure) => Err(failure.clone()),
+        });
+        end_if_copy(self.forks, outcome.is_err());
+        match outcome {
+            Ok(Ok(())) => status::VALUE,
+            Ok(Err(Failure::Argument(text))) => self.fail(status::ARGUMENT, &text),
+            Ok(Err(Failure::Encode(text))) => self.fail(status::ENCODE, &text),
+            Err(panic) => {
+                self.record.truncate(8);
+                encode::<worker::Panic>(&panic, &mut self.record).unwrap_or_default();
+                status::PANICKED
+            }
+        }
+    }
+
+    /// Makes a record of an error.
+    #[cold]
+    fn fail(&mut self, status: u8, text: &str) -> u8 {
+        self.record.clear();
+        self.record.resize(8, 0);
+        self.record.extend(text.as_bytes());
+        status
+    }
+
     /// Completes the record of a result.
-    fn report(&mut self, status: u8, time: Option<Duration>) -> Result<(), Over> {
+    fn report(&mut self, mut status: u8, time: Option<Duration>) -> Result<(), Over> {
         let mut flags = 0;
         if self.record.len() - 8 > INLINE {
-            flags |= BY_SOCKET;
-            let file = to_file(&self.record[8..]).map_err(|_| Over)?;
-            // For those before it: nobody may be waiting, and the socket holds so many.
-            self.hall.ring();
-            self.hall.call();
-            send(self.socket.as_fd(), &[0], &[file.as_fd()], true).map_err(|_| Over)?;
-            self.record.truncate(8);
+            match self.pass_on()? {
+                Ok(()) => {
+                    flags |= BY_SOCKET;
+                    self.record.truncate(8);
+                }
+                Err(error) => status = self.fail(status::TRANSFER, &error.to_string()),
+            }
         }
         let length = u32::try_from(self.record.len() - 8).map_err(|_| Over)?;
         self.record[..4].copy_from_slice(&length.to_le_bytes());
@@ -247,23 +274,55 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// The argument of the message with this number. Those of messages that were withdrawn are passed over.
-    fn by_socket(&mut self, number: u32) -> Result<Mmap, Over> {
+    /// Sends the record's bytes in a file. Why that cannot be done, if it cannot for a while.
+    #[cold]
+    fn pass_on(&mut self) -> Result<io::Result<()>, Over> {
+        const NAP: Duration = Duration::from_millis(5);
+        let mut since = None;
         loop {
-            while let Some((tag, file)) = self.early.pop_front() {
-                if tag == number {
-                    return from_file(file).map_err(|_| Over);
+            // For those before it: nobody may be waiting, and the socket holds so many.
+            self.hall.ring();
+            self.hall.call();
+            let socket = self.socket.as_fd();
+            let sent = to_file(&self.record[8..])
+                .and_then(|file| send(socket, &[0], &[file.as_fd()], true));
+            match sent {
+                Ok(()) => return Ok(Ok(())),
+                Err(error) if is_gone(&error) => return Err(Over),
+                Err(error) if since.get_or_insert_with(Instant::now).elapsed() >= SCARCITY => {
+                    return Ok(Err(error));
                 }
+                Err(_) => std::thread::sleep(NAP),
+            }
+        }
+    }
+
+    /// The argument of the message with this number, or why there is none. Those of messages that
+    /// were withdrawn are passed over.
+    #[cold]
+    fn by_socket(&mut self, number: u32) -> Result<io::Result<Mmap>, Over> {
+        loop {
+            if let Some((tag, file)) = self.early.take()
+                && tag == number
+            {
+                return Ok(file.and_then(from_file));
             }
             self.hear(true)?;
         }
     }
 
+    /// Takes what comes by the socket next. An argument for which there is no descriptor is lost: its task
+    /// reports that.
     fn hear(&mut self, wait: bool) -> Result<(), Over> {
         let (mut tag, mut files) = ([0; 4], Vec::new());
-        let length = receive(self.socket.as_fd(), &mut tag, &mut files, wait).map_err(|_| Over)?;
-        let file = files.pop().filter(|_| length == tag.len()).ok_or(Over)?;
-        self.early.push_back((u32::from_le_bytes(tag), file));
+        let file = match receive(self.socket.as_fd(), &mut tag, &mut files, wait) {
+            Ok(length) if length == tag.len() => Ok(files.pop().ok_or(Over)?),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                receive_first(self.socket.as_fd()).map_err(|_| Over)?
+            }
+            _ => return Err(Over),
+        };
+        self.early = Some((u32::from_le_bytes(tag), file));
         Ok(())
     }
 }

@@ -37,8 +37,12 @@
 //! | its owner | the process is killed, unless it is [detached](Builder::detached) |
 //! | the helper | its processes are killed; the next one is started by a new helper |
 //!
+//! If [`spawn`](Builder::spawn) fails, for lack of descriptors or memory perhaps, the function has not run, and all other processes go on.
+//!
 //! A process is reaped whether or not somebody joins it. Signals go by a descriptor of the process, and never to another one that has
 //! got its number.
+//!
+//! If the function forks, only the process that was started reports its result: the copy ends when it returns from the function, as by `_exit`.
 //!
 //! `process::exit`, `abort` or a stack overflow there end that process only: [`ProcessError::Exited`], [`ProcessError::Signalled`].
 #![expect(unsafe_code, reason = "borrows a descriptor by its number")]
@@ -79,7 +83,7 @@ pub struct Process<R> {
     channel: OwnedFd,
     helper: Arc<Helper>,
     pid: u32,
-    handle: Option<OwnedFd>,
+    handle: OwnedFd,
     state: Mutex<State>,
     result: PhantomData<fn() -> R>,
 }
@@ -200,10 +204,10 @@ impl<R> Process<R> {
         self.pid
     }
 
-    /// A descriptor that stands for the process, readable once it has ended: for `poll` and the like. `None` if it ended before it could tell.
+    /// A descriptor that stands for the process, readable once it has ended: for `poll` and the like.
     #[must_use]
-    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
-        self.handle.as_ref().map(AsFd::as_fd)
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
     }
 
     /// Whether the process has not ended.
@@ -257,8 +261,7 @@ impl<R> Process<R> {
     /// # Errors
     /// If there is no such signal, or the operating system refuses.
     pub fn signal(&self, number: i32) -> io::Result<()> {
-        let Some(handle) = &self.handle else { return Ok(()) };
-        match signal(handle.as_fd(), number) {
+        match signal(self.pidfd(), number) {
             Err(error) if error.raw_os_error() == Some(NO_SUCH_PROCESS) => Ok(()),
             other => other,
         }
@@ -276,7 +279,6 @@ impl<R> Process<R> {
             match hear(self.channel.as_fd(), &mut buffer, false) {
                 Ok(None) => state.over = true,
                 Ok(Some(message)) => match message.kind {
-                    Kind::Born => {}
                     Kind::Ended => {
                         let status = message.body.first_chunk().copied().map(i32::from_le_bytes);
                         state.status = status.map(ExitStatus::from_raw);
@@ -295,11 +297,12 @@ impl<R> Process<R> {
     fn wait_until(&self, deadline: Deadline) -> io::Result<bool> {
         let mut ended = false;
         loop {
+            let lost = ended && self.helper.is_lost(); // what it said before has come
             let mut state = self.state();
             if self.hear(&mut state)? {
                 return Ok(true);
             }
-            if ended && self.helper.is_lost() {
+            if lost {
                 // Children of the process may keep the channel open, but nobody reports any more.
                 state.over = true;
                 return Ok(true);
@@ -308,10 +311,7 @@ impl<R> Process<R> {
             if deadline.is_over() {
                 return Ok(false);
             }
-            let other = match &self.handle {
-                Some(handle) if !ended => handle.as_fd(),
-                _ => self.helper.as_fd(),
-            };
+            let other = if ended { self.helper.as_fd() } else { self.pidfd() };
             let ready = poll(&[self.channel.as_fd(), other], deadline)?;
             ended |= ready[1];
         }
@@ -395,14 +395,9 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A
             name: self.name,
             keys: self.keys,
         };
-        let Started { helper, channel, pid, handle, ended } =
+        let Started { helper, channel, pid, handle } =
             nursery::start(&order, &encoded, &self.shared?)?;
-        let state = Mutex::new(State {
-            status: ended.map(ExitStatus::from_raw),
-            over: ended.is_some(),
-            ..State::default()
-        });
-        Ok(Process { channel, helper, pid, handle, state, result: PhantomData })
+        Ok(Process { channel, helper, pid, handle, state: Mutex::default(), result: PhantomData })
     }
 }
 

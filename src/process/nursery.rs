@@ -4,26 +4,37 @@
 //! | socket | from | to | what |
 //! |---|---|---|---|
 //! | the helper's | owner | helper | orders, each with one end of a channel |
-//! | a channel | worker | owner | that it is born, what came of it |
-//! | a channel | helper | owner | how the worker ended |
+//! | a channel | helper | owner | that the worker is born, with its descriptor; how it ended |
+//! | a channel | owner | worker | that the owner has that descriptor: the function may begin |
+//! | a channel | worker | owner | what came of it |
+//!
+//! # Invariants
+//! - I1. A function begins only after its owner holds the process's descriptor. If `start` fails,
+//!   nothing has run and nothing will.
+//! - I2. Only a process's own descriptor tells that it has ended. Silence, the end of a channel and
+//!   a descriptor that did not arrive tell nothing: each may be a lack of descriptors or memory.
+//! - I3. The helper has a spare descriptor whenever it looks for an order. So the channel, which is
+//!   an order's first descriptor, arrives even if the others do not, and the owner gets an answer.
 //!
 //! # Death
 //! - The owner: the helper watches it, kills all workers that are not detached, waits for them and ends.
 //! - The helper: the kernel kills its workers. The owner notices when it gives the next order, and starts another. An
-//!   order that was under way counts as given once its worker was born: then it is not given again.
+//!   order that was under way is given again, which is safe: its function has not begun (I1).
 //! - A worker: the helper reaps it and tells the owner.
 #![expect(unsafe_code, reason = "forks; inherits a descriptor by its number")]
 use super::code;
 use super::error::SpawnError;
-use super::wire::{Bytes, Kind, LONGEST, Message, Order, from_file, hear, say};
+use super::wire::{Bytes, Kind, LONGEST, Message, Order, from_file, hear, is_gone, say};
 use super::worker;
 use crate::deadline::Deadline;
-use crate::sys::file::set_close_on_exec;
+use crate::sys::file::{duplicate, set_close_on_exec};
 use crate::sys::process::{
-    MOST_DESCRIPTORS, exit_now, fork, keep_statuses, kill_child, no_input, own_group, poll, reap,
-    signal, socket_pair, watch_process,
+    MOST_DESCRIPTORS, exit_now, flush_streams, fork, keep_statuses, kill_child, no_input,
+    own_group, poll, reap, reap_by, receive_first, signal, socket_pair, watch_process,
 };
-use std::io;
+use crate::sys::signal::reset_actions;
+use core::time::Duration;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt, parent_id};
 use std::process::{Command, Stdio};
@@ -35,13 +46,18 @@ const VARIABLE: &str = "OUTLAST_NURSERY";
 pub(super) const MOST_SHARED: usize = MOST_DESCRIPTORS - 3;
 /// How many helpers in a row may be killed.
 const ATTEMPTS: usize = 5;
+/// A process that is ending closes its descriptors this long, at most, before it has ended.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+/// How long the helper rests when the system refuses to tell it what has happened.
+const REST: Duration = Duration::from_millis(10);
 
 // ------------------------------------------------------------------------------------------ the owner
 /// The helper as its owner knows it.
 #[derive(Debug)]
 pub(super) struct Helper {
     socket: OwnedFd,
-    pid: u32,
+    /// Stands for the process, from its birth on: its number may become a stranger's.
+    handle: OwnedFd,
     owner: u32,
 }
 
@@ -63,6 +79,12 @@ fn nursery() -> MutexGuard<'static, Nursery> {
 /// are better not copied. The helper, and what it started, end with this process. If the helper is killed, the program
 /// is started once more, with an environment variable by which `init` knows that it is to be the new one; in there
 /// it does not return. So nothing that a program should not do twice comes before it. A second call does nothing.
+///
+/// Standard output and the C library's streams are flushed before the fork, so that no process
+/// prints again what the program had printed before. Handlers of signals and the signal mask that
+/// the program has set are not passed on: in the processes, a signal that has a handler in the
+/// program has its default action, and none is blocked. A signal that the program ignores is
+/// ignored there as well.
 ///
 /// The usual test runner has a `main` of its own: tests that start processes need one too (`harness = false`).
 pub fn init() {
@@ -106,13 +128,23 @@ impl Helper {
     fn forked() -> io::Result<Helper> {
         let (ours, theirs) = socket_pair()?;
         let owner = std::process::id();
+        // The copy is not to print what this process has in its buffers.
+        io::stdout().flush().ok();
+        flush_streams();
         // SAFETY: there is no other thread, as `init` has looked.
         let pid = unsafe { fork() }?;
         if pid == 0 {
             drop(ours);
             serve(theirs, owner);
         }
-        Ok(Helper { socket: ours, pid, owner })
+        match watch_process(pid) {
+            Ok(handle) => Ok(Helper { socket: ours, handle, owner }),
+            Err(error) => {
+                kill_child(pid); // just born, and only this thread could reap it
+                reap(pid).ok();
+                Err(error)
+            }
+        }
     }
 
     /// The program, started once more.
@@ -130,8 +162,15 @@ impl Helper {
         };
         // SAFETY: fcntl is async-signal-safe, and the closure does nothing else.
         unsafe { command.pre_exec(keep) };
-        let pid = command.spawn()?.id();
-        Ok(Helper { socket: ours, pid, owner })
+        let mut child = command.spawn()?;
+        match watch_process(child.id()) {
+            Ok(handle) => Ok(Helper { socket: ours, handle, owner }),
+            Err(error) => {
+                child.kill().ok();
+                child.wait().ok();
+                Err(error)
+            }
+        }
     }
 
     /// This process's helper; a new one if there is none, or if it is `lost`.
@@ -148,7 +187,8 @@ impl Helper {
                 return Ok(Arc::clone(helper));
             }
             if ours {
-                signal_and_reap(helper.pid);
+                signal(helper.handle.as_fd(), 9).ok();
+                reap_by(helper.handle.as_fd()).ok();
             }
         }
         let helper = Arc::new(Helper::started()?);
@@ -158,24 +198,40 @@ impl Helper {
 
     /// Readable once it has ended.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.handle.as_fd()
     }
 
     /// Whether it has ended.
     pub(super) fn is_lost(&self) -> bool {
-        // Nothing is ever sent this way: it can only have ended.
-        poll(&[self.socket.as_fd()], Deadline::after(core::time::Duration::ZERO))
-            .is_ok_and(|ready| ready[0])
+        self.ends_within(Duration::ZERO).unwrap_or(false)
+    }
+
+    fn ends_within(&self, timeout: Duration) -> io::Result<bool> {
+        Ok(poll(&[self.as_fd()], Deadline::after(timeout))?[0])
+    }
+
+    /// The first message about a process that this helper is to start. `None` if the helper has
+    /// ended without it.
+    fn first_word(
+        &self,
+        channel: BorrowedFd<'_>,
+        buffer: &mut [u8],
+    ) -> io::Result<Option<Message>> {
+        poll(&[channel, self.as_fd()], Deadline::NEVER)?;
+        let word = match hear(channel, buffer, false) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            other => other?,
+        };
+        if word.is_some() || self.ends_within(LAST_MOMENT)? {
+            return Ok(word);
+        }
+        // The helper lives, and has lost the order: it was allowed no descriptor at all.
+        Err(io::Error::from_raw_os_error(TOO_MANY_FILES))
     }
 }
 
-/// It has let go of its socket, so that it is as good as dead.
-fn signal_and_reap(pid: u32) {
-    if let Ok(handle) = watch_process(pid) {
-        signal(handle.as_fd(), 9).ok();
-    }
-    reap(pid).ok();
-}
+/// The kernel's error for a process without room for another descriptor.
+const TOO_MANY_FILES: i32 = 24;
 
 /// What is known of a worker that was started.
 #[derive(Debug)]
@@ -183,10 +239,8 @@ pub(super) struct Started {
     pub(super) helper: Arc<Helper>,
     pub(super) channel: OwnedFd,
     pub(super) pid: u32,
-    /// Stands for the process; `None` if it ended before it had told.
-    pub(super) handle: Option<OwnedFd>,
-    /// How it ended, then.
-    pub(super) ended: Option<i32>,
+    /// Stands for the process.
+    pub(super) handle: OwnedFd,
 }
 
 /// Has the helper start a worker.
@@ -216,43 +270,28 @@ pub(super) fn start(
             }
             Err(error) => return Err(error.into()),
         }
-        let Some(Message { kind, body, mut descriptors, .. }) =
-            hear(channel.as_fd(), &mut buffer, true)?
-        else {
-            lost = Some(helper); // and no worker was born
+        let word = helper.first_word(channel.as_fd(), &mut buffer)?;
+        let Some(Message { kind, body, mut descriptors, .. }) = word else {
+            lost = Some(helper);
             continue;
         };
-        let number = |at: usize| {
-            let bytes = body.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
-            bytes.map(i32::from_le_bytes).ok_or(io::Error::from(io::ErrorKind::InvalidData))
-        };
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+        let number = body.first_chunk().copied().map(i32::from_le_bytes).ok_or_else(invalid)?;
         return match kind {
-            Kind::Born => Ok(Started {
-                helper,
-                channel,
-                pid: number(0)?.cast_unsigned(),
-                handle: descriptors.pop(),
-                ended: None,
-            }),
-            Kind::Ended => {
-                let (ended, pid) = (Some(number(0)?), number(4)?.cast_unsigned());
-                Ok(Started { helper, channel, pid, handle: None, ended })
+            Kind::Born => {
+                let handle = descriptors.pop().ok_or_else(invalid)?;
+                // A process that was killed meanwhile does not hear it, and the helper reports that.
+                say(channel.as_fd(), Kind::Go, &[], &[], &[], false).ok();
+                Ok(Started { helper, channel, pid: number.cast_unsigned(), handle })
             }
-            Kind::Refused => Err(match number(0)? {
+            Kind::Refused => Err(match number {
                 0 => SpawnError::ForeignFunction,
                 code => io::Error::from_raw_os_error(code).into(),
             }),
-            _ => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+            _ => Err(invalid().into()),
         };
     }
     Err(SpawnError::HelperLost)
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
-    )
 }
 
 // ----------------------------------------------------------------------------------------- the helper
@@ -266,23 +305,28 @@ struct Worker {
 
 /// What the helper has open.
 struct Desk {
+    owner: u32,
     /// The socket, and what stands for the owner.
     own: Vec<OwnedFd>,
     workers: Vec<Worker>,
+    /// Keeps I3.
+    spare: Option<OwnedFd>,
 }
 
 /// Starts workers for as long as the owner lives.
 fn serve(socket: OwnedFd, owner: u32) -> ! {
     own_group();
+    reset_actions();
     keep_statuses();
     let watched = watch_process(owner);
     let (Ok(watched), true) = (watched, parent_id() == owner) else { exit_now(1) };
     if no_input().is_err() {
         exit_now(1);
     }
-    let mut desk = Desk { own: vec![socket, watched], workers: Vec::new() };
+    let spare = duplicate(socket.as_fd()).ok();
+    let mut desk = Desk { owner, own: vec![socket, watched], workers: Vec::new(), spare };
     let mut buffer = vec![0; LONGEST];
-    while desk.turn(&mut buffer).is_ok_and(|goes_on| goes_on) {}
+    while desk.turn(&mut buffer) {}
     for worker in desk.workers.iter().filter(|worker| !worker.detached) {
         signal(worker.handle.as_fd(), 9).ok();
     }
@@ -292,81 +336,110 @@ fn serve(socket: OwnedFd, owner: u32) -> ! {
     exit_now(0)
 }
 
+fn refuse(channel: BorrowedFd<'_>, error: &io::Error) {
+    let code = error.raw_os_error().unwrap_or(0);
+    say(channel, Kind::Refused, &[], &code.to_le_bytes(), &[], false).ok();
+}
+
 impl Desk {
     /// Sleeps until there is something to do, and does it; whether there is more to come.
-    fn turn(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+    fn turn(&mut self, buffer: &mut [u8]) -> bool {
         let mut watched: Vec<_> = self.own.iter().map(OwnedFd::as_fd).collect();
         watched.extend(self.workers.iter().map(|worker| worker.handle.as_fd()));
-        let ready = poll(&watched, Deadline::NEVER)?;
+        let Ok(ready) = poll(&watched, Deadline::NEVER) else {
+            // There is no memory, or a limit was lowered. Nobody has ended because of it.
+            std::thread::sleep(REST);
+            return parent_id() == self.owner;
+        };
         if ready[1] {
-            return Ok(false);
+            return false;
         }
         let mut ended = ready[2..].iter();
         self.workers.retain(|worker| {
             let ended = ended.next().copied().unwrap_or(false);
             if ended {
                 let status = reap(worker.pid).map_or(0, ExitStatusExt::into_raw);
-                let mut body = status.to_le_bytes().to_vec();
-                body.extend(worker.pid.to_le_bytes());
-                say(worker.channel.as_fd(), Kind::Ended, &[], &body, &[], false).ok();
+                say(worker.channel.as_fd(), Kind::Ended, &[], &status.to_le_bytes(), &[], false)
+                    .ok();
             }
             !ended
         });
         if ready[0] {
             match hear(self.own[0].as_fd(), buffer, false) {
-                Ok(None) => return Ok(false),
+                Ok(None) => return false,
                 Ok(Some(message)) => self.start(message),
-                // One that cannot be understood, or for which there are no descriptors left.
-                Err(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => self.turn_down(&error),
             }
         }
-        Ok(true)
+        if self.spare.is_none() {
+            self.spare = duplicate(self.own[0].as_fd()).ok();
+        }
+        true
+    }
+
+    /// Answers an order whose descriptors this process cannot take.
+    fn turn_down(&mut self, error: &io::Error) {
+        self.spare = None; // its place is for the channel
+        if let Ok(Ok(channel)) = receive_first(self.own[0].as_fd()) {
+            refuse(channel.as_fd(), error);
+        }
     }
 
     fn start(&mut self, message: Message) {
         let Message { body, file, descriptors, .. } = message;
         let mut descriptors = descriptors.into_iter();
         let Some(channel) = descriptors.next() else { return };
-        let refuse = |channel: &OwnedFd, code: i32| {
-            say(channel.as_fd(), Kind::Refused, &[], &code.to_le_bytes(), &[], false).ok();
-        };
-        let shared: Vec<OwnedFd> = descriptors.collect();
-        let Ok((order, argument)) = Order::decode(&body) else {
-            return refuse(&channel, 0);
-        };
+        match self.born(&body, file, &channel, descriptors.collect()) {
+            Ok((pid, handle, detached)) => {
+                self.workers.push(Worker { pid, handle, channel, detached });
+            }
+            Err(error) => refuse(channel.as_fd(), &error),
+        }
+    }
+
+    /// Forks a worker and tells the owner of it. If that fails, no worker is left.
+    fn born(
+        &mut self,
+        body: &[u8],
+        file: Option<OwnedFd>,
+        channel: &OwnedFd,
+        shared: Vec<OwnedFd>,
+    ) -> io::Result<(u32, OwnedFd, bool)> {
+        let foreign = || io::Error::from(io::ErrorKind::InvalidInput);
+        let (order, argument) = Order::decode(body).map_err(|_| foreign())?;
         let known = |number| code::address(number).is_some();
         if code::image() != Some(order.image)
             || !known(order.entry)
             || !known(order.function)
             || order.keys.len() != shared.len()
         {
-            return refuse(&channel, 0);
+            return Err(foreign());
         }
+        let argument = match file {
+            None => Bytes::Here(argument.to_vec()),
+            Some(file) => Bytes::There(from_file(file)?),
+        };
         let helper = std::process::id();
         // SAFETY: this process has one thread.
-        match unsafe { fork() } {
-            Ok(0) => {
-                self.own.clear();
-                self.workers.clear();
-                let argument = match file.map(from_file) {
-                    None => Ok(Bytes::Here(argument.to_vec())),
-                    Some(read) => read.map(Bytes::There),
-                };
-                let argument = argument.unwrap_or_else(|_| exit_now(1));
-                worker::work(&order, &argument, helper, &channel, shared)
-            }
-            Ok(pid) => match watch_process(pid) {
-                Ok(handle) => {
-                    self.workers.push(Worker { pid, handle, channel, detached: order.detached });
-                }
-                Err(error) => {
-                    // It cannot be watched. Nobody else knows its pid, and it is not reaped yet.
-                    refuse(&channel, error.raw_os_error().unwrap_or(0));
-                    kill_child(pid);
-                    reap(pid).ok();
-                }
-            },
-            Err(error) => refuse(&channel, error.raw_os_error().unwrap_or(0)),
+        let pid = unsafe { fork() }?;
+        if pid == 0 {
+            self.own.clear();
+            self.workers.clear();
+            self.spare = None;
+            worker::work(&order, &argument, helper, channel, shared)
         }
+        drop(shared); // there is room for the next descriptor then
+        let told = watch_process(pid).and_then(|handle| {
+            let number = pid.to_le_bytes();
+            say(channel.as_fd(), Kind::Born, &[], &number, &[handle.as_fd()], false)?;
+            Ok((pid, handle, order.detached))
+        });
+        if told.is_err() {
+            // Its function has not begun (I1), and only this process can reap it.
+            kill_child(pid);
+            reap(pid).ok();
+        }
+        told
     }
 }

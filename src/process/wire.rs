@@ -7,7 +7,7 @@ use core::ops::Deref;
 use memmap2::{Mmap, MmapOptions};
 use serde::Serialize;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
@@ -33,8 +33,10 @@ pub(super) const LONGEST: usize = 64 * 1024;
 pub(super) enum Kind {
     /// Owner to helper: start a worker.
     Start,
-    /// Worker to owner: the pid; with it goes a descriptor of the process.
+    /// Helper to owner: the pid; with it goes a descriptor of the process.
     Born,
+    /// Owner to worker: the owner has that descriptor, and the function may begin.
+    Go,
     /// Worker to owner: what the function returned.
     Value,
     /// Worker to owner: message, location, backtrace.
@@ -51,8 +53,8 @@ pub(super) enum Kind {
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
-        use Kind::{Argument, Born, Encode, Ended, Panicked, Refused, Start, Value};
-        let all = [Start, Born, Value, Panicked, Argument, Encode, Ended, Refused];
+        use Kind::{Argument, Born, Encode, Ended, Go, Panicked, Refused, Start, Value};
+        let all = [Start, Born, Go, Value, Panicked, Argument, Encode, Ended, Refused];
         all.into_iter().find(|&kind| kind as u8 == byte)
     }
 }
@@ -112,6 +114,27 @@ pub(crate) fn from_file(file: OwnedFd) -> io::Result<Mmap> {
     unsafe { MmapOptions::new().populate().map_copy_read_only(&file) }
 }
 
+/// A copy of what is in such a file.
+pub(crate) fn read_file(file: OwnedFd) -> io::Result<Vec<u8>> {
+    if !is_frozen(file.as_fd())? {
+        return Err(garbled());
+    }
+    let mut file = File::from(file);
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Whether a message could not be sent because the other end of the socket is closed.
+pub(crate) fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+    )
+}
+
 /// Sends a message: first the kind, then whether the body is in a file (the last descriptor), then `head`, the body.
 pub(super) fn say(
     to: BorrowedFd<'_>,
@@ -134,17 +157,15 @@ pub(super) fn say(
     send(to, &bytes, &descriptors, wait)
 }
 
-/// Takes a message. `None` if no more will come.
+/// Takes a message. `None` if no more will come. If this process has no room for the message's
+/// descriptors, the call fails and the message stays.
 pub(super) fn hear(
     from: BorrowedFd<'_>,
     buffer: &mut [u8],
     wait: bool,
 ) -> io::Result<Option<Message>> {
     let mut descriptors = Vec::new();
-    let length = match receive(from, buffer, &mut descriptors, wait) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
-        other => other?,
-    };
+    let length = receive(from, buffer, &mut descriptors, wait)?;
     if length == 0 {
         return Ok(None);
     }

@@ -1,13 +1,13 @@
 //! What runs in the process that was started.
 #![expect(unsafe_code, reason = "calls a function by its address")]
 use super::code;
-use super::wire::{Kind, Order, say};
+use super::wire::{Kind, Message, Order, hear, say};
 use crate::command;
 use crate::process::wire::encode;
 use crate::queue::value::decode;
-use crate::sys::process::{die_with, name_thread, own_session, watch_process};
+use crate::sys::process::{die_with, exit_now, name_thread, own_session};
 use core::any::Any;
-use core::cell::RefCell;
+use core::cell::Cell;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::backtrace::Backtrace;
@@ -76,8 +76,9 @@ pub(crate) unsafe fn found(entry: u64, function: u64) -> Result<(Entry, usize), 
 pub(crate) type Panic = (String, String, String);
 
 thread_local! {
-    static CATCHING: RefCell<bool> = const { RefCell::new(false) };
-    static LAST: RefCell<Option<Panic>> = const { RefCell::new(None) };
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
+    /// The panic that the hook saw last, since the body began.
+    static LAST: Cell<Option<Box<Panic>>> = const { Cell::new(None) };
 }
 
 /// Runs `body`, and tells how it panicked.
@@ -91,21 +92,23 @@ pub(crate) fn catch<T>(body: impl FnOnce() -> T) -> Result<T, Panic> {
         }));
     });
     let before = CATCHING.replace(true);
+    LAST.take(); // of another body, which caught it
     let outcome = catch_unwind(AssertUnwindSafe(body));
     CATCHING.set(before);
     outcome.map_err(|payload| {
-        let noted = LAST.take();
+        let noted = LAST.take().map(|panic| *panic);
         noted.unwrap_or_else(|| (text_of(&*payload), String::from("?"), String::new()))
     })
 }
 
 fn note(info: &PanicHookInfo<'_>) {
-    if !CATCHING.with_borrow(|catching| *catching) {
+    if !CATCHING.get() {
         return;
     }
     let location = info.location().map_or_else(|| String::from("?"), ToString::to_string);
     let backtrace = Backtrace::force_capture().to_string();
-    LAST.set(Some((text_of(info.payload()), location, backtrace)));
+    let panic = Box::new((text_of(info.payload()), location, backtrace));
+    LAST.try_with(|last| last.set(Some(panic))).ok(); // or the thread is ending
 }
 
 fn text_of(payload: &dyn Any) -> String {
@@ -137,11 +140,11 @@ pub(super) fn work(
         // SAFETY: this process has one thread.
         unsafe { std::env::set_var(command::variable(key), number) };
     }
+    let go = hear(channel.as_fd(), &mut [0; 8], true);
+    if !matches!(go, Ok(Some(Message { kind: Kind::Go, .. }))) {
+        exit_now(1); // the owner has no descriptor of this process, and does not know of it
+    }
     let pid = std::process::id();
-    let Ok(handle) = watch_process(pid) else { crate::sys::process::exit_now(1) };
-    // From here on it counts as started. If nobody listens, its owner is not interested, or this ends soon.
-    say(channel.as_fd(), Kind::Born, &pid.to_le_bytes(), &[], &[handle.as_fd()], true).ok();
-    drop(handle);
 
     let outcome = catch(|| {
         // SAFETY: an order of this executable's, as the helper has looked.
@@ -155,6 +158,13 @@ pub(super) fn work(
         Ok(Err(Failure::Encode(text))) => (Kind::Encode, text.into_bytes(), 1),
         Err(panic) => (Kind::Panicked, postcard::to_allocvec(&panic).unwrap_or_default(), 101),
     };
-    say(channel.as_fd(), kind, &[], &body, &[], true).ok();
+    if std::process::id() != pid {
+        exit_now(code); // a copy that the function has forked: the result is not its to give
+    }
+    if let Err(error) = say(channel.as_fd(), kind, &[], &body, &[], true) {
+        // No descriptor or no memory for a large value; or nobody listens.
+        let text = error.to_string();
+        say(channel.as_fd(), Kind::Encode, &[], text.as_bytes(), &[], true).ok();
+    }
     std::process::exit(code)
 }

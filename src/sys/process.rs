@@ -86,17 +86,67 @@ pub(crate) fn send(
 }
 
 /// Takes one message, of which `buffer` takes as much as it can, and its descriptors; 0 bytes are the end.
+///
+/// If this process has no room for all descriptors, the call fails with `EMFILE` and the message
+/// stays. The kernel drops the descriptors of a message that is taken without room for them, so
+/// each message is looked at first. The socket must have no other reader meanwhile.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     descriptors: &mut Vec<OwnedFd>,
     wait: bool,
 ) -> io::Result<usize> {
+    let flags = libc::MSG_PEEK | if wait { 0 } else { libc::MSG_DONTWAIT };
+    let (length, whole) = receive_what_fits(socket, buffer, descriptors, flags)?;
+    if !whole {
+        descriptors.clear();
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
+    if length > 0 {
+        drop_message(socket)?;
+    }
+    Ok(length)
+}
+
+/// Takes the message for which [`receive`] had no room. Returns its first descriptor, or `EMFILE`
+/// if there is no room for that one either. The outer error means that nothing was taken.
+pub(crate) fn receive_first(socket: BorrowedFd<'_>) -> io::Result<io::Result<OwnedFd>> {
+    let mut descriptors = Vec::new();
+    receive_what_fits(socket, &mut [0], &mut descriptors, libc::MSG_DONTWAIT)?;
+    let first = descriptors.into_iter().next();
+    Ok(first.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE)))
+}
+
+/// Takes the message that was looked at, without its descriptors.
+fn drop_message(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let mut byte = 0_u8;
+    let flags = libc::MSG_DONTWAIT;
+    // SAFETY: writes at most one byte to the live variable.
+    past_reset(|| unsafe { libc::recv(socket.as_raw_fd(), (&raw mut byte).cast(), 1, flags) })?;
+    Ok(())
+}
+
+/// Repeats a call that reports, once, that the other end was closed with messages unread. What the
+/// other end had sent before comes after that report.
+fn past_reset(mut call: impl FnMut() -> isize) -> io::Result<isize> {
+    match uninterrupted(&mut call) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => uninterrupted(call),
+        other => other,
+    }
+}
+
+/// The length of a message, and whether there was room for all its descriptors.
+fn receive_what_fits(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+    flags: c_int,
+) -> io::Result<(usize, bool)> {
     let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut control = Control([0; CONTROL]);
     let mut message = header(&mut iov, &mut control, CONTROL);
-    let flags = libc::MSG_CMSG_CLOEXEC | if wait { 0 } else { libc::MSG_DONTWAIT };
-    let received = uninterrupted(|| {
+    let flags = flags | libc::MSG_CMSG_CLOEXEC;
+    let received = past_reset(|| {
         // SAFETY: all that the message points to lives.
         unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) }
     })?;
@@ -121,7 +171,8 @@ pub(crate) fn receive(
         // SAFETY: walks on within the control block.
         at = unsafe { libc::CMSG_NXTHDR(&raw const message, at) };
     }
-    usize::try_from(received).map_err(io::Error::other)
+    let length = usize::try_from(received).map_err(io::Error::other)?;
+    Ok((length, message.msg_flags & libc::MSG_CTRUNC == 0))
 }
 
 /// Sleeps until one of the descriptors has something to read, or has ended; which of them do.
@@ -189,6 +240,17 @@ pub(crate) fn reap(pid: u32) -> io::Result<ExitStatus> {
     Ok(ExitStatus::from_raw(status))
 }
 
+/// Waits for the child that `handle` stands for, and has the kernel forget it.
+pub(crate) fn reap_by(handle: BorrowedFd<'_>) -> io::Result<()> {
+    let number = libc::id_t::try_from(handle.as_raw_fd()).map_err(io::Error::other)?;
+    let mut info = core::mem::MaybeUninit::<libc::siginfo_t>::uninit();
+    uninterrupted(|| {
+        // SAFETY: writes to the live variable.
+        unsafe { libc::waitid(libc::P_PIDFD, number, info.as_mut_ptr(), libc::WEXITED) }
+    })?;
+    Ok(())
+}
+
 /// Kills a child that has not been reaped.
 pub(crate) fn kill_child(pid: u32) {
     if let Ok(pid) = number(pid) {
@@ -216,6 +278,12 @@ pub(crate) fn own_group() {
 pub(crate) fn own_session() {
     // SAFETY: takes nothing. It can only fail for one that leads a group, and that is a new process.
     unsafe { libc::setsid() };
+}
+
+/// Writes out what the C library holds back for its streams.
+pub(crate) fn flush_streams() {
+    // SAFETY: null stands for all streams.
+    unsafe { libc::fflush(core::ptr::null_mut()) };
 }
 
 /// Has standard input read nothing.

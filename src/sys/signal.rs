@@ -168,6 +168,31 @@ pub(crate) fn end_by(signal: c_int) -> ! {
     super::process::exit_now(128 + signal)
 }
 
+/// Gives signals the actions that they have after `exec`, and blocks none: a handler becomes the
+/// usual action, and what is ignored stays ignored. `SIGSEGV` and `SIGBUS` keep their handlers, by
+/// which the standard library reports a stack overflow.
+pub(crate) fn reset_actions() {
+    for signal in 1..=libc::SIGRTMAX() {
+        let mut known = core::mem::MaybeUninit::<libc::sigaction>::uninit();
+        // SAFETY: only asks, and writes to the live variable.
+        let r = unsafe { libc::sigaction(signal, core::ptr::null(), known.as_mut_ptr()) };
+        if r != 0 || [libc::SIGSEGV, libc::SIGBUS].contains(&signal) {
+            continue; // the C library keeps some for itself
+        }
+        // SAFETY: the call has succeeded, so it was written.
+        let known = unsafe { known.assume_init() };
+        if ![libc::SIG_DFL, libc::SIG_IGN].contains(&known.sa_sigaction) {
+            // SAFETY: the usual action is no function.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+    }
+    let mut none = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: fills the live set.
+    unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+    // SAFETY: reads the set filled above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), core::ptr::null_mut()) };
+}
+
 /// Microseconds.
 fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

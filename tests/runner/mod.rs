@@ -122,6 +122,40 @@ pub(crate) fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
+/// Allows this process so many descriptors; how many it was allowed before.
+#[expect(unsafe_code, reason = "system calls")]
+pub(crate) fn limit_descriptors(to: u64) -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes to the live variable.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+    let before = limit.rlim_cur;
+    limit.rlim_cur = to.min(limit.rlim_max);
+    // SAFETY: reads the live variable.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    before
+}
+
+/// All descriptors that this process may have. Dropped, it gives them back.
+pub(crate) struct AllDescriptors(Vec<std::fs::File>, u64);
+
+impl AllDescriptors {
+    pub(crate) fn take() -> Self {
+        let before = limit_descriptors(256);
+        let mut files = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            files.push(file);
+        }
+        AllDescriptors(files, before)
+    }
+}
+
+impl Drop for AllDescriptors {
+    fn drop(&mut self) {
+        self.0.clear();
+        limit_descriptors(self.1);
+    }
+}
+
 #[expect(unsafe_code, reason = "a system call")]
 pub(crate) fn kill(pid: u32) {
     // SAFETY: takes no pointers.
