@@ -1395,10 +1395,10 @@ fn a_slow_input() {
             std::thread::sleep(ms(2));
             drawn.fetch_add(1, SeqCst);
         });
-        let mut results =
+        let results =
             if ordered { pool.map(double, input) } else { pool.map_unordered(double, input) };
         let mut given = 0;
-        while let Some(result) = results.next() {
+        for result in results {
             result.unwrap();
             given += 1;
             let ahead = drawn.load(SeqCst) - given;

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 /// What must happen is given up only after this long: the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
-/// What the watchdog gives a whole test.
+/// What the watchdog gives a whole test, and one of which more is asked than usual.
 const LIMIT: Duration = Duration::from_secs(180);
+const LONG: Duration = Duration::from_secs(3_600);
 /// Has the test program, started once more, play a part instead of running tests.
 const PART: &str = "OUTLAST_TEST_PART";
 
@@ -39,6 +40,7 @@ pub(crate) fn run(tests: &[Test], parts: &[Test]) -> ExitCode {
     };
     let (mut passed, mut failed) = (0, Vec::new());
     let mut out = std::io::stdout();
+    let limit = if env::var_os("STRIDE").is_some() { LONG } else { LIMIT };
     for &(name, test) in tests.iter().filter(|(name, _)| wanted(name)) {
         if list {
             writeln!(out, "{name}: test").unwrap();
@@ -49,7 +51,7 @@ pub(crate) fn run(tests: &[Test], parts: &[Test]) -> ExitCode {
         let start = Instant::now();
         let (done, watch) = channel::<()>();
         let watchdog = std::thread::spawn(move || {
-            if watch.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            if watch.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
                 eprintln!("\n{name} hangs");
                 std::process::abort();
             }
