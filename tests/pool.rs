@@ -1391,20 +1391,23 @@ fn a_slow_input() {
     pool.map(double, 0..10_000).for_each(drop); // so that the chunks are large
     for ordered in [true, false] {
         let drawn = AtomicU64::new(0);
-        let input = (0..300_u64).inspect(|_| {
-            std::thread::sleep(ms(2));
+        let input = (0..40_u64).inspect(|_| {
+            std::thread::sleep(ms(15));
             drawn.fetch_add(1, SeqCst);
         });
         let results =
             if ordered { pool.map(double, input) } else { pool.map_unordered(double, input) };
-        let mut given = 0;
-        for result in results {
-            result.unwrap();
-            given += 1;
-            let ahead = drawn.load(SeqCst) - given;
-            assert!(ahead < 10, "{ahead} arguments are ahead of the results");
-        }
-        assert_eq!(given, 300);
+        let ahead: Vec<u64> = results
+            .zip(1..)
+            .map(|(result, given)| {
+                result.unwrap();
+                drawn.load(SeqCst) - given
+            })
+            .collect();
+        // On a machine that is busy, some results may be late.
+        let prompt = ahead.iter().filter(|&&ahead| ahead <= 2).count();
+        assert!(prompt > 20, "arguments that are ahead of the results: {ahead:?}");
+        assert_eq!(ahead.len(), 40);
     }
 }
 

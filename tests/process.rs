@@ -539,6 +539,7 @@ fn a_function_of_a_library() {
     assert!(matches!(refused, Err(SpawnError::ForeignFunction)), "{refused:?}");
 }
 
+#[expect(unsafe_code, reason = "a limit for another process")]
 fn play_few_descriptors() {
     runner::limit_descriptors(4_096); // only the helper is to have few
     let mut all: Vec<Process<()>> = Vec::new();
@@ -560,6 +561,16 @@ fn play_few_descriptors() {
     eventually("another one finds room", || {
         Process::spawn(double, 4).is_ok_and(|process| process.join().unwrap() == 8)
     });
+    assert!(all.iter().skip(3).all(Process::is_alive));
+    // It may have no descriptor at all, so that it cannot even refuse.
+    let none = libc::rlimit { rlim_cur: 3, rlim_max: 4_096 };
+    let helper = std::fs::read_to_string(format!("/proc/{}/stat", all[4].pid())).unwrap();
+    let helper = helper.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap();
+    let (helper, no_old) = (helper.parse().unwrap(), std::ptr::null_mut());
+    // SAFETY: reads the live variable.
+    let r = unsafe { libc::prlimit(helper, libc::RLIMIT_NOFILE, &raw const none, no_old) };
+    assert_eq!(r, 0);
+    assert!(matches!(Process::spawn(double, 4), Err(SpawnError::Io(_))));
     assert!(all.iter().skip(3).all(Process::is_alive));
 }
 

@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{ExitCode, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -81,7 +82,22 @@ fn check<T: PartialEq + std::fmt::Debug, E: std::fmt::Debug>(
     }
 }
 
+fn counts((): ()) {
+    Shared::<AtomicU64>::inherited("count").unwrap().fetch_add(1, SeqCst);
+}
+
 fn try_all(calm: bool) {
+    if let Ok(count) = Shared::anonymous(AtomicU64::new(0)) {
+        let spawned = Process::builder(counts).share("count", &count).spawn(());
+        match spawned.map(|process| process.join()) {
+            Ok(result) => check(calm, result, &()),
+            Err(error) => {
+                assert!(!calm, "{error:?}");
+                std::thread::sleep(runner::ms(20));
+                assert_eq!(count.load(SeqCst), 0, "it was not spawned, and has begun");
+            }
+        }
+    }
     check(calm, Process::spawn(double, 4).map(|process| process.join().unwrap_or(8)), &8);
     match Process::spawn(letters, 40_000).map(|process| process.join()) {
         Ok(result) => check(calm, result.map(|text| text.len()), &40_000),
@@ -267,7 +283,10 @@ impl Tracer {
             }
             return false;
         }
-        if !self.counts || self.roles[&thread] != self.role || !may_fail(thread, &registers) {
+        if !self.counts
+            || self.roles[&thread] != self.role
+            || !may_fail(self.owner, thread, &registers)
+        {
             return false;
         }
         self.seen += 1;
@@ -291,8 +310,12 @@ impl Tracer {
 }
 
 /// Whether the call is of the kind that needs a descriptor, memory or a process.
-fn may_fail(thread: i32, registers: &libc::user_regs_struct) -> bool {
+fn may_fail(owner: i32, thread: i32, registers: &libc::user_regs_struct) -> bool {
+    let low = |register: u64| register & 0xffff_ffff;
     match registers.orig_rax.cast_signed() {
+        // The standard library ends the process if a thread of its own gets no stack for signals.
+        libc::SYS_mmap if thread != owner => registers.rsi > 64 * 1024 || low(registers.rdx) != 3,
+        libc::SYS_mprotect if thread != owner => registers.rsi != 4_096 || low(registers.rdx) != 0,
         libc::SYS_fcntl => {
             [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC].iter().any(|&how| registers.rsi == how as u64)
         }
