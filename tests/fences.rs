@@ -170,3 +170,30 @@ fn closed_in_a_sandbox() {
     })
     .succeeds();
 }
+
+/// A waiter has the kernel fence for the owner, who does not fence: between the two looks at the word, before it sleeps.
+#[cfg(feature = "futex")]
+#[test]
+fn a_waiter_has_the_kernel_fence_for_the_owner() {
+    let shared = court();
+    let _watchdog = watch("a_waiter_has_the_kernel_fence_for_the_owner", &shared);
+    let ends = || {
+        let child = fork_child(|| {
+            Spin::Never.set();
+            drop(Shared::anonymous(Lock::new(0_u8)).unwrap().lock().unwrap()); // a first lock may do more
+            let filtered = filter_calls(&mut [
+                load(),
+                pass_over_if(1, libc::SYS_membarrier),
+                answer(libc::SECCOMP_RET_ALLOW),
+                answer(libc::SECCOMP_RET_KILL_PROCESS),
+            ]);
+            filtered.unwrap();
+            drop(shared.lock.lock_timeout(common::ms(20)));
+        });
+        child.wait()
+    };
+    let guard = shared.lock.lock().unwrap();
+    assert_eq!(ends(), common::Exit::Signal(libc::SIGSYS));
+    drop(guard);
+    assert_eq!(ends(), common::OK, "a lock that is free needs no fence");
+}

@@ -3,6 +3,8 @@
 #![expect(unsafe_code, reason = "robust mutexes of the C library, to be mixed with our locks")]
 mod common;
 
+#[cfg(outlast_hooks)]
+use common::Child;
 use common::{
     Exit, OK, Random, Stage, busy, fork_child, ms, sleep_for_ever, until_waiting, watch,
     watch_alone, worlds,
@@ -191,6 +193,45 @@ fn a_second_look_soon_after_the_first() {
         });
         assert!(found, "no waiter looked before its deadline");
     });
+}
+
+/// An owner finds nobody asleep. Before it says so, others fall asleep, who count on being found: it wakes them all.
+#[cfg(all(feature = "futex", outlast_hooks))]
+#[test]
+fn an_owner_that_disarms_the_word_wakes_everybody() {
+    use outlast::hooks::{Action, plan};
+    let shared = counter();
+    let _watchdog = watch("an_owner_that_disarms_the_word_wakes_everybody", &shared);
+    let (lock, step) = (&shared.lock, &shared.step);
+    let owner = fork_child(|| {
+        let guard = lock.lock().unwrap();
+        step.reach(1);
+        step.until(2);
+        plan("robust word: found nobody asleep, not disarmed yet", Action::Stop);
+        drop(guard);
+    });
+    step.until(1);
+    assert!(matches!(lock.lock_timeout(ms(50)), Err(LockError::TimedOut))); // the word stays armed
+    step.reach(2);
+    owner.until_stopped();
+    let guard = lock.lock().unwrap();
+    let sleepers = [(); 2].map(|()| {
+        let sleeper = fork_child(|| {
+            plan("wait: slept", Action::Stop);
+            drop(lock.lock().unwrap());
+        });
+        sleeper.until_waiting();
+        sleeper
+    });
+    std::thread::sleep(ms(30));
+    owner.signal(libc::SIGCONT);
+    owner.succeeds();
+    sleepers.iter().for_each(Child::until_stopped);
+    drop(guard); // wakes nobody: the word is disarmed
+    for sleeper in sleepers {
+        sleeper.signal(libc::SIGCONT);
+        sleeper.succeeds();
+    }
 }
 
 #[test]

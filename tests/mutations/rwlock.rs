@@ -146,4 +146,20 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         rule: "A wait takes as many levels again as it gave up.",
         outcome: ordinary("condition", &["all_levels_are_given_up_and_taken_again"]),
     },
+    Mutation {
+        name: "rwlock_guards_overflow",
+        file: "src/rwlock/taking.rs",
+        from: "again(word).load(Relaxed).checked_add(1)",
+        to: "Some(again(word).load(Relaxed).wrapping_add(1))",
+        rule: "One guard too many would free the lock before its guards are dropped.",
+        outcome: ordinary("rwlock", &["too_many_guards_of_one_reader"]),
+    },
+    Mutation {
+        name: "rwlock_reads_again_through_another_mapping",
+        file: "src/rwlock/taking.rs",
+        from: "owned.find(|word| word.is_held_here_by(me))",
+        to: "owned.find(|word| word.is_held_by(me))",
+        rule: "The count of guards cannot tell two mappings apart, and the list can.",
+        outcome: ordinary("rwlock", &["reading_again_through_another_mapping"]),
+    },
 ];

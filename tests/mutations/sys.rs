@@ -58,4 +58,12 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         rule: "Links beside a node of the C library are read from memory, as the C library does.",
         outcome: ordinary("lock", &["among_foreign_robust_mutexes"]),
     },
+    Mutation {
+        name: "futex_waitv_refused_panics",
+        file: "src/sys/futex.rs",
+        from: "_ => Err(Refused),",
+        to: "errno => panic!(\"futex_waitv: errno {errno}\"),",
+        rule: "Sandboxes and older kernels refuse the call, and everything works all the same.",
+        outcome: ordinary("refused_calls", &["futex_waitv_is_forbidden"]),
+    },
 ];

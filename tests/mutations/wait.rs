@@ -50,4 +50,12 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         rule: "A change made before the arming is not announced: the sleeper must look once more.",
         outcome: loom(&["queue::queue_wakes_a_receiver_that_is_falling_asleep"]),
     },
+    Mutation {
+        name: "no_last_look_after_the_deadline",
+        file: "src/wait/mod.rs",
+        from: "late = park(seen, deadline) == Wake::TimedOut;",
+        to: "if park(seen, deadline) == Wake::TimedOut { return Err(TimedOut); }",
+        rule: "What can be had when the deadline has passed is had.",
+        outcome: ordinary("lock", &["a_last_look_after_the_deadline"]),
+    },
 ];

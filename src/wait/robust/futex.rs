@@ -351,6 +351,7 @@ impl RobustWord {
     fn wake_one(&self) {
         hooks::pause("robust word: given up, nobody woken yet");
         if self.word.wake(1) == 0 {
+            hooks::pause("robust word: found nobody asleep, not disarmed yet");
             self.word.change_beside_and_wake(&self.armed, Change::AddOne, u32::MAX); // keeps I1
         }
     }
