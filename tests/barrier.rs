@@ -607,6 +607,28 @@ mod with_pauses {
         }
     }
 
+    /// A waiter that a reset has woken looks only when the next generation is complete: it is told of the reset all the same.
+    #[test]
+    fn a_late_waiter_is_told_of_an_early_reset() {
+        let meeting = meeting(2);
+        let _watchdog = watch("a_late_waiter_is_told_of_an_early_reset", &meeting);
+        let barrier = &meeting.barrier;
+        let late = fork_child(|| {
+            hooks::plan("wait: back from its sleep", Action::Stop);
+            assert_eq!(barrier.wait(), broken(BrokenCause::Reset));
+        });
+        late.until_waiting();
+        std::thread::sleep(ms(30));
+        barrier.reset();
+        late.until_stopped();
+        std::thread::scope(|scope| {
+            scope.spawn(|| barrier.wait().unwrap());
+            barrier.wait().unwrap();
+        });
+        late.signal(libc::SIGCONT);
+        late.succeeds();
+    }
+
     /// While a thread is about to claim a cell, no other thread of its process claims a second one.
     #[test]
     fn threads_of_a_process_share_a_cell() {

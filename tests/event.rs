@@ -602,8 +602,9 @@ mod with_pauses {
     fn a_setter_that_is_late_hides_no_sleeper() {
         const SET: &str = "event: set, nobody was asleep";
         const AWAKE: &str = "wait: back from its sleep";
-        let event = event(Event::auto(false));
-        let _watchdog = watch("a_setter_that_is_late_hides_no_sleeper", &event);
+        let shared = signals();
+        let event = &shared.auto;
+        let _watchdog = watch("a_setter_that_is_late_hides_no_sleeper", &shared);
         Spin::Never.set();
         assert!(!event.wait_timeout(ms(1)).unwrap()); // leaves its mark
         let late = fork_child(|| {
@@ -612,26 +613,25 @@ mod with_pauses {
         });
         late.until_stopped();
         event.wait().unwrap();
-        // Woken in this order.
-        let sleeper = |stops: bool| {
-            let child = fork_child(|| {
-                if stops {
-                    hooks::plan(AWAKE, Action::Stop);
-                }
-                event.wait().unwrap();
-            });
-            child.until_waiting();
-            child
-        };
-        let (first, second) = (sleeper(true), sleeper(false));
+        // They are woken in this order. The first one stays, as its end would wake the second.
+        let first = fork_child(|| {
+            hooks::plan(AWAKE, Action::Stop);
+            event.wait().unwrap();
+            shared.step.reach(1);
+            sleep_for_ever();
+        });
+        first.until_waiting();
+        let second = fork_child(|| event.wait().unwrap());
+        second.until_waiting();
         std::thread::sleep(ms(30));
         assert!(event.set(), "nobody was asleep");
         first.until_stopped();
         late.signal(libc::SIGCONT);
         late.succeeds();
         first.signal(libc::SIGCONT);
-        first.succeeds();
+        shared.step.until(1);
         assert!(event.set(), "nobody was woken");
         second.succeeds();
+        first.kill9();
     }
 }

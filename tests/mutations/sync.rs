@@ -1,5 +1,5 @@
 //! Semaphores, events, barriers, conditions, latches, and cells that are written once.
-use crate::plan::{Mutation, loom, ordinary};
+use crate::plan::{Mutation, hooks, loom, ordinary};
 
 pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
@@ -83,6 +83,38 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: ordinary("semaphore", &["owned_copies_made_by_fork"]),
     },
     Mutation {
+        name: "owned_permit_is_taken_from_another",
+        file: "src/semaphore/owned.rs",
+        from: "(seen & TAG == self.owner).then(",
+        to: "true.then(",
+        rule: "A permit is given back only to a cell that bears its owner's tag.",
+        outcome: ordinary("semaphore", &["owned_permits_of_a_lost_cell"]),
+    },
+    Mutation {
+        name: "owned_cell_is_read_relaxed",
+        file: "src/semaphore/owned.rs",
+        from: "let seen = cell.load(Acquire); held += seen >> HELD_AT;",
+        to: "let seen = cell.load(Relaxed); held += seen >> HELD_AT;",
+        rule: "The next owner of a permit sees what was written before it was given back.",
+        outcome: loom(&["semaphore::owned_semaphore_shows_what_was_written_before"]),
+    },
+    Mutation {
+        name: "event_set_is_split_from_its_wake",
+        file: "src/event.rs",
+        from: "let woken = self.word.change_and_wake(Change::OrOne, sleepers); // keeps I3",
+        to: "self.word.value.fetch_or(SET, Release); let woken = self.word.wake(sleepers);",
+        rule: "A setter that is no peer may die at any instruction.",
+        outcome: ordinary("crash", &["primitives::set_by_a_stranger_with_two_asleep"]),
+    },
+    Mutation {
+        name: "event_times_are_not_counted",
+        file: "src/event.rs",
+        from: "let taken = seen.wrapping_add(TIME) & !SET; // keeps I2",
+        to: "let taken = seen & !SET;",
+        rule: "A late setter does not take the word of another time for its own.",
+        outcome: hooks("event", &["with_pauses::a_setter_that_is_late_hides_no_sleeper"]),
+    },
+    Mutation {
         name: "event_set_forgets_the_sleepers",
         file: "src/event.rs",
         from: "while seen & WAITERS == 0 || seen & SET != 0 {",
@@ -149,8 +181,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "barrier_death_breaks_nothing",
         file: "src/barrier.rs",
-        from: "self.break_for(DIED, None);",
-        to: "",
+        from: "next | DIED",
+        to: "next",
         rule: "The death of a party breaks the barrier.",
         outcome: ordinary("barrier", &["a_killed_party_breaks"]),
     },
@@ -165,18 +197,68 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "barrier_forgets_who_was_let_down",
         file: "src/barrier.rs",
-        from: "self.remember(generation); // keeps I2",
+        from: "self.remember(before(seen));",
         to: "",
         rule: "A waiter of a generation that was reset learns that it was broken, however late it looks.",
-        outcome: loom(&["barrier::barrier_is_reset_for_all_or_for_nobody"]),
+        outcome: hooks("barrier", &["with_pauses::a_late_waiter_is_told_of_an_early_reset"]),
     },
     Mutation {
         name: "barrier_loss_is_counted_once_more",
         file: "src/barrier.rs",
-        from: "(seen & GONE < target).then_some(",
-        to: "(seen & GONE != target).then_some(",
-        rule: "A loss that another has noted already is not noted again.",
-        outcome: loom(&["barrier::shrinking_barrier_outlasts_a_party_killed_anywhere"]),
+        from: "if seen == next { return None; // it has happened }",
+        to: "",
+        rule: "A death breaks a barrier once, even if the recoverer dies before it has freed the cell.",
+        outcome: ordinary("crash", &["barrier::recovery_that_breaks_a_barrier_is_interrupted"]),
+    },
+    Mutation {
+        name: "barrier_cell_is_free_before_the_break",
+        file: "src/barrier.rs",
+        from: "self.state.fetch_update(AcqRel, Acquire, lose).ok();",
+        to: "cell.word.store(0, Release); self.state.fetch_update(AcqRel, Acquire, lose).ok();",
+        rule: "A death is visible in the cell until it is dealt with.",
+        outcome: ordinary("crash", &["barrier::recovery_that_breaks_a_barrier_is_interrupted"]),
+    },
+    Mutation {
+        name: "barrier_reset_is_not_remembered",
+        file: "src/barrier.rs",
+        from: "self.following(seen) | BEFORE",
+        to: "self.following(seen)",
+        rule: "Each waiter learns of a reset.",
+        outcome: ordinary("barrier", &["a_reset_is_told_once"]),
+    },
+    Mutation {
+        name: "barrier_first_free_cell_is_claimed",
+        file: "src/barrier.rs",
+        from: "self.find(tag, tag).map_or_else(|| self.claim(tag), Ok)",
+        to: "for i in 0..MAX_PROCESSES {
+                 let cell = &self.cells[(tag as usize + i) % MAX_PROCESSES];
+                 let owner = cell.word.load(Relaxed);
+                 if owner == tag
+                     || owner == 0
+                         && cell.word.compare_exchange(0, tag, AcqRel, Relaxed).is_ok()
+                 {
+                     return Ok(cell);
+                 }
+             }
+             self.claim(tag)",
+        rule: "A process has one cell: it looks through all of them before it claims one.",
+        outcome: ordinary("barrier", &["a_shrinking_barrier_loses_a_process_once"]),
+    },
+    Mutation {
+        name: "barrier_cells_are_claimed_by_several_threads",
+        file: "src/segment/table.rs",
+        from: "let _table = table(); // held across a fork, so that the child finds it free act()",
+        to: "act()",
+        rule: "Threads of a process claim one cell at a time.",
+        outcome: hooks("barrier", &["with_pauses::threads_of_a_process_share_a_cell"]),
+    },
+    Mutation {
+        name: "barrier_abort_by_a_stranger",
+        file: "src/barrier.rs",
+        from: "self.become_known(); self.break_for(ABORTED, None);",
+        to: "self.break_for(ABORTED, None);",
+        rule: "A process is a peer before it changes what others wait for.",
+        outcome: hooks("barrier", &["with_pauses::a_stranger_killed_before_its_wake"]),
     },
     Mutation {
         name: "condition_is_armed_too_late",
@@ -201,6 +283,14 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         to: "",
         rule: "A notifier may die between its change and its notification.",
         outcome: ordinary("condition", &["a_death_ends_all_waits"]),
+    },
+    Mutation {
+        name: "condition_leave_wakes",
+        file: "src/condition.rs",
+        from: "if !dead.clean { self.signal.wake_all(); }",
+        to: "self.signal.wake_all();",
+        rule: "A peer that leaves in an orderly way ends no wait.",
+        outcome: ordinary("condition", &["a_peer_that_leaves_ends_no_wait"]),
     },
     Mutation {
         name: "condition_waits_without_the_lock",
