@@ -3,6 +3,7 @@ use crate::error::Fault;
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sys::hooks;
 use core::mem::MaybeUninit;
 
 /// The largest capacity: a position keeps the index in 24 bits.
@@ -194,6 +195,7 @@ impl<T> End<'_, T> {
             if seen == wanted(at) {
                 let Some(claimed) = claimed(at) else { return Ok(at) };
                 if slot.state.compare_exchange(seen, claimed, Acquire, Relaxed).is_ok() {
+                    hooks::pause("ring: a slot claimed");
                     self.hint.store(at.next(capacity).encode(), Relaxed);
                     return Ok(at);
                 }
