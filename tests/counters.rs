@@ -2,11 +2,11 @@
 #![cfg(not(outlast_loom))]
 mod common;
 
-use common::{KILLED, fork_child, ms, sleep_for_ever, watch};
+use common::{ms, watch};
 use outlast::log::{Journal, Level};
 use outlast::queue::IN_FLIGHT;
-use outlast::spsc::{self, Ring};
-use outlast::{ByteQueue, Channel, Pipe, Queue, RecvError, Shareable, Shared, Spin, TryRecvError};
+use outlast::spsc::Ring;
+use outlast::{ByteQueue, Channel, Pipe, Queue, RecvError, Shareable, Shared, TryRecvError};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
@@ -348,6 +348,8 @@ fn laps_of_a_journal() {
 #[cfg(not(all(feature = "pthread", not(feature = "futex"))))]
 mod of_the_futex_backend {
     use super::*;
+    use common::{KILLED, fork_child, sleep_for_ever};
+    use outlast::{Spin, spsc};
 
     const RARE: u64 = 256;
 

@@ -58,18 +58,21 @@ fn a_killed_closer_of_any_queue_leaves_nobody_asleep() {
 /// The reader takes all parts while the writer, which found no room, still holds its turn.
 #[test]
 fn a_message_cut_short_wakes_its_reader() {
+    const TAKEN: &str = "pipe: a reader has the writer's turn";
     const NO_ROOM: &str = "pipe: no room for the next part, and the turn is held";
     let pipe = Shared::<Pipe>::anonymous_pipe(512).unwrap();
     let _watchdog = watch("a_message_cut_short_wakes_its_reader", &pipe);
-    let second = pipe.second().unwrap();
+    let (first, second) = (pipe.first().unwrap(), pipe.second().unwrap());
     hooks::plan(NO_ROOM, Action::Hold);
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| pipe.first().unwrap().send_bytes_timeout(&[1; 5_000], ms(50)));
+        let writer = scope.spawn(|| first.send_bytes_timeout(&[1; 5_000], ms(50)));
         eventually("the writer gives up", || hooks::visits(NO_ROOM) > 0);
         let reader = fork_child(|| {
             hooks::clear();
+            hooks::plan(TAKEN, Action::Nap(0));
             let end = pipe.second().unwrap().recv_bytes_timeout(ms(200));
             assert!(matches!(end, Err(RecvTimeoutError::TimedOut)), "{end:?}");
+            assert_eq!(hooks::visits(TAKEN), 0, "a free turn is left to writers that do not wait");
         });
         reader.until_waiting();
         std::thread::sleep(ms(50));

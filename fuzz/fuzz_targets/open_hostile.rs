@@ -16,6 +16,7 @@
 mod queues;
 
 use arbitrary::Unstructured;
+use core::cell::Cell;
 use core::mem::offset_of;
 use core::ptr::NonNull;
 use libfuzzer_sys::fuzz_target;
@@ -438,6 +439,7 @@ impl Target {
             less @ 250.. => self.memory.len().saturating_sub(usize::from(less - 249) * 977),
             _ => self.memory.len(),
         };
+        SCRIBBLED.set(false);
         // SAFETY: that many bytes are there, and outlive the segment.
         match unsafe { Shared::open_in(self.memory.base, len) } {
             Ok(shared) => Some(shared),
@@ -454,7 +456,10 @@ impl Target {
             let Ok([what, how]) = input.bytes(2).map(|pair| [pair[0], pair[1]]) else { break };
             if what % 8 != 7 {
                 step(what, how);
-            } else if self.patch(self.meanwhile(), input).is_err() {
+                continue;
+            }
+            SCRIBBLED.set(true);
+            if self.patch(self.meanwhile(), input).is_err() {
                 break;
             }
         }
@@ -479,7 +484,7 @@ struct Held<'a, T: Plain> {
     refs: Vec<Ref<'a, T>>,
 }
 
-fn use_queue<'a, T: Plain + Debug>(
+fn use_queue<'a, T: InPlace + Debug>(
     queue: &'a Queue<T>,
     held: &mut Held<'a, T>,
     value: T,
@@ -508,7 +513,7 @@ fn use_queue<'a, T: Plain + Debug>(
             _ = (delivery.attempts(), delivery.ack());
         }),
         12 => held.deliveries.pop().map_or((), Delivery::nack),
-        13 => queue.try_recv_ref().map_or((), |message| {
+        13 => T::take_ref(queue).map_or((), |message| {
             seen(&message);
             held.refs.push(message);
         }),
@@ -519,6 +524,51 @@ fn use_queue<'a, T: Plain + Debug>(
         18 => drop((queue.len(), queue.is_empty(), queue.is_full(), queue.capacity())),
         _ => drop(format!("{queue:?}")),
     }
+    let lent = T::lent(held).into_iter();
+    assert_apart(lent.chain(held.deliveries.iter().map(|delivery| bytes_of(&**delivery))));
+}
+
+/// What is read and written in place, if any bits are a value.
+trait InPlace: Plain {
+    fn take_ref(_queue: &Queue<Self>) -> Option<Ref<'_, Self>> {
+        None
+    }
+    fn lent(_held: &Held<'_, Self>) -> Vec<(usize, usize)> {
+        Vec::new()
+    }
+}
+
+impl InPlace for Kind {}
+
+impl InPlace for u64 {
+    fn take_ref(queue: &Queue<Self>) -> Option<Ref<'_, Self>> {
+        queue.try_recv_ref().ok()
+    }
+    fn lent(held: &Held<'_, Self>) -> Vec<(usize, usize)> {
+        let loans = held.loans.iter().map(|loan| bytes_of(&**loan));
+        loans.chain(held.refs.iter().map(|message| bytes_of(&**message))).collect()
+    }
+}
+
+fn bytes_of<T: ?Sized>(value: &T) -> (usize, usize) {
+    (core::ptr::from_ref(value).addr(), size_of_val(value))
+}
+
+/// Two handles never have memory in common, unless a peer has scribbled while they were held.
+fn assert_apart(lent: impl Iterator<Item = (usize, usize)>) {
+    if SCRIBBLED.get() {
+        return;
+    }
+    let mut lent: Vec<_> = lent.filter(|&(_, len)| len > 0).collect();
+    lent.sort_unstable();
+    for two in lent.windows(2) {
+        assert!(two[0].0 + two[0].1 <= two[1].0, "two handles have the same memory");
+    }
+}
+
+thread_local! {
+    /// Whether bytes were written since the segment was opened.
+    static SCRIBBLED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Done, or refused.

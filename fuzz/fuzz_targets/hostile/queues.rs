@@ -1,5 +1,5 @@
 //! Queues of every other kind, and what is done with them.
-use crate::{Kind, Memory, Quietly as _, SOON, UNPLACED, keep, kind};
+use crate::{Kind, Memory, Quietly as _, SOON, UNPLACED, assert_apart, bytes_of, keep, kind};
 use outlast::bytes::{Message, Reservation, Store};
 use outlast::log::{FixedJournal, Journal, Level, Records, WhenFull};
 use outlast::queue::priority;
@@ -321,6 +321,8 @@ impl<'a> Held<'a> {
             18 => seen_all(&(queue.len(), queue.is_empty(), queue.is_closed(), queue.capacity())),
             _ => seen_all(&(queue, &self.messages, &self.reservations)),
         }
+        let lent = self.messages.iter().map(|message| bytes_of(&**message));
+        assert_apart(lent.chain(self.reservations.iter().map(|place| bytes_of(&**place))));
     }
 
     pub fn use_byte_channel(&mut self, channel: &'a ByteChannel, how: u8) {

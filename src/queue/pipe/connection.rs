@@ -337,11 +337,16 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         if let Some(found) = self.find(flow, tail) {
             return Some(found.map(Some));
         }
-        match flow.way.writer.take(None) {
-            Err(NoTurn::Busy) => None,
-            Err(NoTurn::Failed(fault)) => Some(Err(Never::Failed(fault))),
-            Ok(_) => Some(self.find(flow, tail).transpose()), // by I4
+        // A free turn is not taken: a writer that does not wait would find it taken. One that seems to
+        // be taken may be that of a dead writer.
+        if flow.way.writer.is_taken() {
+            match flow.way.writer.take(None) {
+                Err(NoTurn::Busy) => return None,
+                Err(NoTurn::Failed(fault)) => return Some(Err(Never::Failed(fault))),
+                Ok(_) => hooks::pause("pipe: a reader has the writer's turn"),
+            }
         }
+        Some(self.find(flow, tail).transpose()) // by I4
     }
 }
 

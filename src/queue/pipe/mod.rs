@@ -39,8 +39,8 @@
 //! - I2. `head` <= `tail` <= `head` + capacity, in blocks.
 //! - I3. A record that began before follows one of the same message that goes on, or stands where its reader has left it: who
 //!   finds one at the beginning passes over it.
-//! - I4. A message that goes on goes on as long as its writer has his turn. So who has read a part, finds nothing more, can take that turn, and still finds
-//!   nothing, or who finds another beginning, knows that no more of it comes.
+//! - I4. A message that goes on goes on as long as its writer has its turn. So no more of it comes if a reader has a part, then sees that turn
+//!   free, and then finds nothing more, or another beginning.
 //! - I5. A side is gone for good => its bit is set, or a living process is about to set it, and wakes the other side after that. It may be set though the
 //!   side is not gone: who sees it looks at the cells himself (`Ends::confirm_gone`).
 //!

@@ -98,6 +98,11 @@ impl Turn {
         taken.or_else(Self::mend)
     }
 
+    /// Whether somebody has the turn. What its last owner wrote is visible to the caller if not.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.0.in_use(&|_| true)
+    }
+
     /// Who had the turn before and did not end it left the marks as they are after a record or before it, and what it
     /// saw is a place where the other mark has been: nothing is to be done.
     #[cold]
