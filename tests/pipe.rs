@@ -244,6 +244,31 @@ fn killed_in_the_middle() {
     receiver.succeeds();
 }
 
+/// The rest of a message whose receiver was killed in the middle is passed over.
+#[test]
+fn a_receiver_killed_in_the_middle() {
+    let line = line();
+    let _watchdog = watch("a_receiver_killed_in_the_middle", &line);
+    let second = line.pipe.second().unwrap();
+    let sender = fork_child(|| {
+        let first = line.pipe.first().unwrap();
+        first.send_bytes(&[1; 9_000]).unwrap();
+        first.send_bytes(b"whole").unwrap();
+    });
+    sender.until_waiting(); // for room
+    sender.signal(libc::SIGSTOP);
+    sender.until_stopped();
+    let victim = fork_child(|| {
+        let second = line.pipe.second().unwrap();
+        second.recv_bytes().unwrap();
+    });
+    victim.until_waiting(); // for more
+    victim.kill9();
+    sender.signal(libc::SIGCONT);
+    assert_eq!(second.recv_bytes().unwrap(), b"whole");
+    sender.succeeds();
+}
+
 /// A receiver that is killed while it waits leaves its turn to another of its side.
 #[test]
 fn killed_receiver() {

@@ -1416,6 +1416,20 @@ fn copies_made_by_fork_are_inert() {
     is_whole(&shared.queue);
 }
 
+/// The slot of a loan stays taken when a forked child drops its copy.
+#[test]
+fn a_loan_copied_by_fork_keeps_its_slot() {
+    let queue = Shared::anonymous(FixedQueue::<u64, 1>::new()).unwrap();
+    let _watchdog = watch_alone("a_loan_copied_by_fork_keeps_its_slot");
+    let mut loan = Some(queue.loan().unwrap());
+    fork_child(|| drop(loan.take())).succeeds();
+    assert_eq!(queue.try_send(1), Err(TrySendError::Full(1)));
+    let mut loan = loan.unwrap();
+    *loan = 2;
+    loan.send().unwrap();
+    assert_eq!(queue.drain(), [2]);
+}
+
 // --------------------------------------------------------------------------------------- values
 
 outlast::plain! {

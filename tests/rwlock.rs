@@ -607,6 +607,23 @@ fn deaths_in_a_row() {
     drop(shared.lock.write().unwrap());
 }
 
+/// A slot that a dead reader owned twice is free after one drop of its next owner.
+#[test]
+fn levels_of_a_dead_reader_are_forgotten() {
+    let shared = pair();
+    let _watchdog = watch("levels_of_a_dead_reader", &shared);
+    // So many threads own each slot in turn, the one that this thread prefers included.
+    for _ in 0..256 {
+        elsewhere(|| {
+            std::mem::forget(shared.lock.read().unwrap());
+            std::mem::forget(shared.lock.read().unwrap());
+        });
+    }
+    drop(shared.lock.read().unwrap());
+    assert!(elsewhere(|| can_write(&shared.lock)));
+    assert_eq!(shared.lock.poison_cause(), None);
+}
+
 /// A writer that waits for readers has not touched the value, and whoever waits for the writer word neither.
 #[test]
 fn a_dead_waiter_leaves_nothing_behind() {

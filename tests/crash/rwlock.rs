@@ -126,6 +126,35 @@ fn warm(world: &World) {
     drop(world.b.read());
 }
 
+/// A writer has died inside.
+fn left_by_a_dead_writer() -> World {
+    let world = locks();
+    std::thread::scope(|scope| {
+        scope.spawn(|| std::mem::forget(world.a.write()));
+    });
+    world
+}
+
+/// The victim was told of the death at most, and has not marked the value consistent.
+fn the_death_is_told(world: &World) -> Verdict {
+    match world.a.write_timeout(patience()) {
+        Err(LockError::OwnerDied(mut guard)) => WriteGuard::mark_consistent(&mut guard),
+        other => return fail(format!("writing after a death: {other:?}")),
+    }
+    both_are_sound(world)
+}
+
+/// The death of a writer is told, even if the thread that finds the lock so is killed before it has
+/// told it.
+#[test]
+fn taking_over_from_a_dead_writer() {
+    let sweep = sweep("write after a death", |world| {
+        warm(world);
+        Box::new(|| drop(world.a.write()))
+    });
+    Sweep { world: &left_by_a_dead_writer, check: the_death_is_told, ..sweep }.must_hold();
+}
+
 fn sweep<'a>(name: &'a str, victim: Operation<World>) -> Sweep<'a, World> {
     Sweep::new(name, &locks, memory, victim, both_are_sound)
 }

@@ -101,6 +101,29 @@ fn auto_event_lets_one_through_a_time() {
     });
 }
 
+/// A reset takes the signal back, and leaves the sleepers announced: later sets wake them.
+#[test]
+fn auto_event_reset_forgets_no_sleeper() {
+    check(|| {
+        let events = share([Event::auto(false), Event::auto(false)]);
+        let sleepers = asleep(|| {
+            [(); 2].map(|()| {
+                spawn(&events, |[event, taken]| {
+                    event.wait().unwrap();
+                    taken.set();
+                })
+            })
+        });
+        let [event, taken] = &*events;
+        event.set();
+        event.reset();
+        event.set();
+        taken.wait().unwrap();
+        event.set();
+        join(sleepers);
+    });
+}
+
 #[test]
 fn auto_event_timeout_swallows_no_signal() {
     check(|| {

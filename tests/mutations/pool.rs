@@ -93,22 +93,6 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: ordinary("process", &["signals_to_the_reaped"]),
     },
     Mutation {
-        name: "process_copy_uses_the_parents_helper",
-        file: "src/process/nursery.rs",
-        from: "let ours = helper.owner == std::process::id();",
-        to: "let ours = true;",
-        rule: "A forked child has no helper yet.",
-        outcome: ordinary("process", &["after_a_fork"]),
-    },
-    Mutation {
-        name: "helper_outlives_its_owner",
-        file: "src/process/nursery.rs",
-        from: "if ready[1] { return false; }",
-        to: "",
-        rule: "The helper ends with its owner, and takes the workers along.",
-        outcome: ordinary("process", &["the_owner_is_killed"]),
-    },
-    Mutation {
         name: "process_outlives_its_helper",
         file: "src/process/worker.rs",
         from: "die_with(helper);",
@@ -227,14 +211,6 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         to: "if false {",
         rule: "Results that are there are given before a slow input is asked for more.",
         outcome: ordinary("pool", &["a_slow_input"]),
-    },
-    Mutation {
-        name: "stop_copy_is_taken_down",
-        file: "src/process/stop.rs",
-        from: "if self.forks != forks() { return; // a copy, in the child of a fork, where the lock may be held by nobody }",
-        to: "",
-        rule: "A copy of a `Stop`, in the child of a fork, is inert.",
-        outcome: ordinary("stop", &["the_child_of_a_fork"]),
     },
     Mutation {
         name: "stop_set_before_is_missed",

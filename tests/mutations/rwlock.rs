@@ -56,7 +56,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "self.writer.give_up(me); return Err(error);",
         to: "return Err(error);",
         rule: "A writer that times out lets the readers in.",
-        outcome: ordinary("rwlock", &["a_writer_that_gives_up_lets_the_readers_in"]),
+        outcome: loom(&["rwlock::rwlock_timeout_of_a_writer_lets_the_readers_in"]),
     },
     Mutation {
         name: "rwlock_levels_of_the_dead_stay",
@@ -64,7 +64,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "again(word).store(0, Relaxed); // keeps I5",
         to: "",
         rule: "The next owner of a dead reader's slot begins with no levels.",
-        outcome: ordinary("rwlock", &["a_dead_reader_lets_go_at_once"]),
+        outcome: ordinary("rwlock", &["levels_of_a_dead_reader_are_forgotten"]),
     },
     Mutation {
         name: "rwlock_death_is_no_poison",
@@ -80,7 +80,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "self.lock.inside().store(0, Release); // after the last change",
         to: "",
         rule: "A writer that has left poisons nothing.",
-        outcome: ordinary("rwlock", &["deaths_in_a_row"]),
+        outcome: ordinary("rwlock", &["a_dead_waiter_leaves_nothing_behind"]),
     },
     Mutation {
         name: "rwlock_downgrade_lets_a_writer_in",
@@ -97,14 +97,6 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         to: "if more > 9 {",
         rule: "A thread that reads twice reads until its last guard is dropped.",
         outcome: ordinary("rwlock", &["reading_again"]),
-    },
-    Mutation {
-        name: "rwlock_forgotten_guard_is_not_seen",
-        file: "src/rwlock/mod.rs",
-        from: "self.words().any(|word| word.is_owned_by_one_of(ours))",
-        to: "false",
-        rule: "Memory with a lock that a thread of this process owns stays mapped.",
-        outcome: ordinary("rwlock", &["a_forgotten_guard_keeps_the_mapping"]),
     },
     Mutation {
         name: "reentrant_one_drop_ends_all_levels",
@@ -161,5 +153,13 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         to: "owned.find(|word| word.is_held_by(me))",
         rule: "The count of guards cannot tell two mappings apart, and the list can.",
         outcome: ordinary("rwlock", &["reading_again_through_another_mapping"]),
+    },
+    Mutation {
+        name: "rwlock_is_not_inside_before_it_is_poisoned",
+        file: "src/rwlock/taking.rs",
+        from: "self.poison().store(DIED, Relaxed); self.inside().store(0, Release); // keeps I4",
+        to: "self.inside().store(0, Release); self.poison().store(DIED, Relaxed);",
+        rule: "A thread that finds a dead writer's lock may be killed before it has told the death.",
+        outcome: ordinary("crash", &["rwlock::taking_over_from_a_dead_writer"]),
     },
 ];

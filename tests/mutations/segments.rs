@@ -216,7 +216,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "forget_identities(|_| true);",
         to: "",
         rule: "A forked child does not go on under its parent's tag.",
-        outcome: ordinary("shared", &["by_fork_to_children_and_theirs"]),
+        outcome: ordinary("shared", &["deaths_across_generations"]),
     },
     Mutation {
         name: "table_same_memory_is_two",

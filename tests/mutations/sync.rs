@@ -13,10 +13,10 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "semaphore_sleeper_is_not_announced",
         file: "src/semaphore/mod.rs",
-        from: "Ok(_) => Step::Sleep(announced), // keeps I1",
-        to: "Ok(_) => Step::Sleep(seen), // keeps I1",
-        rule: "The kernel puts a thread to sleep only if the word says that it sleeps.",
-        outcome: ordinary("semaphore", &["a_waiter_sleeps_on"]),
+        from: "match self.word.value.compare_exchange(seen, announced, Relaxed, Relaxed) { Ok(_) => Step::Sleep(announced),",
+        to: "match Ok::<u32, u32>(seen) { Ok(_) => Step::Sleep(seen),",
+        rule: "A releaser wakes only if the word says that a thread sleeps.",
+        outcome: loom(&["semaphore::semaphore_wakes_as_many_as_released"]),
     },
     Mutation {
         name: "semaphore_large_waiter_is_a_small_one",
@@ -32,7 +32,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "self.word.change_and_wake(Change::ClearLowestTwo, u32::MAX);",
         to: "",
         rule: "The bits of sleepers are cleared when a wake finds fewer sleepers than permits.",
-        outcome: ordinary("semaphore", &["as_many_as_released_get_through"]),
+        outcome: loom(&["semaphore::semaphore_wakes_small_behind_large"]),
     },
     Mutation {
         name: "semaphore_recovery_wakes_nobody",
@@ -160,7 +160,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "let stale = if self.is_auto() { 0 } else { WAITERS };",
         to: "let stale = WAITERS;",
         rule: "A reset of an automatic event leaves those asleep who still wait.",
-        outcome: loom(&["event::auto_event_timeout_swallows_no_signal"]),
+        outcome: loom(&["event::auto_event_reset_forgets_no_sleeper"]),
     },
     Mutation {
         name: "barrier_everybody_leads",
@@ -274,7 +274,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "late = ended.timed_out() || deadline.is_over();",
         to: "late = deadline.is_over() && !ended.timed_out();",
         rule: "A wait with a timeout ends.",
-        outcome: ordinary("condition", &["the_predicate_is_asked_first_and_last"]),
+        outcome: ordinary("condition", &["waits_for_a_predicate"]),
     },
     Mutation {
         name: "condition_death_wakes_nobody",
@@ -314,7 +314,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "fence(SeqCst); let mut seen",
         to: "let mut seen",
         rule: "Of two processes that count down different cells, one must see both.",
-        outcome: loom(&["latch::latch_shows_what_was_written_before"]),
+        outcome: loom(&["latch::latch_waits_for_who_has_joined"]),
     },
     Mutation {
         name: "latch_member_is_not_missed",
@@ -379,5 +379,21 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         to: "if true {",
         rule: "A peer may write any bytes; a reference to an invalid value is undefined behaviour.",
         outcome: ordinary("once", &["bytes_that_are_no_value"]),
+    },
+    Mutation {
+        name: "owned_cell_is_read_relaxed",
+        file: "src/semaphore/owned.rs",
+        from: "let seen = cell.load(Acquire); held += seen >> HELD_AT;",
+        to: "let seen = cell.load(Relaxed); held += seen >> HELD_AT;",
+        rule: "The next owner of a permit sees what the last one wrote.",
+        outcome: loom(&["semaphore::owned_semaphore_shows_what_was_written_before"]),
+    },
+    Mutation {
+        name: "event_times_are_not_told_apart",
+        file: "src/event.rs",
+        from: "let taken = seen.wrapping_add(TIME) & !SET; // keeps I2",
+        to: "let taken = seen & !SET;",
+        rule: "A setter that found nobody asleep goes on when others sleep, and must not take their mark away.",
+        outcome: hooks("event", &["with_pauses::a_setter_that_is_late_hides_no_sleeper"]),
     },
 ];

@@ -3,12 +3,12 @@ use crate::plan::{Mutation, ordinary};
 
 pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
-        name: "futex_wake_op_changes_nothing",
+        name: "futex_or_sets_another_bit",
         file: "src/sys/futex.rs",
         from: "Change::OrOne => (2, 1),",
-        to: "Change::OrOne => (1, 1),",
-        rule: "Setting what is set already changes nothing.",
-        outcome: ordinary("event", &["a_pulse_reaches_all_who_wait"]),
+        to: "Change::OrOne => (2, 2),",
+        rule: "The wake and the change are one system call, which sets the lowest bit.",
+        outcome: ordinary("event", &["who_sets_learns_whether_somebody_slept"]),
     },
     Mutation {
         name: "futex_clears_all",
@@ -16,7 +16,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "Change::ClearLowestTwo => (3, 3),",
         to: "Change::ClearLowestTwo => (0, 0),",
         rule: "Clearing the bits of sleepers leaves the count of permits.",
-        outcome: ordinary("semaphore", &["as_many_as_released_get_through"]),
+        outcome: ordinary("semaphore", &["large_waiters_let_small_ones_through"]),
     },
     Mutation {
         name: "futex_deadline_is_now",
@@ -32,7 +32,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "HELD_BACK.load(Relaxed)",
         to: "false",
         rule: "After a fork each lock makes its thread known to the segment first.",
-        outcome: ordinary("lock", &["a_guard_copied_by_fork_is_inert"]),
+        outcome: ordinary("condition", &["an_owner_that_was_no_peer_killed_before_its_notify"]),
     },
     Mutation {
         name: "file_keeps_open_on_exec",
@@ -43,11 +43,11 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: ordinary("shared", &["by_exec"]),
     },
     Mutation {
-        name: "robust_child_keeps_the_parents_lock",
+        name: "robust_child_uses_the_parents_id",
         file: "src/sys/robust_futex.rs",
-        from: "set_unlisted(0); HELD_LEN.set(0); FOREIGN.set(false);",
-        to: "HELD_LEN.set(0); FOREIGN.set(false);",
-        rule: "A forked child holds none of its parent's locks.",
+        from: "FAST.set((null(), 0)); KNOWN.set((null(), 0));",
+        to: "FAST.set((null(), 0));",
+        rule: "A forked child owns words by its own id.",
         outcome: ordinary("lock", &["a_guard_copied_by_fork_is_inert"]),
     },
     Mutation {
