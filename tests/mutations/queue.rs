@@ -96,7 +96,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "first.is_some() && first == look()",
         to: "first.is_some()",
         rule: "A message may move behind the eye that looks whether a queue is idle.",
-        outcome: loom(&["queue::queue_join_waits_for_the_acknowledgement"]),
+        outcome: loom(&["queue::queue_join_waits_for_all_workers"]),
     },
     Mutation {
         name: "queue_ack_wakes_nobody_who_joins",

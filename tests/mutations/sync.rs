@@ -380,20 +380,4 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         rule: "A peer may write any bytes; a reference to an invalid value is undefined behaviour.",
         outcome: ordinary("once", &["bytes_that_are_no_value"]),
     },
-    Mutation {
-        name: "owned_cell_is_read_relaxed",
-        file: "src/semaphore/owned.rs",
-        from: "let seen = cell.load(Acquire); held += seen >> HELD_AT;",
-        to: "let seen = cell.load(Relaxed); held += seen >> HELD_AT;",
-        rule: "The next owner of a permit sees what the last one wrote.",
-        outcome: loom(&["semaphore::owned_semaphore_shows_what_was_written_before"]),
-    },
-    Mutation {
-        name: "event_times_are_not_told_apart",
-        file: "src/event.rs",
-        from: "let taken = seen.wrapping_add(TIME) & !SET; // keeps I2",
-        to: "let taken = seen & !SET;",
-        rule: "A setter that found nobody asleep goes on when others sleep, and must not take their mark away.",
-        outcome: hooks("event", &["with_pauses::a_setter_that_is_late_hides_no_sleeper"]),
-    },
 ];
