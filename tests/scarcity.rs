@@ -140,7 +140,8 @@ fn play() {
     let me = std::process::id();
     runner::eventually("only the helper is left", || children(me).len() == 1);
     let open = descriptors(me);
-    writeln!(std::io::stdout(), "{open}").unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out, "{open}").unwrap();
 }
 
 // ----------------------------------------------------------------------------------------- the tracer
@@ -317,7 +318,8 @@ fn may_fail(owner: i32, thread: i32, registers: &libc::user_regs_struct) -> bool
         libc::SYS_mmap if thread != owner => registers.rsi > 64 * 1024 || low(registers.rdx) != 3,
         libc::SYS_mprotect if thread != owner => registers.rsi != 4_096 || low(registers.rdx) != 0,
         libc::SYS_fcntl => {
-            [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC].iter().any(|&how| registers.rsi == how as u64)
+            let copies = [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC];
+            copies.iter().any(|how| low(registers.rsi) == u64::from(how.cast_unsigned()))
         }
         libc::SYS_sendmsg => {
             // The length of the control block, in which descriptors go.
@@ -339,12 +341,14 @@ fn run(role: Role, nth: u64) -> Run {
             len: u16::try_from(filter.len()).unwrap_or(0),
             filter: filter.as_ptr().cast_mut(),
         };
-        // SAFETY: as the calls demand: the program lives while it is read.
-        let refused = unsafe {
-            libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) != 0
-                || libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-                || libc::prctl(libc::PR_SET_SECCOMP, 2, &raw const program) != 0
-        };
+        // SAFETY: takes no pointers.
+        let mut refused = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } != 0;
+        // SAFETY: takes no pointers.
+        refused |= unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0;
+        let with_filter = libc::SECCOMP_MODE_FILTER;
+        // SAFETY: the program and its statements live.
+        refused |=
+            unsafe { libc::prctl(libc::PR_SET_SECCOMP, with_filter, &raw const program) } != 0;
         if refused { Err(std::io::Error::last_os_error()) } else { Ok(()) }
     };
     // SAFETY: makes system calls only.
@@ -417,6 +421,7 @@ fn run(role: Role, nth: u64) -> Run {
             }
         }
     }
+    child.wait().ok(); // its status was taken above
     drop(done);
     let hangs = if watchdog.join().unwrap() { "it hangs\n" } else { "" };
     let said = said.join().unwrap() + hangs;
