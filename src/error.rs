@@ -124,6 +124,16 @@ pub enum Fault {
     /// All slots of the segment's peer table are taken.
     #[error("the segment's peer table is full")]
     TooManyPeers,
+    /// The thread that watches over the other users of the segment cannot be started.
+    #[error("the sentinel thread cannot be started: {}", io::Error::from_raw_os_error(*errno))]
+    NoSentinel {
+        /// The error of the operating system.
+        errno: i32,
+    },
+    /// The process was forked into another PID namespace, where thread ids mean other threads. It can use segments again
+    /// once it has dropped all handles that it was born with.
+    #[error("the process was forked into another PID namespace than its segments belong to")]
+    OtherPidNamespace,
     /// The value was copied into this process by `fork`, which does not copy what it stands for.
     #[error("this handle belongs to the process that was forked")]
     Forked,

@@ -115,6 +115,40 @@ fn exec_from_another_thread_gives_locks_back() {
     }
 }
 
+/// What the process owns as a peer comes back as well, and other deaths are mended meanwhile.
+#[test]
+fn exec_from_another_thread_is_the_end_of_a_peer() {
+    const NAME: &str = "exec_from_another_thread_is_the_end_of_a_peer";
+    if let Some(part) = my_part() {
+        play(&part);
+    }
+    let parts = ["permit", "job", "peer"].map(|part| (part, start(NAME, part)));
+    for (part, (world, child)) in parts {
+        let _watchdog = common::watch(part, &world);
+        world.ready.wait().unwrap();
+        until_another_program(&child);
+        match part {
+            "permit" if LOCKS_ARE_FREED => drop(world.permits.acquire().unwrap()),
+            "permit" => {}
+            "job" => assert_eq!(world.jobs.recv_ack().unwrap().attempts(), 1),
+            _ => {
+                // Another peer dies with a delivery.
+                let dies = common::fork_child(|| {
+                    core::mem::forget(world.jobs.recv_ack().unwrap());
+                    common::exit_now(0);
+                });
+                dies.succeeds();
+                let jobs = [(); 2].map(|()| world.jobs.recv_ack().unwrap());
+                assert_eq!(jobs.map(|job| job.attempts()).iter().sum::<u32>(), 1);
+            }
+        }
+        // A newcomer finds nothing that is left to do.
+        let there = Shared::<World>::from_fd(world.try_clone_fd().unwrap()).unwrap();
+        drop(there);
+        child.kill9();
+    }
+}
+
 /// A wait of less than a second asks at its end.
 #[test]
 fn a_short_wait_gives_a_lock_back() {

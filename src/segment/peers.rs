@@ -28,18 +28,24 @@
 //!
 //! # Recovery, in this order
 //! 1. A process token is marked: that process has been killed or has exited.
-//! 2. Wait until each of its threads' tokens is marked: before, it might still run on another CPU.
-//!    (A thread that registers too late finds its sentinel's token marked, and parks.)
+//! 2. Wait until each of its threads has ended: before, it might still run on another CPU. (A thread that registers too late
+//!    finds its sentinel's token marked, and parks.) Meanwhile other processes are recovered.
 //! 3. Take the control lock; look again whether the slot is still marked.
 //! 4. Every primitive mends what bears the dead process's tag, bumps its wait words and wakes all.
 //! 5. Free the thread slots; free the process slot last, so that the death of the recoverer leaves the work visible.
+//!
+//! A thread has ended if its token is marked, or if the process has no such thread. The kernel does not mark the token of a thread that calls exec and is
+//! not the first of its process. So a token says that its owner lives only as long as the owner exists; what is left over is marked in the kernel's
+//! stead. Sentinels look once a second whether the sentinel before them exists.
 //!
 //! All of it may be done twice. A sentinel that takes the control lock has `pending` on it instead of on the bell, so it first wakes all others.
 //!
 //! # Invariants
 //! - I1. A process whose tag stands in any primitive has a taken slot, and its claims are made by threads with a token.
 //! - I2. At most one slot is `JOINING` at a time; the control lock is held from before that until its token is listed.
-//! - I3. A marked process token is seen by some sentinel, as long as one lives, and by every newcomer.
+//! - I3. The owner of a token exists, or the token is marked, by the kernel or in its stead.
+//! - I4. No process waits for a thread of another one while it has a death to mend that waits for nothing.
+//! - I5. A marked process token is seen by some sentinel, as long as one lives, and by every newcomer.
 #![expect(unsafe_code, reason = "the peer table lies in the segment, at checked addresses")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -48,9 +54,9 @@ use crate::shareable::Dead;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, fence};
 use crate::sys::robust::Thread;
-use crate::sys::{Watch, thread, wake_all};
+use crate::sys::{Watch, hooks, thread, wake_all};
 use crate::wait::WaitWord;
-use crate::wait::robust::{OWNER, Refused, RobustWord};
+use crate::wait::robust::{OWNER, PATIENCE, Refused, RobustWord};
 use core::ptr::NonNull;
 use core::time::Duration;
 use std::sync::Arc;
@@ -114,6 +120,10 @@ impl ProcessSlot {
     }
     fn generation(&self) -> &AtomicU32 {
         &self.token.note[GENERATION]
+    }
+    /// Whether the process has a thread of this id.
+    fn has_thread(&self, tid: u32) -> bool {
+        thread::exists_in(self.token.note[PID].load(Relaxed), tid)
     }
 }
 
@@ -182,16 +192,10 @@ impl Peers {
         let lock = &self.control().lock;
         let give_up_at = Instant::now() + Duration::from_secs(10);
         loop {
-            let seen = lock.value();
             match lock.take_until(Deadline::after(Duration::from_millis(100))) {
                 Ok(Ok((_, me))) => return Ok(Locked { lock, me }),
                 Ok(Err(Refused::Failed(fault))) => return Err(fault),
                 Ok(Err(_)) => return Err(Fault::Corrupt),
-                // The kernel marks a word before its owner's id is free again: an unmarked
-                // owner that does not exist is no owner.
-                Err(_) if lock.value() == seen && !thread::exists(seen & OWNER) => {
-                    return Err(Fault::Corrupt);
-                }
                 Err(_) if stop.is_set() || Instant::now() >= give_up_at => return Err(Fault::Busy),
                 Err(_) => {}
             }
@@ -200,36 +204,52 @@ impl Peers {
 
     /// Takes a slot for a process, on its sentinel, and makes room for it if the table is full of the dead.
     fn join(&self, stop: &Stop, recover: &Recover) -> Result<usize, Fault> {
-        match self.take_slot(stop) {
-            Err(Fault::TooManyPeers) if self.recover_marked(stop, recover)? => self.take_slot(stop),
-            joined => joined,
+        let mut has_waited = false;
+        loop {
+            match self.take_slot(stop) {
+                Err(Fault::TooManyPeers) => {}
+                joined => return joined,
+            }
+            let survey = self.recover_marked(stop, recover)?;
+            if survey.has_recovered || self.mark_the_gone() {
+                continue;
+            }
+            if survey.awaited.is_empty() || has_waited {
+                return Err(Fault::TooManyPeers);
+            }
+            stop.sleep_any(&survey.watches());
+            has_waited = true;
         }
+    }
+
+    /// Marks the token of each process whose sentinel does not exist. Returns whether there was one. Keeps I3.
+    fn mark_the_gone(&self) -> bool {
+        let gone = |slot: &&ProcessSlot| slot.token.mark_if_gone();
+        self.processes().iter().filter(gone).count() > 0
     }
 
     /// Takes a free slot. Keeps I2.
     fn take_slot(&self, stop: &Stop) -> Result<usize, Fault> {
-        let locked = self.lock(stop)?;
-        let mut found = None;
-        for (i, slot) in self.processes().iter().enumerate() {
-            let taken = slot.token.value() != 0;
-            if !taken && slot.state().load(Relaxed) != FREE {
+        let _locked = self.lock(stop)?;
+        let free =
+            || self.processes().iter().enumerate().filter(|(_, slot)| slot.token.value() == 0);
+        for (_, slot) in free() {
+            if slot.state().load(Relaxed) != FREE {
                 slot.state().store(FREE, Relaxed); // its taker died: we hold the lock, so it is not at it
             }
-            if !taken && found.is_none() {
-                found = Some(i);
+        }
+        for (i, slot) in free() {
+            slot.token.note[PID].store(std::process::id(), Relaxed);
+            slot.state().store(JOINING, Release);
+            self.announce_roster();
+            hooks::pause("peers: joining");
+            if slot.token.enlist()? {
+                slot.state().store(LIVE, Release);
+                return Ok(i);
             }
+            slot.state().store(FREE, Relaxed); // a mutex that stays taken: see `mark_if_gone`
         }
-        let i = found.ok_or(Fault::TooManyPeers)?;
-        let slot = &self.processes()[i];
-        slot.token.note[PID].store(std::process::id(), Relaxed);
-        slot.state().store(JOINING, Release);
-        self.announce_roster();
-        if !slot.token.enlist()? {
-            return Err(Fault::Corrupt);
-        }
-        slot.state().store(LIVE, Release);
-        drop(locked);
-        Ok(i)
+        Err(Fault::TooManyPeers)
     }
 
     fn announce_roster(&self) {
@@ -237,54 +257,62 @@ impl Peers {
         wake_all(&self.control().roster);
     }
 
-    /// Recovers every process whose token is marked; whether there was one.
-    fn recover_marked(&self, stop: &Stop, recover: &Recover) -> Result<bool, Fault> {
-        let mut any = false;
+    /// Recovers every process whose token is marked and whose threads have ended. Keeps I4.
+    fn recover_marked(&self, stop: &Stop, recover: &Recover) -> Result<Survey<'_>, Fault> {
+        let mut survey = Survey::default();
         for (i, slot) in self.processes().iter().enumerate() {
             if RobustWord::is_marked(slot.token.value()) {
-                any = true;
-                self.recover_one(i, stop, recover)?;
+                match self.recover_one(i, stop, recover)? {
+                    Some(awaited) => survey.awaited.push((i, awaited)),
+                    None => survey.has_recovered = true,
+                }
             }
         }
-        Ok(any)
+        Ok(survey)
     }
 
-    fn recover_one(&self, i: usize, stop: &Stop, recover: &Recover) -> Result<(), Fault> {
+    /// Recovers the process in slot `i`, unless one of its threads still lives: then returns what to sleep on.
+    fn recover_one(
+        &self,
+        i: usize,
+        stop: &Stop,
+        recover: &Recover,
+    ) -> Result<Option<[Watch<'_>; 2]>, Fault> {
         let slot = &self.processes()[i];
         // Whoever recovered another just before has `pending` empty: killed below, it would ring for nobody.
         Thread::current()?.toll(&self.control().bell);
+        hooks::pause("peers: a death is seen");
         fence(SeqCst); // pairs with the fence in `register`: we see its tag, or it sees the mark
         let dead = tag(i, slot.generation().load(Acquire));
         for thread in
             self.threads().iter().filter(|thread| thread.token.note[TAG].load(Acquire) == dead)
         {
-            loop {
-                let seen = thread.token.value();
-                if seen & OWNER == 0 || thread.token.note[TAG].load(Acquire) != dead {
-                    break;
-                }
-                if stop.is_set() {
-                    return Ok(());
-                }
-                let control = self.control();
-                stop.sleep_any([
+            let seen = thread.token.value();
+            if seen & OWNER == 0 {
+                continue;
+            }
+            if slot.has_thread(seen & OWNER) {
+                return Ok(Some([
                     Watch { word: thread.token.as_atomic(), expected: seen },
                     Watch { word: &thread.token.note[TAG], expected: dead },
-                    Watch { word: &control.bell, expected: 0 },
-                ]);
+                ]));
             }
+            // Not marked by exec; or of another process, which is just taking the slot and will write its tag.
+            thread.token.mark_if_gone(); // keeps I3
         }
         // From here on `pending` is the lock's, and our death would ring for nobody.
         wake_all(&self.control().bell);
         Thread::current()?.untoll();
+        hooks::pause("peers: about to recover");
         let locked = self.lock(stop)?;
         let generation = slot.generation().load(Acquire);
         if RobustWord::is_marked(slot.token.value()) && tag(i, generation) == dead {
             self.clear(i, generation, recover);
+            hooks::pause("peers: recovered, slot not free yet");
             slot.token.bury();
         }
         drop(locked);
-        Ok(())
+        Ok(None)
     }
 
     /// Mends what the process in slot `i` left, and frees all but its token.
@@ -293,28 +321,39 @@ impl Peers {
         let owner = tag(i, 0);
         let (clean, pid) = (slot.state().load(Relaxed) == LEFT, slot.token.note[PID].load(Relaxed));
         recover(&Dead { tag: owner, clean, pid });
-        let all = tag(i, generation);
+        self.untag(tag(i, generation));
+        slot.state().store(FREE, Relaxed);
+        slot.generation().store(generation.wrapping_add(1), Release);
+    }
+
+    /// Frees the thread slots that bear this tag: all but the tokens of threads that live.
+    fn untag(&self, all: u32) {
         for thread in
             self.threads().iter().filter(|thread| thread.token.note[TAG].load(Relaxed) == all)
         {
             thread.token.bury();
             thread.token.note[TAG].compare_exchange(all, 0, Release, Relaxed).ok();
         }
-        slot.state().store(FREE, Relaxed);
-        slot.generation().store(generation.wrapping_add(1), Release);
+    }
+
+    /// The tag that the threads of the process in slot `i` bear.
+    fn thread_tag(&self, i: usize) -> u32 {
+        tag(i, self.processes()[i].generation().load(Relaxed))
     }
 
     /// Gives the calling thread a token under the process in slot `i`, whose sentinel is the thread `sentinel`.
     fn register(&self, i: usize, sentinel: u32) -> Result<usize, Fault> {
         let slot = &self.processes()[i];
-        let mine = tag(i, slot.generation().load(Relaxed));
+        let mine = self.thread_tag(i);
         for (t, thread) in self.threads().iter().enumerate() {
             // Free, or of a thread that has ended, whosever it was.
             if thread.token.value() & OWNER != 0 || !thread.token.enlist()? {
                 continue;
             }
             let owner = &thread.token.note[TAG];
+            hooks::pause("peers: a thread has its token, and no tag yet");
             owner.store(mine, SeqCst);
+            hooks::pause("peers: a thread has its tag");
             fence(SeqCst);
             // If this process is being killed, its sentinel may be gone already and recovery be under
             // way, without this thread: it must not touch anything. It has nothing else to do.
@@ -328,16 +367,21 @@ impl Peers {
         Err(Fault::TooManyPeers)
     }
 
-    /// Whether the thread `tid` has the token in slot `t`.
-    fn has_token(&self, t: usize, tid: u32) -> bool {
-        self.threads()[t].token.value() & OWNER == tid
+    /// Whether the thread `tid` has the token in slot `t`, with this tag.
+    ///
+    /// The id alone does not say so: a thread that has ended may have had it, and the slot may be another mapping's by now.
+    fn has_token(&self, t: usize, tid: u32, tag: u32) -> bool {
+        let token = &self.threads()[t].token;
+        token.value() & OWNER == tid && token.note[TAG].load(Relaxed) == tag
     }
 
-    /// Ends the calling thread's registration in thread slot `t`.
-    fn unregister(&self, t: usize) {
+    /// Ends the calling thread's registration in thread slot `t`, which it made through this mapping.
+    fn unregister(&self, t: usize, tag: u32) {
+        let token = &self.threads()[t].token;
         // The tag first: once the token is free, another thread may write its own.
-        self.threads()[t].token.note[TAG].store(0, Release);
-        self.threads()[t].token.leave();
+        if token.note[TAG].compare_exchange(tag, 0, Release, Relaxed).is_ok() {
+            token.leave();
+        }
     }
 
     /// Notes that the process in slot `i` is ending by itself.
@@ -345,13 +389,14 @@ impl Peers {
         self.processes()[i].state().store(LEFT, Release);
     }
 
-    /// The nearest slot before `me` whose token is taken, and a slot that is being taken.
-    fn watched(&self, me: usize) -> (Watch<'_>, Watch<'_>) {
+    /// The nearest slot before `me` whose token is owned, and a slot that is being taken.
+    ///
+    /// `None` if a token is marked that `survey` does not know of.
+    fn watched(&self, me: usize, survey: &Survey<'_>) -> Option<(usize, Watch<'_>, Watch<'_>)> {
         let (slots, len) = (self.processes(), self.processes().len());
         let watch =
             |i: usize| Watch { word: slots[i].token.as_atomic(), expected: slots[i].token.value() };
-        let (mut before, mut joining) = (watch(me), watch(me));
-        let mut found = false;
+        let (mut at, mut before, mut joining) = (me, watch(me), watch(me));
         for distance in 1..len {
             let i = (me + len - distance) % len;
             // The state first: what is `JOINING` and has a token by the time of the second look is taken.
@@ -361,11 +406,31 @@ impl Peers {
                 if is_joining {
                     joining = seen;
                 }
-            } else if !found {
-                (before, found) = (seen, true);
+            } else if !RobustWord::is_marked(seen.expected) {
+                if at == me {
+                    (at, before) = (i, seen);
+                }
+            } else if at == me && !survey.awaited.iter().any(|&(awaited, _)| awaited == i) {
+                return None;
             }
         }
-        (before, joining)
+        Some((at, before, joining))
+    }
+}
+
+/// What a walk over the marked tokens has found.
+#[derive(Debug, Default)]
+struct Survey<'a> {
+    has_recovered: bool,
+    /// The slots of processes of which a thread still lives, and what changes when it ends.
+    awaited: Vec<(usize, [Watch<'a>; 2])>,
+}
+
+impl<'a> Survey<'a> {
+    /// What to sleep on. (Beyond so many, the next of them is watched when one of these has ended.)
+    fn watches(&self) -> Vec<Watch<'a>> {
+        const MOST: usize = 60; // the kernel takes 128, and there are some others
+        self.awaited.iter().take(MOST).flat_map(|&(_, watches)| watches).collect()
     }
 }
 
@@ -397,8 +462,8 @@ impl Stop {
         self.0.value.store(1, Release);
         self.0.wake(1);
     }
-    /// Sleeps until one of the words changes, or it is set.
-    fn sleep_any<const N: usize>(&self, watches: [Watch<'_>; N]) {
+    /// Sleeps until one of the words changes, or it is set, for a second at most.
+    fn sleep_any(&self, watches: &[Watch<'_>]) {
         self.0.sleep_any(0, watches);
     }
 }
@@ -425,7 +490,7 @@ impl Membership {
         let (tell, told) = mpsc::channel();
         let watcher = Sentinel { peers, stop: Arc::clone(&stop), recover };
         let sentinel = thread::spawn_silent(c"outlast-sentinel", move || watcher.run(&tell))
-            .map_err(|_| Fault::TooManyPeers)?;
+            .map_err(|error| Fault::NoSentinel { errno: error.raw_os_error().unwrap_or(0) })?;
         let (slot, sentinel_tid) = match told.recv().unwrap_or(Err(Fault::Corrupt)) {
             Ok(joined) => joined,
             Err(fault) => {
@@ -445,9 +510,8 @@ impl Membership {
 
     /// Makes the calling thread a registered one, if it is not yet.
     pub(crate) fn register(&mut self) -> Result<(), Fault> {
-        let me = thread::id();
-        // A thread that has ended may have had the same id; then the kernel has marked its token.
-        if self.threads.iter().any(|&(t, tid)| tid == me && self.peers.has_token(t, me)) {
+        let (me, tag) = (thread::id(), self.peers.thread_tag(self.slot));
+        if self.threads.iter().any(|&(t, tid)| tid == me && self.peers.has_token(t, me, tag)) {
             return Ok(());
         }
         self.threads.retain(|&(_, tid)| tid == me || thread::is_ours(tid));
@@ -461,32 +525,37 @@ impl Membership {
         self.peers.mark_left(self.slot);
     }
 
-    /// Gives the slot back and ends the sentinel. What is left are the threads of this process
-    /// other than the calling one that still have tokens in the memory.
-    pub(crate) fn leave(mut self) -> Remains {
+    /// Gives the slot back and ends the sentinel. What is left are the tokens of this process's threads.
+    pub(crate) fn leave(self) -> Remains {
         self.stop.set();
         self.sentinel.join();
-        let me = thread::id();
-        self.threads.retain(|&(t, tid)| {
-            if tid == me {
-                self.peers.unregister(t);
-            }
-            tid != me
-        });
-        Remains { threads: self.threads.into_iter().map(|(_, tid)| tid).collect() }
+        Remains { peers: self.peers, threads: self.threads }
     }
 }
 
-/// Threads of this process whose tokens keep memory from being unmapped.
+/// Tokens of threads of this process, which keep memory from being unmapped after the last use.
 #[derive(Debug)]
 pub(crate) struct Remains {
-    threads: Vec<u32>,
+    peers: Peers,
+    threads: Vec<(usize, u32)>,
 }
 
 impl Remains {
+    /// Gives the tokens of the calling thread up. Returns whether it had any.
+    pub(crate) fn give_up_own(&mut self) -> bool {
+        let (me, before) = (thread::id(), self.threads.len());
+        self.threads.retain(|&(t, tid)| {
+            if tid == me {
+                self.peers.unregister(t, 0); // the sentinel has cleared the tag
+            }
+            tid != me
+        });
+        self.threads.len() < before
+    }
+
     /// Whether any of the threads lives. (One that has its id by now counts: then the memory stays longer.)
     pub(crate) fn any(&self) -> bool {
-        self.threads.iter().any(|&tid| thread::is_ours(tid))
+        self.threads.iter().any(|&(_, tid)| thread::is_ours(tid))
     }
 }
 
@@ -517,26 +586,36 @@ impl Sentinel {
     fn watch(&self, me: usize, recovered: impl Fn()) {
         let control = self.peers.control();
         let Ok(thread) = Thread::current() else { return };
+        let mut looked_at = Instant::now();
         while !self.stop.is_set() {
             thread.toll(&control.bell);
             control.bell.store(0, Relaxed); // it is; another value would silence it
             let roster = Watch { word: &control.roster, expected: control.roster.load(Acquire) };
-            match self.peers.recover_marked(&self.stop, &*self.recover) {
-                Ok(false) => {}
-                Ok(true) => continue,
+            hooks::pause("peers: the sentinel looks");
+            let survey = match self.peers.recover_marked(&self.stop, &*self.recover) {
+                Ok(survey) if survey.has_recovered => continue,
+                Ok(survey) => survey,
                 Err(_) => {
                     // Damaged, or held by a process that is stopped: again a little later.
                     std::thread::sleep(Duration::from_millis(100));
                     continue;
                 }
+            };
+            if survey.awaited.is_empty() {
+                recovered();
             }
-            recovered();
-            let (before, joining) = self.peers.watched(me);
-            if RobustWord::is_marked(before.expected) {
-                continue;
+            let Some((at, before, joining)) = self.peers.watched(me, &survey) else { continue };
+            if at != me && looked_at.elapsed() >= PATIENCE {
+                looked_at = Instant::now();
+                if self.peers.processes()[at].token.mark_if_gone() {
+                    continue; // keeps I3
+                }
             }
+            hooks::pause("peers: the sentinel is about to sleep");
             let bell = Watch { word: &control.bell, expected: 0 };
-            self.stop.sleep_any([bell, roster, before, joining]);
+            let mut watches = vec![bell, roster, before, joining];
+            watches.extend(survey.watches());
+            self.stop.sleep_any(&watches);
         }
         thread.untoll();
     }
@@ -544,12 +623,16 @@ impl Sentinel {
     fn leave(&self, me: usize) {
         let slot = &self.peers.processes()[me];
         slot.state().store(LEFT, Release);
+        hooks::pause("peers: leaving");
         // Without the lock the slot would have to stay taken: better to end as a dead process does,
         // which the next to come will recover.
         if let Ok(locked) = self.peers.lock(&Stop::default()) {
             self.peers.clear(me, slot.generation().load(Relaxed), &*self.recover);
             slot.token.leave();
             drop(locked);
+        } else {
+            // The threads live on, and use the memory no more: nobody is to wait for them.
+            self.peers.untag(self.peers.thread_tag(me));
         }
     }
 }

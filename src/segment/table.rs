@@ -2,23 +2,38 @@
 //!
 //! A primitive is a plain value, and learns who calls it from its own address: [`identify`] looks
 //! in a thread-local cache of address ranges, the last one first, then in the process-wide table. Nothing of this is
-//! read from shared memory. A cached range stays mapped for as long as its thread lives, or until that thread itself
-//! leaves: a registered thread's token lies in it, and [`Attachment::detach`] keeps such memory (the *graveyard*).
+//! read from shared memory.
+//!
+//! # After the last use
+//! A registered thread's token lies in the memory. So [`Attachment::detach`] keeps the memory (in a *grave*) until each such thread has ended, or
+//! has come back here: a thread gives its tokens in graves up whenever it is identified anew. Memory of the caller's is not kept, and may be opened
+//! again at the same address while such threads live. So a cache holds no range, but refers to an [`Identity`], which the last use makes empty, and
+//! which is used again only when no thread can have it in its cache.
 //!
 //! # Fork
 //! The child of a fork is nobody yet: its cache is emptied, the count of [`forks`] moves, and every mapping
-//! is attached anew at its first use. The table's lock is held across the fork, so that the child finds it whole. A lock asks nobody
-//! who calls, to be as short as it is; so until the child is a peer of all segments that it was born with, its locks take
-//! a longer way, on which they do: the others would not hear of its death.
-#![expect(unsafe_code, reason = "a function that the system calls when the program is loaded")]
+//! is attached anew at its first use. A lock asks nobody who calls, to be as short as it is. So until the child is a peer of all segments that it was
+//! born with, its locks take a longer way, on which it becomes one: what it changes under a lock in one of them, it may announce in
+//! another, and the others must hear of its death in between.
+//!
+//! A child in another PID namespace than its parent can be no peer of the parent's segments, as thread ids mean other threads there: all calls that
+//! need to know who it is fail in it until it has dropped the handles that it was born with.
+//!
+//! The table's lock is held across the fork, so that the child finds it whole. Nobody holds it while a sentinel starts or ends: that can take
+//! seconds, if another process holds the segment's control lock.
+#![expect(
+    unsafe_code,
+    reason = "a function that the system calls when the program is loaded, and a pointer in place of a reference"
+)]
 use super::memory::Memory;
 use super::peers::{Membership, Peers, Recover, Remains};
 use crate::error::Fault;
 use crate::sync::atomic::Ordering::{AcqRel, Relaxed};
-use crate::sync::atomic::{AtomicBool, AtomicU32};
-use crate::sys::{fence, robust, thread};
-use core::cell::{Cell, RefCell};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use crate::sys::{fence, hooks, robust, thread};
+use core::cell::Cell;
+use core::mem::ManuallyDrop;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// One mapping with a peer table.
 #[derive(Debug)]
@@ -29,9 +44,18 @@ struct Mapping {
     recover: RecoverBox,
     /// Attachments to it: several if the memory is the caller's, who can open it twice at one address.
     users: usize,
-    membership: Option<Membership>,
-    /// The count of forks when `membership` was made.
+    place: Place,
+    /// The count of forks when `place` was last changed: under another one, it is the parent's.
     forks: u32,
+}
+
+/// This process's place among the users of a mapping.
+#[derive(Debug)]
+enum Place {
+    None,
+    /// A thread is just taking it, without the table's lock.
+    Joining,
+    Peer(Membership, &'static Identity),
 }
 
 /// A mapping without one: known only so that addresses in it count as shared.
@@ -39,6 +63,8 @@ struct Mapping {
 struct Range {
     start: usize,
     len: usize,
+    /// The count of forks when it was entered.
+    forks: u32,
 }
 
 #[derive(Clone)]
@@ -53,41 +79,88 @@ impl core::fmt::Debug for RecoverBox {
 /// Memory whose last user has gone, while threads of this process still have tokens or locks in it.
 #[derive(Debug)]
 struct Grave {
+    /// `None` if this process was no peer.
     remains: Option<Remains>,
-    memory: Memory,
+    identity: Option<&'static Identity>,
+    /// Kept mapped. `None` if it is the caller's.
+    memory: Option<Memory>,
 }
 
 impl Grave {
     fn is_needed(&self) -> bool {
-        let (start, len) = (self.memory.base().addr(), self.memory.len());
-        self.remains.as_ref().is_some_and(Remains::any) || robust::is_held_within(start, len)
+        let held = |memory: &Memory| robust::is_held_within(memory.base().addr(), memory.len());
+        self.remains.as_ref().is_some_and(Remains::any) || self.memory.as_ref().is_some_and(held)
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
     mappings: Vec<Mapping>,
     ranges: Vec<Range>,
     graves: Vec<Grave>,
+    /// Those that no thread has in its cache.
+    spare: Vec<&'static Identity>,
 }
 
-static TABLE: Mutex<Table> =
-    Mutex::new(Table { mappings: Vec::new(), ranges: Vec::new(), graves: Vec::new() });
+static TABLE: Mutex<Table> = Mutex::new(Table {
+    mappings: Vec::new(),
+    ranges: Vec::new(),
+    graves: Vec::new(),
+    spare: Vec::new(),
+});
+/// A mapping is no longer [`Place::Joining`].
+static JOINED: Condvar = Condvar::new();
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// A mapping's start and length, and the owner tag of this process in it.
-type Identity = (usize, usize, u32);
-const NOBODY: Identity = (0, 0, 0);
+/// Who this process is in a mapping. Any thread that has it in its cache is registered there.
+#[derive(Debug)]
+struct Identity {
+    start: AtomicUsize,
+    /// 0 after the last use.
+    len: AtomicUsize,
+    /// The owner tag.
+    tag: AtomicU32,
+}
+
+static NOBODY: Identity =
+    Identity { start: AtomicUsize::new(0), len: AtomicUsize::new(0), tag: AtomicU32::new(0) };
+
+impl Identity {
+    #[inline(always)]
+    fn covers(&self, address: usize) -> bool {
+        address.wrapping_sub(self.start.load(Relaxed)) < self.len.load(Relaxed)
+    }
+
+    #[inline(always)]
+    fn tag(&self) -> u32 {
+        self.tag.load(Relaxed)
+    }
+}
+
+/// A `&'static Identity` in a cache. (Until Rust 1.89 a constant cannot be a reference to what changes.)
+#[derive(Clone, Copy)]
+struct Cached(*const Identity);
+
+impl Cached {
+    const NOBODY: Cached = Cached(&raw const NOBODY);
+
+    #[inline(always)]
+    fn get(self) -> &'static Identity {
+        // SAFETY: made of such a reference, here or by `forget_identities` or `identify_slow`.
+        unsafe { &*self.0 }
+    }
+}
 
 thread_local! {
     /// The mapping that this thread used last.
-    static HERE: Cell<Identity> = const { Cell::new(NOBODY) };
+    static HERE: Cell<Cached> = const { Cell::new(Cached::NOBODY) };
     /// Some that it used before; the oldest is the next to be replaced.
-    static RECENT: Cell<[Identity; 8]> = const { Cell::new([NOBODY; 8]) };
+    static RECENT: Cell<[Cached; 8]> = const { Cell::new([Cached::NOBODY; 8]) };
     /// Process and thread, as the kernel knows them, and the count of forks when it was asked.
     static WHO: Cell<(u32, u32, u32)> = const { Cell::new((u32::MAX, 0, 0)) };
-    /// The table's lock, held by the thread that forks.
-    static ACROSS_FORK: RefCell<Option<MutexGuard<'static, Table>>> = const { RefCell::new(None) };
+    /// The table's lock, held by the thread that forks. Without a destructor: a thread may fork after its thread-locals have gone.
+    static ACROSS_FORK: Cell<Option<ManuallyDrop<MutexGuard<'static, Table>>>> =
+        const { Cell::new(None) };
 }
 
 fn table() -> MutexGuard<'static, Table> {
@@ -99,44 +172,98 @@ fn table() -> MutexGuard<'static, Table> {
 /// registered peer from here on.
 #[inline(always)]
 pub(crate) fn identify(address: usize) -> Result<u32, Fault> {
-    let (start, len, tag) = HERE.get();
-    if address.wrapping_sub(start) < len { Ok(tag) } else { identify_slow(address) }
+    let here = HERE.get().get();
+    if here.covers(address) { Ok(here.tag()) } else { identify_slow(address) }
 }
 
 #[cold]
 fn identify_slow(address: usize) -> Result<u32, Fault> {
-    let is_there = |&(start, len, _): &Identity| address.wrapping_sub(start) < len;
-    if let Some(identity) = RECENT.get().into_iter().find(is_there) {
-        HERE.set(identity);
-        return Ok(identity.2);
+    if let Some(cached) = RECENT.get().into_iter().find(|cached| cached.get().covers(address)) {
+        HERE.set(cached);
+        return Ok(cached.get().tag());
     }
+    robust::Thread::current()?; // not in another PID namespace
     let mut table = table();
-    let within = |mapping: &&mut Mapping| address.wrapping_sub(mapping.start) < mapping.len;
-    let mapping = table.mappings.iter_mut().find(within).ok_or(Fault::NotShared)?;
-    let membership = mapping.attach()?;
+    table.give_up_own();
+    let start = table.within(address).ok_or(Fault::NotShared)?.start;
+    let attached = attach(table, start);
+    table = attached.0;
+    attached.1?;
+    let mapping = table.mapping(start).ok_or(Fault::NotShared)?;
+    let Place::Peer(membership, identity) = &mut mapping.place else { return Err(Fault::Corrupt) };
     membership.register()?;
-    let tag = membership.tag();
-    let identity = (mapping.start, mapping.len, tag);
-    HERE.set(identity);
+    HERE.set(Cached(*identity));
     let mut recent = RECENT.get();
     recent.rotate_right(1);
-    recent[0] = identity;
+    recent[0] = Cached(*identity);
     RECENT.set(recent);
+    Ok(identity.tag())
+}
+
+/// Makes this process a peer of the mapping that starts there, if it is none.
+///
+/// Gives the table's lock up while the sentinel starts. The mapping stays: who has it detached waits for the end of that.
+fn attach(
+    mut table: MutexGuard<'static, Table>,
+    start: usize,
+) -> (MutexGuard<'static, Table>, Result<(), Fault>) {
+    let (peers, recover) = loop {
+        let Some(mapping) = table.mapping(start) else { return (table, Err(Fault::NotShared)) };
+        mapping.forget_parent();
+        match mapping.place {
+            Place::Peer(..) => return (table, Ok(())),
+            Place::Joining => table = JOINED.wait(table).unwrap_or_else(PoisonError::into_inner),
+            Place::None => {
+                mapping.place = Place::Joining;
+                break (mapping.peers, Arc::clone(&mapping.recover.0));
+            }
+        }
+    };
+    drop(table);
+    hooks::pause("table: attaching");
+    let joined = Membership::join(peers, recover);
+    let mut table = self::table();
+    let identity = table.spare.pop();
+    let mut result = Err(Fault::Corrupt);
+    if let Some(mapping) = table.mapping(start) {
+        (mapping.place, result) = match joined {
+            Ok(membership) => {
+                let identity = mapping.identity(membership.tag(), identity);
+                (Place::Peer(membership, identity), Ok(()))
+            }
+            Err(fault) => (Place::None, Err(fault)),
+        };
+    }
     table.settle();
-    Ok(tag)
+    JOINED.notify_all();
+    (table, result)
+}
+
+/// In the child of a fork: makes it a peer of each mapping that it was born with. Each is tried once: there may be too many peers.
+fn attach_inherited(mut table: MutexGuard<'static, Table>) -> MutexGuard<'static, Table> {
+    while thread::is_held_back() {
+        let inherited = |mapping: &&Mapping| mapping.is_inherited() || mapping.is_joining();
+        let Some(start) = table.mappings.iter().find(inherited).map(|mapping| mapping.start) else {
+            break;
+        };
+        table = attach(table, start).0;
+    }
+    table
 }
 
 /// Empties the calling thread's cache of those for which `are_gone` says so.
-fn forget_identities(are_gone: impl Fn(Identity) -> bool) {
-    let keep = |identity: Identity| if are_gone(identity) { NOBODY } else { identity };
+fn forget_identities(are_gone: impl Fn(&Identity) -> bool) {
+    let keep = |cached: Cached| if are_gone(cached.get()) { Cached::NOBODY } else { cached };
     HERE.set(keep(HERE.get()));
     RECENT.set(RECENT.get().map(keep));
 }
 
-/// In the child of a fork: makes it a peer of the segment that the lock at `address` lies in, as its parent was. To be called on the way of a lock
-/// that is taken when the shortest way is barred.
+/// In the child of a fork: makes it a peer of all segments that it was born with, as its parent was, and registers the calling thread in that of
+/// the lock at `address`. To be called on the way of a lock that is taken when the shortest way is barred.
 pub(crate) fn introduce(address: usize) {
-    if thread::is_held_back() {
+    // Not in another PID namespace.
+    if thread::is_held_back() && robust::Thread::current().is_ok() {
+        drop(attach_inherited(table()));
         identify(address).ok(); // there may be no peers in that segment, or too many
     }
 }
@@ -192,16 +319,36 @@ pub(crate) fn who() -> (u32, u32) {
 }
 
 impl Mapping {
-    fn attach(&mut self) -> Result<&mut Membership, Fault> {
-        if self.forks != forks() {
-            // The parent's: its sentinel is not in this process, and its slot is not ours to free.
-            core::mem::forget(self.membership.take());
+    /// Whether this process was born with it, and has not taken a place in it since.
+    fn is_inherited(&self) -> bool {
+        self.forks != forks()
+    }
+
+    fn is_joining(&self) -> bool {
+        matches!(self.place, Place::Joining)
+    }
+
+    /// Forgets the parent's place: its sentinel is not in this process, and its slot is not ours to free.
+    fn forget_parent(&mut self) {
+        if self.is_inherited() {
+            core::mem::forget(core::mem::replace(&mut self.place, Place::None));
             self.forks = forks();
         }
-        if self.membership.is_none() {
-            self.membership = Some(Membership::join(self.peers, Arc::clone(&self.recover.0))?);
-        }
-        self.membership.as_mut().ok_or(Fault::Corrupt)
+    }
+
+    /// An identity for this mapping: the spare one, if there is one.
+    fn identity(&self, tag: u32, spare: Option<&'static Identity>) -> &'static Identity {
+        let identity = spare.unwrap_or_else(|| {
+            Box::leak(Box::new(Identity {
+                start: AtomicUsize::new(0),
+                len: AtomicUsize::new(0),
+                tag: AtomicU32::new(0),
+            }))
+        });
+        identity.start.store(self.start, Relaxed);
+        identity.tag.store(tag, Relaxed);
+        identity.len.store(self.len, Relaxed);
+        identity
     }
 }
 
@@ -223,21 +370,27 @@ impl Attachment {
         robust::Thread::current()?;
         fence::adopt();
         let (start, len) = (memory.base().expose_provenance(), memory.len());
+        let forks = forks();
         let mut table = table();
         table.bury();
         match peers {
-            None => table.ranges.push(Range { start, len }),
-            Some(peers) => match table.mappings.iter_mut().find(|other| other.start == start) {
+            None => table.ranges.push(Range { start, len, forks }),
+            Some(peers) => match table.mapping(start) {
                 Some(other) => other.users += 1,
                 None => {
-                    let (recover, forks) = (RecoverBox(recover), forks());
-                    let mut mapping =
-                        Mapping { start, len, peers, recover, users: 1, membership: None, forks };
-                    if let Err(fault) = mapping.attach() {
-                        robust::forget_within(start, len);
+                    let (recover, place) = (RecoverBox(recover), Place::None);
+                    let mapping = Mapping { start, len, peers, recover, users: 1, place, forks };
+                    table.mappings.push(mapping);
+                    let attached = attach(table, start);
+                    table = attached.0;
+                    if let Err(fault) = attached.1 {
+                        let gone = table.leave(start);
+                        drop(table);
+                        if gone.is_some() {
+                            robust::forget_within(start, len);
+                        }
                         return Err(fault);
                     }
-                    table.mappings.push(mapping);
                 }
             },
         }
@@ -249,55 +402,92 @@ impl Attachment {
     pub(crate) fn detach(&self, memory: Memory, keep: bool) {
         let mut table = table();
         table.bury();
-        let remains = self.leave(&mut table);
-        table.give_up(memory, remains, keep);
-    }
-
-    fn leave(&self, table: &mut Table) -> Option<Remains> {
-        let range = Range { start: self.start, len: self.len };
-        if let Some(i) = table.ranges.iter().position(|&other| other == range) {
+        let range = |other: &Range| (other.start, other.len) == (self.start, self.len);
+        if let Some(i) = table.ranges.iter().position(range) {
             table.ranges.swap_remove(i);
         }
-        let i = table.mappings.iter().position(|mapping| mapping.start == self.start)?;
-        table.mappings[i].users -= 1;
-        if table.mappings[i].users > 0 {
-            return None;
+        while table
+            .mapping(self.start)
+            .is_some_and(|mapping| !mapping.is_inherited() && mapping.is_joining())
+        {
+            table = JOINED.wait(table).unwrap_or_else(PoisonError::into_inner);
         }
-        let mapping = table.mappings.swap_remove(i);
+        let gone = table.leave(self.start);
         table.settle();
-        forget_identities(|(start, ..)| start == self.start);
-        if mapping.forks == forks() {
-            mapping.membership.map(Membership::leave)
-        } else {
-            core::mem::forget(mapping.membership); // the parent's
-            None
+        drop(table);
+        let left = gone.map_or((None, None), Mapping::give_back);
+        self::table().give_up(memory, left, keep);
+    }
+}
+
+impl Mapping {
+    /// Gives this process's place back. Returns what its threads still have there, and what they may have in their caches.
+    fn give_back(self) -> (Option<Remains>, Option<&'static Identity>) {
+        if self.is_inherited() {
+            core::mem::forget(self.place); // the parent's
+            return (None, None);
         }
+        let Place::Peer(membership, identity) = self.place else { return (None, None) };
+        forget_identities(|other| core::ptr::eq(other, identity));
+        let mut remains = membership.leave();
+        remains.give_up_own();
+        (Some(remains), Some(identity))
     }
 }
 
 /// Lets go of memory that a thread of this process may have used, and that has no attachment.
 /// `keep` as in [`Attachment::detach`].
 pub(crate) fn discard(memory: Memory, keep: bool) {
-    table().give_up(memory, None, keep);
+    table().give_up(memory, (None, None), keep);
 }
 
 impl Table {
     /// Unmaps memory, as soon as no thread of this process has a token or a lock in it; with `keep`
     /// never.
-    fn give_up(&mut self, memory: Memory, remains: Option<Remains>, keep: bool) {
+    fn give_up(
+        &mut self,
+        memory: Memory,
+        (remains, identity): (Option<Remains>, Option<&'static Identity>),
+        keep: bool,
+    ) {
         let (start, len) = (memory.base().addr(), memory.len());
+        let mut grave = Grave { remains, identity, memory: None };
         if keep {
             core::mem::forget(memory);
-            return;
+        } else if !self.has(start) {
+            // The caller's memory is not ours to keep; that it outlasts such threads is the caller's promise.
+            if memory.is_callers() {
+                robust::forget_within(start, len);
+            } else {
+                grave.memory = Some(memory);
+            }
         }
-        let is_in_use = self.has(start);
-        let grave = Grave { remains, memory };
-        // The caller's memory is not ours to keep; that it outlasts such threads is the caller's promise.
-        if !is_in_use && !grave.memory.is_callers() && grave.is_needed() {
-            self.graves.push(grave);
-        } else if !is_in_use {
-            robust::forget_within(start, len);
+        self.graves.push(grave);
+        self.bury();
+    }
+
+    /// The mapping that starts there.
+    fn mapping(&mut self, start: usize) -> Option<&mut Mapping> {
+        self.mappings.iter_mut().find(|mapping| mapping.start == start)
+    }
+
+    /// The mapping that an address lies in.
+    fn within(&self, address: usize) -> Option<&Mapping> {
+        self.mappings.iter().find(|mapping| address.wrapping_sub(mapping.start) < mapping.len)
+    }
+
+    /// Ends one use of the mapping that starts there; the mapping, if it was the last one. From here on no cache knows it.
+    fn leave(&mut self, start: usize) -> Option<Mapping> {
+        let i = self.mappings.iter().position(|mapping| mapping.start == start)?;
+        self.mappings[i].users -= 1;
+        if self.mappings[i].users > 0 {
+            return None;
         }
+        let mapping = self.mappings.swap_remove(i);
+        if let Place::Peer(_, identity) = mapping.place {
+            identity.len.store(0, Relaxed);
+        }
+        Some(mapping)
     }
 
     /// Whether memory that starts there is in use.
@@ -306,16 +496,50 @@ impl Table {
             || self.ranges.iter().any(|range| range.start == start)
     }
 
-    /// Once this process is a peer of all segments that it was born with, locks need not ask.
+    /// Once this process is a peer of all segments that it was born with, locks need not ask. In another PID namespace they
+    /// are refused until there is no such segment any more.
     fn settle(&self) {
-        if self.mappings.iter().all(|mapping| mapping.forks == forks()) {
+        let inherited = self.mappings.iter().any(Mapping::is_inherited);
+        if thread::is_elsewhere() {
+            let inherited = inherited || self.ranges.iter().any(|range| range.forks != forks());
+            thread::set_elsewhere(inherited);
+            if inherited {
+                return;
+            }
+        }
+        if !inherited && !self.mappings.iter().any(Mapping::is_joining) {
             thread::hold_back(false);
+        }
+    }
+
+    /// Gives up the calling thread's tokens in graves.
+    fn give_up_own(&mut self) {
+        let mut any = false;
+        for grave in &mut self.graves {
+            let Grave { remains: Some(remains), identity, .. } = grave else { continue };
+            if remains.give_up_own() {
+                any = true;
+                forget_identities(|other| identity.is_some_and(|gone| core::ptr::eq(other, gone)));
+            }
+        }
+        if any {
+            self.bury();
         }
     }
 
     /// Unmaps what no thread has a token in any more.
     fn bury(&mut self) {
-        self.graves.retain(Grave::is_needed);
+        let Table { graves, spare, .. } = self;
+        graves.retain(|grave| {
+            let stays = grave.is_needed();
+            if !stays {
+                if let Some(memory) = &grave.memory {
+                    robust::forget_within(memory.base().addr(), memory.len());
+                }
+                spare.extend(grave.identity);
+            }
+            stays
+        });
     }
 }
 
@@ -334,19 +558,24 @@ extern "C" fn hook() {
 }
 
 extern "C" fn before_fork() {
-    ACROSS_FORK.set(Some(table()));
+    ACROSS_FORK.set(Some(ManuallyDrop::new(table())));
 }
 
 extern "C" fn after_fork() {
-    ACROSS_FORK.set(None);
+    drop(ACROSS_FORK.take().map(ManuallyDrop::into_inner));
 }
 
 extern "C" fn after_fork_in_child() {
     FORKS.fetch_add(1, Relaxed);
     forget_identities(|_| true);
     robust::forget_in_child();
-    if let Some(table) = ACROSS_FORK.take() {
+    if let Some(table) = ACROSS_FORK.take().map(ManuallyDrop::into_inner) {
         thread::hold_back(!table.mappings.is_empty());
+        // What is checked when a segment is opened is so in the child as well, but for this.
+        let any = !table.mappings.is_empty() || !table.ranges.is_empty();
+        if any && thread::parent_is_elsewhere() {
+            thread::set_elsewhere(true);
+        }
     }
 }
 
@@ -381,8 +610,8 @@ pub fn leave() {
 extern "C" fn leave_all() {
     // A thread that holds the table's lock may have been stopped by exit; then the others take this for a kill.
     let Ok(table) = TABLE.try_lock() else { return };
-    for mapping in table.mappings.iter().filter(|mapping| mapping.forks == forks()) {
-        if let Some(membership) = &mapping.membership {
+    for mapping in table.mappings.iter().filter(|mapping| !mapping.is_inherited()) {
+        if let Place::Peer(membership, _) = &mapping.place {
             membership.mark_left();
         }
     }

@@ -85,16 +85,11 @@ impl Parker {
         })
     }
 
-    pub(crate) fn park_any<const N: usize>(
-        &self,
-        word: &AtomicU32,
-        expected: u32,
-        others: [Watch<'_>; N],
-    ) {
+    pub(crate) fn park_any(&self, word: &AtomicU32, expected: u32, others: &[Watch<'_>]) {
         let own = Watch { word, expected };
-        let mut waiters = Vec::with_capacity(N + 1);
+        let mut waiters = Vec::with_capacity(others.len() + 1);
         waiters.push(waiter(own));
-        waiters.extend(others.map(waiter));
+        waiters.extend(others.iter().copied().map(waiter));
         let look_again = time_after(hooks::second_look(Duration::from_secs(1)));
         if let Err(Refused) = sleep_at(&waiters, Some(&look_again))
             && !has_changed(&own)

@@ -109,12 +109,7 @@ impl Parker {
         if late { Wake::TimedOut } else { Wake::Woken }
     }
 
-    pub(crate) fn park_any<const N: usize>(
-        &self,
-        word: &AtomicU32,
-        expected: u32,
-        others: [Watch<'_>; N],
-    ) {
+    pub(crate) fn park_any(&self, word: &AtomicU32, expected: u32, others: &[Watch<'_>]) {
         if others.iter().all(|other| other.word.load(Acquire) == other.expected) {
             self.park(word, expected, Deadline::after(WATCH));
         }

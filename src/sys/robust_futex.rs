@@ -54,7 +54,7 @@
 #[path = "robust_futex_threads.rs"]
 mod threads;
 
-use super::thread::is_held_back;
+use super::thread::{is_elsewhere, is_held_back};
 use crate::error::Fault;
 use crate::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
@@ -147,6 +147,9 @@ impl Thread {
 
     #[cold]
     fn introduce() -> Result<Thread, Fault> {
+        if is_elsewhere() {
+            return Err(Fault::OtherPidNamespace);
+        }
         let mut head: *const Head = null();
         let mut len = 0usize;
         // SAFETY: the kernel writes a pointer and a length to two live variables.

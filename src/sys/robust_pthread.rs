@@ -167,9 +167,11 @@ impl Thread {
     }
 
     /// The calling thread.
-    #[expect(clippy::unnecessary_wraps, reason = "one contract for all backends")]
     pub(crate) fn current() -> Result<Thread, Fault> {
         if KNOWN.get() == 0 {
+            if super::thread::is_elsewhere() {
+                return Err(Fault::OtherPidNamespace);
+            }
             KNOWN.set(super::thread::id());
         }
         if !super::thread::is_held_back() {

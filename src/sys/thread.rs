@@ -31,13 +31,35 @@ pub(crate) fn is_held_back() -> bool {
     HELD_BACK.load(Relaxed)
 }
 
+/// Whether this process was forked into another PID namespace than that of the segments which it was born with.
+static ELSEWHERE: AtomicBool = AtomicBool::new(false);
+
+/// Has the calls fail that need to know who this process is, as its thread ids mean other threads to its peers; or no longer.
+pub(crate) fn set_elsewhere(so: bool) {
+    ELSEWHERE.store(so, Relaxed);
+}
+
+pub(crate) fn is_elsewhere() -> bool {
+    ELSEWHERE.load(Relaxed)
+}
+
+/// Whether the process that forked this one is in another PID namespace. To be asked in the child of a fork: the kernel shows no parent
+/// across namespaces, and if the parent has ended, it shows another process of the parent's namespace.
+pub(crate) fn parent_is_elsewhere() -> bool {
+    std::os::unix::process::parent_id() == 0
+}
+
 /// Whether `tid` is a thread of this process; also if the kernel does not say.
 pub(crate) fn is_ours(tid: u32) -> bool {
-    i32::try_from(tid).is_ok_and(|tid| {
-        // SAFETY: signal 0 is never delivered; the kernel only looks whether the thread exists.
-        let r = unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), tid, 0) };
-        r == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
-    })
+    exists_in(std::process::id(), tid)
+}
+
+/// Whether `tid` is a thread of the process `pid`; also if the kernel does not say.
+pub(crate) fn exists_in(pid: u32, tid: u32) -> bool {
+    let (Ok(pid), Ok(tid)) = (i32::try_from(pid), i32::try_from(tid)) else { return false };
+    // SAFETY: signal 0 is never delivered; the kernel only looks whether the thread exists.
+    let r = unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, 0) };
+    r == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
 /// A thread of the C library's, to be joined. (Dropped without, it goes on by itself.)
@@ -73,12 +95,10 @@ pub(crate) fn spawn_silent(
     let attributes = attributes.as_mut_ptr();
     // SAFETY: initialises the live variable.
     unsafe { libc::pthread_attr_init(attributes) };
-    // SAFETY: takes no pointers.
-    let least = usize::try_from(unsafe { libc::sysconf(libc::_SC_THREAD_STACK_MIN) }).unwrap_or(0);
-    // SAFETY: initialised above. The least that there must be, which counts thread-local memory in, and room for us.
-    unsafe {
-        libc::pthread_attr_setstacksize(attributes, least.next_multiple_of(4096) + 128 * 1024)
-    };
+    // SAFETY: the attributes were initialised above.
+    let stack = unsafe { least_stack(attributes) }.next_multiple_of(4096) + STACK;
+    // SAFETY: as above.
+    unsafe { libc::pthread_attr_setstacksize(attributes, stack) };
     let previous = block_signals();
     let mut thread = core::mem::MaybeUninit::<libc::pthread_t>::uninit();
     // SAFETY: `run` takes what it is given here, once; the thread's id goes to a live variable.
@@ -96,6 +116,28 @@ pub(crate) fn spawn_silent(
     // SAFETY: a thread that is not joined yet, and a C string. It does not matter if the name is refused.
     unsafe { libc::pthread_setname_np(thread, name.as_ptr()) };
     Ok(Silent(thread))
+}
+
+/// What such a thread may use of its stack, in bytes.
+const STACK: usize = 256 * 1024;
+
+/// The size of the smallest stack, in bytes. In the GNU C library the thread-local memory of the program is part of the stack.
+///
+/// # Safety
+/// The attributes are initialised.
+unsafe fn least_stack(attributes: *const libc::pthread_attr_t) -> usize {
+    type LeastStack = unsafe extern "C" fn(*const libc::pthread_attr_t) -> usize;
+    let name = c"__pthread_get_minstack";
+    // SAFETY: reads a C string.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    if found.is_null() {
+        // SAFETY: takes no pointers.
+        return usize::try_from(unsafe { libc::sysconf(libc::_SC_THREAD_STACK_MIN) }).unwrap_or(0);
+    }
+    // SAFETY: the function of that name in the GNU C library, which has this type.
+    let least_stack = unsafe { core::mem::transmute::<*mut c_void, LeastStack>(found) };
+    // SAFETY: the caller's promise.
+    unsafe { least_stack(attributes) }
 }
 
 fn block_signals() -> libc::sigset_t {
@@ -138,10 +180,10 @@ pub(crate) fn park_for_ever() -> ! {
     }
 }
 
-/// Whether `tid` is a thread of any process in this PID namespace.
+/// Whether `tid` is a thread of any process in this PID namespace; also if the kernel does not say.
 pub(crate) fn exists(tid: u32) -> bool {
     let Ok(tid) = i32::try_from(tid) else { return false };
     // SAFETY: signal 0 is never delivered; the kernel only looks whether the thread exists.
     let r = unsafe { libc::syscall(libc::SYS_tkill, tid, 0) };
-    r == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+    r == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }

@@ -147,7 +147,7 @@ impl WaitWord {
 
     /// Sleeps, for a while at most, until the word is no longer `seen` or one of the others has changed. May return for no reason.
     #[cfg(not(outlast_loom))]
-    pub(crate) fn sleep_any<const N: usize>(&self, seen: u32, others: [Watch<'_>; N]) {
+    pub(crate) fn sleep_any(&self, seen: u32, others: &[Watch<'_>]) {
         self.parker.park_any(&self.value, seen, others);
     }
 
