@@ -107,6 +107,11 @@ fn waiter(scene: &Shared<Scene>, i: usize) -> common::Child {
 /// needs no lock is ours.
 #[test]
 fn as_many_return_as_are_notified() {
+    // The death of a peer wakes all, and a child that another test forks is a peer.
+    common::in_own_process("as_many_return_as_are_notified", notifies_and_returns);
+}
+
+fn notifies_and_returns() {
     for (case, deep) in [("lock", false), ("reentrant", true)] {
         worlds(
             "as_many_return_as_are_notified",
