@@ -138,10 +138,11 @@ fn act(action: Action, point: &'static str) {
     }
 }
 
+/// Sends the signal to the calling thread, so that it takes effect before this returns; it is for the whole process.
 fn signal_this_process(signal: i32) {
-    let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
+    let (pid, tid) = (std::process::id(), super::thread::id());
     // SAFETY: takes no pointers.
-    unsafe { libc::kill(pid, signal) };
+    unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) };
 }
 
 fn encode(action: Action) -> u64 {
