@@ -30,6 +30,11 @@ outlast::shared! {
     }
 }
 
+/// Runs a test that no death of its own ends: each child that another test forks is a peer, and its death ends all waits.
+fn alone(name: &str, test: impl FnOnce()) {
+    common::in_own_process(name, test);
+}
+
 fn new_scene() -> Scene {
     Scene {
         lock: Lock::new(0),
@@ -107,8 +112,7 @@ fn waiter(scene: &Shared<Scene>, i: usize) -> common::Child {
 /// needs no lock is ours.
 #[test]
 fn as_many_return_as_are_notified() {
-    // The death of a peer wakes all, and a child that another test forks is a peer.
-    common::in_own_process("as_many_return_as_are_notified", notifies_and_returns);
+    alone("as_many_return_as_are_notified", notifies_and_returns);
 }
 
 fn notifies_and_returns() {
@@ -310,96 +314,106 @@ fn a_crowd_with_timeouts() {
 
 #[test]
 fn timeouts_are_not_early() {
-    let scene = scene();
-    let _watchdog = watch("timeouts_are_not_early", &scene);
-    for spin in [Spin::Adaptive, Spin::Never, Spin::For(ms(3))] {
-        spin.set();
-        for deep in [false, true] {
-            for wait in [0, 1, 2, 40] {
-                let began = Instant::now();
-                assert!(scene.wait_on(deep, || Some(ms(wait))));
-                assert!(began.elapsed() >= ms(wait), "{spin:?}: {:?}", began.elapsed());
+    alone("timeouts_are_not_early", || {
+        let scene = scene();
+        let _watchdog = watch("timeouts_are_not_early", &scene);
+        for spin in [Spin::Adaptive, Spin::Never, Spin::For(ms(3))] {
+            spin.set();
+            for deep in [false, true] {
+                for wait in [0, 1, 2, 40] {
+                    let began = Instant::now();
+                    assert!(scene.wait_on(deep, || Some(ms(wait))));
+                    assert!(began.elapsed() >= ms(wait), "{spin:?}: {:?}", began.elapsed());
+                }
             }
-        }
-        for wait in [0, 1, 40] {
-            let at = Instant::now() + ms(wait);
+            for wait in [0, 1, 40] {
+                let at = Instant::now() + ms(wait);
+                let guard = scene.lock.lock().unwrap();
+                let (_, ended) = scene.changed.wait_deadline(guard, at).unwrap();
+                assert!(ended.timed_out() && Instant::now() >= at);
+            }
+            let past = Instant::now().checked_sub(ms(9)).unwrap();
             let guard = scene.lock.lock().unwrap();
-            let (_, ended) = scene.changed.wait_deadline(guard, at).unwrap();
-            assert!(ended.timed_out() && Instant::now() >= at);
+            assert!(scene.changed.wait_deadline(guard, past).unwrap().1.timed_out());
         }
-        let past = Instant::now().checked_sub(ms(9)).unwrap();
-        let guard = scene.lock.lock().unwrap();
-        assert!(scene.changed.wait_deadline(guard, past).unwrap().1.timed_out());
-    }
+    });
 }
 
 /// A wait whose time is up has the lock, however long that takes.
 #[test]
 fn a_timed_wait_ends_with_the_lock() {
-    let scene = scene();
-    let _watchdog = watch("a_timed_wait_ends_with_the_lock", &scene);
-    let waiter = fork_child(|| {
-        let guard = scene.lock.lock().unwrap();
-        scene.step.reach(1);
-        let (guard, ended) = scene.changed.wait_timeout(guard, ms(60)).unwrap();
-        assert!(ended.timed_out());
-        assert_eq!(*guard, 7, "the lock was taken while another had it");
+    alone("a_timed_wait_ends_with_the_lock", || {
+        let scene = scene();
+        let _watchdog = watch("a_timed_wait_ends_with_the_lock", &scene);
+        let waiter = fork_child(|| {
+            let guard = scene.lock.lock().unwrap();
+            scene.step.reach(1);
+            let (guard, ended) = scene.changed.wait_timeout(guard, ms(60)).unwrap();
+            assert!(ended.timed_out());
+            assert_eq!(*guard, 7, "the lock was taken while another had it");
+        });
+        scene.step.until(1);
+        let mut guard = scene.lock.lock().unwrap();
+        std::thread::sleep(ms(120));
+        *guard = 7;
+        drop(guard);
+        waiter.succeeds();
     });
-    scene.step.until(1);
-    let mut guard = scene.lock.lock().unwrap();
-    std::thread::sleep(ms(120));
-    *guard = 7;
-    drop(guard);
-    waiter.succeeds();
 }
 
 #[test]
 fn endless_timeouts() {
-    let scene = scene();
-    let _watchdog = watch("endless_timeouts", &scene);
-    for timeout in [Duration::MAX, Duration::from_secs(1 << 62), Duration::from_secs(1 << 40)] {
-        scene.waiting.store(0, SeqCst);
-        std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| {
-                let guard = scene.lock.lock().unwrap();
-                scene.who[0].store(common::who_am_i(), SeqCst);
-                scene.waiting.store(1, SeqCst);
-                scene.changed.wait_timeout(guard, timeout).unwrap().1.timed_out()
+    alone("endless_timeouts", || {
+        let scene = scene();
+        let _watchdog = watch("endless_timeouts", &scene);
+        for timeout in [Duration::MAX, Duration::from_secs(1 << 62), Duration::from_secs(1 << 40)] {
+            scene.waiting.store(0, SeqCst);
+            std::thread::scope(|scope| {
+                let waiter = scope.spawn(|| {
+                    let guard = scene.lock.lock().unwrap();
+                    scene.who[0].store(common::who_am_i(), SeqCst);
+                    scene.waiting.store(1, SeqCst);
+                    scene.changed.wait_timeout(guard, timeout).unwrap().1.timed_out()
+                });
+                scene.until_asleep(1);
+                scene.changed.notify_one();
+                assert!(!waiter.join().unwrap());
             });
-            scene.until_asleep(1);
-            scene.changed.notify_one();
-            assert!(!waiter.join().unwrap());
-        });
-    }
+        }
+    });
 }
 
 /// One that has given up does not take another's notify.
 #[test]
 fn a_timed_out_waiter_leaves_no_trace() {
-    for _ in 0..10 {
-        let scene = scene(); // with no earlier deaths
-        let _watchdog = watch("a_timed_out_waiter_leaves_no_trace", &scene);
-        let patient = waiter(&scene, 0);
-        scene.until_asleep(1);
-        assert!(scene.wait_on(false, || Some(ms(1))));
-        assert!(scene.wait_on(true, || Some(AT_ONCE)));
-        scene.changed.notify_one();
-        patient.succeeds();
-    }
+    alone("a_timed_out_waiter_leaves_no_trace", || {
+        for _ in 0..10 {
+            let scene = scene(); // with no earlier deaths
+            let _watchdog = watch("a_timed_out_waiter_leaves_no_trace", &scene);
+            let patient = waiter(&scene, 0);
+            scene.until_asleep(1);
+            assert!(scene.wait_on(false, || Some(ms(1))));
+            assert!(scene.wait_on(true, || Some(AT_ONCE)));
+            scene.changed.notify_one();
+            patient.succeeds();
+        }
+    });
 }
 
 #[test]
 fn a_waiter_sleeps() {
-    let scene = scene();
-    let _watchdog = watch("a_waiter_sleeps", &scene);
-    fork_child(|| {
-        assert!(scene.wait_on(false, || Some(AT_ONCE))); // becomes a peer
-        let before = common::thread_cpu();
-        assert!(scene.wait_on(false, || Some(ms(300))));
-        let used = common::thread_cpu() - before;
-        assert!(used < ms(20), "waiting used {used:?} of CPU");
-    })
-    .succeeds();
+    alone("a_waiter_sleeps", || {
+        let scene = scene();
+        let _watchdog = watch("a_waiter_sleeps", &scene);
+        fork_child(|| {
+            assert!(scene.wait_on(false, || Some(AT_ONCE))); // becomes a peer
+            let before = common::thread_cpu();
+            assert!(scene.wait_on(false, || Some(ms(300))));
+            let used = common::thread_cpu() - before;
+            assert!(used < ms(20), "waiting used {used:?} of CPU");
+        })
+        .succeeds();
+    });
 }
 
 static CAUGHT: AtomicU32 = AtomicU32::new(0);
@@ -407,36 +421,38 @@ static CAUGHT: AtomicU32 = AtomicU32::new(0);
 /// Neither do they end it for no reason.
 #[test]
 fn signals_do_not_end_a_wait() {
-    extern "C" fn count(_: i32) {
-        CAUGHT.fetch_add(1, SeqCst);
-    }
-    let scene = scene();
-    let _watchdog = watch("signals_do_not_end_a_wait", &scene);
-    let child = fork_child(|| {
-        common::handle(libc::SIGUSR1, count);
-        scene.step.reach(1);
-        for deep in [false, true] {
-            let began = Instant::now();
-            assert!(scene.wait_on(deep, || Some(ms(150))), "returned with no notify");
-            assert!(began.elapsed() >= ms(150), "{:?}", began.elapsed());
+    alone("signals_do_not_end_a_wait", || {
+        extern "C" fn count(_: i32) {
+            CAUGHT.fetch_add(1, SeqCst);
         }
-        let before = CAUGHT.load(SeqCst);
-        assert!(before > 2, "no signals came");
-        scene.step.reach(2);
-        scene.wait_on(false, || None);
-        assert!(CAUGHT.load(SeqCst) > before, "no signals came");
-        assert_eq!(scene.step.load(SeqCst), 3, "returned with no notify");
+        let scene = scene();
+        let _watchdog = watch("signals_do_not_end_a_wait", &scene);
+        let child = fork_child(|| {
+            common::handle(libc::SIGUSR1, count);
+            scene.step.reach(1);
+            for deep in [false, true] {
+                let began = Instant::now();
+                assert!(scene.wait_on(deep, || Some(ms(150))), "returned with no notify");
+                assert!(began.elapsed() >= ms(150), "{:?}", began.elapsed());
+            }
+            let before = CAUGHT.load(SeqCst);
+            assert!(before > 2, "no signals came");
+            scene.step.reach(2);
+            scene.wait_on(false, || None);
+            assert!(CAUGHT.load(SeqCst) > before, "no signals came");
+            assert_eq!(scene.step.load(SeqCst), 3, "returned with no notify");
+        });
+        scene.step.until(1);
+        child.disturb_while(|| scene.step.load(SeqCst) < 2);
+        child.until_waiting();
+        for _ in 0..20 {
+            child.signal(libc::SIGUSR1);
+            std::thread::sleep(ms(1));
+        }
+        scene.step.reach(3);
+        scene.changed.notify_one();
+        child.succeeds();
     });
-    scene.step.until(1);
-    child.disturb_while(|| scene.step.load(SeqCst) < 2);
-    child.until_waiting();
-    for _ in 0..20 {
-        child.signal(libc::SIGUSR1);
-        std::thread::sleep(ms(1));
-    }
-    scene.step.reach(3);
-    scene.changed.notify_one();
-    child.succeeds();
 }
 
 // -------------------------------------------------------------------------------------- deaths
@@ -462,84 +478,88 @@ fn a_death_ends_all_waits() {
 /// A peer that leaves in an orderly way ends no wait: nobody has died, and nobody has notified.
 #[test]
 fn a_peer_that_leaves_ends_no_wait() {
-    let becomes_a_peer = |scene: &Shared<Scene>| {
-        assert!(scene.wait_on(false, || Some(AT_ONCE)));
-    };
-    let leaves: [&dyn Fn(&Shared<Scene>); 3] = [
-        &|scene| {
-            let other = Shared::<Scene>::from_fd(scene.try_clone_fd().unwrap()).unwrap();
-            becomes_a_peer(&other);
-            drop(other);
-        },
-        &|scene| fork_child(|| becomes_a_peer(scene)).succeeds(),
-        &|scene| {
-            let leaves = || {
-                becomes_a_peer(scene);
-                outlast::leave();
-                common::exit_now(0);
-            };
-            fork_child(leaves).succeeds();
-        },
-    ];
-    for (how, leaves) in leaves.into_iter().enumerate() {
-        let scene = scene();
-        let _watchdog = watch(&format!("a_peer_that_leaves_ends_no_wait, {how}"), &scene);
-        let waiter = fork_child(|| {
-            Spin::Never.set();
-            assert!(scene.wait_on(false, || {
-                scene.who[0].store(common::who_am_i(), SeqCst);
-                scene.waiting.fetch_add(1, SeqCst);
-                Some(ms(600))
-            }));
-        });
-        scene.until_asleep(1);
-        std::thread::sleep(ms(30));
-        leaves(&scene);
-        waiter.succeeds();
-    }
+    alone("a_peer_that_leaves_ends_no_wait", || {
+        let becomes_a_peer = |scene: &Shared<Scene>| {
+            assert!(scene.wait_on(false, || Some(AT_ONCE)));
+        };
+        let leaves: [&dyn Fn(&Shared<Scene>); 3] = [
+            &|scene| {
+                let other = Shared::<Scene>::from_fd(scene.try_clone_fd().unwrap()).unwrap();
+                becomes_a_peer(&other);
+                drop(other);
+            },
+            &|scene| fork_child(|| becomes_a_peer(scene)).succeeds(),
+            &|scene| {
+                let leaves = || {
+                    becomes_a_peer(scene);
+                    outlast::leave();
+                    common::exit_now(0);
+                };
+                fork_child(leaves).succeeds();
+            },
+        ];
+        for (how, leaves) in leaves.into_iter().enumerate() {
+            let scene = scene();
+            let _watchdog = watch(&format!("a_peer_that_leaves_ends_no_wait, {how}"), &scene);
+            let waiter = fork_child(|| {
+                Spin::Never.set();
+                assert!(scene.wait_on(false, || {
+                    scene.who[0].store(common::who_am_i(), SeqCst);
+                    scene.waiting.fetch_add(1, SeqCst);
+                    Some(ms(600))
+                }));
+            });
+            scene.until_asleep(1);
+            std::thread::sleep(ms(30));
+            leaves(&scene);
+            waiter.succeeds();
+        }
+    });
 }
 
 /// The woken one is killed at about the same time, before or after it has taken the token: if it is left, another gets it.
 #[test]
 fn a_waiter_killed_as_it_is_woken() {
-    let scene = scene();
-    let _watchdog = watch("a_waiter_killed_as_it_is_woken", &scene);
-    let mut random = Random::new(3);
-    for _ in 0..60 {
-        scene.waiting.store(0, SeqCst);
-        *scene.lock.lock().unwrap() = 0;
-        let taker = |i: usize| {
-            let child = fork_child(|| {
-                Spin::Never.set();
-                let mut tokens = sound(scene.lock.lock());
-                scene.who[i].store(common::who_am_i(), SeqCst);
-                scene.waiting.fetch_add(1, SeqCst);
-                while *tokens == 0 {
-                    tokens = sound(scene.changed.wait(tokens));
-                }
-                *tokens -= 1;
-                LockGuard::mark_consistent(&mut tokens);
-            });
-            scene.until_asleep(i + 1);
-            child
-        };
-        let (dies, lives) = (taker(0), taker(1));
-        *sound(scene.lock.lock()) = 1;
-        scene.changed.notify_one();
-        common::busy(random.micros(60));
-        dies.signal(libc::SIGKILL);
-        assert!(matches!(dies.wait(), OK | KILLED));
-        // A token that is left reaches the other with no further word.
-        eventually("somebody takes it", || *sound(scene.lock.lock()) == 0);
-        *sound(scene.lock.lock()) = 1;
-        scene.changed.notify_one();
-        if common::is_alive(lives.pid) {
-            // It took neither, or the second.
-            eventually("it ends", || !common::is_alive(lives.pid));
+    alone("a_waiter_killed_as_it_is_woken", || {
+        let scene = scene();
+        let _watchdog = watch("a_waiter_killed_as_it_is_woken", &scene);
+        let mut random = Random::new(3);
+        for _ in 0..60 {
+            scene.waiting.store(0, SeqCst);
+            *scene.lock.lock().unwrap() = 0;
+            let taker = |i: usize| {
+                let child = fork_child(|| {
+                    Spin::Never.set();
+                    let mut tokens = sound(scene.lock.lock());
+                    scene.who[i].store(common::who_am_i(), SeqCst);
+                    scene.waiting.fetch_add(1, SeqCst);
+                    while *tokens == 0 {
+                        tokens = sound(scene.changed.wait(tokens));
+                    }
+                    *tokens -= 1;
+                    LockGuard::mark_consistent(&mut tokens);
+                });
+                scene.until_asleep(i + 1);
+                child
+            };
+            let (dies, lives) = (taker(0), taker(1));
+            *sound(scene.lock.lock()) = 1;
+            scene.changed.notify_one();
+            common::busy(random.micros(60));
+            dies.signal(libc::SIGKILL);
+            assert!(matches!(dies.wait(), OK | KILLED));
+            // A token that is left reaches the other with no further word.
+            eventually("somebody takes it", || *sound(scene.lock.lock()) == 0);
+            *sound(scene.lock.lock()) = 1;
+            scene.changed.notify_one();
+            if common::is_alive(lives.pid) {
+                // It took neither, or the second.
+                eventually("it ends", || !common::is_alive(lives.pid));
+            }
+            lives.succeeds();
+            scene.lock.clear_poison();
         }
-        lives.succeeds();
-        scene.lock.clear_poison();
-    }
+    });
 }
 
 /// A child that has done nothing but lock and change is killed before it could notify: the waiters hear of its death.
@@ -579,52 +599,54 @@ fn an_owner_that_was_no_peer_killed_before_its_notify() {
 /// The owner dies while another waits: the waiter learns of both, and has the lock.
 #[test]
 fn an_owner_killed_while_others_wait() {
-    for deep in [false, true] {
-        let scene = scene(); // with no earlier deaths
-        let _watchdog = watch("an_owner_killed_while_others_wait", &scene);
-        let waiter = fork_child(|| {
-            if deep {
-                let outer = scene.relock.lock().unwrap();
-                scene.step.reach(1);
-                match scene.changed.wait(scene.relock.lock().unwrap()) {
-                    Err(LockError::OwnerDied(guard)) => {
-                        assert_eq!((guard.get(), guard.depth(), outer.depth()), (1, 2, 2));
-                        guard.mark_consistent();
+    alone("an_owner_killed_while_others_wait", || {
+        for deep in [false, true] {
+            let scene = scene(); // with no earlier deaths
+            let _watchdog = watch("an_owner_killed_while_others_wait", &scene);
+            let waiter = fork_child(|| {
+                if deep {
+                    let outer = scene.relock.lock().unwrap();
+                    scene.step.reach(1);
+                    match scene.changed.wait(scene.relock.lock().unwrap()) {
+                        Err(LockError::OwnerDied(guard)) => {
+                            assert_eq!((guard.get(), guard.depth(), outer.depth()), (1, 2, 2));
+                            guard.mark_consistent();
+                        }
+                        other => panic!("{other:?}"),
                     }
-                    other => panic!("{other:?}"),
-                }
-            } else {
-                let guard = scene.lock.lock().unwrap();
-                scene.step.reach(1);
-                match scene.changed.wait_timeout_while(guard, common::PATIENCE, |_| true) {
-                    Err(LockError::OwnerDied((mut guard, ended))) => {
-                        assert_eq!((*guard, ended.timed_out()), (1, false));
-                        LockGuard::mark_consistent(&mut guard);
+                } else {
+                    let guard = scene.lock.lock().unwrap();
+                    scene.step.reach(1);
+                    match scene.changed.wait_timeout_while(guard, common::PATIENCE, |_| true) {
+                        Err(LockError::OwnerDied((mut guard, ended))) => {
+                            assert_eq!((*guard, ended.timed_out()), (1, false));
+                            LockGuard::mark_consistent(&mut guard);
+                        }
+                        other => panic!("{other:?}"),
                     }
-                    other => panic!("{other:?}"),
                 }
-            }
-        });
-        scene.step.until(1);
-        let owner = fork_child(|| {
-            assert!(scene.wait_on(deep, || Some(AT_ONCE))); // becomes a peer
-            if deep {
-                let guard = scene.relock.lock().unwrap();
-                guard.set(1);
-                core::mem::forget(guard);
-            } else {
-                let mut guard = scene.lock.lock().unwrap();
-                *guard = 1;
-                core::mem::forget(guard);
-            }
-            scene.step.reach(2);
-            sleep_for_ever();
-        });
-        scene.step.until(2);
-        waiter.until_waiting();
-        owner.kill9();
-        waiter.succeeds();
-    }
+            });
+            scene.step.until(1);
+            let owner = fork_child(|| {
+                assert!(scene.wait_on(deep, || Some(AT_ONCE))); // becomes a peer
+                if deep {
+                    let guard = scene.relock.lock().unwrap();
+                    guard.set(1);
+                    core::mem::forget(guard);
+                } else {
+                    let mut guard = scene.lock.lock().unwrap();
+                    *guard = 1;
+                    core::mem::forget(guard);
+                }
+                scene.step.reach(2);
+                sleep_for_ever();
+            });
+            scene.step.until(2);
+            waiter.until_waiting();
+            owner.kill9();
+            waiter.succeeds();
+        }
+    });
 }
 
 /// Nobody who is killed anywhere keeps the others from going on.

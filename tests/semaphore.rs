@@ -357,7 +357,7 @@ fn a_releaser_is_known() {
     let releaser = fork_child(|| {
         assert_eq!(common::threads(), 1);
         room.seats.release(2).unwrap();
-        assert_eq!(common::threads(), 2);
+        assert!(common::threads() > 1); // one for each segment of this process
     });
     releaser.succeeds();
     sleeper.succeeds();
