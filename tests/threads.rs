@@ -132,9 +132,11 @@ fn thread_id() -> u32 {
 }
 
 /// The number of a thread that has ended is given to another one, which uses two mappings: it has a token through each.
-#[cfg(feature = "futex")] // where a token lies
 #[test]
 fn a_thread_id_comes_again() {
+    if cfg!(not(feature = "futex")) {
+        return; // where a token lies is another matter
+    }
     let both = Both { permits: OwnedSemaphore::new(4), event: Event::manual(false) };
     let first = Shared::anonymous(both).unwrap();
     let second = Shared::<Both>::from_fd(first.try_clone_fd().unwrap()).unwrap();
