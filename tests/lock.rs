@@ -148,28 +148,6 @@ fn free_silently<T: outlast::Plain>(lock: &Lock<T>, guard: LockGuard<'_, T>) {
     common::scribble(lock, 0, &[0; 4]);
 }
 
-/// What can be had when the deadline has passed is had.
-#[cfg(feature = "futex")]
-#[test]
-fn a_last_look_after_the_deadline() {
-    common::in_own_process("a_last_look_after_the_deadline", || {
-        let shared = counter();
-        let _watchdog = watch("a_last_look_after_the_deadline", &shared);
-        let guard = shared.lock.lock().unwrap();
-        let sleeper = fork_child(|| {
-            Spin::Never.set();
-            shared.step.reach(1);
-            drop(shared.lock.lock_timeout(Duration::from_secs(2)).unwrap());
-        });
-        shared.step.until(1);
-        sleeper.until_waiting();
-        std::thread::sleep(ms(300)); // past its doze
-        sleeper.until_waiting();
-        free_silently(&shared.lock, guard);
-        sleeper.succeeds();
-    });
-}
-
 /// A waiter that the owner did not see, as fences between CPUs may fail, looks once more after a moment.
 #[cfg(all(feature = "futex", not(outlast_hooks)))] // where the look is on
 #[test]
@@ -217,7 +195,7 @@ fn an_owner_that_disarms_the_word_wakes_everybody() {
     let guard = lock.lock().unwrap();
     let sleepers = [(); 2].map(|()| {
         let sleeper = fork_child(|| {
-            plan("wait: slept", Action::Stop);
+            plan("wait: back from its sleep", Action::Stop);
             drop(lock.lock().unwrap());
         });
         sleeper.until_waiting();

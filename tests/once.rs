@@ -484,3 +484,19 @@ fn arbitrary_bytes() {
         }
     }
 }
+
+/// A value that comes without a wake is had once the deadline has passed.
+#[cfg(feature = "futex")] // which lays the words out where this test writes
+#[test]
+fn a_last_look_after_the_deadline() {
+    let cell = Shared::anonymous(OnceCell::<u64>::new()).unwrap();
+    let _watchdog = watch("a_last_look_after_the_deadline", &cell);
+    let sleeper = fork_child(|| {
+        let value = cell.wait_timeout(Duration::from_secs(2)).unwrap();
+        assert_eq!(value, Some(&0), "no look after the deadline");
+    });
+    sleeper.until_waiting();
+    std::thread::sleep(ms(100));
+    common::scribble(&*cell, 40, &3_u32.to_ne_bytes()); // the value is there, and waiters may be
+    sleeper.succeeds();
+}

@@ -130,7 +130,6 @@ impl WaitWord {
                     slept = slept.or_else(|| spinner.missed());
                     let doze = deadline.at_most(hooks::second_look(DOZE));
                     dozed = (park(seen, doze) == Wake::TimedOut).then_some(seen);
-                    hooks::pause("wait: slept");
                     hooks::pause("wait: back from its sleep");
                     late = deadline.is_over();
                 }
@@ -138,7 +137,6 @@ impl WaitWord {
                     hooks::pause("wait: about to sleep");
                     slept = slept.or_else(|| spinner.missed());
                     late = park(seen, deadline) == Wake::TimedOut;
-                    hooks::pause("wait: slept");
                     hooks::pause("wait: back from its sleep");
                 }
             }

@@ -56,6 +56,6 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "late = park(seen, deadline) == Wake::TimedOut;",
         to: "if park(seen, deadline) == Wake::TimedOut { return Err(TimedOut); }",
         rule: "What can be had when the deadline has passed is had.",
-        outcome: ordinary("lock", &["a_last_look_after_the_deadline"]),
+        outcome: ordinary("once", &["a_last_look_after_the_deadline"]),
     },
 ];
