@@ -20,6 +20,7 @@
 #![cfg(not(outlast_loom))]
 
 mod lock;
+mod peers;
 mod plan;
 mod pool;
 mod queue;
@@ -37,10 +38,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// The list, one file for each area.
-const AREAS: [&[Mutation]; 8] = [
+const AREAS: [&[Mutation]; 9] = [
     wait::MUTATIONS,
     sys::MUTATIONS,
     segments::MUTATIONS,
+    peers::MUTATIONS,
     lock::MUTATIONS,
     rwlock::MUTATIONS,
     sync::MUTATIONS,
