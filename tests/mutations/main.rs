@@ -124,12 +124,9 @@ fn faults_of_the_list(root: &Path, all: &[&Mutation]) -> Vec<String> {
 fn is_test(root: &Path, target: &str, test: &str) -> bool {
     let tests = root.join("tests");
     let (modules, function) = test.rsplit_once("::").unwrap_or(("", test));
-    let module = modules.split("::").next().unwrap_or("");
-    let files = [
-        tests.join(format!("{target}.rs")),
-        tests.join(target).join("main.rs"),
-        tests.join(target).join(format!("{module}.rs")),
-    ];
+    let of_module = |module: &str| tests.join(target).join(format!("{module}.rs"));
+    let mut files = vec![tests.join(format!("{target}.rs")), of_module("main")];
+    files.extend(modules.split("::").map(of_module));
     files.iter().filter_map(|file| std::fs::read_to_string(file).ok()).any(|text| {
         text.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| word == function)
     })

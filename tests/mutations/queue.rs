@@ -184,7 +184,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "fence(SeqCst); self.is_gone()",
         to: "false",
         rule: "The last sender tells the receivers that it leaves.",
-        outcome: loom(&["ends::last_sender_leaves"]),
+        outcome: loom(&["channel::ends::last_sender_leaves"]),
     },
     Mutation {
         name: "ends_of_the_dead_stay",
@@ -192,7 +192,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "if seen & OWNER == dead.tag { cell",
         to: "if false { cell",
         rule: "A dead process holds no end.",
-        outcome: loom(&["ends::last_receiver_killed_anywhere"]),
+        outcome: loom(&["channel::ends::last_receiver_killed_anywhere"]),
     },
     Mutation {
         name: "ends_forked_copy_leaves",
