@@ -21,6 +21,8 @@ mod letters;
 #[cfg(feature = "futex")]
 mod log;
 #[cfg(feature = "futex")]
+mod newcomers;
+#[cfg(feature = "futex")]
 mod pipe;
 #[cfg(feature = "futex")]
 mod primitives;

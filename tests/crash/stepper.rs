@@ -209,6 +209,8 @@ pub(crate) struct Victim {
     /// The thread that is stepped: the first, or the one that the operation started.
     thread: pid_t,
     asleep: bool,
+    /// Its sleeps are short, since it waits only for a thread that it has started, and count as steps.
+    waits_for_its_own: bool,
 }
 
 fn ptrace(request: libc::c_uint, pid: pid_t, address: usize, data: usize) -> c_long {
@@ -244,10 +246,21 @@ impl Victim {
                 None => std::thread::sleep(Duration::from_micros(20)),
             }
         }
-        let options = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACECLONE;
-        ptrace(libc::PTRACE_SETOPTIONS, child.pid, 0, usize::try_from(options).unwrap_or(0));
         let thread = child.pid;
-        Victim { child, thread, asleep: false }
+        let victim = Victim { child, thread, asleep: false, waits_for_its_own: false };
+        victim.set_options(libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACECLONE);
+        victim
+    }
+
+    fn set_options(&self, options: c_int) {
+        let options = usize::try_from(options).unwrap_or(0);
+        ptrace(libc::PTRACE_SETOPTIONS, self.child.pid, 0, options);
+    }
+
+    /// Lets threads that the operation starts run freely, and waits wherever it waits for them.
+    pub(crate) fn set_new_threads_free(&mut self) {
+        self.set_options(libc::PTRACE_O_EXITKILL);
+        self.waits_for_its_own = true;
     }
 
     /// Lets the first thread run freely from here on, and steps the thread that it starts.
@@ -307,7 +320,8 @@ impl Victim {
                 None => {}
             }
             looks += 1;
-            if looks > 200 && looks.is_multiple_of(50) && is_asleep(self.thread) {
+            let may_sleep = !self.waits_for_its_own && looks > 200 && looks.is_multiple_of(50);
+            if may_sleep && is_asleep(self.thread) {
                 // Twice, as it may be about to return.
                 std::thread::sleep(Duration::from_micros(100));
                 if is_asleep(self.thread) {

@@ -42,6 +42,8 @@ pub(crate) struct Sweep<'a, W> {
     pub(crate) victim: Operation<W>,
     /// The victim is not the process's first thread, but the one that the operation starts.
     pub(crate) thread: bool,
+    /// The victim is a forked child that is no peer yet: the operation is its first use of the segment.
+    pub(crate) newcomer: bool,
     /// A negative control: the victim is frozen instead of killed, so that neither the kernel nor the
     /// survivors mend anything. A check that holds all the same proves nothing.
     pub(crate) frozen: bool,
@@ -162,6 +164,7 @@ impl<'a, W: Debug> Sweep<'a, W> {
             memory,
             victim,
             thread: false,
+            newcomer: false,
             frozen: false,
             wake: None,
             sleepers: &[],
@@ -232,6 +235,9 @@ impl<'a, W: Debug> Sweep<'a, W> {
         let mut victim = Victim::start(|| (self.victim)(world));
         if self.thread {
             victim.follow_new_thread();
+        }
+        if self.newcomer {
+            victim.set_new_threads_free();
         }
         if let Some(wake) = self.wake {
             assert!(victim.run_until_asleep(way), "{}: the victim does not sleep", self.name);
