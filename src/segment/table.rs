@@ -514,6 +514,9 @@ impl Table {
 
     /// Gives up the calling thread's tokens in graves.
     fn give_up_own(&mut self) {
+        if !Remains::CAN_BE_GIVEN_UP {
+            return; // the memory stays until the thread has ended
+        }
         let mut any = false;
         for grave in &mut self.graves {
             let Grave { remains: Some(remains), identity, .. } = grave else { continue };
