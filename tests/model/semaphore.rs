@@ -160,28 +160,6 @@ fn owned_semaphore_wakes_who_waits_for_what_is_given_back() {
     });
 }
 
-/// The next owner of a permit sees what was written before that was given back, also if it has a cell of its own already.
-#[test]
-fn owned_semaphore_shows_what_was_written_before() {
-    check(|| {
-        let sem = share(OwnedSemaphore::new(2));
-        let written = Arc::new(AtomicU32::new(0));
-        let held = sem.acquire().unwrap();
-        let taker = {
-            let written = written.clone();
-            spawn(&sem, move |sem| {
-                let _own = sem.acquire().unwrap();
-                if let Some(_held_before) = sem.try_acquire().unwrap() {
-                    assert_eq!(written.load(Relaxed), 1);
-                }
-            })
-        };
-        written.store(1, Relaxed);
-        drop(held);
-        join([taker]);
-    });
-}
-
 /// One that waits for two does not swallow the wake of one that waits for one.
 #[test]
 fn owned_semaphore_wakes_small_behind_large() {
