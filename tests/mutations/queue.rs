@@ -131,14 +131,6 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: loom(&["queue::queue_shows_what_was_written_before_send"]),
     },
     Mutation {
-        name: "ring_laps_do_not_come_round",
-        file: "src/queue/ring.rs",
-        from: "(a.wrapping_sub(b) << (64 - LAP_BITS)) as i64 >> (64 - LAP_BITS)",
-        to: "a.wrapping_sub(b) as i64",
-        rule: "The count of laps comes round and is compared by distance.",
-        outcome: ordinary("queues_vs_model", &["queue_and_model_agree"]),
-    },
-    Mutation {
         name: "priority_least_urgent_first",
         file: "src/queue/priority.rs",
         from: ".enumerate().rev()",

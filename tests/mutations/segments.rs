@@ -1,5 +1,5 @@
 //! Segments and their names: `src/shared.rs`, `src/shareable.rs`, `src/segment`, `src/sys/file.rs`.
-use crate::plan::{Mutation, hooks, ordinary};
+use crate::plan::{Mutation, equivalent, hooks, ordinary};
 
 pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
@@ -192,7 +192,9 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "slot.state().store(FREE, Relaxed); slot.generation()",
         to: "slot.generation()",
         rule: "A slot that was recovered is free.",
-        outcome: ordinary("peers", &["the_storm_finds_anonymous_claims_out"]),
+        outcome: equivalent(
+            "A process that takes a slot first resets the state of every slot that has no token, under the same lock.",
+        ),
     },
     Mutation {
         name: "peers_clean_exit_is_a_death",
