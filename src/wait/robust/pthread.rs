@@ -240,7 +240,7 @@ impl RobustWord {
         let me = Thread::current()?;
         match self.mutex.try_take() {
             Outcome::Taken | Outcome::TakenFromTheDead => {
-                self.owner.store(me.tid(), Release);
+                self.own(me, Release); // with the page, for `leave`
                 Ok(true)
             }
             _ => Ok(false),
