@@ -1247,7 +1247,22 @@ impl<T: Plain> Queue<T> {
 /// what it does not take. So it wakes another sleeper of the signal that it leaves: a message is
 /// received by a thread that needs no cell, and a cell is used by a thread that finds a message.
 /// (If it slept on both, two such threads would wake each other without end.)
+#[inline(always)]
 fn deliver_until<D>(
+    signals: [&Signal<LIGHT>; 2],
+    deadline: Deadline,
+    deliver: impl Fn() -> Result<Option<D>, Undelivered>,
+) -> Result<Option<D>, Never> {
+    match deliver() {
+        Ok(None) | Err(Undelivered::NoCell) => wait_for_delivery(signals, deadline, deliver),
+        Ok(delivery) => Ok(delivery),
+        Err(Undelivered::Never(never)) => Err(never),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn wait_for_delivery<D>(
     [arrived, cell_free]: [&Signal<LIGHT>; 2],
     deadline: Deadline,
     deliver: impl Fn() -> Result<Option<D>, Undelivered>,
