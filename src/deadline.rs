@@ -22,8 +22,15 @@ impl Deadline {
 
     /// This one, or `length` from now if that is earlier.
     pub(crate) fn at_most(self, length: Duration) -> Self {
-        let Deadline(limit) = Deadline::after(length);
-        Deadline(self.0.map_or(limit, |at| Some(limit.map_or(at, |limit| limit.min(at)))))
+        self.earlier(Deadline::after(length))
+    }
+
+    /// The earlier of the two.
+    pub(crate) fn earlier(self, other: Deadline) -> Self {
+        Deadline(match (self.0, other.0) {
+            (Some(one), Some(another)) => Some(one.min(another)),
+            (one, another) => one.or(another),
+        })
     }
 
     /// Whether there is no end to the waiting.

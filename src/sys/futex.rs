@@ -74,14 +74,14 @@ impl Parker {
         // In this order: who is queued for `word` when that is woken comes back, and who is not, compares `beside` later.
         let both = [waiter(Watch { word, expected }), waiter(beside)];
         sleep_at(&both, until.as_ref()).unwrap_or_else(|Refused| {
-            if has_changed(&beside) {
-                return Wake::Woken;
+            // A wake that comes before the sleep is lost: after each slice both words are compared again.
+            while !has_changed(&beside) {
+                match self.park(word, expected, deadline.at_most(SLICE)) {
+                    Wake::TimedOut if !deadline.is_over() => {}
+                    wake => return wake,
+                }
             }
-            // A wake that comes before the sleep is lost. The caller looks again after the slice.
-            match self.park(word, expected, deadline.at_most(SLICE)) {
-                Wake::TimedOut if !deadline.is_over() => Wake::Woken,
-                wake => wake,
-            }
+            Wake::Woken
         })
     }
 

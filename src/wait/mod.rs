@@ -73,17 +73,38 @@ impl WaitWord {
         self.wait(deadline, step, park)
     }
 
-    /// The same for who sleeps only as long as another word, `beside` this one, has not changed either. Wakes are for this one.
+    /// Like `wait_until`, but the thread sleeps only while a second word, `beside`, has not changed
+    /// either. Wakes are for this word.
+    ///
+    /// Calls `on_patience` once a second during the sleep, and when a sleep ends with its time. It
+    /// costs nothing before the sleep. Wakes for no reason, such as signals, do not put it off.
     #[cfg(any(feature = "futex", not(feature = "pthread"), outlast_loom))]
     pub(crate) fn wait_until_beside<T>(
         &self,
         beside: &AtomicU32,
         deadline: Deadline,
         step: impl FnMut(u32, Look) -> Step<T, [u32; 2]>,
+        on_patience: impl Fn(),
     ) -> Result<T, TimedOut> {
-        let park = |[seen, expected]: [u32; 2], until| {
+        // In the model no time passes.
+        let patience = || match cfg!(outlast_loom) {
+            true => Deadline::NEVER,
+            false => Deadline::after(hooks::second_look(robust::PATIENCE)),
+        };
+        let patient_until = core::cell::Cell::new(None); // since the first sleep
+        let park = |[seen, expected]: [u32; 2], until: Deadline| loop {
+            let patient = patient_until.get().unwrap_or_else(patience);
+            patient_until.set(Some(patient));
             let beside = Watch { word: beside, expected };
-            self.parker.park_beside(&self.value, seen, beside, until)
+            let first = until.earlier(patient);
+            if self.parker.park_beside(&self.value, seen, beside, first) == Wake::Woken {
+                return Wake::Woken;
+            }
+            on_patience();
+            if first == until {
+                return Wake::TimedOut;
+            }
+            patient_until.set(None);
         };
         self.wait(deadline, step, park)
     }

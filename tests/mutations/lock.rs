@@ -78,6 +78,14 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: ordinary("lock", &["what_threads_have_left_pending_goes_with_the_memory"]),
     },
     Mutation {
+        name: "a_poll_looks_for_the_owner",
+        file: "src/wait/robust/futex.rs",
+        from: "Err(timed_out) => { me.end();",
+        to: "Err(timed_out) => { self.mark_if_gone(); me.end();",
+        rule: "A thread that does not sleep does not ask the kernel for the owner.",
+        outcome: ordinary("syscalls", &["polls"]),
+    },
+    Mutation {
         name: "death_is_no_poison",
         file: "src/lock.rs",
         from: "self.poison().store(DIED, Relaxed); // keeps I2",

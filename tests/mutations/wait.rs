@@ -58,4 +58,12 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         rule: "What can be had when the deadline has passed is had.",
         outcome: ordinary("once", &["a_last_look_after_the_deadline"]),
     },
+    Mutation {
+        name: "no_look_for_the_owner_at_the_end_of_a_sleep",
+        file: "src/wait/mod.rs",
+        from: "on_patience(); if first == until { return Wake::TimedOut; }",
+        to: "if first == until { return Wake::TimedOut; } on_patience();",
+        rule: "A wait of less than a second finds out at its end that the owner does not exist.",
+        outcome: ordinary("exec", &["a_short_wait_gives_a_lock_back"]),
+    },
 ];

@@ -21,13 +21,17 @@
 //! - I2. A word that is owned has `WAITERS`, for the kernel alone: if the owner ends, it wakes one.
 //! - I3. From before it takes the word until after it has given it up and woken whom it must, the owner's node is in
 //!   its thread's `pending` field or robust list.
-//! - I5. A word is given up only by the thread that owns it, through the address through which that thread took it: its entry is
-//!   there (`sys/robust_futex.rs`, I1). After the release the node is in no list of that thread: the next owner writes the links.
 //! - I4. Whoever gives the word up looks at `armed` after that, and wakes one if it is odd. So does the kernel for one who is killed in between, as I3
 //!   says, if the word is free; if it has an owner by then, that will do it.
-//! - I5. The owner of a word exists, or the word is marked: by the kernel, or by a thread that has waited for a second and found that the owner's id is
-//!   nobody's. The kernel does not mark a word if its owner calls exec and is not the first thread of its process: that thread gets the
-//!   process's id before the kernel walks its list, whose words bear the old one.
+//! - I5. A word is given up only by the thread that owns it, through the address through which that thread took it: its entry is
+//!   there (`sys/robust_futex.rs`, I1). After the release the node is in no list of that thread: the next owner writes the links.
+//! - I6. The owner of a word exists, or the word is marked: by the kernel, or by a waiting thread that
+//!   has found that no thread has the owner's id. Waiting threads ask once a second, and when a sleep
+//!   ends with its time. The kernel does not mark a word if its owner calls exec and is not the first
+//!   thread of its process: that thread gets the process's id before the kernel walks its list, whose
+//!   words bear the old id. One gap remains. If the asking thread pauses between the answer and its
+//!   exchange, the owner's id can come again and the new thread can take the word, which is then
+//!   marked although its owner lives. No second question closes the gap: the pause can follow it.
 //!
 //! # Ordering
 //! Taking is an Acquire, giving up a Release of the word (the kernel's change of it is a full
@@ -183,28 +187,15 @@ impl RobustWord {
             Ok(me) => me,
             Err(refused) => return Ok(Err(refused)),
         };
-        let waited = loop {
-            let step = |seen, look| self.step(me, seen, look);
-            let a_while = Self::a_while_of(deadline);
-            match self.word.wait_until_beside(&self.armed, a_while, step) {
-                // Keeps I5.
-                Err(TimedOut) if self.mark_if_gone() || a_while != deadline => {}
-                waited => break waited,
-            }
-        };
-        match waited {
+        let step = |seen, look| self.step(me, seen, look);
+        let on_patience = || _ = self.mark_if_gone(); // keeps I6
+        match self.word.wait_until_beside(&self.armed, deadline, step, on_patience) {
             Ok(taken) => Ok(self.settle(me, taken)),
             Err(timed_out) => {
                 me.end();
                 Err(timed_out)
             }
         }
-    }
-
-    /// How long to wait before the owner is looked for.
-    #[cfg(not(outlast_loom))]
-    fn a_while_of(deadline: Deadline) -> Deadline {
-        deadline.at_most(hooks::second_look(super::PATIENCE))
     }
 
     /// Marks the word in the kernel's stead if the owner does not exist. Returns whether it did.
@@ -216,7 +207,7 @@ impl RobustWord {
         if owner == 0 || owner == UNPLACED || thread::exists(owner) {
             return false;
         }
-        let marked = seen & WAITERS | OWNER_DIED;
+        let marked = seen & WAITERS | OWNER_DIED; // I6 says what can come in between
         let done = self.word.value.compare_exchange(seen, marked, AcqRel, Relaxed).is_ok();
         if done {
             self.word.wake(1); // as the kernel does: keeps I1 if this thread is killed here
@@ -224,13 +215,7 @@ impl RobustWord {
         done
     }
 
-    /// In the model the kernel marks all, and no time passes.
-    #[cfg(outlast_loom)]
-    fn a_while_of(deadline: Deadline) -> Deadline {
-        deadline
-    }
-
-    /// See there.
+    /// In the model the kernel marks every word.
     #[cfg(outlast_loom)]
     #[expect(clippy::unused_self, reason = "one contract with the real builds")]
     fn mark_if_gone(&self) -> bool {

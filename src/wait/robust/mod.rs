@@ -16,7 +16,6 @@ mod imp;
 pub(crate) use imp::RobustWord;
 
 use crate::error::Fault;
-#[cfg(not(outlast_loom))]
 use std::time::Duration;
 
 /// Somebody may be asleep.
@@ -29,7 +28,6 @@ pub(crate) const OWNER: u32 = OWNER_DIED - 1;
 pub(crate) const UNPLACED: u32 = OWNER;
 
 /// How long a thread waits for an owner before it asks whether that owner exists.
-#[cfg(not(outlast_loom))]
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How a robust word came into our hands.
