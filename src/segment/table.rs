@@ -6,13 +6,13 @@
 //!
 //! # After the last use
 //! A registered thread's token lies in the memory. So [`Attachment::detach`] keeps the memory (in a *grave*) until each such thread has ended, or
-//! has come back here: a thread gives its tokens in graves up whenever it is identified anew. Memory of the caller's is not kept, and may be opened
+//! has come back here: a thread releases its tokens in graves the next time it is identified. Memory of the caller's is not kept, and may be opened
 //! again at the same address while such threads live. So a cache holds no range, but refers to an [`Identity`], which the last use makes empty, and
 //! which is used again only when no thread can have it in its cache.
 //!
 //! # Fork
 //! The child of a fork is nobody yet: its cache is emptied, the count of [`forks`] moves, and every mapping
-//! is attached anew at its first use. A lock asks nobody who calls, to be as short as it is. So until the child is a peer of all segments that it was
+//! is attached anew at its first use. To stay short, the fast path of a lock does not identify its caller. So until the child is a peer of all segments that it was
 //! born with, its locks take a longer way, on which it becomes one: what it changes under a lock in one of them, it may announce in
 //! another, and the others must hear of its death in between.
 //!
@@ -113,7 +113,10 @@ static JOINED: Condvar = Condvar::new();
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
 /// Who this process is in a mapping. Any thread that has it in its cache is registered there.
+///
+/// Nearly every call reads one, so it shares no cache line with data that is written.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Identity {
     start: AtomicUsize,
     /// 0 after the last use.
@@ -223,7 +226,7 @@ fn attach(
     hooks::pause("table: attaching");
     let joined = Membership::join(peers, recover);
     let mut table = self::table();
-    let identity = table.spare.pop();
+    let identity = if joined.is_ok() { table.spare.pop() } else { None };
     let mut result = Err(Fault::Corrupt);
     if let Some(mapping) = table.mapping(start) {
         (mapping.place, result) = match joined {

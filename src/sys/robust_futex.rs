@@ -34,7 +34,7 @@
 //! | `pending` | the word that this thread takes, gives up, holds unlisted, or held last; the bell, in a sentinel | `begin`, `toll` | `end`; [`forget_within`], in any thread; `forget_in_child` | the kernel; `begin_again` |
 //! | `UNLISTED` | the entry that is held in `pending` alone | `hold` | `let_go`; `spill`, which lists the entry | `holds`, `begin`; a thread that unmaps memory |
 //! | `held`, in the thread's `Place` | the entries in the list, oldest first | `link` | `unlink`; `enter`, after the thread's end | `position`, `unlink`; a thread that unmaps memory |
-//! | `HELD_LEN` | the length of `held` | `link` | `unlink`, `forget_in_child` | `is_full` |
+//! | `HELD_LEN` | the length of `held`; `len` in the `Place` is the same, for other threads | `link` | `unlink`, `forget_in_child` | `is_full`; `len`: a thread that unmaps memory |
 //! | `FOREIGN` | a node of the C library may lie between ours: `unlink` reads links from memory | `note_foreign` | `note_foreign`, when the list is empty; `forget_in_child` | `unlink` |
 //! | `KNOWN` | the thread's head and id | `introduce` | `forget_in_child` | `current` |
 //! | `FAST` | the same, if the thread may lock by the shortest way: lazily, and asking nobody | `allow_fast` | `set_eager`, `retire`, `forget_in_child` | `fast`, `is_calling` |
@@ -301,7 +301,7 @@ impl Thread {
         compiler_fence(SeqCst);
         head.list.store(entry, Relaxed);
         held[len].store(entry, Release);
-        HELD_LEN.set(len + 1);
+        set_len(len + 1);
     }
 
     /// Takes a node out of the list, if it is there; whether it was. It must be the pending one meanwhile.
@@ -323,8 +323,7 @@ impl Thread {
         compiler_fence(SeqCst);
         // In this order: a thread that reads `held` from its end meets each entry that stays.
         (at + 1..len).for_each(|i| held[i - 1].store(held[i].load(Relaxed), Release));
-        held[len - 1].store(0, Release);
-        HELD_LEN.set(len - 1);
+        set_len(len - 1);
         true
     }
 
@@ -364,6 +363,12 @@ fn unlisted() -> usize {
 #[inline(always)]
 fn set_unlisted(to: usize) {
     UNLISTED.with(|entry| entry.store(to, Relaxed));
+}
+
+/// Notes how many entries the calling thread has listed.
+fn set_len(len: usize) {
+    HELD_LEN.set(len);
+    threads::publish_len(len);
 }
 
 /// Where the entry is among the first `len` that are held, if it is.

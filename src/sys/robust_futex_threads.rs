@@ -18,7 +18,7 @@
 //! The locks of other threads may stay locked in the child of a fork, which therefore begins a new list.
 use super::{Head, Held, MAX_HELD, UNLISTED};
 use crate::sync::atomic::AtomicUsize;
-use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::thread::is_ours;
 use core::cell::Cell;
 use core::ptr::{from_ref, with_exposed_provenance};
@@ -26,8 +26,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 struct Place {
     owner: Mutex<Owner>,
-    /// What the owner has listed, oldest first, and zeros. Written by the owner.
+    /// What the owner has listed, oldest first. Written by the owner.
     held: Held,
+    /// The length of the list in `held`, for other threads. Written by the owner.
+    len: AtomicUsize,
     /// The address of the place that was made before this one, or 0.
     next: AtomicUsize,
 }
@@ -81,7 +83,7 @@ impl Place {
         if owner.living.is_some() || owner.tid != tid && is_ours(owner.tid) {
             return false;
         }
-        self.held.iter().for_each(|entry| entry.store(0, Relaxed));
+        self.len.store(0, Relaxed);
         *owner = Owner { tid, living: living.take() };
         true
     }
@@ -91,15 +93,18 @@ impl Place {
         let owner = self.owner();
         // The unlisted entry first: it may move to the list meanwhile.
         let unlisted = owner.living.as_ref().is_some_and(|living| within(living.unlisted()));
-        // From the end: entries move towards the beginning.
-        let listed = || self.held.iter().rev().any(|entry| within(entry.load(Acquire)));
+        // From the end, as it was once the entry was there: entries move towards the beginning.
+        let listed = || {
+            let held = &self.held[..self.len.load(Acquire)];
+            held.iter().rev().any(|entry| within(entry.load(Acquire)))
+        };
         (unlisted || listed()) && (owner.living.is_some() || is_ours(owner.tid))
     }
 }
 
 fn places() -> impl Iterator<Item = &'static Place> {
     let place = |at: &AtomicUsize| {
-        // SAFETY: null, or what `enter` leaked before it published its address.
+        // SAFETY: null, or what `add` leaked before it published its address.
         unsafe { with_exposed_provenance::<Place>(at.load(Acquire)).as_ref::<'static>() }
     };
     core::iter::successors(place(&PLACES), move |before| place(&before.next))
@@ -122,6 +127,7 @@ fn add(owner: Owner) -> &'static Place {
     let new: &'static Place = Box::leak(Box::new(Place {
         owner: Mutex::new(owner),
         held: [const { AtomicUsize::new(0) }; MAX_HELD + 1],
+        len: AtomicUsize::new(0),
         next: AtomicUsize::new(0),
     }));
     let mut first = PLACES.load(Relaxed);
@@ -137,6 +143,13 @@ fn add(owner: Owner) -> &'static Place {
 /// What the calling thread has listed, if it is entered.
 pub(super) fn held() -> Option<&'static Held> {
     PLACE.get().map(|place| &place.held)
+}
+
+/// Tells other threads how many entries the calling thread has listed. A thread that reads the number sees those entries.
+pub(super) fn publish_len(len: usize) {
+    if let Some(place) = PLACE.get() {
+        place.len.store(len, Release);
+    }
 }
 
 /// Whether the calling thread is ending.
