@@ -84,7 +84,9 @@ fn main() -> ExitCode {
             ("results_that_nobody_wants", results_that_nobody_wants),
             ("large_results_hold_no_descriptors", large_results_hold_no_descriptors),
             ("large_values_wait_for_descriptors", large_values_wait_for_descriptors),
+            ("each_large_value_waits_its_own_time", each_large_value_waits_its_own_time),
             ("workers_without_descriptors", workers_without_descriptors),
+            ("a_worker_waits_for_a_descriptor", a_worker_waits_for_a_descriptor),
             ("a_pool_outlives_a_lack_of_descriptors", a_pool_outlives_a_lack_of_descriptors),
             ("an_input_that_panics", an_input_that_panics),
             ("large_arguments_without_end", large_arguments_without_end),
@@ -1305,6 +1307,44 @@ fn large_values_wait_for_descriptors() {
     let stats = pool.stats();
     assert_eq!((stats.lost, stats.failed, stats.unfinished), (0, 2, 0));
     pool.join();
+}
+
+/// A large value that has waited for too long does not take those with it that came later.
+fn each_large_value_waits_its_own_time() {
+    fn check<T: serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(
+        workers: usize,
+        submit: impl Fn(&Pool) -> pool::Task<T>,
+    ) {
+        let pool = Pool::builder().workers(workers).build().unwrap();
+        let value = submit(&pool).join().unwrap();
+        let all = runner::AllDescriptors::take();
+        let first = submit(&pool);
+        assert!(first.join_timeout(ms(900)).is_none());
+        let second = submit(&pool);
+        first.wait();
+        drop(all);
+        assert!(is_error(&first.join(), |error| matches!(error, TaskError::Transfer(_))));
+        assert_eq!(second.join().unwrap(), value);
+    }
+    // The second result comes from another worker, or from the same one.
+    check(2, |pool| pool.submit(letters, 20_000));
+    check(1, |pool| pool.submit(letters, 20_000));
+    check(2, |pool| pool.submit(length, letters(20_000)));
+}
+
+/// A worker that has no descriptor for a large argument waits until there is one.
+fn a_worker_waits_for_a_descriptor() {
+    /// Until long after the task has come.
+    fn takes_all(milliseconds: u64) {
+        let before = runner::limit_descriptors(3);
+        std::thread::spawn(move || {
+            std::thread::sleep(ms(milliseconds));
+            runner::limit_descriptors(before);
+        });
+    }
+    let pool = Pool::builder().workers(1).build().unwrap();
+    pool.apply(takes_all, 300).unwrap();
+    assert_eq!(pool.apply(length, letters(20_000)).unwrap(), 20_000);
 }
 
 /// A worker without a descriptor for a large value reports that, and goes on.

@@ -4,7 +4,7 @@
 use super::chunk::{Chunk, Job, Piece};
 use super::core::is_final;
 use super::error::TaskError;
-use super::hall::{Hall, SCARCITY, WORDS};
+use super::hall::{Hall, RESOURCE_TIMEOUT, WORDS};
 use super::worker::status::VALUE;
 use super::worker::{BY_SOCKET, HEAD, LARGE, LAST};
 use crate::process::Process;
@@ -15,7 +15,7 @@ use crate::sys::process::{receive, receive_first, send};
 use core::task::Waker;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,6 +56,9 @@ pub(super) struct Seat {
     doom: Option<(u32, u32, Doom)>,
     /// The task that it was at when last seen, and when that was first seen.
     watched: Option<((u32, u32), Instant)>,
+    /// Since when results that need a descriptor have waited for one, and the tail of the results
+    /// then. Results behind that tail came later, and wait their own time.
+    waits: Option<(Instant, u64)>,
 }
 
 impl Seat {
@@ -105,9 +108,9 @@ pub(super) struct Book {
     pub(super) wake: Vec<Waker>,
     /// A worker was asleep when it was sent something.
     pub(super) roused: bool,
-    /// Since when results have waited for a descriptor, and arguments for one and for memory. They
-    /// are tried again and again, and nobody rings for that.
-    results_wait: Option<Instant>,
+    /// Whether results wait for a descriptor, and since when arguments have waited for one or for
+    /// memory. They are retried by time, because no event announces a free descriptor.
+    results_wait: bool,
     arguments_wait: Option<Instant>,
     /// Why the last argument could not be sent.
     refused: Option<io::Error>,
@@ -131,7 +134,7 @@ impl Book {
             costs: Vec::new(),
             wake: Vec::new(),
             roused: false,
-            results_wait: None,
+            results_wait: false,
             arguments_wait: None,
             refused: None,
             buffer: Vec::new(),
@@ -176,34 +179,30 @@ impl Book {
     /// Reads what has come; whether anything has. An error is a desk that makes no sense.
     pub(super) fn collect(&mut self, hall: &Hall) -> bool {
         let mut any = false;
-        let since = self.results_wait.take();
-        let until = since.map(|since| since + SCARCITY);
+        self.results_wait = false;
         for i in 0..self.seats.len() {
             let results = &hall.desks()[i].results;
             if results.tail() != results.head() {
                 any = true;
-                if self.collect_from(hall, i, until).is_none()
+                if self.collect_from(hall, i, RESOURCE_TIMEOUT).is_none()
                     && let Some(worker) = &self.seats[i].worker
                 {
                     worker.process.kill().ok(); // it has written nonsense
                 }
             }
         }
-        if self.results_wait.is_some() && since.is_some() {
-            self.results_wait = since;
-        }
         any
     }
 
-    /// Reads the results of one desk, but not those that wait for a descriptor, as they do `until` then.
-    fn collect_from(&mut self, hall: &Hall, i: usize, until: Option<Instant>) -> Option<()> {
+    /// Reads the results of one desk. Results that need a descriptor stay there for `patience`.
+    fn collect_from(&mut self, hall: &Hall, i: usize, patience: Duration) -> Option<()> {
         let desk = hall.desks().get(i)?;
         let (head, tail) = (desk.results.head(), desk.results.tail());
         let words = usize::try_from(tail.wrapping_sub(head)).ok().filter(|&words| words <= WORDS);
         let mut bytes = core::mem::take(&mut self.buffer);
         bytes.clear();
         desk.results.copy(head, words.unwrap_or(0), &mut bytes);
-        let read = words.and_then(|_| self.read_records(i, &bytes, until));
+        let read = words.and_then(|_| self.read_records(i, &bytes, head, patience));
         let rest = read.map_or(0, |read| (bytes.len() - read) as u64 / 8);
         desk.results.release(tail.wrapping_sub(rest));
         desk.made_room();
@@ -211,8 +210,16 @@ impl Book {
         read.map(drop)
     }
 
-    /// How many of the bytes have been read; `None` if they make no sense.
-    fn read_records(&mut self, i: usize, bytes: &[u8], until: Option<Instant>) -> Option<usize> {
+    /// Reads the bytes that lie from `head` on. Returns how many it has read; `None` if they make
+    /// no sense.
+    fn read_records(
+        &mut self,
+        i: usize,
+        bytes: &[u8],
+        head: u64,
+        patience: Duration,
+    ) -> Option<usize> {
+        let position = |at: usize| head.wrapping_add(at as u64 / 8);
         // The records from `begin` to `at`, `count` of them, belong to the first chunk at the desk.
         let (mut begin, mut at, mut count) = (0, 0, 0);
         while at < bytes.len() {
@@ -227,8 +234,8 @@ impl Book {
             if flags & BY_SOCKET != 0 {
                 self.hand_over(i, &bytes[begin..at], count)?;
                 (begin, count) = (next, 0);
-                let socket = Arc::clone(&self.seats[i].worker.as_ref()?.socket);
-                let Some(piece) = self.fetch(socket.as_fd(), status, until)? else {
+                let place = (position(at), position(bytes.len()));
+                let Some(piece) = self.fetch(i, status, place, patience)? else {
                     return Some(at);
                 };
                 let sent = self.seats[i]
@@ -267,24 +274,36 @@ impl Book {
     }
 
     /// A large result, copied from its file, so that no descriptor stays open; or why it is lost.
-    /// `Some(None)` if it waits for a descriptor, and `None` if it cannot be taken from the socket, where
-    /// it would be mistaken for the next one.
+    /// Its record lies at `place`, of results up to `tail`. `Some(None)` if it waits for a
+    /// descriptor, and `None` if it cannot be taken from the socket, where it would be mistaken for
+    /// the next one.
     #[cold]
     fn fetch(
         &mut self,
-        socket: BorrowedFd<'_>,
+        i: usize,
         status: u8,
-        until: Option<Instant>,
+        (place, tail): (u64, u64),
+        patience: Duration,
     ) -> Option<Option<Piece>> {
+        let seat = &mut self.seats[i];
+        let socket = seat.worker.as_ref()?.socket.as_fd();
         let mut files = Vec::new();
         let file = match receive(socket, &mut [0; 4], &mut files, false) {
-            Ok(_) => Ok(files.pop()?),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-            Err(_) if until.is_none_or(|until| Instant::now() < until) => {
-                self.results_wait = Some(Instant::now());
-                return Some(None);
+            Ok(_) => {
+                seat.waits = None;
+                Ok(files.pop()?)
             }
-            Err(_) => receive_first(socket).ok()?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(_) => {
+                let waits = seat.waits.filter(|&(_, tail)| place < tail);
+                let waits = waits.unwrap_or_else(|| (Instant::now(), tail));
+                if waits.0.elapsed() < patience {
+                    seat.waits = Some(waits);
+                    self.results_wait = true;
+                    return Some(None);
+                }
+                receive_first(socket).ok()?
+            }
         };
         Some(Some(match file.and_then(read_file) {
             Ok(bytes) => Piece::Large(status, bytes),
@@ -294,7 +313,7 @@ impl Book {
 
     /// Whether values wait for descriptors or memory, which come without a word.
     pub(super) fn has_waiting_values(&self) -> bool {
-        self.results_wait.is_some() || self.arguments_wait.is_some()
+        self.results_wait || self.arguments_wait.is_some()
     }
 
     fn hand_over(&mut self, i: usize, records: &[u8], count: u32) -> Option<()> {
@@ -338,7 +357,7 @@ impl Book {
         loop {
             if let Some(chunk) = self.pending.pop_front() {
                 if chunk.large && !set_aside.is_empty() {
-                    set_aside.push_back(chunk);
+                    set_aside.push_back(chunk.waiting());
                     continue;
                 }
                 let best = self.idle().or_else(|| self.least_busy(&chunk));
@@ -367,14 +386,16 @@ impl Book {
     /// A large argument that cannot be sent: gives the task back, to be tried again, or fails it.
     #[cold]
     fn refuse(&mut self, hall: &Hall, chunk: Chunk, error: &io::Error) -> Option<Chunk> {
-        let now = Instant::now();
         let since = *self.arguments_wait.get_or_insert_with(|| {
             // The thread that reads results sleeps without an end; it is to look again and again.
             hall.ring();
             hall.call();
-            now
+            Instant::now()
         });
-        if now.duration_since(since) < SCARCITY {
+        let chunk = chunk.waiting();
+        // Its time counts from when it was first refused or waited behind such an argument, but no
+        // longer than descriptors have been short.
+        if chunk.waits.max(Some(since)).is_some_and(|since| since.elapsed() < RESOURCE_TIMEOUT) {
             return Some(chunk);
         }
         self.fail(chunk, &TaskError::Transfer(error.to_string()));
@@ -530,7 +551,7 @@ impl Book {
     /// The worker at a desk has ended: what it was at is tried again, or given up.
     pub(super) fn bury(&mut self, hall: &Hall, i: usize, status: Option<ExitStatus>) {
         // What does not arrive now is lost: the next worker gets the desk.
-        self.collect_from(hall, i, Some(Instant::now()));
+        self.collect_from(hall, i, Duration::ZERO);
         let desk = &hall.desks()[i];
         let claimed = desk.tasks.head();
         let progress = desk.progress();

@@ -4,6 +4,7 @@ use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
 use core::task::Waker;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Who wants the results of some tasks.
 pub(super) trait Job: Send + Sync {
@@ -38,9 +39,18 @@ pub(super) struct Chunk {
     /// Arguments, each after its length; or, if `large`, one without.
     pub(super) body: Vec<u8>,
     pub(super) large: bool,
+    /// Since when it has waited for a descriptor or memory, by the owner's first look.
+    pub(super) waits: Option<Instant>,
 }
 
 impl Chunk {
+    /// The chunk, which waits for a descriptor or memory from now on, unless it does already.
+    #[cold]
+    pub(super) fn waiting(mut self) -> Chunk {
+        self.waits.get_or_insert_with(Instant::now);
+        self
+    }
+
     pub(super) fn time(&self) -> u64 {
         match self.cost.load(Relaxed) {
             0 => UNKNOWN,
@@ -78,6 +88,7 @@ impl Chunk {
             cost: Arc::clone(&self.cost),
             body: first,
             large: self.large,
+            waits: self.waits,
         };
         self.base += u64::from(self.done + count);
         self.count -= self.done + count;

@@ -37,7 +37,7 @@ pub(super) const WORDS: usize = 8 * 1024;
 /// The most bytes of a message's arguments, or of a result, that go through a ring.
 pub(super) const INLINE: usize = 12 * 1024;
 /// How long a larger one waits for a descriptor and for memory.
-pub(super) const SCARCITY: Duration = Duration::from_secs(1);
+pub(super) const RESOURCE_TIMEOUT: Duration = Duration::from_secs(1);
 
 crate::shared! {
     #[repr(align(64))]

@@ -265,6 +265,7 @@ where
             cost: Arc::clone(&self.cost),
             body,
             large,
+            waits: None,
         };
         if let Err(error) = self.pool.core.submit(|_| chunk, self.goes_on) {
             for number in base..base + u64::from(count) {

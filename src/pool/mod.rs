@@ -341,6 +341,7 @@ impl Pool {
             cost: book.cost_of(number),
             body,
             large,
+            waits: None,
         };
         let roused = self.core.submit(chunk, false)?;
         Ok((Task::new(cell, Arc::clone(&self.core)), roused))

@@ -1,5 +1,5 @@
 //! What a worker does.
-use super::hall::{Desk, Hall, INLINE, SCARCITY};
+use super::hall::{Desk, Hall, INLINE, RESOURCE_TIMEOUT};
 use crate::deadline::Deadline;
 use crate::process::wire::{encode, from_file, is_gone, to_file};
 use crate::process::worker::{Entry, Failure, catch};
@@ -113,6 +113,25 @@ pub(super) fn work((desk, desks, owner, initializer): Orders) -> Result<(), Stri
 fn end_if_copy(before: u32, panicked: bool) {
     if forks() != before {
         exit_now(if panicked { 101 } else { 0 });
+    }
+}
+
+/// Repeats a call that fails for lack of descriptors or memory until [`RESOURCE_TIMEOUT`] has
+/// elapsed, and returns the last error then. A closed socket is an error immediately.
+#[cold]
+fn retry<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let mut since = None;
+    loop {
+        match call() {
+            Err(error)
+                if !is_gone(&error)
+                    && since.get_or_insert_with(Instant::now).elapsed() < RESOURCE_TIMEOUT =>
+            {
+                std::thread::sleep(PAUSE);
+            }
+            other => return other,
+        }
     }
 }
 
@@ -274,26 +293,19 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Sends the record's bytes in a file. Why that cannot be done, if it cannot for a while.
+    /// Sends the record's bytes in a file. Retries for [`RESOURCE_TIMEOUT`], then returns the error.
     #[cold]
     fn pass_on(&mut self) -> Result<io::Result<()>, Over> {
-        const NAP: Duration = Duration::from_millis(5);
-        let mut since = None;
-        loop {
+        let sent = retry(|| {
             // For those before it: nobody may be waiting, and the socket holds so many.
             self.hall.ring();
             self.hall.call();
-            let socket = self.socket.as_fd();
-            let sent = to_file(&self.record[8..])
-                .and_then(|file| send(socket, &[0], &[file.as_fd()], true));
-            match sent {
-                Ok(()) => return Ok(Ok(())),
-                Err(error) if is_gone(&error) => return Err(Over),
-                Err(error) if since.get_or_insert_with(Instant::now).elapsed() >= SCARCITY => {
-                    return Ok(Err(error));
-                }
-                Err(_) => std::thread::sleep(NAP),
-            }
+            let file = to_file(&self.record[8..])?;
+            send(self.socket.as_fd(), &[0], &[file.as_fd()], true)
+        });
+        match sent {
+            Err(error) if is_gone(&error) => Err(Over),
+            sent => Ok(sent),
         }
     }
 
@@ -305,21 +317,22 @@ impl Worker<'_> {
             if let Some((tag, file)) = self.early.take()
                 && tag == number
             {
-                return Ok(file.and_then(from_file));
+                return Ok(file.and_then(|file| retry(|| from_file(&file))));
             }
             self.hear(true)?;
         }
     }
 
-    /// Takes what comes by the socket next. An argument for which there is no descriptor is lost: its task
-    /// reports that.
+    /// Takes the next argument from the socket. With `wait`, the call blocks until there is one. An
+    /// argument for which there is no descriptor stays in the socket. With `wait`, it stays there
+    /// only for [`RESOURCE_TIMEOUT`]. After that it is lost, and its task reports the error.
     fn hear(&mut self, wait: bool) -> Result<(), Over> {
         let (mut tag, mut files) = ([0; 4], Vec::new());
-        let file = match receive(self.socket.as_fd(), &mut tag, &mut files, wait) {
+        let socket = self.socket.as_fd();
+        let mut take = || receive(socket, &mut tag, &mut files, wait);
+        let file = match if wait { retry(take) } else { take() } {
             Ok(length) if length == tag.len() => Ok(files.pop().ok_or(Over)?),
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                receive_first(self.socket.as_fd()).map_err(|_| Over)?
-            }
+            Err(_) if wait => receive_first(socket).map_err(|_| Over)?,
             _ => return Err(Over),
         };
         self.early = Some((u32::from_le_bytes(tag), file));

@@ -418,7 +418,7 @@ impl Desk {
         }
         let argument = match file {
             None => Bytes::Here(argument.to_vec()),
-            Some(file) => Bytes::There(from_file(file)?),
+            Some(file) => Bytes::There(from_file(&file)?),
         };
         let helper = std::process::id();
         // SAFETY: this process has one thread.

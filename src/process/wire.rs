@@ -89,7 +89,7 @@ impl Deref for Bytes {
 impl Message {
     /// All of it.
     pub(super) fn whole(self) -> io::Result<Bytes> {
-        self.file.map_or(Ok(Bytes::Here(self.body)), |file| from_file(file).map(Bytes::There))
+        self.file.map_or(Ok(Bytes::Here(self.body)), |file| from_file(&file).map(Bytes::There))
     }
 }
 
@@ -106,12 +106,12 @@ pub(crate) fn to_file(bytes: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// What is in such a file, in its place.
-pub(crate) fn from_file(file: OwnedFd) -> io::Result<Mmap> {
+pub(crate) fn from_file(file: &OwnedFd) -> io::Result<Mmap> {
     if !is_frozen(file.as_fd())? {
         return Err(garbled());
     }
     // SAFETY: neither its length nor what it holds changes any more.
-    unsafe { MmapOptions::new().populate().map_copy_read_only(&file) }
+    unsafe { MmapOptions::new().populate().map_copy_read_only(file) }
 }
 
 /// A copy of what is in such a file.
