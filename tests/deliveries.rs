@@ -4,12 +4,13 @@
 #![cfg(not(outlast_loom))]
 mod common;
 
-use common::{ms, until_waiting, watch};
+use common::{cpu_time, ms, until_waiting, watch};
 use outlast::queue::IN_FLIGHT;
 use outlast::{
-    Channel, Delivery, PriorityQueue, Queue, RecvError, RecvTimeoutError, Shareable, Shared, Spin,
-    TryRecvError, queue::priority,
+    Channel, Delivery, PriorityChannel, PriorityQueue, Queue, RecvError, RecvTimeoutError,
+    Shareable, Shared, Spin, TryRecvError, queue::priority,
 };
+use std::os::unix::fs::FileExt as _;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -42,6 +43,21 @@ fn exhausted() -> Shared<Queue<u64>> {
 
 fn take_all(queue: &Queue<u64>) -> Vec<Delivery<'_, u64>> {
     (0..IN_FLIGHT).map(|_| queue.recv_ack().unwrap()).collect()
+}
+
+/// Leaves the first slot of the first queue in `field` as a sender does that has claimed it and
+/// stands still. Returns the file and the offset of the slot.
+fn claim_first_slot<T: ?Sized + Shareable + Sync + 'static>(
+    shared: &Shared<T>,
+    field: outlast::Field,
+) -> (std::fs::File, u64) {
+    let file = std::fs::File::from(shared.try_clone_fd().unwrap());
+    let mut word = [0; 8];
+    file.read_exact_at(&mut word, 104).unwrap();
+    let slots = (field.layout)().fields[1].offset;
+    let slot = u64::from_ne_bytes(word) + (field.offset + slots) as u64;
+    file.write_all_at(&(4_095_u64 << 4 | 1).to_ne_bytes(), slot).unwrap();
+    (file, slot)
 }
 
 #[test]
@@ -120,6 +136,79 @@ fn a_receiver_that_sleeps_for_a_cell_hears_of_the_close() {
         queue.close();
         assert_eq!(acker.join().unwrap(), Err(RecvError::Closed));
     });
+}
+
+/// The message for which there is no cell may be received by a thread that needs none.
+#[test]
+fn a_receiver_that_sleeps_for_a_cell_of_a_closed_queue_hears_that_the_message_is_gone() {
+    let queue = exhausted();
+    let _watchdog = watch(
+        "a_receiver_that_sleeps_for_a_cell_of_a_closed_queue_hears_that_the_message_is_gone",
+        &queue,
+    );
+    let _held = take_all(&queue);
+    queue.send(ALL).unwrap();
+    queue.close();
+    std::thread::scope(|scope| {
+        let ackers: Vec<_> =
+            (0..2).map(|_| sleeper(scope, || queue.recv_ack().map(|delivery| *delivery))).collect();
+        assert_eq!(queue.try_recv(), Ok(ALL));
+        for acker in ackers {
+            assert_eq!(acker.join().unwrap(), Err(RecvError::Closed));
+        }
+    });
+}
+
+/// A slot that is given up may have been all that several receivers waited for.
+#[test]
+fn the_last_slot_that_is_given_up_wakes_all_receivers_of_a_closed_queue() {
+    let queue = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let _watchdog =
+        watch("the_last_slot_that_is_given_up_wakes_all_receivers_of_a_closed_queue", &queue);
+    let loan = queue.loan().unwrap();
+    queue.close();
+    std::thread::scope(|scope| {
+        let receivers: Vec<_> = (0..2).map(|_| sleeper(scope, || queue.recv())).collect();
+        let acker = sleeper(scope, || queue.recv_ack().map(|delivery| *delivery));
+        drop(loan);
+        for receiver in receivers {
+            assert_eq!(receiver.join().unwrap(), Err(RecvError::Closed));
+        }
+        assert_eq!(acker.join().unwrap(), Err(RecvError::Closed));
+    });
+}
+
+/// A receiver that waits longer than its own look lasts uses hardly any processor time: it does not
+/// wake itself.
+#[test]
+fn a_receiver_without_a_cell_sleeps_when_the_senders_are_gone() {
+    let channel = Shared::<Channel<u64>>::anonymous_channel(IN_FLIGHT + 8).unwrap();
+    let _watchdog = watch("a_receiver_without_a_cell_sleeps_when_the_senders_are_gone", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    (0..=ALL).for_each(|n| sender.send(n).unwrap());
+    let _held: Vec<_> = (0..IN_FLIGHT).map(|_| receiver.recv_ack().unwrap()).collect();
+    drop(sender);
+    let used = cpu_time(|| {
+        let received = receiver.recv_ack_timeout(ms(1_000));
+        assert_eq!(received.err(), Some(RecvTimeoutError::TimedOut));
+    });
+    assert!(used < ms(50), "{used:?}");
+}
+
+/// The same of a message that is being written, in a channel that nobody sent to for a moment.
+#[test]
+fn a_receiver_behind_a_slow_sender_sleeps() {
+    let channel = Shared::<Channel<u64>>::anonymous_channel(4).unwrap();
+    let _watchdog = watch("a_receiver_behind_a_slow_sender_sleeps", &channel);
+    drop(channel.sender().unwrap());
+    let _sender = channel.sender().unwrap();
+    claim_first_slot(&channel, <Channel<u64> as Shareable>::layout().fields[0]);
+    let receiver = channel.receiver().unwrap();
+    let used = cpu_time(|| {
+        let received = receiver.recv_ack_timeout(ms(1_000));
+        assert_eq!(received.err(), Some(RecvTimeoutError::TimedOut));
+    });
+    assert!(used < ms(50), "{used:?}");
 }
 
 #[test]
@@ -226,6 +315,51 @@ fn levels_an_end_is_seen_without_a_cell() {
 }
 
 #[test]
+fn levels_a_receiver_that_sleeps_for_a_cell_of_a_closed_queue_hears_that_the_message_is_gone() {
+    let queue = exhausted_level();
+    let _watchdog = watch(
+        "levels_a_receiver_that_sleeps_for_a_cell_of_a_closed_queue_hears_that_the_message_is_gone",
+        &queue,
+    );
+    let _held = take_all_of(&queue);
+    queue.send(1, ALL).unwrap();
+    queue.close();
+    std::thread::scope(|scope| {
+        let ackers: Vec<_> =
+            (0..2).map(|_| sleeper(scope, || queue.recv_ack().map(|delivery| *delivery))).collect();
+        assert_eq!(queue.try_recv(), Ok((1, ALL)));
+        for acker in ackers {
+            assert_eq!(acker.join().unwrap(), Err(RecvError::Closed));
+        }
+    });
+}
+
+/// Receivers that sleep for a cell wake neither themselves nor each other.
+#[test]
+fn levels_receivers_without_a_cell_sleep_when_the_senders_are_gone() {
+    type Levels = PriorityChannel<u64, 2, { IN_FLIGHT + 8 }>;
+    let channel = Shared::anonymous(Levels::new()).unwrap();
+    let _watchdog =
+        watch("levels_receivers_without_a_cell_sleep_when_the_senders_are_gone", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    (0..=ALL).for_each(|n| sender.send(1, n).unwrap());
+    let _held: Vec<_> = (0..IN_FLIGHT).map(|_| receiver.recv_ack().unwrap()).collect();
+    drop(sender);
+    std::thread::scope(|scope| {
+        let wait = || {
+            cpu_time(|| {
+                let received = receiver.recv_ack_timeout(ms(1_000));
+                assert_eq!(received.err(), Some(RecvTimeoutError::TimedOut));
+            })
+        };
+        let receivers = [scope.spawn(wait), scope.spawn(wait)];
+        for used in receivers.map(|receiver| receiver.join().unwrap()) {
+            assert!(used < ms(50), "{used:?}");
+        }
+    });
+}
+
+#[test]
 fn levels_a_free_cell_that_one_receiver_leaves_is_for_the_next() {
     let queue = exhausted_level();
     let _watchdog = watch("levels_a_free_cell_that_one_receiver_leaves_is_for_the_next", &queue);
@@ -264,20 +398,12 @@ fn levels_a_message_of_another_level_ends_the_sleep_for_a_cell() {
 /// A slow sender bars the way to what later ones have sent: their wakes came too early.
 #[test]
 fn levels_messages_behind_a_slow_sender_reach_all_that_sleep_for_a_cell() {
-    use std::os::unix::fs::FileExt as _;
     let queue = exhausted_level();
     let _watchdog =
         watch("levels_messages_behind_a_slow_sender_reach_all_that_sleep_for_a_cell", &queue);
     let _held = take_all_of(&queue);
     queue.send(1, ALL).unwrap();
-    // The first slot of level 0, as a sender leaves it that has claimed it and stands still.
-    let file = std::fs::File::from(queue.try_clone_fd().unwrap());
-    let mut word = [0; 8];
-    file.read_exact_at(&mut word, 104).unwrap();
-    let levels = <Levels as Shareable>::layout().fields[0];
-    let slots = (levels.layout)().fields[1].offset;
-    let slot = u64::from_ne_bytes(word) + (levels.offset + slots) as u64;
-    file.write_all_at(&(4_095_u64 << 4 | 1).to_ne_bytes(), slot).unwrap();
+    let (file, slot) = claim_first_slot(&queue, <Levels as Shareable>::layout().fields[0]);
     std::thread::scope(|scope| {
         let ackers: Vec<_> =
             (0..3).map(|_| sleeper(scope, || queue.recv_ack().unwrap().ack().unwrap())).collect();

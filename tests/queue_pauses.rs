@@ -7,9 +7,11 @@ mod common;
 use common::{Child, KILLED, eventually, fork_child, ms, watch};
 use outlast::hooks::{self, Action};
 use outlast::log::Journal;
+use outlast::queue::IN_FLIGHT;
 use outlast::spsc::Ring;
 use outlast::{
     ByteQueue, Channel, Pipe, PriorityQueue, Queue, RecvTimeoutError, SendTimeoutError, Shared,
+    TryRecvError,
 };
 
 /// A forked child closes as the first thing that it does.
@@ -81,4 +83,26 @@ fn a_message_cut_short_wakes_its_reader() {
         reader.succeeds();
     });
     drop(second);
+}
+
+/// A look that finds a message needs no verdict, whose fence takes its time.
+#[test]
+fn a_receiver_without_a_cell_fences_only_when_the_message_is_gone() {
+    const FENCED: &str = "signal: the last look is fenced";
+    let queue = Shared::<Queue<u64>>::anonymous_queue(IN_FLIGHT + 1).unwrap();
+    let _watchdog = watch("a_receiver_without_a_cell_fences_only_when_the_message_is_gone", &queue);
+    (0..=IN_FLIGHT as u64).for_each(|n| queue.send(n).unwrap());
+    let _held: Vec<_> = (0..IN_FLIGHT).map(|_| queue.recv_ack().unwrap()).collect();
+    queue.close();
+    let receiver = fork_child(|| {
+        hooks::plan(FENCED, Action::Nap(0));
+        assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::Empty));
+        let waited = queue.recv_ack_timeout(ms(20));
+        assert_eq!(waited.err(), Some(RecvTimeoutError::TimedOut));
+        assert_eq!(hooks::visits(FENCED), 0);
+        queue.recv().unwrap();
+        assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::Closed));
+        assert_eq!(hooks::visits(FENCED), 1);
+    });
+    receiver.succeeds();
 }

@@ -48,6 +48,9 @@
 //!   the earlier commit woke may have found its way barred by a slower peer and gone back to sleep.
 //! - I5. A thread in `recv_ack` sleeps on `cell_free` if a message is there but no cell, and on `not_empty` otherwise.
 //!   Before it goes from one to the other it wakes a sleeper of the one that it leaves.
+//! - I6. The end of any claim (of a slot or a cell, with or without a message) wakes all receivers of a queue
+//!   that is closed, or that nobody sends to: the claim may have been all that kept them from their verdict.
+//!   A receiver makes no claim before it has seen a message: it would wake itself without end.
 //!
 //! # Ordering
 //! What was written before `send` is seen after the `recv` of that message: Release store of `Full`,
@@ -538,6 +541,7 @@ impl<T: Plain> Queue<T> {
         self.shared.not_empty.notify(1);
         self.shared.not_full.notify(1);
         self.notify_if_idle();
+        self.notify_of_quiet(); // keeps I6
     }
 }
 
@@ -817,7 +821,7 @@ impl<T: Plain> Queue<T> {
         })
     }
 
-    /// Frees a cell that this process has claimed or holds: the commit of `ack`. Whether receivers may have waited for that, as nobody sends.
+    /// Frees a cell that this process has claimed or holds: the commit of `ack`. Whether receivers may have waited for that, as nothing more can be sent.
     fn free_cell(&self, i: usize, mine: CellState) -> Result<bool, Fault> {
         if !self.cells[i].exchange(mine, mine.freed()) {
             return Err(Fault::Corrupt);
@@ -935,7 +939,7 @@ impl<T: Plain> Queue<T> {
         self.slots[at.index].free(at.lap);
         Signal::<LIGHT>::fence_after_change();
         let rare = &self.shared;
-        if rare.not_full.is_armed() || rare.not_empty.is_armed() || rare.idle.is_armed() {
+        if Signal::are_armed([&rare.not_full, &rare.not_empty, &rare.cell_free, &rare.idle]) {
             self.after_release();
         }
     }
@@ -947,17 +951,18 @@ impl<T: Plain> Queue<T> {
         if self.shared.not_empty.is_armed() && self.head().find_full().is_ok() {
             self.shared.not_empty.notify(1); // keeps I4
         }
-        self.notify_of_quiet();
+        self.notify_of_quiet(); // keeps I6
     }
 
-    /// Receivers of a channel that nobody sends to wait until nothing is under way: a claim was ended.
+    /// Wakes all receivers if nothing more can be sent. To be called after the end of each claim: a
+    /// receiver may wait until nothing is under way, or for a cell for the message that is gone now.
     #[inline]
     fn notify_of_quiet(&self) -> bool {
-        let left = self.has_ended(NO_SENDERS);
-        if left {
+        let over = self.has_ended(CLOSED | NO_SENDERS);
+        if over {
             self.receivers().into_iter().for_each(|signal| signal.notify(u32::MAX));
         }
-        left
+        over
     }
 
     /// Whether nothing is in the ring, and nothing in the hands of others that would come back if they died now. To be asked
@@ -1052,40 +1057,51 @@ impl<T: Plain> Queue<T> {
     }
 
     fn deliver(&self) -> Result<Option<Delivery<'_, T>>, Undelivered> {
-        self.deliver_for(Verdict::Due)
+        self.deliver_for(Verdict::Due, || {})
     }
 
     fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {
         Undelivered::at_once(self.deliver())
     }
 
-    fn deliver_for(&self, verdict: Verdict) -> Result<Option<Delivery<'_, T>>, Undelivered> {
+    /// One attempt. `in_vain` is called after each claim of a cell for which there was no message.
+    #[inline(always)]
+    fn deliver_for(
+        &self,
+        verdict: Verdict,
+        in_vain: impl Fn(),
+    ) -> Result<Option<Delivery<'_, T>>, Undelivered> {
         let forks = forks();
         let never = |fault| Undelivered::Never(Never::Failed(fault));
         let owner = self.identify().map_err(never)?;
-        // A cell is claimed before the message; do not do so in vain while spinning.
-        let is_open = || verdict == Verdict::Deferred || !self.has_ended(CLOSED | NO_SENDERS);
-        if is_open() && !self.may_have_message() {
-            return Ok(None);
-        }
-        // What came back needs no further cell: all of them may be full of such.
-        let returned = if self.may_have_returned() { self.claim_ready(owner) } else { None };
-        let (cell, state) = match returned {
-            Some((i, leaving)) => self.hold_returned(i, leaving, owner).map_err(never)?,
-            None => {
-                let Some((i, taking)) = self.claim_cell(owner) else {
-                    return self.nothing_without_cell(verdict);
-                };
-                match self.claim(owner, verdict) {
-                    Ok(Some(Place::Slot(at))) => self.hold(at, i, taking, owner),
-                    Ok(Some(Place::Cell(from, leaving))) => {
-                        self.free_cell(i, taking).map_err(never)?;
-                        self.hold_returned(from, leaving, owner).map_err(never)?
+        // A cell is claimed before the message, and the end of a claim in vain wakes others, this
+        // thread as well: without a message there is no claim.
+        let (cell, state) = loop {
+            if !self.look(verdict).map_err(Undelivered::Never)? {
+                return Ok(None);
+            }
+            // What came back needs no further cell: all of them may be full of such.
+            if self.may_have_returned()
+                && let Some((i, leaving)) = self.claim_ready(owner)
+            {
+                break self.hold_returned(i, leaving, owner).map_err(never)?;
+            }
+            let Some((i, taking)) = self.claim_cell(owner) else {
+                return Err(Undelivered::NoCell);
+            };
+            match self.claim_next(owner) {
+                Ok(Place::Slot(at)) => break self.hold(at, i, taking, owner),
+                Ok(Place::Cell(from, leaving)) => {
+                    self.free_cell(i, taking).map_err(never)?;
+                    break self.hold_returned(from, leaving, owner).map_err(never)?;
+                }
+                Err(nothing) => {
+                    self.free_cell(i, taking).map_err(never)?;
+                    in_vain();
+                    if let Nothing::Damaged = nothing {
+                        return Err(never(Fault::Corrupt));
                     }
-                    nothing => {
-                        self.free_cell(i, taking).map_err(never)?;
-                        return nothing.map(|_| None).map_err(Undelivered::Never);
-                    }
+                    // Another receiver was faster: the message that the look found is gone.
                 }
             }
         };
@@ -1102,30 +1118,29 @@ impl<T: Plain> Queue<T> {
         Ok(Some(Delivery { queue: self, cell, state, forks, copy }))
     }
 
-    /// What an attempt comes to that finds no cell: a message that is there has to wait for one.
-    /// If there is none, the answer is the same as with a cell.
-    #[cold]
-    fn nothing_without_cell<R>(&self, verdict: Verdict) -> Result<Option<R>, Undelivered> {
-        let over = match verdict {
-            Verdict::Due => self.has_ended(CLOSED | NO_SENDERS),
-            Verdict::Deferred => false,
-            Verdict::Given => true,
-        };
-        if over && verdict == Verdict::Due {
-            Signal::<LIGHT>::fence_before_verdict(); // as in `claim_last`
-        }
-        if self.has_ended(NO_SENDERS) {
-            // The receiver of the message that is there has to wake this thread, which is to learn
-            // that nothing is left. `idle` has it come by; it stays armed as long as no cell is free.
-            self.shared.idle.set_armed();
+    /// Whether a message is there, without a claim; [`claim`](Self::claim) does the same with one.
+    #[inline(always)]
+    fn look(&self, verdict: Verdict) -> Result<bool, Never> {
+        if self.may_have_returned() && self.has_returned() {
+            return Ok(true);
         }
         match self.head().find_full() {
-            _ if self.has_returned() => Err(Undelivered::NoCell),
-            Ok(_) => Err(Undelivered::NoCell),
-            Err(Nothing::Here) if over => Err(Undelivered::Never(Never::Closed)),
-            Err(Nothing::Here | Nothing::Yet) => Ok(None),
-            Err(Nothing::Damaged) => Err(Undelivered::Never(Never::Failed(Fault::Corrupt))),
+            Ok(_) => Ok(true),
+            Err(Nothing::Here) => match verdict {
+                Verdict::Due if self.has_ended(CLOSED | NO_SENDERS) => self.look_last(),
+                Verdict::Due | Verdict::Deferred => Ok(false),
+                Verdict::Given => Err(Never::Closed),
+            },
+            Err(Nothing::Yet) => Ok(false),
+            Err(Nothing::Damaged) => Err(Never::Failed(Fault::Corrupt)),
         }
+    }
+
+    /// As [`claim_last`](Self::claim_last).
+    #[cold]
+    fn look_last(&self) -> Result<bool, Never> {
+        Signal::<LIGHT>::fence_before_verdict();
+        self.look(Verdict::Given)
     }
 
     /// Moves a message from its slot to a cell, both claimed by this call.
@@ -1154,7 +1169,12 @@ impl<T: Plain> Queue<T> {
         let cell = &self.cells[i];
         cell.origin.store(NOWHERE, Relaxed);
         let held = leaving.to(Stage::Held, owner);
-        if cell.exchange(leaving, held) { Ok((i, held)) } else { Err(Fault::Corrupt) }
+        if !cell.exchange(leaving, held) {
+            return Err(Fault::Corrupt);
+        }
+        fence(SeqCst);
+        self.notify_of_quiet(); // keeps I6
+        Ok((i, held))
     }
 
     fn may_have_returned(&self) -> bool {

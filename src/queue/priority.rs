@@ -23,8 +23,10 @@
 //! - I3. A receiver that found a message, but no cell to be delivered in, passes its wake on before it sleeps on `cell_free`. It
 //!   is woken there by what frees a cell, and by new messages, which may be in a level that has cells.
 //! - I4. Some level is closed => level 0 is. Recovery closes the others, if who closed them was killed half-way.
-//! - I5. Who ends a claim of any level (a reception, an acknowledgement, a cell taken in vain) where all levels say that senders are to be asked for,
-//!   as they do in a [`PriorityChannel`](super::PriorityChannel), wakes all receivers: they may wait for what becomes of it.
+//! - I5. The end of any claim (a reception, a send that is taken back, an acknowledgement, a cell taken in vain) wakes
+//!   all receivers if nothing more can be sent to any level, because the queue is closed or, in a
+//!   [`PriorityChannel`](super::PriorityChannel), nobody sends: they may wait for what becomes of the claim.
+//!   An attempt that claims nothing wakes nobody: a receiver that looks before it sleeps would wake itself without end.
 //!
 //! # Ordering
 //! As in each level. The commit in a level is followed by a light fence, and the question who sleeps comes after
@@ -177,6 +179,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         if moved {
             self.arrived.notify(1); // keeps I1
             self.cell_free.notify(1); // keeps I3
+            self.notify_of_quiet(); // keeps I5
         }
     }
 
@@ -356,7 +359,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     fn deliver_for(&self, verdict: Verdict) -> Result<Option<Delivery<'_, T>>, Undelivered> {
         let (mut open, mut barred) = (verdict == Verdict::Deferred, false);
         for (priority, level) in self.descend() {
-            match level.deliver_for(verdict) {
+            match level.deliver_for(verdict, || self.notify_of_quiet()) {
                 Ok(Some(inner)) => {
                     fence(SeqCst); // not all of its commits are followed by one
                     self.pass_on();
@@ -372,7 +375,6 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
                 Err(Undelivered::Never(_)) => {}
             }
         }
-        self.notify_of_quiet(); // of the cells that were claimed in vain
         match (barred, open) {
             (true, _) => Err(Undelivered::NoCell),
             (false, true) => Ok(None),
@@ -414,7 +416,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
 
     /// As the levels do for receivers of their own, who do not sleep there: keeps I5.
     fn notify_of_quiet(&self) {
-        if self.levels.iter().all(|level| level.has_ended(NO_SENDERS)) {
+        if self.levels.iter().all(|level| level.has_ended(CLOSED | NO_SENDERS)) {
             self.signals().into_iter().for_each(|signal| signal.notify(u32::MAX));
         }
     }

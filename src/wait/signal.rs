@@ -91,7 +91,9 @@ impl<const LIGHT: bool> Signal<LIGHT> {
     }
 
     /// The fence before a last look without a sleep.
+    #[cold]
     pub(crate) fn fence_before_verdict() {
+        hooks::pause("signal: the last look is fenced");
         Self::fence_before_sleep();
         if !Self::CERTAIN {
             std::thread::sleep(ON_ITS_WAY);
@@ -104,8 +106,8 @@ impl<const LIGHT: bool> Signal<LIGHT> {
         if LIGHT { asymmetric::light() } else { fence(SeqCst) }
     }
 
-    /// Has those that change the state ask who sleeps.
-    pub(crate) fn set_armed(&self) {
+    /// Marks the signal as armed, so that notifiers make the system call.
+    fn set_armed(&self) {
         let armed = |armed: u32| Some(armed.wrapping_add(ONCE) | ARMED);
         // The look at `seq` comes before it: keeps I2.
         self.armed.fetch_update(Release, Relaxed, armed).ok();
@@ -130,6 +132,13 @@ impl<const LIGHT: bool> Signal<LIGHT> {
     #[inline(always)]
     pub(crate) fn is_armed(&self) -> bool {
         self.armed.load(Relaxed) & ARMED != 0
+    }
+
+    /// Whether one of several is armed, in one branch.
+    #[inline(always)]
+    pub(crate) fn are_armed<const N: usize>(signals: [&Self; N]) -> bool {
+        let armed = signals.into_iter().map(|signal| signal.armed.load(Relaxed));
+        armed.fold(0, |all, armed| all | armed) & ARMED != 0
     }
 
     /// Wakes up to `n` sleepers, if there may be any.

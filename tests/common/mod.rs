@@ -261,6 +261,20 @@ pub(crate) fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").expect("the threads").count()
 }
 
+/// The processor time that this thread uses in `body`.
+pub(crate) fn cpu_time(body: impl FnOnce()) -> Duration {
+    let now = || {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the time is this call's own.
+        let read = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+        assert_eq!(read, 0);
+        Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+    };
+    let began = now();
+    body();
+    now() - began
+}
+
 /// The kernel's id of the calling thread.
 pub(crate) fn thread_id() -> libc::pid_t {
     // SAFETY: takes nothing.
