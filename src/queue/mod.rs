@@ -698,13 +698,16 @@ impl<T: Plain> Queue<T> {
     /// # Ok::<(), outlast::Error>(())
     /// ```
     ///
-    /// It ends before a message that is no value of the type: the next `recv` reports that.
+    /// A message that is no value of the type ends the iteration and is consumed: a later iteration
+    /// goes on behind it. [`recv`](Self::recv) reports it.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
-        let next = || self.take_until(Deadline::NEVER, Invalid::Left);
+        let next = || self.take_until(Deadline::NEVER, Invalid::Consumed);
         core::iter::from_fn(move || self.pop().or_else(|| next().ok().flatten()))
     }
 
-    /// The messages that are there, without waiting. It ends as [`iter`](Self::iter) does.
+    /// The messages that are there, without waiting.
+    ///
+    /// It ends before a message that is no value of the type: the next `recv` reports that.
     #[doc(alias = "drain")]
     pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
         let next = || self.take(Invalid::Left).ok().flatten();
@@ -1006,7 +1009,8 @@ impl<T: Plain> Queue<T> {
 enum Invalid {
     /// It is consumed, and the caller is told.
     Consumed,
-    /// It is left to the next receiver, as the caller has no way to tell.
+    /// It is left to the next receiver, since the caller cannot report it. Only for attempts that do
+    /// not wait: a loop of those that wait would end at the same message each time.
     Left,
 }
 

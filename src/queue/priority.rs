@@ -274,13 +274,16 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
 
     /// Messages until the queue is closed and empty, or cannot be used, waiting for each.
     ///
-    /// It ends before a message that is no value of the type: the next `recv` reports that.
+    /// A message that is no value of the type ends the iteration and is consumed: a later iteration
+    /// goes on behind it. [`recv`](Self::recv) reports it.
     pub fn iter(&self) -> impl Iterator<Item = (usize, T)> + '_ {
-        let next = || self.recv_until(Deadline::NEVER, Invalid::Left);
+        let next = || self.recv_until(Deadline::NEVER, Invalid::Consumed);
         core::iter::from_fn(move || next().ok().flatten())
     }
 
-    /// The messages that are there, without waiting. It ends as [`iter`](Self::iter) does.
+    /// The messages that are there, without waiting.
+    ///
+    /// It ends before a message that is no value of the type: the next `recv` reports that.
     #[doc(alias = "drain")]
     pub fn try_iter(&self) -> impl Iterator<Item = (usize, T)> + '_ {
         core::iter::from_fn(|| self.take(Invalid::Left).ok().flatten())

@@ -321,12 +321,20 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: hooks("queue_pauses", &["a_killed_closer_of_any_queue_leaves_nobody_asleep"]),
     },
     Mutation {
+        name: "queue_loop_ends_at_the_same_message_each_time",
+        file: "src/queue/mod.rs",
+        from: "self.take_until(Deadline::NEVER, Invalid::Consumed); core::iter",
+        to: "self.take_until(Deadline::NEVER, Invalid::Left); core::iter",
+        rule: "A loop that waits gets past a message that is no value.",
+        outcome: ordinary("queue", &["iterators_end_at_what_is_no_value"]),
+    },
+    Mutation {
         name: "queue_iterator_swallows_what_is_no_value",
         file: "src/queue/mod.rs",
         from: "if message.is_err() && invalid == Invalid::Left {",
         to: "if false {",
         rule: "A verb that cannot report a message that is no value leaves it.",
-        outcome: ordinary("queue", &["iterators_leave_what_is_no_value"]),
+        outcome: ordinary("queue", &["iterators_end_at_what_is_no_value"]),
     },
     Mutation {
         name: "queue_delivery_is_read_again",

@@ -474,6 +474,9 @@ where
 
     /// Messages with their levels until nothing more can come, waiting for each. A `for` loop over `&receiver` does the same.
     ///
+    /// A message that is no value of the type ends the iteration and is consumed: a later iteration
+    /// goes on behind it. [`recv`](Self::recv) reports it.
+    ///
     /// ```
     /// use outlast::{PriorityChannel, Shared};
     ///
@@ -533,9 +536,10 @@ where
         self.to_the_end(deadline, || self.channel.queue.recv_until(deadline, invalid))
     }
 
-    /// For iterators, which cannot report a message that is no value.
+    /// For iterators that wait. A message that is no value is consumed: left there, it would end each
+    /// further loop as well.
     fn next_value(&self) -> Option<(usize, T)> {
-        self.recv_until(Deadline::NEVER, Invalid::Left).ok().flatten()
+        self.recv_until(Deadline::NEVER, Invalid::Consumed).ok().flatten()
     }
 
     pub(in crate::queue) fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {

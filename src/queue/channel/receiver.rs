@@ -126,6 +126,9 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
 
     /// Messages until nothing more can come, waiting for each. A `for` loop over `&receiver` does the same.
     ///
+    /// A message that is no value of the type ends the iteration and is consumed: a later iteration
+    /// goes on behind it. [`recv`](Self::recv) reports it.
+    ///
     /// ```
     /// use outlast::{Channel, Shared};
     ///
@@ -180,9 +183,10 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         self.to_the_end(deadline, || queue.take_until(deadline, invalid))
     }
 
-    /// For iterators, which cannot report a message that is no value.
+    /// For iterators that wait. A message that is no value is consumed: left there, it would end each
+    /// further loop as well.
     fn next_value(&self) -> Option<T> {
-        self.pop_until(Deadline::NEVER, Invalid::Left).ok().flatten()
+        self.pop_until(Deadline::NEVER, Invalid::Consumed).ok().flatten()
     }
 
     pub(in crate::queue) fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {
