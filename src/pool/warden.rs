@@ -6,20 +6,20 @@ use super::core::{Core, is_final};
 use super::error::TaskError;
 use crate::deadline::Deadline;
 use crate::process::ProcessError;
-use crate::sys::process::{poll, receive};
+use crate::sys::process::{SIGKILL, SIGTERM, poll, receive};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// How many workers in a row may end before they are ready.
 const FAILURES: usize = 8;
-/// How long no worker may be started, while there is none. One that lives goes on.
-const HOPE: Duration = Duration::from_secs(2);
+/// If no worker is alive and none can be started for this long, the pool ends.
+const START_LIMIT: Duration = Duration::from_secs(2);
 /// The same, for those that were killed.
 const KILLS: usize = 2_000;
 /// How long after a worker was not started the next try is.
 const AGAIN: Duration = Duration::from_millis(50);
-/// How long the warden rests when the system refuses to tell it what has happened.
-const REST: Duration = Duration::from_millis(10);
+/// How long the warden sleeps after a failed `poll`.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// What has gone wrong lately.
 #[derive(Default)]
@@ -92,7 +92,7 @@ impl Warden {
                 self.again_at = Some(now + AGAIN);
                 let since = *self.failing.get_or_insert(now);
                 let alone = core.book().seats.iter().all(|seat| seat.worker.is_none());
-                if alone && now.duration_since(since) >= HOPE {
+                if alone && now.duration_since(since) >= START_LIMIT {
                     core.end(&TaskError::Broken(error.to_string()));
                 }
             }
@@ -111,7 +111,7 @@ impl Warden {
         watched.extend(workers.iter().map(|(_, hired)| hired.process.pidfd()));
         let Ok(ready) = poll(&watched, nap.map_or(Deadline::NEVER, Deadline::after)) else {
             // There is no memory, or a limit was lowered. Nobody has ended because of it.
-            std::thread::sleep(REST);
+            std::thread::sleep(RETRY_PAUSE);
             return Vec::new();
         };
         if ready[0] {
@@ -144,7 +144,9 @@ impl Warden {
             }
             Err(error) => {
                 match error {
-                    ProcessError::Signalled(9 | 15) | ProcessError::Lost => self.killed += 1,
+                    ProcessError::Signalled(SIGKILL | SIGTERM) | ProcessError::Lost => {
+                        self.killed += 1
+                    }
                     _ => self.unready += 1,
                 }
                 error.to_string()

@@ -61,7 +61,7 @@ use crate::deadline::Deadline;
 use crate::queue::value::decode;
 use crate::shareable::Shareable;
 use crate::shared::Shared;
-use crate::sys::process::{poll, signal};
+use crate::sys::process::{ESRCH, SIGKILL, SIGTERM, poll, signal};
 use core::fmt;
 use core::marker::PhantomData;
 use nursery::{Helper, MOST_SHARED, Started};
@@ -245,7 +245,7 @@ impl<R> Process<R> {
     /// # Errors
     /// If the operating system refuses.
     pub fn terminate(&self) -> io::Result<()> {
-        self.signal(15)
+        self.signal(SIGTERM)
     }
 
     /// Kills the process: `SIGKILL`. One that has ended is left alone.
@@ -253,7 +253,7 @@ impl<R> Process<R> {
     /// # Errors
     /// If the operating system refuses.
     pub fn kill(&self) -> io::Result<()> {
-        self.signal(9)
+        self.signal(SIGKILL)
     }
 
     /// Sends the process a signal. One that has ended is left alone.
@@ -262,7 +262,7 @@ impl<R> Process<R> {
     /// If there is no such signal, or the operating system refuses.
     pub fn signal(&self, number: i32) -> io::Result<()> {
         match signal(self.pidfd(), number) {
-            Err(error) if error.raw_os_error() == Some(NO_SUCH_PROCESS) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),
             other => other,
         }
     }
@@ -329,9 +329,6 @@ pub fn inherited_fd(key: &str) -> Option<OwnedFd> {
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
     crate::sys::file::duplicate(fd).ok()
 }
-
-/// The kernel's error for a process that has been reaped.
-const NO_SUCH_PROCESS: i32 = 3;
 
 impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A, R> {
     /// Lets the process open `shared` with [`Shared::inherited`]`(key)`.

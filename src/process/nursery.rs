@@ -29,8 +29,8 @@ use super::worker;
 use crate::deadline::Deadline;
 use crate::sys::file::{duplicate, set_close_on_exec};
 use crate::sys::process::{
-    MOST_DESCRIPTORS, exit_now, flush_streams, fork, keep_statuses, kill_child, no_input,
-    own_group, poll, reap, reap_by, receive_first, signal, socket_pair, watch_process,
+    EMFILE, MOST_DESCRIPTORS, SIGKILL, exit_now, flush_streams, fork, keep_statuses, kill_child,
+    no_input, own_group, poll, reap, reap_by, receive_first, signal, socket_pair, watch_process,
 };
 use crate::sys::signal::reset_actions;
 use core::time::Duration;
@@ -47,9 +47,9 @@ pub(super) const MOST_SHARED: usize = MOST_DESCRIPTORS - 3;
 /// How many helpers in a row may be killed.
 const ATTEMPTS: usize = 5;
 /// A process that is ending closes its descriptors this long, at most, before it has ended.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
-/// How long the helper rests when the system refuses to tell it what has happened.
-const REST: Duration = Duration::from_millis(10);
+const EXIT_GRACE: Duration = Duration::from_secs(1);
+/// How long the helper sleeps after a failed `poll`.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 // ------------------------------------------------------------------------------------------ the owner
 /// The helper as its owner knows it.
@@ -187,7 +187,7 @@ impl Helper {
                 return Ok(Arc::clone(helper));
             }
             if ours {
-                signal(helper.handle.as_fd(), 9).ok();
+                signal(helper.handle.as_fd(), SIGKILL).ok();
                 reap_by(helper.handle.as_fd()).ok();
             }
         }
@@ -222,16 +222,13 @@ impl Helper {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             other => other?,
         };
-        if word.is_some() || self.ends_within(LAST_MOMENT)? {
+        if word.is_some() || self.ends_within(EXIT_GRACE)? {
             return Ok(word);
         }
         // The helper lives, and has lost the order: it was allowed no descriptor at all.
-        Err(io::Error::from_raw_os_error(TOO_MANY_FILES))
+        Err(io::Error::from_raw_os_error(EMFILE))
     }
 }
-
-/// The kernel's error for a process without room for another descriptor.
-const TOO_MANY_FILES: i32 = 24;
 
 /// What is known of a worker that was started.
 #[derive(Debug)]
@@ -328,7 +325,7 @@ fn serve(socket: OwnedFd, owner: u32) -> ! {
     let mut buffer = vec![0; LONGEST];
     while desk.turn(&mut buffer) {}
     for worker in desk.workers.iter().filter(|worker| !worker.detached) {
-        signal(worker.handle.as_fd(), 9).ok();
+        signal(worker.handle.as_fd(), SIGKILL).ok();
     }
     for worker in desk.workers.iter().filter(|worker| !worker.detached) {
         reap(worker.pid).ok();
@@ -348,7 +345,7 @@ impl Desk {
         watched.extend(self.workers.iter().map(|worker| worker.handle.as_fd()));
         let Ok(ready) = poll(&watched, Deadline::NEVER) else {
             // There is no memory, or a limit was lowered. Nobody has ended because of it.
-            std::thread::sleep(REST);
+            std::thread::sleep(RETRY_PAUSE);
             return parent_id() == self.owner;
         };
         if ready[1] {

@@ -1,5 +1,6 @@
 //! Files as memory: anonymous and unnamed ones, their seals and locks, and whose they are.
 #![expect(unsafe_code, reason = "calls the C library")]
+use super::signal_mask::{Mask, is_pending, take};
 use crate::error::OpenError;
 use core::ffi::c_int;
 use std::ffi::CString;
@@ -92,48 +93,15 @@ pub(crate) fn growing<R>(grow: impl FnOnce() -> io::Result<R>) -> io::Result<R> 
     /// Signals of errors in the program itself. Held back, they would end the process.
     const NEVER_HELD: [c_int; 6] =
         [libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
-    let held = signals(|set| {
-        // SAFETY: fills the live set.
-        unsafe { libc::sigfillset(set) };
-        for signal in NEVER_HELD {
-            // SAFETY: takes from the set filled above.
-            unsafe { libc::sigdelset(set, signal) };
-        }
-    });
-    let before = signals(|set| {
-        // SAFETY: reads one live set, writes the other.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const held, set) };
-    });
-    let pending = signals(|set| {
-        // SAFETY: writes the live set.
-        unsafe { libc::sigpending(set) };
-    });
-    // SAFETY: reads the set written above.
-    let was_pending = unsafe { libc::sigismember(&raw const pending, libc::SIGXFSZ) } == 1;
+    let before = Mask::all_but(&NEVER_HELD).set();
+    let was_pending = is_pending(libc::SIGXFSZ);
     let grown = grow();
     let is_too_long = |error: &io::Error| error.raw_os_error() == Some(libc::EFBIG) && !was_pending;
     if grown.as_ref().is_err_and(is_too_long) {
-        let excess = signals(|set| {
-            // SAFETY: empties the live set.
-            unsafe { libc::sigemptyset(set) };
-            // SAFETY: adds to the set emptied above.
-            unsafe { libc::sigaddset(set, libc::SIGXFSZ) };
-        });
-        let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: reads the live set and the time; null is allowed where no details are wanted.
-        unsafe { libc::sigtimedwait(&raw const excess, core::ptr::null_mut(), &raw const at_once) };
+        take(libc::SIGXFSZ);
     }
-    // SAFETY: reads the mask that this thread had; null is allowed where the old one is not wanted.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, core::ptr::null_mut()) };
+    before.set();
     grown
-}
-
-/// A set of signals, as `write` leaves it.
-fn signals(write: impl FnOnce(*mut libc::sigset_t)) -> libc::sigset_t {
-    let mut set = core::mem::MaybeUninit::zeroed();
-    write(set.as_mut_ptr());
-    // SAFETY: plain numbers, for which zero will do.
-    unsafe { set.assume_init() }
 }
 
 /// Fixes the file's length, and the seals themselves.

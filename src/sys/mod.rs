@@ -53,6 +53,8 @@ pub(crate) mod process;
 pub(crate) mod robust;
 #[cfg(all(feature = "process", not(outlast_loom)))]
 pub(crate) mod signal;
+#[cfg(not(outlast_loom))]
+pub(crate) mod signal_mask;
 #[cfg_attr(any(outlast_loom, not(target_arch = "x86_64")), path = "stopwatch_clock.rs")]
 pub(crate) mod stopwatch;
 #[cfg(not(outlast_loom))]

@@ -8,6 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
+/// Errors and signals by their names, for files that do not name `libc`.
+pub(crate) use libc::{EMFILE, ESRCH, SIGKILL, SIGTERM};
+
 /// What the kernel passes in one message.
 pub(crate) const MOST_DESCRIPTORS: usize = 253;
 const CONTROL: usize = 2048;

@@ -4,6 +4,7 @@
 //! was to be called before. A thread reads the descriptor and does the rest.
 #![expect(unsafe_code, reason = "system calls; calls a function by its address")]
 use super::file::{result, uninterrupted};
+use super::signal_mask::Mask;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use core::ffi::{c_int, c_void};
@@ -186,11 +187,7 @@ pub(crate) fn reset_actions() {
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
     }
-    let mut none = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: fills the live set.
-    unsafe { libc::sigemptyset(none.as_mut_ptr()) };
-    // SAFETY: reads the set filled above.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), core::ptr::null_mut()) };
+    Mask::of(&[]).set();
 }
 
 /// Microseconds.

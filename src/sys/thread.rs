@@ -1,5 +1,6 @@
 //! Threads and processes, as the kernel knows them.
 #![expect(unsafe_code, reason = "system calls")]
+use super::signal_mask::Mask;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::atomic::Ordering::Relaxed;
 use core::ffi::{CStr, c_void};
@@ -99,11 +100,11 @@ pub(crate) fn spawn_silent(
     let stack = unsafe { least_stack(attributes) }.next_multiple_of(4096) + STACK;
     // SAFETY: as above.
     unsafe { libc::pthread_attr_setstacksize(attributes, stack) };
-    let previous = block_signals();
+    let before = Mask::all_but(&[]).set();
     let mut thread = core::mem::MaybeUninit::<libc::pthread_t>::uninit();
     // SAFETY: `run` takes what it is given here, once; the thread's id goes to a live variable.
     let r = unsafe { libc::pthread_create(thread.as_mut_ptr(), attributes, run, body.cast()) };
-    restore_signals(&previous);
+    before.set();
     // SAFETY: initialised above, and not used again.
     unsafe { libc::pthread_attr_destroy(attributes) };
     if r != 0 {
@@ -138,22 +139,6 @@ unsafe fn least_stack(attributes: *const libc::pthread_attr_t) -> usize {
     let least_stack = unsafe { core::mem::transmute::<*mut c_void, LeastStack>(found) };
     // SAFETY: the caller's promise.
     unsafe { least_stack(attributes) }
-}
-
-fn block_signals() -> libc::sigset_t {
-    let mut all = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    let mut previous = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: writes the set that it is given.
-    unsafe { libc::sigfillset(all.as_mut_ptr()) };
-    // SAFETY: reads the set filled above, writes the previous mask.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), previous.as_mut_ptr()) };
-    // SAFETY: pthread_sigmask with valid arguments cannot fail, so the mask was written.
-    unsafe { previous.assume_init() }
-}
-
-fn restore_signals(mask: &libc::sigset_t) {
-    // SAFETY: reads a mask that the system gave.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, core::ptr::null_mut()) };
 }
 
 /// A function of this program for the system to call.

@@ -87,7 +87,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "process_signal_to_the_reaped_fails",
         file: "src/process/mod.rs",
-        from: "Err(error) if error.raw_os_error() == Some(NO_SUCH_PROCESS) => Ok(()),",
+        from: "Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(()),",
         to: "",
         rule: "A signal to a process that has ended is no error.",
         outcome: ordinary("process", &["signals_to_the_reaped"]),
@@ -111,7 +111,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "helper_that_loses_an_order_counts_as_dead",
         file: "src/process/nursery.rs",
-        from: "if word.is_some() || self.ends_within(LAST_MOMENT)? {",
+        from: "if word.is_some() || self.ends_within(EXIT_GRACE)? {",
         to: "{",
         rule: "Only a process's own descriptor tells that it has ended.",
         outcome: ordinary("process", &["a_helper_without_descriptors"]),
@@ -215,8 +215,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "pool_gives_up_while_workers_live",
         file: "src/pool/warden.rs",
-        from: "if alone && now.duration_since(since) >= HOPE {",
-        to: "if now.duration_since(since) >= HOPE {",
+        from: "if alone && now.duration_since(since) >= START_LIMIT {",
+        to: "if now.duration_since(since) >= START_LIMIT {",
         rule: "A pool goes on with the workers that it has.",
         outcome: ordinary("pool", &["a_pool_outlives_a_lack_of_descriptors"]),
     },
