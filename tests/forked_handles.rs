@@ -59,7 +59,8 @@ fn bytes_in_place() {
     queue.send(b"first").unwrap();
     let message = queue.recv_ref().unwrap();
     let (mut place, mut room) = (queue.reserve(4).unwrap(), sender.reserve(4).unwrap());
-    (place.fill(1), room.fill(1));
+    place.fill(1);
+    room.fill(1);
     fork_child(|| {
         assert!(is_barred(|| place.fill(2)));
         assert!(is_barred(|| place[0]));

@@ -222,3 +222,17 @@ fn futex_wake_op_is_forbidden() {
     let refuse = || refuse_operation(libc::FUTEX_WAKE_OP, libc::EPERM);
     confined("futex_wake_op_is_forbidden", refuse, everything_contended);
 }
+
+/// The error of `reap` says which call was refused.
+#[test]
+fn reap_names_the_refused_call() {
+    let refuse = || {
+        [libc::SYS_statx, libc::SYS_newfstatat]
+            .into_iter()
+            .for_each(|call| refuse(call, libc::EIO));
+    };
+    confined("reap_names_the_refused_call", refuse, || {
+        let error = outlast::reap().unwrap_err();
+        assert!(error.to_string().starts_with("looking up the segment's file failed"), "{error}");
+    });
+}

@@ -13,7 +13,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::hooks::{self, Action};
-use outlast::{FixedQueue, Options, RecvTimeoutError, Shared, TryRecvError};
+use outlast::{FixedQueue, Lock, Options, RecvTimeoutError, Shared, TryRecvError};
 
 const MEMORY: usize = 1 << 20;
 
@@ -506,5 +506,36 @@ fn a_leave_without_the_control_lock() {
     go_on(&holds);
     scene.until_free(0);
     leaves.kill9();
+    holds.kill9();
+}
+
+/// A forked child's lock waits a moment only for the control lock of another segment. The next lock tries that segment again.
+#[test]
+fn a_stopped_process_in_another_segment_does_not_stop_a_lock() {
+    const NAME: &str = "a_stopped_process_in_another_segment_does_not_stop_a_lock";
+    let tally = common::plain_shared::<Tally>();
+    let _watchdog = common::watch_with(NAME, move || format!("{tally:?}"));
+    let other = Shared::anonymous(FixedQueue::<u64, 16>::new()).unwrap();
+    let own = Shared::anonymous(Lock::new(0_u64)).unwrap();
+    let holds = fork_child(|| {
+        hooks::plan(JOINING, Action::Stop);
+        other.try_send(1).unwrap();
+        sleep_for_ever();
+    });
+    holds.until_stopped(); // with the control lock
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let child = fork_child(|| {
+        *own.lock().unwrap() += 1;
+        assert_eq!(threads(), 1, "a sentinel");
+        tally.step.reach(1);
+        tally.step.until(2);
+        *own.lock().unwrap() += 1;
+        assert_eq!(threads(), 2, "no sentinel");
+    });
+    tally.step.until(1);
+    go_on(&holds);
+    eventually("the control lock is free", || other.len() == 1);
+    tally.step.reach(2);
+    child.succeeds();
     holds.kill9();
 }

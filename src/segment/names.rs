@@ -9,8 +9,8 @@
 //!
 //! **Copies.** A child between `fork` and `exec` has copies of all descriptors for a moment, and so
 //! keeps segments in use that its parent has left. Each open file therefore bears a [`Mark`]. A
-//! process that leaves waits a little as long as its own mark still stands, and `create` and
-//! [`reap`] do as long as a mark of a dead process stands. Without copies nobody waits.
+//! leaving process waits up to 100 ms while a copy of its descriptor is open. `create` and [`reap`]
+//! wait in the same way for descriptors of dead processes. Without copies no call waits.
 //!
 //! Invariants:
 //! - N1: the creator holds the shared lock before the file gets its name.
@@ -152,8 +152,13 @@ pub fn reap() -> io::Result<usize> {
     match check_directory(&dir) {
         Ok(()) => {}
         Err(OpenError::NotFound) => return Ok(0),
-        Err(OpenError::Io { source, .. }) => return Err(source),
-        Err(denied) => return Err(io::Error::new(io::ErrorKind::PermissionDenied, denied)),
+        Err(error) => {
+            let kind = match &error {
+                OpenError::Io { source, .. } => source.kind(),
+                _ => io::ErrorKind::PermissionDenied,
+            };
+            return Err(io::Error::new(kind, error));
+        }
     }
     let give_up_at = Instant::now() + PATIENCE;
     let mut removed = 0;

@@ -35,8 +35,8 @@
 //! 5. Free the thread slots; free the process slot last, so that the death of the recoverer leaves the work visible.
 //!
 //! A thread has ended if its token is marked, or if the process has no such thread. The kernel does not mark the token of a thread that calls exec and is
-//! not the first of its process. So a token says that its owner lives only as long as the owner exists; what is left over is marked in the kernel's
-//! stead. Sentinels look once a second whether the sentinel before them exists.
+//! not the first of its process. An unmarked token proves nothing if its owner does not exist. A peer then marks the token.
+//! Sentinels look once a second whether the sentinel before them exists.
 //!
 //! All of it may be done twice. A sentinel that takes the control lock has `pending` on it instead of on the bell, so it first wakes all others.
 //!
@@ -68,6 +68,10 @@ const FREE: u32 = 0;
 const JOINING: u32 = 1;
 const LIVE: u32 = 2;
 const LEFT: u32 = 3;
+
+/// How long a process waits for the control lock, which is held for moments only, unless its owner
+/// is stopped.
+pub(crate) const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the notes of a token hold.
 const STATE: usize = 0;
@@ -190,7 +194,7 @@ impl Peers {
     /// guards can be left off and taken up at any point.
     fn lock(&self, stop: &Stop) -> Result<Locked<'_>, Fault> {
         let lock = &self.control().lock;
-        let give_up_at = Instant::now() + Duration::from_secs(10);
+        let give_up_at = Instant::now() + stop.patience;
         loop {
             match lock.take_until(Deadline::after(Duration::from_millis(100))) {
                 Ok(Ok((_, me))) => return Ok(Locked { lock, me }),
@@ -451,20 +455,27 @@ impl Drop for Locked<'_> {
 pub(crate) type Recover = dyn Fn(&Dead) + Send + Sync;
 
 /// Tells a sentinel to leave.
-#[derive(Debug, Default)]
-struct Stop(WaitWord);
+#[derive(Debug)]
+struct Stop {
+    word: WaitWord,
+    /// How long the sentinel waits for the control lock each time.
+    patience: Duration,
+}
 
 impl Stop {
+    fn new(patience: Duration) -> Self {
+        Stop { word: WaitWord::default(), patience }
+    }
     fn is_set(&self) -> bool {
-        self.0.value.load(Acquire) != 0
+        self.word.value.load(Acquire) != 0
     }
     fn set(&self) {
-        self.0.value.store(1, Release);
-        self.0.wake(1);
+        self.word.value.store(1, Release);
+        self.word.wake(1);
     }
     /// Sleeps until one of the words changes, or it is set, for a second at most.
     fn sleep_any(&self, watches: &[Watch<'_>]) {
-        self.0.sleep_any(0, watches);
+        self.word.sleep_any(0, watches);
     }
 }
 
@@ -483,10 +494,14 @@ pub(crate) struct Membership {
 
 impl Membership {
     /// Takes a slot, starts a sentinel, and lets it recover whoever is dead already (if that takes
-    /// more than a second, in the background).
-    pub(crate) fn join(peers: Peers, recover: Arc<Recover>) -> Result<Self, Fault> {
-        let stop = Arc::new(Stop::default());
-        stop.0.place();
+    /// more than a second, in the background). Fails if the control lock is not free within `patience`.
+    pub(crate) fn join(
+        peers: Peers,
+        recover: Arc<Recover>,
+        patience: Duration,
+    ) -> Result<Self, Fault> {
+        let stop = Arc::new(Stop::new(patience));
+        stop.word.place();
         let (tell, told) = mpsc::channel();
         let watcher = Sentinel { peers, stop: Arc::clone(&stop), recover };
         let sentinel = thread::spawn_silent(c"outlast-sentinel", move || watcher.run(&tell))
@@ -629,7 +644,7 @@ impl Sentinel {
         hooks::pause("peers: leaving");
         // Without the lock the slot would have to stay taken: better to end as a dead process does,
         // which the next to come will recover.
-        if let Ok(locked) = self.peers.lock(&Stop::default()) {
+        if let Ok(locked) = self.peers.lock(&Stop::new(LOCK_LIMIT)) {
             self.peers.clear(me, slot.generation().load(Relaxed), &*self.recover);
             slot.token.leave();
             drop(locked);

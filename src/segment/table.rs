@@ -14,7 +14,8 @@
 //! The child of a fork is nobody yet: its cache is emptied, the count of [`forks`] moves, and every mapping
 //! is attached anew at its first use. To stay short, the fast path of a lock does not identify its caller. So until the child is a peer of all segments that it was
 //! born with, its locks take a longer way, on which it becomes one: what it changes under a lock in one of them, it may announce in
-//! another, and the others must hear of its death in between.
+//! another, and the others must hear of its death in between. If a stopped process holds the control
+//! lock of one of the other segments, a lock waits a moment for it, and the next lock tries again.
 //!
 //! A child in another PID namespace than its parent can be no peer of the parent's segments, as thread ids mean other threads there: all calls that
 //! need to know who it is fail in it until it has dropped the handles that it was born with.
@@ -26,13 +27,14 @@
     reason = "a function that the system calls when the program is loaded, and a pointer in place of a reference"
 )]
 use super::memory::Memory;
-use super::peers::{Membership, Peers, Recover, Remains};
+use super::peers::{LOCK_LIMIT, Membership, Peers, Recover, Remains};
 use crate::error::Fault;
 use crate::sync::atomic::Ordering::{AcqRel, Relaxed};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use crate::sys::{fence, hooks, robust, thread};
 use core::cell::Cell;
 use core::mem::ManuallyDrop;
+use core::time::Duration;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// One mapping with a peer table.
@@ -189,7 +191,7 @@ fn identify_slow(address: usize) -> Result<u32, Fault> {
     let mut table = table();
     table.give_up_own();
     let start = table.within(address).ok_or(Fault::NotShared)?.start;
-    let attached = attach(table, start);
+    let attached = attach(table, start, LOCK_LIMIT);
     table = attached.0;
     attached.1?;
     let mapping = table.mapping(start).ok_or(Fault::NotShared)?;
@@ -205,10 +207,13 @@ fn identify_slow(address: usize) -> Result<u32, Fault> {
 
 /// Makes this process a peer of the mapping that starts there, if it is none.
 ///
-/// Gives the table's lock up while the sentinel starts. The mapping stays: who has it detached waits for the end of that.
+/// Releases the table's lock while the sentinel starts. The mapping stays: `detach` waits until the join has ended.
+/// If the control lock is not free within `limit`, the attempt fails; with less than [`LOCK_LIMIT`] the mapping
+/// then counts as inherited again.
 fn attach(
     mut table: MutexGuard<'static, Table>,
     start: usize,
+    limit: Duration,
 ) -> (MutexGuard<'static, Table>, Result<(), Fault>) {
     let (peers, recover) = loop {
         let Some(mapping) = table.mapping(start) else { return (table, Err(Fault::NotShared)) };
@@ -224,7 +229,7 @@ fn attach(
     };
     drop(table);
     hooks::pause("table: attaching");
-    let joined = Membership::join(peers, recover);
+    let joined = Membership::join(peers, recover, limit);
     let mut table = self::table();
     let identity = if joined.is_ok() { table.spare.pop() } else { None };
     let mut result = Err(Fault::Corrupt);
@@ -236,22 +241,27 @@ fn attach(
             }
             Err(fault) => (Place::None, Err(fault)),
         };
+        if limit < LOCK_LIMIT && result == Err(Fault::Busy) {
+            mapping.forks = forks().wrapping_sub(1);
+        }
     }
     table.settle();
     JOINED.notify_all();
     (table, result)
 }
 
-/// In the child of a fork: makes it a peer of each mapping that it was born with. Each is tried once: there may be too many peers.
-fn attach_inherited(mut table: MutexGuard<'static, Table>) -> MutexGuard<'static, Table> {
-    while thread::is_held_back() {
-        let inherited = |mapping: &&Mapping| mapping.is_inherited() || mapping.is_joining();
-        let Some(start) = table.mappings.iter().find(inherited).map(|mapping| mapping.start) else {
-            break;
-        };
-        table = attach(table, start).0;
+/// How long a lock waits for the control lock of a segment that is not the lock's own.
+const SHORT_LIMIT: Duration = Duration::from_millis(500);
+
+/// In the child of a fork: makes it a peer of each mapping that it was born with. Each is tried once: there may be too
+/// many peers. Those of which the control lock is not free stay inherited: the next lock tries them again.
+fn attach_inherited(mut table: MutexGuard<'static, Table>) {
+    let inherited = |mapping: &&Mapping| mapping.is_inherited() || mapping.is_joining();
+    let starts: Vec<_> =
+        table.mappings.iter().filter(inherited).map(|mapping| mapping.start).collect();
+    for start in starts {
+        table = attach(table, start, SHORT_LIMIT).0;
     }
-    table
 }
 
 /// Empties the calling thread's cache of those for which `are_gone` says so.
@@ -262,12 +272,13 @@ fn forget_identities(are_gone: impl Fn(&Identity) -> bool) {
 }
 
 /// In the child of a fork: makes it a peer of all segments that it was born with, as its parent was, and registers the calling thread in that of
-/// the lock at `address`. To be called on the way of a lock that is taken when the shortest way is barred.
+/// the lock at `address`. The slow path of a lock calls this while the fast path is disabled.
 pub(crate) fn introduce(address: usize) {
     // Not in another PID namespace.
     if thread::is_held_back() && robust::Thread::current().is_ok() {
-        drop(attach_inherited(table()));
-        identify(address).ok(); // there may be no peers in that segment, or too many
+        // The lock's own segment first. There may be no peers in it, or too many.
+        identify(address).ok();
+        attach_inherited(table());
     }
 }
 
@@ -384,7 +395,7 @@ impl Attachment {
                     let (recover, place) = (RecoverBox(recover), Place::None);
                     let mapping = Mapping { start, len, peers, recover, users: 1, place, forks };
                     table.mappings.push(mapping);
-                    let attached = attach(table, start);
+                    let attached = attach(table, start, LOCK_LIMIT);
                     table = attached.0;
                     if let Err(fault) = attached.1 {
                         let gone = table.leave(start);

@@ -53,7 +53,8 @@ impl Parker {
             libc::EAGAIN | libc::EINTR => Wake::Woken,
             libc::ETIMEDOUT => Wake::TimedOut,
             _ => {
-                std::thread::sleep(Duration::from_millis(1)); // no sleep is to be had, and no busy loop either
+                // The kernel refuses the wait; sleep briefly instead of spinning.
+                std::thread::sleep(Duration::from_millis(1));
                 Wake::Woken
             }
         }
@@ -73,7 +74,7 @@ impl Parker {
         };
         // In this order: who is queued for `word` when that is woken comes back, and who is not, compares `beside` later.
         let both = [waiter(Watch { word, expected }), waiter(beside)];
-        sleep_at(&both, until.as_ref()).unwrap_or_else(|Refused| {
+        sleep_at(&both, until.as_ref()).unwrap_or_else(|WaitRefused| {
             // A wake that comes before the sleep is lost: after each slice both words are compared again.
             while !has_changed(&beside) {
                 match self.park(word, expected, deadline.at_most(SLICE)) {
@@ -91,7 +92,7 @@ impl Parker {
         waiters.push(waiter(own));
         waiters.extend(others.iter().copied().map(waiter));
         let look_again = time_after(hooks::second_look(Duration::from_secs(1)));
-        if let Err(Refused) = sleep_at(&waiters, Some(&look_again))
+        if let Err(WaitRefused) = sleep_at(&waiters, Some(&look_again))
             && !has_changed(&own)
             && !others.iter().any(has_changed)
         {
@@ -172,14 +173,14 @@ fn waiter(watch: Watch<'_>) -> Waiter {
 
 /// The kernel does not have a thread sleep on several words: it is too old, or forbidden to, or out of memory.
 #[derive(Debug)]
-struct Refused;
+struct WaitRefused;
 
 fn has_changed(watch: &Watch<'_>) -> bool {
     watch.word.load(Acquire) != watch.expected
 }
 
 /// Sleeps until one of the words has another value or is woken, at most `until` a time of the monotonic clock.
-fn sleep_at(waiters: &[Waiter], until: Option<&libc::timespec>) -> Result<Wake, Refused> {
+fn sleep_at(waiters: &[Waiter], until: Option<&libc::timespec>) -> Result<Wake, WaitRefused> {
     // SAFETY: so many entries, each the address of a live, aligned u32; the time is null or live.
     let r = unsafe {
         libc::syscall(
@@ -197,7 +198,7 @@ fn sleep_at(waiters: &[Waiter], until: Option<&libc::timespec>) -> Result<Wake, 
     match errno() {
         libc::EAGAIN | libc::EINTR => Ok(Wake::Woken),
         libc::ETIMEDOUT => Ok(Wake::TimedOut),
-        _ => Err(Refused),
+        _ => Err(WaitRefused),
     }
 }
 

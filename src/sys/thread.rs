@@ -23,7 +23,7 @@ pub(crate) fn cpus() -> usize {
 /// Whether threads of this process are to take no lock by the shortest way: see [`hold_back`].
 static HELD_BACK: AtomicBool = AtomicBool::new(false);
 
-/// Has every lock taken by a way on which it can be asked who this process is; or no longer.
+/// Sets whether every lock is taken by its slow path, which identifies this process.
 pub(crate) fn hold_back(so: bool) {
     HELD_BACK.store(so, Relaxed);
 }
@@ -35,7 +35,7 @@ pub(crate) fn is_held_back() -> bool {
 /// Whether this process was forked into another PID namespace than that of the segments which it was born with.
 static ELSEWHERE: AtomicBool = AtomicBool::new(false);
 
-/// Has the calls fail that need to know who this process is, as its thread ids mean other threads to its peers; or no longer.
+/// Sets whether calls that need this process's identity fail: its thread ids mean other threads to its peers.
 pub(crate) fn set_elsewhere(so: bool) {
     ELSEWHERE.store(so, Relaxed);
 }

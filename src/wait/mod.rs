@@ -132,6 +132,12 @@ impl WaitWord {
                 return Ok(done);
             }
         }
+        let park = |seen, until| {
+            hooks::pause("wait: about to sleep");
+            let wake = park(seen, until);
+            hooks::pause("wait: back from its sleep");
+            wake
+        };
         let mut slept = None;
         let mut dozed = None; // at this value, and nothing came of it
         let mut late = false;
@@ -147,18 +153,14 @@ impl WaitWord {
                     return Err(TimedOut);
                 }
                 Step::Doze(seen) if dozed != Some(seen) => {
-                    hooks::pause("wait: about to sleep");
                     slept = slept.or_else(|| spinner.missed());
                     let doze = deadline.at_most(hooks::second_look(DOZE));
                     dozed = (park(seen, doze) == Wake::TimedOut).then_some(seen);
-                    hooks::pause("wait: back from its sleep");
                     late = deadline.is_over();
                 }
                 Step::Sleep(seen) | Step::Doze(seen) => {
-                    hooks::pause("wait: about to sleep");
                     slept = slept.or_else(|| spinner.missed());
                     late = park(seen, deadline) == Wake::TimedOut;
-                    hooks::pause("wait: back from its sleep");
                 }
             }
         }

@@ -158,6 +158,14 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: ordinary("lock", &["a_lock_that_a_peer_has_freed_keeps_the_mapping"]),
     },
     Mutation {
+        name: "the_length_of_a_list_is_not_told",
+        file: "src/sys/robust_futex.rs",
+        from: "threads::publish_len(len);",
+        to: "",
+        rule: "A thread that unmaps memory reads as many entries as another thread has listed.",
+        outcome: ordinary("lock", &["a_lock_that_a_peer_has_freed_keeps_the_mapping"]),
+    },
+    Mutation {
         name: "pending_stays",
         file: "src/sys/robust_futex.rs",
         from: "compiler_fence(SeqCst); self.head().pending.store(0, Relaxed);",

@@ -117,10 +117,21 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_child_is_a_peer_where_it_locks_only",
         file: "src/segment/table.rs",
-        from: "drop(attach_inherited(table()));",
+        from: "attach_inherited(table());",
         to: "",
         rule: "A forked child that locks is a peer of all segments that it was born with.",
         outcome: ordinary("fork", &["a_forked_child_is_a_peer_of_all_its_segments"]),
+    },
+    Mutation {
+        name: "a_segment_of_a_stopped_process_is_tried_once",
+        file: "src/segment/table.rs",
+        from: "if limit < LOCK_LIMIT && result == Err(Fault::Busy) {",
+        to: "if limit > LOCK_LIMIT && result == Err(Fault::Busy) {",
+        rule: "A lock of a forked child tries a segment again whose control lock was not free.",
+        outcome: hooks(
+            "rendezvous",
+            &["a_stopped_process_in_another_segment_does_not_stop_a_lock"],
+        ),
     },
     Mutation {
         name: "another_namespace_is_not_noticed",

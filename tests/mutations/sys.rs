@@ -61,7 +61,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "futex_waitv_refused_panics",
         file: "src/sys/futex.rs",
-        from: "_ => Err(Refused),",
+        from: "_ => Err(WaitRefused),",
         to: "errno => panic!(\"futex_waitv: errno {errno}\"),",
         rule: "Sandboxes and older kernels refuse the call, and everything works all the same.",
         outcome: ordinary("refused_calls", &["futex_waitv_is_forbidden"]),

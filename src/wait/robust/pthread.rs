@@ -17,7 +17,7 @@
 //! The kernel gives the mutex back, at every instruction. Killed between the mutex and `owner`: taking, the next is told of a
 //! death without a section; giving up, of a section that was complete.
 //!
-//! One end goes unnoticed: the kernel marks no mutex of a thread that calls exec and is not the first thread of its process, and a
+//! One kind of death is not detected: the kernel marks no mutex of a thread that calls exec and is not the first thread of its process, and a
 //! mutex of the C library's cannot be marked in its stead. Only a token, whose mutex nobody waits for, can.
 use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED};
 use crate::deadline::Deadline;
