@@ -56,7 +56,7 @@
 //! instruction, so nobody has, and all the living do so again.
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::segment::{identify, one_at_a_time};
+use crate::segment::{become_known, identify, one_at_a_time};
 use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
@@ -398,24 +398,18 @@ impl Barrier {
     /// # Ok::<(), outlast::Error>(())
     /// ```
     pub fn abort(&self) {
-        self.become_known();
+        become_known(core::ptr::from_ref(self).addr()); // keeps I5
         self.break_for(ABORTED, None);
     }
 
     /// Makes the barrier whole and empty again. Each thread that waits gets [`BrokenCause::Reset`], once.
     pub fn reset(&self) {
-        self.become_known();
+        become_known(core::ptr::from_ref(self).addr()); // keeps I5
         let is_needed = |seen: u64| seen & (CAUSE | ARRIVED) != 0;
         let next = |seen| is_needed(seen).then(|| self.following(seen) | BEFORE);
         if self.state.fetch_update(AcqRel, Acquire, next).is_ok() {
             self.signal.notify_all();
         }
-    }
-
-    /// Keeps I5: if this process is killed between the change and the wake, the others notice. (If it cannot become a peer,
-    /// the change is made all the same.)
-    fn become_known(&self) {
-        identify(core::ptr::from_ref(self).addr()).ok();
     }
 
     /// Whether the barrier is broken. May change at any moment.

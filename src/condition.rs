@@ -65,8 +65,10 @@ use std::time::{Duration, Instant};
 ///
 /// A wait returns after a notify that came while it waited, after the death of any process of the segment, or at its
 /// deadline; never for no reason. A process that exits, or drops its handles, does not end the waits of others. If threads of it
-/// wait at its exit, it may take with it the notifications that they have got. What it waits for may have gone again by then, or be another's: test it in a
-/// loop, or let [`wait_while`](Condition::wait_while) do it.
+/// wait at its exit, it may take with it the notifications that they have got.
+///
+/// When the wait returns, the condition may be false again, or another thread may have acted on it.
+/// Test it in a loop, or let [`wait_while`](Condition::wait_while) do that.
 ///
 /// A notify need not hold the lock, and makes no system call unless somebody waits; but change what
 /// the waiters look at under the lock. Use a condition with one lock.

@@ -37,7 +37,7 @@
 //! count down stays.
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::segment::{forks, identify};
+use crate::segment::{become_known, forks, identify};
 use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
@@ -175,8 +175,7 @@ impl Latch {
 
     /// Counts down by `n`, without a promise; by less if less remains.
     pub fn count_down(&self, n: u32) {
-        // So that somebody notices if this process is killed before it has opened the latch. (Where nobody would, it counts all the same.)
-        identify(core::ptr::from_ref(self).addr()).ok();
+        become_known(core::ptr::from_ref(self).addr());
         let mut seen = self.anonymous.load(Relaxed);
         while let Err(now) =
             self.anonymous.compare_exchange(seen, seen.saturating_sub(n), AcqRel, Relaxed)

@@ -456,6 +456,14 @@ fn values_are_checked() {
     assert_eq!(consumer.recv(), Err(RecvError::Failed(Fault::Corrupt)));
     assert_eq!(consumer.recv(), Ok(Kind::Draw));
 
+    // A loop ends behind it.
+    producer.send_batch(&[Kind::Draw, Kind::Erase]).unwrap();
+    spoil(3);
+    assert_eq!((consumer.iter().next(), consumer.iter().next()), (None, Some(Kind::Erase)));
+    // The next message goes to the last slot again.
+    producer.send_batch(&[Kind::Draw; 2]).unwrap();
+    assert_eq!(consumer.iter().take(2).count(), 2);
+
     // Many at once come as far as the first that is none, also around the end of the ring; that is consumed by itself.
     let corrupt = Err(RecvError::Failed(Fault::Corrupt));
     producer.send_batch(&[Kind::Erase, Kind::Draw, Kind::Erase, Kind::Draw]).unwrap();

@@ -62,7 +62,7 @@ pub use records::Records;
 pub use sink::{init, init_with};
 
 use crate::error::Fault;
-use crate::segment::{identify, who};
+use crate::segment::{become_known, identify, who};
 use crate::shareable::{Dead, Field, Layout, Shareable, begin, mix, mix_u64, slice_shareable};
 use crate::sync::RECORD_WORDS;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -325,8 +325,7 @@ impl Journal {
 
     /// Ends the collector's wait once it has read what is there. Writing goes on to work.
     pub fn close(&self) {
-        // Recovery wakes the collector if this process is killed before it does.
-        identify(core::ptr::from_ref(self).addr()).ok();
+        become_known(core::ptr::from_ref(self).addr());
         self.rare.closed.store(1, Release);
         hooks::pause("queue: closed, and nobody is woken");
         self.rare.filled.notify_all();

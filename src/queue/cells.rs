@@ -3,7 +3,7 @@
 //! A message that is received with `recv_ack` leaves the ring for one of these cells, so that a slow
 //! worker holds up nobody.
 use super::ring::{Position, Slot};
-use super::{Place, Queue, assert_ours};
+use super::{Place, Queue, assert_in_place, assert_ours};
 use crate::error::Fault;
 use crate::segment::forks;
 use crate::shareable::Plain;
@@ -101,7 +101,7 @@ pub struct Delivery<'a, T: Plain> {
     pub(super) cell: usize,
     pub(super) state: CellState,
     pub(super) forks: u32,
-    /// The value, checked, if not any bits are one. Others are read in the cell.
+    /// A checked copy, for types with invalid bit patterns. Other types are read in the cell.
     pub(super) copy: Option<Box<T>>,
 }
 
@@ -217,12 +217,7 @@ impl<T: Plain> Loan<'_, T> {
 impl<T: Plain> Deref for Loan<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        const {
-            assert!(
-                T::ANY_BITS,
-                "a slot in place may hold any bits: not for types with invalid values"
-            )
-        }
+        const { assert_in_place::<T>() }
         assert_ours(self.forks);
         // SAFETY: the claim of the slot is ours until `send` or drop, and any bits are a `T`.
         self.slot().value.with(|value| unsafe { &*value.cast() })
@@ -232,12 +227,7 @@ impl<T: Plain> Deref for Loan<'_, T> {
 #[expect(unsafe_code, reason = "a claimed slot is reached by its claimer alone")]
 impl<T: Plain> core::ops::DerefMut for Loan<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        const {
-            assert!(
-                T::ANY_BITS,
-                "a slot in place may hold any bits: not for types with invalid values"
-            )
-        }
+        const { assert_in_place::<T>() }
         assert_ours(self.forks);
         // SAFETY: as above, and the loan is borrowed exclusively.
         self.slot().value.with_mut(|value| unsafe { &mut *value.cast() })
@@ -278,7 +268,7 @@ impl<T: Plain> Deref for Ref<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
         assert_ours(self.forks);
-        // SAFETY: the claim is ours until drop; `recv_ref` has it that any bits are a `T`.
+        // SAFETY: the claim is ours until drop; `recv_ref` compiles only for types of which any bits are a value.
         self.queue.value_at(self.place).with(|value| unsafe { &*value.cast() })
     }
 }

@@ -122,7 +122,7 @@ pub use value::ValueError;
 
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::segment::{forks, identify};
+use crate::segment::{become_known, forks, identify};
 use crate::shareable::{
     Dead, Field, Layout, Plain, SEED, Shareable, begin, mix_u64, slice_shareable,
 };
@@ -254,6 +254,12 @@ fn assert_ours(made_at: u32) {
     if made_at != forks() {
         not_ours();
     }
+}
+
+/// Refuses a type with invalid bit patterns, to be called at compile time where a value is reached in
+/// shared memory: a peer can change its bytes after a check.
+const fn assert_in_place<T: Plain>() {
+    assert!(T::ANY_BITS, "a value in place may hold any bits: not for types with invalid values");
 }
 
 #[cold]
@@ -654,7 +660,7 @@ impl<T: Plain> Queue<T> {
     /// As [`recv`](Self::recv).
     #[inline]
     pub fn recv_ref(&self) -> Result<Ref<'_, T>, RecvError> {
-        const { Self::READ_IN_PLACE }
+        const { assert_in_place::<T>() }
         Never::for_ever(self.peek_until(Deadline::NEVER))
     }
 
@@ -664,7 +670,7 @@ impl<T: Plain> Queue<T> {
     /// As [`try_recv`](Self::try_recv).
     #[inline]
     pub fn try_recv_ref(&self) -> Result<Ref<'_, T>, TryRecvError> {
-        const { Self::READ_IN_PLACE }
+        const { assert_in_place::<T>() }
         Never::at_once(self.peek())
     }
 
@@ -849,12 +855,6 @@ impl<T: Plain> Queue<T> {
         self.shared.not_empty.notify(1);
         self.shared.cell_free.notify(1); // who waits for a cell can have this one
     }
-
-    /// A message in place can change after a check.
-    const READ_IN_PLACE: () = assert!(
-        T::ANY_BITS,
-        "a message in place may hold any bits: not for types with invalid values"
-    );
 
     /// Claims the next message where it is.
     #[inline(always)]
@@ -1375,7 +1375,7 @@ impl<T: Plain> Queue<T> {
     ///
     /// Everybody who waits is woken.
     pub fn close(&self) {
-        self.identify().ok(); // recovery wakes everybody if this process is killed before it does
+        become_known(core::ptr::from_ref(self).addr());
         self.shared.ended.fetch_or(CLOSED, Release);
         hooks::pause("queue: closed, and nobody is woken");
         fence(SeqCst);

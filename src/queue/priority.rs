@@ -43,6 +43,7 @@ use crate::error::Fault;
 use crate::queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
+use crate::segment::become_known;
 use crate::shareable::{Dead, Field, Layout, Plain, Shareable, begin, mix_u64};
 use crate::sync::atomic::Ordering::{Release, SeqCst};
 use crate::sync::atomic::fence;
@@ -475,7 +476,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     ///
     /// Everybody who waits is woken.
     pub fn close(&self) {
-        self.levels[0].identify().ok(); // recovery wakes everybody if this process is killed before it does
+        become_known(core::ptr::from_ref(self).addr());
         self.close_levels();
         hooks::pause("queue: closed, and nobody is woken");
         self.wake_everybody();

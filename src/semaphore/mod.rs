@@ -48,7 +48,7 @@ pub use owned::{MAX_HOLDERS, OwnedPermit, OwnedSemaphore};
 
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::segment::{forks, identify};
+use crate::segment::{become_known, forks, identify};
 use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -306,7 +306,7 @@ impl Semaphore {
                 return Err(ReleaseError);
             }
             if seen & FLAGS != 0 {
-                self.become_known();
+                become_known(core::ptr::from_ref(self).addr());
             }
             match self.word.value.compare_exchange(seen, seen + n * ONE, AcqRel, Relaxed) {
                 Ok(_) => break,
@@ -317,13 +317,6 @@ impl Semaphore {
             self.wake(seen, n);
         }
         Ok(())
-    }
-
-    /// To be done before permits are released to sleepers: if this process is killed before it has woken them, somebody has to
-    /// notice. (Where nobody would, it is released all the same.)
-    #[cold]
-    fn become_known(&self) {
-        identify(core::ptr::from_ref(self).addr()).ok();
     }
 
     /// Keeps I2 and I3, after `n` permits were added to a word that was `seen`.

@@ -295,7 +295,7 @@ impl Drop for OwnedPermit<'_> {
         };
         let left = |seen: u64| (seen & TAG == self.owner).then(|| left(seen)); // keeps I4
         if self.cell.fetch_update(AcqRel, Relaxed, left).is_ok() {
-            // All: those who want more than there is would swallow the wakes of others.
+            // Wakes all waiters: one that needs more permits than are free would consume another's wake.
             self.semaphore.signal.notify_all();
         }
     }

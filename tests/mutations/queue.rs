@@ -315,7 +315,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "queue_closer_is_no_peer",
         file: "src/queue/mod.rs",
-        from: "self.identify().ok(); // recovery wakes everybody if this process is killed before it does",
+        from: "become_known(core::ptr::from_ref(self).addr());",
         to: "",
         rule: "A process that changes what others wait for is a peer before the change.",
         outcome: hooks("queue_pauses", &["a_killed_closer_of_any_queue_leaves_nobody_asleep"]),

@@ -257,7 +257,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "barrier_abort_by_a_stranger",
         file: "src/barrier.rs",
-        from: "self.become_known(); self.break_for(ABORTED, None);",
+        from: "become_known(core::ptr::from_ref(self).addr()); // keeps I5 self.break_for(ABORTED, None);",
         to: "self.break_for(ABORTED, None);",
         rule: "A process is a peer before it changes what others wait for.",
         outcome: hooks("barrier", &["with_pauses::a_stranger_killed_before_its_wake"]),

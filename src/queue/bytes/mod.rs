@@ -39,7 +39,7 @@
 //!   his record, if `freed` says that they are done with.
 //! - I3. Each mark is moved by a compare-exchange over one record (`freed`: over several), from what its header says, by whoever comes by:
 //!   it never goes back, and who dies before he has moved it is missed by nobody. `freed` is moved to where `head` has been.
-//!   All three lie on the chain of records, which is asked when the memory is opened: other bytes could give two claims the same blocks.
+//!   All three lie on the chain of records; opening a segment checks this: other bytes could give two claims the same blocks.
 //! - I4. Some record is an `Orphan` => `returned` != `searched`, or a living process is about to make it so.
 //! - I5. A claim that leaves another message to claim wakes one more receiver, if some are asleep: the one that
 //!   its commit woke may have found its way barred by a slower sender and gone back to sleep.
@@ -79,7 +79,7 @@ use crate::queue::ends::Ends;
 use crate::queue::{CLOSED, LIGHT, NO_RECEIVERS, NO_SENDERS, Never, Unsent};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
-use crate::segment::{forks, identify};
+use crate::segment::{become_known, forks, identify};
 use crate::shareable::{Dead, Field, Layout, Shareable, at_slice, begin, mix_u64};
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::fence;
@@ -469,7 +469,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     ///
     /// Everybody who waits is woken.
     pub fn close(&self) {
-        self.view().identify().ok(); // recovery wakes everybody if this process is killed before it does
+        become_known(core::ptr::from_ref(self).addr());
         self.rare.ended.fetch_or(CLOSED, Release);
         hooks::pause("queue: closed, and nobody is woken");
         fence(SeqCst);

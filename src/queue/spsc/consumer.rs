@@ -4,6 +4,7 @@ use super::error::{RecvError, RecvTimeoutError, TryRecvError};
 use super::{Ring, Slot};
 use crate::deadline::Deadline;
 use crate::error::Fault;
+use crate::queue::assert_in_place;
 use crate::shareable::Plain;
 use core::fmt;
 use core::mem::MaybeUninit;
@@ -168,15 +169,14 @@ impl<'a, T: Plain> Consumer<'a, T> {
 
     /// Messages until the ring is closed and empty, its producer has died, or it cannot be used, waiting for each.
     ///
-    /// It ends before a message that is no value of the type: the next `recv` reports that.
+    /// A message that is no value of the type ends the iteration and is consumed: a later iteration
+    /// goes on behind it. [`recv`](Self::recv) reports it.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
         core::iter::from_fn(|| {
             if !self.end.is_ready() {
                 self.end.room_until(Deadline::NEVER).ok()?;
             }
-            let message = read(self.end.slot()).ok()?;
-            self.end.advance(1);
-            Some(message)
+            self.get().ok()
         })
     }
 
@@ -291,12 +291,7 @@ impl<T: Plain> ReadChunk<'_, '_, T> {
     /// In a copy made by `fork`.
     #[must_use]
     pub fn as_slices(&self) -> (&[T], &[T]) {
-        const {
-            assert!(
-                T::ANY_BITS,
-                "messages in place may hold any bits: not for types with invalid values"
-            )
-        }
+        const { assert_in_place::<T>() }
         self.end.assert_ours();
         let (first, second) = self.end.runs(self.len);
         (slice(first), slice(second))

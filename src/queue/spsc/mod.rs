@@ -61,7 +61,7 @@ pub use producer::{Producer, WriteChunk};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::LIGHT;
-use crate::segment::{forks, identify};
+use crate::segment::{become_known, forks, identify};
 use crate::shareable::{Dead, Field, Layout, Plain, Shareable, begin, mix_u64, slice_shareable};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -328,7 +328,7 @@ impl<T: Plain> Ring<T> {
     /// Everybody who waits is woken. A message that is sent at the same moment by another thread may come to lie in the ring after
     /// the consumer was told that it is closed and empty; closing by the producer leaves no such doubt.
     pub fn close(&self) {
-        self.identify().ok(); // recovery wakes everybody if this process is killed before it does
+        become_known(core::ptr::from_ref(self).addr());
         self.rare.closed.store(1, Release);
         hooks::pause("queue: closed, and nobody is woken");
         self.wake_everybody();

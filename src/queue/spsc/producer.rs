@@ -3,6 +3,7 @@ use super::end::{End, Nothing};
 use super::error::{SendError, SendTimeoutError, TrySendError};
 use super::{Ring, Slot};
 use crate::deadline::Deadline;
+use crate::queue::assert_in_place;
 use crate::shareable::Plain;
 use core::fmt;
 use core::mem::MaybeUninit;
@@ -223,12 +224,7 @@ impl<T: Plain> WriteChunk<'_, '_, T> {
     /// In a copy made by `fork`.
     #[must_use]
     pub fn as_mut_slices(&mut self) -> (&mut [T], &mut [T]) {
-        const {
-            assert!(
-                T::ANY_BITS,
-                "slots in place may hold any bits: not for types with invalid values"
-            )
-        }
+        const { assert_in_place::<T>() }
         self.end.assert_ours();
         let (first, second) = self.end.runs(self.len);
         (slice(first), slice(second))
