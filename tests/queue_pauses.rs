@@ -106,3 +106,27 @@ fn a_receiver_without_a_cell_fences_only_when_the_message_is_gone() {
     });
     receiver.succeeds();
 }
+
+/// A receiver that looks at a message, and then is held up for several laps, finds no damage.
+#[test]
+fn a_receiver_that_is_laps_behind_goes_on() {
+    const SEEN: &str = "byte queue: a message is seen, and not yet claimed";
+    let queue = Shared::<ByteQueue>::anonymous_bytes(4096).unwrap();
+    let _watchdog = watch("a_receiver_that_is_laps_behind_goes_on", &queue);
+    queue.send(&[0; 200]).unwrap();
+    hooks::plan(SEEN, Action::Hold);
+    std::thread::scope(|scope| {
+        let late = scope.spawn(|| queue.recv());
+        eventually("the receiver sees the message", || hooks::visits(SEEN) > 0);
+        let others = fork_child(|| {
+            hooks::clear();
+            for n in 1..=100 {
+                assert_eq!(queue.recv().unwrap(), [n - 1; 200]);
+                queue.send(&[n; 200]).unwrap();
+            }
+        });
+        others.succeeds();
+        hooks::clear();
+        assert_eq!(late.join().unwrap(), Ok(vec![100; 200]));
+    });
+}

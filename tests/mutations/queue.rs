@@ -439,6 +439,14 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: ordinary("bytes", &["every_length_everywhere"]),
     },
     Mutation {
+        name: "bytes_a_message_that_is_gone_is_damage",
+        file: "src/queue/bytes/records.rs",
+        from: "return if header.load() == seen { Err(Nothing::Damaged) } else { Ok(None) };",
+        to: "return Err(Nothing::Damaged);",
+        rule: "A receiver that was held up for laps finds no damage.",
+        outcome: hooks("queue_pauses", &["a_receiver_that_is_laps_behind_goes_on"]),
+    },
+    Mutation {
         name: "bytes_readers_come_second",
         file: "src/queue/bytes/records.rs",
         from: "self.pass(&self.marks.head, at, seen)?; head = self.position(&self.marks.head)?;",
