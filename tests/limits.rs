@@ -7,7 +7,7 @@ use common::filter_step::{answer, load, pass_over_if};
 use common::{filter_calls, fork_child, watch_alone};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::SeqCst;
-use outlast::{Fault, FixedQueue, Lock, OpenError, Shared};
+use outlast::{FixedQueue, Lock, OpenError, Shared};
 
 outlast::shared! {
     /// A value that needs peers.
@@ -149,7 +149,7 @@ fn without_robust_lists() {
     fork_child(|| {
         refuse(libc::SYS_set_robust_list, libc::EPERM);
         let [desk, ..] = make_all();
-        let refused = matches!(desk, Err(OpenError::Attach(Fault::Unsupported)));
+        let refused = matches!(desk, Err(OpenError::Attach(outlast::Fault::Unsupported)));
         assert!(refused, "{desk:?}");
     })
     .succeeds();
