@@ -475,6 +475,9 @@ fn a_death_ends_all_waits() {
     waiters.into_iter().for_each(common::Child::succeeds);
 }
 
+/// A way to leave.
+type Leaves<'a> = &'a dyn Fn(&Shared<Scene>);
+
 /// A peer that leaves in an orderly way ends no wait: nobody has died, and nobody has notified.
 #[test]
 fn a_peer_that_leaves_ends_no_wait() {
@@ -482,7 +485,7 @@ fn a_peer_that_leaves_ends_no_wait() {
         let becomes_a_peer = |scene: &Shared<Scene>| {
             assert!(scene.wait_on(false, || Some(AT_ONCE)));
         };
-        let leaves: [&dyn Fn(&Shared<Scene>); 3] = [
+        let leaves: [Leaves<'_>; 3] = [
             &|scene| {
                 let other = Shared::<Scene>::from_fd(scene.try_clone_fd().unwrap()).unwrap();
                 becomes_a_peer(&other);
