@@ -212,10 +212,11 @@ mod soak {
     const PRODUCE: u32 = 16;
     const CONSUME: u32 = 17;
     const FIRST_LINE: u32 = 18;
-    const OPERATIONS: u32 = FIRST_LINE + 2 * LINES as u32;
+    const OPERATIONS: u32 = send_to(LINES);
 
-    fn send_to(line: usize) -> u32 {
-        FIRST_LINE + 2 * u32::try_from(line).unwrap()
+    const fn send_to(line: usize) -> u32 {
+        assert!(line <= LINES);
+        FIRST_LINE + 2 * line as u32
     }
 
     fn receive_from(line: usize) -> u32 {
@@ -262,12 +263,14 @@ mod soak {
 
     // ------------------------------------------------------------------------------------- lines
 
+    type Receive<'a> = dyn Fn(&dyn Fn(u64)) + 'a;
+
     /// A kind of queue.
     struct Line<'a> {
         send: Box<dyn Fn(u64) + 'a>,
         try_send: Box<dyn Fn(u64) -> bool + 'a>,
         /// Receives a message, and has it noted.
-        receive: Box<dyn Fn(&dyn Fn(u64)) + 'a>,
+        receive: Box<Receive<'a>>,
         try_receive: Box<dyn Fn() -> Option<u64> + 'a>,
         is_empty: Box<dyn Fn() -> bool + 'a>,
     }
@@ -605,7 +608,7 @@ mod soak {
         }
 
         fn nap(&self) {
-            if self.random.clone().next() % 4 == 0 {
+            if self.random.clone().next().is_multiple_of(4) {
                 std::thread::sleep(Duration::from_micros(30));
             }
         }
@@ -1004,7 +1007,7 @@ mod soak {
             let pid = std::process::id();
             mark_of(marks, pid).store(pid, SeqCst);
             std::thread::sleep(Duration::from_micros(200));
-            let result = (2 * x, letter(x % 64 * if x % 50 == 0 { 500 } else { 1 }));
+            let result = (2 * x, letter(x % 64 * if x.is_multiple_of(50) { 500 } else { 1 }));
             mark_of(marks, pid).store(0, SeqCst);
             result
         })
@@ -1017,7 +1020,7 @@ mod soak {
             let mut count = 0;
             for (result, x) in pool.map(task, 0..200).zip(0..) {
                 let (double, text) = result.map_err(|error| format!("task {x}: {error}"))?;
-                let expected = letter(x % 64 * if x % 50 == 0 { 500 } else { 1 });
+                let expected = letter(x % 64 * if x.is_multiple_of(50) { 500 } else { 1 });
                 check(double == 2 * x && text == expected, || format!("task {x}: {double}"))?;
                 count += 1;
             }

@@ -6,9 +6,8 @@
 //!
 //! # After the last use
 //! A registered thread's token lies in the memory. So [`Attachment::detach`] keeps the memory (in a *grave*) until each such thread has ended, or
-//! has come back here: a thread releases its tokens in graves the next time it is identified. Memory of the caller's is not kept, and may be opened
-//! again at the same address while such threads live. So a cache holds no range, but refers to an [`Identity`], which the last use makes empty, and
-//! which is used again only when no thread can have it in its cache.
+//! has come back here: a thread releases its tokens in unused memory the next time it is identified. Memory of the caller's is not kept, and may be
+//! opened again at the same address while such threads live. So the last use empties the caches of all threads, which the table lists.
 //!
 //! # Fork
 //! The child of a fork is nobody yet: its cache is emptied, the count of [`forks`] moves, and every mapping
@@ -57,7 +56,7 @@ enum Place {
     None,
     /// A thread is just taking it, without the table's lock.
     Joining,
-    Peer(Membership, &'static Identity),
+    Peer(Membership),
 }
 
 /// A mapping without one: known only so that addresses in it count as shared.
@@ -83,7 +82,6 @@ impl core::fmt::Debug for RecoverBox {
 struct Grave {
     /// `None` if this process was no peer.
     remains: Option<Remains>,
-    identity: Option<&'static Identity>,
     /// Kept mapped. `None` if it is the caller's.
     memory: Option<Memory>,
 }
@@ -100,67 +98,109 @@ struct Table {
     mappings: Vec<Mapping>,
     ranges: Vec<Range>,
     graves: Vec<Grave>,
-    /// Those that no thread has in its cache.
-    spare: Vec<&'static Identity>,
+    /// Those of all threads that have been identified and have not begun to end.
+    caches: Vec<CacheOfThread>,
 }
 
 static TABLE: Mutex<Table> = Mutex::new(Table {
     mappings: Vec::new(),
     ranges: Vec::new(),
     graves: Vec::new(),
-    spare: Vec::new(),
+    caches: Vec::new(),
 });
 /// A mapping is no longer [`Place::Joining`].
 static JOINED: Condvar = Condvar::new();
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// Who this process is in a mapping. Any thread that has it in its cache is registered there.
+/// The mapping that a thread used last, at index 0, and some that it used before, the oldest one last.
+const KNOWN: usize = 9;
+/// The lengths of mappings, or 0 for none.
+type Lengths = [AtomicUsize; KNOWN];
+/// A mapping's start and length, and the owner tag of this process in it.
+type Identity = (usize, usize, u32);
+
+/// What a thread knows without a look at the table: mappings in which it is registered.
 ///
-/// Nearly every call reads one, so it shares no cache line with data that is written.
+/// Other threads only set lengths to 0, which costs the thread a look at the table. Atomics for that, though no
+/// order is needed: a thread that has a mapping of which the last use is over does nothing in it.
 #[derive(Debug)]
-#[repr(align(64))]
-struct Identity {
-    start: AtomicUsize,
-    /// 0 after the last use.
-    len: AtomicUsize,
-    /// The owner tag.
-    tag: AtomicU32,
+struct Cache {
+    lengths: Lengths,
+    starts: [Cell<usize>; KNOWN],
+    tags: [Cell<u32>; KNOWN],
 }
 
-static NOBODY: Identity =
-    Identity { start: AtomicUsize::new(0), len: AtomicUsize::new(0), tag: AtomicU32::new(0) };
-
-impl Identity {
+impl Cache {
     #[inline(always)]
-    fn covers(&self, address: usize) -> bool {
-        address.wrapping_sub(self.start.load(Relaxed)) < self.len.load(Relaxed)
+    fn get(&self, i: usize) -> Identity {
+        (self.starts[i].get(), self.lengths[i].load(Relaxed), self.tags[i].get())
     }
 
-    #[inline(always)]
-    fn tag(&self) -> u32 {
-        self.tag.load(Relaxed)
+    /// For a mapping that is in use, or with the table's lock held: another thread may clear the lengths meanwhile.
+    fn set(&self, i: usize, (start, length, tag): Identity) {
+        self.lengths[i].store(0, Relaxed);
+        self.starts[i].set(start);
+        self.tags[i].set(tag);
+        self.lengths[i].store(length, Relaxed);
+    }
+
+    /// Makes one of the mappings used before the one used last, if `address` lies in it.
+    fn use_again(&self, address: usize) -> Option<u32> {
+        let covers = |&(start, length, _): &Identity| address.wrapping_sub(start) < length;
+        let identity = (1..KNOWN).map(|i| self.get(i)).find(covers)?;
+        self.set(0, identity);
+        Some(identity.2)
+    }
+
+    /// Puts a mapping in the place of the oldest one.
+    fn add(&self, identity: Identity) {
+        (2..KNOWN).rev().for_each(|i| self.set(i, self.get(i - 1)));
+        self.set(1, identity);
+        self.set(0, identity);
+    }
+
+    fn clear(lengths: &Lengths) {
+        lengths.iter().for_each(|length| length.store(0, Relaxed));
     }
 }
 
-/// A `&'static Identity` in a cache. (Until Rust 1.89 a constant cannot be a reference to what changes.)
-#[derive(Clone, Copy)]
-struct Cached(*const Identity);
+/// The lengths in the cache of a thread that has not ended, as the table's lock makes sure.
+#[derive(Debug)]
+struct CacheOfThread(*const Lengths);
 
-impl Cached {
-    const NOBODY: Cached = Cached(&raw const NOBODY);
+// SAFETY: to atomics. Their thread takes the pointer out of the table, under the table's lock, before it ends.
+unsafe impl Send for CacheOfThread {}
 
-    #[inline(always)]
-    fn get(self) -> &'static Identity {
-        // SAFETY: made of such a reference, here or by `forget_identities` or `identify_slow`.
-        unsafe { &*self.0 }
+impl CacheOfThread {
+    fn clear(&self) {
+        // SAFETY: the thread has not ended, as its pointer is in the table, whose lock the caller holds.
+        Cache::clear(unsafe { &*self.0 });
+    }
+}
+
+/// Whether the calling thread's cache is in the table; taken out when the thread ends.
+struct Entered(Cell<bool>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if self.0.get() {
+            let mine = CACHE.with(|cache| &raw const cache.lengths);
+            let mut table = table();
+            table.caches.retain(|cache| cache.0 != mine);
+            CACHE.with(|cache| Cache::clear(&cache.lengths));
+        }
     }
 }
 
 thread_local! {
-    /// The mapping that this thread used last.
-    static HERE: Cell<Cached> = const { Cell::new(Cached::NOBODY) };
-    /// Some that it used before; the oldest is the next to be replaced.
-    static RECENT: Cell<[Cached; 8]> = const { Cell::new([Cached::NOBODY; 8]) };
+    static CACHE: Cache = const {
+        Cache {
+            lengths: [const { AtomicUsize::new(0) }; KNOWN],
+            starts: [const { Cell::new(0) }; KNOWN],
+            tags: [const { Cell::new(0) }; KNOWN],
+        }
+    };
+    static ENTERED: Entered = const { Entered(Cell::new(false)) };
     /// Process and thread, as the kernel knows them, and the count of forks when it was asked.
     static WHO: Cell<(u32, u32, u32)> = const { Cell::new((u32::MAX, 0, 0)) };
     /// The table's lock, held by the thread that forks. Without a destructor: a thread may fork after its thread-locals have gone.
@@ -177,15 +217,14 @@ fn table() -> MutexGuard<'static, Table> {
 /// registered peer from here on.
 #[inline(always)]
 pub(crate) fn identify(address: usize) -> Result<u32, Fault> {
-    let here = HERE.get().get();
-    if here.covers(address) { Ok(here.tag()) } else { identify_slow(address) }
+    let (start, len, tag) = CACHE.with(|cache| cache.get(0));
+    if address.wrapping_sub(start) < len { Ok(tag) } else { identify_slow(address) }
 }
 
 #[cold]
 fn identify_slow(address: usize) -> Result<u32, Fault> {
-    if let Some(cached) = RECENT.get().into_iter().find(|cached| cached.get().covers(address)) {
-        HERE.set(cached);
-        return Ok(cached.get().tag());
+    if let Some(tag) = CACHE.with(|cache| cache.use_again(address)) {
+        return Ok(tag);
     }
     robust::Thread::current()?; // not in another PID namespace
     let mut table = table();
@@ -195,14 +234,13 @@ fn identify_slow(address: usize) -> Result<u32, Fault> {
     table = attached.0;
     attached.1?;
     let mapping = table.mapping(start).ok_or(Fault::NotShared)?;
-    let Place::Peer(membership, identity) = &mut mapping.place else { return Err(Fault::Corrupt) };
+    let Place::Peer(membership) = &mut mapping.place else { return Err(Fault::Corrupt) };
     membership.register()?;
-    HERE.set(Cached(*identity));
-    let mut recent = RECENT.get();
-    recent.rotate_right(1);
-    recent[0] = Cached(*identity);
-    RECENT.set(recent);
-    Ok(identity.tag())
+    let identity = (mapping.start, mapping.len, membership.tag());
+    if table.enter_cache() {
+        CACHE.with(|cache| cache.add(identity));
+    }
+    Ok(identity.2)
 }
 
 /// Makes this process a peer of the mapping that starts there, if it is none.
@@ -231,14 +269,10 @@ fn attach(
     hooks::pause("table: attaching");
     let joined = Membership::join(peers, recover, limit);
     let mut table = self::table();
-    let identity = if joined.is_ok() { table.spare.pop() } else { None };
     let mut result = Err(Fault::Corrupt);
     if let Some(mapping) = table.mapping(start) {
         (mapping.place, result) = match joined {
-            Ok(membership) => {
-                let identity = mapping.identity(membership.tag(), identity);
-                (Place::Peer(membership, identity), Ok(()))
-            }
+            Ok(membership) => (Place::Peer(membership), Ok(())),
             Err(fault) => (Place::None, Err(fault)),
         };
         if limit < LOCK_LIMIT && result == Err(Fault::Busy) {
@@ -262,13 +296,6 @@ fn attach_inherited(mut table: MutexGuard<'static, Table>) {
     for start in starts {
         table = attach(table, start, SHORT_LIMIT).0;
     }
-}
-
-/// Empties the calling thread's cache of those for which `are_gone` says so.
-fn forget_identities(are_gone: impl Fn(&Identity) -> bool) {
-    let keep = |cached: Cached| if are_gone(cached.get()) { Cached::NOBODY } else { cached };
-    HERE.set(keep(HERE.get()));
-    RECENT.set(RECENT.get().map(keep));
 }
 
 /// In the child of a fork: makes it a peer of all segments that it was born with, as its parent was, and registers the calling thread in that of
@@ -349,21 +376,6 @@ impl Mapping {
             self.forks = forks();
         }
     }
-
-    /// An identity for this mapping: the spare one, if there is one.
-    fn identity(&self, tag: u32, spare: Option<&'static Identity>) -> &'static Identity {
-        let identity = spare.unwrap_or_else(|| {
-            Box::leak(Box::new(Identity {
-                start: AtomicUsize::new(0),
-                len: AtomicUsize::new(0),
-                tag: AtomicU32::new(0),
-            }))
-        });
-        identity.start.store(self.start, Relaxed);
-        identity.tag.store(tag, Relaxed);
-        identity.len.store(self.len, Relaxed);
-        identity
-    }
 }
 
 /// This process's use of one mapping, ended by [`detach`](Attachment::detach).
@@ -429,43 +441,37 @@ impl Attachment {
         let gone = table.leave(self.start);
         table.settle();
         drop(table);
-        let left = gone.map_or((None, None), Mapping::give_back);
-        self::table().give_up(memory, left, keep);
+        let remains = gone.and_then(Mapping::give_back);
+        self::table().give_up(memory, remains, keep);
     }
 }
 
 impl Mapping {
-    /// Gives this process's place back. Returns what its threads still have there, and what they may have in their caches.
-    fn give_back(self) -> (Option<Remains>, Option<&'static Identity>) {
+    /// Gives this process's place back. Returns what its threads still have there.
+    fn give_back(self) -> Option<Remains> {
         if self.is_inherited() {
             core::mem::forget(self.place); // the parent's
-            return (None, None);
+            return None;
         }
-        let Place::Peer(membership, identity) = self.place else { return (None, None) };
-        forget_identities(|other| core::ptr::eq(other, identity));
+        let Place::Peer(membership) = self.place else { return None };
         let mut remains = membership.leave();
         remains.give_up_own();
-        (Some(remains), Some(identity))
+        Some(remains)
     }
 }
 
 /// Lets go of memory that a thread of this process may have used, and that has no attachment.
 /// `keep` as in [`Attachment::detach`].
 pub(crate) fn discard(memory: Memory, keep: bool) {
-    table().give_up(memory, (None, None), keep);
+    table().give_up(memory, None, keep);
 }
 
 impl Table {
     /// Unmaps memory, as soon as no thread of this process has a token or a lock in it; with `keep`
     /// never.
-    fn give_up(
-        &mut self,
-        memory: Memory,
-        (remains, identity): (Option<Remains>, Option<&'static Identity>),
-        keep: bool,
-    ) {
+    fn give_up(&mut self, memory: Memory, remains: Option<Remains>, keep: bool) {
         let (start, len) = (memory.base().addr(), memory.len());
-        let mut grave = Grave { remains, identity, memory: None };
+        let mut grave = Grave { remains, memory: None };
         if keep {
             core::mem::forget(memory);
         } else if !self.has(start) {
@@ -498,10 +504,19 @@ impl Table {
             return None;
         }
         let mapping = self.mappings.swap_remove(i);
-        if let Place::Peer(_, identity) = mapping.place {
-            identity.len.store(0, Relaxed);
-        }
+        self.caches.iter().for_each(CacheOfThread::clear);
         Some(mapping)
+    }
+
+    /// Enters the calling thread's cache. Returns whether it is in the table: not so in a thread that is ending.
+    fn enter_cache(&mut self) -> bool {
+        ENTERED
+            .try_with(|entered| {
+                if !entered.0.replace(true) {
+                    self.caches.push(CacheOfThread(CACHE.with(|cache| &raw const cache.lengths)));
+                }
+            })
+            .is_ok()
     }
 
     /// Whether memory that starts there is in use.
@@ -533,11 +548,7 @@ impl Table {
         }
         let mut any = false;
         for grave in &mut self.graves {
-            let Grave { remains: Some(remains), identity, .. } = grave else { continue };
-            if remains.give_up_own() {
-                any = true;
-                forget_identities(|other| identity.is_some_and(|gone| core::ptr::eq(other, gone)));
-            }
+            any |= grave.remains.as_mut().is_some_and(Remains::give_up_own);
         }
         if any {
             self.bury();
@@ -546,14 +557,10 @@ impl Table {
 
     /// Unmaps what no thread has a token in any more.
     fn bury(&mut self) {
-        let Table { graves, spare, .. } = self;
-        graves.retain(|grave| {
+        self.graves.retain(|grave| {
             let stays = grave.is_needed();
-            if !stays {
-                if let Some(memory) = &grave.memory {
-                    robust::forget_within(memory.base().addr(), memory.len());
-                }
-                spare.extend(grave.identity);
+            if let Some(memory) = grave.memory.as_ref().filter(|_| !stays) {
+                robust::forget_within(memory.base().addr(), memory.len());
             }
             stays
         });
@@ -584,9 +591,11 @@ extern "C" fn after_fork() {
 
 extern "C" fn after_fork_in_child() {
     FORKS.fetch_add(1, Relaxed);
-    forget_identities(|_| true);
+    CACHE.with(|cache| Cache::clear(&cache.lengths));
     robust::forget_in_child();
-    if let Some(table) = ACROSS_FORK.take().map(ManuallyDrop::into_inner) {
+    if let Some(mut table) = ACROSS_FORK.take().map(ManuallyDrop::into_inner) {
+        table.caches.clear(); // of threads that are not in this process
+        ENTERED.try_with(|entered| entered.0.set(false)).ok();
         thread::hold_back(!table.mappings.is_empty());
         // What is checked when a segment is opened is so in the child as well, but for this.
         let any = !table.mappings.is_empty() || !table.ranges.is_empty();
@@ -628,7 +637,7 @@ extern "C" fn leave_all() {
     // A thread that holds the table's lock may have been stopped by exit; then the others take this for a kill.
     let Ok(table) = TABLE.try_lock() else { return };
     for mapping in table.mappings.iter().filter(|mapping| !mapping.is_inherited()) {
-        if let Place::Peer(membership, _) = &mapping.place {
+        if let Place::Peer(membership) = &mapping.place {
             membership.mark_left();
         }
     }
