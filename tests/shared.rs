@@ -1926,20 +1926,17 @@ fn a_thread_with_several_tokens() {
                 assert_eq!(shared.inbox.recv(), Ok(1));
                 segments.push(shared);
             }
-            // All go, in another order than they came, while the thread is in the middle of them.
+            // All go, in another order than they came, while the thread works elsewhere.
             let mut random = Random::new(4);
             while !segments.is_empty() {
                 drop(segments.swap_remove(random.index(segments.len())));
                 tell.send(Some(lasting.clone())).unwrap();
                 assert_eq!(lasting.inbox.recv(), Ok(1));
             }
-            assert_eq!(possessions().2, before + 10);
+            // The thread gave up its tokens as it went on.
+            assert_eq!(possessions().2, before);
             tell.send(None).unwrap();
             thread.join().unwrap();
-            eventually("all are unmapped", || {
-                drop(office());
-                possessions().2 == before
-            });
             lasting.work();
         })
         .succeeds();

@@ -101,7 +101,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "an_identity_outlives_the_last_use",
         file: "src/segment/table.rs",
-        from: "identity.len.store(0, Relaxed);",
+        from: "self.caches.iter().for_each(CacheOfThread::clear);",
         to: "",
         rule: "No thread goes on under a tag that its process has given back.",
         outcome: ordinary("threads", &["a_thread_does_not_go_on_as_another_process"]),

@@ -215,8 +215,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "table_child_remembers_the_parents_identity",
         file: "src/segment/table.rs",
-        from: "forget_identities(|_| true);",
-        to: "",
+        from: "CACHE.with(|cache| Cache::clear(&cache.lengths)); robust::forget_in_child();",
+        to: "robust::forget_in_child();",
         rule: "A forked child does not go on under its parent's tag.",
         outcome: ordinary("shared", &["deaths_across_generations"]),
     },
