@@ -1,4 +1,5 @@
-//! What a channel costs beside the queue that is in it, of levels or not, and a queue of levels beside one of them.
+//! What a channel costs beside the queue that is in it, of levels or not, and a queue of levels
+//! beside one of them.
 mod support;
 
 use outlast::{Channel, PriorityChannel, PriorityQueue, Queue, Shared};

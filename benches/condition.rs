@@ -1,5 +1,5 @@
-//! What it costs to wait for what a lock guards: a turn that goes to another process and comes back, beside the condition of POSIX and a
-//! bare futex.
+//! What it costs to wait for what a lock guards: a turn that goes to another process and comes
+//! back, beside the condition of POSIX and a bare futex.
 #![expect(unsafe_code, reason = "calls pthread_*")]
 mod support;
 
@@ -47,7 +47,8 @@ struct Posix {
     turn: UnsafeCell<*mut u64>,
 }
 
-// SAFETY: made to be used by several threads, and never unmapped; the turn is reached under the mutex.
+// SAFETY: made to be used by several threads, and never unmapped; the turn is reached under the
+// mutex.
 unsafe impl Sync for Posix {}
 
 fn room<const WORDS: usize>() -> *mut u64 {

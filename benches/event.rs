@@ -1,4 +1,5 @@
-//! What an event costs: alone, and as a signal that goes to another process and is answered, met spinning or asleep.
+//! What an event costs: alone, and as a signal that goes to another process and is answered, met
+//! spinning or asleep.
 #![expect(unsafe_code, reason = "calls futex and sem_*")]
 mod support;
 

@@ -1,4 +1,5 @@
-//! What a latch costs to count down, and to pass when it is open, beside one for threads made by hand.
+//! What a latch costs to count down, and to pass when it is open, beside one for threads made by
+//! hand.
 mod support;
 
 use core::hint::black_box;

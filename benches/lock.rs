@@ -1,5 +1,5 @@
-//! What a lock costs: alone, beside another one, and contended, beside `std::sync::Mutex` and the two
-//! process-shared mutexes of POSIX.
+//! What a lock costs: alone, beside another one, and contended, beside `std::sync::Mutex` and the
+//! two process-shared mutexes of POSIX.
 mod support;
 
 use criterion::Criterion;

@@ -1,4 +1,5 @@
-//! What it costs to look at a value that was made once, and to make it, beside the standard library's.
+//! What it costs to look at a value that was made once, and to make it, beside the standard
+//! library's.
 mod support;
 
 use core::hint::black_box;

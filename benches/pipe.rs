@@ -1,4 +1,5 @@
-//! What a pipe between two sides costs, as a stream and as a round trip, beside the system's pipe and socket pair.
+//! What a pipe between two sides costs, as a stream and as a round trip, beside the system's pipe
+//! and socket pair.
 mod support;
 
 use outlast::{Pipe, Shared};
@@ -25,7 +26,8 @@ fn alone<const LEN: usize>(contest: &mut Contest<'_>) {
     });
 }
 
-/// Every byte is written by the sender, and read by the receiver. (The system's have no messages: both know the length.)
+/// Every byte is written by the sender, and read by the receiver. (The system's have no messages:
+/// both know the length.)
 fn streams<const LEN: usize>(contest: &mut Contest<'_>) {
     for (name, world) in
         [("outlast::Pipe", World::Processes), ("outlast::Pipe (threads)", World::Threads)]

@@ -1,4 +1,5 @@
-//! What it costs to start processes: two that each run a function and give its value, beside what the system offers.
+//! What it costs to start processes: two that each run a function and give its value, beside what
+//! the system offers.
 use criterion::Criterion;
 use outlast::process::{self, Process};
 use std::process::Command;

@@ -1,4 +1,5 @@
-//! What a queue costs: in one thread, as a stream between processes, with acknowledgement, and when a receiver is killed.
+//! What a queue costs: in one thread, as a stream between processes, with acknowledgement, and when
+//! a receiver is killed.
 #![expect(unsafe_code, reason = "kills a process, and sets the size of a pipe")]
 mod support;
 
@@ -120,7 +121,8 @@ fn streams<const WORDS: usize>(contest: &mut Contest<'_>, pairs: usize) {
 
 // ------------------------------------------------------------------------------------- a death
 
-/// How long after the kill of a receiver another one has its message, and the parent is told of its end.
+/// How long after the kill of a receiver another one has its message, and the parent is told of its
+/// end.
 fn recovery() -> (Duration, Duration) {
     let queue = queue::<1>();
     queue.send([7]).expect("open");

@@ -1,9 +1,11 @@
 //! From `SIGKILL` to the survivor that goes on: what a death costs those who waited for the dead.
 //!
-//! The survivor sleeps already, the victim holds what it waits for, or has swallowed its wake; time is taken right before the
-//! kill, and when the survivor's call has returned. So the kernel's work for a dying process is in it.
+//! The survivor sleeps already, the victim holds what it waits for, or has swallowed its wake; time
+//! is taken right before the kill, and when the survivor's call has returned. So the kernel's work
+//! for a dying process is in it.
 //!
-//! The least of a few kills must be far below the time after which somebody would look without being told.
+//! The least of a few kills must be far below the time after which somebody would look without
+//! being told.
 #![expect(
     unsafe_code,
     reason = "kill, clock_gettime, and a sleep on a word without the crate under test"
@@ -55,8 +57,8 @@ fn eventually(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Whether the first thread of a process sleeps on a word of `value`, or for a time: not in a call that it makes on the way there, in which a busy
-/// machine may have stopped it.
+/// Whether the first thread of a process sleeps on a word of `value`, or for a time: not in a call
+/// that it makes on the way there, in which a busy machine may have stopped it.
 fn sleeps<T>(pid: libc::pid_t, value: &T) -> bool {
     let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
     let mut words = call.split(' ');
@@ -284,7 +286,8 @@ fn conditions(bench: &Bench) {
     Scene {
         name: "Condition, holder of its lock (another waits)",
         make,
-        // It waits to be told that the survivor has given the lock up. (A condition notices the death of who has used it.)
+        // It waits to be told that the survivor has given the lock up. (A condition notices the
+        // death of who has used it.)
         victim: |all: &Guarded, notes| {
             let guard = all.lock.lock().expect("free");
             drop(all.changed.wait_timeout(guard, Duration::ZERO));

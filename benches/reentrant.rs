@@ -1,4 +1,5 @@
-//! What a lock that its owner may lock again costs alone, and at a further level, beside that of POSIX.
+//! What a lock that its owner may lock again costs alone, and at a further level, beside that of
+//! POSIX.
 mod support;
 
 use outlast::{ReentrantLock, Shared};

@@ -1,4 +1,5 @@
-//! What a ring between one producer and one consumer costs: in one thread, as a stream and as a round trip.
+//! What a ring between one producer and one consumer costs: in one thread, as a stream and as a
+//! round trip.
 mod support;
 
 use criterion::Criterion;

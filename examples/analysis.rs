@@ -4,10 +4,11 @@
 //! cargo run --release --example analysis -- [--millions 1|10|100] [--workers N] [--kill-one-every-ms MS]
 //! ```
 //!
-//! The numbers lie in one array that all processes map: nothing is copied, and no process holds it all in memory of its own.
-//! Jobs are chunks of it. A worker stores what a chunk comes to under the chunk's number and then acknowledges the job:
-//! killed in between, another one stores the same again. The chunks, and the order in which their results are
-//! put together, do not depend on who computed what, and so the result is that of one process alone, bit by bit.
+//! The numbers lie in one array that all processes map: nothing is copied, and no process holds it
+//! all in memory of its own. Jobs are chunks of it. A worker stores what a chunk comes to under the
+//! chunk's number and then acknowledges the job: killed in between, another one stores the same
+//! again. The chunks, and the order in which their results are put together, do not depend on who
+//! computed what, and so the result is that of one process alone, bit by bit.
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -31,7 +32,8 @@ const CHUNKS: usize = 10_000;
 /// Of the histogram: from -4 to 4, and what lies beyond is in the outermost ones.
 const BINS: usize = 16;
 
-/// The numbers: `f64`, as bits. Its size is part of its type, so that a process cannot open it as another.
+/// The numbers: `f64`, as bits. Its size is part of its type, so that a process cannot open it as
+/// another.
 type Numbers<const N: usize> = [AtomicU64; N];
 
 outlast::shared! {
@@ -131,7 +133,8 @@ fn analyse<const N: usize>(options: &Options) -> Result<String, Box<dyn Error>> 
     let numbers = outlast::Options::new().anonymous_with(fill::<N>)?;
     let plan = outlast::Options::new().anonymous_with(|_: &Plan| {})?;
 
-    // Through a mapping of its own, as the workers have: looking at memory for the first time costs about as much as adding it up.
+    // Through a mapping of its own, as the workers have: looking at memory for the first time costs
+    // about as much as adding it up.
     let fresh = Shared::<Numbers<N>>::from_fd(numbers.try_clone_fd()?)?;
     let start = Instant::now();
     let alone = fresh.chunks(CHUNK).map(Summary::of).fold(Summary::EMPTY, Summary::and);

@@ -1,11 +1,13 @@
-//! Work for several CPUs in an asynchronous program: the runtime stays free, and whoever gives up stops the process that was at it.
+//! Work for several CPUs in an asynchronous program: the runtime stays free, and whoever gives up
+//! stops the process that was at it.
 //!
 //! ```text
 //! cargo run --release --features pool --example async_workers
 //! ```
 //!
-//! Counts primes in worker processes, while the runtime's only thread ticks on. All workers are killed once when a count has begun: it is
-//! done again. One task panics; one would take for ever, and is given up after a while, its process with it.
+//! Counts primes in worker processes, while the runtime's only thread ticks on. All workers are
+//! killed once when a count has begun: it is done again. One task panics; one would take for ever,
+//! and is given up after a while, its process with it.
 use outlast::pool::{Pool, Task, TaskError};
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

@@ -4,9 +4,10 @@
 //! cargo run --release --example checksum -- [DIR] [--workers N] [--kill-one-every-ms MS]
 //! ```
 //!
-//! The output is that of `find DIR -type f | LC_ALL=C sort | xargs sha256sum`. A `Pool` does all the rest: with
-//! `--kill-one-every-ms` this program kills its own workers, others take their places and their files, and the output
-//! stays the same. Ctrl-C stops it in good order. `custom_pool` does the same with a pool made of queues.
+//! The output is that of `find DIR -type f | LC_ALL=C sort | xargs sha256sum`. A `Pool` does all
+//! the rest: with `--kill-one-every-ms` this program kills its own workers, others take their
+//! places and their files, and the output stays the same. Ctrl-C stops it in good order.
+//! `custom_pool` does the same with a pool made of queues.
 mod sums;
 
 use outlast::pool::{OnStop, Pool, TaskError};

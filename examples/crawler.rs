@@ -1,13 +1,15 @@
-//! A crawler of several processes, for a web site with slow pages, broken ones, and some that kill who reads them.
+//! A crawler of several processes, for a web site with slow pages, broken ones, and some that kill
+//! who reads them.
 //!
 //! ```text
 //! cargo run --release --example crawler -- [--pages N] [--workers N] [--kill-one-every-ms MS]
 //! ```
 //!
-//! The program serves the site itself, by HTTP/1.1 on loopback, and knows what is to be found. Jobs are URLs. A worker sends the
-//! links of a page before it acknowledges the page: killed in between, another one reads the page again, and sends what
-//! is missing. So a page may be queued twice, and is never forgotten. A page that has cost too many workers
-//! (`attempts`) is given up. All is done when every job is acknowledged, as those that follow from it were sent before.
+//! The program serves the site itself, by HTTP/1.1 on loopback, and knows what is to be found. Jobs
+//! are URLs. A worker sends the links of a page before it acknowledges the page: killed in between,
+//! another one reads the page again, and sends what is missing. So a page may be queued twice, and
+//! is never forgotten. A page that has cost too many workers (`attempts`) is given up. All is done
+//! when every job is acknowledged, as those that follow from it were sent before.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "64 bits are needed anyway, and numbers are small"
@@ -25,7 +27,8 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
-/// A page that so many workers have died of is poison. (More than misfortune by itself, `--kill-one-every-ms`, explains.)
+/// A page that so many workers have died of is poison. (More than misfortune by itself,
+/// `--kill-one-every-ms`, explains.)
 const MOST_ATTEMPTS: u32 = 12;
 /// How often a page is asked for that the server does not send properly.
 const TRIES: u32 = 3;
@@ -45,7 +48,8 @@ outlast::plain! {
 
 outlast::shared! {
     struct Crawl {
-        /// With room for every page, more than once: workers fill the queue that they empty, and must not wait for room.
+        /// With room for every page, more than once: workers fill the queue that they empty, and
+        /// must not wait for room.
         urls: FixedQueue<Url, 4_096>,
         /// A hash table: who is first to put a URL's hash into a place has it.
         hashes: [AtomicU64; MOST_PAGES],
@@ -82,7 +86,8 @@ impl Crawl {
         Err("the site is too large".into())
     }
 
-    /// Queues a page that is not queued yet. First sent, then marked: the other way round, a kill in between would lose it.
+    /// Queues a page that is not queued yet. First sent, then marked: the other way round, a kill
+    /// in between would lose it.
     fn discover(&self, url: &str) -> Result<(), Box<dyn Error>> {
         let state = self.state(url)?;
         if state.load(Acquire) == UNKNOWN {
@@ -164,7 +169,8 @@ fn kind(i: usize) -> u32 {
     }
 }
 
-/// Two pages that make a tree of all, so that all would be found if none were broken, and one somewhere.
+/// Two pages that make a tree of all, so that all would be found if none were broken, and one
+/// somewhere.
 fn links(i: usize, pages: usize) -> impl Iterator<Item = usize> {
     [2 * i + 1, 2 * i + 2, i * 7919 % pages].into_iter().filter(move |link| *link < pages)
 }

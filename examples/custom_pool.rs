@@ -1,12 +1,13 @@
-//! A pool of one's own: the program `checksum`, with workers that are this same program, and queues between.
+//! A pool of one's own: the program `checksum`, with workers that are this same program, and queues
+//! between.
 //!
 //! ```text
 //! cargo run --release --example custom_pool -- [DIR] [--workers N] [--kill-one-every-ms MS]
 //! ```
 //!
-//! For what `Pool` does not: workers that are other programs, another order of the jobs, results in parts. The pool is
-//! two queues and an event in one anonymous segment. A worker acknowledges a job only when its result is in
-//! the other queue: whenever it is killed, another one gets the file.
+//! For what `Pool` does not: workers that are other programs, another order of the jobs, results in
+//! parts. The pool is two queues and an event in one anonymous segment. A worker acknowledges a job
+//! only when its result is in the other queue: whenever it is killed, another one gets the file.
 mod sums;
 
 use outlast::process::Stop;
@@ -209,10 +210,12 @@ fn work(parent: u32) -> Result<ExitCode, Error> {
             Err(RecvTimeoutError::Closed) => break,
             Err(error) => return Err(error.into()),
         };
-        // Here, work that can crash would give up on a job that has cost too many workers: `job.attempts()`.
+        // Here, work that can crash would give up on a job that has cost too many workers:
+        // `job.attempts()`.
         let (errno, bytes, digest) = sums::sum(job.path());
         let outcome = Outcome { index: job.index, errno, attempts: job.attempts(), bytes, digest };
-        // First the result, then the acknowledgement: the other way round, a kill in between would lose the file.
+        // First the result, then the acknowledgement: the other way round, a kill in between would
+        // lose the file.
         while let Err(error) = pool.results.send_timeout(outcome, PATIENCE) {
             match error {
                 SendTimeoutError::TimedOut(_) if parent_id() == parent => {}

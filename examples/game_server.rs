@@ -4,13 +4,15 @@
 //! cargo run --release --example game_server -- [--players N] [--moves N] [--workers N] [--kill-one-every-ms MS]
 //! ```
 //!
-//! The program starts the servers and plays against them, with 200 scripted players over TCP. Whichever process accepts a
-//! connection serves it. When one is killed, its players connect again, and another process goes on where they were.
+//! The program starts the servers and plays against them, with 200 scripted players over TCP.
+//! Whichever process accepts a connection serves it. When one is killed, its players connect again,
+//! and another process goes on where they were.
 //!
-//! A move changes two things: the player's word (where it is, and how many moves it has made) and the board. The word is
-//! the truth: it is stored in one instruction, and that is the moment at which the move has happened. The board is
-//! what can be derived from it. A process that dies in between leaves the lock to the next one, with `OwnerDied`, and
-//! that one makes the board anew. A move is answered after its commit, and has a number: who got no answer asks again.
+//! A move changes two things: the player's word (where it is, and how many moves it has made) and
+//! the board. The word is the truth: it is stored in one instruction, and that is the moment at
+//! which the move has happened. The board is what can be derived from it. A process that dies in
+//! between leaves the lock to the next one, with `OwnerDied`, and that one makes the board anew. A
+//! move is answered after its commit, and has a number: who got no answer asks again.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "64 bits are needed anyway, and numbers are small"
@@ -99,7 +101,8 @@ impl World {
         board
     }
 
-    /// Makes move `number`, unless it has been made already; where the player is then. The first move brings it in.
+    /// Makes move `number`, unless it has been made already; where the player is then. The first
+    /// move brings it in.
     fn make_move(&self, player: usize, number: u32, way: u8) -> Result<Place, Box<dyn Error>> {
         let mut board = self.board()?;
         let now = self.place(player);
@@ -233,7 +236,8 @@ fn run(options: &Options) -> Result<String, Box<dyn Error>> {
     if !(1..=MOST).contains(&players) {
         return Err(format!("--players: 1 to {MOST}").into());
     }
-    // Each connection is served by a thread, and so the segment needs places for more threads than usual.
+    // Each connection is served by a thread, and so the segment needs places for more threads than
+    // usual.
     let world = outlast::Options::new().threads(8_192).anonymous_with(|_: &World| {})?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let at = listener.local_addr()?;

@@ -4,10 +4,11 @@
 //! cargo run --release --example pipeline -- [--items N] [--workers N] [--kill-one-every-ms MS]
 //! ```
 //!
-//! (`--workers` is how many processes each of the two stages in the middle has.) All wait at a barrier until all are
-//! there, and end when an event is set. A process that is killed is replaced, and nothing is lost: a stage acknowledges
-//! an item when what it made of it is in the next queue. Killed in between, it has sent the item, and its successor sends it
-//! again; items are numbered, and so the consumer takes each once. The producer keeps in shared memory how far it has got.
+//! (`--workers` is how many processes each of the two stages in the middle has.) All wait at a
+//! barrier until all are there, and end when an event is set. A process that is killed is replaced,
+//! and nothing is lost: a stage acknowledges an item when what it made of it is in the next queue.
+//! Killed in between, it has sent the item, and its successor sends it again; items are numbered,
+//! and so the consumer takes each once. The producer keeps in shared memory how far it has got.
 mod crew;
 
 use crew::{Crew, Options, TICK, report, role, this_program};
@@ -154,7 +155,8 @@ fn run(options: &Options) -> Result<String, Box<dyn Error>> {
     if items > MOST {
         return Err(format!("--items: up to {MOST}").into());
     }
-    // Producer, consumer, and `workers` processes for each stage in between; and this one, which gives the start.
+    // Producer, consumer, and `workers` processes for each stage in between; and this one, which
+    // gives the start.
     let parties = 2 + 2 * workers + 1;
     if parties > 64 {
         return Err("--workers: up to 30, as a barrier has parties in 64 processes".into());
@@ -170,7 +172,8 @@ fn run(options: &Options) -> Result<String, Box<dyn Error>> {
         consumed: AtomicUsize::new(0),
         duplicates: AtomicU64::new(0),
     })?;
-    // In a segment of its own, made in place: zero-filled memory is what we want, and too much for a stack.
+    // In a segment of its own, made in place: zero-filled memory is what we want, and too much for
+    // a stack.
     let consumed = outlast::Options::new().anonymous_with(|_: &Consumed| {})?;
     let (shared, shared_consumed) = (pipeline.clone(), consumed.clone());
     let mut crew = Crew::start(options, parties - 1, move |number, replacement| {

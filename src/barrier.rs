@@ -21,39 +21,46 @@
 //!
 //! *Before* says that the generation before this one ended broken.
 //!
-//! *Gone* is how many parties a [shrinking](Barrier::shrinking) barrier has lost. When it grows, nobody has arrived, and those who wait arrive once more.
-//! With any other barrier it counts the deaths that recovery has dealt with.
+//! *Gone* is how many parties a [shrinking](Barrier::shrinking) barrier has lost. When it grows,
+//! nobody has arrived, and those who wait arrive once more. With any other barrier it counts the
+//! deaths that recovery has dealt with.
 //!
-//! Beside it: a signal for sleepers; which of the last generations ended broken; and a cell for each process that has
-//! waited here, its *parties*: {gone after it: 16, leaving: 1, owner tag: 12}, how many of its threads are inside `wait`, how
-//! many there have been at a time, and its process id once it is dead.
+//! Beside it: a signal for sleepers; which of the last generations ended broken; and a cell for
+//! each process that has waited here, its *parties*: {gone after it: 16, leaving: 1, owner tag:
+//! 12}, how many of its threads are inside `wait`, how many there have been at a time, and its
+//! process id once it is dead.
 //!
 //! # Invariants
-//! - I1. An arrival, the completion of a generation, its breaking and a reset are one exchange of the word each. So each generation
-//!   either completes or breaks, and all who arrived in it are told the same. No state lies between two steps of a
-//!   verb: a waiter that has been told of a reset finds the next generation.
-//! - I2. A generation that ended broken is *before* the next one, and is written down before the word moves on from that; a completed
-//!   one never is. A waiter that finds the word moved on asks there. (What is written down is not overwritten by a
-//!   generation shortly before it; one that has slept through eight resets is told that it passed.)
-//! - I3. A process whose thread has arrived has one cell with its tag, and no second one: its threads look through all
-//!   cells before they claim one, and claim one at a time.
-//! - I4. Recovery writes into the cell of the dead what *gone* will be, before it is. *Gone* moves by the exchange that breaks
-//!   the generation or takes the parties off. So the next process that takes up an interrupted recovery finds out whether that has happened, and a
-//!   death counts once. No other loss is begun before.
+//! - I1. An arrival, the completion of a generation, its breaking and a reset are one exchange of
+//!   the word each. So each generation either completes or breaks, and all who arrived in it are
+//!   told the same. No state lies between two steps of a verb: a waiter that has been told of a
+//!   reset finds the next generation.
+//! - I2. A generation that ended broken is *before* the next one, and is written down before the
+//!   word moves on from that; a completed one never is. A waiter that finds the word moved on asks
+//!   there. (What is written down is not overwritten by a generation shortly before it; one that
+//!   has slept through eight resets is told that it passed.)
+//! - I3. A process whose thread has arrived has one cell with its tag, and no second one: its
+//!   threads look through all cells before they claim one, and claim one at a time.
+//! - I4. Recovery writes into the cell of the dead what *gone* will be, before it is. *Gone* moves
+//!   by the exchange that breaks the generation or takes the parties off. So the next process that
+//!   takes up an interrupted recovery finds out whether that has happened, and a death counts once.
+//!   No other loss is begun before.
 //! - I5. A process is a peer before it changes the word.
 //!
 //! # Ordering
-//! What any party wrote before `wait` is seen by all parties after it: every arrival is a Release of the word and
-//! an Acquire, and so is the completion.
+//! What any party wrote before `wait` is seen by all parties after it: every arrival is a Release
+//! of the word and an Acquire, and so is the completion.
 //!
 //! # Death
-//! A process is a party from its first `wait` until it [leaves](Barrier::leave), or ends by itself outside of `wait`. Killed anywhere in
-//! between, it breaks the generation that is under way, at once, and the error names it. A generation that was
-//! complete stays so. Killed between a change and its wake: recovery wakes everybody. Then it stays
-//! broken until [`reset`](Barrier::reset), as in Python and Java.
+//! A process is a party from its first `wait` until it [leaves](Barrier::leave), or ends by itself
+//! outside of `wait`. Killed anywhere in between, it breaks the generation that is under way, at
+//! once, and the error names it. A generation that was complete stays so. Killed between a change
+//! and its wake: recovery wakes everybody. Then it stays broken until [`reset`](Barrier::reset), as
+//! in Python and Java.
 //!
-//! A [shrinking](Barrier::shrinking) barrier goes on without it instead: whether the dead had arrived in this generation cannot be told at every
-//! instruction, so nobody has, and all the living do so again.
+//! A [shrinking](Barrier::shrinking) barrier goes on without it instead: whether the dead had
+//! arrived in this generation cannot be told at every instruction, so nobody has, and all the
+//! living do so again.
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{become_known, identify, one_at_a_time};
@@ -69,7 +76,8 @@ use thiserror::Error;
 
 /// The most parties that a [`Barrier`] waits for: 4,095.
 pub const MAX_PARTIES: u32 = 0xfff;
-/// The most processes that can be parties of one [`Barrier`] at a time, each with any number of threads.
+/// The most processes that can be parties of one [`Barrier`] at a time, each with any number of
+/// threads.
 pub const MAX_PROCESSES: usize = 64;
 
 const ARRIVED: u64 = 0xfff;
@@ -104,7 +112,8 @@ pub struct Barrier {
     shrinks: AtomicU32,
     /// Who broke it by dying: its process id.
     culprit: AtomicU32,
-    /// The last generation that ended broken, of those with this remainder: its number, and 1 in bit 0.
+    /// The last generation that ended broken, of those with this remainder: its number, and 1 in
+    /// bit 0.
     broken: [AtomicU64; REMEMBERED],
     cells: [Cell; MAX_PROCESSES],
 }
@@ -115,7 +124,8 @@ pub struct Barrier {
 struct Cell {
     word: AtomicU32,
     inside: AtomicU32,
-    /// The most threads that have been inside at a time: as many parties does the process stand for.
+    /// The most threads that have been inside at a time: as many parties does the process stand
+    /// for.
     most: AtomicU32,
     /// Written by recovery.
     pid: AtomicU32,
@@ -159,7 +169,8 @@ pub enum BrokenCause {
     Aborted,
     /// One of the parties did not want to wait longer.
     TimedOut,
-    /// Somebody called [`reset`](Barrier::reset) while others waited; or it was broken and has been reset since.
+    /// Somebody called [`reset`](Barrier::reset) while others waited; or it was broken and has been
+    /// reset since.
     Reset,
     /// A party was killed.
     PeerDied {
@@ -203,9 +214,11 @@ impl Barrier {
 
     /// A barrier that goes on with fewer parties when one is killed, instead of breaking.
     ///
-    /// A process stands for as many parties as threads of it have been in `wait` at a time; with its death the barrier loses these, until one
-    /// is left. All others who wait go on waiting, for fewer. Their [index](Arrival::index) is counted anew; who was the last
-    /// of those who were missing may be [leader](Arrival::is_leader). As with other barriers, a process counts from its first `wait` on.
+    /// A process stands for as many parties as threads of it have been in `wait` at a time; with
+    /// its death the barrier loses these, until one is left. All others who wait go on waiting, for
+    /// fewer. Their [index](Arrival::index) is counted anew; who was the last of those who were
+    /// missing may be [leader](Arrival::is_leader). As with other barriers, a process counts from
+    /// its first `wait` on.
     ///
     /// # Panics
     /// As [`new`](Self::new).
@@ -235,8 +248,8 @@ impl Barrier {
     /// Waits until as many have come as there are parties.
     ///
     /// # Errors
-    /// [`BarrierError::Broken`] if that will not be; [`BarrierError::Failed`], with [`Fault::TooManyPeers`] if
-    /// more than [`MAX_PROCESSES`] processes are parties.
+    /// [`BarrierError::Broken`] if that will not be; [`BarrierError::Failed`], with
+    /// [`Fault::TooManyPeers`] if more than [`MAX_PROCESSES`] processes are parties.
     pub fn wait(&self) -> Result<Arrival, BarrierError> {
         self.wait_until(Deadline::NEVER)
     }
@@ -384,7 +397,8 @@ impl Barrier {
         true
     }
 
-    /// Breaks the barrier: all who wait, and all who come, get [`BrokenCause::Aborted`] until it is [`reset`](Self::reset).
+    /// Breaks the barrier: all who wait, and all who come, get [`BrokenCause::Aborted`] until it is
+    /// [`reset`](Self::reset).
     ///
     /// ```
     /// use outlast::{Barrier, BarrierError, Shared};
@@ -402,7 +416,8 @@ impl Barrier {
         self.break_for(ABORTED, None);
     }
 
-    /// Makes the barrier whole and empty again. Each thread that waits gets [`BrokenCause::Reset`], once.
+    /// Makes the barrier whole and empty again. Each thread that waits gets [`BrokenCause::Reset`],
+    /// once.
     pub fn reset(&self) {
         become_known(core::ptr::from_ref(self).addr()); // keeps I5
         let is_needed = |seen: u64| seen & (CAUSE | ARRIVED) != 0;
@@ -439,7 +454,8 @@ impl Barrier {
         if seen & CAUSE != 0 { 0 } else { u32::try_from(seen & ARRIVED).unwrap_or(0) }
     }
 
-    /// This process is no party any more: its end breaks nothing. None of its threads may be waiting.
+    /// This process is no party any more: its end breaks nothing. None of its threads may be
+    /// waiting.
     ///
     /// # Errors
     /// If this process cannot become a peer of the segment: see [`Fault`].
@@ -490,7 +506,8 @@ impl Barrier {
         self.find(tag, tag).map_or_else(|| self.claim(tag), Ok)
     }
 
-    /// The first cell with this word, of those in the order in which the process with this tag looks.
+    /// The first cell with this word, of those in the order in which the process with this tag
+    /// looks.
     fn find(&self, tag: u32, word: u32) -> Option<&Cell> {
         let first = tag as usize;
         let order = (0..MAX_PROCESSES).map(|i| &self.cells[(first + i) % MAX_PROCESSES]);

@@ -33,8 +33,8 @@ pub trait CommandExt {
     /// # Ok::<(), outlast::Error>(())
     /// ```
     ///
-    /// Any text will do as a key. The memory is kept open until the `Command` is dropped. If the descriptor cannot be
-    /// duplicated, or the memory is the caller's, starting the child fails.
+    /// Any text will do as a key. The memory is kept open until the `Command` is dropped. If the
+    /// descriptor cannot be duplicated, or the memory is the caller's, starting the child fails.
     fn share<T: ?Sized + Shareable + Sync + 'static>(
         &mut self,
         key: &str,

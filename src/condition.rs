@@ -33,24 +33,27 @@
 //!
 //! # Invariants
 //! - I1. A waiter reads its number and arms before it gives its lock up, in this order.
-//! - I2. It sleeps only while the sequence is that number, and returns only if it is another, or too late.
+//! - I2. It sleeps only while the sequence is that number, and returns only if it is another, or
+//!   too late.
 //! - I3. A notify that finds it armed moves the sequence and wakes, in one system call.
-//! - I4. It is disarmed only by a notify that found nobody asleep, and only if nobody has armed meanwhile (the signal's I2).
+//! - I4. It is disarmed only by a notify that found nobody asleep, and only if nobody has armed
+//!   meanwhile (the signal's I2).
 //!
 //! # Ordering
-//! A notify reads *armed* without a fence, and that is enough: whoever changes what the waiters look
-//! at has had the lock after those that have given it up, and sees their arming as it sees all that they did before (I1);
-//! a waiter that takes the lock later sees the change, and does not wait. What was written
-//! before the notify is seen through the lock.
+//! A notify reads *armed* without a fence, and that is enough: whoever changes what the waiters
+//! look at has had the lock after those that have given it up, and sees their arming as it sees all
+//! that they did before (I1); a waiter that takes the lock later sees the change, and does not
+//! wait. What was written before the notify is seen through the lock.
 //!
 //! # Death
-//! A waiter killed asleep leaves *armed*, which costs the next notify a system call. One that was woken and
-//! is killed before it could act has swallowed the wake; a notifier that is killed before its notify has changed
-//! what nobody will hear of. So recovery moves the sequence and wakes everybody: all waiters return, as if notified,
-//! and look again. If the dead one had the lock, the kernel has given it up, and the waiter's return says so.
+//! A waiter killed asleep leaves *armed*, which costs the next notify a system call. One that was
+//! woken and is killed before it could act has swallowed the wake; a notifier that is killed before
+//! its notify has changed what nobody will hear of. So recovery moves the sequence and wakes
+//! everybody: all waiters return, as if notified, and look again. If the dead one had the lock, the
+//! kernel has given it up, and the waiter's return says so.
 //!
-//! A peer that leaves (by exit, `leave` or its last drop) is not dead, and wakes nobody: a waiter counts on
-//! a reason for its return.
+//! A peer that leaves (by exit, `leave` or its last drop) is not dead, and wakes nobody: a waiter
+//! counts on a reason for its return.
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::lock::{Lock, LockError, LockGuard};
@@ -61,11 +64,13 @@ use crate::wait::signal::Signal;
 use core::fmt;
 use std::time::{Duration, Instant};
 
-/// Where processes wait until what a [`Lock`] or [`ReentrantLock`](crate::ReentrantLock) guards has changed.
+/// Where processes wait until what a [`Lock`] or [`ReentrantLock`](crate::ReentrantLock) guards has
+/// changed.
 ///
-/// A wait returns after a notify that came while it waited, after the death of any process of the segment, or at its
-/// deadline; never for no reason. A process that exits, or drops its handles, does not end the waits of others. If threads of it
-/// wait at its exit, it may take with it the notifications that they have got.
+/// A wait returns after a notify that came while it waited, after the death of any process of the
+/// segment, or at its deadline; never for no reason. A process that exits, or drops its handles,
+/// does not end the waits of others. If threads of it wait at its exit, it may take with it the
+/// notifications that they have got.
 ///
 /// When the wait returns, the condition may be false again, or another thread may have acted on it.
 /// Test it in a loop, or let [`wait_while`](Condition::wait_while) do that.
@@ -101,12 +106,15 @@ impl Condition {
 
     /// Gives the lock up, waits for a notify, and takes the lock again.
     ///
-    /// A [`ReentrantLock`](crate::ReentrantLock) is given up with all its levels, and has as many afterwards.
+    /// A [`ReentrantLock`](crate::ReentrantLock) is given up with all its levels, and has as many
+    /// afterwards.
     ///
     /// # Errors
-    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: what taking the lock again has found; it is taken, and the guard is inside.
-    /// - [`LockError::Failed`]: see [`Fault`]; the guard is dropped. Nothing was waited for if this process could not become a peer of the
-    ///   segment, or the guard is a copy made by fork ([`Fault::Forked`]).
+    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: what taking the lock again has found;
+    ///   it is taken, and the guard is inside.
+    /// - [`LockError::Failed`]: see [`Fault`]; the guard is dropped. Nothing was waited for if this
+    ///   process could not become a peer of the segment, or the guard is a copy made by fork
+    ///   ([`Fault::Forked`]).
     pub fn wait<G: ConditionGuard>(&self, guard: G) -> Result<G, LockError<G>> {
         match self.wait_until(guard, Deadline::NEVER) {
             Ok((guard, _)) => Ok(guard),
@@ -116,7 +124,8 @@ impl Condition {
 
     /// Waits as long as `condition` holds, which is asked first, and again after each notify.
     ///
-    /// With a [`ReentrantLock`](crate::ReentrantLock) it is given a copy of the value, which is written back.
+    /// With a [`ReentrantLock`](crate::ReentrantLock) it is given a copy of the value, which is
+    /// written back.
     ///
     /// ```
     /// use outlast::{Condition, Lock, Shared};
@@ -170,7 +179,8 @@ impl Condition {
         self.wait_until(guard, Deadline::at(deadline))
     }
 
-    /// As [`wait_while`](Self::wait_while), at most `timeout`; and whether `condition` still held then.
+    /// As [`wait_while`](Self::wait_while), at most `timeout`; and whether `condition` still held
+    /// then.
     ///
     /// # Errors
     /// As [`wait`](Self::wait), at once: then `condition` may hold still.
@@ -257,7 +267,8 @@ unsafe impl Shareable for Condition {
         self.signal.place();
     }
     fn recover(&self, dead: &Dead) {
-        // Unlike most other waits, this one does not look at a state that would tell it to sleep on.
+        // Unlike most other waits, this one does not look at a state that would tell it to sleep
+        // on.
         if !dead.clean {
             self.signal.wake_all();
         }

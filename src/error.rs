@@ -130,8 +130,8 @@ pub enum Fault {
         /// The error of the operating system.
         errno: i32,
     },
-    /// The process was forked into another PID namespace, where thread ids mean other threads. It can use segments again
-    /// once it has dropped all handles that it was born with.
+    /// The process was forked into another PID namespace, where thread ids mean other threads. It
+    /// can use segments again once it has dropped all handles that it was born with.
     #[error("the process was forked into another PID namespace than its segments belong to")]
     OtherPidNamespace,
     /// The value was copied into this process by `fork`, which does not copy what it stands for.
@@ -155,7 +155,8 @@ pub enum Fault {
     /// The queue has no level of that number.
     #[error("there is no level of that priority")]
     NoSuchLevel,
-    /// The value cannot be encoded: it has a part that the format has no form for, such as a sequence of unknown length.
+    /// The value cannot be encoded: it has a part that the format has no form for, such as a
+    /// sequence of unknown length.
     #[error("the value cannot be encoded")]
     Unencodable,
     /// The message is no encoding of the type that was asked for.

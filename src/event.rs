@@ -25,8 +25,8 @@
 //! # Invariants
 //! - I1. A thread asleep on a clear event => `WAITERS`. (The bit may be set with nobody asleep: a
 //!   wasted system call.)
-//! - I2. Nobody falls asleep on a set event: sleepers name a value with `SET` clear, and every way back to
-//!   that value counts up the number.
+//! - I2. Nobody falls asleep on a set event: sleepers name a value with `SET` clear, and every way
+//!   back to that value counts up the number.
 //! - I3. The step from clear to set with `WAITERS` wakes whom it must in the same system call.
 //!
 //! # Ordering
@@ -35,8 +35,9 @@
 //!
 //! # Death
 //! A setter killed before its step did nothing; after it, all is done (I3). A waiter killed asleep
-//! leaves a stale bit. An auto-reset waiter that was woken and is killed before it took the signal: the
-//! signal is still there, and recovery wakes the other sleepers. Killed after: it took the signal with it.
+//! leaves a stale bit. An auto-reset waiter that was woken and is killed before it took the signal:
+//! the signal is still there, and recovery wakes the other sleepers. Killed after: it took the
+//! signal with it.
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::identify;
@@ -58,9 +59,10 @@ const AUTO: u32 = 1;
 
 /// A flag that processes can wait for.
 ///
-/// A *manual* event stays set until [`reset`](Event::reset) and lets everybody through; an *auto* event lets one waiter through and is clear again.
-/// [`set`](Event::set), [`reset`](Event::reset) and [`is_set`](Event::is_set) are async-signal-safe, and make no system
-/// call unless somebody waits.
+/// A *manual* event stays set until [`reset`](Event::reset) and lets everybody through; an *auto*
+/// event lets one waiter through and is clear again. [`set`](Event::set), [`reset`](Event::reset)
+/// and [`is_set`](Event::is_set) are async-signal-safe, and make no system call unless somebody
+/// waits.
 #[repr(C)]
 pub struct Event {
     word: WaitWord,
@@ -161,7 +163,8 @@ impl Event {
         self.wait_until(Deadline::after(timeout))
     }
 
-    /// Waits until the event is set, until `deadline` at most; whether it was. An event that is set lets through even if that has passed.
+    /// Waits until the event is set, until `deadline` at most; whether it was. An event that is set
+    /// lets through even if that has passed.
     ///
     /// # Errors
     /// If this process cannot become a peer of the segment: see [`Fault`].
@@ -173,7 +176,8 @@ impl Event {
         self.wait_unless(deadline, || false)
     }
 
-    /// The same, or until `over`: whoever makes that so calls [`disturb`](Self::disturb) until the waiter has left.
+    /// The same, or until `over`: whoever makes that so calls [`disturb`](Self::disturb) until the
+    /// waiter has left.
     #[inline]
     pub(crate) fn wait_unless(
         &self,

@@ -21,20 +21,23 @@
 //! What remains is the sum of the anonymous count and of what all cells owe.
 //!
 //! # Invariants
-//! - I1. What is owed stands in one place, and each change of it is one exchange: it counts for its owner and for the sum at once.
-//! - I2. `OPEN` is set only if nothing remained at a moment since the last join: it is set by an exchange of the word that was read before the sum, and
-//!   a join fills its cell before it changes the word. A join that finds the word open takes its promise back, and fails.
-//! - I3. Nothing remains => it is open, or somebody who counted down, or recovers one that did, is about to look.
+//! - I1. What is owed stands in one place, and each change of it is one exchange: it counts for its
+//!   owner and for the sum at once.
+//! - I2. `OPEN` is set only if nothing remained at a moment since the last join: it is set by an
+//!   exchange of the word that was read before the sum, and a join fills its cell before it changes
+//!   the word. A join that finds the word open takes its promise back, and fails.
+//! - I3. Nothing remains => it is open, or somebody who counted down, or recovers one that did, is
+//!   about to look.
 //! - I4. `OPEN` and `FAILED` stay for ever.
 //!
 //! # Ordering
-//! What was written before `count_down` or `done` is seen by whoever finds the latch open: every change is a Release,
-//! every look an Acquire, and the opener has seen all changes.
+//! What was written before `count_down` or `done` is seen by whoever finds the latch open: every
+//! change is a Release, every look an Acquire, and the opener has seen all changes.
 //!
 //! # Death
-//! What a killed process owed is counted down by recovery, or makes the latch fail, as was chosen. Killed between its last count and the
-//! opening, or between that and the wake: recovery does it. The anonymous count has no owner: what a killed process did not
-//! count down stays.
+//! What a killed process owed is counted down by recovery, or makes the latch fail, as was chosen.
+//! Killed between its last count and the opening, or between that and the wake: recovery does it.
+//! The anonymous count has no owner: what a killed process did not count down stays.
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{become_known, forks, identify};
@@ -119,8 +122,8 @@ pub enum LatchError {
 }
 
 impl Latch {
-    /// A latch that opens when so much has been counted down, to be moved into shared memory. With 0 it opens
-    /// when its first members have done their part.
+    /// A latch that opens when so much has been counted down, to be moved into shared memory. With
+    /// 0 it opens when its first members have done their part.
     #[must_use]
     pub fn new(count: u32) -> Self {
         Self::with(count, OnDeath::Fail)
@@ -155,8 +158,8 @@ impl Latch {
     /// ```
     ///
     /// # Errors
-    /// [`LatchError::Open`] or [`LatchError::MemberDied`] if it is too late; [`LatchError::Failed`], with [`Fault::TooManyPeers`] if
-    /// there are [`MAX_MEMBERS`] members.
+    /// [`LatchError::Open`] or [`LatchError::MemberDied`] if it is too late;
+    /// [`LatchError::Failed`], with [`Fault::TooManyPeers`] if there are [`MAX_MEMBERS`] members.
     pub fn join(&self, n: u32) -> Result<Member<'_>, LatchError> {
         let tag = identify(core::ptr::from_ref(self).addr())?;
         let owner = u64::from(tag) & OWNER;

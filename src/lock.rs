@@ -22,8 +22,8 @@
 //!
 //! # Invariants
 //! - I1. The value and the poison are touched by the owner of the word only.
-//! - I2. A word that was taken from the dead => the poison is `DIED` before the guard is given out. (If
-//!   the new owner dies in between, the word is marked once more.)
+//! - I2. A word that was taken from the dead => the poison is `DIED` before the guard is given out.
+//!   (If the new owner dies in between, the word is marked once more.)
 //!
 //! # Ordering
 //! `lock` happens after the `unlock` before it: an Acquire of the word pairs with its Release, or
@@ -31,8 +31,8 @@
 //!
 //! # Death
 //! The kernel itself releases the word, at every instruction; nobody else has to notice. Whoever
-//! takes it next gets [`LockError::OwnerDied`] with the guard inside, and so does everyone after, until
-//! [`LockGuard::mark_consistent`]. A sleeper that dies leaves nothing behind.
+//! takes it next gets [`LockError::OwnerDied`] with the guard inside, and so does everyone after,
+//! until [`LockGuard::mark_consistent`]. A sleeper that dies leaves nothing behind.
 #![expect(unsafe_code, reason = "the value is reached through the lock's promise of exclusion")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -59,8 +59,8 @@ pub(crate) const DIED: u32 = 2;
 /// Faster than `std::sync::Mutex` when nobody else wants it, fair to no one, and released by the
 /// kernel when its owner dies.
 ///
-/// A thread that forgets a guard ([`core::mem::forget`]) owns the lock until it ends. A lock that is taken
-/// again by the thread that holds it is an error, not a deadlock. Not async-signal-safe.
+/// A thread that forgets a guard ([`core::mem::forget`]) owns the lock until it ends. A lock that
+/// is taken again by the thread that holds it is an error, not a deadlock. Not async-signal-safe.
 #[repr(C, align(64))]
 #[doc(alias = "Mutex")]
 pub struct Lock<T: Plain> {
@@ -68,7 +68,8 @@ pub struct Lock<T: Plain> {
     pub(crate) value: UnsafeCell<T>,
 }
 
-// SAFETY: the value is reached by the owner of the word only, and `Plain` data may be used by any thread.
+// SAFETY: the value is reached by the owner of the word only, and `Plain` data may be used by any
+// thread.
 unsafe impl<T: Plain> Sync for Lock<T> {}
 // SAFETY: a lock that nobody refers to is plain data.
 unsafe impl<T: Plain> Send for Lock<T> {}
@@ -105,7 +106,8 @@ impl<T: Plain> Lock<T> {
     /// Takes the lock, waiting for it as long as it takes.
     ///
     /// # Errors
-    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside, and the value may be half changed.
+    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside,
+    ///   and the value may be half changed.
     /// - [`LockError::WouldDeadlock`]: this thread has it.
     /// - [`LockError::Failed`]: see [`Fault`].
     ///
@@ -169,7 +171,8 @@ impl<T: Plain> Lock<T> {
         self.lock_slow(Deadline::after(timeout))
     }
 
-    /// Takes the lock, waiting for it until `deadline` at most. A lock that is free is taken even if that has passed.
+    /// Takes the lock, waiting for it until `deadline` at most. A lock that is free is taken even
+    /// if that has passed.
     ///
     /// # Errors
     /// As [`lock`](Self::lock), and [`LockError::TimedOut`].
@@ -232,7 +235,8 @@ impl<T: Plain> Lock<T> {
         self.poison_cause().is_some()
     }
 
-    /// What happened to an owner before it was done, if it is not mended yet. May change at any moment.
+    /// What happened to an owner before it was done, if it is not mended yet. May change at any
+    /// moment.
     #[must_use]
     pub fn poison_cause(&self) -> Option<PoisonCause> {
         let died = || RobustWord::is_marked(self.word.value()).then_some(PoisonCause::OwnerDied);
@@ -330,7 +334,8 @@ impl<T: Plain> Deref for LockGuard<'_, T> {
     type Target = T;
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: this thread owns the word (I1), and the value was checked when the guard was made.
+        // SAFETY: this thread owns the word (I1), and the value was checked when the guard was
+        // made.
         self.lock.value.with(|value| unsafe { &*value })
     }
 }
@@ -351,8 +356,8 @@ impl<T: Plain> Drop for LockGuard<'_, T> {
     }
 }
 
-// SAFETY: `repr(C)`; a robust word, for which any bytes will do, and plain data that is checked before
-// it is reached; no `Drop`, as `Plain` is `Copy`.
+// SAFETY: `repr(C)`; a robust word, for which any bytes will do, and plain data that is checked
+// before it is reached; no `Drop`, as `Plain` is `Copy`.
 unsafe impl<T: Plain> Shareable for Lock<T> {
     const FINGERPRINT: u64 = mix_u64(begin::<Self>(b"Lock 1"), T::FINGERPRINT);
     const NEEDS_PEERS: bool = false;
@@ -407,7 +412,8 @@ impl PoisonCause {
 /// Why a lock was not simply taken. `G` is the guard.
 #[non_exhaustive]
 pub enum LockError<G> {
-    /// The lock is taken; an owner before was killed, or its thread ended, and the value may be half changed.
+    /// The lock is taken; an owner before was killed, or its thread ended, and the value may be
+    /// half changed.
     OwnerDied(G),
     /// The lock is taken; an owner before panicked, and the value may be half changed.
     Poisoned(G),
@@ -522,8 +528,9 @@ impl<T: Plain + fmt::Display> fmt::Display for LockGuard<'_, T> {
 /// Chooses for this process whether every lock enters the kernel's robust list at once.
 ///
 /// By default a thread's only lock stays out of the list (see `sys::robust` in the source), which
-/// saves some nanoseconds. A section that itself takes a *pthread robust mutex*, or a lock of another version of this crate, makes the
-/// kernel forget a lock that is not listed: programs that do so call `set_eager(true)` before their first lock.
+/// saves some nanoseconds. A section that itself takes a *pthread robust mutex*, or a lock of
+/// another version of this crate, makes the kernel forget a lock that is not listed: programs that
+/// do so call `set_eager(true)` before their first lock.
 pub fn set_eager(eager: bool) {
     crate::sys::robust::set_eager(eager);
 }

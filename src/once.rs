@@ -12,7 +12,8 @@
 //! ```
 //!
 //! # State
-//! A robust word, owned by the one that makes the value (`wait/robust` has its table), and a word of two bits:
+//! A robust word, owned by the one that makes the value (`wait/robust` has its table), and a word
+//! of two bits:
 //!
 //! | `DONE` | `WAITERS` | meaning |
 //! |---|---|---|
@@ -21,16 +22,18 @@
 //! | 1 | any | the value is there, for good |
 //!
 //! # Invariants
-//! - I1. The value is written by the owner of the robust word only, and only without `DONE`. With it, nobody writes it any more.
-//! - I2. A thread asleep on the word => `WAITERS`; and the step to `DONE` with `WAITERS` wakes everybody in the same system call.
+//! - I1. The value is written by the owner of the robust word only, and only without `DONE`. With
+//!   it, nobody writes it any more.
+//! - I2. A thread asleep on the word => `WAITERS`; and the step to `DONE` with `WAITERS` wakes
+//!   everybody in the same system call.
 //!
 //! # Ordering
 //! The value is seen by whoever sees `DONE`: Release, or the kernel's fence, and Acquire.
 //!
 //! # Death
-//! Before `DONE` an initialiser that is killed leaves no value: the kernel gives the robust word to the next, whose function
-//! is run. (So functions may run more than once, but one of them only to its end.) After it: the value is there. A sleeper
-//! leaves a stale bit.
+//! Before `DONE` an initialiser that is killed leaves no value: the kernel gives the robust word to
+//! the next, whose function is run. (So functions may run more than once, but one of them only to
+//! its end.) After it: the value is there. A sleeper leaves a stale bit.
 #![expect(unsafe_code, reason = "the value is reached by the rules of I1")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -62,7 +65,8 @@ pub struct OnceCell<T: Plain> {
 /// Something that is done once.
 pub type Once = OnceCell<()>;
 
-// SAFETY: the value is written by one thread, and read after that; `Plain` data may be used by any thread.
+// SAFETY: the value is written by one thread, and read after that; `Plain` data may be used by any
+// thread.
 unsafe impl<T: Plain> Sync for OnceCell<T> {}
 // SAFETY: a cell that nobody refers to is plain data.
 unsafe impl<T: Plain> Send for OnceCell<T> {}
@@ -120,7 +124,8 @@ impl<T: Plain> OnceCell<T> {
         self.state.value.load(Acquire) & DONE != 0
     }
 
-    /// The value, made by `f` if there is none; if another thread is just making it, waits for that.
+    /// The value, made by `f` if there is none; if another thread is just making it, waits for
+    /// that.
     ///
     /// If that one is killed, or panics, the next one's function is run.
     ///
@@ -135,8 +140,8 @@ impl<T: Plain> OnceCell<T> {
     /// ```
     ///
     /// # Errors
-    /// [`OnceError::WouldDeadlock`] if called by `f` itself; [`Fault::Forked`] if `f` has forked, in the child, whose value is
-    /// dropped; see [`OnceError`].
+    /// [`OnceError::WouldDeadlock`] if called by `f` itself; [`Fault::Forked`] if `f` has forked,
+    /// in the child, whose value is dropped; see [`OnceError`].
     ///
     /// # Panics
     /// If the cell does not lie in shared memory; or if `f` does.
@@ -173,8 +178,8 @@ impl<T: Plain> OnceCell<T> {
                 // `f` has forked, and this is the child: the turn is the parent's (I1).
                 return Err(OnceError::Failed(Fault::Forked).into());
             }
-            // Nobody reads before `DONE` (I1).
-            // SAFETY: this thread owns the word, and there is no `DONE`: nobody else is at the value.
+            // Nobody reads before `DONE` (I1). SAFETY: this thread owns the word, and there is no
+            // `DONE`: nobody else is at the value.
             self.value.with_mut(|at| unsafe { at.write(MaybeUninit::new(value)) });
             self.complete();
         }

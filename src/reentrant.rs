@@ -28,19 +28,21 @@
 //! # Invariants
 //! - I1. Value, poison and depth are touched by the owner of the word only.
 //! - I2. A word taken from nobody => the depth is 1 before the guard is given out, whatever it was.
-//! - I3. The word is given up by the guard that finds a depth of 1 (or 0, which only a broken peer writes).
-//! - I4. No reference to the value is ever given out: another guard of the same thread could change what it
-//!   refers to. Guards copy the value, in and out.
-//! - I5. All guards of one owner were taken through one mapping. The depth cannot tell two mappings apart, and the word
-//!   is given up only through the one through which it was taken.
+//! - I3. The word is given up by the guard that finds a depth of 1 (or 0, which only a broken peer
+//!   writes).
+//! - I4. No reference to the value is ever given out: another guard of the same thread could change
+//!   what it refers to. Guards copy the value, in and out.
+//! - I5. All guards of one owner were taken through one mapping. The depth cannot tell two mappings
+//!   apart, and the word is given up only through the one through which it was taken.
 //!
 //! # Ordering
 //! That of the word: taking it is an Acquire, giving it up a Release. The depth is a matter between
 //! the owner and itself.
 //!
 //! # Death
-//! As with [`Lock`]: the kernel releases the word, and the next owner gets [`LockError::OwnerDied`]. The depth of the dead is
-//! forgotten (I2), wherever in its counting it died.
+//! As with [`Lock`]: the kernel releases the word, and the next owner gets
+//! [`LockError::OwnerDied`]. The depth of the dead is forgotten (I2), wherever in its counting it
+//! died.
 #![expect(unsafe_code, reason = "the value is reached through the lock's promise of exclusion")]
 use crate::error::Fault;
 use crate::lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
@@ -56,9 +58,10 @@ use std::time::{Duration, Instant};
 
 /// Mutual exclusion around a value, for any number of processes, that its owner may take again.
 ///
-/// A thread that has the lock gets it at once, and gives it up with the last of its guards, in whatever order they go.
-/// The value is copied in and out ([`get`](ReentrantLockGuard::get), [`set`](ReentrantLockGuard::set)), as with a
-/// [`Cell`](core::cell::Cell): where there may be two guards, neither can give a reference.
+/// A thread that has the lock gets it at once, and gives it up with the last of its guards, in
+/// whatever order they go. The value is copied in and out ([`get`](ReentrantLockGuard::get),
+/// [`set`](ReentrantLockGuard::set)), as with a [`Cell`](core::cell::Cell): where there may be two
+/// guards, neither can give a reference.
 ///
 /// Deaths and panics are told as by [`Lock`], to every taking, the owner's own included, until
 /// [`mark_consistent`](ReentrantLockGuard::mark_consistent). Not async-signal-safe.
@@ -107,9 +110,11 @@ impl<T: Plain> ReentrantLock<T> {
     /// Takes the lock, waiting for it as long as it takes; or once more, if this thread has it.
     ///
     /// # Errors
-    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside, and the value may be half changed.
+    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside,
+    ///   and the value may be half changed.
     /// - [`LockError::WouldDeadlock`]: this thread has it through another mapping of the segment.
-    /// - [`LockError::Failed`]: see [`Fault`]; [`Fault::TooDeep`] if this thread has taken it `u32::MAX` times.
+    /// - [`LockError::Failed`]: see [`Fault`]; [`Fault::TooDeep`] if this thread has taken it
+    ///   `u32::MAX` times.
     ///
     /// # Panics
     /// If the lock does not lie in shared memory.
@@ -143,7 +148,8 @@ impl<T: Plain> ReentrantLock<T> {
         self.enter(|lock| lock.lock_timeout(timeout))
     }
 
-    /// Takes the lock, waiting for it until `deadline` at most. A lock that is free is taken even if that has passed.
+    /// Takes the lock, waiting for it until `deadline` at most. A lock that is free is taken even
+    /// if that has passed.
     ///
     /// # Errors
     /// As [`lock`](Self::lock), and [`LockError::TimedOut`].
@@ -186,7 +192,8 @@ impl<T: Plain> ReentrantLock<T> {
             return Err(LockError::Failed(Fault::TooDeep));
         };
         match self.lock.guard(me) {
-            // The value's bytes are none of the type: the lock is given up, as `Lock` does it, with all its levels.
+            // The value's bytes are none of the type: the lock is given up, as `Lock` does it, with
+            // all its levels.
             Err(LockError::Failed(fault)) => Err(LockError::Failed(fault)),
             taken => {
                 depth.store(deeper, Relaxed);
@@ -210,7 +217,8 @@ impl<T: Plain> ReentrantLock<T> {
         self.lock.is_poisoned()
     }
 
-    /// What happened to an owner before it was done, if it is not mended yet. May change at any moment.
+    /// What happened to an owner before it was done, if it is not mended yet. May change at any
+    /// moment.
     #[must_use]
     pub fn poison_cause(&self) -> Option<PoisonCause> {
         self.lock.poison_cause()
@@ -251,13 +259,14 @@ impl<'a, T: Plain> ReentrantLockGuard<'a, T> {
     /// The value.
     ///
     /// # Panics
-    /// If this thread does not have the lock: in a forked child, or after a [`Condition`](crate::Condition) could not take it again.
+    /// If this thread does not have the lock: in a forked child, or after a
+    /// [`Condition`](crate::Condition) could not take it again.
     #[inline]
     #[must_use]
     pub fn get(&self) -> T {
         self.assert_held();
-        // SAFETY: this thread owns the word (I1), the value was checked when the guard was made, and nothing
-        // writes meanwhile.
+        // SAFETY: this thread owns the word (I1), the value was checked when the guard was made,
+        // and nothing writes meanwhile.
         self.inner.lock.value.with(|value| unsafe { value.read() })
     }
 
@@ -310,7 +319,8 @@ impl<'a, T: Plain> ReentrantLockGuard<'a, T> {
         }
     }
 
-    /// Whether the guard is still what it was made for: it is no copy made by fork, and the lock is not lost.
+    /// Whether the guard is still what it was made for: it is no copy made by fork, and the lock is
+    /// not lost.
     #[inline(always)]
     pub(crate) fn is_held(&self) -> bool {
         self.forks == forks() && self.inner.lock.word.is_held_by(self.inner.me)
@@ -321,7 +331,8 @@ impl<'a, T: Plain> ReentrantLockGuard<'a, T> {
         assert!(self.is_held(), "this thread does not have the lock any more");
     }
 
-    /// Gives the lock up for a while, with all its levels; what [`take_again`](Self::take_again) needs.
+    /// Gives the lock up for a while, with all its levels; what [`take_again`](Self::take_again)
+    /// needs.
     pub(crate) fn give_up(self) -> Interrupted<'a, T> {
         let depth = depth_of(self.inner.lock).load(Relaxed);
         let mut guard = ManuallyDrop::new(self);

@@ -74,7 +74,8 @@ impl Layout {
 /// A process that has left, as the recovery walk hands it to each primitive.
 #[derive(Clone, Copy, Debug)]
 pub struct Dead {
-    /// The owner tag in every cell that the process had claimed: its slot in the peer table, from 1.
+    /// The owner tag in every cell that the process had claimed: its slot in the peer table, from
+    /// 1.
     pub(crate) tag: u32,
     /// It left by itself (exit, last drop) rather than by being killed.
     pub(crate) clean: bool,
@@ -162,7 +163,8 @@ pub unsafe trait Shareable {
 /// Integers, floats, `bool`, arrays of them, and what [`plain!`](crate::plain) declares.
 ///
 /// # Safety
-/// - `repr(C)` or primitive; no pointer, no interior mutability, no `Drop`, no primitive of this crate.
+/// - `repr(C)` or primitive; no pointer, no interior mutability, no `Drop`, no primitive of this
+///   crate.
 /// - [`is_valid`](Plain::is_valid) tells for any bytes whether they are a value of the type, and
 ///   always says yes if `ANY_BITS`.
 #[diagnostic::on_unimplemented(
@@ -235,8 +237,9 @@ macro_rules! __sized_shareable {
     };
 }
 
-/// The parts of [`Shareable`] that are shared by every struct which ends in a slice, its field `slots`. `$one` is the same struct with one slot
-/// in place of the slice, `$slot` a slot, `$most` the greatest number of them.
+/// The parts of [`Shareable`] that are shared by every struct which ends in a slice, its field
+/// `slots`. `$one` is the same struct with one slot in place of the slice, `$slot` a slot, `$most`
+/// the greatest number of them.
 macro_rules! slice_shareable {
     ($one:ty, $slot:ty, $most:expr) => {
         const ALIGN: usize = align_of::<$one>();

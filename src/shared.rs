@@ -25,8 +25,8 @@ use std::sync::Arc;
 
 /// A value in shared memory; clones, and other processes' handles, refer to the same.
 ///
-/// All verbs of the value take `&self`. The memory is mapped as long as a clone exists in this process, and exists as
-/// long as some process has it open.
+/// All verbs of the value take `&self`. The memory is mapped as long as a clone exists in this
+/// process, and exists as long as some process has it open.
 ///
 /// ```
 /// use outlast::{Event, FixedQueue, Lock, Shared};
@@ -59,14 +59,18 @@ use std::sync::Arc;
 /// ```
 ///
 /// # Handing it on
-/// - by **fork**: the child goes on using the value. (Guards, deliveries and loans that were copied with it are inert.)
-/// - by **exec**: [`CommandExt::share`](crate::CommandExt::share) here, [`Shared::inherited`] there.
+/// - by **fork**: the child goes on using the value. (Guards, deliveries and loans that were copied
+///   with it are inert.)
+/// - by **exec**: [`CommandExt::share`](crate::CommandExt::share) here, [`Shared::inherited`]
+///   there.
 /// - by **name**: [`Shared::create`] here, [`Shared::open`] there.
-/// - by **file descriptor**, over a Unix socket for example: [`Shared::try_clone_fd`] here, [`Shared::from_fd`] there.
+/// - by **file descriptor**, over a Unix socket for example: [`Shared::try_clone_fd`] here,
+///   [`Shared::from_fd`] there.
 ///
 /// # Death
-/// Whoever uses the value of a type that needs it ([`Shareable::NEEDS_PEERS`]) becomes a *peer*, with a
-/// thread that sleeps until another peer dies and then mends what that one left in each primitive.
+/// Whoever uses the value of a type that needs it ([`Shareable::NEEDS_PEERS`]) becomes a *peer*,
+/// with a thread that sleeps until another peer dies and then mends what that one left in each
+/// primitive.
 pub struct Shared<T: ?Sized + Shareable> {
     at: NonNull<T>,
     inner: Arc<Inner>,
@@ -119,7 +123,8 @@ impl Drop for Inner {
 /// # Limits
 /// All memory of a segment is allocated when it is made, so that no use of it can fail later. A
 /// segment is a file to the system: if it is longer than the process's limit of file size
-/// (`RLIMIT_FSIZE`), the result is an [`OpenError::Io`] with `EFBIG`. The process gets no `SIGXFSZ`.
+/// (`RLIMIT_FSIZE`), the result is an [`OpenError::Io`] with `EFBIG`. The process gets no
+/// `SIGXFSZ`.
 ///
 /// ```
 /// use outlast::{Lock, Lifetime, Options, Shared};
@@ -160,7 +165,8 @@ impl<T: ?Sized> Anywhere<T> {
 }
 
 impl Options {
-    /// A segment that lives until its last user has gone, for at most 256 processes and 1,024 threads at a time.
+    /// A segment that lives until its last user has gone, for at most 256 processes and 1,024
+    /// threads at a time.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -178,7 +184,8 @@ impl Options {
         Options { processes, ..self }
     }
 
-    /// How many threads of all processes can wait or send or receive in it: 1 to 65,535. Each takes 64 bytes of it.
+    /// How many threads of all processes can wait or send or receive in it: 1 to 65,535. Each takes
+    /// 64 bytes of it.
     #[must_use]
     pub fn threads(self, threads: u32) -> Self {
         Options { threads, ..self }
@@ -219,7 +226,8 @@ impl Options {
         self.make(Home::Named(name), 0, |at| Self::put(at, value))
     }
 
-    /// As [`Shared::create`], without passing the value over the stack; see [`anonymous_with`](Self::anonymous_with).
+    /// As [`Shared::create`], without passing the value over the stack; see
+    /// [`anonymous_with`](Self::anonymous_with).
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -386,13 +394,14 @@ impl Options {
     /// Makes a segment in memory of the caller's, for example of a `shared_memory::Shmem`.
     ///
     /// # Errors
-    /// [`OpenError::Unfit`] if the memory is too small or not aligned to 64 bytes; others as for [`OpenError`].
+    /// [`OpenError::Unfit`] if the memory is too small or not aligned to 64 bytes; others as for
+    /// [`OpenError`].
     ///
     /// # Safety
     /// - `len` bytes at `memory` are readable and writable, shared between the processes that are
     ///   to use the segment, and used by nobody else.
-    /// - They stay mapped, and are used for nothing else, as long as this process has a clone of the result, any of its
-    ///   threads that used it is alive, or a guard of it was forgotten.
+    /// - They stay mapped, and are used for nothing else, as long as this process has a clone of
+    ///   the result, any of its threads that used it is alive, or a guard of it was forgotten.
     pub unsafe fn create_in<T: Shareable + Sync + 'static>(
         self,
         memory: NonNull<u8>,
@@ -405,7 +414,8 @@ impl Options {
     }
 
     fn put<T: Shareable>(at: NonNull<T>, value: T) {
-        // SAFETY: `make` gives zero-filled, aligned memory of the type's size that nobody else knows yet.
+        // SAFETY: `make` gives zero-filled, aligned memory of the type's size that nobody else
+        // knows yet.
         unsafe { at.write(value) };
         // SAFETY: just written.
         unsafe { at.as_ref() }.place();
@@ -468,7 +478,8 @@ impl Options {
         let at = Shared::<T>::value_in(&memory, &geometry)?;
         // SAFETY: the value lies there, by the geometry.
         let inner = unsafe { Inner::new(memory, at) };
-        // SAFETY: the memory is mapped, zero-filled, `geometry.total` bytes long, and not published yet.
+        // SAFETY: the memory is mapped, zero-filled, `geometry.total` bytes long, and not published
+        // yet.
         unsafe { header::write(base.as_ptr(), &spec, &geometry) }?;
         if T::NEEDS_PEERS {
             // SAFETY: the memory was made by this geometry, and stays mapped during the call.
@@ -505,7 +516,8 @@ impl<T: Shareable + Sync + 'static> Shared<T> {
         Options::new().anonymous(value)
     }
 
-    /// Moves `value` into a new segment that other programs of the same user open by `name`. It appears under its name complete, or not at all.
+    /// Moves `value` into a new segment that other programs of the same user open by `name`. It
+    /// appears under its name complete, or not at all.
     ///
     /// # Errors
     /// [`OpenError::AlreadyExists`] if one is in use under this name; see [`OpenError`].
@@ -575,7 +587,8 @@ impl<T: Plain> Shared<Channel<T>> {
 }
 
 impl<T: Plain, const LEVELS: usize, const N: usize> Shared<PriorityChannel<T, LEVELS, N>> {
-    /// As [`PriorityChannel::sender`]; the handle keeps the channel mapped, and may go to any thread.
+    /// As [`PriorityChannel::sender`]; the handle keeps the channel mapped, and may go to any
+    /// thread.
     ///
     /// # Errors
     /// As [`PriorityChannel::sender`].
@@ -583,7 +596,8 @@ impl<T: Plain, const LEVELS: usize, const N: usize> Shared<PriorityChannel<T, LE
         PrioritySender::of(self.clone())
     }
 
-    /// As [`PriorityChannel::receiver`]; the handle keeps the channel mapped, and may go to any thread.
+    /// As [`PriorityChannel::receiver`]; the handle keeps the channel mapped, and may go to any
+    /// thread.
     ///
     /// # Errors
     /// As [`PriorityChannel::receiver`].
@@ -618,7 +632,8 @@ fn units(capacity: usize) -> Result<usize, OpenError> {
 }
 
 impl Shared<ByteQueue> {
-    /// A new queue for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a multiple of 256) in memory without a name.
+    /// A new queue for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a
+    /// multiple of 256) in memory without a name.
     ///
     /// # Errors
     /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
@@ -626,7 +641,8 @@ impl Shared<ByteQueue> {
         Options::new().anonymous_bytes(capacity)
     }
 
-    /// A new queue for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a multiple of 256) that others open by `name`.
+    /// A new queue for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a
+    /// multiple of 256) that others open by `name`.
     ///
     /// # Errors
     /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
@@ -636,7 +652,8 @@ impl Shared<ByteQueue> {
 }
 
 impl Shared<ByteChannel> {
-    /// A new channel for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a multiple of 256) in memory without a name.
+    /// A new channel for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a
+    /// multiple of 256) in memory without a name.
     ///
     /// # Errors
     /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
@@ -644,7 +661,8 @@ impl Shared<ByteChannel> {
         Options::new().anonymous_byte_channel(capacity)
     }
 
-    /// A new channel for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a multiple of 256) that others open by `name`.
+    /// A new channel for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a
+    /// multiple of 256) that others open by `name`.
     ///
     /// # Errors
     /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
@@ -678,7 +696,8 @@ fn blocks(capacity: usize) -> Result<usize, OpenError> {
 }
 
 impl Shared<Pipe> {
-    /// A new pipe with room for `capacity` bytes each way (1 to 1,073,741,824, rounded up to 64 times a power of two) in memory without a name.
+    /// A new pipe with room for `capacity` bytes each way (1 to 1,073,741,824, rounded up to 64
+    /// times a power of two) in memory without a name.
     ///
     /// # Errors
     /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
@@ -686,7 +705,8 @@ impl Shared<Pipe> {
         Options::new().anonymous_pipe(capacity)
     }
 
-    /// A new pipe with room for `capacity` bytes each way (1 to 1,073,741,824, rounded up to 64 times a power of two) that others open by `name`.
+    /// A new pipe with room for `capacity` bytes each way (1 to 1,073,741,824, rounded up to 64
+    /// times a power of two) that others open by `name`.
     ///
     /// # Errors
     /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
@@ -746,7 +766,8 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         Self::adopt(Memory::from_fd(fd)?, true)
     }
 
-    /// Opens what the parent handed on under `key` with [`CommandExt::share`](crate::CommandExt::share).
+    /// Opens what the parent handed on under `key` with
+    /// [`CommandExt::share`](crate::CommandExt::share).
     ///
     /// # Errors
     /// [`OpenError::NotInherited`] if it handed on nothing under that key; see [`OpenError`].
@@ -826,8 +847,8 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
     fn attach(mut inner: Inner, at: NonNull<T>, geometry: &Geometry) -> Result<Self, OpenError> {
         let memory = inner.memory.as_ref().ok_or(OpenError::Corrupt)?;
         let base = NonNull::new(memory.base()).ok_or(OpenError::Corrupt)?;
-        // SAFETY: the geometry was checked against this memory, or the memory made by it; the attachment
-        // keeps the tables only while it is mapped.
+        // SAFETY: the geometry was checked against this memory, or the memory made by it; the
+        // attachment keeps the tables only while it is mapped.
         let peers = T::NEEDS_PEERS.then(|| unsafe { Peers::new(base, geometry) });
         let value = Anywhere(at);
         // SAFETY: the sentinel that calls this is joined before the memory is unmapped.
@@ -847,7 +868,8 @@ impl<T: ?Sized + Shareable> Deref for Shared<T> {
     type Target = T;
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: the value was made there, or is of any bytes, as `Shareable` allows; `inner` keeps it mapped.
+        // SAFETY: the value was made there, or is of any bytes, as `Shareable` allows; `inner`
+        // keeps it mapped.
         unsafe { self.at.as_ref() }
     }
 }

@@ -51,11 +51,11 @@ mod imp {
     /// Messages of one queue that can be delivered and unacknowledged at a time.
     pub(crate) const IN_FLIGHT: usize = 64;
 
-    /// Between a `SeqCst` exchange and a `SeqCst` load of another word, of which one in each of two threads must see the
-    /// other's exchange.
+    /// Between a `SeqCst` exchange and a `SeqCst` load of another word, of which one in each of two
+    /// threads must see the other's exchange.
     ///
-    /// Here nothing is needed. All four accesses have a place in one order; the load that comes last in it comes after
-    /// both exchanges, and so sees the other's, or something later.
+    /// Here nothing is needed. All four accesses have a place in one order; the load that comes
+    /// last in it comes after both exchanges, and so sees the other's, or something later.
     #[inline(always)]
     pub(crate) fn between_exchange_and_load() {}
 }
@@ -80,7 +80,8 @@ mod imp {
         pub(crate) type AtomicUsize = Mortal<atomic::AtomicUsize>;
     }
 
-    /// A clock that stands still: if it went on, a model would take another way each time it is slow. Waits end when the model's kernel says so.
+    /// A clock that stands still: if it went on, a model would take another way each time it is
+    /// slow. Waits end when the model's kernel says so.
     pub(crate) fn now() -> Instant {
         static ALWAYS: LazyLock<Instant> = LazyLock::new(Instant::now);
         *ALWAYS
@@ -198,8 +199,8 @@ mod imp {
 
 pub(crate) use imp::*;
 
-/// A number, not 0, that is found out once, or by several threads at once. (Not a `OnceLock`: a child forked while another thread is in it would wait for that
-/// thread for ever.)
+/// A number, not 0, that is found out once, or by several threads at once. (Not a `OnceLock`: a
+/// child forked while another thread is in it would wait for that thread for ever.)
 #[derive(Debug)]
 pub(crate) struct Kept(core::sync::atomic::AtomicU32);
 

@@ -143,7 +143,8 @@ fn abort_and_reset_reach_those_who_wait() {
     );
 }
 
-/// A waiter that a reset has let go, and that waits again at once, is not told of the same reset once more.
+/// A waiter that a reset has let go, and that waits again at once, is not told of the same reset
+/// once more.
 #[test]
 fn a_reset_is_told_once() {
     for round in 0..60 {
@@ -170,8 +171,9 @@ fn a_reset_is_told_once() {
     }
 }
 
-/// Some meet without end, one of them without patience, while one aborts and another one resets at any moment. Each generation
-/// completes for all three or for none: each index has been given as often as the others.
+/// Some meet without end, one of them without patience, while one aborts and another one resets at
+/// any moment. Each generation completes for all three or for none: each index has been given as
+/// often as the others.
 #[test]
 fn aborts_and_resets_race_with_arrivals() {
     const RESETS: u64 = 300;
@@ -217,7 +219,8 @@ fn aborts_and_resets_race_with_arrivals() {
                     for round in (0..).take_while(|&round| round < RESETS || !met()) {
                         common::busy(random.micros(400 * (1 + round / RESETS)));
                         barrier.reset();
-                        // A generation is remembered through eight resets: nobody may sleep through more.
+                        // A generation is remembered through eight resets: nobody may sleep through
+                        // more.
                         if round % 4 == 0 {
                             let before = calls.each_ref().map(|calls| calls.load(SeqCst));
                             common::eventually("all three return", || {
@@ -377,7 +380,8 @@ fn shrinking_without_deaths() {
     );
 }
 
-/// A party is killed in `wait`, or between two: the others pass without it, then and later, and each has an index of its own.
+/// A party is killed in `wait`, or between two: the others pass without it, then and later, and
+/// each has an index of its own.
 #[test]
 fn a_shrinking_barrier_goes_on_without_the_dead() {
     for inside in [true, false] {
@@ -412,7 +416,8 @@ fn a_shrinking_barrier_goes_on_without_the_dead() {
         });
         party.kill9();
         others.into_iter().for_each(common::Child::succeeds);
-        // (It may have been killed when it had done all that the others wait for: then they do not wait until it is counted out.)
+        // (It may have been killed when it had done all that the others wait for: then they do not
+        // wait until it is counted out.)
         common::eventually("it is counted out", || meeting.barrier.parties() == 3);
         assert!(!meeting.barrier.is_broken());
         let counts = meeting.indices.each_ref().map(|count| count.load(SeqCst));
@@ -421,7 +426,8 @@ fn a_shrinking_barrier_goes_on_without_the_dead() {
     }
 }
 
-/// A process stands for as many parties as it had threads waiting at a time; one that ends by itself takes none along.
+/// A process stands for as many parties as it had threads waiting at a time; one that ends by
+/// itself takes none along.
 #[test]
 fn what_a_shrinking_barrier_loses() {
     let meeting = at(Barrier::shrinking(5));
@@ -451,8 +457,8 @@ fn what_a_shrinking_barrier_loses() {
     assert_eq!((meeting.barrier.parties(), meeting.barrier.waiting()), (3, 0));
 }
 
-/// A process has one cell, even if one that comes first in the order of its search has become free since its claim: its
-/// death is one loss.
+/// A process has one cell, even if one that comes first in the order of its search has become free
+/// since its claim: its death is one loss.
 #[test]
 fn a_shrinking_barrier_loses_a_process_once() {
     let first = at(Barrier::shrinking(3)); // tag 1
@@ -588,7 +594,8 @@ mod with_pauses {
     use super::*;
     use outlast::hooks::{self, Action};
 
-    /// A process that is no peer yet is killed between an abort or a reset and its wake: the waiters hear of it.
+    /// A process that is no peer yet is killed between an abort or a reset and its wake: the
+    /// waiters hear of it.
     #[test]
     fn a_stranger_killed_before_its_wake() {
         for resets in [false, true] {
@@ -607,7 +614,8 @@ mod with_pauses {
         }
     }
 
-    /// A waiter that a reset has woken looks only when the next generation is complete: it is told of the reset all the same.
+    /// A waiter that a reset has woken looks only when the next generation is complete: it is told
+    /// of the reset all the same.
     #[test]
     fn a_late_waiter_is_told_of_an_early_reset() {
         let meeting = meeting(2);

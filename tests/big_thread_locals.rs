@@ -1,4 +1,5 @@
-//! A program with large thread-local memory, which the GNU C library takes from each thread's stack.
+//! A program with large thread-local memory, which the GNU C library takes from each thread's
+//! stack.
 #![cfg(not(outlast_loom))]
 use core::cell::Cell;
 use outlast::{OwnedSemaphore, Shared};

@@ -1,4 +1,5 @@
-//! `ByteChannel`: messages of any length, between two ends that notice each other's (see `ends`, too).
+//! `ByteChannel`: messages of any length, between two ends that notice each other's (see `ends`,
+//! too).
 #![cfg(not(outlast_loom))]
 mod common;
 

@@ -1,4 +1,5 @@
-//! `ByteQueue`: messages of any length, in place and copied, deaths, damage, in threads and processes.
+//! `ByteQueue`: messages of any length, in place and copied, deaths, damage, in threads and
+//! processes.
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -242,7 +243,8 @@ fn the_largest() {
     assert!(queue.recv().unwrap() == message[1..]);
 }
 
-/// Two send messages of all lengths, two receive them; each is as it was sent, and those of one sender come in their order to one receiver.
+/// Two send messages of all lengths, two receive them; each is as it was sent, and those of one
+/// sender come in their order to one receiver.
 #[test]
 fn streams_in_every_world() {
     const COUNT: u64 = 4_000;
@@ -389,7 +391,8 @@ fn foreign_bytes() {
             post.out.send(&text(round, 100)).unwrap();
             let bytes = random.bytes(size_of::<FixedByteQueue<9>>());
             let headers = bytes.len() - (9 * 80_usize).next_multiple_of(128);
-            // The marks, the headers, or all; what the C library keeps in the other backend is none of ours.
+            // The marks, the headers, or all; what the C library keeps in the other backend is none
+            // of ours.
             let (at, len) = match round % 3 {
                 0 => (0, 384),
                 1 => (headers, 144),

@@ -1,5 +1,5 @@
-//! The examples `checksum`, on a `Pool`, and `custom_pool` against `find`, `sort` and `sha256sum`, also with their workers killed, and
-//! their ends.
+//! The examples `checksum`, on a `Pool`, and `custom_pool` against `find`, `sort` and `sha256sum`,
+//! also with their workers killed, and their ends.
 #![expect(unsafe_code, reason = "signals")]
 mod built;
 
@@ -49,7 +49,8 @@ fn eight_workers(program: &str) {
 
 fn killed_workers(program: &str) {
     let tree = odd_tree();
-    // As many as take longer than the program, or one that is about to hand in a sum, may have to wait for a CPU.
+    // As many as take longer than the program, or one that is about to hand in a sum, may have to
+    // wait for a CPU.
     slow_files(tree.path(), 12);
     for workers in ["1", "2", "8"] {
         let args = ["--workers", workers, "--kill-one-every-ms", "5"];
@@ -201,7 +202,8 @@ fn sh(script: &str, inside: &Path) -> ExitStatus {
 }
 
 // ------------------------------------------------------------------ the trees
-/// Some 350 files: empty, small, one of 6 MiB; names that are hard to print or to sort; things that are no files.
+/// Some 350 files: empty, small, one of 6 MiB; names that are hard to print or to sort; things that
+/// are no files.
 fn odd_tree() -> TempDir {
     let tree = TempDir::new().unwrap();
     let root = tree.path();

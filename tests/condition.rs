@@ -1,4 +1,5 @@
-//! `Condition` on both kinds of lock: who is woken and when, times, deaths, forks and damaged memory.
+//! `Condition` on both kinds of lock: who is woken and when, times, deaths, forks and damaged
+//! memory.
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -30,7 +31,8 @@ outlast::shared! {
     }
 }
 
-/// Runs a test that no death of its own ends: each child that another test forks is a peer, and its death ends all waits.
+/// Runs a test that no death of its own ends: each child that another test forks is a peer, and its
+/// death ends all waits.
 fn alone(name: &str, test: impl FnOnce()) {
     common::in_own_process(name, test);
 }
@@ -108,8 +110,8 @@ fn waiter(scene: &Shared<Scene>, i: usize) -> common::Child {
 
 // -------------------------------------------------------------------------- who is woken, and when
 
-/// What CPython's `test.lock_tests.ConditionTests.test_notify` asks: as many return as were notified. That a notify
-/// needs no lock is ours.
+/// What CPython's `test.lock_tests.ConditionTests.test_notify` asks: as many return as were
+/// notified. That a notify needs no lock is ours.
 #[test]
 fn as_many_return_as_are_notified() {
     alone("as_many_return_as_are_notified", notifies_and_returns);
@@ -457,7 +459,8 @@ fn signals_do_not_end_a_wait() {
 
 // -------------------------------------------------------------------------------------- deaths
 
-/// Waiters return from a death as from a notify: what they wait for may have been the dead one's to do.
+/// Waiters return from a death as from a notify: what they wait for may have been the dead one's to
+/// do.
 #[test]
 fn a_death_ends_all_waits() {
     let scene = scene();
@@ -520,7 +523,8 @@ fn a_peer_that_leaves_ends_no_wait() {
     });
 }
 
-/// The woken one is killed at about the same time, before or after it has taken the token: if it is left, another gets it.
+/// The woken one is killed at about the same time, before or after it has taken the token: if it is
+/// left, another gets it.
 #[test]
 fn a_waiter_killed_as_it_is_woken() {
     alone("a_waiter_killed_as_it_is_woken", || {
@@ -565,7 +569,8 @@ fn a_waiter_killed_as_it_is_woken() {
     });
 }
 
-/// A child that has done nothing but lock and change is killed before it could notify: the waiters hear of its death.
+/// A child that has done nothing but lock and change is killed before it could notify: the waiters
+/// hear of its death.
 #[test]
 fn an_owner_that_was_no_peer_killed_before_its_notify() {
     for holding in [false, true] {

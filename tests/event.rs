@@ -394,8 +394,8 @@ fn killed_waiters() {
     }
 }
 
-/// The waiter that is woken is killed at about the same time, before or after it has taken the signal: the
-/// next signal reaches the other one.
+/// The waiter that is woken is killed at about the same time, before or after it has taken the
+/// signal: the next signal reaches the other one.
 #[test]
 fn a_waiter_killed_as_it_is_woken() {
     let shared = signals();
@@ -417,7 +417,8 @@ fn a_waiter_killed_as_it_is_woken() {
         assert!(matches!(taken, OK | KILLED));
         shared.auto.set();
         lives.succeeds();
-        // Either both signals were taken, or the dead one's went to the other, and the second is left.
+        // Either both signals were taken, or the dead one's went to the other, and the second is
+        // left.
         shared.auto.reset();
     }
 }
@@ -510,7 +511,8 @@ fn a_waiter_sleeps() {
             let used = common::thread_cpu() - before;
             assert!(used < ms(20), "waiting used {used:?} of CPU");
         });
-        // The same for the whole process: its sentinel sleeps as well. (Making it a peer costs a little.)
+        // The same for the whole process: its sentinel sleeps as well. (Making it a peer costs a
+        // little.)
         let (exit, used) = child.wait_with_cpu();
         assert_eq!(exit, OK);
         assert!(used < ms(150), "the child used {used:?}");
@@ -565,7 +567,8 @@ fn a_crowd_with_timeouts() {
     );
 }
 
-/// A child that is killed while asleep does not disturb the numbers: `sleep_for_ever` children go as well.
+/// A child that is killed while asleep does not disturb the numbers: `sleep_for_ever` children go
+/// as well.
 #[test]
 fn many_kills_then_a_signal() {
     let shared = signals();
@@ -596,8 +599,8 @@ mod with_pauses {
     use super::*;
     use outlast::hooks::{self, Action};
 
-    /// A setter that found nobody asleep goes on when others sleep: it does not take away what says so, though the event is set
-    /// once more.
+    /// A setter that found nobody asleep goes on when others sleep: it does not take away what says
+    /// so, though the event is set once more.
     #[test]
     fn a_setter_that_is_late_hides_no_sleeper() {
         const SET: &str = "event: set, nobody was asleep";

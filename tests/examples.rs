@@ -1,4 +1,5 @@
-//! The examples that check their own outcome, also with their workers killed. (`checksum` and `custom_pool` have tests of their own.)
+//! The examples that check their own outcome, also with their workers killed. (`checksum` and
+//! `custom_pool` have tests of their own.)
 mod built;
 
 use built::built;

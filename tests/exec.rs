@@ -1,7 +1,7 @@
 //! A process becomes another program by a call of exec: all that it held is given back.
 //!
-//! If the thread that calls exec is not the first of its process, the kernel marks nothing that the thread held: it gives the
-//! thread the process's id first, and then looks for words with that id.
+//! If the thread that calls exec is not the first of its process, the kernel marks nothing that the
+//! thread held: it gives the thread the process's id first, and then looks for words with that id.
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -32,7 +32,8 @@ fn become_another_program() -> ! {
     panic!("{}", Command::new("/bin/sleep").arg("60").exec());
 }
 
-/// Plays a process that calls exec while it holds what `part` names, from another thread than its first.
+/// Plays a process that calls exec while it holds what `part` names, from another thread than its
+/// first.
 fn play(part: &str) {
     let world = Shared::<World>::inherited("world").unwrap();
     let body = || {
@@ -79,7 +80,8 @@ fn start(name: &str, part: &str) -> (Shared<World>, Child) {
     (world, child)
 }
 
-/// Has the kernel do what it does in exec: the id of the thread that called it is nobody's afterwards.
+/// Has the kernel do what it does in exec: the id of the thread that called it is nobody's
+/// afterwards.
 fn until_another_program(child: &Child) {
     common::eventually("the child is another program", || {
         let name = std::fs::read_to_string(format!("/proc/{}/comm", child.pid));

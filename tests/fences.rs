@@ -1,5 +1,5 @@
-//! Who commits a message, or gives a lock up, pays for no fence, the sleeper pays for both: no wake is lost between the two, also where the
-//! system call that this takes is not allowed.
+//! Who commits a message, or gives a lock up, pays for no fence, the sleeper pays for both: no wake
+//! is lost between the two, also where the system call that this takes is not allowed.
 #![cfg(not(outlast_loom))]
 #![expect(unsafe_code, reason = "seccomp")]
 mod common;
@@ -11,7 +11,8 @@ use outlast::{CommandExt as _, FixedQueue, Lock, Queue, RecvError, Shared, Spin}
 use std::os::unix::process::CommandExt as _;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-/// So long that a commit still waits behind it in the CPU's store buffer when the next load is made.
+/// So long that a commit still waits behind it in the CPU's store buffer when the next load is
+/// made.
 type Ball = [u64; 128];
 
 outlast::shared! {
@@ -36,12 +37,14 @@ fn stay_on(cpu: usize) {
     unsafe { libc::sched_setaffinity(0, size_of_val(&only), &raw const only) };
 }
 
-/// A thread ends on the CPU that the calling one stays on: Linux 6.18 then leaves that CPU out of `membarrier`, until another process has run there.
+/// A thread ends on the CPU that the calling one stays on: Linux 6.18 then leaves that CPU out of
+/// `membarrier`, until another process has run there.
 fn leave_a_thread_behind() {
     std::thread::spawn(|| {}).join().unwrap();
 }
 
-/// Whoever waits goes to sleep at once, after a pause of about the time in which the other one is woken and commits.
+/// Whoever waits goes to sleep at once, after a pause of about the time in which the other one is
+/// woken and commits.
 fn play(court: &Court, serves: bool, rounds: u64) {
     Spin::Never.set();
     stay_on(usize::from(serves));
@@ -120,7 +123,8 @@ fn forbid_membarrier() -> std::io::Result<()> {
     Ok(())
 }
 
-/// A process that never could make others fence, and one that cannot any more, against one that does not fence for itself.
+/// A process that never could make others fence, and one that cannot any more, against one that
+/// does not fence for itself.
 #[test]
 fn in_a_sandbox_without_membarrier() {
     const NAME: &str = "in_a_sandbox_without_membarrier";
@@ -171,7 +175,8 @@ fn closed_in_a_sandbox() {
     .succeeds();
 }
 
-/// A waiter has the kernel fence for the owner, who does not fence: between the two looks at the word, before it sleeps.
+/// A waiter has the kernel fence for the owner, who does not fence: between the two looks at the
+/// word, before it sleeps.
 #[cfg(feature = "futex")]
 #[test]
 fn a_waiter_has_the_kernel_fence_for_the_owner() {

@@ -35,7 +35,8 @@ fn die() -> ! {
     common::sleep_for_ever()
 }
 
-/// A child changes what is guarded in one segment, and dies before it tells those who wait in another.
+/// A child changes what is guarded in one segment, and dies before it tells those who wait in
+/// another.
 #[test]
 fn a_forked_child_is_a_peer_of_all_its_segments() {
     let ways: [fn(&Locks); 3] = [
@@ -91,7 +92,8 @@ fn fork_elsewhere(body: impl FnOnce()) {
     assert_eq!((reaped, status), (pid, 0), "the child failed");
 }
 
-/// Thread ids mean other threads there: the child is refused, until it has let go of what it was born with.
+/// Thread ids mean other threads there: the child is refused, until it has let go of what it was
+/// born with.
 #[test]
 fn a_child_in_another_pid_namespace_is_refused() {
     const NAME: &str = "a_child_in_another_pid_namespace_is_refused";
@@ -173,7 +175,8 @@ thread_local! {
     static FORKS_LAST: RefCell<Option<ForksWhenDropped>> = const { RefCell::new(None) };
 }
 
-/// A thread forks, and forks once more when its thread-locals are gone; the first one in an exit handler, too.
+/// A thread forks, and forks once more when its thread-locals are gone; the first one in an exit
+/// handler, too.
 #[test]
 fn a_thread_forks_as_it_ends() {
     const NAME: &str = "a_thread_forks_as_it_ends";

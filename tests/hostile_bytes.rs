@@ -1,4 +1,5 @@
-//! Arbitrary bytes in a `ByteQueue`: it is refused when it is opened, or no two handles have the same memory.
+//! Arbitrary bytes in a `ByteQueue`: it is refused when it is opened, or no two handles have the
+//! same memory.
 #![cfg(not(outlast_loom))]
 mod common;
 

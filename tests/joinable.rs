@@ -96,7 +96,8 @@ fn a_job_that_kills() {
     assert_eq!(pool.dead.drain(), [666]);
 }
 
-/// Without a delivery there is nothing that may have failed; and a queue that buries in itself comes to an end.
+/// Without a delivery there is nothing that may have failed; and a queue that buries in itself
+/// comes to an end.
 #[test]
 fn nothing_is_buried_undelivered() {
     let pool = pool();

@@ -1,4 +1,5 @@
-//! Long runs in which senders and receivers are processes that are killed at random, and replaced: what was sent is received once.
+//! Long runs in which senders and receivers are processes that are killed at random, and replaced:
+//! what was sent is received once.
 //!
 //! `OUTLAST_MESSAGES` says how many messages each run has.
 #![cfg(not(outlast_loom))]
@@ -165,7 +166,8 @@ fn letter(n: u64) -> Vec<u8> {
     n.to_le_bytes().into_iter().chain(rest).collect()
 }
 
-/// None is missing of what is consumed after it was noted; again comes only what a killed receiver had.
+/// None is missing of what is consumed after it was noted; again comes only what a killed receiver
+/// had.
 fn judge_in_place(name: &str, books: Books, crew: &Crew<'_>, began: Instant) {
     let missing = books.count(|sent, received, _| sent == 2 && received == 0);
     let again = books.count(|_, received, _| received > 1);
@@ -175,7 +177,8 @@ fn judge_in_place(name: &str, books: Books, crew: &Crew<'_>, began: Instant) {
     assert!(again <= crew.killed[1], "{again} seen again");
 }
 
-/// In place on both sides: each message in one piece, and none missing, as it is consumed after it was noted.
+/// In place on both sides: each message in one piece, and none missing, as it is consumed after it
+/// was noted.
 #[test]
 fn kills_of_bytes() {
     let queue = Shared::<ByteQueue>::anonymous_bytes(64 * CAPACITY).unwrap();
@@ -336,7 +339,8 @@ fn kills_of_priority() {
     judge_plain("PriorityQueue", books, &crew, began);
 }
 
-/// The same between counted ends: nobody is told of the end before he had what the killed ones left, in any level.
+/// The same between counted ends: nobody is told of the end before he had what the killed ones
+/// left, in any level.
 #[test]
 fn kills_of_priority_channel() {
     let channel = Shared::anonymous(PriorityChannel::<u64, 3, CAPACITY>::new()).unwrap();

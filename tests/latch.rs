@@ -109,7 +109,8 @@ fn killed_members() {
     }
 }
 
-/// One that has done its part, or ended by itself, is no loss... but one that ends without a word still owes.
+/// One that has done its part, or ended by itself, is no loss... but one that ends without a word
+/// still owes.
 #[test]
 fn members_that_end() {
     let start = start(Latch::new(0));
@@ -153,7 +154,8 @@ fn members_everywhere() {
     );
 }
 
-/// A wait ends no earlier than it was told, and changes nothing; an open latch is passed even too late.
+/// A wait ends no earlier than it was told, and changes nothing; an open latch is passed even too
+/// late.
 #[test]
 fn timeouts_everywhere() {
     worlds(
@@ -319,7 +321,8 @@ fn a_forgotten_promise() {
     }
 }
 
-/// A latch that has failed stays so, and says so to whoever comes; those who are at it still may count.
+/// A latch that has failed stays so, and says so to whoever comes; those who are at it still may
+/// count.
 #[test]
 fn failed_for_good() {
     let start = start(Latch::new(1));
@@ -381,7 +384,8 @@ fn kills_without_end() {
     }
 }
 
-/// A member may be another thread's, and counts for its process even if the thread that joined has ended.
+/// A member may be another thread's, and counts for its process even if the thread that joined has
+/// ended.
 #[test]
 fn members_travel() {
     let start = start(Latch::new(0));
@@ -396,7 +400,8 @@ fn members_travel() {
     assert!(start.latch.is_open());
 }
 
-/// A copy made by fork does nothing, whatever is done with it, and neither does the end of its process.
+/// A copy made by fork does nothing, whatever is done with it, and neither does the end of its
+/// process.
 #[test]
 fn a_copy_made_by_fork_is_inert() {
     let start = start(Latch::new(0));
@@ -425,8 +430,8 @@ fn a_copy_made_by_fork_is_inert() {
     start.latch.wait().unwrap();
 }
 
-/// Who counts down is a peer: if it is killed before it has opened the latch, somebody has to notice. (A peer has a thread
-/// more, that keeps watch.)
+/// Who counts down is a peer: if it is killed before it has opened the latch, somebody has to
+/// notice. (A peer has a thread more, that keeps watch.)
 #[test]
 fn who_counts_is_known() {
     let start = start(Latch::new(1));
@@ -459,7 +464,8 @@ fn arbitrary_bytes() {
         let latch = &start.latch;
         let _watchdog = watch(&format!("arbitrary_bytes, round {round}"), &start);
         let member = latch.join(2);
-        // (With the other backend an object of the C library's lies between the state and the cells.)
+        // (With the other backend an object of the C library's lies between the state and the
+        // cells.)
         let cells = size_of::<Latch>() - 8 * MAX_MEMBERS;
         let (at, len) = if cfg!(feature = "futex") {
             let at = random.index(size_of::<Latch>());

@@ -66,7 +66,8 @@ const FOR_OUTSIDERS: [&str; 13] = [
     "shareable::Shareable",
     "shared!",
     "shared::",
-    // The operating system's calls, the atomics, points in time, and `postcard`, under the names that they have in here.
+    // The operating system's calls, the atomics, points in time, and `postcard`, under the names
+    // that they have in here.
     "sys::",
     "sync::atomic::",
     "deadline::Deadline",
@@ -144,7 +145,8 @@ fn references(file: &str, line: &str) -> Vec<String> {
     };
     for prefix in prefixes {
         for (at, _) in line.match_indices(prefix) {
-            // In a macro it is for those who call it; in `pub(super)` it would not be followed by colons.
+            // In a macro it is for those who call it; in `pub(super)` it would not be followed by
+            // colons.
             if line[..at].ends_with('$') {
                 continue;
             }

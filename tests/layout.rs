@@ -1,5 +1,6 @@
-//! Where everything lies, as numbers: a change of layout must be meant, and then counts up the version in the header.
-//! (With the other backend it is the C library that says how large its objects are.)
+//! Where everything lies, as numbers: a change of layout must be meant, and then counts up the
+//! version in the header. (With the other backend it is the C library that says how large its
+//! objects are.)
 #![cfg(all(not(outlast_loom), feature = "futex"))]
 use core::mem::{align_of, size_of};
 use core::sync::atomic::{AtomicU32, AtomicU64};
@@ -286,8 +287,8 @@ fn tables() {
     assert_eq!(value, (peers + 8 * 64).next_multiple_of(128));
 }
 
-/// Zero-filled memory is what the constructors make, but for what they are told (and for a lock, which becomes usable
-/// when it is placed).
+/// Zero-filled memory is what the constructors make, but for what they are told (and for a lock,
+/// which becomes usable when it is placed).
 #[test]
 fn zeros_are_an_empty_value() {
     let image = |shared: &Shared<Jobs>| {

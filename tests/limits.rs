@@ -1,4 +1,5 @@
-//! Limits and sandboxes: what the system refuses gives an error that names the call, and kills no process.
+//! Limits and sandboxes: what the system refuses gives an error that names the call, and kills no
+//! process.
 #![cfg(not(outlast_loom))]
 #![expect(unsafe_code, reason = "limits, signals, seccomp, mounts")]
 mod common;
@@ -64,7 +65,8 @@ fn a_limit_of_file_size_is_an_error() {
     .succeeds();
 }
 
-/// The program's own handling of the signal stays as it is, and so does a signal that it has held back.
+/// The program's own handling of the signal stays as it is, and so does a signal that it has held
+/// back.
 #[test]
 fn the_signal_of_the_limit_is_left_alone() {
     static CAUGHT: AtomicU32 = AtomicU32::new(0);
@@ -141,7 +143,8 @@ fn a_refused_call_is_named() {
     }
 }
 
-/// A new thread gets no robust list: locks would outlive their owners, and nobody would hear of a death.
+/// A new thread gets no robust list: locks would outlive their owners, and nobody would hear of a
+/// death.
 #[cfg(feature = "futex")]
 #[test]
 fn without_robust_lists() {
@@ -168,7 +171,8 @@ fn memory_is_not_asked_for_without_end() {
     .succeeds();
 }
 
-/// "No such segment" is what a name that is looked up can mean, and not a missing file of the system's.
+/// "No such segment" is what a name that is looked up can mean, and not a missing file of the
+/// system's.
 #[test]
 fn without_proc() {
     let _watchdog = watch_alone("without_proc");

@@ -141,14 +141,16 @@ fn a_waiter_sleeps() {
     drop(guard);
 }
 
-/// Frees the lock in a way that no waiter is told of, as if the owner's look at the waiters had come before its store.
+/// Frees the lock in a way that no waiter is told of, as if the owner's look at the waiters had
+/// come before its store.
 #[cfg(all(feature = "futex", not(outlast_hooks)))] // which lays the word out where this test writes
 fn free_silently<T: outlast::Plain>(lock: &Lock<T>, guard: LockGuard<'_, T>) {
     core::mem::forget(guard);
     common::scribble(lock, 0, &[0; 4]);
 }
 
-/// A waiter that the owner did not see, as fences between CPUs may fail, looks once more after a moment.
+/// A waiter that the owner did not see, as fences between CPUs may fail, looks once more after a
+/// moment.
 #[cfg(all(feature = "futex", not(outlast_hooks)))] // where the look is on
 #[test]
 fn a_second_look_soon_after_the_first() {
@@ -173,7 +175,8 @@ fn a_second_look_soon_after_the_first() {
     });
 }
 
-/// An owner finds nobody asleep. Before it says so, others fall asleep, who count on being found: it wakes them all.
+/// An owner finds nobody asleep. Before it says so, others fall asleep, who count on being found:
+/// it wakes them all.
 #[cfg(all(feature = "futex", outlast_hooks))]
 #[test]
 fn an_owner_that_disarms_the_word_wakes_everybody() {
@@ -331,7 +334,8 @@ fn poison_shows_before_anybody_has_taken_the_lock() {
     drop(shared.lock.lock().unwrap());
 }
 
-/// The next owner dies before it could declare the value sound: the one after it still learns of it.
+/// The next owner dies before it could declare the value sound: the one after it still learns of
+/// it.
 #[test]
 fn deaths_in_a_row() {
     let shared = counter();
@@ -719,7 +723,8 @@ const _: () = assert!(size_of::<Bytes>() >= size_of::<[libc::pthread_mutex_t; 4]
 impl Foreign {
     fn new() -> Self {
         let at: *const Bytes = common::plain_shared::<Bytes>();
-        // SAFETY: zero-filled, a page long, never unmapped; the C library alone writes it from here on, in place.
+        // SAFETY: zero-filled, a page long, never unmapped; the C library alone writes it from here
+        // on, in place.
         let mutexes = unsafe { &*at.cast::<[libc::pthread_mutex_t; 4]>() };
         for mutex in mutexes {
             let mut kind = core::mem::MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
@@ -759,8 +764,9 @@ impl Foreign {
 /// Both kinds in one thread's list, taken and given up in random order, then a kill: exactly what
 /// was held is marked, of both kinds.
 ///
-/// Lazily locking, the newest lock of ours is known to the kernel only by the field that the C library uses as well, so its
-/// mutexes may be touched only while that is empty. Eagerly locking there is no such rule.
+/// Lazily locking, the newest lock of ours is known to the kernel only by the field that the C
+/// library uses as well, so its mutexes may be touched only while that is empty. Eagerly locking
+/// there is no such rule.
 #[test]
 fn among_foreign_robust_mutexes() {
     for seed in 0..120 {
@@ -833,7 +839,8 @@ fn among_foreign_robust_mutexes() {
     }
 }
 
-/// The control of the test above, and the documented limit: what a mutex taken inside our section does to it.
+/// The control of the test above, and the documented limit: what a mutex taken inside our section
+/// does to it.
 #[cfg(feature = "futex")] // of how futexes are used
 #[test]
 fn why_there_is_an_eager_mode() {
@@ -912,7 +919,8 @@ fn a_forgotten_guard_keeps_the_mapping() {
     });
 }
 
-/// A peer frees a word that another thread of this process holds. The thread still has it in its list: the memory stays.
+/// A peer frees a word that another thread of this process holds. The thread still has it in its
+/// list: the memory stays.
 #[cfg(feature = "futex")] // which lays the words out where this test writes
 #[test]
 fn a_lock_that_a_peer_has_freed_keeps_the_mapping() {
@@ -975,8 +983,8 @@ fn leads_into<T: Shareable>(entry: usize, shared: &T) -> bool {
     entry.wrapping_sub(core::ptr::from_ref(shared).addr()) < size_of::<T>()
 }
 
-/// A lock that was given up stays in the `pending` field of whoever had it for as long as there is that lock: later the kernel
-/// would take what comes to lie there for one.
+/// A lock that was given up stays in the `pending` field of whoever had it for as long as there is
+/// that lock: later the kernel would take what comes to lie there for one.
 #[cfg(feature = "futex")] // of how futexes are used
 #[test]
 fn what_threads_have_left_pending_goes_with_the_memory() {
@@ -1028,7 +1036,8 @@ fn nothing_is_pending_in_a_forked_child() {
     fork_child(|| assert_eq!(pending(common::thread_id()), 0)).succeeds();
 }
 
-/// A thread that is ending locks while its variables are dropped: nothing stays pending, and what it holds is a death's.
+/// A thread that is ending locks while its variables are dropped: nothing stays pending, and what
+/// it holds is a death's.
 #[cfg(feature = "futex")] // of how futexes are used
 #[test]
 fn locks_of_a_thread_that_is_ending() {
@@ -1058,7 +1067,8 @@ fn locks_of_a_thread_that_is_ending() {
     let kept: &'static Shared<Many> = Box::leak(Box::new(shared.clone()));
     let clone = shared.clone();
     std::thread::spawn(move || {
-        // Made before the first lock, so that they are dropped after what the crate keeps for the thread.
+        // Made before the first lock, so that they are dropped after what the crate keeps for the
+        // thread.
         GUARD.set(None);
         LAST.set(Some(Last(clone)));
         GUARD.set(Some(kept.locks[3].lock().unwrap()));

@@ -1,4 +1,5 @@
-//! `log::Journal`: records whole and numbered, losses counted, writers killed, in threads and processes.
+//! `log::Journal`: records whole and numbered, losses counted, writers killed, in threads and
+//! processes.
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -175,7 +176,8 @@ fn capacities() {
     assert!(matches!(Shared::<FixedJournal<5>>::open(&name), Err(OpenError::OtherType { .. })));
 }
 
-/// Role 0 collects; each of the others writes numbers, which come in order, and only those are missing that are counted.
+/// Role 0 collects; each of the others writes numbers, which come in order, and only those are
+/// missing that are counted.
 #[test]
 fn collected_from_all_worlds() {
     const EACH: u64 = 3_000;
@@ -255,7 +257,8 @@ fn kill_storm() {
                 let number = desk.written[role].load(SeqCst);
                 let dropped = desk.journal.losses().dropped;
                 desk.journal.write(Level::Info, &role.to_string(), &number.to_string()).unwrap();
-                // Others may drop meanwhile; then this number is written once more, and may come twice.
+                // Others may drop meanwhile; then this number is written once more, and may come
+                // twice.
                 if desk.journal.losses().dropped == dropped {
                     desk.written[role].store(number + 1, SeqCst);
                 }
@@ -394,7 +397,8 @@ fn in_a_forked_child_it_is_the_childs() {
     assert_eq!(pids, [std::process::id(), pid]);
 }
 
-/// The macros of the crate `log`, here and in a child, and a collector that hands on to another logger.
+/// The macros of the crate `log`, here and in a child, and a collector that hands on to another
+/// logger.
 #[cfg(feature = "log")]
 #[test]
 fn sink_and_source_of_the_crate_log() {

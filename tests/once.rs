@@ -212,7 +212,8 @@ fn what_came_before_is_seen() {
     );
 }
 
-/// Signal handlers end neither the wait for a value nor that for the turn to make it; and neither takes processor time.
+/// Signal handlers end neither the wait for a value nor that for the turn to make it; and neither
+/// takes processor time.
 #[test]
 fn waiters_sleep_on() {
     let deed = deed();
@@ -312,7 +313,8 @@ fn killed_waiters() {
     }
 }
 
-/// However often an initialiser is killed, and wherever: one comes to its end, and its value is whole.
+/// However often an initialiser is killed, and wherever: one comes to its end, and its value is
+/// whole.
 #[test]
 fn kills_without_end() {
     let mut random = common::Random::new(7);
@@ -344,7 +346,8 @@ fn kills_without_end() {
     }
 }
 
-/// An initialiser whose process or thread ends by itself, in the middle, leaves the work to the next.
+/// An initialiser whose process or thread ends by itself, in the middle, leaves the work to the
+/// next.
 #[test]
 fn initialisers_that_end() {
     let deed = deed();
@@ -369,7 +372,8 @@ fn initialisers_that_end() {
     assert_eq!(deed.value.set([3; 3]), Ok(()));
 }
 
-/// An initialiser that forks has one turn, and that is the parent's: what the child makes is not the value.
+/// An initialiser that forks has one turn, and that is the parent's: what the child makes is not
+/// the value.
 #[test]
 fn an_initialiser_that_forks() {
     let deed = deed();
@@ -472,7 +476,8 @@ fn arbitrary_bytes() {
         sane(deed.colour.wait_timeout(ms(1)));
         sane(deed.colour.wait_deadline(Instant::now()));
         core::hint::black_box(deed.colour.is_completed());
-        // With a word that nobody living owns, the turn comes as well. (A living owner is waited for.)
+        // With a word that nobody living owns, the turn comes as well. (A living owner is waited
+        // for.)
         if cfg!(feature = "futex") {
             for word in [0, 1 << 30, 1 << 31, 3 << 30, (1 << 30) - 1, u32::MAX] {
                 common::scribble(&deed.colour, 0, &u32::to_ne_bytes(word));

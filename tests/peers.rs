@@ -1,9 +1,11 @@
 //! Peers that die at random: no death goes unnoticed, and all that the dead had claimed comes back.
 //!
-//! The storms need *widened windows*: claims are held for some microseconds now and then, as a kill that finds no claim
-//! proves nothing. And they need a control: the same storm over a ring that claims anonymously must be found out.
+//! The storms need *widened windows*: claims are held for some microseconds now and then, as a kill
+//! that finds no claim proves nothing. And they need a control: the same storm over a ring that
+//! claims anonymously must be found out.
 //!
-//! `OUTLAST_STORM_ROUNDS` makes them last longer (the default is 24 rounds of some 46 kills, twice).
+//! `OUTLAST_STORM_ROUNDS` makes them last longer (the default is 24 rounds of some 46 kills,
+//! twice).
 #![cfg(not(outlast_loom))]
 #![expect(unsafe_code, reason = "a segment in memory of which the parent is no user")]
 mod common;
@@ -63,14 +65,15 @@ fn at(cells: &[AtomicU8], id: u64) -> &AtomicU8 {
 // ------------------------------------------------------------------------------------- the control
 
 outlast::shared! {
-    /// Vyukov's ring, the best known of its kind: a place is claimed by moving `tail` or `head`, which
-    /// names nobody. Who dies between claim and commit stops it for good.
+    /// Vyukov's ring, the best known of its kind: a place is claimed by moving `tail` or `head`,
+    /// which names nobody. Who dies between claim and commit stops it for good.
     struct Ring { places: [RingPlace; CAPACITY], tail: AtomicU64, head: AtomicU64 }
     struct RingPlace { turn: AtomicU64, id: AtomicU64 }
 }
 
 impl Ring {
-    /// The place of position `p`, and the turn that it has come to (kept relative, so that zeros are an empty ring).
+    /// The place of position `p`, and the turn that it has come to (kept relative, so that zeros
+    /// are an empty ring).
     fn place(&self, p: u64) -> (&RingPlace, u64) {
         let i = p % CAPACITY as u64;
         let place = &self.places[usize::try_from(i).expect("small")];
@@ -140,7 +143,8 @@ impl Sailor<'_> {
         }
     }
 
-    /// The same, always: the control is so fast that it would soon have used all numbers up, and a calm proves nothing.
+    /// The same, always: the control is so fast that it would soon have used all numbers up, and a
+    /// calm proves nothing.
     fn hold_longer(random: &mut Random) {
         common::busy(random.micros(60));
     }
@@ -423,7 +427,8 @@ impl Weather {
         Ok(())
     }
 
-    /// One round: deaths one by one, then many at once, then calm, in which the survivors alone get everything back.
+    /// One round: deaths one by one, then many at once, then calm, in which the survivors alone get
+    /// everything back.
     fn round(&mut self, deaths: usize) -> Result<(), String> {
         let ledger = self.ledger;
         for cells in [&ledger.sent, &ledger.begun, &ledger.done] {
@@ -603,7 +608,8 @@ fn is_whole(storm: &Storm) {
     held.into_iter().for_each(|delivery| assert!(delivery.ack().is_ok()));
 }
 
-/// The control: a ring that claims anonymously does not come through the same storm, and the same judge says so.
+/// The control: a ring that claims anonymously does not come through the same storm, and the same
+/// judge says so.
 #[test]
 fn the_storm_finds_anonymous_claims_out() {
     let _watchdog = common::watch_alone("the_storm_finds_anonymous_claims_out");
@@ -661,8 +667,8 @@ fn watch(name: &str, tally: &'static Tally) -> common::Watchdog {
     common::watch_with(name, move || format!("{tally:?}"))
 }
 
-/// Several die in the same instant, in any order, while all others do nothing but sleep: the gap between
-/// looking and sleeping, which a sentinel must not have.
+/// Several die in the same instant, in any order, while all others do nothing but sleep: the gap
+/// between looking and sleeping, which a sentinel must not have.
 #[test]
 fn many_deaths_in_one_instant() {
     let mut random = Random::new(5);
@@ -706,8 +712,8 @@ fn many_deaths_in_one_instant() {
         dead.into_iter().for_each(|child| assert_eq!(child.wait(), KILLED));
         crew.into_iter().for_each(|(_, child)| child.kill9());
     }
-    // No failure: the machine may be busy. But it should be 0, and it is what a gap would look like which only the
-    // sentinels' look once a second closes.
+    // No failure: the machine may be busy. But it should be 0, and it is what a gap would look like
+    // which only the sentinels' look once a second closes.
     common::complain(&format!(
         "many_deaths_in_one_instant: {slow} of 60 rounds took a second or so"
     ));
@@ -754,7 +760,8 @@ fn deaths_while_arriving() {
     feeder.kill9();
 }
 
-/// A process that is stopped does not keep the others from noticing a death, wherever in the table it is.
+/// A process that is stopped does not keep the others from noticing a death, wherever in the table
+/// it is.
 #[test]
 fn a_stopped_peer_hides_no_death() {
     for order in ORDERS {
@@ -765,7 +772,8 @@ fn a_stopped_peer_hides_no_death() {
     }
 }
 
-/// Neither does one that is stopped at that very moment, when it may be the one whom the kernel has woken.
+/// Neither does one that is stopped at that very moment, when it may be the one whom the kernel has
+/// woken.
 #[test]
 fn a_peer_that_is_just_being_stopped_hides_no_death() {
     for order in ORDERS {
@@ -821,7 +829,8 @@ fn one_dies_one_is_stopped(order: [usize; 3], stop: impl FnOnce(&Child)) {
     survives.succeeds();
 }
 
-/// A process that becomes another program has left all the same: nobody would ever give back what it held.
+/// A process that becomes another program has left all the same: nobody would ever give back what
+/// it held.
 #[test]
 fn exec_is_an_end() {
     let (at, tally) = hold(1);

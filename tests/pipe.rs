@@ -133,7 +133,8 @@ fn the_longest() {
     assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
 }
 
-/// Two at each side send and receive messages of all lengths; each is received once, as it was sent.
+/// Two at each side send and receive messages of all lengths; each is received once, as it was
+/// sent.
 #[test]
 fn streams_in_every_world() {
     const COUNT: u64 = 1_500;
@@ -220,7 +221,8 @@ fn the_other_side_is_killed() {
     sender.succeeds();
 }
 
-/// A sender that is killed in the middle of a message is followed by another of its side, whose message comes whole.
+/// A sender that is killed in the middle of a message is followed by another of its side, whose
+/// message comes whole.
 #[test]
 fn killed_in_the_middle() {
     let line = line();

@@ -899,8 +899,8 @@ fn all_workers_are_killed_while_idle() {
 
 #[expect(unsafe_code, reason = "a signal's action")]
 fn play_owner() {
-    // Programs that a shell starts in the background ignore Ctrl-C, and so would all that they start.
-    // SAFETY: the usual action is no function.
+    // Programs that a shell starts in the background ignore Ctrl-C, and so would all that they
+    // start. SAFETY: the usual action is no function.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
     let pool = two();
     let helper = pool.apply(parent_of, ()).unwrap();
@@ -914,7 +914,8 @@ fn play_owner() {
     tasks.iter().for_each(|task| task.wait());
 }
 
-/// blacklanternsecurity/bbot#3203; BrianGallew/cassandra_range_repair#19, gem/oq-engine#3955 (Ctrl-C).
+/// blacklanternsecurity/bbot#3203; BrianGallew/cassandra_range_repair#19, gem/oq-engine#3955
+/// (Ctrl-C).
 fn the_owner_is_killed() {
     use std::os::unix::process::CommandExt as _;
     for end in ["KILL", "INT", "exit"] {
@@ -985,7 +986,8 @@ fn without_init() {
     assert!(matches!(no_workers, Err(PoolError::InvalidWorkers)));
 }
 
-/// In the child of a fork each verb comes back, while a thread of the parent's may hold any of the pool's locks for ever.
+/// In the child of a fork each verb comes back, while a thread of the parent's may hold any of the
+/// pool's locks for ever.
 #[expect(unsafe_code, reason = "fork")]
 fn after_a_fork() {
     const FORKS: usize = 100;
@@ -1003,7 +1005,8 @@ fn after_a_fork() {
             }
         });
         for _ in 0..FORKS {
-            // SAFETY: what the copy calls is to need no lock that another thread of this program may hold.
+            // SAFETY: what the copy calls is to need no lock that another thread of this program
+            // may hold.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
                 // SAFETY: ends a copy that hangs.
@@ -1150,7 +1153,8 @@ fn random_kills_of_helpers() {
     assert_eq!(pool.stats().unfinished, 0);
 }
 
-/// Kills, timeouts, panics, replacements, cancellations and large values together: each task has one result, and it is the right one.
+/// Kills, timeouts, panics, replacements, cancellations and large values together: each task has
+/// one result, and it is the right one.
 fn all_at_once() {
     fn mixed((x, text): (u64, String)) -> (u64, usize) {
         match x % 97 {
@@ -1200,7 +1204,8 @@ fn counts(spins: u64) {
     });
 }
 
-/// What waits at one worker goes to another just as the first one claims it: one of the two gets it.
+/// What waits at one worker goes to another just as the first one claims it: one of the two gets
+/// it.
 fn each_task_runs_once() {
     let count = Shared::anonymous(AtomicU64::new(0)).unwrap();
     let pool = Pool::builder().workers(2).share("count", &count).build().unwrap();
@@ -1276,7 +1281,8 @@ fn large_results_hold_no_descriptors() {
     assert!(tasks.iter().all(|task| task.join().unwrap().len() == 20_000));
 }
 
-/// While the owner has no descriptor, small tasks go on; large ones wait for a while, and then fail.
+/// While the owner has no descriptor, small tasks go on; large ones wait for a while, and then
+/// fail.
 fn large_values_wait_for_descriptors() {
     let pool = two();
     let is_transfer: fn(&TaskError) -> bool = |error| matches!(error, TaskError::Transfer(_));
@@ -1523,8 +1529,8 @@ mod step {
         }
     }
 
-    /// The end of one message, two more, and the sleep after them: wherever it dies, no task is lost that it had not begun, and
-    /// none that it had done; with one try each, at most one fails.
+    /// The end of one message, two more, and the sleep after them: wherever it dies, no task is
+    /// lost that it had not begun, and none that it had done; with one try each, at most one fails.
     pub(crate) fn killed_at_every_instruction() {
         let pool = Pool::builder().workers(1).retries(0).build().unwrap();
         // Later on it spins and sleeps.

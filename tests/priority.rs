@@ -203,7 +203,8 @@ fn streams_in_every_world() {
     );
 }
 
-/// A receiver that is killed while it sleeps, or when it has been woken, or holds a message: the others carry on.
+/// A receiver that is killed while it sleeps, or when it has been woken, or holds a message: the
+/// others carry on.
 #[test]
 fn killed_receivers() {
     let office = office();

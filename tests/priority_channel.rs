@@ -1,4 +1,5 @@
-//! `PriorityChannel`: the most urgent first, between two ends that notice each other's (see `ends`, too).
+//! `PriorityChannel`: the most urgent first, between two ends that notice each other's (see `ends`,
+//! too).
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -228,7 +229,8 @@ fn what_kills_is_buried() {
     assert!(began.elapsed() >= ms(10));
 }
 
-/// Those who wait for what others have in hand are told when it is done with, however many they are, and whichever level it was of.
+/// Those who wait for what others have in hand are told when it is done with, however many they
+/// are, and whichever level it was of.
 #[test]
 fn all_who_wait_for_the_last_delivery_are_told() {
     for (level, given_back) in [(0, false), (2, false), (0, true), (2, true)] {

@@ -171,7 +171,8 @@ fn large_values() {
     }
 }
 
-/// Large values go by files. If one would be longer than the process's limit, that is an error on either side.
+/// Large values go by files. If one would be longer than the process's limit, that is an error on
+/// either side.
 fn a_limit_of_file_size() {
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", "ulimit -f 4; exec \"$0\""]).arg(std::env::current_exe().unwrap());
@@ -327,7 +328,8 @@ fn no_input_and_own_group() {
     let (read, rest, open) = Process::spawn(looks, ()).unwrap().join().unwrap();
     assert_eq!(read, 0);
     assert_ne!(stat(&rest), stat(own.rsplit(')').next().unwrap()));
-    // Nothing of its siblings or of the helper's: three standard ones, the channel, the folder that is just read.
+    // Nothing of its siblings or of the helper's: three standard ones, the channel, the folder that
+    // is just read.
     let inherited = 0..=2;
     let mine = descriptors(std::process::id());
     assert!(usize::try_from(open).unwrap() <= 5 + mine.saturating_sub(*inherited.end()), "{open}");
@@ -574,7 +576,8 @@ fn play_few_descriptors() {
     assert!(all.iter().skip(3).all(Process::is_alive));
 }
 
-/// A helper that has no room for an order's descriptors refuses the order. It does not count as dead.
+/// A helper that has no room for an order's descriptors refuses the order. It does not count as
+/// dead.
 #[expect(unsafe_code, reason = "a limit for the child")]
 fn a_helper_without_descriptors() {
     use std::os::unix::process::CommandExt as _;
@@ -588,7 +591,8 @@ fn a_helper_without_descriptors() {
     assert!(status.success());
 }
 
-/// Without room for the descriptor that a large value comes in, `join` fails, and can be called again.
+/// Without room for the descriptor that a large value comes in, `join` fails, and can be called
+/// again.
 fn a_value_waits_for_a_descriptor() {
     fn gives(length: usize) -> Vec<u8> {
         vec![7; length]

@@ -1,4 +1,5 @@
-//! `Queue` and `FixedQueue`: conservation, order, closing, acknowledgement, loans, and what deaths do to them.
+//! `Queue` and `FixedQueue`: conservation, order, closing, acknowledgement, loans, and what deaths
+//! do to them.
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -850,7 +851,8 @@ fn closing_wakes_everybody() {
     }
 }
 
-/// A message that `send` said it had sent is received before `Closed`, and one that it gave back never is.
+/// A message that `send` said it had sent is received before `Closed`, and one that it gave back
+/// never is.
 #[test]
 fn closing_loses_nothing() {
     outlast::shared! {
@@ -932,7 +934,8 @@ fn attempts_stop_counting_at_255() {
     assert_eq!(queue.recv_ack().unwrap().attempts(), 0, "the next message starts afresh");
 }
 
-/// A delivery belongs to the process: another thread may acknowledge it, and the end of the first changes nothing.
+/// A delivery belongs to the process: another thread may acknowledge it, and the end of the first
+/// changes nothing.
 #[test]
 fn deliveries_move_between_threads() {
     let queue = numbers(4);
@@ -984,7 +987,8 @@ fn in_flight_has_a_limit() {
     assert_eq!(queue.join_timeout(Duration::ZERO), Ok(true));
 }
 
-/// All that can be in flight comes back at once: whoever takes one again needs no further cell for it.
+/// All that can be in flight comes back at once: whoever takes one again needs no further cell for
+/// it.
 #[test]
 fn all_in_flight_come_back() {
     let queue = numbers(IN_FLIGHT + 8);
@@ -1078,8 +1082,8 @@ fn victim(shared: &Shared<Plot>, body: impl FnOnce(&Queue<u64>)) -> Child {
     victim
 }
 
-/// What becomes of the attempts when a process that holds a delivery ends in this or that way. Nobody opens the
-/// segment afterwards: those who are there notice.
+/// What becomes of the attempts when a process that holds a delivery ends in this or that way.
+/// Nobody opens the segment afterwards: those who are there notice.
 #[test]
 fn attempts_after_an_end() {
     let kinds = [
@@ -1337,8 +1341,8 @@ fn killed_while_asleep() {
     is_whole(&shared.queue);
 }
 
-/// The one that is woken for a message is killed at about that time: the message goes to the other sleeper, or is
-/// gone with the first if that had it already.
+/// The one that is woken for a message is killed at about that time: the message goes to the other
+/// sleeper, or is gone with the first if that had it already.
 #[test]
 fn killed_as_it_is_woken() {
     let shared = plot();
@@ -1472,7 +1476,8 @@ fn bits_that_are_no_value() {
             };
             let slots =
                 word(104) + <Queue<Card> as outlast::Shareable>::layout().fields[1].offset as u64;
-            // The older of the two: the full slot (phase 2) of the lowest lap, and then of the lowest index.
+            // The older of the two: the full slot (phase 2) of the lowest lap, and then of the
+            // lowest index.
             let slot = (0..3)
                 .map(|i| slots + i * (8 + size_of::<Card>() as u64))
                 .filter(|&at| word(at) & 0xf == 2)
@@ -1486,7 +1491,8 @@ fn bits_that_are_no_value() {
     }
 }
 
-/// A signal handler ends neither wait, of one that receives or of one that sends, and neither takes a processor's time.
+/// A signal handler ends neither wait, of one that receives or of one that sends, and neither takes
+/// a processor's time.
 #[test]
 fn waiters_sleep_on() {
     let (jobs, step) = (numbers(1), Shared::anonymous(AtomicU32::new(0)).unwrap());

@@ -1,4 +1,5 @@
-//! Each queue, and a `VecDeque`, driven by the same random operations from two mappings: they must always agree.
+//! Each queue, and a `VecDeque`, driven by the same random operations from two mappings: they must
+//! always agree.
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -364,7 +365,8 @@ fn play_byte_channel(capacity: usize, plays: &[(Act, bool)]) {
                 sent_to = true;
             }
             Act::Leave(true) => drop(senders.pop()),
-            // The last one, while somebody has room: which is sent to nobody, then, and is passed over.
+            // The last one, while somebody has room: which is sent to nobody, then, and is passed
+            // over.
             Act::Leave(false) if receivers.len() == 1 && !senders.is_empty() => {
                 let room = senders[0].try_reserve(1);
                 assert_eq!(room.is_ok(), !model.closed && blocks.room() > 0);

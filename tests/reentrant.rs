@@ -180,7 +180,8 @@ fn through_another_mapping() {
     drop(here.lock.lock().unwrap());
 }
 
-/// A guard that a broken peer has freed gives up nothing that the same thread took later, through another mapping.
+/// A guard that a broken peer has freed gives up nothing that the same thread took later, through
+/// another mapping.
 #[cfg(feature = "futex")] // which lays the depth out where this test writes
 #[test]
 fn a_freed_guard_leaves_another_mapping_alone() {

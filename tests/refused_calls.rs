@@ -78,7 +78,8 @@ fn confined(name: &str, refuse: impl Fn(), body: impl Fn()) {
     });
 }
 
-/// One thread has what `hold` takes, until the other has waited for longer than a second look takes.
+/// One thread has what `hold` takes, until the other has waited for longer than a second look
+/// takes.
 fn contend(
     shared: &Shared<All>,
     hold: impl Fn(&All, &dyn Fn()) + Sync,

@@ -1,7 +1,8 @@
-//! The rendezvous of peers: what those who arrive, sleep, recover and leave do to each other at the worst moment.
+//! The rendezvous of peers: what those who arrive, sleep, recover and leave do to each other at the
+//! worst moment.
 //!
-//! Each test stops, naps or kills a process at a named point of the source, and fails if the step that this is about is left
-//! out. No second look hides that: they are off in this build.
+//! Each test stops, naps or kills a process at a named point of the source, and fails if the step
+//! that this is about is left out. No second look hides that: they are off in this build.
 //!
 //! Built under `RUSTFLAGS='--cfg outlast_hooks'` only.
 #![cfg(all(outlast_hooks, feature = "futex", not(outlast_loom)))]
@@ -111,7 +112,8 @@ impl Scene {
         self.word(self.word(96).load(SeqCst) as usize + 64 * slot)
     }
 
-    /// Has the sentinel of a living process look dead, as if its other threads were dying more slowly.
+    /// Has the sentinel of a living process look dead, as if its other threads were dying more
+    /// slowly.
     fn end_sentinel(&self, slot: usize) {
         let token = self.token(slot);
         token.store(OWNER_DIED, SeqCst);
@@ -163,7 +165,8 @@ fn until_asleep(child: &Child) {
     });
 }
 
-/// A process is dead as soon as its sentinel is, but its other threads may still run, on other CPUs.
+/// A process is dead as soon as its sentinel is, but its other threads may still run, on other
+/// CPUs.
 #[test]
 fn the_threads_of_a_dead_process_are_awaited() {
     let scene = Scene::new("the_threads_of_a_dead_process_are_awaited", 1);
@@ -220,7 +223,8 @@ fn a_thread_that_registers_too_late_touches_nothing() {
     survives.succeeds();
 }
 
-/// A thread that is stopped as it registers, in a slot of a dead thread, does not look like that one.
+/// A thread that is stopped as it registers, in a slot of a dead thread, does not look like that
+/// one.
 #[test]
 fn a_thread_that_is_stopped_as_it_registers_holds_up_nothing() {
     const NAME: &str = "a_thread_that_is_stopped_as_it_registers_holds_up_nothing";
@@ -364,7 +368,8 @@ fn a_death_while_arriving_leaves_a_slot() {
     survives.kill9();
 }
 
-/// A sentinel that has recovered one process rings for the others again before it goes on to the next.
+/// A sentinel that has recovered one process rings for the others again before it goes on to the
+/// next.
 #[test]
 fn a_death_between_two_recoveries_is_heard() {
     let scene = Scene::new("a_death_between_two_recoveries_is_heard", 1);
@@ -399,7 +404,8 @@ fn a_death_between_two_recoveries_is_heard() {
     deaf.kill9();
 }
 
-/// A sentinel that is about to take the control lock can ring for nobody, so it wakes the others before.
+/// A sentinel that is about to take the control lock can ring for nobody, so it wakes the others
+/// before.
 #[test]
 fn a_death_while_recovering_is_heard() {
     let scene = Scene::new("a_death_while_recovering_is_heard", 1);
@@ -485,7 +491,8 @@ fn no_fork_waits_for_a_sentinel() {
     });
 }
 
-/// A process that cannot take the control lock as it leaves (for ten seconds) lets the others do it.
+/// A process that cannot take the control lock as it leaves (for ten seconds) lets the others do
+/// it.
 #[test]
 fn a_leave_without_the_control_lock() {
     let scene = Scene::new("a_leave_without_the_control_lock", 0);
@@ -509,7 +516,8 @@ fn a_leave_without_the_control_lock() {
     holds.kill9();
 }
 
-/// A forked child's lock waits a moment only for the control lock of another segment. The next lock tries that segment again.
+/// A forked child's lock waits a moment only for the control lock of another segment. The next lock
+/// tries that segment again.
 #[test]
 fn a_stopped_process_in_another_segment_does_not_stop_a_lock() {
     const NAME: &str = "a_stopped_process_in_another_segment_does_not_stop_a_lock";

@@ -1,4 +1,5 @@
-//! `RwLock`: readers together, writers alone, turns, deaths, panics and limits, in threads and in processes.
+//! `RwLock`: readers together, writers alone, turns, deaths, panics and limits, in threads and in
+//! processes.
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -586,7 +587,8 @@ fn poison_shows_before_anybody_has_taken_the_lock() {
     drop(shared.lock.write().unwrap());
 }
 
-/// The next writer dies before it could declare the value sound: the one after it still learns of it.
+/// The next writer dies before it could declare the value sound: the one after it still learns of
+/// it.
 #[test]
 fn deaths_in_a_row() {
     let shared = pair();
@@ -624,7 +626,8 @@ fn levels_of_a_dead_reader_are_forgotten() {
     assert_eq!(shared.lock.poison_cause(), None);
 }
 
-/// A writer that waits for readers has not touched the value, and whoever waits for the writer word neither.
+/// A writer that waits for readers has not touched the value, and whoever waits for the writer word
+/// neither.
 #[test]
 fn a_dead_waiter_leaves_nothing_behind() {
     let shared = pair();
@@ -684,8 +687,9 @@ fn a_thread_that_ends_with_the_lock_is_a_death() {
     drop(shared.lock.read().unwrap());
 }
 
-/// Readers and writers are killed in the middle of their work, all the time. The value is two numbers that are equal and grow by
-/// one with every change; a change that was broken off is told, and mended by whoever writes next.
+/// Readers and writers are killed in the middle of their work, all the time. The value is two
+/// numbers that are equal and grow by one with every change; a change that was broken off is told,
+/// and mended by whoever writes next.
 #[test]
 fn storms_with_kills() {
     const LIVES: u64 = 120;
@@ -713,7 +717,8 @@ fn storms_with_kills() {
             let mut guard = match lock.write_timeout(common::PATIENCE) {
                 Ok(guard) => guard,
                 Err(LockError::OwnerDied(mut guard)) => {
-                    // The second number was not counted up yet, or it was and the death came right after.
+                    // The second number was not counted up yet, or it was and the death came right
+                    // after.
                     assert!((0..=1).contains(&(guard[0] - guard[1])), "{guard:?}");
                     guard[0] = guard[1];
                     WriteGuard::mark_consistent(&mut guard);
@@ -885,8 +890,9 @@ fn reading_again_through_another_mapping() {
     }
 }
 
-/// A thread tries the lock again through another mapping, and gives up what it has in the order of taking. Another process takes
-/// the lock and one more. The thread dies: the kernel still finds everything else that it held.
+/// A thread tries the lock again through another mapping, and gives up what it has in the order of
+/// taking. Another process takes the lock and one more. The thread dies: the kernel still finds
+/// everything else that it held.
 #[test]
 fn attempts_through_another_mapping_lose_no_other_lock() {
     outlast::shared! {
@@ -1147,7 +1153,8 @@ fn more_readers_than_slots() {
         let shared = pair();
         let _watchdog = watch("more_readers_than_slots", &shared);
         let lock = &shared.lock;
-        // One more than there are slots, all inside at once: `beside_readers` would wait for ever otherwise.
+        // One more than there are slots, all inside at once: `beside_readers` would wait for ever
+        // otherwise.
         beside_readers(&shared, SLOTS + 1, || {
             assert!(matches!(lock.try_read(), Err(LockError::WouldBlock)));
             assert!(matches!(lock.read_timeout(ms(30)), Err(LockError::TimedOut)));
@@ -1261,7 +1268,8 @@ fn a_guard_copied_by_fork_is_inert() {
     });
 }
 
-/// The parent gives a lock up, the child takes it, and only then drops its copy of the parent's guard.
+/// The parent gives a lock up, the child takes it, and only then drops its copy of the parent's
+/// guard.
 #[test]
 fn a_copy_does_not_give_up_what_the_child_took_itself() {
     common::in_own_process("a_copy_does_not_give_up_what_the_child_took_itself", || {
@@ -1409,7 +1417,8 @@ fn words_that_are_damaged() {
     };
     let slots = 1..=SLOTS as u64;
     let (unplaced, nobody) = (0x3fff_ffff, 0x3fff_fff0);
-    // "Not placed yet", in a segment where everything is; and an owner that does not exist, and so is dead.
+    // "Not placed yet", in a segment where everything is; and an owner that does not exist, and so
+    // is dead.
     write(0, unplaced);
     assert!(matches!(lock.read(), Err(LockError::Failed(Fault::Corrupt))));
     assert!(matches!(lock.write(), Err(LockError::Failed(Fault::Corrupt))));
@@ -1518,8 +1527,8 @@ fn too_many_guards_of_one_reader() {
     assert!(can_write(&lock));
 }
 
-/// A peer that writes over the count of a reader's guards keeps the lock taken, and no more: the memory is not touched when it
-/// has gone.
+/// A peer that writes over the count of a reader's guards keeps the lock taken, and no more: the
+/// memory is not touched when it has gone.
 #[test]
 #[cfg(feature = "futex")] // which lays the words out where this test writes
 fn a_forged_count_of_guards() {

@@ -230,7 +230,8 @@ struct Tracer {
     roles: HashMap<i32, Role>,
     /// Threads that have stopped before it was known whose they are.
     early: Vec<i32>,
-    /// The thread whose process is allowed no descriptor until its call returns, and what it was allowed.
+    /// The thread whose process is allowed no descriptor until its call returns, and what it was
+    /// allowed.
     lowered: Option<(i32, libc::rlimit)>,
 }
 

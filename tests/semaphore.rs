@@ -1,4 +1,5 @@
-//! `Semaphore`: counting, bounds, many at once, in threads and processes, with deaths, signals and timeouts.
+//! `Semaphore`: counting, bounds, many at once, in threads and processes, with deaths, signals and
+//! timeouts.
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -152,7 +153,8 @@ fn rim() -> Shared<Rim> {
     Shared::anonymous(Rim { seats, start, made, taken, refused, wrong }).unwrap()
 }
 
-/// All release at once, more than there is room for: as many permits are made as there is room for, and the others are told.
+/// All release at once, more than there is room for: as many permits are made as there is room for,
+/// and the others are told.
 #[test]
 fn releasers_race_at_the_ceiling() {
     const ROUNDS: u32 = 200;
@@ -346,8 +348,8 @@ fn a_waiter_sleeps_on() {
     child.succeeds();
 }
 
-/// Who releases to sleepers is a peer before that: if it is killed before it has woken them, somebody has to notice.
-/// (A peer has a thread more, that keeps watch.)
+/// Who releases to sleepers is a peer before that: if it is killed before it has woken them,
+/// somebody has to notice. (A peer has a thread more, that keeps watch.)
 #[test]
 fn a_releaser_is_known() {
     let room = room(Semaphore::new(0));
@@ -485,7 +487,8 @@ fn owned_permits_come_back() {
     }
 }
 
-/// CPython's `test_try_acquire_contended`: no more get in than there are permits, whoever tries without waiting.
+/// CPython's `test_try_acquire_contended`: no more get in than there are permits, whoever tries
+/// without waiting.
 #[test]
 fn owned_try_contended() {
     worlds(
@@ -514,7 +517,8 @@ fn owned_try_contended() {
     );
 }
 
-/// CPython's `test_multirelease`, by owners: each who gives back lets others through, for as many as there are.
+/// CPython's `test_multirelease`, by owners: each who gives back lets others through, for as many
+/// as there are.
 #[test]
 fn owned_give_back_lets_through() {
     worlds(
@@ -609,7 +613,8 @@ fn owned_zero_and_huge() {
     }
 }
 
-/// So many processes hold permits at a time; one more is told so. One that has given all back is no holder any more.
+/// So many processes hold permits at a time; one more is told so. One that has given all back is no
+/// holder any more.
 #[test]
 fn owned_holders() {
     let hall = hall(1_000);
@@ -734,7 +739,8 @@ fn owned_kills_without_end() {
     }
 }
 
-/// Permits are the process's: they stay when the thread that took them ends, and come back when the process ends by itself.
+/// Permits are the process's: they stay when the thread that took them ends, and come back when the
+/// process ends by itself.
 #[test]
 fn owned_permits_outlive_threads() {
     let hall = hall(3);
@@ -751,7 +757,8 @@ fn owned_permits_outlive_threads() {
     assert_eq!(all.map(|all| all.count()), Some(3));
 }
 
-/// A copy made by fork gives nothing back, and the end of its process neither; what the child takes is its own.
+/// A copy made by fork gives nothing back, and the end of its process neither; what the child takes
+/// is its own.
 #[test]
 fn owned_copies_made_by_fork() {
     let hall = hall(3);
@@ -779,7 +786,8 @@ fn owned_copies_made_by_fork() {
     assert_eq!(hall.seats.available(), 3);
 }
 
-/// A permit is given back only to its owner: once the cell is another's, nothing of that one's is taken.
+/// A permit is given back only to its owner: once the cell is another's, nothing of that one's is
+/// taken.
 #[test]
 fn owned_permits_of_a_lost_cell() {
     let hall = hall(3);

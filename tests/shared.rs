@@ -131,7 +131,8 @@ fn in_place() {
     });
 }
 
-/// An initialiser may use the value, and it may fail on any way: what it did is kept, or forgotten by the kernel.
+/// An initialiser may use the value, and it may fail on any way: what it did is kept, or forgotten
+/// by the kernel.
 #[test]
 fn initialisers_that_take_locks() {
     in_own_process("initialisers_that_take_locks", || {
@@ -144,7 +145,8 @@ fn initialisers_that_take_locks() {
         let name = Name::new("initialisers_that_take_locks");
         let _watchdog = watch_alone("initialisers_that_take_locks");
         let others = [7, 8, 9].map(|value| Shared::anonymous(Lock::new(value)).unwrap());
-        // The thread's list of held locks is walked, and written, where one is taken inside of another.
+        // The thread's list of held locks is walked, and written, where one is taken inside of
+        // another.
         let nest = || {
             let guards = others.each_ref().map(|lock| lock.lock().unwrap());
             assert_eq!(guards.map(|guard| *guard), [7, 8, 9]);
@@ -166,7 +168,8 @@ fn initialisers_that_take_locks() {
             })
         };
         for _ in 0..3 {
-            // It panics: with locks that it has forgotten, and with locks that it gives up as it unwinds.
+            // It panics: with locks that it has forgotten, and with locks that it gives up as it
+            // unwinds.
             for made in fail(&|locks| {
                 forget_all(locks);
                 panic!("as it is meant to");
@@ -311,8 +314,8 @@ fn memory_of_the_callers() {
     let _watchdog = watch_alone("memory_of_the_callers");
     let memory = borrowed(1 << 20);
     let other = shared_memory::ShmemConf::new().os_id(memory.get_os_id()).open().unwrap();
-    // SAFETY: mapped as long as `memory` and `other` live, which is longer than this test's segments; the other
-    // processes are forked from this one.
+    // SAFETY: mapped as long as `memory` and `other` live, which is longer than this test's
+    // segments; the other processes are forked from this one.
     let shared =
         unsafe { Options::new().create_in(start(&memory), 1 << 20, Office::new()) }.unwrap();
     shared.work();
@@ -871,8 +874,9 @@ fn every_bit_of_the_header() {
     for at in 0..128_usize {
         for bit in 0..8 {
             let opened = header.with(at as u64, &[good[at] ^ 1 << bit]);
-            // Reserved; 0 instead of 2 for the lifetime of what has no name; a slot, or a letter of text, more or less, if alignment
-            // made room for it (the tables stay inside the segment).
+            // Reserved; 0 instead of 2 for the lifetime of what has no name; a slot, or a letter of
+            // text, more or less, if alignment made room for it (the tables stay inside the
+            // segment).
             let unread = (120..128).contains(&at) || at == 64 && bit == 1;
             let counts = (72..80).contains(&at) || (92..96).contains(&at);
             match opened {
@@ -1082,7 +1086,8 @@ fn descriptors_that_could_shrink() {
     assert!(matches!(open(loose.try_clone().unwrap()), Err(OpenError::NotSealed)));
     // SAFETY: as above.
     unsafe { libc::fcntl(loose.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK) };
-    // Sealed it will do. (The copy names a process as alive that is none of its users; nobody minds.)
+    // Sealed it will do. (The copy names a process as alive that is none of its users; nobody
+    // minds.)
     assert!(open(loose).is_ok());
     // On a disk, in memory without being ours, and things that are no files.
     let mut disk = tempfile::NamedTempFile::new().unwrap();
@@ -1164,7 +1169,8 @@ fn users_are_kept_apart() {
             assert!(matches!(Shared::<Office>::open(&name.0), Err(OpenError::NotFound)));
             assert_eq!(outlast::reap().unwrap(), 0);
             create().unwrap();
-            // The descriptor of a file that another could shorten at any time. (A sealed memfd is fine.)
+            // The descriptor of a file that another could shorten at any time. (A sealed memfd is
+            // fine.)
             let named = Shared::<Office>::from_fd(shared.try_clone_fd().unwrap());
             assert!(matches!(named, Err(OpenError::OtherUser { owner: 0 })), "{named:?}");
             Shared::<Office>::from_fd(anonymous.try_clone_fd().unwrap()).unwrap().work();
@@ -1264,7 +1270,8 @@ fn one_process_at_a_time() {
     assert!(full());
     fork_child(|| {
         assert!(full());
-        // As itself it is one too many as well, which only an operation that needs a place finds out.
+        // As itself it is one too many as well, which only an operation that needs a place finds
+        // out.
         assert_eq!(shared.inbox.try_recv(), Err(TryRecvError::Failed(Fault::TooManyPeers)));
         assert_eq!(shared.open.wait_timeout(ms(1)), Err(Fault::TooManyPeers));
         shared.open.set();
@@ -1350,7 +1357,8 @@ fn many_threads_in_a_row() {
     for _ in 0..100 {
         std::thread::scope(|scope| {
             let work = || assert_eq!(shared.inbox.try_recv(), Err(TryRecvError::Empty));
-            // The end of the scope waits until they have returned; a join, until they have ended, and left their places.
+            // The end of the scope waits until they have returned; a join, until they have ended,
+            // and left their places.
             let threads = [(); 3].map(|()| scope.spawn(work));
             threads.into_iter().for_each(|thread| thread.join().unwrap());
         });
@@ -1401,7 +1409,8 @@ fn until_the_last_has_left() {
     });
 }
 
-/// Nobody is left, all were killed at once: the next to create finds the name free, `reap` clears it away.
+/// Nobody is left, all were killed at once: the next to create finds the name free, `reap` clears
+/// it away.
 #[test]
 fn all_are_killed() {
     in_own_process("all_are_killed", || {
@@ -1448,7 +1457,8 @@ fn all_are_killed() {
     });
 }
 
-/// The forked child has a copy of our descriptor, and so of our use: also if it is all that is left.
+/// The forked child has a copy of our descriptor, and so of our use: also if it is all that is
+/// left.
 #[test]
 fn a_forked_child_is_a_user() {
     in_own_process("a_forked_child_is_a_user", || {
@@ -1470,8 +1480,8 @@ fn a_forked_child_is_a_user() {
     });
 }
 
-/// A child that has not executed its program yet has a copy of the parent's descriptor. The parent waits for the child's
-/// end before it gives up the name.
+/// A child that has not executed its program yet has a copy of the parent's descriptor. The parent
+/// waits for the child's end before it gives up the name.
 #[test]
 fn a_child_about_to_execute_keeps_no_name() {
     in_own_process("a_child_about_to_execute_keeps_no_name", || {
@@ -1481,7 +1491,8 @@ fn a_child_about_to_execute_keeps_no_name() {
         for _ in 0..40 {
             let steps: &AtomicU32 = common::plain_shared();
             let shared = Shared::create(&name.0, Lock::new(0_u64)).unwrap();
-            // It goes when the parent is at it. (Where the machine is too busy for that, the parent gives up.)
+            // It goes when the parent is at it. (Where the machine is too busy for that, the parent
+            // gives up.)
             let child = fork_child(|| {
                 steps.until(1);
                 std::thread::sleep(ms(2));
@@ -1542,7 +1553,8 @@ fn names_go_beside_programs_that_start() {
     });
 }
 
-/// Between the look at a name and the lock of its file, the name can come to mean another file, which is in use.
+/// Between the look at a name and the lock of its file, the name can come to mean another file,
+/// which is in use.
 #[cfg(outlast_hooks)]
 #[test]
 fn a_name_that_means_another_file_stays() {
@@ -1579,8 +1591,8 @@ fn a_name_that_means_another_file_stays() {
     });
 }
 
-/// What happens to the lock of a descriptor that was handed on is nothing to the process that handed it on, nor to the
-/// one that has opened it.
+/// What happens to the lock of a descriptor that was handed on is nothing to the process that
+/// handed it on, nor to the one that has opened it.
 #[test]
 fn descriptors_handed_on_are_open_files_of_their_own() {
     in_own_process("descriptors_handed_on_are_open_files_of_their_own", || {
@@ -1749,8 +1761,8 @@ fn persistent_segments_heal() {
     });
 }
 
-/// Many processes make, open, use and leave segments of the same name, and some are killed: whoever has one shares it
-/// with all that have it at that time, and in the end nothing is left.
+/// Many processes make, open, use and leave segments of the same name, and some are killed: whoever
+/// has one shares it with all that have it at that time, and in the end nothing is left.
 #[test]
 fn coming_and_going() {
     in_own_process("coming_and_going", || {
@@ -1837,8 +1849,8 @@ fn nothing_is_left_behind() {
             (0..3).for_each(|_| cycle());
             let before = possessions();
             (0..100).for_each(|_| cycle());
-            // A thread may live for a moment longer than its scope, and so may the memory that it has a token in: until
-            // the next opportunity.
+            // A thread may live for a moment longer than its scope, and so may the memory that it
+            // has a token in: until the next opportunity.
             eventually("all is given back", || {
                 drop(Shared::anonymous(Lock::new(1_u8)).unwrap());
                 possessions() == before
@@ -1848,8 +1860,8 @@ fn nothing_is_left_behind() {
     });
 }
 
-/// The last handle goes while another thread, which has a token in the segment, lives on: the memory stays
-/// until that one has ended, and goes at the next opportunity.
+/// The last handle goes while another thread, which has a token in the segment, lives on: the
+/// memory stays until that one has ended, and goes at the next opportunity.
 #[test]
 fn graves() {
     common::in_own_process("graves", || {
@@ -1966,7 +1978,8 @@ fn dropping_in_a_child() {
     }
 }
 
-/// A child that is forked while another thread makes its first use of the crate must be able to use it as well.
+/// A child that is forked while another thread makes its first use of the crate must be able to use
+/// it as well.
 #[test]
 fn forked_beside_a_first_use() {
     if let Some(part) = my_part() {
@@ -1997,7 +2010,8 @@ fn forked_beside_a_first_use() {
     }
 }
 
-/// A child that is forked while other threads start and end must be able to become a peer, which takes a thread.
+/// A child that is forked while other threads start and end must be able to become a peer, which
+/// takes a thread.
 #[test]
 fn forked_beside_starting_threads() {
     struct StopAtEnd<'a>(&'a AtomicU32);

@@ -1,12 +1,13 @@
 //! Processes that use all primitives at once, and a pool, are killed at random and replaced.
 //!
-//! Each round has a fresh segment. Its workers do one random operation after the other, most of which block. A worker is
-//! killed at a random time, or kills itself at a random point of the source. Threads nap at random points, and no bounded
-//! second look hides a lost wake. At the end of a round no worker may sleep on, and what the primitives hold must be what
-//! the workers have noted in memory that the crate knows nothing of.
+//! Each round has a fresh segment. Its workers do one random operation after the other, most of
+//! which block. A worker is killed at a random time, or kills itself at a random point of the
+//! source. Threads nap at random points, and no bounded second look hides a lost wake. At the end
+//! of a round no worker may sleep on, and what the primitives hold must be what the workers have
+//! noted in memory that the crate knows nothing of.
 //!
-//! `OUTLAST_KILLS` says how many processes are killed: 2,000 if it is not set. A part of the program is run with recovery
-//! that passes over one primitive: the same checks must catch it.
+//! `OUTLAST_KILLS` says how many processes are killed: 2,000 if it is not set. A part of the
+//! program is run with recovery that passes over one primitive: the same checks must catch it.
 #![cfg(not(outlast_loom))]
 #![cfg_attr(
     outlast_hooks,
@@ -46,7 +47,8 @@ mod soak {
 
     const WORKERS: usize = 6;
     const POOL_WORKERS: usize = 2;
-    /// Kills in a round. Few, as it is at its end that a lost wake shows: until then others may make up for it.
+    /// Kills in a round. Few, as it is at its end that a lost wake shows: until then others may
+    /// make up for it.
     const ROUND: u64 = 10;
     /// Numbers of messages in a round, for each line.
     const NUMBERS: usize = 1 << 12;
@@ -144,7 +146,8 @@ mod soak {
     const JOBS: usize = 1;
 
     outlast::shared! {
-        /// What the workers say of themselves and of the messages, in memory that the crate knows nothing of.
+        /// What the workers say of themselves and of the messages, in memory that the crate knows
+        /// nothing of.
         struct Books {
             /// The operation that each worker is in, or 0.
             operation: [AtomicU32; WORKERS],
@@ -156,7 +159,8 @@ mod soak {
             given: AtomicU32,
             taken: AtomicU32,
             passed: [AtomicU32; 2],
-            /// Whether each worker is a party of the shrinking barrier: it has returned from a wait.
+            /// Whether each worker is a party of the shrinking barrier: it has returned from a
+            /// wait.
             is_party: [AtomicU32; WORKERS],
             values: [AtomicU64; CELLS],
             next: [AtomicU32; LINES],
@@ -781,7 +785,8 @@ mod soak {
             Ok(())
         }
 
-        /// Gives each worker that blocks what it waits for, if nothing of that is there: if something is, it has to take that by itself.
+        /// Gives each worker that blocks what it waits for, if nothing of that is there: if
+        /// something is, it has to take that by itself.
         fn help(&mut self, is_last: bool) -> Verdict {
             let (world, books): (&World, _) = (self.shared, self.books);
             for (i, line) in self.lines.iter().enumerate() {

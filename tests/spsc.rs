@@ -329,7 +329,8 @@ fn a_consumer_that_is_killed() {
     producer.succeeds();
 }
 
-/// Who dies before it has taken an end is missed by nobody at that end: the next one is waited for, as the first would have been.
+/// Who dies before it has taken an end is missed by nobody at that end: the next one is waited for,
+/// as the first would have been.
 #[test]
 fn an_end_that_was_never_taken() {
     let pair = pair();
@@ -464,7 +465,8 @@ fn values_are_checked() {
     producer.send_batch(&[Kind::Draw; 2]).unwrap();
     assert_eq!(consumer.iter().take(2).count(), 2);
 
-    // Many at once come as far as the first that is none, also around the end of the ring; that is consumed by itself.
+    // Many at once come as far as the first that is none, also around the end of the ring; that is
+    // consumed by itself.
     let corrupt = Err(RecvError::Failed(Fault::Corrupt));
     producer.send_batch(&[Kind::Erase, Kind::Draw, Kind::Erase, Kind::Draw]).unwrap();
     spoil(1); // the third of them

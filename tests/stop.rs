@@ -1,4 +1,5 @@
-//! Stopping by signals: what was asked for is done or reported, nobody is left over, and the status says what happened.
+//! Stopping by signals: what was asked for is done or reported, nobody is left over, and the status
+//! says what happened.
 #![cfg(not(outlast_loom))]
 #![expect(unsafe_code, reason = "signals, forks")]
 mod runner;
@@ -69,7 +70,8 @@ struct Run {
 }
 
 impl Run {
-    /// In a process group of its own, and with what is usual done for signals: a shell may have started the tests in the background.
+    /// In a process group of its own, and with what is usual done for signals: a shell may have
+    /// started the tests in the background.
     fn start(name: &str, settings: &[(&str, &str)]) -> Run {
         Run::start_with(name, settings, libc::SIG_DFL)
     }

@@ -1,8 +1,9 @@
 //! Nobody waits, so nobody calls the kernel: seccomp kills whoever does.
 //!
-//! On objects that were never contended. Only the thread that works is confined: a sentinel, which sleeps in a call that it began
-//! earlier, is another thread. (Seccomp's strict mode would kill the thread alone, and let it end alone; the process
-//! would live on with its sentinel. So this is a filter with the same effect on the whole process; strict mode is used where there is none.)
+//! On objects that were never contended. Only the thread that works is confined: a sentinel, which
+//! sleeps in a call that it began earlier, is another thread. (Seccomp's strict mode would kill the
+//! thread alone, and let it end alone; the process would live on with its sentinel. So this is a
+//! filter with the same effect on the whole process; strict mode is used where there is none.)
 #![cfg(not(outlast_loom))]
 #![expect(unsafe_code, reason = "seccomp")]
 mod common;
@@ -83,10 +84,12 @@ fn call_the_kernel() {
     unsafe { libc::getppid() };
 }
 
-/// As the brief of seccomp's first mode has it: nothing but read, write and exit. For a process of one thread.
+/// As the brief of seccomp's first mode has it: nothing but read, write and exit. For a process of
+/// one thread.
 #[test]
 fn a_lock_in_strict_mode() {
-    // Where no other test has segments with peers: the child would become a peer of those, too, and have a sentinel.
+    // Where no other test has segments with peers: the child would become a peer of those, too, and
+    // have a sentinel.
     common::in_own_process("a_lock_in_strict_mode", strict_mode);
 }
 
@@ -142,7 +145,8 @@ fn locks() {
     });
 }
 
-/// The child of a fork that has segments which it does not use: its locks are taken on a longer way, and not by the kernel.
+/// The child of a fork that has segments which it does not use: its locks are taken on a longer
+/// way, and not by the kernel.
 #[test]
 fn locks_beside_other_segments() {
     let (shared, other) = (all(), all());
@@ -186,7 +190,8 @@ fn events() {
     }
 }
 
-/// A timeout of nothing is a look, without spinning, yielding or sleeping. (The time is read without the kernel.)
+/// A timeout of nothing is a look, without spinning, yielding or sleeping. (The time is read
+/// without the kernel.)
 #[test]
 fn polls() {
     let shared = all();

@@ -11,7 +11,8 @@ use outlast::{Event, Options, OwnedPermit, OwnedSemaphore, Shared};
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc;
 
-/// A thread that lives long uses segments that another one opens and drops: they do not stay mapped for it.
+/// A thread that lives long uses segments that another one opens and drops: they do not stay mapped
+/// for it.
 #[test]
 fn a_thread_that_lives_keeps_no_memory() {
     const NAME: &str = "a_thread_that_lives_keeps_no_memory";
@@ -64,7 +65,8 @@ fn hold(permit: OwnedPermit<'_>) -> u32 {
     count
 }
 
-/// Memory of the caller's is opened again at the same address, where this process has another place among the peers by then.
+/// Memory of the caller's is opened again at the same address, where this process has another place
+/// among the peers by then.
 #[test]
 fn a_thread_does_not_go_on_as_another_process() {
     const NAME: &str = "a_thread_does_not_go_on_as_another_process";
@@ -102,8 +104,8 @@ fn a_thread_does_not_go_on_as_another_process() {
         to.send(Some(again.clone())).unwrap();
         assert_eq!(told.recv().unwrap(), Some(1));
         other.kill9();
-        // Its death is mended before this becomes a peer; what the thread has is not given back by it.
-        // SAFETY: as above.
+        // Its death is mended before this becomes a peer; what the thread has is not given back by
+        // it. SAFETY: as above.
         let third = unsafe { Shared::<OwnedSemaphore>::open_in(at, MEMORY) }.unwrap();
         assert!(third.acquire_timeout(common::ms(200)).unwrap().is_none(), "granted twice");
         to.send(None).unwrap();
@@ -134,7 +136,8 @@ fn thread_id() -> u32 {
     u32::try_from(common::thread_id()).unwrap()
 }
 
-/// The number of a thread that has ended is given to another one, which uses two mappings: it has a token through each.
+/// The number of a thread that has ended is given to another one, which uses two mappings: it has a
+/// token through each.
 #[test]
 fn a_thread_id_comes_again() {
     if cfg!(not(feature = "futex")) {

@@ -1,4 +1,5 @@
-//! Values of any shape through queues and pipes of bytes: what cannot be encoded is not sent, what cannot be decoded is not lost.
+//! Values of any shape through queues and pipes of bytes: what cannot be encoded is not sent, what
+//! cannot be decoded is not lost.
 #![cfg(all(feature = "serde", not(outlast_loom)))]
 mod common;
 
@@ -137,7 +138,8 @@ fn undecodable<T: Debug, E: Debug>(received: Result<T, ValueError<E>>) -> Vec<u8
     }
 }
 
-/// Too short, with something left over, or none of the enum's variants: each is inside the error, and the next one comes.
+/// Too short, with something left over, or none of the enum's variants: each is inside the error,
+/// and the next one comes.
 #[test]
 fn what_cannot_be_decoded_is_not_lost() {
     let (here, there) = bytes();
@@ -267,7 +269,8 @@ fn in_every_world() {
     );
 }
 
-/// Two processes answer through the pipe; one of them is killed with a message that it has not done with.
+/// Two processes answer through the pipe; one of them is killed with a message that it has not done
+/// with.
 #[test]
 fn between_processes() {
     let line = line();

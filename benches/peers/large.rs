@@ -1,10 +1,13 @@
-//! What does a stream of large messages from one process to another cost, copied and in place, beside iceoryx2, Boost's
-//! `message_queue` and the system's pipe? And one of small messages, beside the last two?
+//! What does a stream of large messages from one process to another cost, copied and in place,
+//! beside iceoryx2, Boost's `message_queue` and the system's pipe? And one of small messages,
+//! beside the last two?
 //!
-//! Copied: every byte is written by the sender, and read by the receiver. In place: both touch the first 8 bytes only, which leaves
-//! what the queue itself costs. All have room for as many messages, except the system's pipe.
+//! Copied: every byte is written by the sender, and read by the receiver. In place: both touch the
+//! first 8 bytes only, which leaves what the queue itself costs. All have room for as many
+//! messages, except the system's pipe.
 //!
-//! Boost takes part under `--features boost`, which needs its headers (Debian: `libboost-dev`) and a compiler of C++.
+//! Boost takes part under `--features boost`, which needs its headers (Debian: `libboost-dev`) and
+//! a compiler of C++.
 #![expect(unsafe_code, reason = "iceoryx2 loans memory that nobody has written, and Boost is C++")]
 #[path = "../support/mod.rs"]
 mod support;

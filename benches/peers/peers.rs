@@ -1,5 +1,5 @@
-//! The primitives beside those of other crates. Those marked `(threads)` live in one process and are measured between its threads;
-//! ours then too, since a process has no shorter way.
+//! The primitives beside those of other crates. Those marked `(threads)` live in one process and
+//! are measured between its threads; ours then too, since a process has no shorter way.
 #![expect(unsafe_code, reason = "raw_sync places its primitives by pointer")]
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,5 +1,5 @@
-//! Pools of processes beside Python's, and beside rayon's threads, which need neither messages nor processes: the floor.
-//! Without a `python3` its rivals are left out.
+//! Pools of processes beside Python's, and beside rayon's threads, which need neither messages nor
+//! processes: the floor. Without a `python3` its rivals are left out.
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -20,7 +20,8 @@ const WORKERS: usize = 2;
 /// Long enough between two calls that everybody sleeps.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// A slice, without its pauses: short, since how cold a machine's caches are changes within the second.
+/// A slice, without its pauses: short, since how cold a machine's caches are changes within the
+/// second.
 const MOSTLY_PAUSE: Duration = Duration::from_micros(500);
 
 /// Answers lines of "what, how many times" with the nanoseconds that took.

@@ -95,8 +95,9 @@ impl Stage {
     }
 }
 
-/// Runs `body` in so many forked processes, which it tells their numbers and where to [`start`](Stage::start). It gives the number
-/// of operations that the worker did. After `time`, the stage [is over](Stage::is_over).
+/// Runs `body` in so many forked processes, which it tells their numbers and where to
+/// [`start`](Stage::start). It gives the number of operations that the worker did. After `time`,
+/// the stage [is over](Stage::is_over).
 pub(crate) fn processes(
     workers: usize,
     time: Option<Duration>,
@@ -159,7 +160,7 @@ pub(crate) fn plain_shared<T: Shareable>() -> &'static T {
     // SAFETY: a new mapping, wherever there is room.
     let at = unsafe { libc::mmap(core::ptr::null_mut(), size_of::<T>(), access, kind, -1, 0) };
     assert_ne!(at, libc::MAP_FAILED, "mmap: {}", io::Error::last_os_error());
-    // SAFETY: as long as a `T`, aligned to a page, and unmapped by nobody who still refers to it; any bytes are a
-    // `Shareable` value.
+    // SAFETY: as long as a `T`, aligned to a page, and unmapped by nobody who still refers to it;
+    // any bytes are a `Shareable` value.
     unsafe { &*at.cast::<T>() }
 }

@@ -1,18 +1,20 @@
 //! Measuring rivals in turns: what the machine does to one, it does to all.
 //!
-//! A [`Contest`] gives each rival a short slice, round after round, each round starting with another one. Beside every slice
-//! it measures how long a cache line takes to the other CPU and back: a virtual machine's CPUs may be *near* (one
-//! cache) or *far*, and change that within seconds, which moves all figures of two CPUs by a factor of 2 to 5. Samples of the two
-//! states are kept apart; one in whose course the state changed is left out, and one in whose course the kernel gave a CPU
-//! to somebody else is taken anew. The table shows medians, and ratios of samples of
-//! the same round.
+//! A [`Contest`] gives each rival a short slice, round after round, each round starting with
+//! another one. Beside every slice it measures how long a cache line takes to the other CPU and
+//! back: a virtual machine's CPUs may be *near* (one cache) or *far*, and change that within
+//! seconds, which moves all figures of two CPUs by a factor of 2 to 5. Samples of the two states
+//! are kept apart; one in whose course the state changed is left out, and one in whose course the
+//! kernel gave a CPU to somebody else is taken anew. The table shows medians, and ratios of samples
+//! of the same round.
 //!
-//! On a busy machine, more weight than others have makes for fewer samples taken anew. Under a kernel that groups processes by
-//! session (`/proc/sys/kernel/sched_autogroup_enabled`), it is the session that needs it:
-//! `setsid -w bash -c 'echo -20 > /proc/$$/autogroup; cargo bench'`, as root.
+//! On a busy machine, more weight than others have makes for fewer samples taken anew. Under a
+//! kernel that groups processes by session (`/proc/sys/kernel/sched_autogroup_enabled`), it is the
+//! session that needs it: `setsid -w bash -c 'echo -20 > /proc/$$/autogroup; cargo bench'`, as
+//! root.
 //!
-//! `cargo bench -- FILTER` runs the contests whose title contains the filter; under `cargo bench -- --test` and `cargo test
-//! --benches` each rival does one operation.
+//! `cargo bench -- FILTER` runs the contests whose title contains the filter; under `cargo bench --
+//! --test` and `cargo test --benches` each rival does one operation.
 #![allow(dead_code, clippy::allow_attributes, reason = "each benchmark uses a part of this")]
 
 pub(crate) mod cpu;
@@ -259,7 +261,8 @@ fn verdict(figure: f64, bar: f64) -> &'static str {
     if figure <= bar { "kept" } else { "MISSED" }
 }
 
-/// So often a sample is taken anew if others had used a CPU. Then it is kept: better some noise than no figure.
+/// So often a sample is taken anew if others had used a CPU. Then it is kept: better some noise
+/// than no figure.
 const TRIES: usize = 8;
 
 impl Rival<'_> {

@@ -26,7 +26,8 @@ impl Pthread {
         /// Room for a mutex, and a number behind it.
         const WORDS: usize = size_of::<libc::pthread_mutex_t>() / 8 + 1;
         let room: &'static [AtomicU64; WORDS] = super::group::plain_shared();
-        // SAFETY: fresh memory, aligned to a page, of which only this call knows. It is never unmapped.
+        // SAFETY: fresh memory, aligned to a page, of which only this call knows. It is never
+        // unmapped.
         let mutex = unsafe { &*room.as_ptr().cast::<UnsafeCell<libc::pthread_mutex_t>>() };
         let value = room[WORDS - 1].as_ptr().cast::<UnsafeCell<u64>>();
         // SAFETY: as above; the last word, which the mutex does not use.
@@ -61,7 +62,8 @@ impl Pthread {
         // SAFETY: the mutex was made by `new` and is never destroyed.
         let failed = unsafe { libc::pthread_mutex_lock(self.mutex.get()) };
         assert_eq!(failed, 0, "pthread_mutex_lock");
-        // SAFETY: the mutex is held, and a benchmark that locks it again touches the value at its innermost level only.
+        // SAFETY: the mutex is held, and a benchmark that locks it again touches the value at its
+        // innermost level only.
         body(unsafe { &mut *self.value.get() });
         // SAFETY: held by this thread.
         unsafe { libc::pthread_mutex_unlock(self.mutex.get()) };

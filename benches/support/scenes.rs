@@ -79,8 +79,8 @@ pub(crate) fn ring_chunks<const WORDS: usize>(messages: u64) -> Outcome {
 
 /// Sends `messages` numbers through something, from `pairs` workers to as many others.
 ///
-/// Each sender calls `sender` for its end and then sends its share; likewise the receivers. Whatever has to
-/// be warmed up is to be done there.
+/// Each sender calls `sender` for its end and then sends its share; likewise the receivers.
+/// Whatever has to be warmed up is to be done there.
 pub(crate) fn stream<S: FnMut(u64), R: FnMut() -> u64>(
     world: World,
     pairs: usize,
@@ -113,8 +113,8 @@ pub(crate) fn stream<S: FnMut(u64), R: FnMut() -> u64>(
     outcome
 }
 
-/// A [`stream`] between processes of messages of `LEN` bytes through something of the system's, of which each process takes a copy. The first
-/// eight bytes are the number.
+/// A [`stream`] between processes of messages of `LEN` bytes through something of the system's, of
+/// which each process takes a copy. The first eight bytes are the number.
 pub(crate) fn system_stream<const LEN: usize, W: Write, R: Read>(
     messages: u64,
     to: impl Fn() -> W + Sync,
@@ -149,7 +149,8 @@ pub(crate) fn number(message: &[u8]) -> u64 {
     u64::from_ne_bytes(message[..8].try_into().expect("8 bytes"))
 }
 
-/// A [`stream`] of messages of `len` bytes through a queue: every byte is written by the sender, and read by the receiver.
+/// A [`stream`] of messages of `len` bytes through a queue: every byte is written by the sender,
+/// and read by the receiver.
 pub(crate) fn bytes_copied(world: World, queue: &ByteQueue, len: usize, messages: u64) -> Outcome {
     let sender = || {
         become_known(queue);
@@ -171,7 +172,8 @@ pub(crate) fn bytes_copied(world: World, queue: &ByteQueue, len: usize, messages
     stream(world, 1, messages, sender, receiver)
 }
 
-/// The same between processes, in place: both touch the first bytes only, which leaves what the queue itself costs.
+/// The same between processes, in place: both touch the first bytes only, which leaves what the
+/// queue itself costs.
 pub(crate) fn bytes_in_place(queue: &ByteQueue, len: usize, messages: u64) -> Outcome {
     let sender = || {
         become_known(queue);
@@ -224,8 +226,8 @@ pub(crate) fn until<R>(mut attempt: impl FnMut() -> Option<R>) -> R {
     unreachable!("584 years have passed")
 }
 
-/// Lets workers run `section`, which takes a lock and counts, and work 90 ns in between, until the time is up. `count`
-/// tells how often it was run, and starts anew.
+/// Lets workers run `section`, which takes a lock and counts, and work 90 ns in between, until the
+/// time is up. `count` tells how often it was run, and starts anew.
 pub(crate) fn contend(
     world: World,
     workers: usize,
@@ -257,8 +259,8 @@ pub(crate) fn contend(
     outcome
 }
 
-/// Sends a signal there and back so many times between two processes, after both have warmed up. `set` and `wait` are told
-/// which of the two signals.
+/// Sends a signal there and back so many times between two processes, after both have warmed up.
+/// `set` and `wait` are told which of the two signals.
 pub(crate) fn ping_pong(
     trips: u64,
     warm_up: impl Fn(),

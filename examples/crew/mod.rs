@@ -1,5 +1,5 @@
-//! What the examples have in common: worker processes that are this same program, replaced when they are lost and,
-//! if one likes, killed; and options that are numbers.
+//! What the examples have in common: worker processes that are this same program, replaced when
+//! they are lost and, if one likes, killed; and options that are numbers.
 #![allow(dead_code, clippy::allow_attributes, reason = "each example uses a part of it")]
 use std::collections::HashMap;
 use std::io::{self, Write as _};
@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 /// How often a parent looks after its workers.
 pub(crate) const TICK: Duration = Duration::from_millis(2);
-/// A segment serves 256 processes at a time, and the place of a dead one is free a moment later only.
+/// A segment serves 256 processes at a time, and the place of a dead one is free a moment later
+/// only.
 const MOST_WORKERS: u64 = 64;
 
 /// Numbers that were given as `--name N`, or their defaults.
@@ -17,7 +18,8 @@ const MOST_WORKERS: u64 = 64;
 pub(crate) struct Options(HashMap<&'static str, u64>);
 
 impl Options {
-    /// `known` are the names with their defaults; `--workers` and `--kill-one-every-ms` (0: never) are known anyway.
+    /// `known` are the names with their defaults; `--workers` and `--kill-one-every-ms` (0: never)
+    /// are known anyway.
     pub(crate) fn parse(known: &[(&'static str, u64)]) -> Result<Self, String> {
         let common = [("--workers", 2), ("--kill-one-every-ms", 0)];
         let mut options: HashMap<_, _> = common.into_iter().chain(known.iter().copied()).collect();
@@ -43,7 +45,8 @@ impl Options {
 
 /// The workers. Dropping it ends those that are left.
 pub(crate) struct Crew {
-    /// Gives the command that starts the worker of this number; `true` if it takes the place of one that was lost.
+    /// Gives the command that starts the worker of this number; `true` if it takes the place of one
+    /// that was lost.
     command: Box<dyn Fn(usize, bool) -> io::Result<Command>>,
     running: Vec<Child>,
     /// How many were lost.
@@ -80,8 +83,9 @@ impl Crew {
         Ok(crew)
     }
 
-    /// Replaces workers that were lost, and kills one if it is time for that: not before more is `done` than at the last
-    /// kill, so that even work that takes longer than the time between kills gets done.
+    /// Replaces workers that were lost, and kills one if it is time for that: not before more is
+    /// `done` than at the last kill, so that even work that takes longer than the time between
+    /// kills gets done.
     pub(crate) fn tend(&mut self, done: usize) -> io::Result<()> {
         let now = Instant::now();
         if now < self.next_look {
@@ -129,7 +133,8 @@ impl Drop for Crew {
     }
 }
 
-/// This program, to be run as a worker; in a process group of its own: the terminal's Ctrl-C is for the parent.
+/// This program, to be run as a worker; in a process group of its own: the terminal's Ctrl-C is for
+/// the parent.
 pub(crate) fn this_program(role: &str) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.process_group(0).env("EXAMPLE_ROLE", role);

@@ -1,5 +1,5 @@
-//! What `checksum` and `custom_pool` have in common: all but the pool. Arguments, the walk through the folder, the
-//! progress bar, lines as `sha256sum` prints them, the end.
+//! What `checksum` and `custom_pool` have in common: all but the pool. Arguments, the walk through
+//! the folder, the progress bar, lines as `sha256sum` prints them, the end.
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use outlast::process::Stop;
 use outlast::{Error, Event, Shareable, Shared};
@@ -29,7 +29,8 @@ no sense. Interrupted by Ctrl-C or SIGTERM, it prints no line at all, and ends b
 signal (for a shell 130 or 143) when the files at hand are done; at once if interrupted again.
 ";
 
-/// A segment serves 256 processes at a time, and the place of a dead one is free a moment later only.
+/// A segment serves 256 processes at a time, and the place of a dead one is free a moment later
+/// only.
 const MOST_WORKERS: u32 = 128;
 
 /// What was asked for.
@@ -322,7 +323,8 @@ fn print(files: &[PathBuf], tally: &Tally) -> io::Result<bool> {
     out.flush().or_else(unless_nobody_reads).map(|()| all)
 }
 
-/// A line of `sha256sum`: a name that would break the line is escaped, and a backslash in front says so.
+/// A line of `sha256sum`: a name that would break the line is escaped, and a backslash in front
+/// says so.
 fn line(path: &Path, digest: &[u8]) -> Vec<u8> {
     let name = path.as_os_str().as_bytes();
     let mut line = String::with_capacity(80);

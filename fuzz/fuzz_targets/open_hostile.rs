@@ -1,15 +1,19 @@
-//! A segment in which somebody has scribbled, and goes on to scribble: it may be refused, and operations may fail with
-//! the errors that they declare. Nothing may panic, leave the segment's memory (the address sanitizer watches), or hang.
+//! A segment in which somebody has scribbled, and goes on to scribble: it may be refused, and
+//! operations may fail with the errors that they declare. Nothing may panic, leave the segment's
+//! memory (the address sanitizer watches), or hang.
 //!
-//! A good segment is made once and copied for each input; the input then patches header, control block, peer table and
-//! value, and the copy is opened and used.
+//! A good segment is made once and copied for each input; the input then patches header, control
+//! block, peer table and value, and the copy is opened and used.
 //!
 //! What is kept out of the inputs, since it is allowed to take long, or stands for what is known:
-//! - an owner of the control lock: a living thread that keeps it is waited for, ten seconds at most;
+//! - an owner of the control lock: a living thread that keeps it is waited for, ten seconds at
+//!   most;
 //! - living threads of a dead process: they are waited for until they are dead as well;
-//! - an owner of a once cell: a living thread that makes the value is waited for, without a deadline;
+//! - an owner of a once cell: a living thread that makes the value is waited for, without a
+//!   deadline;
 //! - after the open, patches of the header, which nobody reads any more;
-//! - an owner of a pipe's turns: who has begun to send a long message is waited for, without a deadline.
+//! - an owner of a pipe's turns: who has begun to send a long message is waited for, without a
+//!   deadline.
 #![no_main]
 
 #[path = "hostile/queues.rs"]
@@ -120,7 +124,8 @@ impl Memory {
         self.layout.size()
     }
 
-    /// Byte by byte, as no peer that follows the protocol does. (No other thread looks at more than one word at a time.)
+    /// Byte by byte, as no peer that follows the protocol does. (No other thread looks at more than
+    /// one word at a time.)
     fn write(&self, at: usize, bytes: &[u8]) {
         for (i, &byte) in bytes.iter().enumerate().take_while(|(i, _)| at + i < self.len()) {
             // SAFETY: inside the memory.
@@ -138,16 +143,18 @@ impl Memory {
     }
 }
 
-/// Whether this thread holds something in that memory still, as after a guard was forgotten: a count of guards was written over, so that
-/// none of them was the last. If it holds nothing, nothing there may be in the kernel's list of what it holds: it would be written
-/// to after the memory has gone.
+/// Whether this thread holds something in that memory still, as after a guard was forgotten: a
+/// count of guards was written over, so that none of them was the last. If it holds nothing,
+/// nothing there may be in the kernel's list of what it holds: it would be written to after the
+/// memory has gone.
 fn holds_something_in(memory: &Memory) -> bool {
     let mut head: *const [usize; 3] = core::ptr::null();
     let mut len = 0_usize;
     // SAFETY: writes a pointer and a length to two live variables.
     let r = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut len) };
     assert_eq!((r, len), (0, 24));
-    // SAFETY: this thread's list: its first node or itself, an offset, and the node that is on its way.
+    // SAFETY: this thread's list: its first node or itself, an offset, and the node that is on its
+    // way.
     let [first, _, pending] = unsafe { head.read_volatile() };
     let is_in = |node: usize| node.wrapping_sub(memory.base.addr().get()) < memory.len();
     // (What is held in memory that had to stay is in the list as well.)
@@ -179,8 +186,8 @@ impl Drop for Memory {
             KEPT.lock().expect("nobody panicked").push(self.base.addr().get());
             return;
         }
-        // SAFETY: allocated with this layout; no thread but sentinels, which have ended, and this one, which has
-        // left, has used it.
+        // SAFETY: allocated with this layout; no thread but sentinels, which have ended, and this
+        // one, which has left, has used it.
         unsafe { dealloc(self.base.as_ptr(), self.layout) };
     }
 }
@@ -450,7 +457,8 @@ impl Target {
         }
     }
 
-    /// Plays what is left of the input: each step is a byte that says what, a byte that says how, and at times a patch.
+    /// Plays what is left of the input: each step is a byte that says what, a byte that says how,
+    /// and at times a patch.
     fn play(&self, input: &mut Unstructured<'_>, all: bool, mut step: impl FnMut(u8, u8)) {
         for _ in 0..40 {
             let Ok([what, how]) = input.bytes(2).map(|pair| [pair[0], pair[1]]) else { break };
@@ -470,7 +478,8 @@ impl Target {
     }
 }
 
-/// Marks a step with one of the primitives that came later, so that older inputs mean what they meant.
+/// Marks a step with one of the primitives that came later, so that older inputs mean what they
+/// meant.
 const LATER: u8 = 0x80;
 /// How many of those there are.
 const OTHERS: u8 = 14;

@@ -1,5 +1,6 @@
-//! A queue beside a model of it: every verb, from two mappings of the same segment, of which one leaves now and then with
-//! what it holds. One thread does it all, so that the model knows each answer.
+//! A queue beside a model of it: every verb, from two mappings of the same segment, of which one
+//! leaves now and then with what it holds. One thread does it all, so that the model knows each
+//! answer.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -498,7 +499,8 @@ impl<'q> Hands<'q> {
         }
     }
 
-    /// Everything is left behind, to be mended when the mapping leaves; that is no fault of the messages.
+    /// Everything is left behind, to be mended when the mapping leaves; that is no fault of the
+    /// messages.
     fn abandon(self, model: &mut Model) {
         for (delivery, attempts) in self.deliveries {
             model.ready.push((*delivery, attempts));

@@ -13,10 +13,12 @@ pub struct JournalLayer<T> {
     journal: fn(&T) -> &Journal,
 }
 
-/// A layer for the subscribers of the crate `tracing-subscriber` that writes each event to `journal`, as one record.
+/// A layer for the subscribers of the crate `tracing-subscriber` that writes each event to
+/// `journal`, as one record.
 ///
-/// Its message is what `tracing_subscriber::fmt` would print: the names of the spans around it, from the outermost inwards, the event's message,
-/// its other fields. The fields of spans are not written. What is to be written is said by filters, as with any layer.
+/// Its message is what `tracing_subscriber::fmt` would print: the names of the spans around it,
+/// from the outermost inwards, the event's message, its other fields. The fields of spans are not
+/// written. What is to be written is said by filters, as with any layer.
 ///
 /// ```
 /// use outlast::{Shared, log::FixedJournal};

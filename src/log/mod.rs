@@ -12,12 +12,13 @@
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
-//! With the feature `log`, the macros of the crate `log` write to a journal (`init`), and the collector can hand its
-//! records to any `log::Log`. With the feature `tracing`, a layer (`layer`) writes the events of the crate `tracing`.
+//! With the feature `log`, the macros of the crate `log` write to a journal (`init`), and the
+//! collector can hand its records to any `log::Log`. With the feature `tracing`, a layer (`layer`)
+//! writes the events of the crate `tracing`.
 //!
 //! # State
-//! Positions count records from 0; position `p` lies in slot `p % capacity`, in lap `p / capacity + 1`. A slot's
-//! state is one word: lap, phase, and the owner tag of the process that writes it.
+//! Positions count records from 0; position `p` lies in slot `p % capacity`, in lap `p / capacity +
+//! 1`. A slot's state is one word: lap, phase, and the owner tag of the process that writes it.
 //!
 //! | slot, lap, phase | meaning for position `p` of lap `L` |
 //! |---|---|
@@ -29,22 +30,26 @@
 //! | newer than `L` | overwritten |
 //!
 //! # Invariants
-//! - I1. A slot has an owner from the instruction that claims it. Nobody else claims it until it is `Committed` or
-//!   `Abandoned`, in whatever lap: two never write the same slot.
-//! - I2. `tail` passes `p` only when the slot of `p` was claimed for `p`, or somebody was writing it for an older lap. So
-//!   whoever sees `tail` > `p` and then an older lap knows that `p` was passed over, or soon will be late.
-//! - I3. What is read of a slot is a record if the slot's word was `Committed` in its lap before, and is the same after.
+//! - I1. A slot has an owner from the instruction that claims it. Nobody else claims it until it is
+//!   `Committed` or `Abandoned`, in whatever lap: two never write the same slot.
+//! - I2. `tail` passes `p` only when the slot of `p` was claimed for `p`, or somebody was writing
+//!   it for an older lap. So whoever sees `tail` > `p` and then an older lap knows that `p` was
+//!   passed over, or soon will be late.
+//! - I3. What is read of a slot is a record if the slot's word was `Committed` in its lap before,
+//!   and is the same after.
 //! - I4. Every position below the collector's was handed out, or is counted in [`Losses`].
 //!
 //! # Ordering
-//! Writer: claim, `fence(Release)`, text (relaxed words), commit (Release). Reader: word (Acquire), text,
-//! `fence(Acquire)`, word again. Text of a later claim comes with that claim's word, so the second look finds it (I3). A commit
-//! is followed by a `fence(SeqCst)` before it is asked whether the collector sleeps (see `signal.rs`).
+//! Writer: claim, `fence(Release)`, text (relaxed words), commit (Release). Reader: word (Acquire),
+//! text, `fence(Acquire)`, word again. Text of a later claim comes with that claim's word, so the
+//! second look finds it (I3). A commit is followed by a `fence(SeqCst)` before it is asked whether
+//! the collector sleeps (see `signal.rs`).
 //!
 //! # Death
-//! Writer killed before its claim: nothing. Between claim and commit: recovery makes it `Abandoned`, and the collector
-//! passes over it, and counts it. After the commit: the record is there; recovery wakes the collector, if the writer had not.
-//! A writer that is stopped, not dead, holds the collector up for [`PATIENCE`], and other writers never. Collector killed: the next one
+//! Writer killed before its claim: nothing. Between claim and commit: recovery makes it
+//! `Abandoned`, and the collector passes over it, and counts it. After the commit: the record is
+//! there; recovery wakes the collector, if the writer had not. A writer that is stopped, not dead,
+//! holds the collector up for [`PATIENCE`], and other writers never. Collector killed: the next one
 //! goes on at the record after the last one whose successor was asked for; one may come twice.
 
 #[cfg(all(feature = "tracing", not(outlast_loom)))]
@@ -78,7 +83,8 @@ use std::time::Duration;
 /// The most records that a journal holds.
 pub const MAX_CAPACITY: usize = 1 << 24;
 
-/// How long the collector waits for a record that was begun by a process which is alive, and then passes over it.
+/// How long the collector waits for a record that was begun by a process which is alive, and then
+/// passes over it.
 pub const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A writer that finds so many slots taken gives up: it never waits, whatever is in the memory.
@@ -112,10 +118,12 @@ pub enum WhenFull {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Losses {
-    /// Overwritten before they were read. Their numbers are missing in the sequence. Numbers that no record got count
-    /// as well: writers pass over a slot that somebody is still filling who is a whole lap behind.
+    /// Overwritten before they were read. Their numbers are missing in the sequence. Numbers that
+    /// no record got count as well: writers pass over a slot that somebody is still filling who is
+    /// a whole lap behind.
     pub overwritten: u64,
-    /// Begun and not finished: their writer was killed on the way. Their numbers are missing in the sequence.
+    /// Begun and not finished: their writer was killed on the way. Their numbers are missing in the
+    /// sequence.
     pub unfinished: u64,
     /// Dropped by their writer, as there was no room. They had no number.
     pub dropped: u64,
@@ -123,10 +131,12 @@ pub struct Losses {
 
 /// A ring of log records, whose capacity is chosen when it is created.
 ///
-/// Any number of processes and threads may write. One reads, the *collector*. A writer never waits, and makes no system call
-/// unless the collector is asleep. If the collector is too slow, records are lost, and counted: see [`WhenFull`].
+/// Any number of processes and threads may write. One reads, the *collector*. A writer never waits,
+/// and makes no system call unless the collector is asleep. If the collector is too slow, records
+/// are lost, and counted: see [`WhenFull`].
 ///
-/// Create it with [`Shared::anonymous_journal`](crate::Shared::anonymous_journal). To embed one in a struct, see [`FixedJournal`].
+/// Create it with [`Shared::anonymous_journal`](crate::Shared::anonymous_journal). To embed one in
+/// a struct, see [`FixedJournal`].
 #[repr(C)]
 #[doc(alias = "QueueHandler")]
 #[doc(alias = "logger")]
@@ -229,8 +239,9 @@ impl AsRef<Journal> for Journal {
 impl Journal {
     /// Writes a record. Never blocks.
     ///
-    /// Target and message have [`TEXT`] bytes together, of which the target gets a quarter at most; what is longer is
-    /// cut, and [`Record::is_cut`] says so. Whether the record was dropped is not told here, but counted: [`losses`](Self::losses).
+    /// Target and message have [`TEXT`] bytes together, of which the target gets a quarter at most;
+    /// what is longer is cut, and [`Record::is_cut`] says so. Whether the record was dropped is not
+    /// told here, but counted: [`losses`](Self::losses).
     ///
     /// # Errors
     /// If this process cannot become a peer of the segment: see [`Fault`].
@@ -240,7 +251,8 @@ impl Journal {
         self.put(&draft)
     }
 
-    /// As [`write`](Self::write), with a message that is formatted straight into the record, before a slot is claimed for it.
+    /// As [`write`](Self::write), with a message that is formatted straight into the record, before
+    /// a slot is claimed for it.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -318,7 +330,8 @@ impl Journal {
         (&self.slots[index], (at / capacity + 1) & (u64::MAX >> LAP_SHIFT))
     }
 
-    /// What is done when the collector is too slow, from now on. At first, the oldest are overwritten.
+    /// What is done when the collector is too slow, from now on. At first, the oldest are
+    /// overwritten.
     pub fn set_when_full(&self, what: WhenFull) {
         self.rare.when_full.store(what as u32, Relaxed);
     }
@@ -353,9 +366,11 @@ impl Journal {
         }
     }
 
-    /// The records, from where the last collector stopped; as an iterator, it waits for more until the journal is [closed](Self::close).
+    /// The records, from where the last collector stopped; as an iterator, it waits for more until
+    /// the journal is [closed](Self::close).
     ///
-    /// There is to be one collector at a time. Nothing breaks if there are two, but both get records that the other has got.
+    /// There is to be one collector at a time. Nothing breaks if there are two, but both get
+    /// records that the other has got.
     #[must_use]
     pub fn records(&self) -> Records<'_> {
         Records::new(self)

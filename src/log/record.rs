@@ -39,7 +39,8 @@ impl fmt::Display for Level {
     }
 }
 
-/// A record before it has a slot. Complete before one is claimed: formatting runs code of the caller's, which may take its time, or panic.
+/// A record before it has a slot. Complete before one is claimed: formatting runs code of the
+/// caller's, which may take its time, or panic.
 pub(super) struct Draft {
     time: u64,
     who: u64,
@@ -139,7 +140,8 @@ impl Record {
         usize::try_from(self.lens >> 8 & 0xfff).map_or(0, |len| len.min(self.text_len()))
     }
 
-    /// Its number in the journal, from 0. A number that is missing is counted in [`Losses`](super::Losses).
+    /// Its number in the journal, from 0. A number that is missing is counted in
+    /// [`Losses`](super::Losses).
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.sequence

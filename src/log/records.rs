@@ -42,7 +42,8 @@ enum Found {
 }
 
 impl Records<'_> {
-    /// The next record, if there is one. Never blocks: a record that is just being written is not there yet.
+    /// The next record, if there is one. Never blocks: a record that is just being written is not
+    /// there yet.
     pub fn try_next(&mut self) -> Option<Record> {
         self.next_until(Deadline::at(now())).ok().flatten()
     }
@@ -55,7 +56,8 @@ impl Records<'_> {
         self.next_until(Deadline::after(timeout))
     }
 
-    /// The next record; `None` after `deadline`, or if the journal is closed and all was read. What is there is given even if that has passed.
+    /// The next record; `None` after `deadline`, or if the journal is closed and all was read. What
+    /// is there is given even if that has passed.
     ///
     /// # Errors
     /// As [`next_timeout`](Self::next_timeout).
@@ -171,8 +173,8 @@ impl Records<'_> {
 
 impl Iterator for Records<'_> {
     type Item = Record;
-    /// Waits for the next record as long as it takes; `None` if the journal is closed and all was read, or if this process
-    /// cannot become a peer.
+    /// Waits for the next record as long as it takes; `None` if the journal is closed and all was
+    /// read, or if this process cannot become a peer.
     fn next(&mut self) -> Option<Record> {
         self.next_until(Deadline::NEVER).ok().flatten()
     }

@@ -24,7 +24,8 @@ impl<T: Send + Sync> Log for Sink<T> {
     fn flush(&self) {}
 }
 
-/// Has the macros of the crate `log` write to `journal` in this process, from `level` up. To be called once in each process.
+/// Has the macros of the crate `log` write to `journal` in this process, from `level` up. To be
+/// called once in each process.
 ///
 /// ```
 /// use outlast::{Shared, log::FixedJournal};

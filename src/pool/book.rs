@@ -1,6 +1,7 @@
 //! The owner's book: which tasks wait, which are at which desk, and what becomes of them.
 //!
-//! One lock guards it. Nothing of the user's runs under it: what is to be woken is collected, and woken after.
+//! One lock guards it. Nothing of the user's runs under it: what is to be woken is collected, and
+//! woken after.
 use super::chunk::{Chunk, Job, Piece};
 use super::core::is_final;
 use super::error::TaskError;
@@ -75,7 +76,8 @@ pub(super) struct Hired {
     pub(super) socket: Arc<OwnedFd>,
 }
 
-/// Tasks that have their results, those of them that failed, new tries; workers that died, and those that were replaced.
+/// Tasks that have their results, those of them that failed, new tries; workers that died, and
+/// those that were replaced.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) done: u64,
@@ -421,7 +423,8 @@ impl Book {
             .min_by_key(|&i| self.seats[i].at.len())
     }
 
-    /// Sends a chunk, or a part of it if the worker may not do more, to a desk. Gives it back if there is none, or no room.
+    /// Sends a chunk, or a part of it if the worker may not do more, to a desk. Gives it back if
+    /// there is none, or no room.
     fn send(&mut self, hall: &Hall, to: Option<usize>, mut chunk: Chunk) -> Result<(), Chunk> {
         let Some(i) = to else { return Err(chunk) };
         let (seat, desk) = (&mut self.seats[i], &hall.desks()[i]);
@@ -492,10 +495,11 @@ impl Book {
         any
     }
 
-    /// Gives up the tasks of a job that wait; at the desks too, as far as they were not begun. Whether one was.
+    /// Gives up the tasks of a job that wait; at the desks too, as far as they were not begun.
+    /// Whether one was.
     ///
-    /// With `kill`, the job is one task. If a worker is at it, the task has its result now, whatever
-    /// the worker still gives: so the answer and the result agree.
+    /// With `kill`, the job is one task. If a worker is at it, the task has its result now,
+    /// whatever the worker still gives: so the answer and the result agree.
     pub(super) fn cancel(&mut self, hall: &Hall, job: &Arc<dyn Job>, kill: bool) -> bool {
         let is_its = |chunk: &Chunk| Arc::ptr_eq(&chunk.job, job);
         let mut any = false;
@@ -523,7 +527,8 @@ impl Book {
         any
     }
 
-    /// Why a task is not taken. What `goes_on` was begun before the pool was told to stop, and is drained.
+    /// Why a task is not taken. What `goes_on` was begun before the pool was told to stop, and is
+    /// drained.
     pub(super) fn refuses(&self, goes_on: bool) -> Option<TaskError> {
         let drains = |error: &TaskError| matches!(error, TaskError::Stopped) && !self.drops;
         self.closed.as_ref().filter(|error| !(goes_on && drains(error))).cloned()

@@ -1,10 +1,13 @@
-//! Who does the owner's work: the threads that wait for results, and two that are there when none does.
+//! Who does the owner's work: the threads that wait for results, and two that are there when none
+//! does.
 //!
-//! Results are read by one thread at a time, the *leader*: a thread that waits for some. Others that wait are *followers*, woken when
-//! their result is there, or when the leader has what it wanted. So a result passes from the worker to who wants it without another thread
-//! in between. If nobody waits, results stay where they are, unless there is need: tasks wait for room at the desks, a worker
-//! for room for results, or a future's executor for a wake. Then the *clerk* leads, a thread of the pool's.
-//! The *warden*, another thread, watches over the workers: it starts them, notices their deaths and those tasks that take too long.
+//! Results are read by one thread at a time, the *leader*: a thread that waits for some. Others
+//! that wait are *followers*, woken when their result is there, or when the leader has what it
+//! wanted. So a result passes from the worker to who wants it without another thread in between. If
+//! nobody waits, results stay where they are, unless there is need: tasks wait for room at the
+//! desks, a worker for room for results, or a future's executor for a wake. Then the *clerk* leads,
+//! a thread of the pool's. The *warden*, another thread, watches over the workers: it starts them,
+//! notices their deaths and those tasks that take too long.
 use super::book::{Book, Hired};
 use super::chunk::{Chunk, Job};
 use super::error::TaskError;
@@ -41,10 +44,12 @@ pub(super) struct Plan {
 /// What a pool does when it is told to [stop](super::Builder::stop).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnStop {
-    /// Does all that it was given, and takes no more. A [`map`](super::Pool::map) that was begun goes on to the end of its input,
-    /// which may look at the event as well: `(0..).take_while(|_| !stop.is_set())`.
+    /// Does all that it was given, and takes no more. A [`map`](super::Pool::map) that was begun
+    /// goes on to the end of its input, which may look at the event as well: `(0..).take_while(|_|
+    /// !stop.is_set())`.
     Drain,
-    /// Does what has been begun. All the rest fails with [`TaskError::Stopped`], each argument of a `map` that is asked for, too.
+    /// Does what has been begun. All the rest fails with [`TaskError::Stopped`], each argument of a
+    /// `map` that is asked for, too.
     Drop,
 }
 
@@ -75,7 +80,8 @@ struct Lead {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Panics under these locks are the crate's own bugs; what they guard is true after each statement.
+    // Panics under these locks are the crate's own bugs; what they guard is true after each
+    // statement.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -118,7 +124,8 @@ impl Core {
         lock(&self.book)
     }
 
-    /// Whether this is a fork's copy, to which the workers do not belong, and no thread that leads, or holds one of the locks.
+    /// Whether this is a fork's copy, to which the workers do not belong, and no thread that leads,
+    /// or holds one of the locks.
     pub(super) fn is_copy(&self) -> bool {
         self.forks != forks()
     }
@@ -184,7 +191,8 @@ impl Core {
         any
     }
 
-    /// Reads results and hands on tasks; whether there were results, and whether more can come unannounced.
+    /// Reads results and hands on tasks; whether there were results, and whether more can come
+    /// unannounced.
     pub(super) fn pump(&self) -> (bool, bool) {
         self.with(|book, hall| {
             let any = book.collect(hall);
@@ -197,7 +205,8 @@ impl Core {
     }
 
     // ------------------------------------------------------------------------------------- the leader
-    /// Waits until `ready`; whether that came before the deadline. `register` has somebody woken then.
+    /// Waits until `ready`; whether that came before the deadline. `register` has somebody woken
+    /// then.
     pub(super) fn wait_for(
         &self,
         deadline: Deadline,
@@ -407,7 +416,8 @@ impl Core {
         }
     }
 
-    /// Has the workers end, which have nothing to do, and waits for them. To be called when nobody starts any more.
+    /// Has the workers end, which have nothing to do, and waits for them. To be called when nobody
+    /// starts any more.
     pub(super) fn dismiss(&self) {
         let workers: Vec<Hired> = self.with(|book, hall| {
             for desk in hall.desks() {

@@ -52,7 +52,8 @@ pub enum TaskError {
     /// The pool is closed, so that the task was never begun.
     #[error("the pool is closed")]
     Closed,
-    /// The pool was [stopped](super::Builder::stop) before the task was begun, or before it was tried again.
+    /// The pool was [stopped](super::Builder::stop) before the task was begun, or before it was
+    /// tried again.
     #[error("the pool was stopped")]
     Stopped,
     /// The pool was terminated.

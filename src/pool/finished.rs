@@ -76,7 +76,8 @@ pub enum Until {
     All,
 }
 
-/// Waits for some tasks, at most `timeout` if there is one; the numbers of those that are done, in order.
+/// Waits for some tasks, at most `timeout` if there is one; the numbers of those that are done, in
+/// order.
 ///
 /// No tasks at all are done at once.
 #[doc(alias = "wait_all")]

@@ -1,7 +1,9 @@
-//! What owner and workers share: a desk for each worker, with a ring of tasks and a ring of results.
+//! What owner and workers share: a desk for each worker, with a ring of tasks and a ring of
+//! results.
 //!
 //! # State
-//! Positions count words from the pool's beginning, and never go back; a ring's word is that of the position modulo its length.
+//! Positions count words from the pool's beginning, and never go back; a ring's word is that of the
+//! position modulo its length.
 //!
 //! | word | written by | meaning |
 //! |---|---|---|
@@ -12,16 +14,19 @@
 //! | `progress` | worker | number of the message, and how many of its tasks were begun |
 //!
 //! # Invariants
-//! - I1. A message is taken once: by one exchange of `tasks.head`, which both sides make. The worker copies a message and then
-//!   claims it; if the owner withdrew it meanwhile, the copy is void.
-//! - I2. A task's `progress` stands before it begins, and its result is complete before the next one's `progress`: of a dead worker
-//!   the owner knows which task it was at, which ones it had done, and that it had begun no other. The first task of a message
-//!   has its `progress` before the message is claimed: every worker that dies after the claim dies at a task.
+//! - I1. A message is taken once: by one exchange of `tasks.head`, which both sides make. The
+//!   worker copies a message and then claims it; if the owner withdrew it meanwhile, the copy is
+//!   void.
+//! - I2. A task's `progress` stands before it begins, and its result is complete before the next
+//!   one's `progress`: of a dead worker the owner knows which task it was at, which ones it had
+//!   done, and that it had begun no other. The first task of a message has its `progress` before
+//!   the message is claimed: every worker that dies after the claim dies at a task.
 //! - I3. Who waits has looked after clearing the bell, and who changes something rings after that.
 //!
 //! # Death
-//! A worker's: what it had not completed is not there, and what it had not claimed is still the owner's. No
-//! word is left half-way, so nothing is to be mended; the owner gives the desk to the next worker. The owner's: the workers end.
+//! A worker's: what it had not completed is not there, and what it had not claimed is still the
+//! owner's. No word is left half-way, so nothing is to be mended; the owner gives the desk to the
+//! next worker. The owner's: the workers end.
 use crate::error::OpenError;
 use crate::event::Event;
 use crate::process::{Builder, Process};
@@ -218,7 +223,8 @@ const THREADS: u32 = 2_048;
 
 impl Hall {
     pub(super) fn new(desks: usize) -> Result<Hall, OpenError> {
-        // A place for each worker, for those who were killed and are being mended, and for the owner.
+        // A place for each worker, for those who were killed and are being mended, and for the
+        // owner.
         let processes = u32::try_from(desks).unwrap_or(0) * 4 + 16;
         let options = Options::new().processes(processes).threads(processes * 2 + THREADS);
         Ok(match desks {

@@ -22,12 +22,13 @@ use std::time::Duration;
 
 /// The results of [`Pool::map`] and [`Pool::map_unordered`], as they come.
 ///
-/// It takes arguments from its input as it goes: never more than a few chunks for each worker ahead of what was taken from it. Dropped, it
-/// gives up what was not begun.
+/// It takes arguments from its input as it goes: never more than a few chunks for each worker ahead
+/// of what was taken from it. Dropped, it gives up what was not begun.
 ///
 /// Results that are there are given before a slow input is asked for more. But while the input
-/// itself is waiting, in this thread, nothing is given: an input that waits for one of the map's own results never ends. Use
-/// [`submit`](Pool::submit) and [`as_completed`](super::as_completed) for that.
+/// itself is waiting, in this thread, nothing is given: an input that waits for one of the map's
+/// own results never ends. Use [`submit`](Pool::submit) and [`as_completed`](super::as_completed)
+/// for that.
 ///
 /// A panic of the input reaches the caller, and loses no argument that was taken before it.
 #[must_use = "it sends no more than the first arguments by itself"]
@@ -335,7 +336,8 @@ where
                 self.feed();
             }
             if let Some(error) = &self.failed {
-                // Each argument has its result all the same, those that were sent before a fork, too.
+                // Each argument has its result all the same, those that were sent before a fork,
+                // too.
                 if self.given < self.sent {
                     self.given += 1;
                     return Some(Err(error.clone()));

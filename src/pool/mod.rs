@@ -19,7 +19,8 @@
 //! }
 //! ```
 //!
-//! Functions, arguments and results are those of [`Process`](crate::process::Process): a `fn` of this program, values that `serde` knows, of any size.
+//! Functions, arguments and results are those of [`Process`](crate::process::Process): a `fn` of
+//! this program, values that `serde` knows, of any size.
 //!
 //! # Death
 //! | what happens | then |
@@ -30,13 +31,15 @@
 //! | the owner dies | the workers are killed |
 //! | the owner is [asked to stop](Builder::stop) | all that it was given is done, or all that was begun, by choice |
 //!
-//! A task has one result, which is given once. A task that is tried again may have been done, all but for its result: let its effects be idempotent, or set
-//! [`retries(0)`](Builder::retries).
+//! A task has one result, which is given once. A task that is tried again may have been done, all
+//! but for its result: let its effects be idempotent, or set [`retries(0)`](Builder::retries).
 //!
 //! # How it works
-//! Each worker has two rings in one segment, for tasks and for results; all that is not done stays with the owner as well. Tiny tasks
-//! go many to a message, as many as take a quarter of a millisecond. A worker that has nothing to do gets what waits at another's.
-//! Results are read by the thread that waits for one; if there is none, by one of the pool's two threads. (A third one waits for a stop, if there may be one.) Values above 12 KiB go by a file in memory.
+//! Each worker has two rings in one segment, for tasks and for results; all that is not done stays
+//! with the owner as well. Tiny tasks go many to a message, as many as take a quarter of a
+//! millisecond. A worker that has nothing to do gets what waits at another's. Results are read by
+//! the thread that waits for one; if there is none, by one of the pool's two threads. (A third one
+//! waits for a stop, if there may be one.) Values above 12 KiB go by a file in memory.
 mod book;
 mod chunk;
 mod core;
@@ -82,8 +85,9 @@ const SHORT: usize = 60;
 ///
 /// Dropped, it is [terminated](Pool::terminate); [`join`](Pool::join) lets it finish first.
 ///
-/// The workers are of the process that built it. In the child of a fork each task fails with [`TaskError::Forked`], one that was given
-/// before the fork, too, and nothing else that is done to the pool has an effect.
+/// The workers are of the process that built it. In the child of a fork each task fails with
+/// [`TaskError::Forked`], one that was given before the fork, too, and nothing else that is done to
+/// the pool has an effect.
 #[doc(alias = "multiprocessing")]
 #[doc(alias = "ProcessPoolExecutor")]
 pub struct Pool {
@@ -116,7 +120,8 @@ pub struct Stats {
     pub workers: usize,
     /// Workers that died: that were killed, or ended in the middle of a task.
     pub lost: u64,
-    /// Workers that were replaced, or are about to be: those that died, and those that had done their number of tasks.
+    /// Workers that were replaced, or are about to be: those that died, and those that had done
+    /// their number of tasks.
     pub replaced: u64,
 }
 
@@ -135,7 +140,8 @@ impl Builder {
         self
     }
 
-    /// Has each worker call `function(argument)` before its first task. If that panics again and again, the pool is [`TaskError::Broken`].
+    /// Has each worker call `function(argument)` before its first task. If that panics again and
+    /// again, the pool is [`TaskError::Broken`].
     pub fn initializer<A: Serialize + DeserializeOwned>(
         mut self,
         function: fn(A),
@@ -152,7 +158,8 @@ impl Builder {
         self
     }
 
-    /// How long a task may take. Then its worker is killed; not before that, but up to 50 ms later. Default: as long as it likes.
+    /// How long a task may take. Then its worker is killed; not before that, but up to 50 ms later.
+    /// Default: as long as it likes.
     pub fn task_timeout(mut self, timeout: Duration) -> Self {
         self.plan.timeout = Some(timeout);
         self
@@ -177,16 +184,19 @@ impl Builder {
         self
     }
 
-    /// Hands a descriptor on to the workers, as [`process::Builder::share_fd`](crate::process::Builder::share_fd).
+    /// Hands a descriptor on to the workers, as
+    /// [`process::Builder::share_fd`](crate::process::Builder::share_fd).
     pub fn share_fd(mut self, key: &str, fd: OwnedFd) -> Self {
         self.plan.shared.push((key.to_owned(), fd));
         self
     }
 
-    /// Has the pool stop, in one of two ways, once `event` is set: by this process's [signals](crate::process::Stop), by a task, by anybody.
+    /// Has the pool stop, in one of two ways, once `event` is set: by this process's
+    /// [signals](crate::process::Stop), by a task, by anybody.
     ///
-    /// It takes no more tasks then: those fail with [`TaskError::Stopped`]. For how its tasks end, the pool stays what it was; it
-    /// is [joined](Pool::join) or dropped as usual. The event must be a [manual](crate::Event::manual) one. Workers look at it if it is [shared](Self::share)
+    /// It takes no more tasks then: those fail with [`TaskError::Stopped`]. For how its tasks end,
+    /// the pool stays what it was; it is [joined](Pool::join) or dropped as usual. The event must
+    /// be a [manual](crate::Event::manual) one. Workers look at it if it is [shared](Self::share)
     /// with them as well.
     ///
     /// ```standalone_crate
@@ -231,7 +241,8 @@ impl Builder {
     /// Starts the workers.
     ///
     /// # Errors
-    /// [`SpawnError::NotInitialised`] if [`process::init`](crate::process::init) was not called; see [`PoolError`].
+    /// [`SpawnError::NotInitialised`] if [`process::init`](crate::process::init) was not called;
+    /// see [`PoolError`].
     pub fn build(self) -> Result<Pool, PoolError> {
         if let Some(wrong) = self.wrong {
             return Err(wrong);
@@ -286,7 +297,8 @@ impl Pool {
     {
         let (task, roused) = self.give(function, &argument)?;
         if roused {
-            // The worker may be waiting for this CPU: then the result is there when this thread has it back.
+            // The worker may be waiting for this CPU: then the result is there when this thread has
+            // it back.
             std::thread::yield_now();
         }
         task.join()
@@ -349,7 +361,8 @@ impl Pool {
 
     /// Applies `function` to each argument; the results in the same order, as they come.
     ///
-    /// For a function of several arguments let it take a tuple. Collected into a `Result`, it stops at the first error; into a `Vec`, each task has its own.
+    /// For a function of several arguments let it take a tuple. Collected into a `Result`, it stops
+    /// at the first error; into a `Vec`, each task has its own.
     #[doc(alias = "imap")]
     #[doc(alias = "starmap")]
     pub fn map<A, R, I>(&self, function: fn(A) -> R, input: I) -> Map<'_, I::IntoIter, A, R>
@@ -423,7 +436,8 @@ impl Pool {
         }
     }
 
-    /// Closes the pool, and waits at most `timeout` until all tasks are done; whether they are. The workers go on until they are.
+    /// Closes the pool, and waits at most `timeout` until all tasks are done; whether they are. The
+    /// workers go on until they are.
     pub fn join_timeout(&self, timeout: Duration) -> bool {
         self.close();
         let done = self.core.drain(Deadline::after(timeout));

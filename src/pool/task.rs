@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 /// A task that was given to a [`Pool`](super::Pool).
 ///
-/// Dropped, the task is done all the same. All verbs take `&self`; the value can be taken once. It is a `Future` as well, for any runtime.
-/// In the child of a fork it gives [`TaskError::Forked`] at once.
+/// Dropped, the task is done all the same. All verbs take `&self`; the value can be taken once. It
+/// is a `Future` as well, for any runtime. In the child of a fork it gives [`TaskError::Forked`] at
+/// once.
 #[doc(alias = "AsyncResult")]
 #[must_use = "its result is lost otherwise"]
 pub struct Task<R> {
@@ -142,7 +143,8 @@ impl<R> Task<R> {
         self.core.want();
     }
 
-    /// Gives the task up. If a worker is at it, that is killed, and another takes its place. False if the task was done.
+    /// Gives the task up. If a worker is at it, that is killed, and another takes its place. False
+    /// if the task was done.
     ///
     /// If this returns `true`, every thread that waits for the task gets [`TaskError::Cancelled`],
     /// even if the worker completes the task before the signal reaches it.

@@ -14,7 +14,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-/// The words in front of a message's arguments: their bytes and their number, the message's number, the functions.
+/// The words in front of a message's arguments: their bytes and their number, the message's number,
+/// the functions.
 pub(super) const HEAD: usize = 4;
 /// Instead of an argument's length: it comes by the socket.
 pub(super) const LARGE: u32 = u32::MAX;
@@ -29,7 +30,8 @@ pub(super) mod status {
     pub(crate) const ENCODE: u8 = 3;
     pub(crate) const TRANSFER: u8 = 4;
 }
-/// Flags of a result: it comes by the socket; it is the last of its message, and the message's time in nanoseconds follows.
+/// Flags of a result: it comes by the socket; it is the last of its message, and the message's time
+/// in nanoseconds follows.
 pub(super) const BY_SOCKET: u8 = 1;
 pub(super) const LAST: u8 = 2;
 
@@ -46,7 +48,8 @@ struct Worker<'a> {
     desk: &'a Desk,
     socket: OwnedFd,
     owner: OwnedFd,
-    /// What came by the socket last, for a message that is still to come or was withdrawn. What came before it is for none.
+    /// What came by the socket last, for a message that is still to come or was withdrawn. What
+    /// came before it is for none.
     early: Option<(u32, io::Result<OwnedFd>)>,
     /// The count of forks in this process: in the copy that a task has forked there is another.
     forks: u32,
@@ -144,7 +147,8 @@ fn run(entry: u64, function: u64, argument: &[u8], result: &mut Vec<u8>) -> Resu
 /// The call and the function that a message or the orders name.
 #[expect(unsafe_code, reason = "calls a function by its number")]
 fn found(entry: u64, function: u64) -> Result<(Entry, usize), Failure> {
-    // SAFETY: the owner made the numbers with `numbers`, and runs the same executable: it is this process's image.
+    // SAFETY: the owner made the numbers with `numbers`, and runs the same executable: it is this
+    // process's image.
     unsafe { worker::found(entry, function) }
 }
 
@@ -223,7 +227,8 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Calls the function, and makes a record of what comes of it, behind the place of the head. The result's status.
+    /// Calls the function, and makes a record of what comes of it, behind the place of the head.
+    /// The result's status.
     #[inline(always)]
     fn call(&mut self, found: &Result<(Entry, usize), Failure>, argument: &[u8]) -> u8 {
         self.record.clear();
@@ -293,7 +298,8 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Sends the record's bytes in a file. Retries for [`RESOURCE_TIMEOUT`], then returns the error.
+    /// Sends the record's bytes in a file. Retries for [`RESOURCE_TIMEOUT`], then returns the
+    /// error.
     #[cold]
     fn pass_on(&mut self) -> Result<io::Result<()>, Over> {
         let sent = retry(|| {

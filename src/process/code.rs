@@ -1,11 +1,13 @@
 //! A function as a number that means the same in each process that runs this executable.
 //!
-//! The kernel loads each process's copy wherever it likes, but in one piece: what stays is the distance from the start
-//! of the code. A request says which code that is, and both ends look whether the number lies in it.
+//! The kernel loads each process's copy wherever it likes, but in one piece: what stays is the
+//! distance from the start of the code. A request says which code that is, and both ends look
+//! whether the number lies in it.
 use crate::sys::process::code_around;
 use std::sync::OnceLock;
 
-/// What tells executables apart: the length of the code, and where in it a function of this crate lies.
+/// What tells executables apart: the length of the code, and where in it a function of this crate
+/// lies.
 pub(crate) type Image = (u64, u64);
 
 struct Code {

@@ -1,6 +1,7 @@
 //! Functions that run in processes of their own.
 //!
-//! [`Process::spawn`] is `std::thread::spawn` for processes: a function and its argument go there, what it returns comes back.
+//! [`Process::spawn`] is `std::thread::spawn` for processes: a function and its argument go there,
+//! what it returns comes back.
 //!
 //! ```standalone_crate
 //! use outlast::process::{self, Process};
@@ -18,17 +19,20 @@
 //! ```
 //!
 //! # What crosses
-//! The function is a `fn` of this executable: no closure that captures. It goes as a number, and is there already. Argument and
-//! result are values that `serde` knows, of any size, encoded by `postcard`. Shared memory is handed on with [`Builder::share`], or opened there by
-//! its name.
+//! The function is a `fn` of this executable: no closure that captures. It goes as a number, and is
+//! there already. Argument and result are values that `serde` knows, of any size, encoded by
+//! `postcard`. Shared memory is handed on with [`Builder::share`], or opened there by its name.
 //!
 //! # Where it runs
-//! In a fork of a helper that [`init`] made at the start of `main`: a process with one thread and no locks, so that nothing
-//! is copied that another thread was just at. The process has standard output and error of the program's start, no
-//! standard input, the environment and the folder that the program was started with, and a process group of the helper's: Ctrl-C on the terminal is for the
-//! owner, which stops in good order with a [`Stop`]. Its standard error shows its panics, as a thread's would.
+//! In a fork of a helper that [`init`] made at the start of `main`: a process with one thread and
+//! no locks, so that nothing is copied that another thread was just at. The process has standard
+//! output and error of the program's start, no standard input, the environment and the folder that
+//! the program was started with, and a process group of the helper's: Ctrl-C on the terminal is for
+//! the owner, which stops in good order with a [`Stop`]. Its standard error shows its panics, as a
+//! thread's would.
 //!
-//! Any other program can take part as well: `std::process::Command` starts it, with [`CommandExt::share`](crate::CommandExt::share).
+//! Any other program can take part as well: `std::process::Command` starts it, with
+//! [`CommandExt::share`](crate::CommandExt::share).
 //!
 //! # Death
 //! | who is killed | what happens |
@@ -37,14 +41,17 @@
 //! | its owner | the process is killed, unless it is [detached](Builder::detached) |
 //! | the helper | its processes are killed; the next one is started by a new helper |
 //!
-//! If [`spawn`](Builder::spawn) fails, for lack of descriptors or memory perhaps, the function has not run, and all other processes go on.
+//! If [`spawn`](Builder::spawn) fails, for lack of descriptors or memory perhaps, the function has
+//! not run, and all other processes go on.
 //!
-//! A process is reaped whether or not somebody joins it. Signals go by a descriptor of the process, and never to another one that has
-//! got its number.
+//! A process is reaped whether or not somebody joins it. Signals go by a descriptor of the process,
+//! and never to another one that has got its number.
 //!
-//! If the function forks, only the process that was started reports its result: the copy ends when it returns from the function, as by `_exit`.
+//! If the function forks, only the process that was started reports its result: the copy ends when
+//! it returns from the function, as by `_exit`.
 //!
-//! `process::exit`, `abort` or a stack overflow there end that process only: [`ProcessError::Exited`], [`ProcessError::Signalled`].
+//! `process::exit`, `abort` or a stack overflow there end that process only:
+//! [`ProcessError::Exited`], [`ProcessError::Signalled`].
 #![expect(unsafe_code, reason = "borrows a descriptor by its number")]
 pub(crate) mod code;
 mod error;
@@ -204,7 +211,8 @@ impl<R> Process<R> {
         self.pid
     }
 
-    /// A descriptor that stands for the process, readable once it has ended: for `poll` and the like.
+    /// A descriptor that stands for the process, readable once it has ended: for `poll` and the
+    /// like.
     #[must_use]
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
@@ -232,7 +240,8 @@ impl<R> Process<R> {
         self.wait_until(Deadline::after(timeout))
     }
 
-    /// How the process ended. `None` as long as it has not, and if it was lost together with the helper.
+    /// How the process ended. `None` as long as it has not, and if it was lost together with the
+    /// helper.
     #[must_use]
     #[doc(alias = "exitcode")]
     pub fn exit_status(&self) -> Option<ExitStatus> {
@@ -358,7 +367,8 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A
         self
     }
 
-    /// Whether the process goes on when its owner ends. It gets a session of its own then, away from the terminal.
+    /// Whether the process goes on when its owner ends. It gets a session of its own then, away
+    /// from the terminal.
     #[doc(alias = "daemon")]
     pub fn detached(mut self, detached: bool) -> Self {
         self.detached = detached;

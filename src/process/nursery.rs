@@ -1,4 +1,5 @@
-//! The helper that starts the others: a process with one thread, that maps nothing, and does nothing else.
+//! The helper that starts the others: a process with one thread, that maps nothing, and does
+//! nothing else.
 //!
 //! # Who knows what
 //! | socket | from | to | what |
@@ -17,9 +18,11 @@
 //!   an order's first descriptor, arrives even if the others do not, and the owner gets an answer.
 //!
 //! # Death
-//! - The owner: the helper watches it, kills all workers that are not detached, waits for them and ends.
-//! - The helper: the kernel kills its workers. The owner notices when it gives the next order, and starts another. An
-//!   order that was under way is given again, which is safe: its function has not begun (I1).
+//! - The owner: the helper watches it, kills all workers that are not detached, waits for them and
+//!   ends.
+//! - The helper: the kernel kills its workers. The owner notices when it gives the next order, and
+//!   starts another. An order that was under way is given again, which is safe: its function has
+//!   not begun (I1).
 //! - A worker: the helper reaps it and tells the owner.
 #![expect(unsafe_code, reason = "forks; inherits a descriptor by its number")]
 use super::code;
@@ -40,7 +43,8 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt, parent_id};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Tells a program that it is started as a helper: the descriptor of its socket, and its owner's pid.
+/// Tells a program that it is started as a helper: the descriptor of its socket, and its owner's
+/// pid.
 const VARIABLE: &str = "OUTLAST_NURSERY";
 /// Descriptors of an order that are no segments: the channel, and a file with the argument.
 pub(super) const MOST_SHARED: usize = MOST_DESCRIPTORS - 3;
@@ -73,12 +77,14 @@ fn nursery() -> MutexGuard<'static, Nursery> {
     NURSERY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Prepares this program for starting processes. To be called first thing in `main`, before there are other threads.
+/// Prepares this program for starting processes. To be called first thing in `main`, before there
+/// are other threads.
 ///
-/// It forks a small helper process, which later forks the others: at that time this one has threads and locks, which
-/// are better not copied. The helper, and what it started, end with this process. If the helper is killed, the program
-/// is started once more, with an environment variable by which `init` knows that it is to be the new one; in there
-/// it does not return. So nothing that a program should not do twice comes before it. A second call does nothing.
+/// It forks a small helper process, which later forks the others: at that time this one has threads
+/// and locks, which are better not copied. The helper, and what it started, end with this process.
+/// If the helper is killed, the program is started once more, with an environment variable by which
+/// `init` knows that it is to be the new one; in there it does not return. So nothing that a
+/// program should not do twice comes before it. A second call does nothing.
 ///
 /// Standard output and the C library's streams are flushed before the fork, so that no process
 /// prints again what the program had printed before. Handlers of signals and the signal mask that
@@ -86,7 +92,8 @@ fn nursery() -> MutexGuard<'static, Nursery> {
 /// program has its default action, and none is blocked. A signal that the program ignores is
 /// ignored there as well.
 ///
-/// The usual test runner has a `main` of its own: tests that start processes need one too (`harness = false`).
+/// The usual test runner has a `main` of its own: tests that start processes need one too (`harness
+/// = false`).
 pub fn init() {
     if let Ok(order) = std::env::var(VARIABLE) {
         become_helper(&order);
@@ -96,7 +103,8 @@ pub fn init() {
     }
     let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
     if alone {
-        // The lock is free meanwhile: the copy has uses for it. If the fork fails, the first order starts a helper.
+        // The lock is free meanwhile: the copy has uses for it. If the fork fails, the first order
+        // starts a helper.
         let helper = Helper::forked().ok().map(Arc::new);
         nursery().helper = helper;
     }
@@ -277,7 +285,8 @@ pub(super) fn start(
         return match kind {
             Kind::Born => {
                 let handle = descriptors.pop().ok_or_else(invalid)?;
-                // A process that was killed meanwhile does not hear it, and the helper reports that.
+                // A process that was killed meanwhile does not hear it, and the helper reports
+                // that.
                 say(channel.as_fd(), Kind::Go, &[], &[], &[], false).ok();
                 Ok(Started { helper, channel, pid: number.cast_unsigned(), handle })
             }

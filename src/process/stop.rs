@@ -34,18 +34,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 ///
 /// It dereferences to the [`Shared`] that holds the event: `.share("stop", &stop)` hands it on to a
 /// [process](crate::process::Builder::share), a pool's workers or a
-/// [command](crate::CommandExt::share), where `Shared::<Event>::inherited("stop")` is the same event. Anybody may set it.
+/// [command](crate::CommandExt::share), where `Shared::<Event>::inherited("stop")` is the same
+/// event. Anybody may set it.
 ///
 /// # Signals
-/// The first one sets the event, and that is all: the program decides when it ends. It then calls the handler that was there
-/// before, if there was one. A second one ends the process at once, as if neither had been caught; not if it comes within 50 ms,
-/// which is one key or one command that came twice. When it is dropped, the signals do again what they did before.
+/// The first one sets the event, and that is all: the program decides when it ends. It then calls
+/// the handler that was there before, if there was one. A second one ends the process at once, as
+/// if neither had been caught; not if it comes within 50 ms, which is one key or one command that
+/// came twice. When it is dropped, the signals do again what they did before.
 ///
-/// A signal that the process ignores stays ignored, as `SIGINT` is by what a shell starts in the background. In the child
-/// of a fork, signals do what they did before.
+/// A signal that the process ignores stays ignored, as `SIGINT` is by what a shell starts in the
+/// background. In the child of a fork, signals do what they did before.
 ///
-/// What [`Process`](super::Process) and `Pool` start is in a process group of its own: Ctrl-C on the terminal
-/// reaches this process only. Should this process be killed, they end as well.
+/// What [`Process`](super::Process) and `Pool` start is in a process group of its own: Ctrl-C on
+/// the terminal reaches this process only. Should this process be killed, they end as well.
 pub struct Stop<T: ?Sized + Shareable + Sync + 'static = Event> {
     shared: Shared<T>,
     /// Of the watch.
@@ -67,7 +69,8 @@ struct Watches {
 static WATCHES: Mutex<Watches> = Mutex::new(Watches { owner: 0, next: 0, all: Vec::new() });
 
 fn watches() -> MutexGuard<'static, Watches> {
-    // Nothing that can panic runs under it, but for the caller's `pick`; what it guards is true all the same.
+    // Nothing that can panic runs under it, but for the caller's `pick`; what it guards is true all
+    // the same.
     WATCHES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -85,7 +88,8 @@ impl Stop {
 }
 
 impl<T: ?Sized + Shareable + Sync + Send + 'static> Stop<T> {
-    /// The same, for a [manual](Event::manual) event that is part of a larger value: `Stop::on_signals_in(desk, |desk| &desk.stop)`.
+    /// The same, for a [manual](Event::manual) event that is part of a larger value:
+    /// `Stop::on_signals_in(desk, |desk| &desk.stop)`.
     ///
     /// # Errors
     /// If the operating system refuses.
@@ -117,16 +121,18 @@ impl<T: ?Sized + Shareable + Sync + Send + 'static> Stop<T> {
 }
 
 impl<T: ?Sized + Shareable + Sync + 'static> Stop<T> {
-    /// The signal that has come, if one has: 2 for `SIGINT`, 15 for `SIGTERM`. The event may be set by others as well.
+    /// The signal that has come, if one has: 2 for `SIGINT`, 15 for `SIGTERM`. The event may be set
+    /// by others as well.
     #[must_use]
     pub fn signal(_this: &Stop<T>) -> Option<i32> {
         first()
     }
 
-    /// Ends this process by the signal that has come, as if it had not been caught: a shell sees 128 and its number. Returns if none has.
+    /// Ends this process by the signal that has come, as if it had not been caught: a shell sees
+    /// 128 and its number. Returns if none has.
     ///
-    /// Nothing is dropped, and nothing that is registered for the end runs: whatever needs that is to be dropped before, such as named
-    /// segments. Standard output is flushed.
+    /// Nothing is dropped, and nothing that is registered for the end runs: whatever needs that is
+    /// to be dropped before, such as named segments. Standard output is flushed.
     pub fn reraise(_this: &Stop<T>) {
         if let Some(signal) = first() {
             io::stdout().flush().ok();

@@ -135,7 +135,8 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
     )
 }
 
-/// Sends a message: first the kind, then whether the body is in a file (the last descriptor), then `head`, the body.
+/// Sends a message: first the kind, then whether the body is in a file (the last descriptor), then
+/// `head`, the body.
 pub(super) fn say(
     to: BorrowedFd<'_>,
     kind: Kind,

@@ -36,8 +36,8 @@ pub(crate) fn entry<A: DeserializeOwned, R: Serialize>(
 ) -> Result<(), Failure> {
     let argument = decode(argument).map_err(|error| Failure::Argument(error.to_string()))?;
     let function = core::ptr::with_exposed_provenance::<()>(function);
-    // SAFETY: a number that was made of a `fn(A) -> R` together with the number of this very instance of `entry`, in
-    // the same executable; both were found to lie in its code.
+    // SAFETY: a number that was made of a `fn(A) -> R` together with the number of this very
+    // instance of `entry`, in the same executable; both were found to lie in its code.
     let function = unsafe { core::mem::transmute::<*const (), fn(A) -> R>(function) };
     let value = function(argument);
     encode(&value, result).map_err(|error| Failure::Encode(error.to_string()))

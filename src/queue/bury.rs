@@ -1,11 +1,12 @@
 //! Messages that nobody gets done: after so many deliveries they go to another queue.
 //!
-//! For messages of fixed size only: what a [`ByteQueue`](super::ByteQueue) holds has no count of deliveries (see [there](super::bytes)).
+//! For messages of fixed size only: what a [`ByteQueue`](super::ByteQueue) holds has no count of
+//! deliveries (see [there](super::bytes)).
 //!
 //! # Death
-//! A message is sent to the other queue first, and acknowledged here then. Killed between the two, it is in both: it comes back
-//! here, and is buried once more by whoever gets it next. It is never lost, and what
-//! is done with buried messages must bear to be done twice.
+//! A message is sent to the other queue first, and acknowledged here then. Killed between the two,
+//! it is in both: it comes back here, and is buried once more by whoever gets it next. It is never
+//! lost, and what is done with buried messages must bear to be done twice.
 use super::channel::Channel;
 use super::channel::priority::{PriorityChannel, PriorityReceiver};
 use super::{Delivery, Never, PriorityQueue, Queue, Receiver, priority};
@@ -61,11 +62,14 @@ fn bury<D: Counted<Target: Plain>>(
 macro_rules! buries {
     ($(#[$example:meta])* [$($generics:tt)*] $receiver:ty, $delivery:ty) => {
         impl<$($generics)*> $receiver {
-            /// As [`recv_ack`](Self::recv_ack), except that a message that was delivered `limit` times and not acknowledged is sent to
-            /// `dead_letters` instead, and counts as done here.
+            /// As [`recv_ack`](Self::recv_ack), except that a message that was delivered `limit`
+            /// times and not acknowledged is sent to `dead_letters` instead, and counts as done
+            /// here.
             ///
-            /// So a message that kills each worker does not go on for ever. Each is delivered once at least: a limit of 0 is one of 1. If the other queue is full or closed, the message is
-            /// delivered all the same. Somebody who is killed while he buries a message may leave it in both queues.
+            /// So a message that kills each worker does not go on for ever. Each is delivered once
+            /// at least: a limit of 0 is one of 1. If the other queue is full or closed, the
+            /// message is delivered all the same. Somebody who is killed while he buries a message
+            /// may leave it in both queues.
             ///
             $(#[$example])*
             ///
@@ -80,7 +84,8 @@ macro_rules! buries {
                 Never::for_ever(bury(limit, dead_letters, next))
             }
 
-            /// As [`recv_ack_or_bury`](Self::recv_ack_or_bury), if a message and a cell for it are there. Never blocks.
+            /// As [`recv_ack_or_bury`](Self::recv_ack_or_bury), if a message and a cell for it are
+            /// there. Never blocks.
             ///
             /// # Errors
             /// As [`try_recv_ack`](Self::try_recv_ack).

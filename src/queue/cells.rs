@@ -1,7 +1,7 @@
 //! Where a message waits between its delivery and its acknowledgement.
 //!
-//! A message that is received with `recv_ack` leaves the ring for one of these cells, so that a slow
-//! worker holds up nobody.
+//! A message that is received with `recv_ack` leaves the ring for one of these cells, so that a
+//! slow worker holds up nobody.
 use super::ring::{Position, Slot};
 use super::{Place, Queue, assert_in_place, assert_ours};
 use crate::error::Fault;
@@ -89,9 +89,9 @@ impl<T> Cell<T> {
 
 /// A message that has been received, and must be acknowledged.
 ///
-/// Dereferences to the message. [`ack`](Self::ack) says that the work is done; a delivery that is dropped
-/// otherwise, or whose process is killed, goes back and is delivered again. It
-/// belongs to the process, not the thread, and may be sent between threads.
+/// Dereferences to the message. [`ack`](Self::ack) says that the work is done; a delivery that is
+/// dropped otherwise, or whose process is killed, goes back and is delivered again. It belongs to
+/// the process, not the thread, and may be sent between threads.
 ///
 /// # Panics
 /// A copy in a process made by `fork` panics when the message is read.
@@ -133,7 +133,8 @@ impl<T: Plain> Delivery<'_, T> {
         Ok((value, delivery.queue.free_cell(delivery.cell, delivery.state)?))
     }
 
-    /// Gives the message back, to be delivered again with one attempt more. The same as dropping it.
+    /// Gives the message back, to be delivered again with one attempt more. The same as dropping
+    /// it.
     pub fn nack(self) {}
 }
 
@@ -143,8 +144,8 @@ impl<T: Plain> Delivery<'_, T> {
         if let Some(copy) = &self.copy {
             return copy;
         }
-        // SAFETY: the cell is held for this delivery until it is acknowledged or dropped; any bits are
-        // a `T`, or there was a copy.
+        // SAFETY: the cell is held for this delivery until it is acknowledged or dropped; any bits
+        // are a `T`, or there was a copy.
         self.queue.cells[self.cell].value.with(|value| unsafe { &*value.cast() })
     }
 }
@@ -177,9 +178,9 @@ impl<T: Plain + fmt::Debug> fmt::Debug for Delivery<'_, T> {
 
 /// A free slot, to be written in place.
 ///
-/// [`send`](Self::send) gives it to the receivers. Dropped otherwise, or if the process is killed, nothing is sent; its
-/// place in the ring is free again when the messages before it have been received. Messages sent after
-/// it was made wait for it: keep it short.
+/// [`send`](Self::send) gives it to the receivers. Dropped otherwise, or if the process is killed,
+/// nothing is sent; its place in the ring is free again when the messages before it have been
+/// received. Messages sent after it was made wait for it: keep it short.
 ///
 /// # Panics
 /// A copy in a process made by `fork` panics when it is read or written.
@@ -268,7 +269,8 @@ impl<T: Plain> Deref for Ref<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
         assert_ours(self.forks);
-        // SAFETY: the claim is ours until drop; `recv_ref` compiles only for types of which any bits are a value.
+        // SAFETY: the claim is ours until drop; `recv_ref` compiles only for types of which any
+        // bits are a value.
         self.queue.value_at(self.place).with(|value| unsafe { &*value.cast() })
     }
 }

@@ -1,7 +1,8 @@
 //! Which processes hold one side of something: the senders of a channel, or its receivers.
 //!
 //! # State
-//! 64 cells of {handles: 20, owner: 12 bits}, 0 if free, and a word that says how often the side was taken.
+//! 64 cells of {handles: 20, owner: 12 bits}, 0 if free, and a word that says how often the side
+//! was taken.
 //!
 //! | cell | next |
 //! |---|---|
@@ -9,19 +10,23 @@
 //! | {n, owner} | {n + 1, owner}, or {n - 1, owner} by another handle; free by the last, or by recovery |
 //!
 //! # Invariants
-//! - I1. A process has a handle => a cell names it. (Two of its threads that take their first at the same time may make it two cells.)
-//! - I2. `takes` is not 0 as soon as a handle was given out, and moves after each cell was taken, before the handle is given out.
-//!   So a look at all cells between two equal looks at `takes` is a picture of one moment: who hands the side
-//!   over to another process, and leaves when that one has it, is not taken for the last.
+//! - I1. A process has a handle => a cell names it. (Two of its threads that take their first at
+//!   the same time may make it two cells.)
+//! - I2. `takes` is not 0 as soon as a handle was given out, and moves after each cell was taken,
+//!   before the handle is given out. So a look at all cells between two equal looks at `takes` is a
+//!   picture of one moment: who hands the side over to another process, and leaves when that one
+//!   has it, is not taken for the last.
 //! - I3. Only its owner, or who mends what it left, changes a cell that is not free.
 //!
 //! # Ordering
-//! A cell is freed with Release, and looked at with Acquire: whoever sees that nobody is left sees all that they did. Of two that leave
-//! at the same time one sees both gone: each fences between its own leaving and its look.
+//! A cell is freed with Release, and looked at with Acquire: whoever sees that nobody is left sees
+//! all that they did. Of two that leave at the same time one sees both gone: each fences between
+//! its own leaving and its look.
 //!
 //! # Death
-//! Killed before a cell is taken: nothing. After: recovery frees it. Killed between the freeing and what its caller does
-//! about it (wake the other side): the container does that in its own `recover`, always.
+//! Killed before a cell is taken: nothing. After: recovery frees it. Killed between the freeing and
+//! what its caller does about it (wake the other side): the container does that in its own
+//! `recover`, always.
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::{LIGHT, NO_RECEIVERS, NO_SENDERS, Never};
@@ -40,7 +45,8 @@ const OWNER: u32 = 0xfff;
 const ONCE: u32 = 0x1000;
 /// Of `takes`: somebody had the side once.
 const OPENED: u32 = 1;
-/// Looks at the cells before they are said to be in use. Each one in vain means that somebody has taken one meanwhile.
+/// Looks at the cells before they are said to be in use. Each one in vain means that somebody has
+/// taken one meanwhile.
 const LOOKS: u32 = 1_000;
 
 /// One side.
@@ -94,7 +100,8 @@ impl Ends {
         Ok(hold)
     }
 
-    /// A further handle beside `hold`; one that stands for nothing, as `hold` may do itself, if there is no place.
+    /// A further handle beside `hold`; one that stands for nothing, as `hold` may do itself, if
+    /// there is no place.
     pub(crate) fn again(&self, hold: &Hold) -> Hold {
         if hold.check().is_err() {
             return Hold { ..*hold };
@@ -120,12 +127,13 @@ impl Ends {
         }
     }
 
-    /// Gives a handle back. Returns `true` if nobody has the side now; the caller then tells the other
-    /// side. A copy made by fork gives back nothing.
+    /// Gives a handle back. Returns `true` if nobody has the side now; the caller then tells the
+    /// other side. A copy made by fork gives back nothing.
     ///
-    /// The calling thread need not be registered: a give-back must not fail for want of a place. If the
-    /// process is killed, this thread is interrupted before the process's sentinel has ended. The cell
-    /// goes to another process only after a recovery and an arrival, which that sentinel's end begins.
+    /// The calling thread need not be registered: a give-back must not fail for want of a place. If
+    /// the process is killed, this thread is interrupted before the process's sentinel has ended.
+    /// The cell goes to another process only after a recovery and an arrival, which that sentinel's
+    /// end begins.
     pub(crate) fn release(&self, hold: &Hold) -> bool {
         if hold.check().is_err() {
             return false;
@@ -159,9 +167,10 @@ impl Ends {
         false
     }
 
-    /// Whether the side is gone indeed, of which `bit` of all the words `ended` says so: that is set as soon as it is gone, but may be there though it
-    /// is not. Who clears it looks once more, and sets it again if the side has gone meanwhile; and has the others told once more by `tell`,
-    /// as they may have looked between.
+    /// Whether the side is gone indeed, of which `bit` of all the words `ended` says so: that is
+    /// set as soon as it is gone, but may be there though it is not. Who clears it looks once more,
+    /// and sets it again if the side has gone meanwhile; and has the others told once more by
+    /// `tell`, as they may have looked between.
     #[cold]
     pub(crate) fn confirm_gone(
         &self,
@@ -191,8 +200,9 @@ impl Ends {
         owners.len()
     }
 
-    /// Frees what `dead` had, and sets `bit` of all of `ended` if the side is gone; may be called again. Then the other side is to be woken in any case: who
-    /// died may have been the last, and have told nobody.
+    /// Frees what `dead` had, and sets `bit` of all of `ended` if the side is gone; may be called
+    /// again. Then the other side is to be woken in any case: who died may have been the last, and
+    /// have told nobody.
     pub(crate) fn recover(
         &self,
         dead: &Dead,
@@ -221,7 +231,8 @@ pub(super) struct Look<'a> {
     pub(super) arrived: &'a Signal<LIGHT>,
 }
 
-/// A queue with two sides: what keeps I1 to I3 of [`Channel`](crate::queue::channel), for every kind of it.
+/// A queue with two sides: what keeps I1 to I3 of [`Channel`](crate::queue::channel), for every
+/// kind of it.
 pub(super) trait Sided {
     /// The side that `bit` stands for, `NO_SENDERS` or `NO_RECEIVERS`.
     fn side(&self, bit: u32) -> &Ends;
@@ -229,7 +240,8 @@ pub(super) trait Sided {
     /// The words that have these bits.
     fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone;
 
-    /// Wakes all who wait for what the side that `bit` stands for does. To be called after a change.
+    /// Wakes all who wait for what the side that `bit` stands for does. To be called after a
+    /// change.
     fn tell(&self, bit: u32);
 
     /// Tells the other side that the one that `bit` stands for is gone.
@@ -252,7 +264,8 @@ pub(super) trait Sided {
         }
     }
 
-    /// `receive`, which gives `Closed` when it finds nothing and the senders' bit set, until it is clear what that means.
+    /// `receive`, which gives `Closed` when it finds nothing and the senders' bit set, until it is
+    /// clear what that means.
     fn to_the_end<R>(
         &self,
         look: Look<'_>,

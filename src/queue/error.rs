@@ -61,7 +61,8 @@ pub enum RecvError {
     /// The queue is closed, and nothing is left in it.
     #[error("the queue is closed and empty")]
     Closed,
-    /// Everybody who had the senders' end of the [`Channel`](super::Channel) is gone, and nothing is left in it.
+    /// Everybody who had the senders' end of the [`Channel`](super::Channel) is gone, and nothing
+    /// is left in it.
     #[error("nobody is left to send, and nothing to receive")]
     Disconnected,
     /// It could not even be tried, or what came out is no value of the type.
@@ -79,7 +80,8 @@ pub enum TryRecvError {
     /// The queue is closed, and nothing is left in it.
     #[error("the queue is closed and empty")]
     Closed,
-    /// Everybody who had the senders' end of the [`Channel`](super::Channel) is gone, and nothing is left in it.
+    /// Everybody who had the senders' end of the [`Channel`](super::Channel) is gone, and nothing
+    /// is left in it.
     #[error("nobody is left to send, and nothing to receive")]
     Disconnected,
     /// It could not even be tried, or what came out is no value of the type.
@@ -97,7 +99,8 @@ pub enum RecvTimeoutError {
     /// The queue is closed, and nothing is left in it.
     #[error("the queue is closed and empty")]
     Closed,
-    /// Everybody who had the senders' end of the [`Channel`](super::Channel) is gone, and nothing is left in it.
+    /// Everybody who had the senders' end of the [`Channel`](super::Channel) is gone, and nothing
+    /// is left in it.
     #[error("nobody is left to send, and nothing to receive")]
     Disconnected,
     /// It could not even be tried, or what came out is no value of the type.

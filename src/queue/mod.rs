@@ -17,8 +17,8 @@
 //! ```
 //!
 //! # State
-//! A ring of slots; each has a word of {lap: 40, owner: 12, phase: 4 bits}. Position *p* of the message
-//! sequence lies at index *p* mod capacity in lap *p* / capacity.
+//! A ring of slots; each has a word of {lap: 40, owner: 12, phase: 4 bits}. Position *p* of the
+//! message sequence lies at index *p* mod capacity in lap *p* / capacity.
 //!
 //! | phase | owner | meaning | next |
 //! |---|---|---|---|
@@ -28,7 +28,8 @@
 //! | `Reading` | process | being read | `Free` of the next lap = the commit of `recv`; `Orphan` if the reader dies |
 //! | `Orphan` | - | a message whose reader died | `Reading` |
 //!
-//! and 64 cells for messages delivered by `recv_ack`, {use: 40, attempts: 8, owner: 12, stage: 4 bits}:
+//! and 64 cells for messages delivered by `recv_ack`, {use: 40, attempts: 8, owner: 12, stage: 4
+//! bits}:
 //!
 //! | stage | owner | meaning | next |
 //! |---|---|---|---|
@@ -40,31 +41,36 @@
 //!
 //! # Invariants
 //! - I1. A claim names its owner in the instruction that makes it.
-//! - I2. The claims of writers follow each other without gaps, and so do those of readers; `tail` and `head`
-//!   are hints that may be behind, never ahead.
-//! - I3. Some cell is `Ready` or some slot `Orphan` => `returned` != `searched`, or a living process is about
-//!   to make it so.
-//! - I4. Where a commit leaves more to take (free) and others may be asleep, one more is woken: the one that
-//!   the earlier commit woke may have found its way barred by a slower peer and gone back to sleep.
-//! - I5. A thread in `recv_ack` sleeps on `cell_free` if a message is there but no cell, and on `not_empty` otherwise.
-//!   Before it goes from one to the other it wakes a sleeper of the one that it leaves.
-//! - I6. The end of any claim (of a slot or a cell, with or without a message) wakes all receivers of a queue
-//!   that is closed, or that nobody sends to: the claim may have been all that kept them from their verdict.
-//!   A receiver makes no claim before it has seen a message: it would wake itself without end.
+//! - I2. The claims of writers follow each other without gaps, and so do those of readers; `tail`
+//!   and `head` are hints that may be behind, never ahead.
+//! - I3. Some cell is `Ready` or some slot `Orphan` => `returned` != `searched`, or a living
+//!   process is about to make it so.
+//! - I4. Where a commit leaves more to take (free) and others may be asleep, one more is woken: the
+//!   one that the earlier commit woke may have found its way barred by a slower peer and gone back
+//!   to sleep.
+//! - I5. A thread in `recv_ack` sleeps on `cell_free` if a message is there but no cell, and on
+//!   `not_empty` otherwise. Before it goes from one to the other it wakes a sleeper of the one that
+//!   it leaves.
+//! - I6. The end of any claim (of a slot or a cell, with or without a message) wakes all receivers
+//!   of a queue that is closed, or that nobody sends to: the claim may have been all that kept them
+//!   from their verdict. A receiver makes no claim before it has seen a message: it would wake
+//!   itself without end.
 //!
 //! # Ordering
-//! What was written before `send` is seen after the `recv` of that message: Release store of `Full`,
-//! Acquire of the claim. Every commit is followed by a light fence before it is asked whether
-//! anybody sleeps (see `signal.rs`), or whether the queue was closed meanwhile: a receiver that says *closed* looked for a message
-//! after it saw the flag and passed the heavy fence, so a sender whose message it did not see finds the flag and takes the message back. A commit that
-//! is compared with those of others (is all done?) is followed by a full fence.
+//! What was written before `send` is seen after the `recv` of that message: Release store of
+//! `Full`, Acquire of the claim. Every commit is followed by a light fence before it is asked
+//! whether anybody sleeps (see `signal.rs`), or whether the queue was closed meanwhile: a receiver
+//! that says *closed* looked for a message after it saw the flag and passed the heavy fence, so a
+//! sender whose message it did not see finds the flag and takes the message back. A commit that is
+//! compared with those of others (is all done?) is followed by a full fence.
 //!
 //! # Death
-//! Sender killed before its claim: nothing. Between claim and commit: nothing is sent; recovery frees the slot for the next lap, and
-//! readers step over it. After: sent. Receiver killed between claim and commit: `recv` had not returned, so the message goes to
-//! another. After the commit: it is gone, with the process that had it; where that matters, `recv_ack`: killed before `ack`'s commit, the message goes
-//! to another with `attempts` + 1; after it, it is done. Waiters and wakes that died with their process: recovery
-//! moves every wait word and wakes all.
+//! Sender killed before its claim: nothing. Between claim and commit: nothing is sent; recovery
+//! frees the slot for the next lap, and readers step over it. After: sent. Receiver killed between
+//! claim and commit: `recv` had not returned, so the message goes to another. After the commit: it
+//! is gone, with the process that had it; where that matters, `recv_ack`: killed before `ack`'s
+//! commit, the message goes to another with `attempts` + 1; after it, it is done. Waiters and wakes
+//! that died with their process: recovery moves every wait word and wakes all.
 //!
 //! The slot protocol is this crate's own, from Vyukov's bounded MPMC queue (per-slot sequence
 //! numbers) with the claim moved into the slot.
@@ -73,7 +79,8 @@
 // # Counters
 //
 // How long each counter lasts at ten million operations a second, and what happens then. Those that
-// come round are compared by distance, or for equality. `tests/counters.rs` takes each across its end.
+// come round are compared by distance, or for equality. `tests/counters.rs` takes each across its
+// end.
 //
 // | counter | bits | lasts | then |
 // |---|---|---|---|
@@ -140,8 +147,8 @@ use std::time::{Duration, Instant};
 
 /// A bounded queue whose capacity is chosen when it is created.
 ///
-/// First in, first out, except that a message whose receiver died, or gave it back, comes out of order. Any
-/// number of processes and threads may send and receive.
+/// First in, first out, except that a message whose receiver died, or gave it back, comes out of
+/// order. Any number of processes and threads may send and receive.
 ///
 /// Create it with [`Shared::anonymous_queue`](crate::Shared::anonymous_queue) or
 /// [`create_queue`](crate::Shared::create_queue). To embed one in a struct, see [`FixedQueue`].
@@ -196,7 +203,8 @@ const NO_RECEIVERS: u32 = 2;
 /// Of `ended`, for a [`Channel`]: receivers that find nothing are to ask whether anybody can send.
 const NO_SENDERS: u32 = 4;
 
-// SAFETY: values are reached through claims only, which exclude each other, and `Plain` data may be used by any thread.
+// SAFETY: values are reached through claims only, which exclude each other, and `Plain` data may be
+// used by any thread.
 unsafe impl<T: Plain, S: ?Sized> Sync for Queue<T, S> {}
 // SAFETY: a queue that nobody refers to is plain data.
 unsafe impl<T: Plain, S: ?Sized> Send for Queue<T, S> {}
@@ -256,8 +264,8 @@ fn assert_ours(made_at: u32) {
     }
 }
 
-/// Refuses a type with invalid bit patterns, to be called at compile time where a value is reached in
-/// shared memory: a peer can change its bytes after a check.
+/// Refuses a type with invalid bit patterns, to be called at compile time where a value is reached
+/// in shared memory: a peer can change its bytes after a check.
 const fn assert_in_place<T: Plain>() {
     assert!(T::ANY_BITS, "a value in place may hold any bits: not for types with invalid values");
 }
@@ -369,7 +377,8 @@ impl<T: Plain> Queue<T> {
     /// Sends a message if a slot is free. Never blocks.
     ///
     /// # Errors
-    /// Gives the message back if the queue is full or closed, or if this process cannot become a peer.
+    /// Gives the message back if the queue is full or closed, or if this process cannot become a
+    /// peer.
     #[doc(alias = "try_push")]
     #[doc(alias = "put_nowait")]
     #[inline]
@@ -380,12 +389,14 @@ impl<T: Plain> Queue<T> {
     /// Sends a message, waiting for a free slot at most `timeout`.
     ///
     /// # Errors
-    /// Gives the message back if that takes too long, if the queue is closed, or if this process cannot become a peer.
+    /// Gives the message back if that takes too long, if the queue is closed, or if this process
+    /// cannot become a peer.
     pub fn send_timeout(&self, message: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
         self.send_before(message, Deadline::after(timeout))
     }
 
-    /// Sends a message, waiting for a free slot until `deadline` at most. A slot that is free is used even if that has passed.
+    /// Sends a message, waiting for a free slot until `deadline` at most. A slot that is free is
+    /// used even if that has passed.
     ///
     /// # Errors
     /// As [`send_timeout`](Self::send_timeout).
@@ -410,7 +421,8 @@ impl<T: Plain> Queue<T> {
 
     /// Takes a free slot to be written in place, waiting for one as long as it takes.
     ///
-    /// Only for types of which any bits are a value: before it is written, it holds what an earlier message left.
+    /// Only for types of which any bits are a value: before it is written, it holds what an earlier
+    /// message left.
     ///
     /// ```
     /// use outlast::{Queue, Shared};
@@ -474,7 +486,8 @@ impl<T: Plain> Queue<T> {
         }
     }
 
-    /// By value: a message whose address was needed would be written to the stack first, which the claim waits for.
+    /// By value: a message whose address was needed would be written to the stack first, which the
+    /// claim waits for.
     #[cold]
     #[inline(never)]
     fn send_slow(&self, message: T, deadline: Deadline) -> Result<(), (T, Unsent)> {
@@ -506,7 +519,8 @@ impl<T: Plain> Queue<T> {
         }
     }
 
-    /// Commits a claimed slot; false if the queue was closed, or nobody left to receive, before anybody could.
+    /// Commits a claimed slot; false if the queue was closed, or nobody left to receive, before
+    /// anybody could.
     #[inline(always)]
     fn publish(&self, at: Position, owner: u32) -> bool {
         self.slots[at.index].publish(at.lap);
@@ -540,7 +554,8 @@ impl<T: Plain> Queue<T> {
         true
     }
 
-    /// After a claimed slot was given up without a message: readers may pass it, writers will find it in the next lap.
+    /// After a claimed slot was given up without a message: readers may pass it, writers will find
+    /// it in the next lap.
     #[cold]
     fn after_abort(&self) {
         fence(SeqCst);
@@ -555,10 +570,12 @@ impl<T: Plain> Queue<T> {
 impl<T: Plain> Queue<T> {
     /// Receives a message, waiting for one as long as it takes.
     ///
-    /// A process that is killed after `recv` has returned takes the message with it: where that matters, see [`recv_ack`](Self::recv_ack).
+    /// A process that is killed after `recv` has returned takes the message with it: where that
+    /// matters, see [`recv_ack`](Self::recv_ack).
     ///
     /// # Errors
-    /// If the queue is closed and empty, if this process cannot become a peer, or if what came out is no value of the type (it is consumed).
+    /// If the queue is closed and empty, if this process cannot become a peer, or if what came out
+    /// is no value of the type (it is consumed).
     #[doc(alias = "pop")]
     #[doc(alias = "get")]
     #[inline]
@@ -588,7 +605,8 @@ impl<T: Plain> Queue<T> {
         Never::in_time(self.take_until(Deadline::after(timeout), Invalid::Consumed))
     }
 
-    /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
+    /// Receives a message, waiting for one until `deadline` at most. A message that is there is
+    /// received even if that has passed.
     ///
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
@@ -596,10 +614,12 @@ impl<T: Plain> Queue<T> {
         Never::in_time(self.take_until(Deadline::at(deadline), Invalid::Consumed))
     }
 
-    /// Receives a message that counts as done only when it is acknowledged, waiting for one as long as it takes.
+    /// Receives a message that counts as done only when it is acknowledged, waiting for one as long
+    /// as it takes.
     ///
-    /// If this process is killed before, or drops the delivery, it goes to another receiver. At most [`IN_FLIGHT`]
-    /// messages of a queue can be unacknowledged at a time; beyond that, this waits for an acknowledgement.
+    /// If this process is killed before, or drops the delivery, it goes to another receiver. At
+    /// most [`IN_FLIGHT`] messages of a queue can be unacknowledged at a time; beyond that, this
+    /// waits for an acknowledgement.
     ///
     /// ```
     /// use outlast::{Queue, Shared};
@@ -618,8 +638,8 @@ impl<T: Plain> Queue<T> {
     /// ```
     ///
     /// # Errors
-    /// As [`recv`](Self::recv). Note that a queue can be closed and empty while other processes hold deliveries
-    /// that may come back: [`join`](Self::join) first, then [`close`](Self::close).
+    /// As [`recv`](Self::recv). Note that a queue can be closed and empty while other processes
+    /// hold deliveries that may come back: [`join`](Self::join) first, then [`close`](Self::close).
     pub fn recv_ack(&self) -> Result<Delivery<'_, T>, RecvError> {
         Never::for_ever(self.deliver_until(Deadline::NEVER))
     }
@@ -726,7 +746,8 @@ impl<T: Plain> Queue<T> {
         self.try_iter().collect()
     }
 
-    /// The usual way, short enough that the message and its claim stay in registers. `None` if this is another case.
+    /// The usual way, short enough that the message and its claim stay in registers. `None` if this
+    /// is another case.
     #[inline(always)]
     fn pop(&self) -> Option<T> {
         let owner = self.identify().ok()?;
@@ -792,7 +813,8 @@ impl<T: Plain> Queue<T> {
         self.head().claim_full(owner).map(Place::Slot)
     }
 
-    /// The last look at a closed queue: whoever commits after the fence sees the flag, and what was committed before it is seen here.
+    /// The last look at a closed queue: whoever commits after the fence sees the flag, and what was
+    /// committed before it is seen here.
     #[cold]
     fn claim_last(&self, owner: u32) -> Result<Option<Place>, Never> {
         Signal::<LIGHT>::fence_before_verdict();
@@ -830,7 +852,8 @@ impl<T: Plain> Queue<T> {
         })
     }
 
-    /// Frees a cell that this process has claimed or holds: the commit of `ack`. Whether receivers may have waited for that, as nothing more can be sent.
+    /// Frees a cell that this process has claimed or holds: the commit of `ack`. Whether receivers
+    /// may have waited for that, as nothing more can be sent.
     fn free_cell(&self, i: usize, mine: CellState) -> Result<bool, Fault> {
         if !self.cells[i].exchange(mine, mine.freed()) {
             return Err(Fault::Corrupt);
@@ -889,8 +912,8 @@ impl<T: Plain> Queue<T> {
         message.map(Some).map_err(Never::Failed)
     }
 
-    /// Copies a message that this call has claimed, and checks the copy: bytes that change after the
-    /// check make no invalid value.
+    /// Copies a message that this call has claimed, and checks the copy: bytes that change after
+    /// the check make no invalid value.
     #[inline(always)]
     fn read(message: &UnsafeCell<MaybeUninit<T>>) -> Result<T, Fault> {
         let mut copy = MaybeUninit::uninit();
@@ -958,7 +981,8 @@ impl<T: Plain> Queue<T> {
     }
 
     /// Wakes all receivers if nothing more can be sent. To be called after the end of each claim: a
-    /// receiver may wait until nothing is under way, or for a cell for the message that is gone now.
+    /// receiver may wait until nothing is under way, or for a cell for the message that is gone
+    /// now.
     #[inline]
     fn notify_of_quiet(&self) -> bool {
         let over = self.has_ended(CLOSED | NO_SENDERS);
@@ -968,8 +992,9 @@ impl<T: Plain> Queue<T> {
         over
     }
 
-    /// Whether nothing is in the ring, and nothing in the hands of others that would come back if they died now. To be asked
-    /// when nobody sends. What is delivered does not count for a process that holds deliveries itself: such would wait for each other.
+    /// Whether nothing is in the ring, and nothing in the hands of others that would come back if
+    /// they died now. To be asked when nobody sends. What is delivered does not count for a process
+    /// that holds deliveries itself: such would wait for each other.
     fn is_quiet(&self, owner: u32) -> bool {
         Self::are_quiet([self].into_iter(), owner)
     }
@@ -983,7 +1008,8 @@ impl<T: Plain> Queue<T> {
         held.is_some_and(|(ours, held)| ours || !held)
     }
 
-    /// Whether a delivery is held by `owner`, and by anybody, if nothing else is there or under way.
+    /// Whether a delivery is held by `owner`, and by anybody, if nothing else is there or under
+    /// way.
     fn find_held(&self, owner: u32) -> Option<(bool, bool)> {
         let empty = |slot: &Slot<T>| is_in(slot.state.load(Acquire), Phase::Free);
         // A message goes from its slot to a cell, not the other way.
@@ -1009,8 +1035,8 @@ impl<T: Plain> Queue<T> {
 enum Invalid {
     /// It is consumed, and the caller is told.
     Consumed,
-    /// It is left to the next receiver, since the caller cannot report it. Only for attempts that do
-    /// not wait: a loop of those that wait would end at the same message each time.
+    /// It is left to the next receiver, since the caller cannot report it. Only for attempts that
+    /// do not wait: a loop of those that wait would end at the same message each time.
     Left,
 }
 
@@ -1152,8 +1178,8 @@ impl<T: Plain> Queue<T> {
         let cell = &self.cells[i];
         cell.origin.store(at.encode(), Relaxed);
         self.slots[at.index].value.with(|from| {
-            // SAFETY: slot and cell are claimed for this call: nobody else reads or writes their values,
-            // which do not overlap.
+            // SAFETY: slot and cell are claimed for this call: nobody else reads or writes their
+            // values, which do not overlap.
             cell.value.with_mut(|to| unsafe { from.copy_to_nonoverlapping(to, 1) });
         });
         let held = taking.to(Stage::Held, owner);
@@ -1199,8 +1225,8 @@ impl<T: Plain> Queue<T> {
         })
     }
 
-    /// Waits until every message that was sent has been received and, where it was delivered by `recv_ack`,
-    /// acknowledged.
+    /// Waits until every message that was sent has been received and, where it was delivered by
+    /// `recv_ack`, acknowledged.
     ///
     /// Work that a dead process held counts as undone until another has acknowledged it.
     ///
@@ -1231,8 +1257,8 @@ impl<T: Plain> Queue<T> {
         Ok(self.shared.idle.wait(deadline, || self.is_idle().then_some(())).is_ok())
     }
 
-    /// Wakes those who wait in `join`, if all is done. Of two that make the last changes at the same
-    /// time, one sees both: each fences after its own.
+    /// Wakes those who wait in `join`, if all is done. Of two that make the last changes at the
+    /// same time, one sees both: each fences after its own.
     fn notify_if_idle(&self) {
         if !self.shared.idle.is_armed() {
             return;
@@ -1328,8 +1354,8 @@ impl<T: Plain> Queue<T> {
         self.slots.len()
     }
 
-    /// How many messages are in the ring, without those that were delivered and are not acknowledged, or that
-    /// came back. May change at any moment. Takes time in proportion.
+    /// How many messages are in the ring, without those that were delivered and are not
+    /// acknowledged, or that came back. May change at any moment. Takes time in proportion.
     #[must_use]
     #[doc(alias = "qsize")]
     pub fn len(&self) -> usize {
@@ -1418,8 +1444,8 @@ impl<T: Plain> Queue<T> {
         End { hint: &self.head.0, slots: &self.slots }
     }
 
-    /// Mends what the owner `dead.tag` had claimed. Cells first: a message that is in a cell must not be
-    /// delivered from its slot as well.
+    /// Mends what the owner `dead.tag` had claimed. Cells first: a message that is in a cell must
+    /// not be delivered from its slot as well.
     fn mend(&self, dead: &Dead) {
         let mut returned = false;
         for cell in &self.cells {
@@ -1469,8 +1495,8 @@ impl<T: Plain> Queue<T> {
     const BASE: u64 = mix_u64(begin::<FixedQueue<T, 1>>(b"Queue 1"), T::FINGERPRINT);
 }
 
-// SAFETY: `repr(C)`; atomics, for which any bytes will do, and plain data that is checked before it is used; indices
-// are bounds-checked; no `Drop`, as `Plain` is `Copy`.
+// SAFETY: `repr(C)`; atomics, for which any bytes will do, and plain data that is checked before it
+// is used; indices are bounds-checked; no `Drop`, as `Plain` is `Copy`.
 unsafe impl<T: Plain, const N: usize> Shareable for FixedQueue<T, N> {
     const FINGERPRINT: u64 = mix_u64(Queue::<T>::BASE, N as u64);
     const NEEDS_PEERS: bool = true;

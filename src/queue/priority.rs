@@ -12,29 +12,35 @@
 //! ```
 //!
 //! # State
-//! A [`Queue`] for each level, whose states are all there are; and two signals for the receivers of all levels, who sleep nowhere else.
-//! Senders sleep in their level, until it has a free slot.
+//! A [`Queue`] for each level, whose states are all there are; and two signals for the receivers of
+//! all levels, who sleep nowhere else. Senders sleep in their level, until it has a free slot.
 //!
 //! # Invariants
-//! - I1. Whoever makes a message available in a level, or ends what barred one (a send, a delivery that is given back, a
-//!   recovery), then asks whether anybody sleeps on `arrived`, and wakes one.
-//! - I2. Where a receiver has taken a message, others may be asleep, and there is more in any level, it wakes one more: the one that the
-//!   earlier wake was for may have found its way barred by a slower sender, and gone back to sleep.
-//! - I3. A receiver that found a message, but no cell to be delivered in, passes its wake on before it sleeps on `cell_free`. It
-//!   is woken there by what frees a cell, and by new messages, which may be in a level that has cells.
-//! - I4. Some level is closed => level 0 is. Recovery closes the others, if who closed them was killed half-way.
-//! - I5. The end of any claim (a reception, a send that is taken back, an acknowledgement, a cell taken in vain) wakes
-//!   all receivers if nothing more can be sent to any level, because the queue is closed or, in a
-//!   [`PriorityChannel`](super::PriorityChannel), nobody sends: they may wait for what becomes of the claim.
-//!   An attempt that claims nothing wakes nobody: a receiver that looks before it sleeps would wake itself without end.
+//! - I1. Whoever makes a message available in a level, or ends what barred one (a send, a delivery
+//!   that is given back, a recovery), then asks whether anybody sleeps on `arrived`, and wakes one.
+//! - I2. Where a receiver has taken a message, others may be asleep, and there is more in any
+//!   level, it wakes one more: the one that the earlier wake was for may have found its way barred
+//!   by a slower sender, and gone back to sleep.
+//! - I3. A receiver that found a message, but no cell to be delivered in, passes its wake on before
+//!   it sleeps on `cell_free`. It is woken there by what frees a cell, and by new messages, which
+//!   may be in a level that has cells.
+//! - I4. Some level is closed => level 0 is. Recovery closes the others, if who closed them was
+//!   killed half-way.
+//! - I5. The end of any claim (a reception, a send that is taken back, an acknowledgement, a cell
+//!   taken in vain) wakes all receivers if nothing more can be sent to any level, because the queue
+//!   is closed or, in a [`PriorityChannel`](super::PriorityChannel), nobody sends: they may wait
+//!   for what becomes of the claim. An attempt that claims nothing wakes nobody: a receiver that
+//!   looks before it sleeps would wake itself without end.
 //!
 //! # Ordering
-//! As in each level. The commit in a level is followed by a light fence, and the question who sleeps comes after
-//! that; a receiver arms, fences for all, and looks at all levels once more. That nothing comes any more is said after one heavy fence for all levels, too, and
-//! asked only when all are empty: what is left in a low one is not to wait for that at each of those above.
+//! As in each level. The commit in a level is followed by a light fence, and the question who
+//! sleeps comes after that; a receiver arms, fences for all, and looks at all levels once more.
+//! That nothing comes any more is said after one heavy fence for all levels, too, and asked only
+//! when all are empty: what is left in a low one is not to wait for that at each of those above.
 //!
 //! # Death
-//! As in each level. Killed between a commit and its wake, or as the one who was woken: recovery wakes all.
+//! As in each level. Killed between a commit and its wake, or as the one who was woken: recovery
+//! wakes all.
 use super::{
     CLOSED, FixedQueue, Invalid, LIGHT, NO_SENDERS, Never, Queue, Undelivered, Unsent, Verdict,
 };
@@ -56,10 +62,10 @@ use std::time::{Duration, Instant};
 
 /// A bounded queue of `LEVELS` levels (1 to 32) for `N` messages each.
 ///
-/// A message of a level with a larger number is received before any of a smaller one; within a level, first in,
-/// first out, with the exceptions of [`Queue`]. What was sent before a receiver asks is what it chooses from; a message
-/// behind one that is still being written does not count yet. Each level has its own slots, so that what is urgent finds room among
-/// what is not.
+/// A message of a level with a larger number is received before any of a smaller one; within a
+/// level, first in, first out, with the exceptions of [`Queue`]. What was sent before a receiver
+/// asks is what it chooses from; a message behind one that is still being written does not count
+/// yet. Each level has its own slots, so that what is urgent finds room among what is not.
 #[repr(C)]
 pub struct PriorityQueue<T: Plain, const LEVELS: usize, const N: usize> {
     /// A message can be received.
@@ -99,11 +105,12 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         }
     }
 
-    /// Sends a message of level `priority`, waiting for a free slot of that level as long as it takes.
+    /// Sends a message of level `priority`, waiting for a free slot of that level as long as it
+    /// takes.
     ///
     /// # Errors
-    /// Gives the message back if the queue is closed, if this process cannot become a peer, or, with
-    /// [`Fault::NoSuchLevel`], if there is no such level.
+    /// Gives the message back if the queue is closed, if this process cannot become a peer, or,
+    /// with [`Fault::NoSuchLevel`], if there is no such level.
     #[doc(alias = "push")]
     #[doc(alias = "put")]
     pub fn send(&self, priority: usize, message: T) -> Result<(), SendError<T>> {
@@ -140,7 +147,8 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         self.send_until(priority, message, Deadline::after(timeout)).map_err(Unsent::in_time)
     }
 
-    /// Sends a message, waiting for a free slot of its level until `deadline` at most. A slot that is free is used even if that has passed.
+    /// Sends a message, waiting for a free slot of its level until `deadline` at most. A slot that
+    /// is free is used even if that has passed.
     ///
     /// # Errors
     /// As [`send_timeout`](Self::send_timeout).
@@ -167,7 +175,8 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         sent
     }
 
-    /// A send has committed, and fenced lightly; or has given up a slot, as the queue was closed or nobody left to receive, that barred others.
+    /// A send has committed, and fenced lightly; or has given up a slot, as the queue was closed or
+    /// nobody left to receive, that barred others.
     #[inline(always)]
     fn after_send(&self, unsent: Option<&Unsent>) {
         if self.arrived.is_armed() || self.cell_free.is_armed() {
@@ -186,10 +195,12 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
 
     /// Receives the most urgent message with its level, waiting for one as long as it takes.
     ///
-    /// A process that is killed after `recv` has returned takes the message with it: where that matters, see [`recv_ack`](Self::recv_ack).
+    /// A process that is killed after `recv` has returned takes the message with it: where that
+    /// matters, see [`recv_ack`](Self::recv_ack).
     ///
     /// # Errors
-    /// If the queue is closed and empty, if this process cannot become a peer, or if what came out is no value of the type (it is consumed).
+    /// If the queue is closed and empty, if this process cannot become a peer, or if what came out
+    /// is no value of the type (it is consumed).
     #[doc(alias = "pop")]
     #[doc(alias = "get")]
     pub fn recv(&self) -> Result<(usize, T), RecvError> {
@@ -213,7 +224,8 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         Never::in_time(self.recv_until(Deadline::after(timeout), Invalid::Consumed))
     }
 
-    /// Receives the most urgent message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
+    /// Receives the most urgent message, waiting for one until `deadline` at most. A message that
+    /// is there is received even if that has passed.
     ///
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
@@ -223,8 +235,8 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
 
     /// Receives the most urgent message, which counts as done only when it is acknowledged.
     ///
-    /// As [`Queue::recv_ack`]. At most [`IN_FLIGHT`](super::IN_FLIGHT) messages of each level can be unacknowledged at a time;
-    /// beyond that, a level is passed by.
+    /// As [`Queue::recv_ack`]. At most [`IN_FLIGHT`](super::IN_FLIGHT) messages of each level can
+    /// be unacknowledged at a time; beyond that, a level is passed by.
     ///
     /// ```
     /// use outlast::{PriorityQueue, Shared};
@@ -312,7 +324,8 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         self.levels.iter().map(|level| &**level).enumerate().rev()
     }
 
-    /// Whether nobody sends to any of the levels. Behind the fence that this comes with, whoever finds nothing in them can say so.
+    /// Whether nobody sends to any of the levels. Behind the fence that this comes with, whoever
+    /// finds nothing in them can say so.
     fn is_over(&self) -> bool {
         let over = self.levels.iter().all(|level| level.has_ended(CLOSED | NO_SENDERS));
         if over {
@@ -425,7 +438,8 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         }
     }
 
-    /// As [`Queue::is_quiet`], of all levels: a process that holds a delivery of any does not wait for others'.
+    /// As [`Queue::is_quiet`], of all levels: a process that holds a delivery of any does not wait
+    /// for others'.
     pub(super) fn is_quiet(&self) -> bool {
         let levels = self.levels.iter().map(|level| &**level);
         self.levels[0].identify().is_ok_and(|owner| Queue::are_quiet(levels, owner))
@@ -459,7 +473,8 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         self.levels.iter().map(|level| level.len()).sum()
     }
 
-    /// How many messages are in level `priority`; none if there is no such level. As [`Queue::len`].
+    /// How many messages are in level `priority`; none if there is no such level. As
+    /// [`Queue::len`].
     #[must_use]
     pub fn len_of(&self, priority: usize) -> usize {
         self.levels.get(priority).map_or(0, |level| level.len())
@@ -495,7 +510,8 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         self.levels.first().is_some_and(|level| level.is_closed())
     }
 
-    /// Waits until every message that was sent before has been received and, where it was delivered by `recv_ack`, acknowledged.
+    /// Waits until every message that was sent before has been received and, where it was delivered
+    /// by `recv_ack`, acknowledged.
     ///
     /// Work that a dead process held counts as undone until another has acknowledged it.
     ///
@@ -581,7 +597,8 @@ impl<T: Plain> Delivery<'_, T> {
         Ok(value)
     }
 
-    /// Gives the message back, to be delivered again with one attempt more. The same as dropping it.
+    /// Gives the message back, to be delivered again with one attempt more. The same as dropping
+    /// it.
     pub fn nack(self) {}
 }
 
@@ -589,7 +606,8 @@ impl<T: Plain> Delivery<'_, T> {
 impl<'a, T: Plain> Delivery<'a, T> {
     /// To be called once, by who never uses this again.
     fn take(&mut self) -> super::Delivery<'a, T> {
-        // SAFETY: `ack` keeps this from being dropped and does not use it again; else it is only called by drop.
+        // SAFETY: `ack` keeps this from being dropped and does not use it again; else it is only
+        // called by drop.
         unsafe { ManuallyDrop::take(&mut self.inner) }
     }
 }

@@ -119,10 +119,10 @@ pub(crate) enum Nothing {
 ///
 /// The hint may be stale, never ahead: it is stored after a claim, and the claims of one end follow
 /// each other without gaps. So walking forward from it finds the next slot to claim. A slot that is
-/// laps ahead of the walk allows to jump. To the writers' end: if slot *i* is in lap *s*, position (*s* - 1, *i*) was
-/// claimed by a writer, and so was all before it. To the readers' end: that position
-/// may have been given up unwritten, ahead of messages that are still to be read; but for a writer to claim it, position (*s* - 2, *i*)
-/// must have been done with, and all before it.
+/// laps ahead of the walk allows to jump. To the writers' end: if slot *i* is in lap *s*, position
+/// (*s* - 1, *i*) was claimed by a writer, and so was all before it. To the readers' end: that
+/// position may have been given up unwritten, ahead of messages that are still to be read; but for
+/// a writer to claim it, position (*s* - 2, *i*) must have been done with, and all before it.
 pub(crate) struct End<'a, T> {
     pub(crate) hint: &'a AtomicU64,
     pub(crate) slots: &'a [Slot<T>],

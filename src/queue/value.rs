@@ -1,4 +1,5 @@
-//! Messages of any shape: what `serde` knows, encoded by `postcard`, through queues and pipes of bytes.
+//! Messages of any shape: what `serde` knows, encoded by `postcard`, through queues and pipes of
+//! bytes.
 //!
 //! ```
 //! use outlast::queue::ValueError;
@@ -25,17 +26,21 @@
 //! ```
 //!
 //! # Encoding
-//! That of [postcard](https://docs.rs/postcard), without a mark of its type: both ends must mean the same one. Bytes that are left over after the
-//! value are an error. Maps and sequences are encoded if they know their length beforehand, as all of the standard library's do.
+//! That of [postcard](https://docs.rs/postcard), without a mark of its type: both ends must mean
+//! the same one. Bytes that are left over after the value are an error. Maps and sequences are
+//! encoded if they know their length beforehand, as all of the standard library's do.
 //!
 //! # What cannot be decoded
-//! is not lost. `recv_value` and its kin have received it: the error has all of its bytes, to be decoded as something else, or to be sent again,
-//! behind what was sent since. To leave it to another reader without that detour, and ahead of the others, receive it
-//! by [`recv_ref`](ByteQueue::recv_ref), try [`Message::decode`], and [give it back](Message::give_back).
+//! is not lost. `recv_value` and its kin have received it: the error has all of its bytes, to be
+//! decoded as something else, or to be sent again, behind what was sent since. To leave it to
+//! another reader without that detour, and ahead of the others, receive it by
+//! [`recv_ref`](ByteQueue::recv_ref), try [`Message::decode`], and [give it
+//! back](Message::give_back).
 //!
 //! # Death
-//! As with the bytes: a message is sent whole or not at all, and is received before it is decoded. So a `Deserialize` that panics, or whose process is
-//! killed in it, takes the message with it, unless it is decoded in place ([`Message::decode`]) and given back.
+//! As with the bytes: a message is sent whole or not at all, and is received before it is decoded.
+//! So a `Deserialize` that panics, or whose process is killed in it, takes the message with it,
+//! unless it is decoded in place ([`Message::decode`]) and given back.
 use crate::error::Fault;
 use crate::queue::Unsent;
 use crate::queue::bytes::{ByteQueue, Message, Reservation, Store};
@@ -59,8 +64,9 @@ pub enum ValueError<E> {
     /// No message was received.
     #[error(transparent)]
     Recv(E),
-    /// The message is no encoding of the type. It has been received, and is inside: it can be decoded as another type, or sent on to
-    /// who knows it. (To leave it where it is, see [`Message::decode`].)
+    /// The message is no encoding of the type. It has been received, and is inside: it can be
+    /// decoded as another type, or sent on to who knows it. (To leave it where it is, see
+    /// [`Message::decode`].)
     #[error("the message is no encoding of the type that was asked for")]
     Undecodable(Vec<u8>),
 }
@@ -107,15 +113,16 @@ fn fill<T: Serialize + ?Sized>(mut room: impl Place, value: &T) -> Result<(), Un
     room.send_first(len)
 }
 
-/// What is decoded is a copy: decoders check text before they take it, and a peer might write to shared memory in between.
+/// What is decoded is a copy: decoders check text before they take it, and a peer might write to
+/// shared memory in between.
 fn value_of<T: DeserializeOwned, E>(message: Result<Vec<u8>, E>) -> Result<T, ValueError<E>> {
     let bytes = message.map_err(ValueError::Recv)?;
     decode(&bytes).map_err(|_| ValueError::Undecodable(bytes))
 }
 
 impl Message<'_> {
-    /// The value that it is the encoding of. The message stays as it is: to be received by another who
-    /// can decode it, it is [given back](Self::give_back).
+    /// The value that it is the encoding of. The message stays as it is: to be received by another
+    /// who can decode it, it is [given back](Self::give_back).
     ///
     /// ```
     /// use outlast::{ByteQueue, Fault, Shared};
@@ -145,7 +152,8 @@ macro_rules! sends_values {
             /// Sends a value, waiting for room as long as it takes.
             ///
             /// # Errors
-            /// As [`send`](Self::send), and [`Fault::Unencodable`] if the value cannot be encoded; nothing is sent then.
+            /// As [`send`](Self::send), and [`Fault::Unencodable`] if the value cannot be encoded;
+            /// nothing is sent then.
             pub fn send_value<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError<()>> {
                 let failed = |fault| SendError::Failed((), fault);
                 let room = self.reserve(encoded_len(value).map_err(failed)?)?;
@@ -216,7 +224,8 @@ macro_rules! receives_values {
             /// Receives a value, waiting for one at most `timeout`.
             ///
             /// # Errors
-            /// As [`recv_timeout`](Self::recv_timeout), and [`ValueError::Undecodable`], with the message.
+            /// As [`recv_timeout`](Self::recv_timeout), and [`ValueError::Undecodable`], with the
+            /// message.
             pub fn recv_value_timeout<T: DeserializeOwned>(
                 &self,
                 timeout: Duration,
@@ -227,7 +236,8 @@ macro_rules! receives_values {
             /// Receives a value, waiting for one until `deadline` at most.
             ///
             /// # Errors
-            /// As [`recv_deadline`](Self::recv_deadline), and [`ValueError::Undecodable`], with the message.
+            /// As [`recv_deadline`](Self::recv_deadline), and [`ValueError::Undecodable`], with the
+            /// message.
             pub fn recv_value_deadline<T: DeserializeOwned>(
                 &self,
                 deadline: Instant,
@@ -261,7 +271,8 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     /// ```
     ///
     /// # Errors
-    /// As [`send_bytes`](Self::send_bytes), and [`Fault::Unencodable`] if the value cannot be encoded; nothing is sent then.
+    /// As [`send_bytes`](Self::send_bytes), and [`Fault::Unencodable`] if the value cannot be
+    /// encoded; nothing is sent then.
     pub fn send<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError<()>> {
         self.send_bytes(&encoded(value).map_err(|fault| SendError::Failed((), fault))?)
     }
@@ -308,10 +319,12 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         value_of(self.recv_bytes())
     }
 
-    /// Receives a value if there is one. Never blocks, except as [`try_recv_bytes`](Self::try_recv_bytes) does.
+    /// Receives a value if there is one. Never blocks, except as
+    /// [`try_recv_bytes`](Self::try_recv_bytes) does.
     ///
     /// # Errors
-    /// As [`try_recv_bytes`](Self::try_recv_bytes), and [`ValueError::Undecodable`], with the message.
+    /// As [`try_recv_bytes`](Self::try_recv_bytes), and [`ValueError::Undecodable`], with the
+    /// message.
     pub fn try_recv<T: DeserializeOwned>(&self) -> Result<T, ValueError<TryRecvError>> {
         value_of(self.try_recv_bytes())
     }
@@ -319,7 +332,8 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     /// Receives a value, waiting for one at most `timeout`.
     ///
     /// # Errors
-    /// As [`recv_bytes_timeout`](Self::recv_bytes_timeout), and [`ValueError::Undecodable`], with the message.
+    /// As [`recv_bytes_timeout`](Self::recv_bytes_timeout), and [`ValueError::Undecodable`], with
+    /// the message.
     pub fn recv_timeout<T: DeserializeOwned>(
         &self,
         timeout: Duration,
@@ -330,7 +344,8 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     /// Receives a value, waiting for one until `deadline` at most.
     ///
     /// # Errors
-    /// As [`recv_bytes_deadline`](Self::recv_bytes_deadline), and [`ValueError::Undecodable`], with the message.
+    /// As [`recv_bytes_deadline`](Self::recv_bytes_deadline), and [`ValueError::Undecodable`], with
+    /// the message.
     pub fn recv_deadline<T: DeserializeOwned>(
         &self,
         deadline: Instant,

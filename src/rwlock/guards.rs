@@ -77,7 +77,8 @@ impl<T: Plain> RwLock<T> {
     }
 
     fn inspect<G>(&self, guard: G) -> Result<G, LockError<G>> {
-        // SAFETY: the value lies in the lock, aligned and readable, and the guard keeps writers out, or all others.
+        // SAFETY: the value lies in the lock, aligned and readable, and the guard keeps writers
+        // out, or all others.
         if !self.value.with(|value| unsafe { T::is_valid(value) }) {
             return Err(LockError::Failed(Fault::Corrupt));
         }
@@ -85,8 +86,8 @@ impl<T: Plain> RwLock<T> {
     }
 }
 
-/// The same, moved out of the memory that a call on the slow way has filled, so that a guard made on the fast way stays in
-/// registers: through memory it is 4 ns slower.
+/// The same, moved out of the memory that a call on the slow way has filled, so that a guard made
+/// on the fast way stays in registers: through memory it is 4 ns slower.
 #[inline(always)]
 pub(super) fn apart<T: Plain>(taken: ReadResult<'_, T>) -> ReadResult<'_, T> {
     let guard = taken?;
@@ -119,7 +120,8 @@ impl<'a, T: Plain> WriteGuard<'a, T> {
         let (lock, me) = (guard.lock, guard.me);
         let is_owner = guard.end();
         core::mem::forget(guard);
-        // From here on this thread is a reader that owns the writer word (I2). What was copied by fork never was one.
+        // From here on this thread is a reader that owns the writer word (I2). What was copied by
+        // fork never was one.
         let slot = if is_owner { lock.take_slot(me) } else { None };
         if slot.is_some() {
             lock.writer.give_up(me);
@@ -177,7 +179,8 @@ impl<T: Plain> Deref for ReadGuard<'_, T> {
     type Target = T;
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: nobody writes while this guard lives (I1 to I3), and the value was checked when the guard was made.
+        // SAFETY: nobody writes while this guard lives (I1 to I3), and the value was checked when
+        // the guard was made.
         self.lock.value.with(|value| unsafe { &*value })
     }
 }
@@ -186,7 +189,8 @@ impl<T: Plain> Deref for WriteGuard<'_, T> {
     type Target = T;
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: nobody else is at the value (I1 to I3), which was checked when the guard was made.
+        // SAFETY: nobody else is at the value (I1 to I3), which was checked when the guard was
+        // made.
         self.lock.value.with(|value| unsafe { &*value })
     }
 }

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! # State
-//! All words are robust words (`wait/robust/futex.rs` has their table): the *writer word*, and one word for each of 32
-//! *slots*. An owned slot is a reader.
+//! All words are robust words (`wait/robust/futex.rs` has their table): the *writer word*, and one
+//! word for each of 32 *slots*. An owned slot is a reader.
 //!
 //! | writer word | `inside` | meaning |
 //! |---|---|---|
@@ -23,34 +23,39 @@
 //! | marked | 0 | the owner ended, and had changed nothing |
 //! | marked | 1 | a writer ended before it was done |
 //!
-//! Beside the writer word lies the *poison*, as in `lock.rs`. Beside every word lies how many more guards its owner
-//! has on it (`again`).
+//! Beside the writer word lies the *poison*, as in `lock.rs`. Beside every word lies how many more
+//! guards its owner has on it (`again`).
 //!
 //! # Invariants
 //! - I1. The value is written by the owner of the writer word only, with `inside` set.
-//! - I2. A reader owns a slot that it took when the writer word was free, or while it owned that itself; or it
-//!   still owns the writer word, with `inside` clear.
-//! - I3. `inside` is set only after every slot was seen without a living owner, in a time since the writer
-//!   word was taken. Whoever takes a slot later sees the writer word owned, and gives the slot up.
-//! - I4. The writer word was taken from the dead, and `inside` is set => the poison is `DIED` before `inside` is
-//!   cleared, and that is before anybody else gets a guard.
-//! - I5. `again` is 0 in a word that is free. What a dead owner left there is cleared by whoever takes the word next.
-//! - I6. Only the owner of the writer word sleeps on a slot, and only if it is a writer, which has no slot. All others sleep on the
-//!   writer word. So whoever is slept for does not sleep on this lock.
-//! - I7. All guards on one word were taken through one mapping. `again` cannot tell two mappings apart, and a word is
-//!   given up only through the one through which it was taken.
+//! - I2. A reader owns a slot that it took when the writer word was free, or while it owned that
+//!   itself; or it still owns the writer word, with `inside` clear.
+//! - I3. `inside` is set only after every slot was seen without a living owner, in a time since the
+//!   writer word was taken. Whoever takes a slot later sees the writer word owned, and gives the
+//!   slot up.
+//! - I4. The writer word was taken from the dead, and `inside` is set => the poison is `DIED`
+//!   before `inside` is cleared, and that is before anybody else gets a guard.
+//! - I5. `again` is 0 in a word that is free. What a dead owner left there is cleared by whoever
+//!   takes the word next.
+//! - I6. Only the owner of the writer word sleeps on a slot, and only if it is a writer, which has
+//!   no slot. All others sleep on the writer word. So whoever is slept for does not sleep on this
+//!   lock.
+//! - I7. All guards on one word were taken through one mapping. `again` cannot tell two mappings
+//!   apart, and a word is given up only through the one through which it was taken.
 //!
 //! # Ordering
-//! A reader takes a slot and then looks at the writer word; a writer takes the writer word and then looks at
-//! the slots. One of the two must see the other (I3): the exchanges and the looks are `SeqCst`, or have a `SeqCst`
-//! fence between them where the exchange is on a slow way. A writer acquires what a reader released with its
-//! slot, a reader what a writer released with the writer word.
+//! A reader takes a slot and then looks at the writer word; a writer takes the writer word and then
+//! looks at the slots. One of the two must see the other (I3): the exchanges and the looks are
+//! `SeqCst`, or have a `SeqCst` fence between them where the exchange is on a slow way. A writer
+//! acquires what a reader released with its slot, a reader what a writer released with the writer
+//! word.
 //!
 //! # Death
-//! The kernel releases every word, at every instruction. A dead reader leaves a marked slot, which counts as free. A
-//! dead writer leaves the marked writer word. That sends every reader and writer the slow way, and the first of
-//! them records the poison if `inside` says that the value was being changed. A writer that died while it waited for
-//! readers, and a reader that died while it owned the writer word, leave no poison.
+//! The kernel releases every word, at every instruction. A dead reader leaves a marked slot, which
+//! counts as free. A dead writer leaves the marked writer word. That sends every reader and writer
+//! the slow way, and the first of them records the poison if `inside` says that the value was being
+//! changed. A writer that died while it waited for readers, and a reader that died while it owned
+//! the writer word, leave no poison.
 #![expect(unsafe_code, reason = "the value is reached through the lock's promise of exclusion")]
 mod guards;
 mod taking;
@@ -71,19 +76,22 @@ use std::time::{Duration, Instant};
 
 /// One writer or many readers around a value, for any number of processes.
 ///
-/// Up to 32 readers take it, and give it up, without writing to memory that another of them writes to. A reader beyond
-/// those gets in as well, but as long as it reads, whoever comes later waits for it.
+/// Up to 32 readers take it, and give it up, without writing to memory that another of them writes
+/// to. A reader beyond those gets in as well, but as long as it reads, whoever comes later waits
+/// for it.
 ///
-/// A writer that waits keeps new readers waiting, so that readers who come and go cannot keep it out. Readers and
-/// writers that wait get their turn in no certain order. A reader that dies changes nothing; the death of a
-/// writer is told to all who come after it, as by a [`Lock`](crate::Lock).
+/// A writer that waits keeps new readers waiting, so that readers who come and go cannot keep it
+/// out. Readers and writers that wait get their turn in no certain order. A reader that dies
+/// changes nothing; the death of a writer is told to all who come after it, as by a
+/// [`Lock`](crate::Lock).
 ///
-/// A thread may read again while it reads, also while a writer waits: it gets in at once. There is no way from
-/// reading to writing: two readers that both waited to become the writer would wait for each other. Give up the
-/// read guard, take the lock for writing, and look again. The way back is [`WriteGuard::downgrade`].
+/// A thread may read again while it reads, also while a writer waits: it gets in at once. There is
+/// no way from reading to writing: two readers that both waited to become the writer would wait for
+/// each other. Give up the read guard, take the lock for writing, and look again. The way back is
+/// [`WriteGuard::downgrade`].
 ///
-/// A thread that forgets a guard ([`core::mem::forget`]) has the lock until it ends. Takes 2,112 bytes and
-/// the value. Not async-signal-safe.
+/// A thread that forgets a guard ([`core::mem::forget`]) has the lock until it ends. Takes 2,112
+/// bytes and the value. Not async-signal-safe.
 #[repr(C, align(64))]
 #[doc(alias = "shared_mutex")]
 #[doc(alias = "pthread_rwlock")]
@@ -98,7 +106,8 @@ pub struct RwLock<T: Plain> {
 #[derive(Debug)]
 struct Slot(RobustWord);
 
-// SAFETY: the value is written by the writer alone (I1), and `Plain` data may be used by any thread.
+// SAFETY: the value is written by the writer alone (I1), and `Plain` data may be used by any
+// thread.
 unsafe impl<T: Plain> Sync for RwLock<T> {}
 // SAFETY: a lock that nobody refers to is plain data.
 unsafe impl<T: Plain> Send for RwLock<T> {}
@@ -123,8 +132,10 @@ impl<T: Plain> RwLock<T> {
     /// Takes the lock for reading, waiting for it as long as it takes.
     ///
     /// # Errors
-    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside, and the value may be half changed.
-    /// - [`LockError::WouldDeadlock`]: this thread has it for writing, or has it through another mapping of the segment.
+    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside,
+    ///   and the value may be half changed.
+    /// - [`LockError::WouldDeadlock`]: this thread has it for writing, or has it through another
+    ///   mapping of the segment.
     /// - [`LockError::Failed`]: see [`Fault`](crate::Fault).
     ///
     /// # Panics
@@ -140,7 +151,8 @@ impl<T: Plain> RwLock<T> {
 
     /// Takes the lock for reading if no writer has it. Never blocks.
     ///
-    /// It also fails while a writer waits, and for the moment in which somebody passes from waiting to having the lock.
+    /// It also fails while a writer waits, and for the moment in which somebody passes from waiting
+    /// to having the lock.
     ///
     /// # Errors
     /// As [`read`](Self::read), and [`LockError::WouldBlock`].
@@ -170,7 +182,8 @@ impl<T: Plain> RwLock<T> {
         apart(self.read_slow(Some(Deadline::after(timeout))))
     }
 
-    /// Takes the lock for reading, waiting for it until `deadline` at most. A lock that can be had is taken even if that has passed.
+    /// Takes the lock for reading, waiting for it until `deadline` at most. A lock that can be had
+    /// is taken even if that has passed.
     ///
     /// # Errors
     /// As [`read`](Self::read), and [`LockError::TimedOut`].
@@ -188,7 +201,8 @@ impl<T: Plain> RwLock<T> {
     /// Takes the lock for writing, waiting for it as long as it takes.
     ///
     /// # Errors
-    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside, and the value may be half changed.
+    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside,
+    ///   and the value may be half changed.
     /// - [`LockError::WouldDeadlock`]: this thread has it, for reading or writing.
     /// - [`LockError::Failed`]: see [`Fault`](crate::Fault).
     ///
@@ -220,7 +234,8 @@ impl<T: Plain> RwLock<T> {
         self.write_slow(None)
     }
 
-    /// Takes the lock for writing, waiting for it at most `timeout`. In vain, it leaves everything as it was.
+    /// Takes the lock for writing, waiting for it at most `timeout`. In vain, it leaves everything
+    /// as it was.
     ///
     /// # Errors
     /// As [`write`](Self::write), and [`LockError::TimedOut`].
@@ -235,7 +250,8 @@ impl<T: Plain> RwLock<T> {
         self.write_slow(Some(Deadline::after(timeout)))
     }
 
-    /// Takes the lock for writing, waiting for it until `deadline` at most. A lock that is free is taken even if that has passed.
+    /// Takes the lock for writing, waiting for it until `deadline` at most. A lock that is free is
+    /// taken even if that has passed.
     ///
     /// # Errors
     /// As [`write`](Self::write), and [`LockError::TimedOut`].
@@ -270,7 +286,8 @@ impl<T: Plain> RwLock<T> {
         self.poison_cause().is_some()
     }
 
-    /// What happened to a writer before it was done, if it is not mended yet. May change at any moment.
+    /// What happened to a writer before it was done, if it is not mended yet. May change at any
+    /// moment.
     #[must_use]
     pub fn poison_cause(&self) -> Option<PoisonCause> {
         let died = || {
@@ -295,8 +312,8 @@ impl<T: Plain> RwLock<T> {
     }
 }
 
-// SAFETY: `repr(C)`; robust words, for which any bytes will do, and plain data that is checked before
-// it is reached; no `Drop`, as `Plain` is `Copy`.
+// SAFETY: `repr(C)`; robust words, for which any bytes will do, and plain data that is checked
+// before it is reached; no `Drop`, as `Plain` is `Copy`.
 unsafe impl<T: Plain> Shareable for RwLock<T> {
     const FINGERPRINT: u64 = mix_u64(begin::<Self>(b"RwLock 1"), T::FINGERPRINT);
     const NEEDS_PEERS: bool = false;

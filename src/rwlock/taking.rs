@@ -154,7 +154,8 @@ pub(super) fn again(word: &RobustWord) -> &AtomicU32 {
     &word.note[2]
 }
 
-/// Clears what a dead owner left in a word just taken. (Killed before that: it is taken from the dead once more.)
+/// Clears what a dead owner left in a word just taken. (Killed before that: it is taken from the
+/// dead once more.)
 fn clear(word: &RobustWord, taken: Taken) {
     if taken == Taken::FromTheDead {
         again(word).store(0, Relaxed); // keeps I5

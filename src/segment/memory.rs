@@ -95,8 +95,8 @@ impl Memory {
     /// Maps what a descriptor from elsewhere stands for, if its length can be relied on.
     ///
     /// # Errors
-    /// - [`OpenError::NotSealed`] if it is neither a memfd whose length is sealed, nor a file with a
-    ///   name that lives in memory.
+    /// - [`OpenError::NotSealed`] if it is neither a memfd whose length is sealed, nor a file with
+    ///   a name that lives in memory.
     /// - [`OpenError::OtherUser`] if it has a name and belongs to another user, who could shorten
     ///   it. (This user could as well, but may do so anyway.)
     /// - [`OpenError::NotFound`] if it has just lost its name.

@@ -19,11 +19,11 @@ pub(crate) use imp::*;
 #[cfg(not(outlast_loom))]
 pub use imp::{forks, leave};
 
-/// Makes this process a peer of the segment that `address` lies in, before a change that others wait
-/// for. If this process is killed between the change and the wake, recovery wakes them.
+/// Makes this process a peer of the segment that `address` lies in, before a change that others
+/// wait for. If this process is killed between the change and the wake, recovery wakes them.
 ///
-/// If it cannot become a peer, the caller makes the change anyway, and a kill before the wake is not
-/// noticed.
+/// If it cannot become a peer, the caller makes the change anyway, and a kill before the wake is
+/// not noticed.
 pub(crate) fn become_known(address: usize) {
     identify(address).ok();
 }

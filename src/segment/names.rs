@@ -139,7 +139,8 @@ pub(crate) fn leave(memory: &mut Memory) {
 /// long they have not touched it. Returns how many segments it removed.
 ///
 /// # Errors
-/// The directory `/dev/shm/outlast-<user id>` exists but cannot be read, or others have access to it.
+/// The directory `/dev/shm/outlast-<user id>` exists but cannot be read, or others have access to
+/// it.
 ///
 /// # Examples
 /// ```

@@ -1,9 +1,9 @@
 //! Who uses a segment, and what happens when one of them dies.
 //!
 //! # State
-//! Each process has a *slot*, each of its threads that claims or waits has another. A slot's *token* is a
-//! robust word: the thread's id while it lives, marked by the kernel when it ends. The process's token
-//! belongs to its *sentinel*, a thread that does nothing but watch over the others.
+//! Each process has a *slot*, each of its threads that claims or waits has another. A slot's
+//! *token* is a robust word: the thread's id while it lives, marked by the kernel when it ends. The
+//! process's token belongs to its *sentinel*, a thread that does nothing but watch over the others.
 //!
 //! | process slot | token | note |
 //! |---|---|---|
@@ -13,39 +13,48 @@
 //! | taken, process is about to exit by itself | sentinel's tid | `LEFT` |
 //! | dead | `OWNER_DIED` | `LIVE` or `LEFT` (or `JOINING`) until recovered |
 //!
-//! A thread slot belongs to the process whose tag (slot and generation) it bears. Any thread can take it if its
-//! token is free or marked: it takes the token first, then writes its tag.
+//! A thread slot belongs to the process whose tag (slot and generation) it bears. Any thread can
+//! take it if its token is free or marked: it takes the token first, then writes its tag.
 //!
 //! # How a death is noticed
-//! A sentinel leaves its `pending` field on the segment's *bell*, a word that is always 0. When it dies,
-//! the kernel marks its token, and then wakes one sleeper of the bell; if that one is killed as well, the next.
-//! A sentinel that is just between looking and sleeping hears no bell, so it sleeps on the token of the nearest taken slot
-//! before its own too: the kernel compares the value as it puts it to sleep. A *roster* word that grows with every arrival, and the token
-//! of the one slot that may be `JOINING`, close the same gap for newcomers.
+//! A sentinel leaves its `pending` field on the segment's *bell*, a word that is always 0. When it
+//! dies, the kernel marks its token, and then wakes one sleeper of the bell; if that one is killed
+//! as well, the next. A sentinel that is just between looking and sleeping hears no bell, so it
+//! sleeps on the token of the nearest taken slot before its own too: the kernel compares the value
+//! as it puts it to sleep. A *roster* word that grows with every arrival, and the token of the one
+//! slot that may be `JOINING`, close the same gap for newcomers.
 //!
-//! The kernel's one wake can go to a process that is stopped (`SIGSTOP`) at that very moment, and be swallowed. So a sentinel also
-//! looks once a second, which nothing else relies on.
+//! The kernel's one wake can go to a process that is stopped (`SIGSTOP`) at that very moment, and
+//! be swallowed. So a sentinel also looks once a second, which nothing else relies on.
 //!
 //! # Recovery, in this order
 //! 1. A process token is marked: that process has been killed or has exited.
-//! 2. Wait until each of its threads has ended: before, it might still run on another CPU. (A thread that registers too late
-//!    finds its sentinel's token marked, and parks.) Meanwhile other processes are recovered.
+//! 2. Wait until each of its threads has ended: before, it might still run on another CPU. (A
+//!    thread that registers too late finds its sentinel's token marked, and parks.) Meanwhile other
+//!    processes are recovered.
 //! 3. Take the control lock; look again whether the slot is still marked.
 //! 4. Every primitive mends what bears the dead process's tag, bumps its wait words and wakes all.
-//! 5. Free the thread slots; free the process slot last, so that the death of the recoverer leaves the work visible.
+//! 5. Free the thread slots; free the process slot last, so that the death of the recoverer leaves
+//!    the work visible.
 //!
-//! A thread has ended if its token is marked, or if the process has no such thread. The kernel does not mark the token of a thread that calls exec and is
-//! not the first of its process. An unmarked token proves nothing if its owner does not exist. A peer then marks the token.
-//! Sentinels look once a second whether the sentinel before them exists.
+//! A thread has ended if its token is marked, or if the process has no such thread. The kernel does
+//! not mark the token of a thread that calls exec and is not the first of its process. An unmarked
+//! token proves nothing if its owner does not exist. A peer then marks the token. Sentinels look
+//! once a second whether the sentinel before them exists.
 //!
-//! All of it may be done twice. A sentinel that takes the control lock has `pending` on it instead of on the bell, so it first wakes all others.
+//! All of it may be done twice. A sentinel that takes the control lock has `pending` on it instead
+//! of on the bell, so it first wakes all others.
 //!
 //! # Invariants
-//! - I1. A process whose tag stands in any primitive has a taken slot, and its claims are made by threads with a token.
-//! - I2. At most one slot is `JOINING` at a time; the control lock is held from before that until its token is listed.
+//! - I1. A process whose tag stands in any primitive has a taken slot, and its claims are made by
+//!   threads with a token.
+//! - I2. At most one slot is `JOINING` at a time; the control lock is held from before that until
+//!   its token is listed.
 //! - I3. The owner of a token exists, or the token is marked, by the kernel or in its stead.
-//! - I4. No process waits for a thread of another one while it has a death to mend that waits for nothing.
-//! - I5. A marked process token is seen by some sentinel, as long as one lives, and by every newcomer.
+//! - I4. No process waits for a thread of another one while it has a death to mend that waits for
+//!   nothing.
+//! - I5. A marked process token is seen by some sentinel, as long as one lives, and by every
+//!   newcomer.
 #![expect(unsafe_code, reason = "the peer table lies in the segment, at checked addresses")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -139,8 +148,9 @@ pub(crate) struct Peers {
     threads: NonNull<[ThreadSlot]>,
 }
 
-// SAFETY: the pointers are to atomics in shared memory, which any thread may use while it is mapped;
-// whoever keeps a `Peers` keeps the mapping (`Mapping` in `table.rs`, joined by the last drop).
+// SAFETY: the pointers are to atomics in shared memory, which any thread may use while it is
+// mapped; whoever keeps a `Peers` keeps the mapping (`Mapping` in `table.rs`, joined by the last
+// drop).
 unsafe impl Send for Peers {}
 // SAFETY: as above.
 unsafe impl Sync for Peers {}
@@ -206,7 +216,8 @@ impl Peers {
         }
     }
 
-    /// Takes a slot for a process, on its sentinel, and makes room for it if the table is full of the dead.
+    /// Takes a slot for a process, on its sentinel, and makes room for it if the table is full of
+    /// the dead.
     fn join(&self, stop: &Stop, recover: &Recover) -> Result<usize, Fault> {
         let mut has_waited = false;
         loop {
@@ -226,7 +237,8 @@ impl Peers {
         }
     }
 
-    /// Marks the token of each process whose sentinel does not exist. Returns whether there was one. Keeps I3.
+    /// Marks the token of each process whose sentinel does not exist. Returns whether there was
+    /// one. Keeps I3.
     fn mark_the_gone(&self) -> bool {
         let gone = |slot: &&ProcessSlot| slot.token.mark_if_gone();
         self.processes().iter().filter(gone).count() > 0
@@ -275,7 +287,8 @@ impl Peers {
         Ok(survey)
     }
 
-    /// Recovers the process in slot `i`, unless one of its threads still lives: then returns what to sleep on.
+    /// Recovers the process in slot `i`, unless one of its threads still lives: then returns what
+    /// to sleep on.
     fn recover_one(
         &self,
         i: usize,
@@ -283,7 +296,8 @@ impl Peers {
         recover: &Recover,
     ) -> Result<Option<[Watch<'_>; 2]>, Fault> {
         let slot = &self.processes()[i];
-        // Whoever recovered another just before has `pending` empty: killed below, it would ring for nobody.
+        // Whoever recovered another just before has `pending` empty: killed below, it would ring
+        // for nobody.
         Thread::current()?.toll(&self.control().bell);
         hooks::pause("peers: a death is seen");
         fence(SeqCst); // pairs with the fence in `register`: we see its tag, or it sees the mark
@@ -301,7 +315,8 @@ impl Peers {
                     Watch { word: &thread.token.note[TAG], expected: dead },
                 ]));
             }
-            // Not marked by exec; or of another process, which is just taking the slot and will write its tag.
+            // Not marked by exec; or of another process, which is just taking the slot and will
+            // write its tag.
             thread.token.mark_if_gone(); // keeps I3
         }
         // From here on `pending` is the lock's, and our death would ring for nobody.
@@ -345,7 +360,8 @@ impl Peers {
         tag(i, self.processes()[i].generation().load(Relaxed))
     }
 
-    /// Gives the calling thread a token under the process in slot `i`, whose sentinel is the thread `sentinel`.
+    /// Gives the calling thread a token under the process in slot `i`, whose sentinel is the thread
+    /// `sentinel`.
     fn register(&self, i: usize, sentinel: u32) -> Result<usize, Fault> {
         let slot = &self.processes()[i];
         let mine = self.thread_tag(i);
@@ -359,8 +375,9 @@ impl Peers {
             owner.store(mine, SeqCst);
             hooks::pause("peers: a thread has its tag");
             fence(SeqCst);
-            // If this process is being killed, its sentinel may be gone already and recovery be under
-            // way, without this thread: it must not touch anything. It has nothing else to do.
+            // If this process is being killed, its sentinel may be gone already and recovery be
+            // under way, without this thread: it must not touch anything. It has nothing else to
+            // do.
             if slot.token.value() & OWNER != sentinel {
                 thread::park_for_ever();
             }
@@ -373,13 +390,15 @@ impl Peers {
 
     /// Whether the thread `tid` has the token in slot `t`, with this tag.
     ///
-    /// The id alone does not say so: a thread that has ended may have had it, and the slot may be another mapping's by now.
+    /// The id alone does not say so: a thread that has ended may have had it, and the slot may be
+    /// another mapping's by now.
     fn has_token(&self, t: usize, tid: u32, tag: u32) -> bool {
         let token = &self.threads()[t].token;
         token.value() & OWNER == tid && token.note[TAG].load(Relaxed) == tag
     }
 
-    /// Ends the calling thread's registration in thread slot `t`, which it made through this mapping.
+    /// Ends the calling thread's registration in thread slot `t`, which it made through this
+    /// mapping.
     fn unregister(&self, t: usize, tag: u32) {
         let token = &self.threads()[t].token;
         // The tag first: once the token is free, another thread may write its own.
@@ -403,7 +422,8 @@ impl Peers {
         let (mut at, mut before, mut joining) = (me, watch(me), watch(me));
         for distance in 1..len {
             let i = (me + len - distance) % len;
-            // The state first: what is `JOINING` and has a token by the time of the second look is taken.
+            // The state first: what is `JOINING` and has a token by the time of the second look is
+            // taken.
             let is_joining = slots[i].state().load(Acquire) == JOINING;
             let seen = watch(i);
             if seen.expected == 0 {
@@ -487,14 +507,15 @@ pub(crate) struct Membership {
     stop: Arc<Stop>,
     sentinel: thread::Silent,
     sentinel_tid: u32,
-    /// The registered threads: slots and ids. What the shared memory says of them is not believed where
-    /// it would cost memory safety: their tokens are in robust lists.
+    /// The registered threads: slots and ids. What the shared memory says of them is not believed
+    /// where it would cost memory safety: their tokens are in robust lists.
     threads: Vec<(usize, u32)>,
 }
 
 impl Membership {
     /// Takes a slot, starts a sentinel, and lets it recover whoever is dead already (if that takes
-    /// more than a second, in the background). Fails if the control lock is not free within `patience`.
+    /// more than a second, in the background). Fails if the control lock is not free within
+    /// `patience`.
     pub(crate) fn join(
         peers: Peers,
         recover: Arc<Recover>,
@@ -540,7 +561,8 @@ impl Membership {
         self.peers.mark_left(self.slot);
     }
 
-    /// Gives the slot back and ends the sentinel. What is left are the tokens of this process's threads.
+    /// Gives the slot back and ends the sentinel. What is left are the tokens of this process's
+    /// threads.
     pub(crate) fn leave(self) -> Remains {
         self.stop.set();
         self.sentinel.join();
@@ -556,7 +578,8 @@ pub(crate) struct Remains {
 }
 
 impl Remains {
-    /// Whether a thread that lives on can give its tokens up here. Not so if they are mutexes of the C library's.
+    /// Whether a thread that lives on can give its tokens up here. Not so if they are mutexes of
+    /// the C library's.
     pub(crate) const CAN_BE_GIVEN_UP: bool = RobustWord::ZERO_IS_PLACED;
 
     /// Gives the tokens of the calling thread up. Returns whether it had any.
@@ -571,7 +594,8 @@ impl Remains {
         self.threads.len() < before
     }
 
-    /// Whether any of the threads lives. (One that has its id by now counts: then the memory stays longer.)
+    /// Whether any of the threads lives. (One that has its id by now counts: then the memory stays
+    /// longer.)
     pub(crate) fn any(&self) -> bool {
         self.threads.iter().any(|&(_, tid)| thread::is_ours(tid))
     }

@@ -1,26 +1,32 @@
 //! Which segments this process maps, and who it is in each of them.
 //!
 //! A primitive is a plain value, and learns who calls it from its own address: [`identify`] looks
-//! in a thread-local cache of address ranges, the last one first, then in the process-wide table. Nothing of this is
-//! read from shared memory.
+//! in a thread-local cache of address ranges, the last one first, then in the process-wide table.
+//! Nothing of this is read from shared memory.
 //!
 //! # After the last use
-//! A registered thread's token lies in the memory. So [`Attachment::detach`] keeps the memory (in a *grave*) until each such thread has ended, or
-//! has come back here: a thread releases its tokens in unused memory the next time it is identified. Memory of the caller's is not kept, and may be
-//! opened again at the same address while such threads live. So the last use empties the caches of all threads, which the table lists.
+//! A registered thread's token lies in the memory. So [`Attachment::detach`] keeps the memory (in a
+//! *grave*) until each such thread has ended, or has come back here: a thread releases its tokens
+//! in unused memory the next time it is identified. Memory of the caller's is not kept, and may be
+//! opened again at the same address while such threads live. So the last use empties the caches of
+//! all threads, which the table lists.
 //!
 //! # Fork
-//! The child of a fork is nobody yet: its cache is emptied, the count of [`forks`] moves, and every mapping
-//! is attached anew at its first use. To stay short, the fast path of a lock does not identify its caller. So until the child is a peer of all segments that it was
-//! born with, its locks take a longer way, on which it becomes one: what it changes under a lock in one of them, it may announce in
-//! another, and the others must hear of its death in between. If a stopped process holds the control
-//! lock of one of the other segments, a lock waits a moment for it, and the next lock tries again.
+//! The child of a fork is nobody yet: its cache is emptied, the count of [`forks`] moves, and every
+//! mapping is attached anew at its first use. To stay short, the fast path of a lock does not
+//! identify its caller. So until the child is a peer of all segments that it was born with, its
+//! locks take a longer way, on which it becomes one: what it changes under a lock in one of them,
+//! it may announce in another, and the others must hear of its death in between. If a stopped
+//! process holds the control lock of one of the other segments, a lock waits a moment for it, and
+//! the next lock tries again.
 //!
-//! A child in another PID namespace than its parent can be no peer of the parent's segments, as thread ids mean other threads there: all calls that
-//! need to know who it is fail in it until it has dropped the handles that it was born with.
+//! A child in another PID namespace than its parent can be no peer of the parent's segments, as
+//! thread ids mean other threads there: all calls that need to know who it is fail in it until it
+//! has dropped the handles that it was born with.
 //!
-//! The table's lock is held across the fork, so that the child finds it whole. Nobody holds it while a sentinel starts or ends: that can take
-//! seconds, if another process holds the segment's control lock.
+//! The table's lock is held across the fork, so that the child finds it whole. Nobody holds it
+//! while a sentinel starts or ends: that can take seconds, if another process holds the segment's
+//! control lock.
 #![expect(
     unsafe_code,
     reason = "a function that the system calls when the program is loaded, and a pointer in place of a reference"
@@ -43,7 +49,8 @@ struct Mapping {
     len: usize,
     peers: Peers,
     recover: RecoverBox,
-    /// Attachments to it: several if the memory is the caller's, who can open it twice at one address.
+    /// Attachments to it: several if the memory is the caller's, who can open it twice at one
+    /// address.
     users: usize,
     place: Place,
     /// The count of forks when `place` was last changed: under another one, it is the parent's.
@@ -112,7 +119,8 @@ static TABLE: Mutex<Table> = Mutex::new(Table {
 static JOINED: Condvar = Condvar::new();
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// The mapping that a thread used last, at index 0, and some that it used before, the oldest one last.
+/// The mapping that a thread used last, at index 0, and some that it used before, the oldest one
+/// last.
 const KNOWN: usize = 9;
 /// The lengths of mappings, or 0 for none.
 type Lengths = [AtomicUsize; KNOWN];
@@ -121,8 +129,9 @@ type Identity = (usize, usize, u32);
 
 /// What a thread knows without a look at the table: mappings in which it is registered.
 ///
-/// Other threads only set lengths to 0, which costs the thread a look at the table. Atomics for that, though no
-/// order is needed: a thread that has a mapping of which the last use is over does nothing in it.
+/// Other threads only set lengths to 0, which costs the thread a look at the table. Atomics for
+/// that, though no order is needed: a thread that has a mapping of which the last use is over does
+/// nothing in it.
 #[derive(Debug)]
 struct Cache {
     lengths: Lengths,
@@ -136,7 +145,8 @@ impl Cache {
         (self.starts[i].get(), self.lengths[i].load(Relaxed), self.tags[i].get())
     }
 
-    /// For a mapping that is in use, or with the table's lock held: another thread may clear the lengths meanwhile.
+    /// For a mapping that is in use, or with the table's lock held: another thread may clear the
+    /// lengths meanwhile.
     fn set(&self, i: usize, (start, length, tag): Identity) {
         self.lengths[i].store(0, Relaxed);
         self.starts[i].set(start);
@@ -168,12 +178,14 @@ impl Cache {
 #[derive(Debug)]
 struct CacheOfThread(*const Lengths);
 
-// SAFETY: to atomics. Their thread takes the pointer out of the table, under the table's lock, before it ends.
+// SAFETY: to atomics. Their thread takes the pointer out of the table, under the table's lock,
+// before it ends.
 unsafe impl Send for CacheOfThread {}
 
 impl CacheOfThread {
     fn clear(&self) {
-        // SAFETY: the thread has not ended, as its pointer is in the table, whose lock the caller holds.
+        // SAFETY: the thread has not ended, as its pointer is in the table, whose lock the caller
+        // holds.
         Cache::clear(unsafe { &*self.0 });
     }
 }
@@ -203,7 +215,8 @@ thread_local! {
     static ENTERED: Entered = const { Entered(Cell::new(false)) };
     /// Process and thread, as the kernel knows them, and the count of forks when it was asked.
     static WHO: Cell<(u32, u32, u32)> = const { Cell::new((u32::MAX, 0, 0)) };
-    /// The table's lock, held by the thread that forks. Without a destructor: a thread may fork after its thread-locals have gone.
+    /// The table's lock, held by the thread that forks. Without a destructor: a thread may fork
+    /// after its thread-locals have gone.
     static ACROSS_FORK: Cell<Option<ManuallyDrop<MutexGuard<'static, Table>>>> =
         const { Cell::new(None) };
 }
@@ -245,9 +258,9 @@ fn identify_slow(address: usize) -> Result<u32, Fault> {
 
 /// Makes this process a peer of the mapping that starts there, if it is none.
 ///
-/// Releases the table's lock while the sentinel starts. The mapping stays: `detach` waits until the join has ended.
-/// If the control lock is not free within `limit`, the attempt fails; with less than [`LOCK_LIMIT`] the mapping
-/// then counts as inherited again.
+/// Releases the table's lock while the sentinel starts. The mapping stays: `detach` waits until the
+/// join has ended. If the control lock is not free within `limit`, the attempt fails; with less
+/// than [`LOCK_LIMIT`] the mapping then counts as inherited again.
 fn attach(
     mut table: MutexGuard<'static, Table>,
     start: usize,
@@ -287,8 +300,9 @@ fn attach(
 /// How long a lock waits for the control lock of a segment that is not the lock's own.
 const SHORT_LIMIT: Duration = Duration::from_millis(500);
 
-/// In the child of a fork: makes it a peer of each mapping that it was born with. Each is tried once: there may be too
-/// many peers. Those of which the control lock is not free stay inherited: the next lock tries them again.
+/// In the child of a fork: makes it a peer of each mapping that it was born with. Each is tried
+/// once: there may be too many peers. Those of which the control lock is not free stay inherited:
+/// the next lock tries them again.
 fn attach_inherited(mut table: MutexGuard<'static, Table>) {
     let inherited = |mapping: &&Mapping| mapping.is_inherited() || mapping.is_joining();
     let starts: Vec<_> =
@@ -298,8 +312,9 @@ fn attach_inherited(mut table: MutexGuard<'static, Table>) {
     }
 }
 
-/// In the child of a fork: makes it a peer of all segments that it was born with, as its parent was, and registers the calling thread in that of
-/// the lock at `address`. The slow path of a lock calls this while the fast path is disabled.
+/// In the child of a fork: makes it a peer of all segments that it was born with, as its parent
+/// was, and registers the calling thread in that of the lock at `address`. The slow path of a lock
+/// calls this while the fast path is disabled.
 pub(crate) fn introduce(address: usize) {
     // Not in another PID namespace.
     if thread::is_held_back() && robust::Thread::current().is_ok() {
@@ -323,10 +338,11 @@ pub(crate) fn contains(address: usize) -> bool {
         || table.ranges.iter().any(|range| within(range.start, range.len))
 }
 
-/// How often this process is the child of a fork since its program was started: what was made under another count is a copy.
+/// How often this process is the child of a fork since its program was started: what was made under
+/// another count is a copy.
 ///
-/// For handles of your own that stand for something of the process, as a child that was forked has a copy of each, to which nothing
-/// belongs. To ask costs one load from memory.
+/// For handles of your own that stand for something of the process, as a child that was forked has
+/// a copy of each, to which nothing belongs. To ask costs one load from memory.
 ///
 /// ```
 /// # use outlast::forks;
@@ -369,7 +385,8 @@ impl Mapping {
         matches!(self.place, Place::Joining)
     }
 
-    /// Forgets the parent's place: its sentinel is not in this process, and its slot is not ours to free.
+    /// Forgets the parent's place: its sentinel is not in this process, and its slot is not ours to
+    /// free.
     fn forget_parent(&mut self) {
         if self.is_inherited() {
             core::mem::forget(core::mem::replace(&mut self.place, Place::None));
@@ -423,8 +440,8 @@ impl Attachment {
         Ok(Attachment { start, len })
     }
 
-    /// Ends the use, and unmaps as soon as no thread of this process has a token in the memory; with
-    /// `keep` never.
+    /// Ends the use, and unmaps as soon as no thread of this process has a token in the memory;
+    /// with `keep` never.
     pub(crate) fn detach(&self, memory: Memory, keep: bool) {
         let mut table = table();
         table.bury();
@@ -475,7 +492,8 @@ impl Table {
         if keep {
             core::mem::forget(memory);
         } else if !self.has(start) {
-            // The caller's memory is not ours to keep; that it outlasts such threads is the caller's promise.
+            // The caller's memory is not ours to keep; that it outlasts such threads is the
+            // caller's promise.
             if memory.is_callers() {
                 robust::forget_within(start, len);
             } else {
@@ -496,7 +514,8 @@ impl Table {
         self.mappings.iter().find(|mapping| address.wrapping_sub(mapping.start) < mapping.len)
     }
 
-    /// Ends one use of the mapping that starts there; the mapping, if it was the last one. From here on no cache knows it.
+    /// Ends one use of the mapping that starts there; the mapping, if it was the last one. From
+    /// here on no cache knows it.
     fn leave(&mut self, start: usize) -> Option<Mapping> {
         let i = self.mappings.iter().position(|mapping| mapping.start == start)?;
         self.mappings[i].users -= 1;
@@ -508,7 +527,8 @@ impl Table {
         Some(mapping)
     }
 
-    /// Enters the calling thread's cache. Returns whether it is in the table: not so in a thread that is ending.
+    /// Enters the calling thread's cache. Returns whether it is in the table: not so in a thread
+    /// that is ending.
     fn enter_cache(&mut self) -> bool {
         ENTERED
             .try_with(|entered| {
@@ -525,8 +545,8 @@ impl Table {
             || self.ranges.iter().any(|range| range.start == start)
     }
 
-    /// Once this process is a peer of all segments that it was born with, locks need not ask. In another PID namespace they
-    /// are refused until there is no such segment any more.
+    /// Once this process is a peer of all segments that it was born with, locks need not ask. In
+    /// another PID namespace they are refused until there is no such segment any more.
     fn settle(&self) {
         let inherited = self.mappings.iter().any(Mapping::is_inherited);
         if thread::is_elsewhere() {
@@ -567,8 +587,8 @@ impl Table {
     }
 }
 
-/// Has the handlers below called. At the first use of a segment it would be too late: a fork in another thread may
-/// be under way, for which the system has looked at its handlers before.
+/// Has the handlers below called. At the first use of a segment it would be too late: a fork in
+/// another thread may be under way, for which the system has looked at its handlers before.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static HOOK_AT_LOAD: thread::Handler = hook;
@@ -605,11 +625,12 @@ extern "C" fn after_fork_in_child() {
     }
 }
 
-/// Says that this process is about to end of its own accord, to be called right before an end that runs no exit handlers: `_exit`, or a signal that it sends
-/// itself.
+/// Says that this process is about to end of its own accord, to be called right before an end that
+/// runs no exit handlers: `_exit`, or a signal that it sends itself.
 ///
-/// `std::process::exit`, and the return from `main`, say so by themselves. Otherwise it counts as killed: what it has received and not acknowledged comes back with
-/// one attempt more, and those who share a barrier with it hear of a death. Nothing of the crate is to be used after it.
+/// `std::process::exit`, and the return from `main`, say so by themselves. Otherwise it counts as
+/// killed: what it has received and not acknowledged comes back with one attempt more, and those
+/// who share a barrier with it hear of a death. Nothing of the crate is to be used after it.
 ///
 /// ```
 /// use outlast::{Queue, Shared, leave};
@@ -632,9 +653,11 @@ pub fn leave() {
     leave_all();
 }
 
-/// A process that ends by itself has not been killed: the others need not count that against its messages.
+/// A process that ends by itself has not been killed: the others need not count that against its
+/// messages.
 extern "C" fn leave_all() {
-    // A thread that holds the table's lock may have been stopped by exit; then the others take this for a kill.
+    // A thread that holds the table's lock may have been stopped by exit; then the others take this
+    // for a kill.
     let Ok(table) = TABLE.try_lock() else { return };
     for mapping in table.mappings.iter().filter(|mapping| !mapping.is_inherited()) {
         if let Place::Peer(membership) = &mapping.place {

@@ -16,8 +16,8 @@
 //! ```
 //!
 //! # State
-//! One word: bit 0 `WAITERS`, bit 1 `MANY`, and the number of permits in the other 30 bits. Beside it, unchanged from
-//! birth, the ceiling (0: none).
+//! One word: bit 0 `WAITERS`, bit 1 `MANY`, and the number of permits in the other 30 bits. Beside
+//! it, unchanged from birth, the ceiling (0: none).
 //!
 //! | `MANY` | `WAITERS` | meaning |
 //! |---|---|---|
@@ -26,22 +26,25 @@
 //! | 1 | 1 | somebody may be asleep for more than one |
 //!
 //! # Invariants
-//! - I1. A thread asleep => `WAITERS`; one asleep for more than one permit => `MANY`. (Both may be set with
-//!   nobody asleep: a wasted system call.)
-//! - I2. The bits are cleared only together with waking everybody, in one system call: cleared by an exchange of the word, they could be
-//!   missing for one who fell asleep at that very value.
-//! - I3. Permits were released and somebody who could take them is asleep => a woken thread, or the one that released them, is about to
-//!   look. With `MANY` all are woken: one that wants more than there is would swallow the wake of one that does not. Without,
-//!   as many are woken as permits came, and each takes one or finds that others have taken all.
+//! - I1. A thread asleep => `WAITERS`; one asleep for more than one permit => `MANY`. (Both may be
+//!   set with nobody asleep: a wasted system call.)
+//! - I2. The bits are cleared only together with waking everybody, in one system call: cleared by
+//!   an exchange of the word, they could be missing for one who fell asleep at that very value.
+//! - I3. Permits were released and somebody who could take them is asleep => a woken thread, or the
+//!   one that released them, is about to look. With `MANY` all are woken: one that wants more than
+//!   there is would swallow the wake of one that does not. Without, as many are woken as permits
+//!   came, and each takes one or finds that others have taken all.
 //!
 //! # Ordering
-//! What was written before `release` is seen after the `acquire` that takes those permits: Release and Acquire of the
-//! word, which every step in between changes by an exchange.
+//! What was written before `release` is seen after the `acquire` that takes those permits: Release
+//! and Acquire of the word, which every step in between changes by an exchange.
 //!
 //! # Death
-//! Permits have no owner: one that a process took before it was killed stays taken, as with POSIX and Python. An acquire
-//! takes effect at its exchange of the word, a release likewise. Killed between that and its wake, or woken and killed before it took:
-//! recovery wakes everybody; so that there is one, who releases to sleepers becomes a peer before. A sleeper that is killed leaves a stale bit.
+//! Permits have no owner: one that a process took before it was killed stays taken, as with POSIX
+//! and Python. An acquire takes effect at its exchange of the word, a release likewise. Killed
+//! between that and its wake, or woken and killed before it took: recovery wakes everybody; so that
+//! there is one, who releases to sleepers becomes a peer before. A sleeper that is killed leaves a
+//! stale bit.
 mod owned;
 
 pub use owned::{MAX_HOLDERS, OwnedPermit, OwnedSemaphore};
@@ -69,8 +72,8 @@ pub const MAX_PERMITS: u32 = u32::MAX / ONE;
 
 /// A number of permits for any number of processes.
 ///
-/// Made for signalling: whoever likes may release, and what a killed process has taken stays taken. Fair to no one. No
-/// system call is made unless somebody waits.
+/// Made for signalling: whoever likes may release, and what a killed process has taken stays taken.
+/// Fair to no one. No system call is made unless somebody waits.
 #[repr(C)]
 #[doc(alias = "BoundedSemaphore")]
 pub struct Semaphore {
@@ -86,7 +89,8 @@ pub struct Semaphore {
 pub struct Permit<'a> {
     semaphore: &'a Semaphore,
     n: u32,
-    /// The word as it was left, and mostly still is when they are given back: to guess it is faster than to look.
+    /// The word as it was left, and mostly still is when they are given back: to guess it is faster
+    /// than to look.
     left: u32,
     /// The count of forks when it was made.
     forks: u32,
@@ -126,7 +130,8 @@ impl Semaphore {
         self.acquire_many(1)
     }
 
-    /// Takes `n` permits at once, waiting for them as long as it takes. Others that want fewer may be served meanwhile.
+    /// Takes `n` permits at once, waiting for them as long as it takes. Others that want fewer may
+    /// be served meanwhile.
     ///
     /// ```
     /// use outlast::{Semaphore, Shared};
@@ -177,7 +182,8 @@ impl Semaphore {
         self.acquire_many_timeout(1, timeout)
     }
 
-    /// Takes a permit, waiting for it until `deadline` at most. One that is there is taken even if that has passed.
+    /// Takes a permit, waiting for it until `deadline` at most. One that is there is taken even if
+    /// that has passed.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
@@ -267,7 +273,8 @@ impl Semaphore {
     /// ```
     ///
     /// # Errors
-    /// If there would be more than the ceiling of a [`bounded`](Self::bounded) semaphore, or than [`MAX_PERMITS`]; then none is made.
+    /// If there would be more than the ceiling of a [`bounded`](Self::bounded) semaphore, or than
+    /// [`MAX_PERMITS`]; then none is made.
     #[inline]
     #[doc(alias = "post")]
     pub fn release(&self, n: u32) -> Result<(), ReleaseError> {

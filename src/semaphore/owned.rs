@@ -13,22 +13,27 @@
 //! ```
 //!
 //! # State
-//! How many permits there are in all, unchanged from birth; 64 cells of {held: 32, unused: 20, owner: 12 bits}, one
-//! for each process that holds some, 0 if free; and a robust word that is owned while permits are taken.
+//! How many permits there are in all, unchanged from birth; 64 cells of {held: 32, unused: 20,
+//! owner: 12 bits}, one for each process that holds some, 0 if free; and a robust word that is
+//! owned while permits are taken.
 //!
 //! # Invariants
-//! - I1. What is available is what there is in all, less the sum of all cells. No other number says so.
-//! - I2. Cells grow under the robust word only, and only by what is available. So their sum is never more than there is in all.
+//! - I1. What is available is what there is in all, less the sum of all cells. No other number says
+//!   so.
+//! - I2. Cells grow under the robust word only, and only by what is available. So their sum is
+//!   never more than there is in all.
 //! - I3. A cell shrinks by an exchange of its own, without the word; then all who sleep are woken.
 //! - I4. Permits are given back to a cell only while it bears their owner's tag.
 //!
 //! # Ordering
-//! What was written before a permit was given back is seen by whoever takes it next: Release and Acquire of the cell.
+//! What was written before a permit was given back is seen by whoever takes it next: Release and
+//! Acquire of the cell.
 //!
 //! # Death
-//! A permit is taken by one exchange of a cell that names its owner, and given back by another: a process that is killed has it or has it
-//! not, and recovery frees the cell. Killed with the robust word, it changed nothing else: the kernel gives it to the next. Killed before it woke
-//! anybody: recovery wakes all.
+//! A permit is taken by one exchange of a cell that names its owner, and given back by another: a
+//! process that is killed has it or has it not, and recovery frees the cell. Killed with the robust
+//! word, it changed nothing else: the kernel gives it to the next. Killed before it woke anybody:
+//! recovery wakes all.
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{forks, identify};
@@ -48,10 +53,11 @@ pub const MAX_HOLDERS: usize = 64;
 const TAG: u64 = 0xfff;
 const HELD_AT: u32 = 32;
 
-/// A number of permits that are held by processes, and come back when their process ends, by whatever means.
+/// A number of permits that are held by processes, and come back when their process ends, by
+/// whatever means.
 ///
-/// Made for limiting the use of something. Only who has a permit can give it back. Fair to no one. Slower than a
-/// [`Semaphore`](super::Semaphore), which forgets who has what.
+/// Made for limiting the use of something. Only who has a permit can give it back. Fair to no one.
+/// Slower than a [`Semaphore`](super::Semaphore), which forgets who has what.
 #[repr(C, align(64))]
 pub struct OwnedSemaphore {
     word: RobustWord,
@@ -95,7 +101,8 @@ impl OwnedSemaphore {
         self.acquire_many(1)
     }
 
-    /// Takes `n` permits at once, waiting for them as long as it takes: for ever if there are fewer in all.
+    /// Takes `n` permits at once, waiting for them as long as it takes: for ever if there are fewer
+    /// in all.
     ///
     /// ```
     /// use outlast::{OwnedSemaphore, Shared};
@@ -125,7 +132,8 @@ impl OwnedSemaphore {
         self.try_acquire_many(1)
     }
 
-    /// Takes `n` permits if there are as many. Never blocks: see [`try_acquire`](Self::try_acquire).
+    /// Takes `n` permits if there are as many. Never blocks: see
+    /// [`try_acquire`](Self::try_acquire).
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
@@ -142,7 +150,8 @@ impl OwnedSemaphore {
         self.acquire_many_timeout(1, timeout)
     }
 
-    /// Takes a permit, waiting for it until `deadline` at most. One that is there is taken even if that has passed.
+    /// Takes a permit, waiting for it until `deadline` at most. One that is there is taken even if
+    /// that has passed.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
@@ -186,8 +195,8 @@ impl OwnedSemaphore {
         }
     }
 
-    /// Takes `n` permits under the robust word, if there are as many. Keeps I2. Without a deadline it does not wait for
-    /// the word: whoever has it may have been stopped.
+    /// Takes `n` permits under the robust word, if there are as many. Keeps I2. Without a deadline
+    /// it does not wait for the word: whoever has it may have been stopped.
     fn attempt(
         &self,
         tag: u32,
@@ -216,7 +225,8 @@ impl OwnedSemaphore {
             },
         };
         match taken {
-            // What a dead owner of the word left is whole: it changed one cell at most, in one step.
+            // What a dead owner of the word left is whole: it changed one cell at most, in one
+            // step.
             Ok((_, me)) => Ok(Some(me)),
             Err(Refused::Busy) => Ok(None),
             Err(Refused::Failed(fault)) => Err(fault),
@@ -295,7 +305,8 @@ impl Drop for OwnedPermit<'_> {
         };
         let left = |seen: u64| (seen & TAG == self.owner).then(|| left(seen)); // keeps I4
         if self.cell.fetch_update(AcqRel, Relaxed, left).is_ok() {
-            // Wakes all waiters: one that needs more permits than are free would consume another's wake.
+            // Wakes all waiters: one that needs more permits than are free would consume another's
+            // wake.
             self.semaphore.signal.notify_all();
         }
     }

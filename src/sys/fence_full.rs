@@ -1,4 +1,5 @@
-//! A fence between two threads of which each pays for itself: see `fence.rs`, whose contract this keeps.
+//! A fence between two threads of which each pays for itself: see `fence.rs`, whose contract this
+//! keeps.
 use crate::sync::atomic::{Ordering::SeqCst, fence};
 
 #[cfg_attr(outlast_loom, expect(dead_code, reason = "the model has one process"))]

@@ -87,8 +87,8 @@ pub(crate) fn allocate(fd: BorrowedFd<'_>, len: usize) -> io::Result<()> {
 /// - Beyond the limit of the process (`RLIMIT_FSIZE`) the call fails with EFBIG, and the kernel
 ///   sends the thread a SIGXFSZ, which ends the process unless it is handled. That signal is taken
 ///   here: the error says enough.
-/// - Before Linux 6.7 a file in memory gives up, and begins anew, at every signal. Beside a timer it
-///   might never be done.
+/// - Before Linux 6.7 a file in memory gives up, and begins anew, at every signal. Beside a timer
+///   it might never be done.
 pub(crate) fn growing<R>(grow: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
     /// Signals of errors in the program itself. Held back, they would end the process.
     const NEVER_HELD: [c_int; 6] =

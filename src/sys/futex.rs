@@ -1,8 +1,9 @@
 //! Linux futexes on memory shared between processes (never `FUTEX_PRIVATE_FLAG`).
 //!
-//! No refusal ends the process. Sandboxes and kernels before 5.16 refuse `futex_waitv`: a thread that waits for several words
-//! then sleeps on one of them, and looks at the others every 10 ms. Where `FUTEX_WAKE_OP` is refused, the change and the
-//! wake are two steps; a thread that is killed between them loses the wake.
+//! No refusal ends the process. Sandboxes and kernels before 5.16 refuse `futex_waitv`: a thread
+//! that waits for several words then sleeps on one of them, and looks at the others every 10 ms.
+//! Where `FUTEX_WAKE_OP` is refused, the change and the wake are two steps; a thread that is killed
+//! between them loses the wake.
 //!
 //! Sources: futex(2), futex_waitv (Linux 5.16), and the kernel's documentation of `FUTEX_WAKE_OP`.
 #![expect(unsafe_code, reason = "system calls on addresses")]
@@ -72,10 +73,12 @@ impl Parker {
             Some(left) if left.is_zero() => return Wake::TimedOut,
             Some(left) => Some(time_after(left)),
         };
-        // In this order: who is queued for `word` when that is woken comes back, and who is not, compares `beside` later.
+        // In this order: who is queued for `word` when that is woken comes back, and who is not,
+        // compares `beside` later.
         let both = [waiter(Watch { word, expected }), waiter(beside)];
         sleep_at(&both, until.as_ref()).unwrap_or_else(|WaitRefused| {
-            // A wake that comes before the sleep is lost: after each slice both words are compared again.
+            // A wake that comes before the sleep is lost: after each slice both words are compared
+            // again.
             while !has_changed(&beside) {
                 match self.park(word, expected, deadline.at_most(SLICE)) {
                     Wake::TimedOut if !deadline.is_over() => {}
@@ -96,7 +99,8 @@ impl Parker {
             && !has_changed(&own)
             && !others.iter().any(has_changed)
         {
-            // On the word by which the kernel tells of a death; the caller sees the others after the slice.
+            // On the word by which the kernel tells of a death; the caller sees the others after
+            // the slice.
             let first = others.first().unwrap_or(&own);
             self.park(first.word, first.expected, Deadline::after(SLICE));
         }
@@ -123,9 +127,9 @@ impl Parker {
             Change::AddOne => (1, 1),
             Change::ClearLowestTwo => (3, 3), // FUTEX_OP_ANDN
         };
-        // The call could also wake sleepers of the changed word, if its old value compares well; it would
-        // wake one even when asked for none. Equal to 2^32 - 1 is what our words never or hardly ever
-        // are, and then it is a wake for no reason.
+        // The call could also wake sleepers of the changed word, if its old value compares well; it
+        // would wake one even when asked for none. Equal to 2^32 - 1 is what our words never or
+        // hardly ever are, and then it is a wake for no reason.
         let op = (op << 28) | (argument << 12) | 0xfff;
         let n = i32::try_from(n).unwrap_or(i32::MAX);
         // SAFETY: both addresses are of live, aligned u32s; 0 sleepers of the second are woken.
@@ -171,7 +175,8 @@ fn waiter(watch: Watch<'_>) -> Waiter {
     }
 }
 
-/// The kernel does not have a thread sleep on several words: it is too old, or forbidden to, or out of memory.
+/// The kernel does not have a thread sleep on several words: it is too old, or forbidden to, or out
+/// of memory.
 #[derive(Debug)]
 struct WaitRefused;
 
@@ -179,7 +184,8 @@ fn has_changed(watch: &Watch<'_>) -> bool {
     watch.word.load(Acquire) != watch.expected
 }
 
-/// Sleeps until one of the words has another value or is woken, at most `until` a time of the monotonic clock.
+/// Sleeps until one of the words has another value or is woken, at most `until` a time of the
+/// monotonic clock.
 fn sleep_at(waiters: &[Waiter], until: Option<&libc::timespec>) -> Result<Wake, WaitRefused> {
     // SAFETY: so many entries, each the address of a live, aligned u32; the time is null or live.
     let r = unsafe {

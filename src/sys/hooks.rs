@@ -1,10 +1,11 @@
 //! Named points in the source at which tests stop, kill, hold or delay a process.
 //!
-//! Built only under `--cfg outlast_hooks`; elsewhere `no_hooks.rs` takes its place. The plan lies in
-//! plain atomics: a forked child inherits it, and no lock can be left held across a fork.
+//! Built only under `--cfg outlast_hooks`; elsewhere `no_hooks.rs` takes its place. The plan lies
+//! in plain atomics: a forked child inherits it, and no lock can be left held across a fork.
 //!
-//! In this build the bounded second looks (the doze of a sleeper, the sentinel's look once a second,
-//! the heartbeat of a pipe) are off until a test switches them on, so that they hide no lost wake.
+//! In this build the bounded second looks (the doze of a sleeper, the sentinel's look once a
+//! second, the heartbeat of a pipe) are off until a test switches them on, so that they hide no
+//! lost wake.
 #![expect(unsafe_code, reason = "a system call")]
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
@@ -138,7 +139,8 @@ fn act(action: Action, point: &'static str) {
     }
 }
 
-/// Sends the signal to the calling thread, so that it takes effect before this returns; it is for the whole process.
+/// Sends the signal to the calling thread, so that it takes effect before this returns; it is for
+/// the whole process.
 fn signal_this_process(signal: i32) {
     let (pid, tid) = (std::process::id(), super::thread::id());
     // SAFETY: takes no pointers.

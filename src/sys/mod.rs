@@ -7,14 +7,16 @@
 //! - `park(&word, expected, deadline) -> Wake`: returns at once unless `word == expected`; may
 //!   return for no reason.
 //! - `unpark(&word, n) -> usize`: wakes up to `n` threads parked on the word; how many there were.
-//! - `park_any(&word, expected, others)`: the same, without a deadline; returns as well when another word
-//!   changes or is woken, and after a while at the latest. (`wake_all` is the wake for words without a `Parker`.)
-//! - `change_and_unpark(&word, &changed, change, n) -> usize`: changes a word, this or another one, and wakes, in one step that
-//!   a kill cannot split.
+//! - `park_any(&word, expected, others)`: the same, without a deadline; returns as well when
+//!   another word changes or is woken, and after a while at the latest. (`wake_all` is the wake for
+//!   words without a `Parker`.)
+//! - `change_and_unpark(&word, &changed, change, n) -> usize`: changes a word, this or another one,
+//!   and wakes, in one step that a kill cannot split.
 //!
 //! The one for robust futexes has a sixth:
-//! - `park_beside(&word, expected, beside, deadline) -> Wake`: as `park`, and returns at once unless the word beside has its value, too. Of that and a
-//!   `change_and_unpark` of the word beside, the one that comes second sees the other.
+//! - `park_beside(&word, expected, beside, deadline) -> Wake`: as `park`, and returns at once
+//!   unless the word beside has its value, too. Of that and a `change_and_unpark` of the word
+//!   beside, the one that comes second sees the other.
 //!
 //! An unpark that follows a change of the word is never lost.
 

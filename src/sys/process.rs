@@ -1,4 +1,5 @@
-//! Starting, watching and ending processes, the sockets between them, and what is too large for those.
+//! Starting, watching and ending processes, the sockets between them, and what is too large for
+//! those.
 #![expect(unsafe_code, reason = "system calls")]
 use super::file::{add_seals, result, seals, uninterrupted};
 use crate::deadline::Deadline;
@@ -88,7 +89,8 @@ pub(crate) fn send(
     Ok(())
 }
 
-/// Takes one message, of which `buffer` takes as much as it can, and its descriptors; 0 bytes are the end.
+/// Takes one message, of which `buffer` takes as much as it can, and its descriptors; 0 bytes are
+/// the end.
 ///
 /// If this process has no room for all descriptors, the call fails with `EMFILE` and the message
 /// stays. The kernel drops the descriptors of a message that is taken without room for them, so
@@ -196,7 +198,8 @@ pub(crate) fn poll(watched: &[BorrowedFd<'_>], deadline: Deadline) -> io::Result
     Ok(polled.iter().map(|entry| entry.revents != 0).collect())
 }
 
-/// Copies the calling process, with the calling thread only. 0 in the copy, whose pid goes to the caller.
+/// Copies the calling process, with the calling thread only. 0 in the copy, whose pid goes to the
+/// caller.
 ///
 /// # Safety
 /// If the process has other threads, the copy must not need what they may just have locked.
@@ -262,7 +265,8 @@ pub(crate) fn kill_child(pid: u32) {
     }
 }
 
-/// Has the kernel kill this process when its parent ends, which was `parent`. If that is too late, it ends now.
+/// Has the kernel kill this process when its parent ends, which was `parent`. If that is too late,
+/// it ends now.
 pub(crate) fn die_with(parent: u32) {
     // SAFETY: takes no pointers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
@@ -279,7 +283,8 @@ pub(crate) fn own_group() {
 
 /// Puts this process into a session of its own, without a terminal.
 pub(crate) fn own_session() {
-    // SAFETY: takes nothing. It can only fail for one that leads a group, and that is a new process.
+    // SAFETY: takes nothing. It can only fail for one that leads a group, and that is a new
+    // process.
     unsafe { libc::setsid() };
 }
 
@@ -303,7 +308,8 @@ pub(crate) fn keep_statuses() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// The code that `address` lies in, as it was loaded from a file: its start and its length. `None` if it lies in none.
+/// The code that `address` lies in, as it was loaded from a file: its start and its length. `None`
+/// if it lies in none.
 pub(crate) fn code_around(address: usize) -> Option<(usize, usize)> {
     struct Search {
         address: usize,

@@ -1,17 +1,20 @@
 //! Sleeping by process-shared objects of POSIX: a robust mutex and a semaphore beside each word.
 //!
-//! Never a `pthread_cond_t`: once a process that waited on it was killed, the next signal blocks for ever.
+//! Never a `pthread_cond_t`: once a process that waited on it was killed, the next signal blocks
+//! for ever.
 //!
 //! # State
-//! The mutex guards the number of those who are `asleep` on the semaphore. A sleeper compares the word under the
-//! mutex and counts itself; who wakes takes as many off the count as it posts.
+//! The mutex guards the number of those who are `asleep` on the semaphore. A sleeper compares the
+//! word under the mutex and counts itself; who wakes takes as many off the count as it posts.
 //!
 //! # What is weaker than futexes
-//! A sleeper that was killed stays counted, and one post too many is made. A kill may come between the change of a word and its
-//! posts. And a post may be taken by one who came later: it is passed on, but not for ever. So the count is a hint, and
-//! every sleeper looks again after [`SLICE`] at the latest: a lost wake is a late one.
+//! A sleeper that was killed stays counted, and one post too many is made. A kill may come between
+//! the change of a word and its posts. And a post may be taken by one who came later: it is passed
+//! on, but not for ever. So the count is a hint, and every sleeper looks again after [`SLICE`] at
+//! the latest: a lost wake is a late one.
 //!
-//! Sources: POSIX.1-2024, which has the calls with a choice of clock that the GNU C library 2.30 brought.
+//! Sources: POSIX.1-2024, which has the calls with a choice of clock that the GNU C library 2.30
+//! brought.
 #![expect(unsafe_code, reason = "calls the C library on addresses")]
 use super::clock::time_after;
 use super::robust::Mutex;
@@ -115,7 +118,8 @@ impl Parker {
         }
     }
 
-    /// Passes a post on that was meant for one who fell asleep before: the word has not changed since we did.
+    /// Passes a post on that was meant for one who fell asleep before: the word has not changed
+    /// since we did.
     #[cold]
     fn forward(&self) {
         let held = self.mutex.lock();
@@ -162,7 +166,8 @@ impl Parker {
 
     fn post(&self, n: u32) {
         for _ in 0..n {
-            // SAFETY: initialised by `place`. That it counts no higher is no loss: nobody is asleep then.
+            // SAFETY: initialised by `place`. That it counts no higher is no loss: nobody is asleep
+            // then.
             self.semaphore.with_mut(|semaphore| unsafe { libc::sem_post(semaphore) });
         }
     }

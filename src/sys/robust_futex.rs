@@ -7,23 +7,26 @@
 //! treats the node in the head's *pending* field likewise, even if it is not in the list.
 //!
 //! # The lazy list
-//! A held lock usually stays in `pending` and never enters the list. Only when a second lock is taken while the first is held
-//! does the first move to the list ([`Thread::begin`]). A pthread robust mutex taken inside a section, or a lock of another copy of this
-//! crate, does not know that `pending` is in use and would empty the field; [`set_eager`] is for such programs.
+//! A held lock usually stays in `pending` and never enters the list. Only when a second lock is
+//! taken while the first is held does the first move to the list ([`Thread::begin`]). A pthread
+//! robust mutex taken inside a section, or a lock of another copy of this crate, does not know that
+//! `pending` is in use and would empty the field; [`set_eager`] is for such programs.
 //!
-//! Given up, a lock stays in `pending` all the same: it may well be the next that this thread takes, which then costs no store. (One right
-//! before a locked instruction costs as much as half of that.) To the kernel a pending word that belongs to somebody else, or to nobody, says
-//! nothing: at most it wakes one sleeper for no reason. Which lock in `pending` is held, only this thread knows (`UNLISTED`). But
-//! memory that goes must not be left pending, or the kernel might take what comes to lie there for a lock: see `threads`.
+//! Given up, a lock stays in `pending` all the same: it may well be the next that this thread
+//! takes, which then costs no store. (One right before a locked instruction costs as much as half
+//! of that.) To the kernel a pending word that belongs to somebody else, or to nobody, says
+//! nothing: at most it wakes one sleeper for no reason. Which lock in `pending` is held, only this
+//! thread knows (`UNLISTED`). But memory that goes must not be left pending, or the kernel might
+//! take what comes to lie there for a lock: see `threads`.
 //!
 //! # Invariants
-//! An *entry* is the address of a node's `next`. A word that is mapped twice has two entries. A thread
-//! *has* an entry if it is in `UNLISTED` or in `held`.
+//! An *entry* is the address of a node's `next`. A word that is mapped twice has two entries. A
+//! thread *has* an entry if it is in `UNLISTED` or in `held`.
 //! - I1. A thread has an entry exactly while the thread owns that entry's word and took the word
-//!   through that address. So the thread id in a word says which thread owns the word, but not through
-//!   which mapping: [`Thread::has`] decides whether a word can be entered again or given up. (A peer
-//!   that breaks the protocol can write over the word of a held lock. Then the entry stays until the
-//!   guard is dropped.)
+//!   through that address. So the thread id in a word says which thread owns the word, but not
+//!   through which mapping: [`Thread::has`] decides whether a word can be entered again or given
+//!   up. (A peer that breaks the protocol can write over the word of a held lock. Then the entry
+//!   stays until the guard is dropped.)
 //! - I2. Each node in the kernel's list that is not the C library's is in `held`, and the reverse.
 //! - I3. `UNLISTED` is 0 or equal to `pending`, and is not in `held`.
 //! - I4. Memory into which an entry of any thread leads stays mapped (`is_held_within`).
@@ -99,13 +102,15 @@ struct Head {
 }
 
 thread_local! {
-    /// This thread's head and id. Empty until first used, after fork for as long as it is held back, and always if eager.
+    /// This thread's head and id. Empty until first used, after fork for as long as it is held
+    /// back, and always if eager.
     static FAST: Cell<(*const Head, u32)> = const { Cell::new((null(), 0)) };
     /// The same, also if eager.
     static KNOWN: Cell<(*const Head, u32)> = const { Cell::new((null(), 0)) };
     /// The entry of the lock that this thread holds in `pending` alone, or 0.
     static UNLISTED: AtomicUsize = const { AtomicUsize::new(0) };
-    /// How many entries this thread has listed. There is room for the unlisted one as well, at any time.
+    /// How many entries this thread has listed. There is room for the unlisted one as well, at any
+    /// time.
     static HELD_LEN: Cell<usize> = const { Cell::new(0) };
     /// A node of somebody else is, or may be, between ours.
     static FOREIGN: Cell<bool> = const { Cell::new(false) };
@@ -114,7 +119,8 @@ thread_local! {
 /// Whether locks enter the list at once.
 static EAGER: AtomicBool = AtomicBool::new(false);
 
-/// Makes every lock of this process enter the robust list at once, or not. To be called before the first lock.
+/// Makes every lock of this process enter the robust list at once, or not. To be called before the
+/// first lock.
 pub(crate) fn set_eager(eager: bool) {
     EAGER.store(eager, Relaxed);
     FAST.set((null(), 0));
@@ -157,7 +163,8 @@ impl Thread {
         if r != 0 || head.is_null() || len != size_of::<Head>() {
             return Err(Fault::Unsupported);
         }
-        // SAFETY: the kernel's answer for this thread is its head, which lives as long as the thread.
+        // SAFETY: the kernel's answer for this thread is its head, which lives as long as the
+        // thread.
         let offset = unsafe { (*head).futex_offset };
         if offset != -(WORD_OFFSET as i64) {
             return Err(Fault::Unsupported);
@@ -175,7 +182,8 @@ impl Thread {
         }
     }
 
-    /// Whether this is the calling thread, and [fast](Self::fast): not so in the child of a fork, for a `Thread` that was made before.
+    /// Whether this is the calling thread, and [fast](Self::fast): not so in the child of a fork,
+    /// for a `Thread` that was made before.
     #[inline(always)]
     pub(crate) fn is_calling(self) -> bool {
         FAST.get().1 == self.tid
@@ -194,7 +202,8 @@ impl Thread {
         unsafe { &*self.head }
     }
 
-    /// Announces that the word of `links` is about to be taken. A lock that was held unlisted is in the list from here on.
+    /// Announces that the word of `links` is about to be taken. A lock that was held unlisted is in
+    /// the list from here on.
     #[inline(always)]
     pub(crate) fn begin(self, links: &Links) -> Result<(), Fault> {
         if self.is_full() {
@@ -214,7 +223,8 @@ impl Thread {
         compiler_fence(SeqCst);
     }
 
-    /// As [`begin`](Self::begin), for a word that is tried once, and then [held](Self::hold) or left: mostly it is announced already.
+    /// As [`begin`](Self::begin), for a word that is tried once, and then [held](Self::hold) or
+    /// left: mostly it is announced already.
     #[inline(always)]
     pub(crate) fn begin_again(self, links: &Links) -> Result<(), Fault> {
         if self.head().pending.load(Relaxed) == links.entry() {
@@ -282,13 +292,15 @@ impl Thread {
     /// Moves the lock that is held in `pending` into the list.
     #[cold]
     fn spill(self) {
-        // SAFETY: the node of a lock that this thread holds, so its mapping is alive; the entry is the address of its `next`.
+        // SAFETY: the node of a lock that this thread holds, so its mapping is alive; the entry is
+        // the address of its `next`.
         self.link(unsafe { node(unlisted()) });
         // Release: a thread that unmaps memory finds the entry here, or then in `held`.
         UNLISTED.with(|entry| entry.store(0, Release));
     }
 
-    /// Puts the node of a word that this thread owns into the list. There is room: it [began](Self::begin).
+    /// Puts the node of a word that this thread owns into the list. There is room: it
+    /// [began](Self::begin).
     pub(crate) fn link(self, links: &Links) {
         let (head, len, entry) = (self.head(), HELD_LEN.get(), links.entry());
         let Some(held) = threads::held() else { return }; // there is: the thread was entered
@@ -304,7 +316,8 @@ impl Thread {
         set_len(len + 1);
     }
 
-    /// Takes a node out of the list, if it is there; whether it was. It must be the pending one meanwhile.
+    /// Takes a node out of the list, if it is there; whether it was. It must be the pending one
+    /// meanwhile.
     pub(crate) fn unlink(self, links: &Links) -> bool {
         let (head, len) = (self.head(), HELD_LEN.get());
         let Some(held) = threads::held() else { return false };
@@ -379,14 +392,15 @@ fn position(held: &Held, len: usize, entry: usize) -> Option<usize> {
 /// The node of an entry.
 ///
 /// # Safety
-/// The entry is the address of its `next`, in memory that is mapped, and stays so for as long as the result is used.
+/// The entry is the address of its `next`, in memory that is mapped, and stays so for as long as
+/// the result is used.
 unsafe fn node<'a>(entry: usize) -> &'a Links {
     // SAFETY: the caller's promise; a node is made of atomics, for which any bytes will do.
     unsafe { &*core::ptr::with_exposed_provenance::<Links>(entry - PREV_OFFSET) }
 }
 
-/// Whether the calling thread lists its locks at once: if the process wants that, and when the thread is ending, after which nobody could take
-/// back what it left in `pending`.
+/// Whether the calling thread lists its locks at once: if the process wants that, and when the
+/// thread is ending, after which nobody could take back what it left in `pending`.
 fn must_list() -> bool {
     EAGER.load(Relaxed) || threads::is_ending()
 }
@@ -404,13 +418,15 @@ fn store(address: usize, value: usize) {
     unsafe { core::ptr::with_exposed_provenance_mut::<usize>(address).write_volatile(value) };
 }
 
-/// Whether a thread of this process has an entry that leads into this memory: then the memory must stay (I4).
+/// Whether a thread of this process has an entry that leads into this memory: then the memory must
+/// stay (I4).
 pub(crate) fn is_held_within(start: usize, len: usize) -> bool {
     threads::any_has(|entry| entry.wrapping_sub(start) < len)
 }
 
-/// Has the kernel forget words in memory that is about to go: what the threads of this process have left in `pending`, and what
-/// the calling thread has there. No other thread has an entry there ([`is_held_within`]).
+/// Has the kernel forget words in memory that is about to go: what the threads of this process have
+/// left in `pending`, and what the calling thread has there. No other thread has an entry there
+/// ([`is_held_within`]).
 pub(crate) fn forget_within(start: usize, len: usize) {
     let within = |entry: usize| entry.wrapping_sub(start) < len;
     let (head, tid) = KNOWN.get();
@@ -431,7 +447,8 @@ pub(crate) fn forget_within(start: usize, len: usize) {
     threads::forget_pending(within);
 }
 
-/// Leaves nothing in the calling thread's `pending` field but what is about to be taken or given up, now or later.
+/// Leaves nothing in the calling thread's `pending` field but what is about to be taken or given
+/// up, now or later.
 fn retire() {
     FAST.set((null(), 0));
     let (head, tid) = KNOWN.get();
@@ -442,7 +459,8 @@ fn retire() {
     me.end();
 }
 
-/// To be called in the child of a fork: its thread has another id, an empty list, and none of its parent's locks.
+/// To be called in the child of a fork: its thread has another id, an empty list, and none of its
+/// parent's locks.
 pub(crate) fn forget_in_child() {
     let (head, _) = KNOWN.get();
     if !head.is_null() {

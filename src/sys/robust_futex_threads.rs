@@ -1,21 +1,26 @@
-//! What the threads of this process have in their robust lists, told to a thread that unmaps memory.
+//! What the threads of this process have in their robust lists, told to a thread that unmaps
+//! memory.
 //!
-//! Memory may go only if no thread has an entry there: a thread would write to the links of that entry, and the
-//! kernel would follow them when the thread ends. (A guard that was forgotten is such an entry, and so is a token.)
-//! Memory that goes must be left in no `pending` field either: when such a thread ends, the kernel looks at that
-//! address once more, and would change a number there that equals the thread's id.
+//! Memory may go only if no thread has an entry there: a thread would write to the links of that
+//! entry, and the kernel would follow them when the thread ends. (A guard that was forgotten is
+//! such an entry, and so is a token.) Memory that goes must be left in no `pending` field either:
+//! when such a thread ends, the kernel looks at that address once more, and would change a number
+//! there that equals the thread's id.
 //!
-//! Another thread's entries in this memory cannot change meanwhile: nobody uses the memory any more. Its entries elsewhere can.
+//! Another thread's entries in this memory cannot change meanwhile: nobody uses the memory any
+//! more. Its entries elsewhere can.
 //!
 //! # State
-//! A *place* for each thread, in a list that only grows. A place is used again once its thread is gone.
+//! A *place* for each thread, in a list that only grows. A place is used again once its thread is
+//! gone.
 //!
 //! | `tid` | `living` | meaning |
 //! |---|---|---|
 //! | a thread's id | there | of a thread that has not begun to end: it waits for the place's lock before it does |
 //! | a thread's id | none | of a thread that is ending, or is gone. Until it is gone, what is in `held` is in its list |
 //!
-//! The locks of other threads may stay locked in the child of a fork, which therefore begins a new list.
+//! The locks of other threads may stay locked in the child of a fork, which therefore begins a new
+//! list.
 use super::{Head, Held, MAX_HELD, UNLISTED};
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -50,7 +55,8 @@ struct Living {
 /// The address of the place that was made last.
 static PLACES: AtomicUsize = AtomicUsize::new(0);
 
-/// Says that the thread is ending, when its variables are dropped. Later its locks are listed at once.
+/// Says that the thread is ending, when its variables are dropped. Later its locks are listed at
+/// once.
 struct Leaver;
 
 thread_local! {
@@ -145,7 +151,8 @@ pub(super) fn held() -> Option<&'static Held> {
     PLACE.get().map(|place| &place.held)
 }
 
-/// Tells other threads how many entries the calling thread has listed. A thread that reads the number sees those entries.
+/// Tells other threads how many entries the calling thread has listed. A thread that reads the
+/// number sees those entries.
 pub(super) fn publish_len(len: usize) {
     if let Some(place) = PLACE.get() {
         place.len.store(len, Release);
@@ -184,7 +191,8 @@ impl Drop for Leaver {
     }
 }
 
-/// To be called in the child of a fork: only the calling thread is there, and it is entered anew at its next lock.
+/// To be called in the child of a fork: only the calling thread is there, and it is entered anew at
+/// its next lock.
 pub(super) fn forget_in_child() {
     PLACES.store(0, Relaxed);
     PLACE.set(None);

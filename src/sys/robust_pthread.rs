@@ -81,7 +81,8 @@ impl Mutex {
     /// Takes the mutex, waiting for it until `deadline`.
     pub(crate) fn take_until(&self, deadline: Deadline) -> Outcome {
         loop {
-            // In the GNU C library a wake is lost if the one woken is killed while a third has the mutex.
+            // In the GNU C library a wake is lost if the one woken is killed while a third has the
+            // mutex.
             let left = deadline.remaining().unwrap_or(SLICE);
             let until = time_after(left.min(SLICE));
             // SAFETY: as above; the time is live.

@@ -1,7 +1,8 @@
 //! Catching the signals that ask a process to end.
 //!
-//! What the handler does is async-signal-safe: it looks at numbers that stand ready, writes to a descriptor, and calls who
-//! was to be called before. A thread reads the descriptor and does the rest.
+//! What the handler does is async-signal-safe: it looks at numbers that stand ready, writes to a
+//! descriptor, and calls who was to be called before. A thread reads the descriptor and does the
+//! rest.
 #![expect(unsafe_code, reason = "system calls; calls a function by its address")]
 use super::file::{result, uninterrupted};
 use super::signal_mask::Mask;
@@ -13,7 +14,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// The signals: Ctrl-C, and what `kill` sends.
 const CAUGHT: [c_int; 2] = [libc::SIGINT, libc::SIGTERM];
-/// Nobody presses a key twice in so many microseconds; but a program such as `timeout` sends to the process and to its group.
+/// Nobody presses a key twice in so many microseconds; but a program such as `timeout` sends to the
+/// process and to its group.
 const ECHO: u64 = 50_000;
 
 /// The process that the rest is about, and the descriptor that the handler writes to.
@@ -57,7 +59,8 @@ impl Bell {
     }
 }
 
-/// Installs the handler in this process, which has none that works. A signal that it ignores stays ignored.
+/// Installs the handler in this process, which has none that works. A signal that it ignores stays
+/// ignored.
 pub(crate) fn install() -> io::Result<Bell> {
     // SAFETY: takes no pointers.
     let number = result(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) })?;
@@ -73,7 +76,8 @@ pub(crate) fn install() -> io::Result<Bell> {
         // SAFETY: the call has succeeded, so it was written.
         let known = unsafe { known.assume_init() };
         let ours = handler as Three as usize;
-        // Ours already: this is the child of a fork. Ignored: a shell has started it in the background, away from Ctrl-C.
+        // Ours already: this is the child of a fork. Ignored: a shell has started it in the
+        // background, away from Ctrl-C.
         if known.sa_sigaction == ours || known.sa_sigaction == libc::SIG_IGN {
             continue;
         }
@@ -91,7 +95,8 @@ pub(crate) fn install() -> io::Result<Bell> {
     Ok(bell)
 }
 
-/// Whether somebody wants to know of signals from now on. If nobody does, they do what they did before.
+/// Whether somebody wants to know of signals from now on. If nobody does, they do what they did
+/// before.
 pub(crate) fn want(so: bool) {
     if so && !WANTED.load(Relaxed) {
         FIRST.store(0, Relaxed);
@@ -118,7 +123,8 @@ extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c
         match FIRST.compare_exchange(0, this, Release, Relaxed) {
             Ok(_) => {
                 let (bell, one) = (BELL.load(Relaxed).cast_signed(), 1_u64);
-                // SAFETY: reads eight bytes of the live variable. It cannot fail before the count is 2^64.
+                // SAFETY: reads eight bytes of the live variable. It cannot fail before the count
+                // is 2^64.
                 unsafe { libc::write(bell, (&raw const one).cast(), 8) };
                 as_before(signal, info, context, false);
             }

@@ -1,8 +1,9 @@
 //! Lengths of time, for guesses, measured where reading the clock costs more than what is measured.
 //!
-//! The kernel's code and data for the system's clock lie in pages of their own. A thread that was just woken finds none of them in a
-//! cache, and getting them takes it longer than all else that it does. The CPU's time stamp counter is one instruction. Its speed
-//! is measured once; where CPUs' counters differ, or change their speed, lengths are wrong.
+//! The kernel's code and data for the system's clock lie in pages of their own. A thread that was
+//! just woken finds none of them in a cache, and getting them takes it longer than all else that it
+//! does. The CPU's time stamp counter is one instruction. Its speed is measured once; where CPUs'
+//! counters differ, or change their speed, lengths are wrong.
 #![expect(unsafe_code, reason = "an instruction that is no function of the language's")]
 use crate::sync::Kept;
 use core::time::Duration;
@@ -15,7 +16,8 @@ pub(crate) struct Stopwatch(u64);
 impl Stopwatch {
     #[inline(always)]
     pub(crate) fn start() -> Self {
-        // SAFETY: all CPUs of this architecture have it. Who is forbidden it (`PR_SET_TSC`) is forbidden the clock as well.
+        // SAFETY: all CPUs of this architecture have it. Who is forbidden it (`PR_SET_TSC`) is
+        // forbidden the clock as well.
         Stopwatch(unsafe { core::arch::x86_64::_rdtsc() })
     }
 
@@ -33,7 +35,8 @@ impl Stopwatch {
     }
 }
 
-/// Counts in a millisecond, to a percent or so. Of three times, one that was interrupted between two readings is not the middle one.
+/// Counts in a millisecond, to a percent or so. Of three times, one that was interrupted between
+/// two readings is not the middle one.
 #[cold]
 fn measure() -> u32 {
     const LENGTH: Duration = Duration::from_micros(5);

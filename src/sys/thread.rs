@@ -32,10 +32,12 @@ pub(crate) fn is_held_back() -> bool {
     HELD_BACK.load(Relaxed)
 }
 
-/// Whether this process was forked into another PID namespace than that of the segments which it was born with.
+/// Whether this process was forked into another PID namespace than that of the segments which it
+/// was born with.
 static ELSEWHERE: AtomicBool = AtomicBool::new(false);
 
-/// Sets whether calls that need this process's identity fail: its thread ids mean other threads to its peers.
+/// Sets whether calls that need this process's identity fail: its thread ids mean other threads to
+/// its peers.
 pub(crate) fn set_elsewhere(so: bool) {
     ELSEWHERE.store(so, Relaxed);
 }
@@ -44,8 +46,9 @@ pub(crate) fn is_elsewhere() -> bool {
     ELSEWHERE.load(Relaxed)
 }
 
-/// Whether the process that forked this one is in another PID namespace. To be asked in the child of a fork: the kernel shows no parent
-/// across namespaces, and if the parent has ended, it shows another process of the parent's namespace.
+/// Whether the process that forked this one is in another PID namespace. To be asked in the child
+/// of a fork: the kernel shows no parent across namespaces, and if the parent has ended, it shows
+/// another process of the parent's namespace.
 pub(crate) fn parent_is_elsewhere() -> bool {
     std::os::unix::process::parent_id() == 0
 }
@@ -77,10 +80,11 @@ impl Silent {
 
 type Body = Box<dyn FnOnce() + Send>;
 
-/// Runs `body`, which must not panic, on a thread that gets no signals, so that no handler of the program runs there.
+/// Runs `body`, which must not panic, on a thread that gets no signals, so that no handler of the
+/// program runs there.
 ///
-/// Not a thread of the standard library: those take a lock of the process as they start and end, and in a child that
-/// was forked meanwhile that lock is never given up again.
+/// Not a thread of the standard library: those take a lock of the process as they start and end,
+/// and in a child that was forked meanwhile that lock is never given up again.
 pub(crate) fn spawn_silent(
     name: &CStr,
     body: impl FnOnce() + Send + 'static,
@@ -114,7 +118,8 @@ pub(crate) fn spawn_silent(
     }
     // SAFETY: the call succeeded, so it was written.
     let thread = unsafe { thread.assume_init() };
-    // SAFETY: a thread that is not joined yet, and a C string. It does not matter if the name is refused.
+    // SAFETY: a thread that is not joined yet, and a C string. It does not matter if the name is
+    // refused.
     unsafe { libc::pthread_setname_np(thread, name.as_ptr()) };
     Ok(Silent(thread))
 }
@@ -122,7 +127,8 @@ pub(crate) fn spawn_silent(
 /// What such a thread may use of its stack, in bytes.
 const STACK: usize = 256 * 1024;
 
-/// The size of the smallest stack, in bytes. In the GNU C library the thread-local memory of the program is part of the stack.
+/// The size of the smallest stack, in bytes. In the GNU C library the thread-local memory of the
+/// program is part of the stack.
 ///
 /// # Safety
 /// The attributes are initialised.

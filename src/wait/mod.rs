@@ -37,7 +37,8 @@ pub(crate) enum Step<T, V = u32> {
     Retry,
     /// Nothing to do until the word is no longer this value (or, of two words, one of them is not).
     Sleep(V),
-    /// The same, but look once more after a while: a change that was just made may come without a wake.
+    /// The same, but look once more after a while: a change that was just made may come without a
+    /// wake.
     Doze(V),
 }
 
@@ -62,8 +63,9 @@ impl WaitWord {
 
     /// Runs `step` until it is `Done`, spinning for a while and then sleeping whenever it says so.
     ///
-    /// `step` is given the word's value, and runs once more after the deadline has passed: what can be had is had, even too late. The deadline is a
-    /// point in time, so that retries do not extend it; a signal is a wake for no reason.
+    /// `step` is given the word's value, and runs once more after the deadline has passed: what can
+    /// be had is had, even too late. The deadline is a point in time, so that retries do not extend
+    /// it; a signal is a wake for no reason.
     pub(crate) fn wait_until<T>(
         &self,
         deadline: Deadline,
@@ -166,7 +168,8 @@ impl WaitWord {
         }
     }
 
-    /// Sleeps, for a while at most, until the word is no longer `seen` or one of the others has changed. May return for no reason.
+    /// Sleeps, for a while at most, until the word is no longer `seen` or one of the others has
+    /// changed. May return for no reason.
     #[cfg(not(outlast_loom))]
     pub(crate) fn sleep_any(&self, seen: u32, others: &[Watch<'_>]) {
         self.parker.park_any(&self.value, seen, others);

@@ -1,4 +1,5 @@
-//! Sleeping until somebody says that something has changed, where the state itself is no word that one could sleep on.
+//! Sleeping until somebody says that something has changed, where the state itself is no word that
+//! one could sleep on.
 use super::spin::Rest;
 use super::{Look, Step, TimedOut, WaitWord};
 use crate::deadline::Deadline;
@@ -10,16 +11,18 @@ use std::time::Duration;
 /// A sequence word, and whether anybody sleeps on it.
 ///
 /// # Invariants
-/// - I1. A thread asleep on `seq` => `armed` has `ARMED`. (It may be there with nobody asleep: one wasted system
-///   call clears it.) A sleeper arms, fences, looks once more, and sleeps; who changes the state
-///   fences and then reads `armed`: one of the two sees the other. Where a lock orders the arming before
-///   the change, nobody needs a fence. With `LIGHT`, the sleeper pays for both fences, and dozes before it sleeps,
-///   because they are not certain: see `sys/fence.rs`. (While `seq` stands still, `ARMED` stays, by I2: so all changes that are not
-///   announced were made before the doze.)
-/// - I2. `ARMED` is cleared only by one whose wake found nobody asleep, and only if nobody has armed since before
-///   that wake: each arming makes another number. Whoever armed before had read `seq` before that, and the wake moved
-///   it: the kernel will not put that thread to sleep. (With the sequence itself for a number, an arming that
-///   comes late would hide a later one, and the clearing would take that for old.)
+/// - I1. A thread asleep on `seq` => `armed` has `ARMED`. (It may be there with nobody asleep: one
+///   wasted system call clears it.) A sleeper arms, fences, looks once more, and sleeps; who
+///   changes the state fences and then reads `armed`: one of the two sees the other. Where a lock
+///   orders the arming before the change, nobody needs a fence. With `LIGHT`, the sleeper pays for
+///   both fences, and dozes before it sleeps, because they are not certain: see `sys/fence.rs`.
+///   (While `seq` stands still, `ARMED` stays, by I2: so all changes that are not announced were
+///   made before the doze.)
+/// - I2. `ARMED` is cleared only by one whose wake found nobody asleep, and only if nobody has
+///   armed since before that wake: each arming makes another number. Whoever armed before had read
+///   `seq` before that, and the wake moved it: the kernel will not put that thread to sleep. (With
+///   the sequence itself for a number, an arming that comes late would hide a later one, and the
+///   clearing would take that for old.)
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Signal<const LIGHT: bool = false> {
@@ -65,7 +68,8 @@ impl<const LIGHT: bool> Signal<LIGHT> {
         })
     }
 
-    /// The same, where after the first there may soon be `more`: not to look at once may pay (see [`Rest`]).
+    /// The same, where after the first there may soon be `more`: not to look at once may pay (see
+    /// [`Rest`]).
     pub(crate) fn wait_for_many<R>(
         &self,
         deadline: Deadline,
@@ -100,7 +104,8 @@ impl<const LIGHT: bool> Signal<LIGHT> {
         }
     }
 
-    /// The fence between a change and [`is_armed`](Self::is_armed); one for several signals of the same kind.
+    /// The fence between a change and [`is_armed`](Self::is_armed); one for several signals of the
+    /// same kind.
     #[inline(always)]
     pub(crate) fn fence_after_change() {
         if LIGHT { asymmetric::light() } else { fence(SeqCst) }
@@ -113,7 +118,8 @@ impl<const LIGHT: bool> Signal<LIGHT> {
         self.armed.fetch_update(Release, Relaxed, armed).ok();
     }
 
-    /// Announces a wait that is to begin with a notify later than this; for [`wait_beyond`](Self::wait_beyond).
+    /// Announces a wait that is to begin with a notify later than this; for
+    /// [`wait_beyond`](Self::wait_beyond).
     pub(crate) fn arm(&self) -> u32 {
         let seen = self.seq.value.load(Acquire);
         self.set_armed();
@@ -128,7 +134,8 @@ impl<const LIGHT: bool> Signal<LIGHT> {
         })
     }
 
-    /// Whether somebody may be asleep. To be asked after a change and [`fence_after_change`](Self::fence_after_change).
+    /// Whether somebody may be asleep. To be asked after a change and
+    /// [`fence_after_change`](Self::fence_after_change).
     #[inline(always)]
     pub(crate) fn is_armed(&self) -> bool {
         self.armed.load(Relaxed) & ARMED != 0

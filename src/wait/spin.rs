@@ -1,17 +1,20 @@
 //! How long to look before sleeping.
 //!
 //! A spin that hits is 300 times faster than a sleep; one that misses burns a core for nothing. So
-//! each thread keeps a budget for the words that it waits on, which doubles when a spin has hit
-//! and halves when one has missed; but if the sleep after it was short, a longer spin might have
-//! hit, and it doubles as well. If the longest has missed so, the others have no CPU to run on: it starts
-//! again from the least. On a machine with one CPU nobody can change the word meanwhile: no spin. (Which of its CPUs the calling thread may use says nothing:
-//! those who will change the word may use others.)
+//! each thread keeps a budget for the words that it waits on, which doubles when a spin has hit and
+//! halves when one has missed; but if the sleep after it was short, a longer spin might have hit,
+//! and it doubles as well. If the longest has missed so, the others have no CPU to run on: it
+//! starts again from the least. On a machine with one CPU nobody can change the word meanwhile: no
+//! spin. (Which of its CPUs the calling thread may use says nothing: those who will change the word
+//! may use others.)
 //!
-//! A spin is a number of pauses, and then a number of yields, each with a look. Where the yields let others run, and that was what was needed,
-//! pauses only keep the CPU from those: then their number halves, and that of the yields doubles.
+//! A spin is a number of pauses, and then a number of yields, each with a look. Where the yields
+//! let others run, and that was what was needed, pauses only keep the CPU from those: then their
+//! number halves, and that of the yields doubles.
 //!
-//! Who waits for something of which there may soon be more had better not look at once, nor all the time: each look takes the line from
-//! those who write it. So such a wait begins with a *rest*, which grows as long as there is more than one to be had after it.
+//! Who waits for something of which there may soon be more had better not look at once, nor all the
+//! time: each look takes the line from those who write it. So such a wait begins with a *rest*,
+//! which grows as long as there is more than one to be had after it.
 use crate::sync::{Kept, SPINS, spin_loop};
 use crate::sys::stopwatch::Stopwatch;
 use core::cell::Cell;
@@ -213,7 +216,8 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    /// Rests before a wait on the word at `address`; for [`learn`](Self::learn). No rest at all: `None`.
+    /// Rests before a wait on the word at `address`; for [`learn`](Self::learn). No rest at all:
+    /// `None`.
     pub(crate) fn take(address: usize) -> Option<Self> {
         if !SPINS || SETTING.get() == Spin::Never || cpus() == 1 {
             return None;

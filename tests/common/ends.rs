@@ -1,6 +1,7 @@
-//! What all kinds of channels have in common: who holds the ends, and what those at the other end learn of it. The file that
-//! includes this one says what a channel is (of so many messages), how a message is sent (`send!`), how it is received so that it comes back from
-//! the dead (`hold!`, `try_hold!`, `is_back!`, `let_go!`), what comes out, and what an error gives back.
+//! What all kinds of channels have in common: who holds the ends, and what those at the other end
+//! learn of it. The file that includes this one says what a channel is (of so many messages), how a
+//! message is sent (`send!`), how it is received so that it comes back from the dead (`hold!`,
+//! `try_hold!`, `is_back!`, `let_go!`), what comes out, and what an error gives back.
 use super::common::{
     self, Random, eventually, fork_child, ms, scribble, sleep_for_ever, thread_cpu, watch,
     watch_alone,
@@ -314,7 +315,8 @@ fn what_a_killed_receiver_had_comes_first() {
     other.succeeds();
 }
 
-/// The last receiver leaves while somebody sends: what was sent is there for the next one, and nothing else.
+/// The last receiver leaves while somebody sends: what was sent is there for the next one, and
+/// nothing else.
 #[test]
 fn sends_race_with_the_last_receiver() {
     let channel = channel(4);

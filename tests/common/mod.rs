@@ -1,7 +1,9 @@
-//! The harness: one test body in four worlds, children that are always reaped, and a watchdog over all of it.
+//! The harness: one test body in four worlds, children that are always reaped, and a watchdog over
+//! all of it.
 //!
-//! Rules that the helpers keep: a child is reaped and its exit status asserted; whoever might hang is watched; no test
-//! asserts a *maximum* time, only that nothing returns too early, that a sleeper used no CPU, and that all ends at all.
+//! Rules that the helpers keep: a child is reaped and its exit status asserted; whoever might hang
+//! is watched; no test asserts a *maximum* time, only that nothing returns too early, that a
+//! sleeper used no CPU, and that all ends at all.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of the harness")]
 #![expect(unsafe_code, reason = "fork, signals and memory shared without the crate under test")]
 use core::fmt::Debug;
@@ -50,7 +52,8 @@ fn children() -> std::sync::MutexGuard<'static, Vec<libc::pid_t>> {
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A child process, in a process group of its own. Killed if it is dropped without having been waited for.
+/// A child process, in a process group of its own. Killed if it is dropped without having been
+/// waited for.
 #[derive(Debug)]
 #[must_use = "a child is to be waited for"]
 pub(crate) struct Child {
@@ -58,7 +61,8 @@ pub(crate) struct Child {
     reaped: bool,
 }
 
-/// Runs `body` in a forked child, which then exits by itself (by `exit`, so that it counts as having left).
+/// Runs `body` in a forked child, which then exits by itself (by `exit`, so that it counts as
+/// having left).
 ///
 /// The child dies with the thread that calls this.
 pub(crate) fn fork_child(body: impl FnOnce()) -> Child {
@@ -101,8 +105,8 @@ static IN_CHILD: AtomicBool = AtomicBool::new(false);
 
 /// Has panics of children shown past what the test runner captures.
 ///
-/// To be done before the fork: the child must not change the hook, since a thread that it does not have may be just panicking, and
-/// so keep the hook's lock.
+/// To be done before the fork: the child must not change the hook, since a thread that it does not
+/// have may be just panicking, and so keep the hook's lock.
 fn show_panics_of_children() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -126,7 +130,8 @@ pub(crate) fn rearm() {
 }
 
 fn own_group(pid: libc::pid_t) {
-    // SAFETY: takes no pointers. Parent and child both do it; one of the two may be too late, and fail.
+    // SAFETY: takes no pointers. Parent and child both do it; one of the two may be too late, and
+    // fail.
     unsafe { libc::setpgid(pid, pid) };
 }
 
@@ -281,7 +286,8 @@ pub(crate) fn thread_id() -> libc::pid_t {
     unsafe { libc::gettid() }
 }
 
-/// Has the calling process call `handler` at a signal. Calls of the system are cut short, as there is no `SA_RESTART`.
+/// Has the calling process call `handler` at a signal. Calls of the system are cut short, as there
+/// is no `SA_RESTART`.
 pub(crate) fn handle(signal: i32, handler: extern "C" fn(i32)) {
     // SAFETY: all zero is an empty mask, no flags.
     let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
@@ -297,8 +303,8 @@ pub(crate) fn catch_user_signals() {
     handle(libc::SIGUSR1, nothing);
 }
 
-/// From here on the process, and what it executes, has each of its system calls answered by `program`, which finds the number of
-/// the call loaded: see [`filter_step`].
+/// From here on the process, and what it executes, has each of its system calls answered by
+/// `program`, which finds the number of the call loaded: see [`filter_step`].
 pub(crate) fn filter_calls(program: &mut [libc::sock_filter]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(io::Error::other)?;
     let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
@@ -341,7 +347,8 @@ pub(crate) mod filter_step {
     }
 }
 
-/// Whether the thread sleeps in a futex call on shared memory (a private one has another operation number).
+/// Whether the thread sleeps in a futex call on shared memory (a private one has another operation
+/// number).
 pub(crate) fn waits(pid: libc::pid_t, tid: libc::pid_t) -> bool {
     let call = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall"));
     let call = call.unwrap_or_default();
@@ -418,14 +425,16 @@ pub(crate) fn eventually_within(patience: Duration, what: &str, mut is_so: impl 
     }
 }
 
-/// Memory full of zeros that this process shares with the children it forks, without the crate under test. Never freed.
+/// Memory full of zeros that this process shares with the children it forks, without the crate
+/// under test. Never freed.
 pub(crate) fn plain_shared<T: Shareable>() -> &'static T {
     let (access, kind) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping, wherever there is room.
     let at = unsafe { libc::mmap(core::ptr::null_mut(), size_of::<T>(), access, kind, -1, 0) };
     assert_ne!(at, libc::MAP_FAILED, "mmap: {}", io::Error::last_os_error());
-    // SAFETY: as long as a `T`, aligned to a page, never unmapped; any bytes are a `Shareable` value.
+    // SAFETY: as long as a `T`, aligned to a page, never unmapped; any bytes are a `Shareable`
+    // value.
     unsafe { &*at.cast::<T>() }
 }
 
@@ -579,7 +588,8 @@ fn states(children: &[libc::pid_t]) -> String {
 ///
 /// each time on a segment fresh from `make`, which `check` judges in the end.
 ///
-/// `name` is the test's name as the test runner has it, `case` tells several calls in one test apart.
+/// `name` is the test's name as the test runner has it, `case` tells several calls in one test
+/// apart.
 pub(crate) fn worlds<T>(
     name: &str,
     case: &str,
@@ -641,7 +651,8 @@ pub(crate) fn worlds<T>(
 
 // ------------------------------------------------------------------------- the program once more
 
-/// Starts this program anew for the test `name`, which finds out by [`my_part`] that it has a part to play.
+/// Starts this program anew for the test `name`, which finds out by [`my_part`] that it has a part
+/// to play.
 pub(crate) fn start_again(name: &str, part: &str, prepare: impl FnOnce(&mut Command)) -> Child {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command
@@ -664,9 +675,10 @@ pub(crate) fn my_part() -> Option<String> {
 
 /// Runs a test in a process of its own.
 ///
-/// Where no other test forks children: each would have a copy of every descriptor, and so be a user of every segment that
-/// has a name. And where no other test starts threads: if one is just starting or ending as a child is forked, a lock
-/// of the standard library stays locked in the child, and no thread that *it* starts (by the standard library) ever runs.
+/// Where no other test forks children: each would have a copy of every descriptor, and so be a user
+/// of every segment that has a name. And where no other test starts threads: if one is just
+/// starting or ending as a child is forked, a lock of the standard library stays locked in the
+/// child, and no thread that *it* starts (by the standard library) ever runs.
 pub(crate) fn in_own_process(name: &str, body: impl FnOnce()) {
     if my_part().is_some() {
         body();

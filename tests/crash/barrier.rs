@@ -140,7 +140,8 @@ fn passes_or_is_told(world: &Party) -> Verdict {
     Ok(())
 }
 
-/// Notes whether the generation in which two wait had its end before the victim was killed: whether that completed or broke it.
+/// Notes whether the generation in which two wait had its end before the victim was killed: whether
+/// that completed or broke it.
 fn note_if_done(world: &Party) -> Verdict {
     world.done.store(u32::from(world.barrier.waiting() == 0), SeqCst);
     Ok(())
@@ -285,7 +286,8 @@ fn shrinking() -> Shared<Barrier> {
     options().anonymous(Barrier::shrinking(3)).expect("a segment")
 }
 
-/// Waits as a survivor of a shrinking barrier does: it passes. Then it is no party, whose end would be a loss.
+/// Waits as a survivor of a shrinking barrier does: it passes. Then it is no party, whose end would
+/// be a loss.
 fn passes(world: &Shared<Barrier>) -> Verdict {
     Spin::Never.set();
     world.wait_timeout(patience()).map_or_else(fail, |_| Ok(()))?;
@@ -355,8 +357,8 @@ fn recovery_of_a_shrinking_barrier_is_interrupted() {
     Sweep { sleepers: &[passes, passes], after: Some(recovers_again), ..sweep }.must_hold();
 }
 
-/// The recoverer is killed as well, at any point, and a survivor resets what it has broken: the next recoverer breaks the
-/// barrier if that has not happened, and not a second time.
+/// The recoverer is killed as well, at any point, and a survivor resets what it has broken: the
+/// next recoverer breaks the barrier if that has not happened, and not a second time.
 #[test]
 fn recovery_that_breaks_a_barrier_is_interrupted() {
     // The process that makes the world is a party, and counts as dead.
@@ -502,7 +504,8 @@ fn takes_a_turn(world: &Taken) -> Verdict {
     }
 }
 
-/// Its turn ends without a value, by a failure or by its death; the victim is woken for the next one, and another waits.
+/// Its turn ends without a value, by a failure or by its death; the victim is woken for the next
+/// one, and another waits.
 fn next_turn(name: &str, wake: fn(&Taken)) -> Sweep<'_, Taken> {
     let victim: Operation<Taken> = |world| {
         Spin::Never.set();

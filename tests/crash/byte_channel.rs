@@ -181,7 +181,8 @@ fn byte_channel_commit_to_nobody() {
     sweep.must_be_caught_unmended();
 }
 
-/// The room is taken from the beginning, and another waits for it: until it is told that nobody is left.
+/// The room is taken from the beginning, and another waits for it: until it is told that nobody is
+/// left.
 fn commits_to_nobody_with_a_sender_asleep(name: &str) -> Sweep<'_, World> {
     let commits: Operation<World> = |world| {
         Spin::Never.set();
@@ -203,7 +204,8 @@ fn byte_channel_commit_to_nobody_with_a_sender_asleep() {
     commits_to_nobody_with_a_sender_asleep(&name).must_hold();
 }
 
-/// The recoverer is killed as well; the next one takes it up: what was being written is nothing, and the last sender is gone.
+/// The recoverer is killed as well; the next one takes it up: what was being written is nothing,
+/// and the last sender is gone.
 #[test]
 fn byte_channel_recovery_is_interrupted() {
     // The process that makes the world is at a message, and counts as dead.

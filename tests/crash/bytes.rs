@@ -245,7 +245,8 @@ fn bytes_waits_that_give_up() {
     Sweep::new("bytes: send_timeout", &full, memory, gives_up, carries_on_with_more).must_hold();
 }
 
-/// Closed, or open; and whoever waits learns of it, though another has a message that may come back.
+/// Closed, or open; and whoever waits learns of it, though another has a message that may come
+/// back.
 #[test]
 fn bytes_close_and_the_last_message() {
     let one: fn() -> World = || {

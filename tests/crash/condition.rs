@@ -273,8 +273,8 @@ fn gives_one<W: World>(world: &W) {
     world.notify(1);
 }
 
-/// One token, and the victim was woken for it. Either it takes the token with it, or the other waiter gets it with no further
-/// word.
+/// One token, and the victim was woken for it. Either it takes the token with it, or the other
+/// waiter gets it with no further word.
 fn hand_the_token_on<W: World>(world: &W) -> Verdict {
     let started = Instant::now();
     loop {

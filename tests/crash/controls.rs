@@ -201,7 +201,8 @@ impl ClassicLock {
 
     fn unlock(&self) {
         if self.word.compare_exchange(tid(), 0, Release, Relaxed).is_err() {
-            // FUTEX_WAKE_OP: store 0 and wake one, which a kill cannot split; that is not what is wrong.
+            // FUTEX_WAKE_OP: store 0 and wake one, which a kill cannot split; that is not what is
+            // wrong.
             let word = self.word.as_ptr();
             // SAFETY: a live word; nobody sleeps on a second one.
             unsafe {

@@ -1,5 +1,6 @@
-//! The sweeps that all kinds of channels have in common. The file that includes this one says what a world is, empty, left by its sender
-//! or full, what senders and receivers do in it, and what must hold afterwards.
+//! The sweeps that all kinds of channels have in common. The file that includes this one says what
+//! a world is, empty, left by its sender or full, what senders and receivers do in it, and what
+//! must hold afterwards.
 use super::{
     KIND, RECEIVERS, SENDERS, SENDERS_ASLEEP, World, carries_on, empty, full, left,
     receives_to_the_end, sends_both, warm,

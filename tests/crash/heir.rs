@@ -1,5 +1,5 @@
-//! The woken heir dies. A holds the lock, B and C sleep on it, A releases it and B is woken; B is killed
-//! after each of its instructions from there on. C must get the lock all the same, also if a
+//! The woken heir dies. A holds the lock, B and C sleep on it, A releases it and B is woken; B is
+//! killed after each of its instructions from there on. C must get the lock all the same, also if a
 //! *barger* has taken it before B could.
 use crate::stepper::{Child, Victim, Way, fork};
 use crate::sweep::{Operation, Points, Report, Violation, alone, settle};
@@ -35,7 +35,8 @@ impl<W: Debug> Heir<'_, W> {
         assert!(report.points > 1, "{}: nothing was swept", self.name);
     }
 
-    /// Kills the heir at each point that matters, from its first instruction once awake until it is done.
+    /// Kills the heir at each point that matters, from its first instruction once awake until it is
+    /// done.
     pub(crate) fn run(&self, enough: usize) -> Report {
         let _turn = alone();
         let started = Instant::now();
@@ -73,8 +74,8 @@ impl<W: Debug> Heir<'_, W> {
         report
     }
 
-    /// All up to the death of the heir, which `step` brings to where it is to die, or says that it did not; whether the
-    /// last one gets the lock.
+    /// All up to the death of the heir, which `step` brings to where it is to die, or says that it
+    /// did not; whether the last one gets the lock.
     fn play(
         &self,
         world: &W,
@@ -141,7 +142,8 @@ struct Gate {
 
 impl Gate {
     fn unmap(&'static self) {
-        // SAFETY: made by `shared_page`; the processes that used it are gone, and so is this one's use.
+        // SAFETY: made by `shared_page`; the processes that used it are gone, and so is this one's
+        // use.
         unsafe { libc::munmap(std::ptr::from_ref(self).cast_mut().cast(), 4096) };
     }
 }

@@ -155,7 +155,8 @@ fn writes_the_last(world: &World) -> Box<dyn FnOnce() + '_> {
     })
 }
 
-/// Committed and not announced: recovery wakes the collector. Not committed: the survivor's record does.
+/// Committed and not announced: recovery wakes the collector. Not committed: the survivor's record
+/// does.
 #[test]
 fn log_write_with_the_collector_asleep() {
     let sweep =

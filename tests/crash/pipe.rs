@@ -12,7 +12,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Instant;
 
-/// Four blocks each way: 248 bytes go through in one piece. Message 2 is sent in six parts, a block each.
+/// Four blocks each way: 248 bytes go through in one piece. Message 2 is sent in six parts, a block
+/// each.
 type World = Shared<FixedPipe<8>>;
 type Side<'w> = Connection<&'w Pipe>;
 
@@ -224,7 +225,8 @@ fn sends_a_long_one(world: &World) -> Verdict {
     sends_on(world, 2)
 }
 
-/// What is left of the work of senders, of which each message can be gone with a receiver, but none is torn.
+/// What is left of the work of senders, of which each message can be gone with a receiver, but none
+/// is torn.
 fn takes_the_rest(world: &World) -> Verdict {
     all_that_comes(&second(world)?).map(drop)
 }

@@ -1,5 +1,5 @@
-//! The sweeps of what wakes by the wait layer and is mended by peers. With a backend that looks again every
-//! 100 milliseconds, a lost wake is only a late one, and cannot be told.
+//! The sweeps of what wakes by the wait layer and is mended by peers. With a backend that looks
+//! again every 100 milliseconds, a lost wake is only a late one, and cannot be told.
 use crate::stepper::{Child, End, fork, patience};
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
@@ -139,7 +139,8 @@ fn woken_by_a_manual_event() {
     Sweep { wake: Some(wake), sleepers: &[wait_manual], ..sweep }.must_hold();
 }
 
-/// One signal, and the victim was woken for it. Either it takes the signal and dies with it, or the other waiter gets it.
+/// One signal, and the victim was woken for it. Either it takes the signal and dies with it, or the
+/// other waiter gets it.
 fn hand_the_signal_on(world: &Shared<Events>) -> Verdict {
     let started = Instant::now();
     while world.auto.is_set() {
@@ -221,7 +222,8 @@ fn auto_set_by_a_stranger_with_one_asleep() {
 // ------------------------------------------------------------------ queues
 
 outlast::shared! {
-    /// A short queue, what the victim says it has done, and whether a sender that waited for room has sent.
+    /// A short queue, what the victim says it has done, and whether a sender that waited for room
+    /// has sent.
     struct Queued { queue: FixedQueue<u64, 4>, said: AtomicU64, sent: AtomicU64 }
 }
 
@@ -579,7 +581,8 @@ fn receive_with_a_sender_asleep() {
         let first = recv()?;
         let started = Instant::now();
         while world.sent.load(Acquire) == 0 {
-            // If that came before recovery, the message that the dead had claimed is in the sender's way now.
+            // If that came before recovery, the message that the dead had claimed is in the
+            // sender's way now.
             if started.elapsed() > patience() / 2 {
                 return match (first, recv()?) {
                     (2, 1) => Ok(()),
@@ -663,8 +666,8 @@ fn the_woken_sender_dies() {
 /// The first process that attaches after the one that made the segment: its owner tag.
 const SECOND: u32 = 2;
 
-/// A world, and a process that has claimed something in it and does nothing more, which to the memory is as
-/// good as dead.
+/// A world, and a process that has claimed something in it and does nothing more, which to the
+/// memory is as good as dead.
 struct Leavings {
     world: World,
     frozen: RefCell<Child>,

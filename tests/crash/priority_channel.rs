@@ -153,7 +153,8 @@ const RECEIVERS: [(&str, Operation<World>); 3] = [
     ("priority channel: recv_ack, ack, drop", acknowledges),
 ];
 
-/// The recoverer is killed as well; the next one takes it up: the delivery comes back, and the last sender is gone.
+/// The recoverer is killed as well; the next one takes it up: the delivery comes back, and the last
+/// sender is gone.
 #[test]
 fn priority_channel_recovery_is_interrupted() {
     // The process that makes the world holds a delivery, and the senders' end, and counts as dead.

@@ -130,7 +130,8 @@ fn reentrant_that_is_not_mended_is_caught() {
     sweep("reentrant: lock, lock, unlock, unlock", locks_twice).must_be_caught_unmended();
 }
 
-/// A depth that is counted on from what a dead owner left, not from 1: nobody would give the lock up again.
+/// A depth that is counted on from what a dead owner left, not from 1: nobody would give the lock
+/// up again.
 #[test]
 fn a_depth_that_survives_its_owner_is_caught() {
     fn enter(world: &Shared<Lock<u64>>) -> Option<LockGuard<'_, u64>> {

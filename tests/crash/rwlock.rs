@@ -103,7 +103,8 @@ fn nothing_to_tell(world: &World) -> Verdict {
     Ok(())
 }
 
-/// For a lock that this thread reads, when the victim is dead: nobody else has it, and nobody wrote.
+/// For a lock that this thread reads, when the victim is dead: nobody else has it, and nobody
+/// wrote.
 fn only_we_read(world: &World) -> Verdict {
     if world.a.poison_cause().is_some() {
         return fail("poisoned, and nobody wrote");
@@ -378,7 +379,8 @@ fn release_twice(guard: outlast::ReadGuard<'_, [u64; 2]>) {
     drop(forgotten);
 }
 
-/// Both kinds sleep on a writer that lets go; the first of them is woken, and dies. The last must get the lock all the same.
+/// Both kinds sleep on a writer that lets go; the first of them is woken, and dies. The last must
+/// get the lock all the same.
 fn heir(name: &str, lock: Operation<World>, barger: bool) {
     Heir { name, world: &locks, memory, prepare: warm, lock, barger }.must_hold();
 }

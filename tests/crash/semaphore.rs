@@ -187,7 +187,8 @@ fn owned_given_back_with_one_asleep() {
     Sweep { sleepers: &[takes_two, takes_two], ..sweep }.must_hold();
 }
 
-/// What it got with its wake comes back, and reaches the last one; also if another one has taken it in between.
+/// What it got with its wake comes back, and reaches the last one; also if another one has taken it
+/// in between.
 #[test]
 fn owned_the_woken_heir_dies() {
     for barger in [false, true] {

@@ -43,8 +43,8 @@ fn next_consumer(world: &World) -> Result<Consumer<'_, u64>, String> {
     world.consumer_timeout(patience()).map_err(|error| format!("consumer: {error}"))
 }
 
-/// Successors take both roles; what is there is in order, without gaps, from the first that was not received; and
-/// room is for as many again.
+/// Successors take both roles; what is there is in order, without gaps, from the first that was not
+/// received; and room is for as many again.
 fn carries_on(world: &World) -> Verdict {
     let (producer, consumer) = (next_producer(world)?, next_consumer(world)?);
     let mut left = Vec::new();

@@ -14,7 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The same where a hang is what is expected.
 const LITTLE_PATIENCE: Duration = Duration::from_millis(500);
 thread_local! {
-    /// Whether this thread, or the one whose process it was forked from, expects a hang. (Other sweeps run beside it.)
+    /// Whether this thread, or the one whose process it was forked from, expects a hang. (Other
+    /// sweeps run beside it.)
     static EXPECTS_A_HANG: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -188,7 +189,8 @@ fn call_of(thread: pid_t) -> String {
     std::fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default()
 }
 
-/// Who waits for messages looks again once after a while, without a wake: after that, it sleeps for good.
+/// Who waits for messages looks again once after a while, without a wake: after that, it sleeps for
+/// good.
 pub(crate) const DOZE: Duration = Duration::from_millis(11);
 
 /// What one step came to.
@@ -209,7 +211,8 @@ pub(crate) struct Victim {
     /// The thread that is stepped: the first, or the one that the operation started.
     thread: pid_t,
     asleep: bool,
-    /// Its sleeps are short, since it waits only for a thread that it has started, and count as steps.
+    /// Its sleeps are short, since it waits only for a thread that it has started, and count as
+    /// steps.
     waits_for_its_own: bool,
 }
 
@@ -334,8 +337,9 @@ impl Victim {
         }
     }
 
-    /// Executes so many instructions, unless it falls asleep or ends before: in one go up to one of the
-    /// last of them, if the way is known. False if it took another way: what others do may lead it there.
+    /// Executes so many instructions, unless it falls asleep or ends before: in one go up to one of
+    /// the last of them, if the way is known. False if it took another way: what others do may lead
+    /// it there.
     pub(crate) fn steps(&mut self, steps: usize, way: &Way) -> bool {
         let mut done = 0;
         if self.asleep && steps > 0 {
@@ -376,7 +380,8 @@ impl Victim {
         true
     }
 
-    /// Whether it sleeps for good, or has at least not looked again after a while. (If it has, it is stopped.)
+    /// Whether it sleeps for good, or has at least not looked again after a while. (If it has, it
+    /// is stopped.)
     fn stays_asleep(&mut self) -> bool {
         let until = Instant::now() + DOZE;
         while may_look_again(self.thread) && Instant::now() < until {
@@ -462,8 +467,8 @@ pub(crate) struct Surroundings {
     pub(crate) is_call: bool,
 }
 
-/// The way that an operation took once, by which another victim is brought to the same instruction without
-/// a stop after each before it.
+/// The way that an operation took once, by which another victim is brought to the same instruction
+/// without a stop after each before it.
 #[derive(Debug, Default)]
 pub(crate) struct Way {
     /// The address of the next instruction, at first and after each step.
@@ -477,7 +482,8 @@ pub(crate) struct Way {
 }
 
 impl Way {
-    /// Does what leads a victim along the way, and does it once more by single steps if that says that it did not get there.
+    /// Does what leads a victim along the way, and does it once more by single steps if that says
+    /// that it did not get there.
     pub(crate) fn follow(
         &mut self,
         mut lead: impl FnMut(&mut Way) -> Result<bool, String>,
@@ -498,8 +504,8 @@ impl Way {
         self.next.push(next);
     }
 
-    /// How to get from one step to a later one with the fewest stops: the step to go to in one go, its
-    /// address, and how often the victim will come there; the rest is single steps.
+    /// How to get from one step to a later one with the fewest stops: the step to go to in one go,
+    /// its address, and how often the victim will come there; the rest is single steps.
     fn shortcut(&self, from: usize, to: usize) -> Option<(usize, usize, usize)> {
         let here = *self.next.get(from)?;
         // The last step ends in the signal that tells of the end: no breakpoint is come to there.

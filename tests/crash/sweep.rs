@@ -37,19 +37,22 @@ pub(crate) struct Sweep<'a, W> {
     pub(crate) world: &'a dyn Fn() -> W,
     /// The shared bytes that a crash leaves to the survivors.
     pub(crate) memory: fn(&W) -> Vec<u8>,
-    /// Prepares the victim, so that it is known to the segment, holds what it must, and so on; what it
-    /// returns is the operation that it is killed in.
+    /// Prepares the victim, so that it is known to the segment, holds what it must, and so on; what
+    /// it returns is the operation that it is killed in.
     pub(crate) victim: Operation<W>,
     /// The victim is not the process's first thread, but the one that the operation starts.
     pub(crate) thread: bool,
-    /// The victim is a forked child that is no peer yet: the operation is its first use of the segment.
+    /// The victim is a forked child that is no peer yet: the operation is its first use of the
+    /// segment.
     pub(crate) newcomer: bool,
-    /// A negative control: the victim is frozen instead of killed, so that neither the kernel nor the
-    /// survivors mend anything. A check that holds all the same proves nothing.
+    /// A negative control: the victim is frozen instead of killed, so that neither the kernel nor
+    /// the survivors mend anything. A check that holds all the same proves nothing.
     pub(crate) frozen: bool,
-    /// The victim sleeps; then this wakes it, and it is killed after each instruction from there on.
+    /// The victim sleeps; then this wakes it, and it is killed after each instruction from there
+    /// on.
     pub(crate) wake: Option<fn(&W)>,
-    /// Processes that fall asleep on the object before the victim's operation (if it is woken: after it slept).
+    /// Processes that fall asleep on the object before the victim's operation (if it is woken:
+    /// after it slept).
     pub(crate) sleepers: &'a [Act<W>],
     /// A process that comes when the victim has been stopped, and is given time to fall asleep.
     pub(crate) late: Option<Act<W>>,
@@ -289,7 +292,8 @@ impl<'a, W: Debug> Sweep<'a, W> {
 
 /// Starts a process whose exit status tells whether all went well.
 ///
-/// And in time: what was waited for is had even after the deadline, and so without the wake that was lost.
+/// And in time: what was waited for is had even after the deadline, and so without the wake that
+/// was lost.
 pub(crate) fn survivor<W>(world: &W, body: Act<W>) -> Child {
     let started = Instant::now();
     let body = |world| {
@@ -310,13 +314,15 @@ pub(crate) fn survivor<W>(world: &W, body: Act<W>) -> Child {
     })
 }
 
-/// Leaves nothing to the kernel that it would look at once more when this thread ends: who goes on living for long wakes nobody by its end.
+/// Leaves nothing to the kernel that it would look at once more when this thread ends: who goes on
+/// living for long wakes nobody by its end.
 fn forget_pending() {
     let (mut head, mut len) = (std::ptr::null_mut::<[usize; 3]>(), 0_usize);
     // SAFETY: the kernel writes two words that live here.
     unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut len) };
     assert!(!head.is_null() && len == size_of::<[usize; 3]>());
-    // SAFETY: this thread's head, whose last word is for whoever takes locks: it is about to take none.
+    // SAFETY: this thread's head, whose last word is for whoever takes locks: it is about to take
+    // none.
     unsafe { (*head)[2] = 0 };
 }
 

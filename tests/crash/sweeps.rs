@@ -12,7 +12,8 @@ pub(crate) fn fail<T>(what: impl fmt::Display) -> Result<T, String> {
     Err(what.to_string())
 }
 
-/// Looks again until nothing is wrong any more, within the [`patience`]: the dead may not be mended yet.
+/// Looks again until nothing is wrong any more, within the [`patience`]: the dead may not be mended
+/// yet.
 #[cfg(feature = "futex")] // with the other backend only locks are swept, which nobody mends
 pub(crate) fn once_mended(verdict: impl Fn() -> Verdict) -> Verdict {
     let began = std::time::Instant::now();

@@ -69,7 +69,8 @@ fn barrier_is_reset_for_all_or_for_nobody() {
     });
 }
 
-/// An abort and the last arrival: the same, and who has passed is not told of an abort that came later.
+/// An abort and the last arrival: the same, and who has passed is not told of an abort that came
+/// later.
 #[test]
 fn barrier_is_aborted_for_all_or_for_nobody() {
     check(|| {

@@ -107,7 +107,8 @@ fn assert_intact(channel: &Way) {
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
 }
 
-/// Room that is committed while the last receiver leaves: what was sent is there for the next one, and what was not is there for nobody.
+/// Room that is committed while the last receiver leaves: what was sent is there for the next one,
+/// and what was not is there for nobody.
 #[test]
 fn byte_channel_commit_races_with_the_last_receiver() {
     check(|| {
@@ -146,7 +147,8 @@ fn byte_channel_commit_races_with_the_next_receiver() {
     });
 }
 
-/// A message that is taken back leaves its room to who waits for it: a sender that came with a receiver, too late to be seen.
+/// A message that is taken back leaves its room to who waits for it: a sender that came with a
+/// receiver, too late to be seen.
 #[test]
 fn byte_channel_taken_back_makes_room() {
     check(|| {
@@ -168,7 +170,8 @@ fn byte_channel_taken_back_makes_room() {
     });
 }
 
-/// Who waits for what another reads learns that it does not come back; the senders' end goes at the same time.
+/// Who waits for what another reads learns that it does not come back; the senders' end goes at the
+/// same time.
 #[test]
 fn byte_channel_ends_the_wait_for_what_was_consumed() {
     check(|| {
@@ -204,7 +207,8 @@ fn byte_channel_reader_dies() {
     });
 }
 
-/// A sender that is killed while it finds that nobody is left to receive: it has sent, or it has not.
+/// A sender that is killed while it finds that nobody is left to receive: it has sent, or it has
+/// not.
 #[test]
 fn byte_channel_sender_to_nobody_killed_anywhere() {
     killed_anywhere(|victim| {

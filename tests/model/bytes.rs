@@ -1,4 +1,5 @@
-//! Models of `ByteQueue`. A message is told by its length, which is read in no other order than its bytes.
+//! Models of `ByteQueue`. A message is told by its length, which is read in no other order than its
+//! bytes.
 use crate::{SOON, asleep, check, check_up_to, join, killed_anywhere, share, spawn, spawn_dying};
 use core::mem::forget;
 use loom::sync::atomic::AtomicU32;
@@ -178,7 +179,8 @@ fn bytes_wake_senders_of_all_lengths() {
     });
 }
 
-/// The receiver that the first commit wakes finds its way barred by the slower sender before it; both receivers must be woken then.
+/// The receiver that the first commit wakes finds its way barred by the slower sender before it;
+/// both receivers must be woken then.
 #[test]
 fn bytes_wake_receivers_whom_a_slow_sender_held_up() {
     check_up_to(1, || {

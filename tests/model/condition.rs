@@ -167,7 +167,8 @@ fn condition_can_be_used_again() {
     });
 }
 
-/// Nothing orders the armings here. One that comes late must not hide another from a notify that is just disarming.
+/// Nothing orders the armings here. One that comes late must not hide another from a notify that is
+/// just disarming.
 #[test]
 fn condition_is_armed_by_any_waiter() {
     check(|| {

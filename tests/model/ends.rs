@@ -1,12 +1,14 @@
-//! Models of what all kinds of channels have in common. The file that includes this one says what a channel is, with room for one
-//! message, how a message is sent (`send!`), what comes out, and what an error gives back.
+//! Models of what all kinds of channels have in common. The file that includes this one says what a
+//! channel is, with room for one message, how a message is sent (`send!`), what comes out, and what
+//! an error gives back.
 use super::{back, channel, message, received};
 use crate::{SOON, check, killed_anywhere, spawn};
 use outlast::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, Shareable as _, TryRecvError,
 };
 
-/// What is there comes before the end; a lost wake is a deadlock. The bit of the senders' end may have been set before it was taken `again`.
+/// What is there comes before the end; a lost wake is a deadlock. The bit of the senders' end may
+/// have been set before it was taken `again`.
 fn one_message_then_the_end(again: bool) {
     check(move || {
         let channel = channel();
@@ -124,7 +126,8 @@ fn leaver_killed_anywhere() {
     });
 }
 
-/// The bit of an end that was taken again is cleared by one receiver while the end goes at last: the other one, who may have looked between, is told.
+/// The bit of an end that was taken again is cleared by one receiver while the end goes at last:
+/// the other one, who may have looked between, is told.
 #[test]
 fn stale_bit_is_cleared_beside_another() {
     check(|| {

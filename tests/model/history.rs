@@ -17,7 +17,8 @@ struct Operation {
     ended: u32,
 }
 
-/// The operations that did something, and a clock. The model checker sees neither, so they add no orders.
+/// The operations that did something, and a clock. The model checker sees neither, so they add no
+/// orders.
 #[derive(Debug, Default)]
 pub(crate) struct History(Mutex<(u32, Vec<Operation>)>);
 
@@ -37,8 +38,8 @@ impl History {
         *time
     }
 
-    /// A queue of that capacity, which was empty in the beginning and is now, could have done this one by one, each
-    /// while it was asked.
+    /// A queue of that capacity, which was empty in the beginning and is now, could have done this
+    /// one by one, each while it was asked.
     pub(crate) fn assert_linearizable(&self, capacity: usize) {
         let operations = self.0.lock().unwrap().1.clone();
         let could = can_be_done(&operations, &mut VecDeque::new(), capacity);

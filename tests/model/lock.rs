@@ -125,7 +125,8 @@ impl Drop for Tell {
     }
 }
 
-/// The victim has given the lock up, and finds nobody asleep. Before it has noted that, the next owner is there, and somebody falls asleep.
+/// The victim has given the lock up, and finds nobody asleep. Before it has noted that, the next
+/// owner is there, and somebody falls asleep.
 #[test]
 fn lock_outlasts_one_killed_as_it_finds_nobody_asleep() {
     killed_anywhere(|victim| {

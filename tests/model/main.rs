@@ -43,7 +43,8 @@ use std::time::Instant;
 /// A deadline that may pass at any moment.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
 
-/// How long one model is explored at most: all but the largest are through before. One that is not says so. With `OUTLAST_MODELS=full` there is no limit.
+/// How long one model is explored at most: all but the largest are through before. One that is not
+/// says so. With `OUTLAST_MODELS=full` there is no limit.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn is_full() -> bool {

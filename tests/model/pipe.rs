@@ -1,4 +1,5 @@
-//! Models of `Pipe`. A message is told by its length, which is read in no other order than its bytes.
+//! Models of `Pipe`. A message is told by its length, which is read in no other order than its
+//! bytes.
 use crate::{SOON, asleep, check, check_up_to, join, killed_anywhere, share, spawn};
 use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::Relaxed;
@@ -230,8 +231,8 @@ fn pipe_last_sender_killed_anywhere() {
     });
 }
 
-/// The bit of a side that was taken again is cleared by one at the other side while it goes at last: another one there, who waits for room and may have
-/// looked between, is told.
+/// The bit of a side that was taken again is cleared by one at the other side while it goes at
+/// last: another one there, who waits for room and may have looked between, is told.
 #[test]
 fn pipe_stale_bit_is_cleared_beside_another() {
     check(|| {

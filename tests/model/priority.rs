@@ -177,7 +177,8 @@ unsafe impl Plain for Even {
     }
 }
 
-/// Who is woken for what is no value passes the wake on to who can have the other message, which may have been sent before, behind a slower sender.
+/// Who is woken for what is no value passes the wake on to who can have the other message, which
+/// may have been sent before, behind a slower sender.
 fn wakes_for_the_next(receive: fn(&PriorityQueue<Even, 1, 2>) -> Result<Even, RecvError>) {
     check(move || {
         let queue = share(PriorityQueue::<Even, 1, 2>::new());

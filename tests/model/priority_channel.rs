@@ -88,7 +88,8 @@ fn priority_channel_ends_the_wait_for_what_was_acknowledged() {
     });
 }
 
-/// The same for one who waits for a delivery, and looks for it with a cell in its hand; and for what is received at once.
+/// The same for one who waits for a delivery, and looks for it with a cell in its hand; and for
+/// what is received at once.
 #[test]
 fn priority_channel_looks_of_two() {
     check(|| {
@@ -127,7 +128,8 @@ fn priority_channel_sender_killed_anywhere() {
     });
 }
 
-/// A message that is committed while the last receiver leaves: what was sent is there for the next one, and what was not is there for nobody.
+/// A message that is committed while the last receiver leaves: what was sent is there for the next
+/// one, and what was not is there for nobody.
 #[test]
 fn priority_channel_send_races_with_the_last_receiver() {
     check(|| {

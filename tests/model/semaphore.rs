@@ -18,7 +18,8 @@ fn admits_one_at_a_time<S: Shareable + 'static>(
             let inside = inside.clone();
             spawn(&sem, move |sem| {
                 visit(sem, &|| {
-                    // Plain loads and stores: an order that giving back and taking do not give would show.
+                    // Plain loads and stores: an order that giving back and taking do not give
+                    // would show.
                     assert_eq!(inside.load(Relaxed), 0);
                     inside.store(1, Relaxed);
                     inside.store(0, Relaxed);
@@ -71,7 +72,8 @@ fn semaphore_wakes_one_by_one() {
     });
 }
 
-/// Two release where there is room for one, and a third takes one meanwhile: a release is refused only if there was no room.
+/// Two release where there is room for one, and a third takes one meanwhile: a release is refused
+/// only if there was no room.
 #[test]
 fn bounded_semaphore_keeps_its_ceiling() {
     check(|| {

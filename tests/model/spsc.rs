@@ -129,7 +129,8 @@ fn spsc_producer_killed_anywhere() {
     });
 }
 
-/// A message whose receiver died before its commit goes to the successor; none comes twice to one that lives.
+/// A message whose receiver died before its commit goes to the successor; none comes twice to one
+/// that lives.
 #[test]
 fn spsc_consumer_killed_anywhere() {
     killed_anywhere(|victim| {

@@ -22,7 +22,8 @@ const MARK: &str = "OUTLAST_MUTANT";
 /// What a test gets in addition to ten times the time that it takes on the unchanged sources. After
 /// that it counts as hanging.
 const GRACE: Duration = Duration::from_secs(20);
-/// How often a test is run that may notice a fault by chance only. (Models leave nothing to chance.)
+/// How often a test is run that may notice a fault by chance only. (Models leave nothing to
+/// chance.)
 const TRIES: usize = 3;
 
 /// Which faults are planted.

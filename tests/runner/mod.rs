@@ -1,4 +1,5 @@
-//! A runner for tests whose `main` must begin with `outlast::process::init()`: one test after the other, each under a watchdog.
+//! A runner for tests whose `main` must begin with `outlast::process::init()`: one test after the
+//! other, each under a watchdog.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
 use std::env;
 use std::io::Write as _;

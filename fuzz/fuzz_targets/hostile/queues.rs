@@ -64,7 +64,8 @@ impl Queues {
     }
 }
 
-/// Where the robust words of a pipe's turns are: before they are placed, they name an owner that cannot be.
+/// Where the robust words of a pipe's turns are: before they are placed, they name an owner that
+/// cannot be.
 pub fn locks_of_pipe() -> &'static [usize] {
     static PLACES: OnceLock<Vec<usize>> = OnceLock::new();
     PLACES.get_or_init(|| {

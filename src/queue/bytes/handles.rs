@@ -1,5 +1,5 @@
-//! What a call returns while a record is in its hands: room to write in, a message to read. Each may go to any thread of its process, and is inert
-//! in a forked child.
+//! What a call returns while a record is in its hands: room to write in, a message to read. Each
+//! may go to any thread of its process, and is inert in a forked child.
 #![expect(unsafe_code, reason = "the blocks of a record are reached by its claimer alone")]
 use crate::error::Fault;
 use crate::queue::bytes::View;
@@ -12,7 +12,8 @@ use core::ops::{Deref, DerefMut};
 
 /// Room for a message, to be written in place: bytes that hold what earlier messages left.
 ///
-/// [`commit`](Self::commit) sends it. Dropped otherwise, or if the process is killed, nothing is sent.
+/// [`commit`](Self::commit) sends it. Dropped otherwise, or if the process is killed, nothing is
+/// sent.
 ///
 /// # Panics
 /// A copy in a process made by `fork` panics when it is read or written.
@@ -72,7 +73,8 @@ impl Reservation<'_> {
         view.publish_to(receivers, claim, len)
     }
 
-    /// What the header says of a message of the first `len` bytes, in the process that has the room.
+    /// What the header says of a message of the first `len` bytes, in the process that has the
+    /// room.
     #[inline(always)]
     fn stated(&self, len: usize) -> Result<u64, Fault> {
         if self.forks == forks() { Ok(len.min(self.len) as u64) } else { Err(Fault::Forked) }
@@ -108,7 +110,8 @@ impl Message<'_> {
     }
 }
 
-/// The first byte of a claimed record, and as many as it has at most. What is wrong in damaged memory has no blocks.
+/// The first byte of a claimed record, and as many as it has at most. What is wrong in damaged
+/// memory has no blocks.
 #[inline(always)]
 fn bytes(view: View<'_>, claim: Claim, len: usize) -> (*mut u8, usize) {
     let blocks = view.blocks.get(claim.index..claim.index + claim.state.extent()).unwrap_or(&[]);
@@ -121,7 +124,8 @@ impl Deref for Reservation<'_> {
     fn deref(&self) -> &[u8] {
         assert_ours(self.forks);
         let (start, len) = bytes(self.view, self.claim, self.len);
-        // SAFETY: so many bytes in blocks of the record, which is ours until it is committed or dropped (I1, I2).
+        // SAFETY: so many bytes in blocks of the record, which is ours until it is committed or
+        // dropped (I1, I2).
         unsafe { core::slice::from_raw_parts(start, len) }
     }
 }
@@ -142,7 +146,8 @@ impl Deref for Message<'_> {
     fn deref(&self) -> &[u8] {
         assert_ours(self.forks);
         let (start, len) = bytes(self.view, self.claim, self.len);
-        // SAFETY: so many bytes in blocks of the record, which nobody writes before it is dropped or given back (I1, I2).
+        // SAFETY: so many bytes in blocks of the record, which nobody writes before it is dropped
+        // or given back (I1, I2).
         unsafe { core::slice::from_raw_parts(start, len) }
     }
 }

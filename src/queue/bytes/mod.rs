@@ -19,8 +19,9 @@
 //! ```
 //!
 //! # State
-//! A ring of blocks of 64 bytes. A message takes a run of blocks, at least one; the header of its first block has a word of
-//! {lap: 25, extent in blocks: 24, owner: 12, phase: 3 bits}, and the length in bytes.
+//! A ring of blocks of 64 bytes. A message takes a run of blocks, at least one; the header of its
+//! first block has a word of {lap: 25, extent in blocks: 24, owner: 12, phase: 3 bits}, and the
+//! length in bytes.
 //!
 //! | phase | owner | meaning | next |
 //! |---|---|---|---|
@@ -35,37 +36,51 @@
 //!
 //! # Invariants
 //! - I1. A claim names its owner in the instruction that makes it, and says how far it goes.
-//! - I2. A record begins where the one before it ends, and nowhere else. So whoever claims the block at `tail` in its lap claims all to the end of
-//!   his record, if `freed` says that they are done with.
-//! - I3. Each mark is moved by a compare-exchange over one record (`freed`: over several), from what its header says, by whoever comes by:
-//!   it never goes back, and who dies before he has moved it is missed by nobody. `freed` is moved to where `head` has been.
-//!   All three lie on the chain of records; opening a segment checks this: other bytes could give two claims the same blocks.
-//! - I4. Some record is an `Orphan` => `returned` != `searched`, or a living process is about to make it so.
-//! - I5. A claim that leaves another message to claim wakes one more receiver, if some are asleep: the one that
-//!   its commit woke may have found its way barred by a slower sender and gone back to sleep.
+//! - I2. A record begins where the one before it ends, and nowhere else. So whoever claims the
+//!   block at `tail` in its lap claims all to the end of his record, if `freed` says that they are
+//!   done with.
+//! - I3. Each mark is moved by a compare-exchange over one record (`freed`: over several), from
+//!   what its header says, by whoever comes by: it never goes back, and who dies before he has
+//!   moved it is missed by nobody. `freed` is moved to where `head` has been. All three lie on the
+//!   chain of records; opening a segment checks this: other bytes could give two claims the same
+//!   blocks.
+//! - I4. Some record is an `Orphan` => `returned` != `searched`, or a living process is about to
+//!   make it so.
+//! - I5. A claim that leaves another message to claim wakes one more receiver, if some are asleep:
+//!   the one that its commit woke may have found its way barred by a slower sender and gone back to
+//!   sleep.
 //!
 //! # Messages longer than the ring
-//! are refused ([`Fault::TooLong`]). In parts, they would keep all other senders and receivers out for as long as it takes, and a receiver would have to give the first
-//! part up to get the last: if it died, there would be nothing left to give back. What is as long as that goes from one side to the other through
-//! a [`Pipe`](super::Pipe), which sends in parts; or lies in a segment of its own, and the message names it.
+//! are refused ([`Fault::TooLong`]). In parts, they would keep all other senders and receivers out
+//! for as long as it takes, and a receiver would have to give the first part up to get the last: if
+//! it died, there would be nothing left to give back. What is as long as that goes from one side to
+//! the other through a [`Pipe`](super::Pipe), which sends in parts; or lies in a segment of its
+//! own, and the message names it.
 //!
 //! # Messages that kill whoever reads them
-//! come back for ever with `recv_ref`: nobody counts how often, as the word of a header has no bit left for that, and a reader may not write to the message. So
-//! there is no [`recv_ack_or_bury`](super::Queue::recv_ack_or_bury) here. What may kill is received by [`recv`](ByteQueue::recv), with which it is gone
-//! when it kills; or lies in a segment of its own, and is named by a message of a [`Queue`](super::Queue), which counts.
+//! come back for ever with `recv_ref`: nobody counts how often, as the word of a header has no bit
+//! left for that, and a reader may not write to the message. So there is no
+//! [`recv_ack_or_bury`](super::Queue::recv_ack_or_bury) here. What may kill is received by
+//! [`recv`](ByteQueue::recv), with which it is gone when it kills; or lies in a segment of its own,
+//! and is named by a message of a [`Queue`](super::Queue), which counts.
 //!
 //! # Ordering
-//! What was written before the commit is seen after the claim: Release store of `Full`, Acquire load. In the same way `Done`
-//! gives blocks back, and `freed` hands on what was seen of them. Every change is followed by a light fence before it is asked whether anybody sleeps
-//! (see `signal.rs`), or whether the queue was closed meanwhile: a receiver that says *closed* looked for claims after it saw the
-//! flag and passed the heavy fence, so a sender whose claim it did not see finds the flag, and gives up.
+//! What was written before the commit is seen after the claim: Release store of `Full`, Acquire
+//! load. In the same way `Done` gives blocks back, and `freed` hands on what was seen of them.
+//! Every change is followed by a light fence before it is asked whether anybody sleeps (see
+//! `signal.rs`), or whether the queue was closed meanwhile: a receiver that says *closed* looked
+//! for claims after it saw the flag and passed the heavy fence, so a sender whose claim it did not
+//! see finds the flag, and gives up.
 //!
 //! # Death
-//! Sender killed before its claim: nothing. Between claim and commit: nothing is sent; recovery makes the record `Done`, and readers step over it.
-//! After: sent. Receiver killed between claim and commit (with `recv_ref` that is all the time it has the message): the message
-//! goes to another. After: it is gone, with the process that had it. Waiters and wakes that died with their process: recovery wakes all.
+//! Sender killed before its claim: nothing. Between claim and commit: nothing is sent; recovery
+//! makes the record `Done`, and readers step over it. After: sent. Receiver killed between claim
+//! and commit (with `recv_ref` that is all the time it has the message): the message goes to
+//! another. After: it is gone, with the process that had it. Waiters and wakes that died with their
+//! process: recovery wakes all.
 //!
-//! The protocol is this crate's own: that of [`Queue`](super::Queue), with the slot's length in the claim.
+//! The protocol is this crate's own: that of [`Queue`](super::Queue), with the slot's length in the
+//! claim.
 #![expect(unsafe_code, reason = "the blocks of a record are reached by its claimer alone")]
 
 mod handles;
@@ -96,9 +111,10 @@ use std::time::{Duration, Instant};
 
 /// A bounded queue of byte messages, whose capacity is chosen when it is created.
 ///
-/// First in, first out, except that a message whose receiver died, or gave it back, comes out of order. Any number of processes and
-/// threads may send and receive. A message takes its length rounded up to a multiple of 64 bytes, and at least 64; it may be as
-/// long as the capacity, but one of more than half of that may have to wait until the queue has run empty.
+/// First in, first out, except that a message whose receiver died, or gave it back, comes out of
+/// order. Any number of processes and threads may send and receive. A message takes its length
+/// rounded up to a multiple of 64 bytes, and at least 64; it may be as long as the capacity, but
+/// one of more than half of that may have to wait until the queue has run empty.
 ///
 /// Create it with [`Shared::anonymous_bytes`](crate::Shared::anonymous_bytes) or
 /// [`create_bytes`](crate::Shared::create_bytes). To embed one in a struct, see [`FixedByteQueue`].
@@ -111,7 +127,8 @@ pub struct ByteQueue<S: Store + ?Sized = [Unit]> {
     slots: S,
 }
 
-/// A queue of `BLOCKS` times 64 bytes, to be embedded in a struct declared with [`shared!`](crate::shared).
+/// A queue of `BLOCKS` times 64 bytes, to be embedded in a struct declared with
+/// [`shared!`](crate::shared).
 pub type FixedByteQueue<const BLOCKS: usize> = ByteQueue<Blocks<BLOCKS>>;
 
 /// What is read by all and written rarely.
@@ -138,7 +155,8 @@ pub struct Block(UnsafeCell<[u8; BLOCK]>);
 // SAFETY: blocks are reached by the claimer of their record alone (I1, I2), and are bytes.
 unsafe impl Sync for Block {}
 
-/// The room of a queue whose capacity is chosen at run time: as many headers as blocks, then the blocks.
+/// The room of a queue whose capacity is chosen at run time: as many headers as blocks, then the
+/// blocks.
 #[repr(C, align(16))]
 #[derive(Debug)]
 pub struct Unit {
@@ -183,10 +201,11 @@ impl Store for [Unit] {
     fn parts(&self) -> (&[Header], &[Block]) {
         let (count, headers) = (self.len(), self.as_ptr().cast::<Header>());
         let blocks = headers.wrapping_add(count).cast::<Block>();
-        // SAFETY: the first of the units' bytes are as many headers, in cells for which any bytes will do.
+        // SAFETY: the first of the units' bytes are as many headers, in cells for which any bytes
+        // will do.
         let headers = unsafe { core::slice::from_raw_parts(headers, count) };
-        // SAFETY: the others are as many blocks: a unit is as long as both. They are aligned, as the units begin at a multiple of 128 bytes
-        // and their number is a multiple of `GRAIN`.
+        // SAFETY: the others are as many blocks: a unit is as long as both. They are aligned, as
+        // the units begin at a multiple of 128 bytes and their number is a multiple of `GRAIN`.
         (headers, unsafe { core::slice::from_raw_parts(blocks, count) })
     }
 }
@@ -232,7 +251,8 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// Sends a message, waiting for room as long as it takes.
     ///
     /// # Errors
-    /// If the queue is closed, if the message is longer than the capacity ([`Fault::TooLong`]), or if this process cannot become a peer.
+    /// If the queue is closed, if the message is longer than the capacity ([`Fault::TooLong`]), or
+    /// if this process cannot become a peer.
     #[doc(alias = "push")]
     #[doc(alias = "put")]
     #[inline]
@@ -265,7 +285,8 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         sent.map_err(|why| Unsent::in_time(((), why)))
     }
 
-    /// Sends a message, waiting for room until `deadline` at most. Room that there is is used even if that has passed.
+    /// Sends a message, waiting for room until `deadline` at most. Room that there is is used even
+    /// if that has passed.
     ///
     /// # Errors
     /// As [`send_timeout`](Self::send_timeout).
@@ -278,7 +299,8 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         sent.map_err(|why| Unsent::in_time(((), why)))
     }
 
-    /// Takes room for a message of `len` bytes, to be written in place, waiting for it as long as it takes.
+    /// Takes room for a message of `len` bytes, to be written in place, waiting for it as long as
+    /// it takes.
     ///
     /// Later messages are not received before this one is committed or dropped: keep it short.
     ///
@@ -344,8 +366,8 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// Receives a message, waiting for one as long as it takes.
     ///
     /// # Errors
-    /// If the queue is closed and nothing is left or may come back, if this process cannot become a peer, or if what came out is damaged (it is
-    /// consumed).
+    /// If the queue is closed and nothing is left or may come back, if this process cannot become a
+    /// peer, or if what came out is damaged (it is consumed).
     #[doc(alias = "pop")]
     #[doc(alias = "get")]
     #[inline]
@@ -372,7 +394,8 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         self.recv_ref_timeout(timeout).map(|message| message.to_vec())
     }
 
-    /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
+    /// Receives a message, waiting for one until `deadline` at most. A message that is there is
+    /// received even if that has passed.
     ///
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
@@ -392,7 +415,8 @@ impl<S: Store + ?Sized> ByteQueue<S> {
 
     /// Receives a message to be read in place, waiting for one as long as it takes.
     ///
-    /// It is consumed when the [`Message`] is dropped. If the process is killed before, another receives it.
+    /// It is consumed when the [`Message`] is dropped. If the process is killed before, another
+    /// receives it.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -440,7 +464,8 @@ impl<S: Store + ?Sized> ByteQueue<S> {
 
 // ------------------------------------------------------- state and closing
 impl<S: Store + ?Sized> ByteQueue<S> {
-    /// How many bytes of messages can be in the queue at a time, if each is a multiple of 64 bytes long.
+    /// How many bytes of messages can be in the queue at a time, if each is a multiple of 64 bytes
+    /// long.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.view().blocks.len() * BLOCK
@@ -465,7 +490,8 @@ impl<S: Store + ?Sized> ByteQueue<S> {
             && (!view.may_have_returned() || !has_returned())
     }
 
-    /// Closes the queue for good: nothing more can be sent; what is there, or has room taken for it, can be received.
+    /// Closes the queue for good: nothing more can be sent; what is there, or has room taken for
+    /// it, can be received.
     ///
     /// Everybody who waits is woken.
     pub fn close(&self) {
@@ -582,7 +608,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The same in a channel, if anybody of `receivers` is left to receive it, or has it already. Otherwise it is none.
+    /// The same in a channel, if anybody of `receivers` is left to receive it, or has it already.
+    /// Otherwise it is none.
     #[inline(always)]
     fn publish_to(self, receivers: &Ends, claim: Claim, len: u64) -> Result<(), Unsent> {
         self.publish(claim, len);
@@ -673,8 +700,8 @@ impl<'a> View<'a> {
         self.records.claim_full(owner)
     }
 
-    /// The last look at a queue that is closed, or has no senders: whoever claims after the fence sees the flag, or comes too late; and what was
-    /// claimed before it is seen here.
+    /// The last look at a queue that is closed, or has no senders: whoever claims after the fence
+    /// sees the flag, or comes too late; and what was claimed before it is seen here.
     #[cold]
     fn claim_last(self, owner: u32) -> Result<Option<Claim>, Never> {
         Signal::<LIGHT>::fence_before_verdict();
@@ -687,8 +714,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether a message is in the hands of others, from where it comes back if they die. They are not waited for by a
-    /// process that has one itself: such would wait for each other.
+    /// Whether a message is in the hands of others, from where it comes back if they die. They are
+    /// not waited for by a process that has one itself: such would wait for each other.
     fn may_come_back(self, owner: u32) -> bool {
         let (mut ours, mut others) = (false, false);
         let look = |_: &Header, claim: Claim| {
@@ -797,7 +824,8 @@ impl<'a> View<'a> {
     }
 }
 
-// SAFETY: `repr(C)`; atomics, for which any bytes will do, and bytes; indices are bounds-checked; no `Drop`.
+// SAFETY: `repr(C)`; atomics, for which any bytes will do, and bytes; indices are bounds-checked;
+// no `Drop`.
 unsafe impl<const BLOCKS: usize> Shareable for FixedByteQueue<BLOCKS> {
     const FINGERPRINT: u64 = mix_u64(ByteQueue::<[Unit]>::BASE, BLOCKS as u64);
     const NEEDS_PEERS: bool = true;
@@ -816,7 +844,8 @@ unsafe impl<const BLOCKS: usize> Shareable for FixedByteQueue<BLOCKS> {
     }
 }
 
-// SAFETY: as above; the number of units is the pointer's, which `at` got from the checked header, and which `size` has approved.
+// SAFETY: as above; the number of units is the pointer's, which `at` got from the checked header,
+// and which `size` has approved.
 unsafe impl Shareable for ByteQueue {
     const FINGERPRINT: u64 = ByteQueue::<[Unit]>::BASE;
     const NEEDS_PEERS: bool = true;

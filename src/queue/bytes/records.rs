@@ -1,7 +1,7 @@
 //! The ring of records: claiming, committing, stepping over.
 //!
-//! A record is a run of blocks; the header of its first block says how many they are. Headers lie apart from what is written to
-//! the blocks, so that no message can look like one.
+//! A record is a run of blocks; the header of its first block says how many they are. Headers lie
+//! apart from what is written to the blocks, so that no message can look like one.
 use crate::queue::Line;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -34,7 +34,8 @@ const HALF_THE_LAPS: u64 = 1 << (u64::BITS - EXTENT_BITS - 1);
 /// Looks at a ring that others move, before it is held to be sound.
 const LOOKS: usize = 1_000;
 
-/// Attempts that come to nothing because others were faster, before the memory is held to be damaged.
+/// Attempts that come to nothing because others were faster, before the memory is held to be
+/// damaged.
 const ATTEMPTS: usize = 1 << 22;
 
 /// What a record is doing.
@@ -159,8 +160,8 @@ impl Position {
         }
     }
 
-    /// How many blocks it is after `earlier`, or a number larger than any ring's if it is more than a
-    /// lap or two; `None` if it is before.
+    /// How many blocks it is after `earlier`, or a number larger than any ring's if it is more than
+    /// a lap or two; `None` if it is before.
     #[inline(always)]
     fn since(self, earlier: Position, blocks: usize) -> Option<u64> {
         let (index, earlier_index) = (self.index as u64, earlier.index as u64);
@@ -191,7 +192,8 @@ pub(crate) struct Claim {
     pub(crate) state: State,
 }
 
-/// How far the ring has come: three positions, each moved over one record at a time, by whoever sees that it can be.
+/// How far the ring has come: three positions, each moved over one record at a time, by whoever
+/// sees that it can be.
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Marks {
@@ -232,8 +234,9 @@ impl Records<'_> {
             }
             let rest = blocks - at.index;
             let fits = extent <= rest;
-            // A record does not go round the end: what is left there is skipped, and not before the record has room, too.
-            // One that is too long for that has it when the ring has run empty.
+            // A record does not go round the end: what is left there is skipped, and not before the
+            // record has room, too. One that is too long for that has it when the ring has run
+            // empty.
             let (claimed, needed) = if fits {
                 (State::new(at.lap, extent, owner, Phase::Writing), extent)
             } else {
@@ -244,8 +247,9 @@ impl Records<'_> {
             if !self.has_room(at, needed)? || !header.exchange(seen, claimed) {
                 return Ok(None);
             }
-            // The mark moves on, by this or another's hand. If it was elsewhere all the while, the claim is of a lap long gone, and nobody's:
-            // its header is in the middle of a record, or in an earlier state than that of the lap.
+            // The mark moves on, by this or another's hand. If it was elsewhere all the while, the
+            // claim is of a lap long gone, and nobody's: its header is in the middle of a record,
+            // or in an earlier state than that of the lap.
             let next = at.after(claimed.extent(), blocks);
             let moved =
                 self.marks.tail.0.compare_exchange(at.encode(), next.encode(), AcqRel, Acquire);
@@ -283,22 +287,22 @@ impl Records<'_> {
 
     /// Whether a message that ends there, and was committed, ends where no writer claims any more.
     ///
-    /// It does, or the memory is damaged. This is asked of messages of several blocks only; the others
-    /// are not worth a look at the line of the writers. [`is_sound`](Self::is_sound) has looked at all
-    /// that was there when the segment was opened.
+    /// It does, or the memory is damaged. This is asked of messages of several blocks only; the
+    /// others are not worth a look at the line of the writers. [`is_sound`](Self::is_sound) has
+    /// looked at all that was there when the segment was opened.
     #[inline(always)]
     fn is_before_tail(&self, end: Position) -> bool {
         self.marks.tail.0.load(Relaxed).wrapping_sub(end.encode()) < 2 << EXTENT_BITS
     }
 
-    /// Whether the marks lie on one chain of records of at most the ring's length, and no other header
-    /// says that a record begins there in this lap or a later one.
+    /// Whether the marks lie on one chain of records of at most the ring's length, and no other
+    /// header says that a record begins there in this lap or a later one.
     ///
-    /// If so, claims never overlap (I2): each begins at a mark and moves that mark to its end. Other
-    /// bytes could give two claims the same blocks. To be asked when the memory is opened.
+    /// If so, claims never overlap (I2): each begins at a mark and moves that mark to its end.
+    /// Other bytes could give two claims the same blocks. To be asked when the memory is opened.
     pub(crate) fn is_sound(&self) -> bool {
-        // Peers that follow the protocol may be at work meanwhile. What they do moves a mark, all but the
-        // first step of a claim, which the next look sees from the beginning.
+        // Peers that follow the protocol may be at work meanwhile. What they do moves a mark, all
+        // but the first step of a claim, which the next look sees from the beginning.
         let mut still = 0;
         for _ in 0..LOOKS {
             let marks = || {
@@ -326,7 +330,8 @@ impl Records<'_> {
         // Only `tail` may lag behind the others, over records that were given up: I3.
         let tail_is_first = freed.since(tail, blocks).is_some();
         let mut at = if tail_is_first { tail } else { freed };
-        // How far the record goes that was last found on the chain, and the marks that were not yet met.
+        // How far the record goes that was last found on the chain, and the marks that were not yet
+        // met.
         let (mut rest, mut is_on_chain, mut left) = (0, true, [freed, head, tail].map(Some));
         for _ in 0..blocks {
             let seen = self.headers[at.index].load();
@@ -383,7 +388,8 @@ impl Records<'_> {
         })
     }
 
-    /// Whether `needed` blocks from `at`, where the next record begins, are done with. Nothing if that is not so any more.
+    /// Whether `needed` blocks from `at`, where the next record begins, are done with. Nothing if
+    /// that is not so any more.
     #[inline(always)]
     fn has_room(&self, at: Position, needed: usize) -> Result<bool, Nothing> {
         match self.is_free(at, needed) {
@@ -500,7 +506,8 @@ impl Records<'_> {
         if at.index < self.headers.len() { Ok(at) } else { Err(Nothing::Damaged) }
     }
 
-    /// Repeats until there is something, or nothing for good: each time in vain, another has done something.
+    /// Repeats until there is something, or nothing for good: each time in vain, another has done
+    /// something.
     #[inline(always)]
     fn attempt<R>(&self, act: impl Fn() -> Result<Option<R>, Nothing>) -> Result<R, Nothing> {
         for _ in 0..ATTEMPTS {
@@ -511,7 +518,8 @@ impl Records<'_> {
         Err(Nothing::Damaged)
     }
 
-    /// Once a lap: wipes some of the headers that have been in the middle of records for so long that their lap could come again.
+    /// Once a lap: wipes some of the headers that have been in the middle of records for so long
+    /// that their lap could come again.
     #[cold]
     fn wipe(&self, lap: u64) {
         let blocks = self.headers.len();

@@ -14,20 +14,24 @@
 //! ```
 //!
 //! # State
-//! As in [`Channel`](super::Channel): two sets of holders, and two bits in the word of the [`ByteQueue`] that says whether it is closed.
+//! As in [`Channel`](super::Channel): two sets of holders, and two bits in the word of the
+//! [`ByteQueue`] that says whether it is closed.
 //!
 //! # Invariants
-//! I1 to I4 of [`Channel`](super), where a message is in the hands of another receiver while it is a [`Message`] of that one's: the queue itself
-//! does not say that nothing is left as long as one may come back. And
-//! - I5. Who has committed a message looks at `NO_RECEIVERS` after that. If the end is gone, he takes the message back (`Full` to `Done`), or
-//!   somebody who came meanwhile has it: what was not sent is received by nobody, however long its room was held.
+//! I1 to I4 of [`Channel`](super), where a message is in the hands of another receiver while it is
+//! a [`Message`] of that one's: the queue itself does not say that nothing is left as long as one
+//! may come back. And
+//! - I5. Who has committed a message looks at `NO_RECEIVERS` after that. If the end is gone, he
+//!   takes the message back (`Full` to `Done`), or somebody who came meanwhile has it: what was not
+//!   sent is received by nobody, however long its room was held.
 //!
 //! # Ordering
 //! As there.
 //!
 //! # Death
-//! As there: first the queue is mended, so that what comes back is there; then handles are taken, bits are set, and all are woken. A sender that is
-//! killed between the commit and its look at the bit (I5) has sent: the next receiver finds the message, as others that nobody has received.
+//! As there: first the queue is mended, so that what comes back is there; then handles are taken,
+//! bits are set, and all are woken. A sender that is killed between the commit and its look at the
+//! bit (I5) has sent: the next receiver finds the message, as others that nobody has received.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -46,12 +50,14 @@ use std::time::{Duration, Instant};
 
 /// A bounded queue of byte messages with two ends to hold: [`ByteSender`]s and [`ByteReceiver`]s.
 ///
-/// As [`ByteQueue`], and when the last sender of all processes is gone, by drop or death, receivers get what is left, and then
-/// [`Disconnected`](RecvError::Disconnected); senders get it when the last receiver is gone. An end that nobody
-/// has had yet is waited for, and one that was gone can be taken again. 64 processes can hold each end.
+/// As [`ByteQueue`], and when the last sender of all processes is gone, by drop or death, receivers
+/// get what is left, and then [`Disconnected`](RecvError::Disconnected); senders get it when the
+/// last receiver is gone. An end that nobody has had yet is waited for, and one that was gone can
+/// be taken again. 64 processes can hold each end.
 ///
 /// Create it with [`Shared::anonymous_byte_channel`](crate::Shared::anonymous_byte_channel) or
-/// [`create_byte_channel`](crate::Shared::create_byte_channel). To embed one in a struct, see [`FixedByteChannel`].
+/// [`create_byte_channel`](crate::Shared::create_byte_channel). To embed one in a struct, see
+/// [`FixedByteChannel`].
 #[repr(C)]
 pub struct ByteChannel<S: Store + ?Sized = [Unit]> {
     senders: Ends,
@@ -59,14 +65,15 @@ pub struct ByteChannel<S: Store + ?Sized = [Unit]> {
     queue: ByteQueue<S>,
 }
 
-/// A channel of `BLOCKS` times 64 bytes, to be embedded in a struct declared with [`shared!`](crate::shared).
+/// A channel of `BLOCKS` times 64 bytes, to be embedded in a struct declared with
+/// [`shared!`](crate::shared).
 pub type FixedByteChannel<const BLOCKS: usize> = ByteChannel<Blocks<BLOCKS>>;
 
 /// A handle of the senders' end of a [`ByteChannel`].
 ///
 /// Clones are further handles. Made by [`ByteChannel::sender`] it borrows the channel; made by
-/// [`Shared::sender`](crate::Shared::sender) it keeps it, and can move into a thread. In a process made by `fork` a copied one does
-/// nothing: the child makes its own.
+/// [`Shared::sender`](crate::Shared::sender) it keeps it, and can move into a thread. In a process
+/// made by `fork` a copied one does nothing: the child makes its own.
 #[must_use = "the end is given up at once if this is not kept"]
 pub struct ByteSender<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized = [Unit]> {
     hold: Hold,
@@ -76,9 +83,10 @@ pub struct ByteSender<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized = [Un
 
 /// A handle of the receivers' end of a [`ByteChannel`].
 ///
-/// Clones are further handles, and a message goes to one of them. Made by [`ByteChannel::receiver`] it borrows the channel;
-/// made by [`Shared::receiver`](crate::Shared::receiver) it keeps it, and can move into a thread. In a process made by
-/// `fork` a copied one does nothing: the child makes its own.
+/// Clones are further handles, and a message goes to one of them. Made by [`ByteChannel::receiver`]
+/// it borrows the channel; made by [`Shared::receiver`](crate::Shared::receiver) it keeps it, and
+/// can move into a thread. In a process made by `fork` a copied one does nothing: the child makes
+/// its own.
 #[must_use = "the end is given up at once if this is not kept"]
 pub struct ByteReceiver<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized = [Unit]> {
     hold: Hold,
@@ -236,7 +244,8 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
             .and_then(|room| room.send(message).map_err(|why| Unsent::in_time(((), why))))
     }
 
-    /// Sends a message, waiting for room until `deadline` at most. Room that there is is used even if that has passed.
+    /// Sends a message, waiting for room until `deadline` at most. Room that there is is used even
+    /// if that has passed.
     ///
     /// # Errors
     /// As [`send_timeout`](Self::send_timeout).
@@ -249,7 +258,8 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
             .and_then(|room| room.send(message).map_err(|why| Unsent::in_time(((), why))))
     }
 
-    /// Takes room for a message of `len` bytes, to be written in place, waiting for it as long as it takes.
+    /// Takes room for a message of `len` bytes, to be written in place, waiting for it as long as
+    /// it takes.
     ///
     /// As [`ByteQueue::reserve`], but to nobody it is not [committed](Room::commit).
     ///
@@ -324,9 +334,11 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
     }
 }
 
-/// Room for a message in a channel, to be written in place: bytes that hold what earlier messages left.
+/// Room for a message in a channel, to be written in place: bytes that hold what earlier messages
+/// left.
 ///
-/// [`commit`](Self::commit) sends it. Dropped otherwise, or if the process is killed, nothing is sent.
+/// [`commit`](Self::commit) sends it. Dropped otherwise, or if the process is killed, nothing is
+/// sent.
 #[must_use = "room that is dropped sends nothing"]
 pub struct Room<'a> {
     room: Reservation<'a>,
@@ -352,8 +364,9 @@ impl Room<'_> {
     /// ```
     ///
     /// # Errors
-    /// If the last receiver is gone, [`SendError::Disconnected`], or [`SendError::Closed`] if the channel is closed as well; then nobody receives it.
-    /// [`Fault::Forked`] in the child of a fork: the room is its parent's.
+    /// If the last receiver is gone, [`SendError::Disconnected`], or [`SendError::Closed`] if the
+    /// channel is closed as well; then nobody receives it. [`Fault::Forked`] in the child of a
+    /// fork: the room is its parent's.
     #[inline(always)]
     pub fn commit(self) -> Result<(), SendError<()>> {
         let len = self.room.len;
@@ -444,7 +457,8 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteReceiver<C, S> {
         self.recv_ref_timeout(timeout).map(|message| message.to_vec())
     }
 
-    /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
+    /// Receives a message, waiting for one until `deadline` at most. A message that is there is
+    /// received even if that has passed.
     ///
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
@@ -464,8 +478,8 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteReceiver<C, S> {
 
     /// Receives a message to be read in place, waiting for one as long as it takes.
     ///
-    /// It is consumed when the [`Message`] is dropped. If the process is killed before, another receives it; no other is told before that
-    /// nothing is left.
+    /// It is consumed when the [`Message`] is dropped. If the process is killed before, another
+    /// receives it; no other is told before that nothing is left.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -499,7 +513,8 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteReceiver<C, S> {
         Never::in_time(self.message_until(Deadline::at(deadline)))
     }
 
-    /// Messages until nothing more can come, waiting for each. A `for` loop over `&receiver` does the same.
+    /// Messages until nothing more can come, waiting for each. A `for` loop over `&receiver` does
+    /// the same.
     ///
     /// ```
     /// use outlast::{ByteChannel, Shared};
@@ -533,7 +548,8 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteReceiver<C, S> {
         }
     }
 
-    /// Nothing is there, and the queue is closed or the senders' bit set: until it is clear what that means.
+    /// Nothing is there, and the queue is closed or the senders' bit set: until it is clear what
+    /// that means.
     #[cold]
     #[inline(never)]
     fn to_the_end(&self, deadline: Deadline) -> Result<Option<Message<'_>>, Never> {
@@ -605,7 +621,8 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> IntoIterator for Byte
 
 // ------------------------------------------------------------------- handles
 impl<C: Deref<Target = ByteChannel<S>> + Clone, S: Store + ?Sized> Clone for ByteSender<C, S> {
-    /// A further handle. If there is no place for it, with a million of this process's already, all it gives is [`Fault::TooManyPeers`].
+    /// A further handle. If there is no place for it, with a million of this process's already, all
+    /// it gives is [`Fault::TooManyPeers`].
     fn clone(&self) -> Self {
         let hold = self.channel.senders.again(&self.hold);
         ByteSender { hold, channel: self.channel.clone(), store: PhantomData }
@@ -613,7 +630,8 @@ impl<C: Deref<Target = ByteChannel<S>> + Clone, S: Store + ?Sized> Clone for Byt
 }
 
 impl<C: Deref<Target = ByteChannel<S>> + Clone, S: Store + ?Sized> Clone for ByteReceiver<C, S> {
-    /// A further handle. If there is no place for it, with a million of this process's already, all it gives is [`Fault::TooManyPeers`].
+    /// A further handle. If there is no place for it, with a million of this process's already, all
+    /// it gives is [`Fault::TooManyPeers`].
     fn clone(&self) -> Self {
         let hold = self.channel.receivers.again(&self.hold);
         ByteReceiver { hold, channel: self.channel.clone(), store: PhantomData }
@@ -665,8 +683,8 @@ unsafe impl<const BLOCKS: usize> Shareable for FixedByteChannel<BLOCKS> {
     }
 }
 
-// SAFETY: as above; the number of units is the pointer's, which `at` got from the checked header, and the size is
-// that of the queue, behind what lies before it.
+// SAFETY: as above; the number of units is the pointer's, which `at` got from the checked header,
+// and the size is that of the queue, behind what lies before it.
 unsafe impl Shareable for ByteChannel {
     const FINGERPRINT: u64 = BASE;
     const ALIGN: usize = align_of::<FixedByteChannel<1>>();

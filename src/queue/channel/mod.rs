@@ -1,4 +1,5 @@
-//! A queue that knows who holds its two ends: receivers learn that nobody is left to send, and the reverse.
+//! A queue that knows who holds its two ends: receivers learn that nobody is left to send, and the
+//! reverse.
 //!
 //! ```
 //! use outlast::queue::channel::Channel;
@@ -16,7 +17,8 @@
 //! ```
 //!
 //! # State
-//! Two sets of holders (`Ends`), and a [`Queue`] with two bits more in the word that says whether it is closed:
+//! Two sets of holders (`Ends`), and a [`Queue`] with two bits more in the word that says whether
+//! it is closed:
 //!
 //! | bit | set | cleared |
 //! |---|---|---|
@@ -24,23 +26,28 @@
 //! | `NO_RECEIVERS` | the same for the receivers' | by a sender that finds that there are receivers again |
 //!
 //! # Invariants
-//! - I1. An end is gone for good => its bit is set, or a living process is about to set it. (Recovery sets it, as often as it runs.)
-//! - I2. A bit may be set though the end is not gone. So nobody is told that he is alone before he has looked at the cells himself; who then
-//!   clears the bit looks once more, and sets it again if the end has gone meanwhile: keeps I1.
-//! - I3. The bit of an end is set before those on the other one are woken, so that a wait need not look at the cells.
-//! - I4. Receivers are told that nobody can send only when no message is in the ring, or in the hands of another receiver
-//!   that has not committed its reception, or not acknowledged it: if that one dies now, the message comes to another. Who
-//!   ends such a claim wakes them. Only those who wait for nothing of the kind are waited for: a process that holds deliveries
-//!   itself does not wait for those of others.
+//! - I1. An end is gone for good => its bit is set, or a living process is about to set it.
+//!   (Recovery sets it, as often as it runs.)
+//! - I2. A bit may be set though the end is not gone. So nobody is told that he is alone before he
+//!   has looked at the cells himself; who then clears the bit looks once more, and sets it again if
+//!   the end has gone meanwhile: keeps I1.
+//! - I3. The bit of an end is set before those on the other one are woken, so that a wait need not
+//!   look at the cells.
+//! - I4. Receivers are told that nobody can send only when no message is in the ring, or in the
+//!   hands of another receiver that has not committed its reception, or not acknowledged it: if
+//!   that one dies now, the message comes to another. Who ends such a claim wakes them. Only those
+//!   who wait for nothing of the kind are waited for: a process that holds deliveries itself does
+//!   not wait for those of others.
 //!
 //! # Ordering
-//! As in the queue. Whoever sets a bit fences before it is asked whether anybody sleeps; whoever sleeps has fenced between arming and its
-//! last look at the bit. What the senders sent before they left is seen by who saw them gone.
+//! As in the queue. Whoever sets a bit fences before it is asked whether anybody sleeps; whoever
+//! sleeps has fenced between arming and its last look at the bit. What the senders sent before they
+//! left is seen by who saw them gone.
 //!
 //! # Death
-//! A handle is its process's: the death of the process gives it back. First what it had claimed in the queue is
-//! mended, then its handles are taken, then the bits are set, then all are woken: nobody sees an end gone before
-//! he can see what comes back.
+//! A handle is its process's: the death of the process gives it back. First what it had claimed in
+//! the queue is mended, then its handles are taken, then the bits are set, then all are woken:
+//! nobody sees an end gone before he can see what comes back.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
 
 pub mod bytes;
@@ -64,12 +71,14 @@ use std::time::{Duration, Instant};
 
 /// A bounded queue with two ends to hold: [`Sender`]s and [`Receiver`]s.
 ///
-/// As [`Queue`], and when the last sender of all processes is gone, by drop or death, receivers get what is left, and then
-/// [`Disconnected`](super::RecvError::Disconnected); senders get it, with their message, when the last receiver is gone. An end that nobody
-/// has had yet is waited for, and one that was gone can be taken again. 64 processes can hold each end.
+/// As [`Queue`], and when the last sender of all processes is gone, by drop or death, receivers get
+/// what is left, and then [`Disconnected`](super::RecvError::Disconnected); senders get it, with
+/// their message, when the last receiver is gone. An end that nobody has had yet is waited for, and
+/// one that was gone can be taken again. 64 processes can hold each end.
 ///
 /// Create it with [`Shared::anonymous_channel`](crate::Shared::anonymous_channel) or
-/// [`create_channel`](crate::Shared::create_channel). To embed one in a struct, see [`FixedChannel`].
+/// [`create_channel`](crate::Shared::create_channel). To embed one in a struct, see
+/// [`FixedChannel`].
 #[repr(C)]
 #[doc(alias = "mpsc")]
 #[doc(alias = "sync_channel")]
@@ -244,8 +253,8 @@ unsafe impl<T: Plain, const N: usize> Shareable for FixedChannel<T, N> {
     }
 }
 
-// SAFETY: as above; the number of slots is the pointer's, which `at` got from the checked header, and the size is
-// that of the queue, behind what lies before it.
+// SAFETY: as above; the number of slots is the pointer's, which `at` got from the checked header,
+// and the size is that of the queue, behind what lies before it.
 unsafe impl<T: Plain> Shareable for Channel<T> {
     const FINGERPRINT: u64 = Channel::<T>::BASE;
     const ALIGN: usize = align_of::<FixedChannel<T, 1>>();

@@ -15,8 +15,9 @@
 //! ```
 //!
 //! # State
-//! As in [`Channel`](super::Channel): two sets of holders; and the two bits of it, in the word of each level that says whether that is closed. So who
-//! sends looks at the word of his own level, and nowhere else.
+//! As in [`Channel`](super::Channel): two sets of holders; and the two bits of it, in the word of
+//! each level that says whether that is closed. So who sends looks at the word of his own level,
+//! and nowhere else.
 //!
 //! | the levels' bits of an end | meaning |
 //! |---|---|
@@ -25,20 +26,26 @@
 //! | set in all | the end was gone when they were set; who sees one asks the holders |
 //!
 //! # Invariants
-//! I1 to I4 of [`Channel`](super), where I1 to I3 are those of each level's bit, and I4 is one of all levels: a receiver is told that nobody can send
-//! only when there is nothing in any of them. And
-//! - I5. A receiver that finds nothing takes it for the end only if the bits of all levels were set. With some, it waits with those of an open channel,
-//!   and who sets the others, or mends what he left, wakes all.
-//! - I6. Receivers sleep on the two signals of all levels, who sends in his level. Who ends a claim of any level while the bits of all are set wakes all
-//!   receivers (I5 of [`PriorityQueue`](crate::queue::priority)): with the bits of some, whoever is at them will.
+//! I1 to I4 of [`Channel`](super), where I1 to I3 are those of each level's bit, and I4 is one of
+//! all levels: a receiver is told that nobody can send only when there is nothing in any of them.
+//! And
+//! - I5. A receiver that finds nothing takes it for the end only if the bits of all levels were
+//!   set. With some, it waits with those of an open channel, and who sets the others, or mends what
+//!   he left, wakes all.
+//! - I6. Receivers sleep on the two signals of all levels, who sends in his level. Who ends a claim
+//!   of any level while the bits of all are set wakes all receivers (I5 of
+//!   [`PriorityQueue`](crate::queue::priority)): with the bits of some, whoever is at them will.
 //!
 //! # Ordering
-//! As there. The looks of a receiver at all levels come before its look at the holders, and that comes before the one at what is in other hands: what
-//! was sent to a level after the first look, by one who then left, is seen at the last.
+//! As there. The looks of a receiver at all levels come before its look at the holders, and that
+//! comes before the one at what is in other hands: what was sent to a level after the first look,
+//! by one who then left, is seen at the last.
 //!
 //! # Death
-//! As there: first all levels are mended, then handles are taken, then the bits of all levels are set, then all are woken, in all levels. Killed between the
-//! bits of two levels: recovery sets all, if the end is gone. If it is not, some are set in vain, which costs those who see them a look, no more.
+//! As there: first all levels are mended, then handles are taken, then the bits of all levels are
+//! set, then all are woken, in all levels. Killed between the bits of two levels: recovery sets
+//! all, if the end is gone. If it is not, some are set in vain, which costs those who see them a
+//! look, no more.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -55,11 +62,13 @@ use core::mem::offset_of;
 use core::ops::Deref;
 use std::time::{Duration, Instant};
 
-/// A bounded queue of `LEVELS` levels (1 to 32) for `N` messages each with two ends to hold: [`PrioritySender`]s and [`PriorityReceiver`]s.
+/// A bounded queue of `LEVELS` levels (1 to 32) for `N` messages each with two ends to hold:
+/// [`PrioritySender`]s and [`PriorityReceiver`]s.
 ///
-/// As [`PriorityQueue`], and when the last sender of all processes is gone, by drop or death, receivers get what is left in all levels, and then
-/// [`Disconnected`](RecvError::Disconnected); senders get it, with their message, when the last receiver is gone. An end that nobody
-/// has had yet is waited for, and one that was gone can be taken again. 64 processes can hold each end.
+/// As [`PriorityQueue`], and when the last sender of all processes is gone, by drop or death,
+/// receivers get what is left in all levels, and then [`Disconnected`](RecvError::Disconnected);
+/// senders get it, with their message, when the last receiver is gone. An end that nobody has had
+/// yet is waited for, and one that was gone can be taken again. 64 processes can hold each end.
 #[repr(C)]
 pub struct PriorityChannel<T: Plain, const LEVELS: usize, const N: usize> {
     senders: Ends,
@@ -70,8 +79,8 @@ pub struct PriorityChannel<T: Plain, const LEVELS: usize, const N: usize> {
 /// A handle of the senders' end of a [`PriorityChannel`].
 ///
 /// Clones are further handles. Made by [`PriorityChannel::sender`] it borrows the channel; made by
-/// [`Shared::sender`](crate::Shared::sender) it keeps it, and can move into a thread. In a process made by `fork` a copied one does
-/// nothing: the child makes its own.
+/// [`Shared::sender`](crate::Shared::sender) it keeps it, and can move into a thread. In a process
+/// made by `fork` a copied one does nothing: the child makes its own.
 #[must_use = "the end is given up at once if this is not kept"]
 pub struct PrioritySender<T: Plain, const LEVELS: usize, const N: usize, C>
 where
@@ -83,9 +92,10 @@ where
 
 /// A handle of the receivers' end of a [`PriorityChannel`].
 ///
-/// Clones are further handles, and a message goes to one of them. Made by [`PriorityChannel::receiver`] it borrows the channel;
-/// made by [`Shared::receiver`](crate::Shared::receiver) it keeps it, and can move into a thread. In a process made by
-/// `fork` a copied one does nothing: the child makes its own.
+/// Clones are further handles, and a message goes to one of them. Made by
+/// [`PriorityChannel::receiver`] it borrows the channel; made by
+/// [`Shared::receiver`](crate::Shared::receiver) it keeps it, and can move into a thread. In a
+/// process made by `fork` a copied one does nothing: the child makes its own.
 #[must_use = "the end is given up at once if this is not kept"]
 pub struct PriorityReceiver<T: Plain, const LEVELS: usize, const N: usize, C>
 where
@@ -249,7 +259,8 @@ where
         &self.channel
     }
 
-    /// Sends a message of level `priority`, waiting for a free slot of that level as long as it takes.
+    /// Sends a message of level `priority`, waiting for a free slot of that level as long as it
+    /// takes.
     ///
     /// ```
     /// use outlast::{Fault, PriorityChannel, SendError, Shared};
@@ -265,8 +276,8 @@ where
     /// ```
     ///
     /// # Errors
-    /// Gives the message back if the channel is closed, or the last receiver gone, if this process cannot become a peer, or, with
-    /// [`Fault::NoSuchLevel`], if there is no such level.
+    /// Gives the message back if the channel is closed, or the last receiver gone, if this process
+    /// cannot become a peer, or, with [`Fault::NoSuchLevel`], if there is no such level.
     #[inline]
     pub fn send(&self, priority: usize, message: T) -> Result<(), SendError<T>> {
         self.send_until(priority, message, Deadline::NEVER).map_err(Unsent::for_ever)
@@ -300,7 +311,8 @@ where
         self.send_until(priority, message, Deadline::after(timeout)).map_err(Unsent::in_time)
     }
 
-    /// Sends a message, waiting for a free slot of its level until `deadline` at most. A slot that is free is used even if that has passed.
+    /// Sends a message, waiting for a free slot of its level until `deadline` at most. A slot that
+    /// is free is used even if that has passed.
     ///
     /// # Errors
     /// As [`send_timeout`](Self::send_timeout).
@@ -385,11 +397,12 @@ where
 
     /// Receives the most urgent message with its level, waiting for one as long as it takes.
     ///
-    /// A process that is killed after `recv` has returned takes the message with it: where that matters, see [`recv_ack`](Self::recv_ack).
+    /// A process that is killed after `recv` has returned takes the message with it: where that
+    /// matters, see [`recv_ack`](Self::recv_ack).
     ///
     /// # Errors
-    /// If the channel is empty and closed, or the last sender gone, if this process cannot become a peer, or if what came
-    /// out is no value of the type (it is consumed).
+    /// If the channel is empty and closed, or the last sender gone, if this process cannot become a
+    /// peer, or if what came out is no value of the type (it is consumed).
     #[inline]
     pub fn recv(&self) -> Result<(usize, T), RecvError> {
         Never::for_ever(self.recv_until(Deadline::NEVER, Invalid::Consumed))
@@ -398,8 +411,8 @@ where
     /// Receives the most urgent message if there is one. Never blocks.
     ///
     /// # Errors
-    /// As [`recv`](Self::recv), and if the channel is empty. For the moment in which another receives the last message that is
-    /// what it gives, too, when nobody can send.
+    /// As [`recv`](Self::recv), and if the channel is empty. For the moment in which another
+    /// receives the last message that is what it gives, too, when nobody can send.
     #[inline]
     pub fn try_recv(&self) -> Result<(usize, T), TryRecvError> {
         Never::at_once(self.try_take(Invalid::Consumed))
@@ -413,7 +426,8 @@ where
         Never::in_time(self.recv_until(Deadline::after(timeout), Invalid::Consumed))
     }
 
-    /// Receives the most urgent message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
+    /// Receives the most urgent message, waiting for one until `deadline` at most. A message that
+    /// is there is received even if that has passed.
     ///
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
@@ -439,8 +453,9 @@ where
     /// ```
     ///
     /// # Errors
-    /// As [`recv`](Self::recv). While others hold deliveries that may come back, only a process that holds some itself, of any level, is told that
-    /// nobody is left to send; the others wait for what becomes of them.
+    /// As [`recv`](Self::recv). While others hold deliveries that may come back, only a process
+    /// that holds some itself, of any level, is told that nobody is left to send; the others wait
+    /// for what becomes of them.
     pub fn recv_ack(&self) -> Result<Delivery<'_, T>, RecvError> {
         Never::for_ever(self.deliver_until(Deadline::NEVER))
     }
@@ -472,7 +487,8 @@ where
         Never::in_time(self.deliver_until(Deadline::at(deadline)))
     }
 
-    /// Messages with their levels until nothing more can come, waiting for each. A `for` loop over `&receiver` does the same.
+    /// Messages with their levels until nothing more can come, waiting for each. A `for` loop over
+    /// `&receiver` does the same.
     ///
     /// A message that is no value of the type ends the iteration and is consumed: a later iteration
     /// goes on behind it. [`recv`](Self::recv) reports it.
@@ -493,8 +509,8 @@ where
         Iter(self)
     }
 
-    /// The messages that are there, without waiting. It ends before a message that is no value of the
-    /// type: the next `recv` reports that.
+    /// The messages that are there, without waiting. It ends before a message that is no value of
+    /// the type: the next `recv` reports that.
     pub fn try_iter(&self) -> impl Iterator<Item = (usize, T)> + '_ {
         core::iter::from_fn(|| self.try_take(Invalid::Left).ok().flatten())
     }
@@ -536,8 +552,8 @@ where
         self.to_the_end(deadline, || self.channel.queue.recv_until(deadline, invalid))
     }
 
-    /// For iterators that wait. A message that is no value is consumed: left there, it would end each
-    /// further loop as well.
+    /// For iterators that wait. A message that is no value is consumed: left there, it would end
+    /// each further loop as well.
     fn next_value(&self) -> Option<(usize, T)> {
         self.recv_until(Deadline::NEVER, Invalid::Consumed).ok().flatten()
     }
@@ -636,7 +652,8 @@ impl<T: Plain, const LEVELS: usize, const N: usize, C> Clone for PrioritySender<
 where
     C: Deref<Target = PriorityChannel<T, LEVELS, N>> + Clone,
 {
-    /// A further handle. If there is no place for it, with a million of this process's already, all it gives is [`Fault::TooManyPeers`].
+    /// A further handle. If there is no place for it, with a million of this process's already, all
+    /// it gives is [`Fault::TooManyPeers`].
     fn clone(&self) -> Self {
         let hold = self.channel.senders.again(&self.hold);
         PrioritySender { hold, channel: self.channel.clone() }
@@ -647,7 +664,8 @@ impl<T: Plain, const LEVELS: usize, const N: usize, C> Clone for PriorityReceive
 where
     C: Deref<Target = PriorityChannel<T, LEVELS, N>> + Clone,
 {
-    /// A further handle. If there is no place for it, with a million of this process's already, all it gives is [`Fault::TooManyPeers`].
+    /// A further handle. If there is no place for it, with a million of this process's already, all
+    /// it gives is [`Fault::TooManyPeers`].
     fn clone(&self) -> Self {
         let hold = self.channel.receivers.again(&self.hold);
         PriorityReceiver { hold, channel: self.channel.clone() }

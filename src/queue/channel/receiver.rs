@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 /// A handle of the receivers' end of a [`Channel`].
 ///
-/// Clones are further handles, and a message goes to one of them. Made by [`Channel::receiver`] it borrows the channel;
-/// made by [`Shared::receiver`](crate::Shared::receiver) it keeps it, and can move into a thread. In a process made by
-/// `fork` a copied one does nothing: the child makes its own.
+/// Clones are further handles, and a message goes to one of them. Made by [`Channel::receiver`] it
+/// borrows the channel; made by [`Shared::receiver`](crate::Shared::receiver) it keeps it, and can
+/// move into a thread. In a process made by `fork` a copied one does nothing: the child makes its
+/// own.
 #[must_use = "the end is given up at once if this is not kept"]
 pub struct Receiver<T: Plain, C: Deref<Target = Channel<T>>> {
     hold: Hold,
@@ -38,11 +39,12 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
 
     /// Receives a message, waiting for one as long as it takes.
     ///
-    /// A process that is killed after `recv` has returned takes the message with it: where that matters, see [`recv_ack`](Self::recv_ack).
+    /// A process that is killed after `recv` has returned takes the message with it: where that
+    /// matters, see [`recv_ack`](Self::recv_ack).
     ///
     /// # Errors
-    /// If the channel is empty and closed, or the last sender gone, if this process cannot become a peer, or if what came
-    /// out is no value of the type (it is consumed).
+    /// If the channel is empty and closed, or the last sender gone, if this process cannot become a
+    /// peer, or if what came out is no value of the type (it is consumed).
     #[inline]
     pub fn recv(&self) -> Result<T, RecvError> {
         Never::for_ever(self.pop_until(Deadline::NEVER, Invalid::Consumed))
@@ -51,8 +53,8 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// Receives a message if there is one. Never blocks.
     ///
     /// # Errors
-    /// As [`recv`](Self::recv), and if the channel is empty. For the moment in which another receives the last message that is
-    /// what it gives, too, when nobody can send.
+    /// As [`recv`](Self::recv), and if the channel is empty. For the moment in which another
+    /// receives the last message that is what it gives, too, when nobody can send.
     #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
         Never::at_once(self.try_pop(Invalid::Consumed))
@@ -66,7 +68,8 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         Never::in_time(self.pop_until(Deadline::after(timeout), Invalid::Consumed))
     }
 
-    /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
+    /// Receives a message, waiting for one until `deadline` at most. A message that is there is
+    /// received even if that has passed.
     ///
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
@@ -77,8 +80,9 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// As [`Queue::recv_ack`](crate::Queue::recv_ack).
     ///
     /// # Errors
-    /// As [`recv`](Self::recv). While others hold deliveries that may come back, only a process that holds some itself is told that
-    /// nobody is left to send; the others wait for what becomes of them.
+    /// As [`recv`](Self::recv). While others hold deliveries that may come back, only a process
+    /// that holds some itself is told that nobody is left to send; the others wait for what becomes
+    /// of them.
     pub fn recv_ack(&self) -> Result<Delivery<'_, T>, RecvError> {
         Never::for_ever(self.deliver_until(Deadline::NEVER))
     }
@@ -124,7 +128,8 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         Ok(1 + to.len() - before)
     }
 
-    /// Messages until nothing more can come, waiting for each. A `for` loop over `&receiver` does the same.
+    /// Messages until nothing more can come, waiting for each. A `for` loop over `&receiver` does
+    /// the same.
     ///
     /// A message that is no value of the type ends the iteration and is consumed: a later iteration
     /// goes on behind it. [`recv`](Self::recv) reports it.
@@ -183,8 +188,8 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         self.to_the_end(deadline, || queue.take_until(deadline, invalid))
     }
 
-    /// For iterators that wait. A message that is no value is consumed: left there, it would end each
-    /// further loop as well.
+    /// For iterators that wait. A message that is no value is consumed: left there, it would end
+    /// each further loop as well.
     fn next_value(&self) -> Option<T> {
         self.pop_until(Deadline::NEVER, Invalid::Consumed).ok().flatten()
     }
@@ -202,7 +207,8 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         self.to_the_end(deadline, || self.channel.queue.deliver_until(deadline))
     }
 
-    /// `receive`, which gives `Closed` when it finds nothing and the senders' bit set, until it is clear what that means.
+    /// `receive`, which gives `Closed` when it finds nothing and the senders' bit set, until it is
+    /// clear what that means.
     fn to_the_end<R>(
         &self,
         deadline: Deadline,
@@ -258,7 +264,8 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> IntoIterator for Receiver<T, C> {
 }
 
 impl<T: Plain, C: Deref<Target = Channel<T>> + Clone> Clone for Receiver<T, C> {
-    /// A further handle. If there is no place for it, with a million of this process's already, all it gives is [`Fault::TooManyPeers`].
+    /// A further handle. If there is no place for it, with a million of this process's already, all
+    /// it gives is [`Fault::TooManyPeers`].
     fn clone(&self) -> Self {
         Receiver { hold: self.channel.receivers.again(&self.hold), channel: self.channel.clone() }
     }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 /// A handle of the senders' end of a [`Channel`].
 ///
 /// Clones are further handles. Made by [`Channel::sender`] it borrows the channel; made by
-/// [`Shared::sender`](crate::Shared::sender) it keeps it, and can move into a thread. In a process made by `fork` a copied one does
-/// nothing: the child makes its own.
+/// [`Shared::sender`](crate::Shared::sender) it keeps it, and can move into a thread. In a process
+/// made by `fork` a copied one does nothing: the child makes its own.
 #[must_use = "the end is given up at once if this is not kept"]
 pub struct Sender<T: Plain, C: Deref<Target = Channel<T>>> {
     hold: Hold,
@@ -39,7 +39,8 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Sender<T, C> {
     /// Sends a message, waiting for a free slot as long as it takes.
     ///
     /// # Errors
-    /// Gives the message back if the channel is closed, or the last receiver gone, or if this process cannot become a peer.
+    /// Gives the message back if the channel is closed, or the last receiver gone, or if this
+    /// process cannot become a peer.
     #[inline]
     pub fn send(&self, message: T) -> Result<(), SendError<T>> {
         self.send_until(message, Deadline::NEVER).map_err(Unsent::for_ever)
@@ -67,7 +68,8 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Sender<T, C> {
         self.send_until(message, Deadline::after(timeout)).map_err(Unsent::in_time)
     }
 
-    /// Sends a message, waiting for a free slot until `deadline` at most. A slot that is free is used even if that has passed.
+    /// Sends a message, waiting for a free slot until `deadline` at most. A slot that is free is
+    /// used even if that has passed.
     ///
     /// # Errors
     /// As [`send_timeout`](Self::send_timeout).
@@ -121,7 +123,8 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Sender<T, C> {
 }
 
 impl<T: Plain, C: Deref<Target = Channel<T>> + Clone> Clone for Sender<T, C> {
-    /// A further handle. If there is no place for it, with a million of this process's already, all it gives is [`Fault::TooManyPeers`].
+    /// A further handle. If there is no place for it, with a million of this process's already, all
+    /// it gives is [`Fault::TooManyPeers`].
     fn clone(&self) -> Self {
         Sender { hold: self.channel.senders.again(&self.hold), channel: self.channel.clone() }
     }

@@ -12,18 +12,21 @@ use core::fmt;
 use core::ops::Deref;
 use std::time::{Duration, Instant};
 
-/// How often who has a part of a message asks whether it goes on, at least. He is woken if it does not; except if the kernel has not yet marked the
-/// turn of a writer whose process is held to be dead.
+/// How often who has a part of a message asks whether it goes on, at least. He is woken if it does
+/// not; except if the kernel has not yet marked the turn of a writer whose process is held to be
+/// dead.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// A handle of one side of a [`Pipe`]: sends messages to the other side, and receives what that has sent.
+/// A handle of one side of a [`Pipe`]: sends messages to the other side, and receives what that has
+/// sent.
 ///
-/// Messages arrive whole and in order, whatever their length. Any number of threads may use it at a time: their messages do not mix, and each is
-/// received by one of those who receive.
+/// Messages arrive whole and in order, whatever their length. Any number of threads may use it at a
+/// time: their messages do not mix, and each is received by one of those who receive.
 ///
-/// Clones are further handles. Made by [`Pipe::first`] or [`Pipe::second`] it borrows the pipe; made by [`Shared::first`](crate::Shared::first) or
-/// [`Shared::second`](crate::Shared::second) it keeps it, and can move into a thread. In a process made by `fork` a copied one does
-/// nothing: the child makes its own.
+/// Clones are further handles. Made by [`Pipe::first`] or [`Pipe::second`] it borrows the pipe;
+/// made by [`Shared::first`](crate::Shared::first) or [`Shared::second`](crate::Shared::second) it
+/// keeps it, and can move into a thread. In a process made by `fork` a copied one does nothing: the
+/// child makes its own.
 #[must_use = "the side is given up at once if this is not kept"]
 pub struct Connection<C: Deref<Target = Pipe>> {
     hold: Hold,
@@ -68,11 +71,11 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
 impl<C: Deref<Target = Pipe>> Connection<C> {
     /// Sends a message, waiting for room as long as it takes.
     ///
-    /// One that is longer than [`Pipe::capacity`] is received while it is sent, and is lost as a whole if one of the two processes
-    /// is killed meanwhile.
+    /// One that is longer than [`Pipe::capacity`] is received while it is sent, and is lost as a
+    /// whole if one of the two processes is killed meanwhile.
     ///
-    /// Two sides that both send more than the pipe holds, and receive nothing meanwhile, wait for each
-    /// other for ever.
+    /// Two sides that both send more than the pipe holds, and receive nothing meanwhile, wait for
+    /// each other for ever.
     ///
     /// # Errors
     /// If the other side is gone, or if this process cannot become a peer.
@@ -85,7 +88,8 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     /// Sends a message if there is room for it. Never blocks.
     ///
     /// # Errors
-    /// As [`send_bytes`](Self::send_bytes); if there is no room now, or another thread is sending; [`Fault::TooLong`] if there never is room.
+    /// As [`send_bytes`](Self::send_bytes); if there is no room now, or another thread is sending;
+    /// [`Fault::TooLong`] if there never is room.
     pub fn try_send_bytes(&self, message: &[u8]) -> Result<(), TrySendError<()>> {
         self.send_until(message, None).map_err(|why| Unsent::at_once(((), why)))
     }
@@ -93,7 +97,8 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     /// Sends a message, waiting for room at most `timeout`.
     ///
     /// # Errors
-    /// As [`send_bytes`](Self::send_bytes), and if that takes too long: then nothing is received, even of a message of which a part has been sent.
+    /// As [`send_bytes`](Self::send_bytes), and if that takes too long: then nothing is received,
+    /// even of a message of which a part has been sent.
     pub fn send_bytes_timeout(
         &self,
         message: &[u8],
@@ -103,7 +108,8 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         sent.map_err(|why| Unsent::in_time(((), why)))
     }
 
-    /// Sends a message, waiting for room until `deadline` at most. Room that there is is used even if that has passed.
+    /// Sends a message, waiting for room until `deadline` at most. Room that there is is used even
+    /// if that has passed.
     ///
     /// # Errors
     /// As [`send_bytes_timeout`](Self::send_bytes_timeout).
@@ -174,23 +180,26 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     /// Receives a message, waiting for one as long as it takes.
     ///
     /// # Errors
-    /// If the other side is gone and nothing is left, if this process cannot become a peer, or if the memory is damaged.
+    /// If the other side is gone and nothing is left, if this process cannot become a peer, or if
+    /// the memory is damaged.
     #[inline]
     #[doc(alias = "read")]
     pub fn recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
         Never::for_ever(self.recv_until(Some(Deadline::NEVER)))
     }
 
-    /// Receives a message if there is one. Never blocks, except that of a message longer than [`Pipe::capacity`] which has begun to
-    /// arrive the rest is waited for.
+    /// Receives a message if there is one. Never blocks, except that of a message longer than
+    /// [`Pipe::capacity`] which has begun to arrive the rest is waited for.
     ///
     /// # Errors
-    /// As [`recv_bytes`](Self::recv_bytes), and if there is none now, or another thread is receiving.
+    /// As [`recv_bytes`](Self::recv_bytes), and if there is none now, or another thread is
+    /// receiving.
     pub fn try_recv_bytes(&self) -> Result<Vec<u8>, TryRecvError> {
         Never::at_once(self.recv_until(None))
     }
 
-    /// Receives a message, waiting at most `timeout` for it, or for its beginning if it is longer than [`Pipe::capacity`].
+    /// Receives a message, waiting at most `timeout` for it, or for its beginning if it is longer
+    /// than [`Pipe::capacity`].
     ///
     /// # Errors
     /// As [`recv_bytes`](Self::recv_bytes), and if that takes too long.
@@ -198,8 +207,8 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         Never::in_time(self.recv_until(Some(Deadline::after(timeout))))
     }
 
-    /// Receives a message, waiting until `deadline` at most for it, or for its beginning if it is longer than [`Pipe::capacity`]. A message that is
-    /// there is received even if that has passed.
+    /// Receives a message, waiting until `deadline` at most for it, or for its beginning if it is
+    /// longer than [`Pipe::capacity`]. A message that is there is received even if that has passed.
     ///
     /// # Errors
     /// As [`recv_bytes_timeout`](Self::recv_bytes_timeout).
@@ -217,7 +226,8 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         Ok(to.len() - before)
     }
 
-    /// Whether a message has come, or begun to come, within `timeout`, or the end. What it has seen can be received by another thread meanwhile.
+    /// Whether a message has come, or begun to come, within `timeout`, or the end. What it has seen
+    /// can be received by another thread meanwhile.
     ///
     /// ```
     /// use outlast::{Pipe, Shared};
@@ -264,8 +274,8 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         })
     }
 
-    /// Takes the reader's turn, and gives `take` the first record of a message, until that has made something of it. Without a deadline, it does
-    /// not wait for one.
+    /// Takes the reader's turn, and gives `take` the first record of a message, until that has made
+    /// something of it. Without a deadline, it does not wait for one.
     #[inline(always)]
     fn begin<R>(
         &self,
@@ -337,8 +347,8 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         if let Some(found) = self.find(flow, tail) {
             return Some(found.map(Some));
         }
-        // A free turn is not taken: a writer that does not wait would find it taken. One that seems to
-        // be taken may be that of a dead writer.
+        // A free turn is not taken: a writer that does not wait would find it taken. One that seems
+        // to be taken may be that of a dead writer.
         if flow.way.writer.is_taken() {
             match flow.way.writer.take(None) {
                 Err(NoTurn::Busy) => return None,
@@ -360,7 +370,8 @@ impl From<NoTurn> for Unsent {
 }
 
 impl<C: Deref<Target = Pipe> + Clone> Clone for Connection<C> {
-    /// A further handle. If there is no place for it, with a million of this process's already, all it gives is [`Fault::TooManyPeers`].
+    /// A further handle. If there is no place for it, with a million of this process's already, all
+    /// it gives is [`Fault::TooManyPeers`].
     fn clone(&self) -> Self {
         let hold = self.pipe.sides.ends[self.side].again(&self.hold);
         Connection { hold, side: self.side, pipe: self.pipe.clone() }

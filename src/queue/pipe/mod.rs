@@ -22,7 +22,8 @@
 //! ```
 //!
 //! # State
-//! Two sets of holders (`Ends`), a word with a bit for each side that is gone, and two ways, each a ring of blocks of 64 bytes with
+//! Two sets of holders (`Ends`), a word with a bit for each side that is gone, and two ways, each a
+//! ring of blocks of 64 bytes with
 //!
 //! | word | meaning | written by |
 //! |---|---|---|
@@ -30,30 +31,36 @@
 //! | `head` | blocks ever read | who has the reader's turn; the store is the commit of its reception |
 //! | the writer's turn, the reader's turn | a `Lock`, held for as long as a message takes, or is waited for | who sends, who receives |
 //!
-//! A record is a header of 8 bytes {goes on: 1, began before: 1, length: 62 bits}, and its bytes, in as many blocks as that takes. A message is one
-//! record if the ring can hold it. Otherwise it is several that follow each other, all but the last going on, all but the first begun before.
+//! A record is a header of 8 bytes {goes on: 1, began before: 1, length: 62 bits}, and its bytes,
+//! in as many blocks as that takes. A message is one record if the ring can hold it. Otherwise it
+//! is several that follow each other, all but the last going on, all but the first begun before.
 //!
 //! # Invariants
-//! - I1. `tail` is moved, and blocks from `tail` to `head` + capacity are written, in the writer's turn only; `head` is moved, and blocks from
-//!   `head` to `tail` are read, in the reader's.
+//! - I1. `tail` is moved, and blocks from `tail` to `head` + capacity are written, in the writer's
+//!   turn only; `head` is moved, and blocks from `head` to `tail` are read, in the reader's.
 //! - I2. `head` <= `tail` <= `head` + capacity, in blocks.
-//! - I3. A record that began before follows one of the same message that goes on, or stands where its reader has left it: who
-//!   finds one at the beginning passes over it.
-//! - I4. A message that goes on goes on as long as its writer has its turn. So no more of it comes if a reader has a part, then sees that turn
-//!   free, and then finds nothing more, or another beginning.
-//! - I5. A side is gone for good => its bit is set, or a living process is about to set it, and wakes the other side after that. It may be set though the
-//!   side is not gone: who sees it looks at the cells himself (`Ends::confirm_gone`).
+//! - I3. A record that began before follows one of the same message that goes on, or stands where
+//!   its reader has left it: who finds one at the beginning passes over it.
+//! - I4. A message that goes on goes on as long as its writer has its turn. So no more of it comes
+//!   if a reader has a part, then sees that turn free, and then finds nothing more, or another
+//!   beginning.
+//! - I5. A side is gone for good => its bit is set, or a living process is about to set it, and
+//!   wakes the other side after that. It may be set though the side is not gone: who sees it looks
+//!   at the cells himself (`Ends::confirm_gone`).
 //!
 //! # Ordering
-//! What was written before the commit of a record is seen after its reading: Release store of `tail`, Acquire load; in the same way `head` gives
-//! blocks back. What one taker of a turn saw of the other mark he leaves in the lock for the next. Every commit is followed by a light fence before it
-//! is asked whether anybody sleeps (see `signal.rs`). What a side sent before it left is seen by who has seen it gone, and looks again.
+//! What was written before the commit of a record is seen after its reading: Release store of
+//! `tail`, Acquire load; in the same way `head` gives blocks back. What one taker of a turn saw of
+//! the other mark he leaves in the lock for the next. Every commit is followed by a light fence
+//! before it is asked whether anybody sleeps (see `signal.rs`). What a side sent before it left is
+//! seen by who has seen it gone, and looks again.
 //!
 //! # Death
-//! Writer killed before the commit: nothing is sent; after: it is sent. In the middle of a message of several records: what is there of it is dropped
-//! by who reads it (I4). Reader killed before the commit: another of its side gets the message; after, it is gone with him, and so is the
-//! rest of a message of which he had the first part (I3). The kernel gives the turns back. Recovery gives back the handles of the dead, sets the
-//! bit of a side that is gone, and wakes all.
+//! Writer killed before the commit: nothing is sent; after: it is sent. In the middle of a message
+//! of several records: what is there of it is dropped by who reads it (I4). Reader killed before
+//! the commit: another of its side gets the message; after, it is gone with him, and so is the rest
+//! of a message of which he had the first part (I3). The kernel gives the turns back. Recovery
+//! gives back the handles of the dead, sets the bit of a side that is gone, and wakes all.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
 
 mod connection;
@@ -80,18 +87,21 @@ const MAX_BLOCKS: usize = 1 << 25;
 
 /// Two byte rings, one each way between two sides. Its capacity is chosen when it is created.
 ///
-/// [`first`](Self::first) and [`second`](Self::second) give a side: a [`Connection`], which has the verbs. Up to 64 processes can
-/// hold each; a message goes to one of them. When the last of a side is gone, by drop or death, the other gets what is left, and then
-/// [`Disconnected`](super::RecvError::Disconnected). A side that nobody has had yet is waited for, and one that was gone can be taken again.
+/// [`first`](Self::first) and [`second`](Self::second) give a side: a [`Connection`], which has the
+/// verbs. Up to 64 processes can hold each; a message goes to one of them. When the last of a side
+/// is gone, by drop or death, the other gets what is left, and then
+/// [`Disconnected`](super::RecvError::Disconnected). A side that nobody has had yet is waited for,
+/// and one that was gone can be taken again.
 ///
 /// A pipe holds [`capacity`](Self::capacity) bytes each way. If both sides send more than that and
 /// neither receives meanwhile, both wait for ever: one of them has to receive first, or in another
 /// thread, or to send with a timeout.
 ///
-/// A side belongs to the processes that hold a handle of it. To hand a side on, the receiving process
-/// takes its handle before the giving one drops its own. If the only handle is dropped first, the
-/// other side gets `Disconnected` in between. If the receiving process dies before it takes the
-/// handle, the other side is not told; a handle that the parent keeps until then closes that gap.
+/// A side belongs to the processes that hold a handle of it. To hand a side on, the receiving
+/// process takes its handle before the giving one drops its own. If the only handle is dropped
+/// first, the other side gets `Disconnected` in between. If the receiving process dies before it
+/// takes the handle, the other side is not told; a handle that the parent keeps until then closes
+/// that gap.
 ///
 /// Create it with [`Shared::anonymous_pipe`](crate::Shared::anonymous_pipe) or
 /// [`create_pipe`](crate::Shared::create_pipe). To embed one in a struct, see [`FixedPipe`].
@@ -105,7 +115,8 @@ pub struct Pipe<S: ?Sized = [Block]> {
     blocks: S,
 }
 
-/// A pipe of `BLOCKS` times 64 bytes, half of them each way, to be embedded in a struct declared with [`shared!`](crate::shared).
+/// A pipe of `BLOCKS` times 64 bytes, half of them each way, to be embedded in a struct declared
+/// with [`shared!`](crate::shared).
 ///
 /// Dereferences to [`Pipe`], which has the verbs.
 pub type FixedPipe<const BLOCKS: usize> = Pipe<[Block; BLOCKS]>;
@@ -230,7 +241,8 @@ impl Pipe {
     const BASE: u64 = begin::<FixedPipe<2>>(b"Pipe 1");
 }
 
-// SAFETY: `repr(C)`; atomics and locks, for which any bytes will do, and bytes; indices are masked; no `Drop`.
+// SAFETY: `repr(C)`; atomics and locks, for which any bytes will do, and bytes; indices are masked;
+// no `Drop`.
 unsafe impl<const BLOCKS: usize> Shareable for FixedPipe<BLOCKS> {
     const FINGERPRINT: u64 = mix_u64(Pipe::<[Block]>::BASE, BLOCKS as u64);
     const NEEDS_PEERS: bool = true;
@@ -249,7 +261,8 @@ unsafe impl<const BLOCKS: usize> Shareable for FixedPipe<BLOCKS> {
     }
 }
 
-// SAFETY: as above; the number of blocks is the pointer's, which `at` got from the checked header, and which `size` has approved.
+// SAFETY: as above; the number of blocks is the pointer's, which `at` got from the checked header,
+// and which `size` has approved.
 unsafe impl Shareable for Pipe {
     const FINGERPRINT: u64 = Pipe::<[Block]>::BASE;
     const NEEDS_PEERS: bool = true;

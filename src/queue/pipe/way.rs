@@ -1,4 +1,5 @@
-//! One way of a pipe: a ring of blocks, in which a record is a header and the bytes behind it. It knows nothing of waiting.
+//! One way of a pipe: a ring of blocks, in which a record is a header and the bytes behind it. It
+//! knows nothing of waiting.
 #![expect(unsafe_code, reason = "blocks belong to one end at a time")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -53,7 +54,8 @@ impl Block {
         let len = len.min(BLOCK - at);
         to.reserve(len);
         let end = to.spare_capacity_mut().as_mut_ptr().cast::<u8>();
-        // SAFETY: the cell has so many from `at`, nobody writes to it now, and `to` has room for them.
+        // SAFETY: the cell has so many from `at`, nobody writes to it now, and `to` has room for
+        // them.
         self.0.with(|block| unsafe {
             core::ptr::copy_nonoverlapping(block.cast::<u8>().wrapping_add(at), end, len);
         });
@@ -103,8 +105,8 @@ impl Turn {
         self.0.in_use(&|_| true)
     }
 
-    /// Who had the turn before and did not end it left the marks as they are after a record or before it, and what it
-    /// saw is a place where the other mark has been: nothing is to be done.
+    /// Who had the turn before and did not end it left the marks as they are after a record or
+    /// before it, and what it saw is a place where the other mark has been: nothing is to be done.
     #[cold]
     fn mend(error: LockError<Seen<'_>>) -> Result<Seen<'_>, NoTurn> {
         match error {
@@ -211,8 +213,8 @@ impl<'a> Flow<'a> {
         self.blocks.len() * BLOCK - HEADER
     }
 
-    /// A message as records: one, or, if it is too long for that, several of a quarter of the ring, so that it can be read while
-    /// it is written.
+    /// A message as records: one, or, if it is too long for that, several of a quarter of the ring,
+    /// so that it can be read while it is written.
     #[inline(always)]
     pub(crate) fn parts(self, message: &[u8]) -> impl Iterator<Item = Part<'_>> {
         let piece = match message.len() <= self.longest() {

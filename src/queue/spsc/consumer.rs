@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 /// The end of a [`Ring`] that receives.
 ///
-/// It belongs to the process: it may be sent to another thread, and is given up when it is dropped or the process
-/// dies. A copy made by `fork` can do nothing.
+/// It belongs to the process: it may be sent to another thread, and is given up when it is dropped
+/// or the process dies. A copy made by `fork` can do nothing.
 ///
 /// ```compile_fail,E0277
 /// fn shared_by_threads<T: Sync>() {}
@@ -25,7 +25,8 @@ pub struct Consumer<'a, T: Plain> {
 
 /// Messages in their places, to be read there.
 ///
-/// [`consume`](Self::consume) gives their slots back. Dropped otherwise, or if the process is killed, all are received again.
+/// [`consume`](Self::consume) gives their slots back. Dropped otherwise, or if the process is
+/// killed, all are received again.
 #[must_use = "a chunk that is dropped consumes nothing"]
 pub struct ReadChunk<'c, 'a, T: Plain> {
     end: &'c mut End<'a, T, false>,
@@ -52,8 +53,9 @@ impl<'a, T: Plain> Consumer<'a, T> {
     /// Receives a message, waiting for one as long as it takes.
     ///
     /// # Errors
-    /// When nothing is left: if the ring is closed, or if the producer has died (told once a death: call again to wait for the next
-    /// producer). If this is a copy made by `fork`, or if what came out is no value of the type (it is consumed).
+    /// When nothing is left: if the ring is closed, or if the producer has died (told once a death:
+    /// call again to wait for the next producer). If this is a copy made by `fork`, or if what came
+    /// out is no value of the type (it is consumed).
     #[doc(alias = "pop")]
     #[doc(alias = "get")]
     #[inline]
@@ -86,7 +88,8 @@ impl<'a, T: Plain> Consumer<'a, T> {
         self.recv_before(Deadline::after(timeout))
     }
 
-    /// Receives a message, waiting for one until `deadline` at most. A message that is there is received even if that has passed.
+    /// Receives a message, waiting for one until `deadline` at most. A message that is there is
+    /// received even if that has passed.
     ///
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
@@ -120,7 +123,8 @@ impl<'a, T: Plain> Consumer<'a, T> {
         self.received(received)
     }
 
-    /// Copies messages to the beginning of `to`, as many as are there and fit, waiting only for the first; how many it were.
+    /// Copies messages to the beginning of `to`, as many as are there and fit, waiting only for the
+    /// first; how many it were.
     ///
     /// # Errors
     /// As [`recv`](Self::recv), if there is none at all.
@@ -133,7 +137,8 @@ impl<'a, T: Plain> Consumer<'a, T> {
         let to = &mut to[..n];
         if T::ANY_BITS {
             let room: *mut [T] = to;
-            // SAFETY: as many places, borrowed exclusively; whatever bytes come to lie there are a `T`.
+            // SAFETY: as many places, borrowed exclusively; whatever bytes come to lie there are a
+            // `T`.
             #[expect(unsafe_code, reason = "messages are copied to where they stay")]
             let room = unsafe { &mut *(room as *mut [MaybeUninit<T>]) };
             return self.received(self.copy_to(room));
@@ -167,7 +172,8 @@ impl<'a, T: Plain> Consumer<'a, T> {
         Ok(ReadChunk { end: &mut self.end, len })
     }
 
-    /// Messages until the ring is closed and empty, its producer has died, or it cannot be used, waiting for each.
+    /// Messages until the ring is closed and empty, its producer has died, or it cannot be used,
+    /// waiting for each.
     ///
     /// A message that is no value of the type ends the iteration and is consumed: a later iteration
     /// goes on behind it. [`recv`](Self::recv) reports it.
@@ -193,7 +199,8 @@ impl<'a, T: Plain> Consumer<'a, T> {
         message
     }
 
-    /// Copies as many messages as there is room for, of which there are as many, up to the first that is no value; how many.
+    /// Copies as many messages as there is room for, of which there are as many, up to the first
+    /// that is no value; how many.
     fn copy_to(&self, room: &mut [MaybeUninit<T>]) -> usize {
         let (first, second) = self.end.runs(room.len());
         let (to_first, to_second) = room.split_at_mut(first.len());
@@ -203,7 +210,8 @@ impl<'a, T: Plain> Consumer<'a, T> {
         }
     }
 
-    /// Consumes messages that were copied. If there are none, the next one is no value: that is consumed.
+    /// Consumes messages that were copied. If there are none, the next one is no value: that is
+    /// consumed.
     fn received(&self, n: usize) -> Result<usize, RecvError> {
         if n == 0 {
             return self.get().map(|_| 0).map_err(RecvError::Failed);
@@ -212,7 +220,8 @@ impl<'a, T: Plain> Consumer<'a, T> {
         Ok(n)
     }
 
-    /// How many of the next `n` messages are values, before the first that is none. That is consumed if it is the next.
+    /// How many of the next `n` messages are values, before the first that is none. That is
+    /// consumed if it is the next.
     fn valid(&self, n: usize) -> Result<usize, Fault> {
         if T::ANY_BITS || n == 0 {
             return Ok(n);
@@ -242,10 +251,11 @@ fn read<T: Plain>(slot: &Slot<T>) -> Result<T, Fault> {
 #[inline(always)]
 #[expect(unsafe_code, reason = "slots belong to one end at a time")]
 fn copy_one<T: Plain>(slot: &Slot<T>, to: &mut MaybeUninit<T>) -> bool {
-    // SAFETY: only called for slots between the consumer's position and the bound, which are the consumer's (I3), and so are
-    // no part of what is borrowed exclusively.
+    // SAFETY: only called for slots between the consumer's position and the bound, which are the
+    // consumer's (I3), and so are no part of what is borrowed exclusively.
     slot.0.with(|message| unsafe { message.copy_to_nonoverlapping(to, 1) });
-    // SAFETY: the copy is aligned, as long as a `T`, and all of its bytes came from shared memory, which holds some.
+    // SAFETY: the copy is aligned, as long as a `T`, and all of its bytes came from shared memory,
+    // which holds some.
     T::ANY_BITS || unsafe { T::is_valid(to.as_ptr()) }
 }
 
@@ -313,8 +323,8 @@ impl<T: Plain> ReadChunk<'_, '_, T> {
 #[expect(unsafe_code, reason = "slots belong to one end at a time")]
 fn slice<T: Plain>(slots: &[Slot<T>]) -> &[T] {
     const { assert!(size_of::<Slot<T>>() == size_of::<T>()) }
-    // SAFETY: as many slots, each of them a `T` in a cell, which are the consumer's (I3) for as long as the chunk is
-    // borrowed; any bits are a `T`.
+    // SAFETY: as many slots, each of them a `T` in a cell, which are the consumer's (I3) for as
+    // long as the chunk is borrowed; any bits are a `T`.
     unsafe { core::slice::from_raw_parts(slots.as_ptr().cast(), slots.len()) }
 }
 

@@ -1,4 +1,5 @@
-//! What both ends have in common: a position of their own, a view of the other's, and waiting for it to move.
+//! What both ends have in common: a position of their own, a view of the other's, and waiting for
+//! it to move.
 use super::{DEATHS, Ring, Slot};
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -56,8 +57,8 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
         }
     }
 
-    /// Whether it is this process's, and not the copy of one that has forked. The calling thread is known to the
-    /// segment from here on: the role is not given to another before it has ended.
+    /// Whether it is this process's, and not the copy of one that has forked. The calling thread is
+    /// known to the segment from here on: the role is not given to another before it has ended.
     #[inline(always)]
     pub(super) fn check(&self) -> Result<(), Fault> {
         if self.forks != forks() {
@@ -72,8 +73,8 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
         assert_ours(self.forks);
     }
 
-    /// Whether a slot is this end's, as far as one look shows, and nothing bars it. An end that keeps up does not look: each look
-    /// takes the line from the other end, and finds little.
+    /// Whether a slot is this end's, as far as one look shows, and nothing bars it. An end that
+    /// keeps up does not look: each look takes the line from the other end, and finds little.
     #[inline(always)]
     pub(super) fn is_ready(&self) -> bool {
         let finds_more = || !self.keeps_up.get() && self.refresh().is_ok_and(|room| room > 0);
@@ -108,7 +109,8 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
         }
     }
 
-    /// Of the room that there is, what `want` asks for at most; if less is known of, looks for more.
+    /// Of the room that there is, what `want` asks for at most; if less is known of, looks for
+    /// more.
     pub(super) fn most(&self, room: usize, want: usize) -> Result<usize, Nothing> {
         Ok(if room < want { self.refresh()?.min(want) } else { want })
     }
@@ -189,7 +191,8 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
         if sends { &self.ring.rare.not_full } else { &self.ring.rare.not_empty }
     }
 
-    /// Commits `n` slots, of which there is [`room`](Self::room), and wakes the other end if it sleeps.
+    /// Commits `n` slots, of which there is [`room`](Self::room), and wakes the other end if it
+    /// sleeps.
     #[inline(always)]
     pub(super) fn advance(&self, n: usize) {
         let at = self.at.get().wrapping_add(n as u64);

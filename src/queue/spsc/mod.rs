@@ -28,23 +28,28 @@
 //! The message number *n* lies in slot *n* mod capacity.
 //!
 //! # Invariants
-//! - I1. A role names its owner in the instruction that takes it; only its owner, or recovery when the owner is dead, gives it up.
+//! - I1. A role names its owner in the instruction that takes it; only its owner, or recovery when
+//!   the owner is dead, gives it up.
 //! - I2. `head` <= `tail` <= `head` + capacity.
-//! - I3. Slots from `head` to `tail` are the consumer's, the others the producer's: neither touches those of the other.
+//! - I3. Slots from `head` to `tail` are the consumer's, the others the producer's: neither touches
+//!   those of the other.
 //! - I4. An end says *closed* or *peer died* only if it found nothing after it had seen that.
 //!
 //! # Ordering
-//! What was written before `send` is seen after the `recv` of that message: Release store of `tail`, Acquire
-//! load. In the same way `head` gives slots back. Each end keeps its own position, and what it last saw of the other's, to
-//! itself, and looks at the other's line only when that is used up. Every commit, of one message or of
-//! many, is followed by a light fence before it is asked whether the other end sleeps (see `signal.rs`): without it, a sleep
-//! that begins at that moment would not be noticed. The heavy one is the sleeper's.
+//! What was written before `send` is seen after the `recv` of that message: Release store of
+//! `tail`, Acquire load. In the same way `head` gives slots back. Each end keeps its own position,
+//! and what it last saw of the other's, to itself, and looks at the other's line only when that is
+//! used up. Every commit, of one message or of many, is followed by a light fence before it is
+//! asked whether the other end sleeps (see `signal.rs`): without it, a sleep that begins at that
+//! moment would not be noticed. The heavy one is the sleeper's.
 //!
 //! # Death
-//! Killed before its commit: nothing was sent, or the message is still there. After: it was sent, or is gone with the process that had it.
-//! Recovery gives the role up, counts the death and wakes everybody. A successor goes on at the last commit. The other
-//! end is told once, when it finds nothing more to receive (no free slot): [`RecvError::PeerDied`]; then it can wait
-//! for the successor. An end that was never taken, or was dropped, or whose process ended by itself, is waited for.
+//! Killed before its commit: nothing was sent, or the message is still there. After: it was sent,
+//! or is gone with the process that had it. Recovery gives the role up, counts the death and wakes
+//! everybody. A successor goes on at the last commit. The other end is told once, when it finds
+//! nothing more to receive (no free slot): [`RecvError::PeerDied`]; then it can wait for the
+//! successor. An end that was never taken, or was dropped, or whose process ended by itself, is
+//! waited for.
 #![expect(unsafe_code, reason = "slots belong to one end at a time")]
 
 mod consumer;
@@ -79,7 +84,8 @@ const MAX_CAPACITY: usize = u32::MAX as usize;
 
 /// A bounded ring for one producer and one consumer, whose capacity is chosen when it is created.
 ///
-/// First in, first out. [`producer`](Self::producer) and [`consumer`](Self::consumer) give its ends, one of each at a time.
+/// First in, first out. [`producer`](Self::producer) and [`consumer`](Self::consumer) give its
+/// ends, one of each at a time.
 ///
 /// Create it with [`Shared::anonymous_ring`](crate::Shared::anonymous_ring) or
 /// [`create_ring`](crate::Shared::create_ring). To embed one in a struct, see [`FixedRing`].
@@ -167,7 +173,8 @@ impl Role {
     }
 }
 
-// SAFETY: slots are reached by one end at a time (I3), of which there is one each (I1), and `Plain` data may be used by any thread.
+// SAFETY: slots are reached by one end at a time (I3), of which there is one each (I1), and `Plain`
+// data may be used by any thread.
 unsafe impl<T: Plain, S: ?Sized> Sync for Ring<T, S> {}
 // SAFETY: a ring that nobody refers to is plain data.
 unsafe impl<T: Plain, S: ?Sized> Send for Ring<T, S> {}
@@ -219,8 +226,9 @@ impl<T: Plain> Ring<T> {
     /// The role belongs to this process until the [`Producer`] is dropped or the process dies.
     ///
     /// # Errors
-    /// [`RoleError::Taken`] if there is one, in this process or another (a dead one is one until its death is
-    /// noticed: [`producer_timeout`](Self::producer_timeout) waits for that); if this process cannot become a peer.
+    /// [`RoleError::Taken`] if there is one, in this process or another (a dead one is one until
+    /// its death is noticed: [`producer_timeout`](Self::producer_timeout) waits for that); if this
+    /// process cannot become a peer.
     #[doc(alias = "try_producer")]
     pub fn producer(&self) -> Result<Producer<'_, T>, RoleError> {
         Ok(Producer::new(self.take(None)?))
@@ -325,8 +333,9 @@ impl<T: Plain> Ring<T> {
 
     /// Closes the ring for good: nothing more can be sent; what is there can be received.
     ///
-    /// Everybody who waits is woken. A message that is sent at the same moment by another thread may come to lie in the ring after
-    /// the consumer was told that it is closed and empty; closing by the producer leaves no such doubt.
+    /// Everybody who waits is woken. A message that is sent at the same moment by another thread
+    /// may come to lie in the ring after the consumer was told that it is closed and empty; closing
+    /// by the producer leaves no such doubt.
     pub fn close(&self) {
         become_known(core::ptr::from_ref(self).addr());
         self.rare.closed.store(1, Release);
@@ -378,8 +387,8 @@ impl<T: Plain> Ring<T> {
     const BASE: u64 = mix_u64(begin::<FixedRing<T, 1>>(b"spsc::Ring 1"), T::FINGERPRINT);
 }
 
-// SAFETY: `repr(C)`; atomics, for which any bytes will do, and plain data that is checked before it is used; indices
-// are each end's own and bounds-checked; no `Drop`, as `Plain` is `Copy`.
+// SAFETY: `repr(C)`; atomics, for which any bytes will do, and plain data that is checked before it
+// is used; indices are each end's own and bounds-checked; no `Drop`, as `Plain` is `Copy`.
 unsafe impl<T: Plain, const N: usize> Shareable for FixedRing<T, N> {
     const FINGERPRINT: u64 = mix_u64(Ring::<T>::BASE, N as u64);
     const NEEDS_PEERS: bool = true;

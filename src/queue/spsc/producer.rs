@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 /// The end of a [`Ring`] that sends.
 ///
-/// It belongs to the process: it may be sent to another thread, and is given up when it is dropped or the process
-/// dies. A copy made by `fork` can do nothing.
+/// It belongs to the process: it may be sent to another thread, and is given up when it is dropped
+/// or the process dies. A copy made by `fork` can do nothing.
 ///
 /// ```compile_fail,E0277
 /// fn shared_by_threads<T: Sync>() {}
@@ -24,7 +24,8 @@ pub struct Producer<'a, T: Plain> {
 
 /// Free slots, to be written in place.
 ///
-/// [`commit`](Self::commit) sends them. Dropped otherwise, or if the process is killed, nothing is sent.
+/// [`commit`](Self::commit) sends them. Dropped otherwise, or if the process is killed, nothing is
+/// sent.
 #[must_use = "a chunk that is dropped sends nothing"]
 pub struct WriteChunk<'p, 'a, T: Plain> {
     end: &'p mut End<'a, T, true>,
@@ -51,8 +52,9 @@ impl<'a, T: Plain> Producer<'a, T> {
     /// Sends a message, waiting for a free slot as long as it takes.
     ///
     /// # Errors
-    /// Gives the message back if the ring is closed; if it is full and the consumer has died (told once a death: call again to wait
-    /// for the next consumer); or if this is a copy made by `fork`.
+    /// Gives the message back if the ring is closed; if it is full and the consumer has died (told
+    /// once a death: call again to wait for the next consumer); or if this is a copy made by
+    /// `fork`.
     #[doc(alias = "push")]
     #[doc(alias = "put")]
     #[inline]
@@ -91,7 +93,8 @@ impl<'a, T: Plain> Producer<'a, T> {
         self.send_before(message, Deadline::after(timeout))
     }
 
-    /// Sends a message, waiting for a free slot until `deadline` at most. A slot that is free is used even if that has passed.
+    /// Sends a message, waiting for a free slot until `deadline` at most. A slot that is free is
+    /// used even if that has passed.
     ///
     /// # Errors
     /// As [`send_timeout`](Self::send_timeout).
@@ -190,7 +193,8 @@ impl<'a, T: Plain> Producer<'a, T> {
 #[inline(always)]
 #[expect(unsafe_code, reason = "slots belong to one end at a time")]
 fn write<T: Plain>(slot: &Slot<T>, message: T) {
-    // SAFETY: only called for slots between the bound and the producer's position, which are the producer's (I3).
+    // SAFETY: only called for slots between the bound and the producer's position, which are the
+    // producer's (I3).
     slot.0.with_mut(|value| unsafe { value.write(MaybeUninit::new(message)) });
 }
 
@@ -216,7 +220,8 @@ impl<T: Plain> WriteChunk<'_, '_, T> {
         write(first.get(i).unwrap_or_else(|| &second[i - first.len()]), message);
     }
 
-    /// The slots, in two runs of which the second is often empty: they hold what earlier messages left.
+    /// The slots, in two runs of which the second is often empty: they hold what earlier messages
+    /// left.
     ///
     /// Only for types of which any bits are a value.
     ///
@@ -251,8 +256,8 @@ impl<T: Plain> WriteChunk<'_, '_, T> {
 fn slice<T: Plain>(slots: &[Slot<T>]) -> &mut [T] {
     const { assert!(size_of::<Slot<T>>() == size_of::<T>()) }
     let at = slots.as_ptr().cast_mut().cast::<T>();
-    // SAFETY: as many slots, each of them a `T` in a cell, which are the producer's (I3); the chunk is borrowed
-    // exclusively for as long as the slice; any bits are a `T`.
+    // SAFETY: as many slots, each of them a `T` in a cell, which are the producer's (I3); the chunk
+    // is borrowed exclusively for as long as the slice; any bits are a `T`.
     unsafe { core::slice::from_raw_parts_mut(at, slots.len()) }
 }
 

@@ -1,6 +1,8 @@
-//! A robust word that is a futex: the owner's thread id, in the kernel's list of what its thread holds.
+//! A robust word that is a futex: the owner's thread id, in the kernel's list of what its thread
+//! holds.
 //!
-//! Beside it lies a count of how often it was *armed* and disarmed: odd as long as somebody may be asleep.
+//! Beside it lies a count of how often it was *armed* and disarmed: odd as long as somebody may be
+//! asleep.
 //!
 //! # State
 //! | word | meaning |
@@ -16,38 +18,45 @@
 //! | odd: somebody may be | even, by who gave the word up and found nobody asleep. Two of those make it odd once more, which says nothing wrong |
 //!
 //! # Invariants
-//! - I1. A thread asleep on the word => `armed` is odd since before that thread last looked at the word. The kernel puts it to sleep only if `armed` still
-//!   is what it read then, and whoever makes `armed` even wakes everybody in the same system call.
+//! - I1. A thread asleep on the word => `armed` is odd since before that thread last looked at the
+//!   word. The kernel puts it to sleep only if `armed` still is what it read then, and whoever
+//!   makes `armed` even wakes everybody in the same system call.
 //! - I2. A word that is owned has `WAITERS`, for the kernel alone: if the owner ends, it wakes one.
-//! - I3. From before it takes the word until after it has given it up and woken whom it must, the owner's node is in
-//!   its thread's `pending` field or robust list.
-//! - I4. Whoever gives the word up looks at `armed` after that, and wakes one if it is odd. So does the kernel for one who is killed in between, as I3
-//!   says, if the word is free; if it has an owner by then, that will do it.
-//! - I5. A word is given up only by the thread that owns it, through the address through which that thread took it: its entry is
-//!   there (`sys/robust_futex.rs`, I1). After the release the node is in no list of that thread: the next owner writes the links.
-//! - I6. The owner of a word exists, or the word is marked: by the kernel, or by a waiting thread that
-//!   has found that no thread has the owner's id. Waiting threads ask once a second, and when a sleep
-//!   ends with its time. The kernel does not mark a word if its owner calls exec and is not the first
-//!   thread of its process: that thread gets the process's id before the kernel walks its list, whose
-//!   words bear the old id. One gap remains. If the asking thread pauses between the answer and its
-//!   exchange, the owner's id can come again and the new thread can take the word, which is then
-//!   marked although its owner lives. No second question closes the gap: the pause can follow it.
+//! - I3. From before it takes the word until after it has given it up and woken whom it must, the
+//!   owner's node is in its thread's `pending` field or robust list.
+//! - I4. Whoever gives the word up looks at `armed` after that, and wakes one if it is odd. So does
+//!   the kernel for one who is killed in between, as I3 says, if the word is free; if it has an
+//!   owner by then, that will do it.
+//! - I5. A word is given up only by the thread that owns it, through the address through which that
+//!   thread took it: its entry is there (`sys/robust_futex.rs`, I1). After the release the node is
+//!   in no list of that thread: the next owner writes the links.
+//! - I6. The owner of a word exists, or the word is marked: by the kernel, or by a waiting thread
+//!   that has found that no thread has the owner's id. Waiting threads ask once a second, and when
+//!   a sleep ends with its time. The kernel does not mark a word if its owner calls exec and is not
+//!   the first thread of its process: that thread gets the process's id before the kernel walks its
+//!   list, whose words bear the old id. One gap remains. If the asking thread pauses between the
+//!   answer and its exchange, the owner's id can come again and the new thread can take the word,
+//!   which is then marked although its owner lives. No second question closes the gap: the pause
+//!   can follow it.
 //!
 //! # Ordering
 //! Taking is an Acquire, giving up a Release of the word (the kernel's change of it is a full
 //! fence), so whatever an owner wrote is seen by the next.
 //!
-//! Giving up is a plain store, and the look at `armed` behind it must not come first: of who gives up and who is about to sleep, one has to see the other. The
-//! sleeper pays for both fences, and dozes before it sleeps, because they are not certain: see `sys/fence.rs`. (As long as `armed` does not move, all who did not see it
-//! odd gave the word up before the doze.) An uncontended section so has one locked instruction.
+//! Giving up is a plain store, and the look at `armed` behind it must not come first: of who gives
+//! up and who is about to sleep, one has to see the other. The sleeper pays for both fences, and
+//! dozes before it sleeps, because they are not certain: see `sys/fence.rs`. (As long as `armed`
+//! does not move, all who did not see it odd gave the word up before the doze.) An uncontended
+//! section so has one locked instruction.
 //!
 //! # Death
 //! Before the taking CAS: nothing happened, and if the word was free one sleeper is woken in the
-//! victim's stead. From then to the releasing store: the kernel sets `OWNER_DIED` and wakes
-//! one. After it: nothing, or one more sleeper is woken (I4). A woken sleeper that is killed before it
-//! took the word has the node in `pending`: the kernel wakes the next, unless the word has an owner, who will do so. The classic release (store 0, wake
-//! one, where a bit of the word says that somebody sleeps) lacks I1: a barger that takes the word and never sees a waiter leaves the others asleep once
-//! the woken one is killed.
+//! victim's stead. From then to the releasing store: the kernel sets `OWNER_DIED` and wakes one.
+//! After it: nothing, or one more sleeper is woken (I4). A woken sleeper that is killed before it
+//! took the word has the node in `pending`: the kernel wakes the next, unless the word has an
+//! owner, who will do so. The classic release (store 0, wake one, where a bit of the word says that
+//! somebody sleeps) lacks I1: a barger that takes the word and never sees a waiter leaves the
+//! others asleep once the woken one is killed.
 use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED, WAITERS};
 use crate::deadline::Deadline;
 #[cfg(not(outlast_loom))]
@@ -115,7 +124,8 @@ impl RobustWord {
         self.held().is_some()
     }
 
-    /// Whether the calling thread is `me`, who took the word, and still owns it. Not so in the child of a fork.
+    /// Whether the calling thread is `me`, who took the word, and still owns it. Not so in the
+    /// child of a fork.
     pub(crate) fn is_still(&self, me: Thread) -> bool {
         Thread::current().is_ok_and(|now| now.tid() == me.tid()) && self.is_held_by(me)
     }
@@ -289,8 +299,8 @@ impl RobustWord {
         }
     }
 
-    /// Gives the word up if that is quickly done, and `is_last` says so. (It is asked only if the thread holds the word
-    /// unlisted.) The node stays pending, for the next time.
+    /// Gives the word up if that is quickly done, and `is_last` says so. (It is asked only if the
+    /// thread holds the word unlisted.) The node stays pending, for the next time.
     #[inline(always)]
     pub(crate) fn try_give_up_if(&self, me: Thread, is_last: impl FnOnce() -> bool) -> bool {
         if !me.is_calling() || !me.holds(&self.links) || !is_last() {
@@ -342,7 +352,8 @@ impl RobustWord {
     }
 
     /// Takes the word as a token of the calling thread's life, listed until [`leave`](Self::leave):
-    /// free, or marked by the kernel, it becomes ours. Its end is told to all who sleep on it, armed or not.
+    /// free, or marked by the kernel, it becomes ours. Its end is told to all who sleep on it,
+    /// armed or not.
     #[cfg(not(outlast_loom))]
     pub(crate) fn enlist(&self) -> Result<bool, Fault> {
         let me = Thread::current()?;

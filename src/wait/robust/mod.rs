@@ -1,7 +1,7 @@
 //! A word that the kernel gives back when its owner dies.
 //!
-//! `Lock`, the tokens of the peer table and the recovery lock stand on it. Both backends show it as the
-//! same number, and give it up to the next taker with the word that its owner died.
+//! `Lock`, the tokens of the peer table and the recovery lock stand on it. Both backends show it as
+//! the same number, and give it up to the next taker with the word that its owner died.
 
 #[cfg_attr(
     all(feature = "pthread", not(feature = "futex"), not(outlast_loom)),
@@ -53,7 +53,8 @@ pub(crate) enum Refused {
 }
 
 impl RobustWord {
-    /// Whether the kernel has marked the word that showed this value: its owner has left user mode for good.
+    /// Whether the kernel has marked the word that showed this value: its owner has left user mode
+    /// for good.
     pub(crate) fn is_marked(value: u32) -> bool {
         value & OWNER_DIED != 0 && value & OWNER == 0
     }

@@ -11,14 +11,17 @@
 //!
 //! # Invariants
 //! - I1. `owner` is written by who holds the mutex only.
-//! - I2. Who takes the mutex from the dead, or finds `owner` marked, says so to its caller or marks it again.
+//! - I2. Who takes the mutex from the dead, or finds `owner` marked, says so to its caller or marks
+//!   it again.
 //!
 //! # Death
-//! The kernel gives the mutex back, at every instruction. Killed between the mutex and `owner`: taking, the next is told of a
-//! death without a section; giving up, of a section that was complete.
+//! The kernel gives the mutex back, at every instruction. Killed between the mutex and `owner`:
+//! taking, the next is told of a death without a section; giving up, of a section that was
+//! complete.
 //!
-//! One kind of death is not detected: the kernel marks no mutex of a thread that calls exec and is not the first thread of its process, and a
-//! mutex of the C library's cannot be marked in its stead. Only a token, whose mutex nobody waits for, can.
+//! One kind of death is not detected: the kernel marks no mutex of a thread that calls exec and is
+//! not the first thread of its process, and a mutex of the C library's cannot be marked in its
+//! stead. Only a token, whose mutex nobody waits for, can.
 use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED};
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -60,8 +63,8 @@ impl RobustWord {
         self.owner.store(0, Relaxed);
     }
 
-    /// The owner's thread id, or what the table says. Looks whether the owner still lives, so that it
-    /// is a moment's owner itself if not.
+    /// The owner's thread id, or what the table says. Looks whether the owner still lives, so that
+    /// it is a moment's owner itself if not.
     pub(crate) fn value(&self) -> u32 {
         let seen = self.owner.load(Acquire);
         if seen & OWNER == 0 || seen == UNPLACED {
@@ -116,7 +119,8 @@ impl RobustWord {
         self.owner.load(Relaxed) == me.tid()
     }
 
-    /// Whether the calling thread is `me`, who took the word, and still owns it. Not so in the child of a fork.
+    /// Whether the calling thread is `me`, who took the word, and still owns it. Not so in the
+    /// child of a fork.
     pub(crate) fn is_still(&self, me: Thread) -> bool {
         self.held().is_some_and(|now| now.tid() == me.tid())
     }
@@ -133,7 +137,8 @@ impl RobustWord {
         self.try_take_as(me, Relaxed).then_some(me)
     }
 
-    /// The same, with the owner written in an order of the caller's: any, or the one order of all `SeqCst` accesses.
+    /// The same, with the owner written in an order of the caller's: any, or the one order of all
+    /// `SeqCst` accesses.
     #[inline(always)]
     pub(crate) fn try_take_as(&self, me: Thread, order: Ordering) -> bool {
         if self.owner.load(Relaxed) != 0 || me.begin().is_err() {
@@ -223,7 +228,8 @@ impl RobustWord {
         self.try_give_up_if(me, || true);
     }
 
-    /// Gives the word up if the calling thread took it, and `is_last` says so. (It is asked only by the owner.)
+    /// Gives the word up if the calling thread took it, and `is_last` says so. (It is asked only by
+    /// the owner.)
     #[inline(always)]
     pub(crate) fn try_give_up_if(&self, me: Thread, is_last: impl FnOnce() -> bool) -> bool {
         let given = self.is_still(me) && is_last();
@@ -235,7 +241,8 @@ impl RobustWord {
         given
     }
 
-    /// Takes the word as a token of the calling thread's life, until [`leave`](Self::leave): free, or marked by the kernel.
+    /// Takes the word as a token of the calling thread's life, until [`leave`](Self::leave): free,
+    /// or marked by the kernel.
     pub(crate) fn enlist(&self) -> Result<bool, Fault> {
         let me = Thread::current()?;
         match self.mutex.try_take() {
