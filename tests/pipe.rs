@@ -9,6 +9,7 @@ use outlast::{
     Fault, FixedPipe, OpenError, Pipe, RecvError, RecvTimeoutError, SendError, SendTimeoutError,
     Shared, TryRecvError, TrySendError,
 };
+use std::os::unix::fs::FileExt as _;
 use std::time::Instant;
 
 outlast::shared! {
@@ -304,4 +305,20 @@ fn copies_by_fork_are_inert() {
     })
     .succeeds();
     assert_eq!(second.recv_bytes().unwrap(), b"parent");
+}
+
+/// A peer may write any bytes: a message is never longer than what is in the pipe.
+#[test]
+fn a_message_longer_than_what_is_there() {
+    let pipe = Shared::anonymous(FixedPipe::<64>::new()).unwrap();
+    let (first, second) = (pipe.first().unwrap(), pipe.second().unwrap());
+    first.send_bytes(&[0xa5; 8]).unwrap();
+    let segment = std::fs::File::from(pipe.try_clone_fd().unwrap());
+    let mut bytes = vec![0; segment.metadata().unwrap().len().try_into().unwrap()];
+    segment.read_exact_at(&mut bytes, 0).unwrap();
+    let message = bytes.windows(8).position(|eight| eight == [0xa5; 8]).unwrap();
+    // The header lies right before the message, with its length in the low bits.
+    let header = u64::from_le_bytes(bytes[message - 8..message].try_into().unwrap());
+    segment.write_all_at(&(header + 100_000).to_le_bytes(), message as u64 - 8).unwrap();
+    assert_eq!(second.recv_bytes(), Err(RecvError::Failed(Fault::Corrupt)));
 }

@@ -358,7 +358,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "self.cell_free.notify(1); // what it was told of may have been left",
         to: "",
         rule: "Two messages behind a slow sender may come with one wake.",
-        outcome: ordinary(
+        outcome: hooks(
             "deliveries",
             &["levels_messages_behind_a_slow_sender_reach_all_that_sleep_for_a_cell"],
         ),
@@ -374,8 +374,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "bytes_laps_do_not_come_round",
         file: "src/queue/bytes/records.rs",
-        from: "Position { lap: self.lap.wrapping_add(1) & (u64::MAX >> EXTENT_BITS), index: 0 }",
-        to: "Position { lap: self.lap.wrapping_add(1), index: 0 }",
+        from: "match self.lap.wrapping_sub(earlier.lap) << EXTENT_BITS >> EXTENT_BITS {",
+        to: "match self.lap.wrapping_sub(earlier.lap) {",
         rule: "The count of laps comes round and is compared by distance.",
         outcome: ordinary("counters", &["laps_of_a_byte_queue"]),
     },
@@ -420,7 +420,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "if blocks > used { return Err(Fault::Corrupt); }",
         to: "",
         rule: "A peer may write any bytes: a record is no longer than what is there.",
-        outcome: loom(&["pipe::pipe_wakes_a_sleeper"]),
+        outcome: ordinary("pipe", &["a_message_longer_than_what_is_there"]),
     },
     Mutation {
         name: "pipe_rest_of_a_message_is_a_message",
