@@ -10,8 +10,8 @@ use outlast::log::Journal;
 use outlast::queue::IN_FLIGHT;
 use outlast::spsc::Ring;
 use outlast::{
-    ByteQueue, Channel, Pipe, PriorityQueue, Queue, RecvTimeoutError, SendTimeoutError, Shared,
-    TryRecvError,
+    ByteQueue, Channel, Pipe, PriorityQueue, Queue, RecvError, RecvTimeoutError, SendTimeoutError,
+    Shared, TryRecvError,
 };
 
 /// A forked child closes as the first thing that it does.
@@ -129,4 +129,19 @@ fn a_receiver_that_is_laps_behind_goes_on() {
         hooks::clear();
         assert_eq!(late.join().unwrap(), Ok(vec![100; 200]));
     });
+}
+
+/// A receiver says that a queue is closed only after a fence and one more look.
+#[test]
+fn a_closed_queue_is_looked_at_once_more() {
+    const FENCED: &str = "signal: the last look is fenced";
+    let queue = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let _watchdog = watch("a_closed_queue_is_looked_at_once_more", &queue);
+    queue.close();
+    let receiver = fork_child(|| {
+        hooks::plan(FENCED, Action::Nap(0));
+        assert_eq!(queue.recv(), Err(RecvError::Closed));
+        assert!(hooks::visits(FENCED) > 0);
+    });
+    receiver.succeeds();
 }
