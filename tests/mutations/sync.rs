@@ -24,7 +24,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "seen | if n > 1 { FLAGS } else { WAITERS }",
         to: "seen | WAITERS",
         rule: "A waiter for many permits may swallow the wake of a small one, so that all must be woken.",
-        outcome: loom(&["semaphore::semaphore_wakes_small_behind_large"]),
+        outcome: ordinary("semaphore", &["large_waiters_let_small_ones_through"]),
     },
     Mutation {
         name: "semaphore_bits_are_stale_for_ever",
@@ -40,7 +40,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "fn recover(&self, _dead: &Dead) { self.word.wake(u32::MAX); }",
         to: "fn recover(&self, _dead: &Dead) {}",
         rule: "A releaser may die between its release and its wake.",
-        outcome: loom(&["semaphore::semaphore_outlasts_a_releaser_killed_anywhere"]),
+        outcome: ordinary("crash", &["semaphore::release_reaches_the_sleepers"]),
     },
     Mutation {
         name: "semaphore_forked_permit_is_given_back",
