@@ -539,11 +539,6 @@ fn the_woken_heir_of_an_initialiser_dies() {
 }
 
 #[test]
-fn an_heir_that_is_stuck_is_caught() {
-    next_turn("once cell: the woken heir of one that failed", fails).must_be_caught_unmended();
-}
-
-#[test]
 fn an_initialiser_that_is_stuck_is_caught() {
     let sweep =
         Sweep::new("once cell: initialise; late arrival", &cell, memory, initialises, |world| {

@@ -14,6 +14,7 @@ use outlast::{
 use std::fmt;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
 
 /// A segment, what a newcomer does to it, and what others wait for there.
 struct Scene<T: Shareable> {
@@ -50,9 +51,15 @@ fn sleeper<T: Shareable>(scene: &Scene<T>) -> Verdict {
 }
 
 /// A survivor makes the change that the victim did not make. One that is there wakes nobody again.
+/// What the victim left half made counts as a change until a peer has mended it.
 fn change_if_unchanged<T: Shareable>(scene: &Scene<T>) -> Verdict {
-    if scene.back.load(SeqCst) == 0 && !(scene.is_changed)(&scene.shared) {
-        (scene.verb)(&scene.shared);
+    let began = Instant::now();
+    while scene.back.load(SeqCst) == 0 && began.elapsed() < patience() {
+        if !(scene.is_changed)(&scene.shared) {
+            (scene.verb)(&scene.shared);
+            break;
+        }
+        std::thread::sleep(Duration::from_micros(50));
     }
     Ok(())
 }
@@ -253,7 +260,7 @@ fn channel_close() {
         name: "newcomer: channel, close",
         world: || {
             let world = shared(FixedChannel::new());
-            std::mem::forget(world.sender().expect("room"));
+            std::mem::forget((*world).sender().expect("room"));
             world
         },
         verb: |channel| channel.close(),
@@ -269,7 +276,7 @@ fn byte_channel_close() {
         name: "newcomer: byte channel, close",
         world: || {
             let world = shared(FixedByteChannel::new());
-            std::mem::forget(world.sender().expect("room"));
+            std::mem::forget((*world).sender().expect("room"));
             world
         },
         verb: |channel| channel.close(),
@@ -285,7 +292,7 @@ fn priority_channel_close() {
         name: "newcomer: priority channel, close",
         world: || {
             let world = shared(PriorityChannel::new());
-            std::mem::forget(world.sender().expect("room"));
+            std::mem::forget((*world).sender().expect("room"));
             world
         },
         verb: PriorityChannel::close,

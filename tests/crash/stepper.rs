@@ -191,7 +191,7 @@ fn call_of(thread: pid_t) -> String {
 
 /// Who waits for messages looks again once after a while, without a wake: after that, it sleeps for
 /// good.
-pub(crate) const DOZE: Duration = Duration::from_millis(11);
+pub(crate) const DOZE: Duration = Duration::from_millis(20);
 
 /// What one step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,7 +251,7 @@ impl Victim {
         }
         let thread = child.pid;
         let victim = Victim { child, thread, asleep: false, waits_for_its_own: false };
-        victim.set_options(libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACECLONE);
+        victim.set_options(libc::PTRACE_O_EXITKILL);
         victim
     }
 
@@ -260,15 +260,15 @@ impl Victim {
         ptrace(libc::PTRACE_SETOPTIONS, self.child.pid, 0, options);
     }
 
-    /// Lets threads that the operation starts run freely, and waits wherever it waits for them.
-    pub(crate) fn set_new_threads_free(&mut self) {
-        self.set_options(libc::PTRACE_O_EXITKILL);
+    /// Waits wherever the victim waits for a thread that the operation starts, and that runs freely.
+    pub(crate) fn wait_for_its_threads(&mut self) {
         self.waits_for_its_own = true;
     }
 
     /// Lets the first thread run freely from here on, and steps the thread that it starts.
     pub(crate) fn follow_new_thread(&mut self) {
         let main = self.child.pid;
+        self.set_options(libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACECLONE);
         ptrace(libc::PTRACE_CONT, main, 0, 0);
         let Some(Status::Stopped(libc::SIGTRAP, libc::PTRACE_EVENT_CLONE)) = wait(main, 0) else {
             panic!("the operation started no thread");
@@ -520,12 +520,6 @@ impl Way {
 fn mark() {
     // SAFETY: raises a signal that the tracer catches.
     unsafe { libc::raise(libc::SIGSTOP) };
-}
-
-/// How many CPUs there are, whichever this thread keeps to.
-pub(crate) fn cpus() -> usize {
-    // SAFETY: takes no pointers.
-    usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
 }
 
 /// Keeps this thread, and the children it makes, on one CPU: a step is four times faster there.

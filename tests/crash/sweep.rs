@@ -5,14 +5,10 @@
 //! (a system call) changed are the same kill. A dry run finds the steps after which something
 //! changed; the sweep kills right before and right after each of them (`OUTLAST_SWEEP=full`: after
 //! every single one).
-use crate::stepper::{
-    Child, DOZE, End, Step, Victim, Way, cpus, expect_a_hang, fork, patience, pin_to,
-};
+use crate::stepper::{Child, DOZE, End, Step, Victim, Way, expect_a_hang, fork, patience, pin_to};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// An operation more than this many instructions long is not one of ours.
@@ -130,21 +126,13 @@ impl Points {
     }
 }
 
-/// Sweeps take turns at each CPU: they pin processes to one, and count on being alone there.
+/// Sweeps take turns: they pin processes to a CPU, and count on being alone there. And no child of
+/// another sweep may become a peer of this one's segment: its death would wake the sleepers whom the
+/// victim left asleep.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    static TURNS: [Mutex<()>; 8] = [const { Mutex::new(()) }; 8];
-    let cpus = cpus().min(TURNS.len());
-    let free = TURNS[..cpus].iter().enumerate().find_map(|(cpu, turn)| match turn.try_lock() {
-        Ok(turn) => Some((cpu, turn)),
-        Err(TryLockError::Poisoned(turn)) => Some((cpu, turn.into_inner())),
-        Err(TryLockError::WouldBlock) => None,
-    });
-    let (cpu, turn) = free.unwrap_or_else(|| {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let cpu = NEXT.fetch_add(1, Relaxed) % cpus;
-        (cpu, TURNS[cpu].lock().unwrap_or_else(PoisonError::into_inner))
-    });
-    pin_to(cpu);
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    pin_to(0);
     turn
 }
 
@@ -240,7 +228,7 @@ impl<'a, W: Debug> Sweep<'a, W> {
             victim.follow_new_thread();
         }
         if self.newcomer {
-            victim.set_new_threads_free();
+            victim.wait_for_its_threads();
         }
         if let Some(wake) = self.wake {
             assert!(victim.run_until_asleep(way), "{}: the victim does not sleep", self.name);

@@ -345,17 +345,6 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: ordinary("forked_handles", &["messages_in_place"]),
     },
     Mutation {
-        name: "priority_cell_is_not_passed_on",
-        file: "src/queue/priority.rs",
-        from: "self.cell_free.notify(1); // what it was told of may have been left",
-        to: "",
-        rule: "Two messages behind a slow sender may come with one wake.",
-        outcome: hooks(
-            "deliveries",
-            &["levels_messages_behind_a_slow_sender_reach_all_that_sleep_for_a_cell"],
-        ),
-    },
-    Mutation {
         name: "ends_are_given_back_from_a_place_only",
         file: "src/queue/ends.rs",
         from: "if hold.check().is_err() { return false; }",
