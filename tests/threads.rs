@@ -16,9 +16,6 @@ use std::sync::mpsc;
 #[test]
 fn a_thread_that_lives_keeps_no_memory() {
     const NAME: &str = "a_thread_that_lives_keeps_no_memory";
-    if cfg!(not(feature = "futex")) {
-        return; // mutexes of the C library's stay until the thread has ended
-    }
     in_own_process(NAME, || {
         let _watchdog = common::watch_alone(NAME);
         let first = Shared::anonymous(OwnedSemaphore::new(4)).unwrap();

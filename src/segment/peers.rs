@@ -578,10 +578,6 @@ pub(crate) struct Remains {
 }
 
 impl Remains {
-    /// Whether a thread that lives on can give its tokens up here. Not so if they are mutexes of
-    /// the C library's.
-    pub(crate) const CAN_BE_GIVEN_UP: bool = RobustWord::ZERO_IS_PLACED;
-
     /// Gives the tokens of the calling thread up. Returns whether it had any.
     pub(crate) fn give_up_own(&mut self) -> bool {
         let (me, before) = (thread::id(), self.threads.len());

@@ -563,9 +563,6 @@ impl Table {
 
     /// Gives up the calling thread's tokens in graves.
     fn give_up_own(&mut self) {
-        if !Remains::CAN_BE_GIVEN_UP {
-            return; // the memory stays until the thread has ended
-        }
         let mut any = false;
         for grave in &mut self.graves {
             any |= grave.remains.as_mut().is_some_and(Remains::give_up_own);

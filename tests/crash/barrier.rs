@@ -1,6 +1,6 @@
 //! The sweeps of `Barrier` and `OnceCell`.
 use crate::stepper::{Child, fork, patience};
-use crate::sweep::{Act, Operation, Sweep};
+use crate::sweep::{Act, Operation, Sweep, forget_pending};
 use crate::sweeps::{FIRST, Verdict, fail, memory, once_mended, options};
 use outlast::{
     Barrier, BarrierError, BrokenCause, Dead, OnceCell, OnceError, Shareable as _, Shared, Spin,
@@ -489,6 +489,7 @@ fn taken() -> Taken {
             Err(None::<OnceError>)
         });
         assert_eq!(made, Err(None));
+        forget_pending(); // its end wakes nobody beside the victim
         turns.gate.store(FAILED, SeqCst);
         0
     });
@@ -536,6 +537,11 @@ fn dies(world: &Taken) {
 fn the_woken_heir_of_an_initialiser_dies() {
     next_turn("once cell: the woken heir of one that failed", fails).must_hold();
     next_turn("once cell: the woken heir of one that died", dies).must_hold();
+}
+
+#[test]
+fn an_heir_that_is_stuck_is_caught() {
+    next_turn("once cell: the woken heir of one that failed", fails).must_be_caught_unmended();
 }
 
 #[test]

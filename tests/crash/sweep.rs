@@ -304,7 +304,7 @@ pub(crate) fn survivor<W>(world: &W, body: Act<W>) -> Child {
 
 /// Leaves nothing to the kernel that it would look at once more when this thread ends: who goes on
 /// living for long wakes nobody by its end.
-fn forget_pending() {
+pub(crate) fn forget_pending() {
     let (mut head, mut len) = (std::ptr::null_mut::<[usize; 3]>(), 0_usize);
     // SAFETY: the kernel writes two words that live here.
     unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut len) };

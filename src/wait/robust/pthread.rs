@@ -163,11 +163,7 @@ impl RobustWord {
     #[inline(always)]
     fn own(&self, me: Thread, order: Ordering) {
         self.page.store(self.page(), Relaxed);
-        if order == SeqCst {
-            self.owner.store(me.tid(), SeqCst);
-        } else {
-            self.owner.store(me.tid(), Relaxed); // the mutex orders
-        }
+        self.owner.store(me.tid(), order);
     }
 
     /// Takes the word if nobody alive has it.
