@@ -2,11 +2,10 @@
 //! killed after each of its instructions from there on. C must get the lock all the same, also if a
 //! *barger* has taken it before B could.
 use crate::stepper::{Child, Victim, Way, fork};
-use crate::sweep::{Operation, Points, Report, Violation, alone, settle};
+use crate::sweep::{Operation, Points, Report, settle};
 use std::fmt::Debug;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Release};
-use std::time::Instant;
 
 /// A lock, and how to use it.
 pub(crate) struct Heir<'a, W> {
@@ -24,54 +23,45 @@ pub(crate) struct Heir<'a, W> {
 impl<W: Debug> Heir<'_, W> {
     /// Runs the sweep, and fails the test if anything went wrong.
     pub(crate) fn must_hold(&self) {
-        let report = self.run(usize::MAX);
-        for violation in report.violations.iter().take(5) {
-            eprintln!(
-                "{}: killed after {}: {}\n  {}",
-                self.name, violation.step, violation.what, violation.world
-            );
-        }
-        assert!(report.violations.is_empty());
-        assert!(report.points > 1, "{}: nothing was swept", self.name);
+        self.run(usize::MAX).must_hold(self.name);
+    }
+
+    /// Runs the sweep, and fails the test if nothing went wrong.
+    pub(crate) fn must_be_caught(&self) {
+        self.run(1).must_be_caught(self.name);
     }
 
     /// Kills the heir at each point that matters, from its first instruction once awake until it is
     /// done.
-    pub(crate) fn run(&self, enough: usize) -> Report {
-        let _turn = alone();
-        let started = Instant::now();
-        let mut report = Report::default();
-        let mut points = Points::new();
-        let world = (self.world)();
-        let mut way = Way::default();
-        let outcome = self.play(&world, &mut way, |heir, way| {
-            points.record(heir, way, || (self.memory)(&world));
-            true
-        });
-        if let Err(what) = outcome {
-            report.violations.push(Violation {
-                step: points.steps,
-                what,
-                world: format!("{world:?}"),
+    fn run(&self, enough: usize) -> Report {
+        Report::made_apart(self.name, || {
+            let mut points = Points::new();
+            let world = (self.world)();
+            let mut way = Way::default();
+            let outcome = self.play(&world, &mut way, |heir, way| {
+                points.record(heir, way, || (self.memory)(&world));
+                true
             });
-        }
-        report.instructions = points.steps;
-        for &step in &points.steps_to_kill_at {
-            report.points += 1;
-            let mut last = None;
-            let outcome = way.follow(|way| {
-                let world = last.insert((self.world)());
-                self.play(world, way, |heir, way| heir.steps(step, way))
-            });
-            if let (Err(what), Some(world)) = (outcome, last) {
-                report.violations.push(Violation { step, what, world: format!("{world:?}") });
+            let mut report = Report::new(&points);
+            if let Err(what) = outcome {
+                report.add(points.steps, &what, &world);
             }
-            if report.violations.len() >= enough {
-                break;
+            for &step in &points.steps_to_kill_at {
+                report.killed += 1;
+                let mut last = None;
+                let outcome = way.follow(|way| {
+                    let world = last.insert((self.world)());
+                    self.play(world, way, |heir, way| heir.steps(step, way))
+                });
+                if let (Err(what), Some(world)) = (outcome, last) {
+                    report.add(step, &what, &world);
+                }
+                if report.violations.len() >= enough {
+                    break;
+                }
             }
-        }
-        report.print(self.name, points.steps_to_kill_at.len(), started);
-        report
+            report
+        })
     }
 
     /// All up to the death of the heir, which `step` brings to where it is to die, or says that it

@@ -2,7 +2,7 @@
 //! segment. The survivors hear of the death only if the verb makes its caller a peer before the
 //! change, or changes and wakes in one step.
 use crate::stepper::patience;
-use crate::sweep::{Act, Operation, Report, Sweep};
+use crate::sweep::{Act, Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::log::FixedJournal;
 use outlast::spsc::FixedRing;
@@ -79,7 +79,7 @@ struct Newcomer<'a, T: Shareable, const SLEEPERS: usize> {
 }
 
 impl<T: Shareable + Sync + fmt::Debug + 'static, const SLEEPERS: usize> Newcomer<'_, T, SLEEPERS> {
-    fn run(&self, frozen: bool, enough: usize) -> Report {
+    fn with_sweep(&self, run: impl FnOnce(Sweep<'_, Scene<T>>)) {
         let scene = || Scene {
             shared: (self.world)(),
             back: Shared::anonymous(AtomicU32::new(0)).expect("a segment"),
@@ -93,16 +93,11 @@ impl<T: Shareable + Sync + fmt::Debug + 'static, const SLEEPERS: usize> Newcomer
         let sweep = Sweep::new(self.name, &scene, memory, operation, check);
         let sleepers = &[sleeper as Act<Scene<T>>; SLEEPERS];
         let after: Option<Act<Scene<T>>> = Some(change_if_unchanged);
-        Sweep { newcomer: true, frozen, sleepers, after, ..sweep }.run(enough)
+        run(Sweep { newcomer: true, sleepers, after, ..sweep });
     }
 
     fn must_hold(&self) {
-        let report = self.run(false, usize::MAX);
-        for violation in report.violations.iter().take(5) {
-            eprintln!("{}: {violation:?}", self.name);
-        }
-        assert!(report.violations.is_empty(), "{}: violations", self.name);
-        assert!(report.points > 1, "{}: nothing was swept", self.name);
+        self.with_sweep(|sweep| sweep.must_hold());
     }
 }
 
@@ -330,13 +325,13 @@ fn journal_close() {
 #[test]
 fn a_change_that_is_not_told_is_caught() {
     let closes = Newcomer::<FixedQueue<u64, 4>, 2> {
-        name: "control: newcomer: queue, close; not mended",
+        name: "newcomer: queue, close",
         world: || shared(FixedQueue::new()),
         verb: |queue| queue.close(),
         is_changed: |queue| queue.is_closed(),
         wait: |queue| _ = queue.recv_timeout(patience()),
     };
-    assert!(!closes.run(true, 1).violations.is_empty(), "not caught");
+    closes.with_sweep(|sweep| sweep.must_be_caught_unmended());
 }
 
 /// What waiters look at lies in one segment, and what they sleep on in another.

@@ -94,6 +94,16 @@ impl Child {
         }
     }
 
+    /// Waits for the end, as long as that takes.
+    pub(crate) fn end_whenever(&mut self) -> End {
+        loop {
+            if let Some(Status::Ended(end)) = wait(self.pid, 0) {
+                self.reaped = true;
+                return end;
+            }
+        }
+    }
+
     fn wait_blocking(&mut self) {
         while !self.reaped {
             self.reaped = !matches!(wait(self.pid, 0), Some(Status::Stopped(..)));
@@ -522,7 +532,13 @@ fn mark() {
     unsafe { libc::raise(libc::SIGSTOP) };
 }
 
-/// Keeps this thread, and the children it makes, on one CPU: a step is four times faster there.
+/// How many CPUs there are, whichever this thread keeps to.
+pub(crate) fn cpus() -> usize {
+    // SAFETY: takes no pointers.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
+}
+
+/// Keeps this thread, and the children it makes, on one CPU.
 pub(crate) fn pin_to(cpu: usize) {
     let mut set = std::mem::MaybeUninit::<libc::cpu_set_t>::zeroed();
     // SAFETY: an all-zero set is a set.
@@ -563,39 +579,40 @@ pub(crate) fn futex_wait(word: &std::sync::atomic::AtomicU32, value: u32) {
 /// A victim comes to the same instruction, having done the same, by single steps and by its way.
 #[test]
 fn the_known_way_leads_where_single_steps_do() {
-    let _turn = crate::sweep::alone();
-    let page = shared_page::<[AtomicU64; 64]>();
-    let start = || {
-        page.iter().for_each(|word| word.store(0, Relaxed));
-        Victim::start(|| {
-            || {
-                for round in 0..6 {
-                    // A string instruction or a call, and a loop.
-                    let from = std::hint::black_box([round; 64]);
-                    page.iter().zip(from).for_each(|(word, n)| word.store(n + 1, Relaxed));
+    crate::sweep::apart(|_| {
+        let page = shared_page::<[AtomicU64; 64]>();
+        let start = || {
+            page.iter().for_each(|word| word.store(0, Relaxed));
+            Victim::start(|| {
+                || {
+                    for round in 0..6 {
+                        // A string instruction or a call, and a loop.
+                        let from = std::hint::black_box([round; 64]);
+                        page.iter().zip(from).for_each(|(word, n)| word.store(n + 1, Relaxed));
+                    }
                 }
+            })
+        };
+        let state = |victim: &Victim| {
+            let written: u64 = page.iter().map(|word| word.load(Relaxed)).sum();
+            (victim.surroundings().next, written)
+        };
+        let mut way = Way::default();
+        let mut states = Vec::new();
+        let mut stepped = start();
+        loop {
+            states.push(state(&stepped));
+            way.push(state(&stepped).0);
+            if stepped.step() != Step::Done {
+                break;
             }
-        })
-    };
-    let state = |victim: &Victim| {
-        let written: u64 = page.iter().map(|word| word.load(Relaxed)).sum();
-        (victim.surroundings().next, written)
-    };
-    let mut way = Way::default();
-    let mut states = Vec::new();
-    let mut stepped = start();
-    loop {
-        states.push(state(&stepped));
-        way.push(state(&stepped).0);
-        if stepped.step() != Step::Done {
-            break;
         }
-    }
-    assert!(states.last().is_some_and(|&(_, written)| written == 6 * 64));
-    stepped.kill();
-    for step in (0..states.len()).step_by(states.len() / 50) {
-        let mut victim = start();
-        assert!(victim.steps(step, &way));
-        assert_eq!(state(&victim), states[step], "after {step} of {} steps", states.len());
-    }
+        assert!(states.last().is_some_and(|&(_, written)| written == 6 * 64));
+        stepped.kill();
+        for step in (0..states.len()).step_by(states.len() / 50) {
+            let mut victim = start();
+            assert!(victim.steps(step, &way));
+            assert_eq!(state(&victim), states[step], "after {step} of {} steps", states.len());
+        }
+    });
 }

@@ -5,10 +5,16 @@
 //! (a system call) changed are the same kill. A dry run finds the steps after which something
 //! changed; the sweep kills right before and right after each of them (`OUTLAST_SWEEP=full`: after
 //! every single one).
-use crate::stepper::{Child, DOZE, End, Step, Victim, Way, expect_a_hang, fork, patience, pin_to};
+use crate::stepper::{
+    Child, DOZE, End, Step, Victim, Way, cpus, expect_a_hang, fork, patience, pin_to,
+};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Instant;
 
 /// An operation more than this many instructions long is not one of ours.
@@ -60,32 +66,63 @@ pub(crate) struct Sweep<'a, W> {
     pub(crate) check: Act<W>,
 }
 
-/// Which point of a sweep went wrong, and how.
-#[derive(Debug)]
-pub(crate) struct Violation {
-    pub(crate) step: usize,
-    pub(crate) what: String,
-    /// The world as it was then.
-    pub(crate) world: String,
-}
-
 /// What a sweep found.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) instructions: usize,
+    /// How many points there are to kill at.
     pub(crate) points: usize,
-    pub(crate) violations: Vec<Violation>,
+    /// At how many of them the victim was killed.
+    pub(crate) killed: usize,
+    pub(crate) violations: Vec<String>,
 }
 
 impl Report {
-    pub(crate) fn print(&self, name: &str, of: usize, started: Instant) {
+    pub(crate) fn new(points: &Points) -> Self {
+        let (instructions, points) = (points.steps, points.steps_to_kill_at.len());
+        Report { instructions, points, ..Report::default() }
+    }
+
+    /// Takes down what went wrong in the world, killed after so many steps.
+    pub(crate) fn add(&mut self, step: usize, what: &str, world: &dyn Debug) {
+        self.violations.push(format!("killed after {step}: {what}\n  {world:?}"));
+    }
+
+    /// Makes a report in a process of its own, and prints it.
+    pub(crate) fn made_apart(name: &str, make: impl FnOnce() -> Report) -> Self {
+        let started = Instant::now();
+        let text = apart(|file| {
+            let report = make();
+            let Report { instructions, points, killed, violations } = report;
+            let numbers = format!("{instructions} {points} {killed}");
+            let texts: Vec<_> = std::iter::once(numbers).chain(violations).collect();
+            file.write_all(texts.join("\0").as_bytes()).expect("room for a report");
+        });
+        let mut texts = text.split('\0').map(String::from);
+        let numbers = texts.next().unwrap_or_default();
+        let mut numbers = numbers.split(' ').map(|number| number.parse().expect("a number"));
+        let mut number = || numbers.next().expect("three numbers");
+        let (instructions, points, killed) = (number(), number(), number());
+        let report = Report { instructions, points, killed, violations: texts.collect() };
         eprintln!(
-            "{name}: {} instructions, killed at {} of {of} points, {} violations, {:.1} s",
-            self.instructions,
-            self.points,
-            self.violations.len(),
+            "{name}: {instructions} instructions, killed at {killed} of {points} points, {} \
+             violations, {:.1} s",
+            report.violations.len(),
             started.elapsed().as_secs_f64()
         );
+        report
+    }
+
+    /// Fails the test if anything went wrong.
+    pub(crate) fn must_hold(&self, name: &str) {
+        self.violations.iter().take(5).for_each(|violation| eprintln!("{name}: {violation}"));
+        assert!(self.violations.is_empty(), "{name}: {} violations", self.violations.len());
+        assert!(self.killed > 1, "{name}: nothing was swept");
+    }
+
+    /// Fails the test if nothing went wrong.
+    pub(crate) fn must_be_caught(&self, name: &str) {
+        assert!(!self.violations.is_empty(), "{name}: not caught");
     }
 }
 
@@ -126,14 +163,54 @@ impl Points {
     }
 }
 
-/// Sweeps take turns: they pin processes to a CPU, and count on being alone there. And no child of
-/// another sweep may become a peer of this one's segment: its death would wake the sleepers whom the
-/// victim left asleep.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    pin_to(0);
-    turn
+/// Runs `body` in a process of its own, which has a CPU for itself; what it wrote into the file.
+///
+/// A CPU, as a step is four times faster where all that take part are on one. A process, so that no
+/// child of another sweep is born with the segments of this one: a forked child becomes a peer of
+/// all segments that it was born with, and its death would wake the sleepers whom the victim left
+/// asleep.
+pub(crate) fn apart(body: impl FnOnce(&mut File)) -> String {
+    let (cpu, _turn) = turn();
+    let mut file = tempfile::tempfile().expect("a file");
+    // What the test harness captures stays in the process that wrote it.
+    let mut panics = tempfile::tempfile().expect("a file");
+    let mut process = fork(|| {
+        pin_to(cpu);
+        let panics = panics.try_clone().expect("a descriptor");
+        std::panic::set_hook(Box::new(move |info| {
+            let line = format!("[{}] {info}\n", std::process::id());
+            (&panics).write_all(line.as_bytes()).ok();
+        }));
+        body(&mut file);
+        0
+    });
+    let end = process.end_whenever();
+    eprint!("{}", text_of(&mut panics));
+    assert_eq!(end, End::Exited(0));
+    text_of(&mut file)
+}
+
+fn text_of(file: &mut File) -> String {
+    let mut text = String::new();
+    file.rewind().expect("a file");
+    file.read_to_string(&mut text).expect("text");
+    text
+}
+
+/// The turn at a CPU, and which one it is.
+fn turn() -> (usize, MutexGuard<'static, ()>) {
+    static TURNS: [Mutex<()>; 8] = [const { Mutex::new(()) }; 8];
+    let cpus = cpus().min(TURNS.len());
+    let free = TURNS[..cpus].iter().enumerate().find_map(|(cpu, turn)| match turn.try_lock() {
+        Ok(turn) => Some((cpu, turn)),
+        Err(TryLockError::Poisoned(turn)) => Some((cpu, turn.into_inner())),
+        Err(TryLockError::WouldBlock) => None,
+    });
+    free.unwrap_or_else(|| {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let cpu = NEXT.fetch_add(1, Relaxed) % cpus;
+        (cpu, TURNS[cpu].lock().unwrap_or_else(PoisonError::into_inner))
+    })
 }
 
 pub(crate) fn is_full() -> bool {
@@ -168,57 +245,46 @@ impl<'a, W: Debug> Sweep<'a, W> {
 
     /// Runs the sweep, and fails the test if anything went wrong.
     pub(crate) fn must_hold(&self) {
-        let report = self.run(usize::MAX);
-        for violation in report.violations.iter().take(5) {
-            eprintln!(
-                "{}: killed after {}: {}\n  {}",
-                self.name, violation.step, violation.what, violation.world
-            );
-        }
-        assert!(
-            report.violations.is_empty(),
-            "{}: {} violations",
-            self.name,
-            report.violations.len()
-        );
-        assert!(report.points > 1, "{}: nothing was swept", self.name);
+        self.run(usize::MAX).must_hold(self.name);
+    }
+
+    /// Runs the sweep, and fails the test if nothing went wrong.
+    pub(crate) fn must_be_caught(&self) {
+        self.run(1).must_be_caught(self.name);
     }
 
     /// Runs the sweep without mending: it must be caught.
     pub(crate) fn must_be_caught_unmended(self) {
         let name = format!("control: {}; not mended", self.name);
-        let report = Sweep { name: &name, frozen: true, ..self }.run(1);
-        assert!(!report.violations.is_empty(), "{name}: not caught");
+        Sweep { name: &name, frozen: true, ..self }.must_be_caught();
     }
 
     /// Runs the sweep until it has found `enough` violations.
-    pub(crate) fn run(&self, enough: usize) -> Report {
-        let _turn = alone();
-        expect_a_hang(self.frozen);
-        let started = Instant::now();
-        let mut points = Points::new();
-        let mut way = Way::default();
-        let world = (self.world)();
-        let (mut victim, sleepers) = self.start(&world, &mut way);
-        points.record(&mut victim, &mut way, || (self.memory)(&world));
-        victim.kill();
-        drop((sleepers, world));
-        let mut report = Report { instructions: points.steps, ..Report::default() };
-        let points = points.steps_to_kill_at;
-        let every = if is_full() { 1 } else { points.len().div_ceil(MOST_POINTS) };
-        for &step in points.iter().step_by(every) {
-            report.points += 1;
-            let mut last = None;
-            let verdict = way.follow(|way| self.point(last.insert((self.world)()), step, way));
-            if let (Err(what), Some(world)) = (verdict, last) {
-                report.violations.push(Violation { step, what, world: format!("{world:?}") });
-                if report.violations.len() >= enough {
-                    break;
+    fn run(&self, enough: usize) -> Report {
+        Report::made_apart(self.name, || {
+            expect_a_hang(self.frozen);
+            let mut points = Points::new();
+            let mut way = Way::default();
+            let world = (self.world)();
+            let (mut victim, sleepers) = self.start(&world, &mut way);
+            points.record(&mut victim, &mut way, || (self.memory)(&world));
+            victim.kill();
+            drop((sleepers, world));
+            let mut report = Report::new(&points);
+            let every = if is_full() { 1 } else { report.points.div_ceil(MOST_POINTS) };
+            for &step in points.steps_to_kill_at.iter().step_by(every) {
+                report.killed += 1;
+                let mut last = None;
+                let verdict = way.follow(|way| self.point(last.insert((self.world)()), step, way));
+                if let (Err(what), Some(world)) = (verdict, last) {
+                    report.add(step, &what, &world);
+                    if report.violations.len() >= enough {
+                        break;
+                    }
                 }
             }
-        }
-        report.print(self.name, points.len(), started);
-        report
+            report
+        })
     }
 
     /// The victim at the first instruction that counts, and those who sleep on the object.
