@@ -115,7 +115,7 @@ fn what_kills_is_buried() {
     for attempts in 0..2 {
         let victim = fork_child(|| {
             let receiver = channel.receiver().unwrap();
-            let job = receiver.recv_ack_or_bury(2, &dead_letters).unwrap();
+            let job = receiver.recv_ack_or_dead_letter(2, &dead_letters).unwrap();
             assert_eq!((*job, job.attempts()), (666, attempts));
             common::exit_now(0); // to the others it was killed
         });
@@ -123,7 +123,7 @@ fn what_kills_is_buried() {
     }
     let worker = fork_child(|| {
         let receiver = channel.receiver().unwrap();
-        let job = receiver.recv_ack_or_bury(2, &dead_letters).unwrap();
+        let job = receiver.recv_ack_or_dead_letter(2, &dead_letters).unwrap();
         assert_eq!(job.ack(), Ok(7));
     });
     eventually("it is buried", || dead_letters.len() == 1);
@@ -131,16 +131,16 @@ fn what_kills_is_buried() {
     worker.succeeds();
     assert_eq!(dead_letters.drain(), [666]);
     let receiver = channel.receiver().unwrap();
-    let none = receiver.try_recv_ack_or_bury(2, &dead_letters);
+    let none = receiver.try_recv_ack_or_dead_letter(2, &dead_letters);
     assert_eq!(none.unwrap_err(), TryRecvError::Empty);
     let began = Instant::now();
-    let none = receiver.recv_ack_or_bury_timeout(2, &dead_letters, ms(5));
+    let none = receiver.recv_ack_or_dead_letter_timeout(2, &dead_letters, ms(5));
     assert_eq!(none.unwrap_err(), RecvTimeoutError::TimedOut);
-    let none = receiver.recv_ack_or_bury_deadline(2, &dead_letters, began + ms(10));
+    let none = receiver.recv_ack_or_dead_letter_deadline(2, &dead_letters, began + ms(10));
     assert_eq!(none.unwrap_err(), RecvTimeoutError::TimedOut);
     assert!(began.elapsed() >= ms(10));
     drop(sender);
-    let none = receiver.recv_ack_or_bury(2, &dead_letters);
+    let none = receiver.recv_ack_or_dead_letter(2, &dead_letters);
     assert_eq!(none.unwrap_err(), RecvError::Disconnected);
 }
 

@@ -77,7 +77,7 @@ fn a_job_that_kills() {
     pool.jobs.send(666).unwrap();
     for attempt in 0..3 {
         let victim = fork_child(|| {
-            let job = pool.jobs.recv_ack_or_bury(3, &pool.dead).unwrap();
+            let job = pool.jobs.recv_ack_or_dead_letter(3, &pool.dead).unwrap();
             assert_eq!((*job, job.attempts()), (666, attempt));
             pool.step.fetch_add(1, SeqCst);
             sleep_for_ever();
@@ -86,7 +86,7 @@ fn a_job_that_kills() {
         victim.kill9();
     }
     let worker = fork_child(|| {
-        let job = pool.jobs.recv_ack_or_bury(3, &pool.dead).unwrap();
+        let job = pool.jobs.recv_ack_or_dead_letter(3, &pool.dead).unwrap();
         assert_eq!(job.ack(), Ok(7));
     });
     eventually("it is buried", || pool.dead.len() == 1);
@@ -103,10 +103,10 @@ fn nothing_is_buried_undelivered() {
     let pool = pool();
     let _watchdog = watch("nothing_is_buried_undelivered", &pool);
     pool.jobs.send_batch(&[7, 8]).unwrap();
-    let job = pool.jobs.recv_ack_or_bury(0, &pool.dead).unwrap();
+    let job = pool.jobs.recv_ack_or_dead_letter(0, &pool.dead).unwrap();
     assert_eq!((*job, job.attempts()), (7, 0));
     drop(job);
-    let job = pool.jobs.recv_ack_or_bury(0, &pool.jobs).unwrap();
+    let job = pool.jobs.recv_ack_or_dead_letter(0, &pool.jobs).unwrap();
     assert_eq!((*job, job.attempts()), (8, 0));
     assert_eq!(pool.jobs.try_recv(), Ok(7)); // sent anew
     assert!(pool.dead.is_empty());
@@ -114,24 +114,24 @@ fn nothing_is_buried_undelivered() {
 
 /// Nothing is lost if there is no room for it.
 #[test]
-fn no_room_to_bury() {
+fn no_room_for_a_dead_letter() {
     let pool = pool();
-    let _watchdog = watch("no_room_to_bury", &pool);
+    let _watchdog = watch("no_room_for_a_dead_letter", &pool);
     pool.dead.send_batch(&[1, 2]).unwrap();
     pool.jobs.send(666).unwrap();
-    drop(pool.jobs.try_recv_ack_or_bury(1, &pool.dead).unwrap());
-    let job = pool.jobs.try_recv_ack_or_bury(1, &pool.dead).unwrap();
+    drop(pool.jobs.try_recv_ack_or_dead_letter(1, &pool.dead).unwrap());
+    let job = pool.jobs.try_recv_ack_or_dead_letter(1, &pool.dead).unwrap();
     assert_eq!((*job, job.attempts()), (666, 1));
     pool.dead.recv().unwrap();
     drop(job);
-    let none = pool.jobs.try_recv_ack_or_bury(1, &pool.dead);
+    let none = pool.jobs.try_recv_ack_or_dead_letter(1, &pool.dead);
     assert_eq!(none.unwrap_err(), TryRecvError::Empty);
     assert_eq!(pool.dead.drain(), [2, 666]);
-    let none = pool.jobs.recv_ack_or_bury_timeout(1, &pool.dead, ms(5));
+    let none = pool.jobs.recv_ack_or_dead_letter_timeout(1, &pool.dead, ms(5));
     assert_eq!(none.unwrap_err(), RecvTimeoutError::TimedOut);
     pool.dead.close();
     pool.jobs.send(8).unwrap();
-    let job = pool.jobs.recv_ack_or_bury_deadline(1, &pool.dead, Instant::now()).unwrap();
+    let job = pool.jobs.recv_ack_or_dead_letter_deadline(1, &pool.dead, Instant::now()).unwrap();
     assert_eq!(job.ack(), Ok(8));
 }
 
@@ -151,7 +151,7 @@ fn pools_in_every_world() {
                 assert_eq!(pool.done.load(SeqCst), JOBS);
                 pool.jobs.close();
             } else {
-                while let Ok(job) = pool.jobs.recv_ack_or_bury(200, &pool.dead) {
+                while let Ok(job) = pool.jobs.recv_ack_or_dead_letter(200, &pool.dead) {
                     if *job % 5 == 0 && job.attempts() == 0 {
                         continue; // it fails
                     }

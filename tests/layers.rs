@@ -282,7 +282,7 @@ fn planted_violations_are_found() {
         ("novelty.rs", "use crate::sync;"),
         ("lock.rs", "    let r = unsafe { libc::getpid() };"),
         ("queue/mod.rs", "use core::sync::atomic::AtomicU32;"),
-        ("queue/cells.rs", "#[cfg(outlast_loom)]"),
+        ("queue/in_flight.rs", "#[cfg(outlast_loom)]"),
         ("process/wire.rs", "    let r = unsafe { libc::fork() };"),
         ("shared.rs", "use crate::process::Process;"),
         ("process/stop.rs", "use crate::segment::identify;"),
@@ -301,7 +301,7 @@ fn planted_violations_are_found() {
         ("shareable.rs", "impl $crate::Shareable for X {}"),
         ("queue/mod.rs", "pub(super) fn f() {}"),
         ("sys/robust_futex.rs", "let r = unsafe { libc::getpid() };"),
-        ("queue/cells.rs", "use super::ring::Slot;"),
+        ("queue/in_flight.rs", "use super::ring::Slot;"),
         ("pool/hall.rs", "use crate::shared::Shared;"),
     ];
     for (file, line) in right {

@@ -319,7 +319,7 @@ fn a_most_urgent_job_that_kills() {
     office.jobs.send(3, 666).unwrap();
     for attempt in 0..2 {
         let victim = fork_child(|| {
-            let job = office.jobs.recv_ack_or_bury(2, &dead_letters).unwrap();
+            let job = office.jobs.recv_ack_or_dead_letter(2, &dead_letters).unwrap();
             assert_eq!((*job, job.priority(), job.attempts()), (666, 3, attempt));
             office.step.fetch_add(1, SeqCst);
             sleep_for_ever();
@@ -328,14 +328,14 @@ fn a_most_urgent_job_that_kills() {
         victim.kill9();
     }
     let worker = fork_child(|| {
-        let job = office.jobs.recv_ack_or_bury(2, &dead_letters).unwrap();
+        let job = office.jobs.recv_ack_or_dead_letter(2, &dead_letters).unwrap();
         assert_eq!((job.priority(), job.ack()), (0, Ok(7)));
         let began = Instant::now();
-        let none = office.jobs.try_recv_ack_or_bury(2, &dead_letters);
+        let none = office.jobs.try_recv_ack_or_dead_letter(2, &dead_letters);
         assert_eq!(none.unwrap_err(), TryRecvError::Empty);
-        let none = office.jobs.recv_ack_or_bury_timeout(2, &dead_letters, ms(5));
+        let none = office.jobs.recv_ack_or_dead_letter_timeout(2, &dead_letters, ms(5));
         assert_eq!(none.unwrap_err(), RecvTimeoutError::TimedOut);
-        let none = office.jobs.recv_ack_or_bury_deadline(2, &dead_letters, began + ms(10));
+        let none = office.jobs.recv_ack_or_dead_letter_deadline(2, &dead_letters, began + ms(10));
         assert_eq!(none.unwrap_err(), RecvTimeoutError::TimedOut);
         assert!(began.elapsed() >= ms(10));
     });

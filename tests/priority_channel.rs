@@ -206,7 +206,7 @@ fn what_kills_is_buried() {
     for attempts in 0..2 {
         let victim = fork_child(|| {
             let receiver = channel.receiver().unwrap();
-            let job = receiver.recv_ack_or_bury(2, &dead_letters).unwrap();
+            let job = receiver.recv_ack_or_dead_letter(2, &dead_letters).unwrap();
             assert_eq!((*job, job.priority(), job.attempts()), (666, 2, attempts));
             common::exit_now(0); // to the others it was killed
         });
@@ -215,16 +215,19 @@ fn what_kills_is_buried() {
     drop(sender);
     let began = Instant::now();
     let receiver = channel.receiver().unwrap();
-    assert_eq!(receiver.recv_ack_or_bury(2, &dead_letters).unwrap_err(), RecvError::Disconnected);
+    assert_eq!(
+        receiver.recv_ack_or_dead_letter(2, &dead_letters).unwrap_err(),
+        RecvError::Disconnected
+    );
     assert_eq!(dead_letters.drain(), [666]);
     assert_eq!(
-        receiver.try_recv_ack_or_bury(2, &dead_letters).unwrap_err(),
+        receiver.try_recv_ack_or_dead_letter(2, &dead_letters).unwrap_err(),
         TryRecvError::Disconnected
     );
     let _sender = channel.sender().unwrap();
-    let none = receiver.recv_ack_or_bury_timeout(2, &dead_letters, ms(5));
+    let none = receiver.recv_ack_or_dead_letter_timeout(2, &dead_letters, ms(5));
     assert_eq!(none.unwrap_err(), RecvTimeoutError::TimedOut);
-    let none = receiver.recv_ack_or_bury_deadline(2, &dead_letters, began + ms(10));
+    let none = receiver.recv_ack_or_dead_letter_deadline(2, &dead_letters, began + ms(10));
     assert_eq!(none.unwrap_err(), RecvTimeoutError::TimedOut);
     assert!(began.elapsed() >= ms(10));
 }

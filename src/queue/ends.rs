@@ -29,7 +29,7 @@
 //! `recover`, always.
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::{LIGHT, NO_RECEIVERS, NO_SENDERS, Never};
+use crate::queue::{LIGHT, NO_RECEIVERS, NO_SENDERS, RecvFailure};
 use crate::segment::{forks, identify};
 use crate::shareable::Dead;
 use crate::sync::HOLDERS;
@@ -270,18 +270,18 @@ pub(super) trait Sided {
         &self,
         look: Look<'_>,
         deadline: Deadline,
-        receive: impl Fn() -> Result<Option<R>, Never>,
-    ) -> Result<Option<R>, Never> {
+        receive: impl Fn() -> Result<Option<R>, RecvFailure>,
+    ) -> Result<Option<R>, RecvFailure> {
         loop {
             match receive() {
-                Err(Never::Closed) if !(look.is_closed)() => {}
+                Err(RecvFailure::Closed) if !(look.is_closed)() => {}
                 done => return done,
             }
             if !self.is_cut_off(NO_SENDERS) {
                 continue;
             }
             if (look.is_quiet)() {
-                return Err(Never::Disconnected); // keeps I4
+                return Err(RecvFailure::Disconnected); // keeps I4
             }
             // Something is there, or comes back, or is gone when who has it has it for good.
             let moved = || {

@@ -28,22 +28,22 @@
 //! | `Reading` | process | being read | `Free` of the next lap = the commit of `recv`; `Orphan` if the reader dies |
 //! | `Orphan` | - | a message whose reader died | `Reading` |
 //!
-//! and 64 cells for messages delivered by `recv_ack`, {use: 40, attempts: 8, owner: 12, stage: 4
-//! bits}:
+//! The in-flight table has 64 cells for messages that `recv_ack` delivered. Each has a word of {use:
+//! 40, attempts: 8, owner: 12, state: 4 bits}:
 //!
-//! | stage | owner | meaning | next |
+//! | state | owner | meaning | next |
 //! |---|---|---|---|
-//! | `Free` | - | empty | `Taking` |
-//! | `Taking` | process | it looks for a message to put here | `Held` = the commit of `recv_ack`; or `Free` |
-//! | `Held` | process | delivered | `Free` = the commit of `ack`; `Ready` by nack, drop or death |
-//! | `Ready` | - | to be delivered again | `Held`, or `Leaving` for a plain `recv` |
-//! | `Leaving` | process | being copied out | `Free` = the commit; `Ready` if the process dies |
+//! | `Free` | - | empty | `Claimed` |
+//! | `Claimed` | process | it looks for a message to put here | `Delivered` = the commit of `recv_ack`; or `Free` |
+//! | `Delivered` | process | delivered | `Free` = the commit of `ack`; `Returned` by nack, drop or death |
+//! | `Returned` | - | to be delivered again | `Delivered`, or `Reading` for a plain `recv` |
+//! | `Reading` | process | being copied out | `Free` = the commit; `Returned` if the process dies |
 //!
 //! # Invariants
 //! - I1. A claim names its owner in the instruction that makes it.
 //! - I2. The claims of writers follow each other without gaps, and so do those of readers; `tail`
 //!   and `head` are hints that may be behind, never ahead.
-//! - I3. Some cell is `Ready` or some slot `Orphan` => `returned` != `searched`, or a living
+//! - I3. Some cell is `Returned` or some slot `Orphan` => `returned` != `searched`, or a living
 //!   process is about to make it so.
 //! - I4. Where a commit leaves more to take (free) and others may be asleep, one more is woken: the
 //!   one that the earlier commit woke may have found its way barred by a slower peer and gone back
@@ -100,12 +100,12 @@
 // | sequence of a `Signal` | 32 | 7 minutes of wakes | comes round. A thread that stops between its look and its sleep, for exactly so many wakes, sleeps on |
 // | armings of a `Signal` | 31 | 3 minutes of sleeps | comes round. A wake that finds nobody, and stops for exactly so many, hides a sleeper |
 
-mod bury;
 pub mod bytes;
-mod cells;
 pub mod channel;
+mod dead_letters;
 pub(crate) mod ends;
 mod error;
+mod in_flight;
 pub mod pipe;
 pub mod priority;
 mod ring;
@@ -114,13 +114,13 @@ pub mod spsc;
 pub mod value;
 
 pub use bytes::{ByteQueue, FixedByteQueue};
-pub use cells::{Delivery, IN_FLIGHT, Loan, Ref};
 pub use channel::bytes::{ByteChannel, ByteReceiver, ByteSender, FixedByteChannel};
 pub use channel::priority::{PriorityChannel, PriorityReceiver, PrioritySender};
 pub use channel::{Channel, FixedChannel, Receiver, Sender};
 pub use error::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
+pub use in_flight::{Delivery, IN_FLIGHT, Loan, Ref};
 pub use pipe::{Connection, FixedPipe, Pipe};
 pub use priority::PriorityQueue;
 pub use ring::Slot;
@@ -138,11 +138,11 @@ use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
 use crate::sys::hooks;
 use crate::wait::signal::Signal;
-use cells::{Cell, CellState, Stage};
 use core::fmt;
 use core::mem::{MaybeUninit, offset_of};
 use core::ops::Deref;
-use ring::{End, MAX_CAPACITY, Nothing, Phase, Position, is_in, lap_of, owner_of, state};
+use in_flight::{DeliveryState, DeliveryWord, InFlight};
+use ring::{ClaimError, End, MAX_CAPACITY, Phase, Position, is_in, lap_of, owner_of, state};
 use std::time::{Duration, Instant};
 
 /// A bounded queue whose capacity is chosen when it is created.
@@ -159,7 +159,7 @@ pub struct Queue<T: Plain, S: ?Sized = [Slot<T>]> {
     tail: Line,
     head: Line,
     shared: Rare,
-    cells: [Cell<T>; IN_FLIGHT],
+    cells: [InFlight<T>; IN_FLIGHT],
     slots: S,
 }
 
@@ -232,7 +232,7 @@ impl<T: Plain, const N: usize> FixedQueue<T, N> {
                 returned: AtomicU64::new(0),
                 searched: AtomicU64::new(0),
             },
-            cells: core::array::from_fn(|_| Cell::new()),
+            cells: core::array::from_fn(|_| InFlight::new()),
             slots: core::array::from_fn(|_| Slot::new()),
         }
     }
@@ -277,7 +277,7 @@ fn not_ours() -> ! {
 }
 
 /// Why an attempt to send came to nothing.
-enum Unsent {
+enum SendFailure {
     Full,
     /// Or nobody can receive, where a [`Channel`] has said so.
     Closed,
@@ -286,68 +286,68 @@ enum Unsent {
 }
 
 /// Why an attempt to receive came to nothing for good.
-enum Never {
+enum RecvFailure {
     /// Or nobody can send, where a [`Channel`] has said so.
     Closed,
     Disconnected,
     Failed(Fault),
 }
 
-impl Never {
-    fn for_ever<R>(received: Result<Option<R>, Never>) -> Result<R, RecvError> {
+impl RecvFailure {
+    fn for_ever<R>(received: Result<Option<R>, RecvFailure>) -> Result<R, RecvError> {
         match received {
             Ok(Some(message)) => Ok(message),
-            Err(Never::Failed(fault)) => Err(RecvError::Failed(fault)),
-            Ok(None) | Err(Never::Closed) => Err(RecvError::Closed),
-            Err(Never::Disconnected) => Err(RecvError::Disconnected),
+            Err(RecvFailure::Failed(fault)) => Err(RecvError::Failed(fault)),
+            Ok(None) | Err(RecvFailure::Closed) => Err(RecvError::Closed),
+            Err(RecvFailure::Disconnected) => Err(RecvError::Disconnected),
         }
     }
 
-    fn at_once<R>(received: Result<Option<R>, Never>) -> Result<R, TryRecvError> {
+    fn at_once<R>(received: Result<Option<R>, RecvFailure>) -> Result<R, TryRecvError> {
         match received {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(TryRecvError::Empty),
-            Err(Never::Closed) => Err(TryRecvError::Closed),
-            Err(Never::Disconnected) => Err(TryRecvError::Disconnected),
-            Err(Never::Failed(fault)) => Err(TryRecvError::Failed(fault)),
+            Err(RecvFailure::Closed) => Err(TryRecvError::Closed),
+            Err(RecvFailure::Disconnected) => Err(TryRecvError::Disconnected),
+            Err(RecvFailure::Failed(fault)) => Err(TryRecvError::Failed(fault)),
         }
     }
 
-    fn in_time<R>(received: Result<Option<R>, Never>) -> Result<R, RecvTimeoutError> {
+    fn in_time<R>(received: Result<Option<R>, RecvFailure>) -> Result<R, RecvTimeoutError> {
         match received {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(RecvTimeoutError::TimedOut),
-            Err(Never::Closed) => Err(RecvTimeoutError::Closed),
-            Err(Never::Disconnected) => Err(RecvTimeoutError::Disconnected),
-            Err(Never::Failed(fault)) => Err(RecvTimeoutError::Failed(fault)),
+            Err(RecvFailure::Closed) => Err(RecvTimeoutError::Closed),
+            Err(RecvFailure::Disconnected) => Err(RecvTimeoutError::Disconnected),
+            Err(RecvFailure::Failed(fault)) => Err(RecvTimeoutError::Failed(fault)),
         }
     }
 }
 
-impl Unsent {
-    fn for_ever<T>((message, unsent): (T, Unsent)) -> SendError<T> {
+impl SendFailure {
+    fn for_ever<T>((message, unsent): (T, SendFailure)) -> SendError<T> {
         match unsent {
-            Unsent::Failed(fault) => SendError::Failed(message, fault),
-            Unsent::Full | Unsent::Closed => SendError::Closed(message),
-            Unsent::Disconnected => SendError::Disconnected(message),
+            SendFailure::Failed(fault) => SendError::Failed(message, fault),
+            SendFailure::Full | SendFailure::Closed => SendError::Closed(message),
+            SendFailure::Disconnected => SendError::Disconnected(message),
         }
     }
 
-    fn at_once<T>((message, unsent): (T, Unsent)) -> TrySendError<T> {
+    fn at_once<T>((message, unsent): (T, SendFailure)) -> TrySendError<T> {
         match unsent {
-            Unsent::Full => TrySendError::Full(message),
-            Unsent::Closed => TrySendError::Closed(message),
-            Unsent::Disconnected => TrySendError::Disconnected(message),
-            Unsent::Failed(fault) => TrySendError::Failed(message, fault),
+            SendFailure::Full => TrySendError::Full(message),
+            SendFailure::Closed => TrySendError::Closed(message),
+            SendFailure::Disconnected => TrySendError::Disconnected(message),
+            SendFailure::Failed(fault) => TrySendError::Failed(message, fault),
         }
     }
 
-    fn in_time<T>((message, unsent): (T, Unsent)) -> SendTimeoutError<T> {
+    fn in_time<T>((message, unsent): (T, SendFailure)) -> SendTimeoutError<T> {
         match unsent {
-            Unsent::Full => SendTimeoutError::TimedOut(message),
-            Unsent::Closed => SendTimeoutError::Closed(message),
-            Unsent::Disconnected => SendTimeoutError::Disconnected(message),
-            Unsent::Failed(fault) => SendTimeoutError::Failed(message, fault),
+            SendFailure::Full => SendTimeoutError::TimedOut(message),
+            SendFailure::Closed => SendTimeoutError::Closed(message),
+            SendFailure::Disconnected => SendTimeoutError::Disconnected(message),
+            SendFailure::Failed(fault) => SendTimeoutError::Failed(message, fault),
         }
     }
 }
@@ -371,7 +371,7 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "put")]
     #[inline]
     pub fn send(&self, message: T) -> Result<(), SendError<T>> {
-        self.send_until(message, Deadline::NEVER).map_err(Unsent::for_ever)
+        self.send_until(message, Deadline::NEVER).map_err(SendFailure::for_ever)
     }
 
     /// Sends a message if a slot is free. Never blocks.
@@ -383,7 +383,7 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "put_nowait")]
     #[inline]
     pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
-        self.push(&message).map_err(|unsent| Unsent::at_once((message, unsent)))
+        self.push(&message).map_err(|unsent| SendFailure::at_once((message, unsent)))
     }
 
     /// Sends a message, waiting for a free slot at most `timeout`.
@@ -405,7 +405,7 @@ impl<T: Plain> Queue<T> {
     }
 
     fn send_before(&self, message: T, deadline: Deadline) -> Result<(), SendTimeoutError<T>> {
-        self.send_until(message, deadline).map_err(Unsent::in_time)
+        self.send_until(message, deadline).map_err(SendFailure::in_time)
     }
 
     /// Sends messages one after the other, waiting for free slots as long as it takes.
@@ -472,16 +472,16 @@ impl<T: Plain> Queue<T> {
         }
         match self.tail().claim_free(owner) {
             Ok(at) => Ok(Loan { queue: self, at, owner, forks }),
-            Err(Nothing::Damaged) => Err(TrySendError::Failed((), Fault::Corrupt)),
-            Err(Nothing::Here | Nothing::Yet) => Err(TrySendError::Full(())),
+            Err(ClaimError::Corrupt) => Err(TrySendError::Failed((), Fault::Corrupt)),
+            Err(ClaimError::Unavailable | ClaimError::Pending) => Err(TrySendError::Full(())),
         }
     }
 
     #[inline(always)]
-    fn send_until(&self, message: T, deadline: Deadline) -> Result<(), (T, Unsent)> {
+    fn send_until(&self, message: T, deadline: Deadline) -> Result<(), (T, SendFailure)> {
         match self.push(&message) {
             Ok(()) => Ok(()),
-            Err(Unsent::Full) => self.send_slow(message, deadline),
+            Err(SendFailure::Full) => self.send_slow(message, deadline),
             Err(unsent) => Err((message, unsent)),
         }
     }
@@ -490,32 +490,32 @@ impl<T: Plain> Queue<T> {
     /// claim waits for.
     #[cold]
     #[inline(never)]
-    fn send_slow(&self, message: T, deadline: Deadline) -> Result<(), (T, Unsent)> {
+    fn send_slow(&self, message: T, deadline: Deadline) -> Result<(), (T, SendFailure)> {
         let attempt = || match self.push(&message) {
-            Err(Unsent::Full) => None,
+            Err(SendFailure::Full) => None,
             done => Some(done),
         };
-        let more = |_: &Result<(), Unsent>| self.tail().find_free().is_ok();
+        let more = |_: &Result<(), SendFailure>| self.tail().find_free().is_ok();
         let waited = self.shared.not_full.wait_for_many(deadline, attempt, more);
-        let sent = waited.unwrap_or(Err(Unsent::Full));
+        let sent = waited.unwrap_or(Err(SendFailure::Full));
         sent.map_err(|unsent| (message, unsent))
     }
 
     #[inline(always)]
-    fn push(&self, message: &T) -> Result<(), Unsent> {
-        let owner = self.identify().map_err(Unsent::Failed)?;
+    fn push(&self, message: &T) -> Result<(), SendFailure> {
+        let owner = self.identify().map_err(SendFailure::Failed)?;
         if self.has_ended(CLOSED | NO_RECEIVERS) {
-            return Err(Unsent::Closed);
+            return Err(SendFailure::Closed);
         }
         match self.tail().claim_free(owner) {
             Ok(at) => {
                 let slot = &self.slots[at.index];
                 // SAFETY: the slot is claimed for this call; nobody else reads or writes its value.
                 slot.value.with_mut(|value| unsafe { value.write(MaybeUninit::new(*message)) });
-                if self.publish(at, owner) { Ok(()) } else { Err(Unsent::Closed) }
+                if self.publish(at, owner) { Ok(()) } else { Err(SendFailure::Closed) }
             }
-            Err(Nothing::Damaged) => Err(Unsent::Failed(Fault::Corrupt)),
-            Err(Nothing::Here | Nothing::Yet) => Err(Unsent::Full),
+            Err(ClaimError::Corrupt) => Err(SendFailure::Failed(Fault::Corrupt)),
+            Err(ClaimError::Unavailable | ClaimError::Pending) => Err(SendFailure::Full),
         }
     }
 
@@ -581,7 +581,7 @@ impl<T: Plain> Queue<T> {
     #[inline]
     pub fn recv(&self) -> Result<T, RecvError> {
         self.pop().map_or_else(
-            || Never::for_ever(self.take_until(Deadline::NEVER, Invalid::Consumed)),
+            || RecvFailure::for_ever(self.take_until(Deadline::NEVER, Invalid::Consumed)),
             Ok,
         )
     }
@@ -594,7 +594,7 @@ impl<T: Plain> Queue<T> {
     #[doc(alias = "get_nowait")]
     #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        self.pop().map_or_else(|| Never::at_once(self.take(Invalid::Consumed)), Ok)
+        self.pop().map_or_else(|| RecvFailure::at_once(self.take(Invalid::Consumed)), Ok)
     }
 
     /// Receives a message, waiting for one at most `timeout`.
@@ -602,7 +602,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`recv`](Self::recv), and if that takes too long.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        Never::in_time(self.take_until(Deadline::after(timeout), Invalid::Consumed))
+        RecvFailure::in_time(self.take_until(Deadline::after(timeout), Invalid::Consumed))
     }
 
     /// Receives a message, waiting for one until `deadline` at most. A message that is there is
@@ -611,7 +611,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
-        Never::in_time(self.take_until(Deadline::at(deadline), Invalid::Consumed))
+        RecvFailure::in_time(self.take_until(Deadline::at(deadline), Invalid::Consumed))
     }
 
     /// Receives a message that counts as done only when it is acknowledged, waiting for one as long
@@ -641,7 +641,7 @@ impl<T: Plain> Queue<T> {
     /// As [`recv`](Self::recv). Note that a queue can be closed and empty while other processes
     /// hold deliveries that may come back: [`join`](Self::join) first, then [`close`](Self::close).
     pub fn recv_ack(&self) -> Result<Delivery<'_, T>, RecvError> {
-        Never::for_ever(self.deliver_until(Deadline::NEVER))
+        RecvFailure::for_ever(self.deliver_until(Deadline::NEVER))
     }
 
     /// As [`recv_ack`](Self::recv_ack), if a message and a cell for it are there. Never blocks.
@@ -649,7 +649,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
-        Never::at_once(self.deliver_now())
+        RecvFailure::at_once(self.deliver_now())
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.
@@ -657,7 +657,7 @@ impl<T: Plain> Queue<T> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_ack_timeout(&self, timeout: Duration) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        Never::in_time(self.deliver_until(Deadline::after(timeout)))
+        RecvFailure::in_time(self.deliver_until(Deadline::after(timeout)))
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting until `deadline` at most.
@@ -668,7 +668,7 @@ impl<T: Plain> Queue<T> {
         &self,
         deadline: Instant,
     ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        Never::in_time(self.deliver_until(Deadline::at(deadline)))
+        RecvFailure::in_time(self.deliver_until(Deadline::at(deadline)))
     }
 
     /// Receives a message to be read in place, waiting for one as long as it takes.
@@ -681,7 +681,7 @@ impl<T: Plain> Queue<T> {
     #[inline]
     pub fn recv_ref(&self) -> Result<Ref<'_, T>, RecvError> {
         const { assert_in_place::<T>() }
-        Never::for_ever(self.peek_until(Deadline::NEVER))
+        RecvFailure::for_ever(self.peek_until(Deadline::NEVER))
     }
 
     /// Receives a message to be read in place, if there is one. Never blocks.
@@ -691,7 +691,7 @@ impl<T: Plain> Queue<T> {
     #[inline]
     pub fn try_recv_ref(&self) -> Result<Ref<'_, T>, TryRecvError> {
         const { assert_in_place::<T>() }
-        Never::at_once(self.peek())
+        RecvFailure::at_once(self.peek())
     }
 
     /// Appends at most `most` messages to `to`, waiting only for the first; how many it were.
@@ -763,11 +763,11 @@ impl<T: Plain> Queue<T> {
 
     #[cold]
     #[inline(never)]
-    fn take_until(&self, deadline: Deadline, invalid: Invalid) -> Result<Option<T>, Never> {
+    fn take_until(&self, deadline: Deadline, invalid: Invalid) -> Result<Option<T>, RecvFailure> {
         self.receive_until(deadline, || self.take(invalid))
     }
 
-    fn peek_until(&self, deadline: Deadline) -> Result<Option<Ref<'_, T>>, Never> {
+    fn peek_until(&self, deadline: Deadline) -> Result<Option<Ref<'_, T>>, RecvFailure> {
         self.receive_until(deadline, || self.peek())
     }
 
@@ -775,11 +775,11 @@ impl<T: Plain> Queue<T> {
     fn receive_until<R>(
         &self,
         deadline: Deadline,
-        mut attempt: impl FnMut() -> Result<Option<R>, Never>,
-    ) -> Result<Option<R>, Never> {
+        mut attempt: impl FnMut() -> Result<Option<R>, RecvFailure>,
+    ) -> Result<Option<R>, RecvFailure> {
         match attempt() {
             Ok(None) => {
-                let more = |_: &Result<R, Never>| self.head().find_full().is_ok();
+                let more = |_: &Result<R, RecvFailure>| self.head().find_full().is_ok();
                 let attempt = || attempt().transpose();
                 let waited = self.shared.not_empty.wait_for_many(deadline, attempt, more);
                 waited.map_or(Ok(None), |done| done.map(Some))
@@ -790,21 +790,21 @@ impl<T: Plain> Queue<T> {
 
     /// Claims the next message, wherever it is.
     #[inline(always)]
-    fn claim(&self, owner: u32, verdict: Verdict) -> Result<Option<Place>, Never> {
+    fn claim(&self, owner: u32, verdict: Verdict) -> Result<Option<Place>, RecvFailure> {
         match self.claim_next(owner) {
             Ok(place) => Ok(Some(place)),
-            Err(Nothing::Here) => match verdict {
+            Err(ClaimError::Unavailable) => match verdict {
                 Verdict::Due if self.has_ended(CLOSED | NO_SENDERS) => self.claim_last(owner),
                 Verdict::Due | Verdict::Deferred => Ok(None),
-                Verdict::Given => Err(Never::Closed),
+                Verdict::Given => Err(RecvFailure::Closed),
             },
-            Err(Nothing::Yet) => Ok(None),
-            Err(Nothing::Damaged) => Err(Never::Failed(Fault::Corrupt)),
+            Err(ClaimError::Pending) => Ok(None),
+            Err(ClaimError::Corrupt) => Err(RecvFailure::Failed(Fault::Corrupt)),
         }
     }
 
     #[inline(always)]
-    fn claim_next(&self, owner: u32) -> Result<Place, Nothing> {
+    fn claim_next(&self, owner: u32) -> Result<Place, ClaimError> {
         if self.may_have_returned()
             && let Some(place) = self.claim_returned(owner)
         {
@@ -816,7 +816,7 @@ impl<T: Plain> Queue<T> {
     /// The last look at a closed queue: whoever commits after the fence sees the flag, and what was
     /// committed before it is seen here.
     #[cold]
-    fn claim_last(&self, owner: u32) -> Result<Option<Place>, Never> {
+    fn claim_last(&self, owner: u32) -> Result<Option<Place>, RecvFailure> {
         Signal::<LIGHT>::fence_before_verdict();
         self.claim(owner, Verdict::Given)
     }
@@ -827,7 +827,7 @@ impl<T: Plain> Queue<T> {
         let before = self.shared.searched.load(Relaxed);
         let returned = self.shared.returned.load(Acquire);
         if let Some((i, taken)) = self.claim_ready(owner) {
-            return Some(Place::Cell(i, taken));
+            return Some(Place::InFlight(i, taken));
         }
         for (index, slot) in self.slots.iter().enumerate() {
             let seen = slot.state.load(Acquire);
@@ -844,17 +844,18 @@ impl<T: Plain> Queue<T> {
     }
 
     /// Claims a message that waits in a cell to be delivered again.
-    fn claim_ready(&self, owner: u32) -> Option<(usize, CellState)> {
+    fn claim_ready(&self, owner: u32) -> Option<(usize, DeliveryWord)> {
         self.cells.iter().enumerate().find_map(|(i, cell)| {
             let seen = cell.load();
-            let taken = seen.to(Stage::Leaving, owner);
-            (seen.is_in(Stage::Ready) && cell.exchange(seen, taken)).then_some((i, taken))
+            let taken = seen.to(DeliveryState::Reading, owner);
+            (seen.is_in(DeliveryState::Returned) && cell.exchange(seen, taken))
+                .then_some((i, taken))
         })
     }
 
     /// Frees a cell that this process has claimed or holds: the commit of `ack`. Whether receivers
     /// may have waited for that, as nothing more can be sent.
-    fn free_cell(&self, i: usize, mine: CellState) -> Result<bool, Fault> {
+    fn free_cell(&self, i: usize, mine: DeliveryWord) -> Result<bool, Fault> {
         if !self.cells[i].exchange(mine, mine.freed()) {
             return Err(Fault::Corrupt);
         }
@@ -866,8 +867,8 @@ impl<T: Plain> Queue<T> {
 
     /// Gives a held message back to be delivered again.
     #[cold]
-    fn return_cell(&self, i: usize, mine: CellState) {
-        if self.cells[i].exchange(mine, mine.to(Stage::Ready, 0).tried()) {
+    fn return_cell(&self, i: usize, mine: DeliveryWord) {
+        if self.cells[i].exchange(mine, mine.to(DeliveryState::Returned, 0).tried()) {
             self.announce_returned();
         }
     }
@@ -881,27 +882,27 @@ impl<T: Plain> Queue<T> {
 
     /// Claims the next message where it is.
     #[inline(always)]
-    fn peek(&self) -> Result<Option<Ref<'_, T>>, Never> {
+    fn peek(&self) -> Result<Option<Ref<'_, T>>, RecvFailure> {
         self.peek_for(Verdict::Due)
     }
 
     #[inline(always)]
-    fn peek_for(&self, verdict: Verdict) -> Result<Option<Ref<'_, T>>, Never> {
+    fn peek_for(&self, verdict: Verdict) -> Result<Option<Ref<'_, T>>, RecvFailure> {
         let forks = forks();
-        let owner = self.identify().map_err(Never::Failed)?;
+        let owner = self.identify().map_err(RecvFailure::Failed)?;
         let place = self.claim(owner, verdict)?;
         Ok(place.map(|place| Ref { queue: self, place, forks }))
     }
 
     /// Receives the next message.
     #[inline(always)]
-    fn take(&self, invalid: Invalid) -> Result<Option<T>, Never> {
+    fn take(&self, invalid: Invalid) -> Result<Option<T>, RecvFailure> {
         self.take_for(Verdict::Due, invalid)
     }
 
     #[inline(always)]
-    fn take_for(&self, verdict: Verdict, invalid: Invalid) -> Result<Option<T>, Never> {
-        let owner = self.identify().map_err(Never::Failed)?;
+    fn take_for(&self, verdict: Verdict, invalid: Invalid) -> Result<Option<T>, RecvFailure> {
+        let owner = self.identify().map_err(RecvFailure::Failed)?;
         let Some(place) = self.claim(owner, verdict)? else { return Ok(None) };
         let message = Self::read(self.value_at(place));
         if message.is_err() && invalid == Invalid::Left {
@@ -909,7 +910,7 @@ impl<T: Plain> Queue<T> {
         } else {
             self.finish(place);
         }
-        message.map(Some).map_err(Never::Failed)
+        message.map(Some).map_err(RecvFailure::Failed)
     }
 
     /// Copies a message that this call has claimed, and checks the copy: bytes that change after
@@ -932,7 +933,7 @@ impl<T: Plain> Queue<T> {
     fn value_at(&self, place: Place) -> &UnsafeCell<MaybeUninit<T>> {
         match place {
             Place::Slot(at) => &self.slots[at.index].value,
-            Place::Cell(i, _) => &self.cells[i].value,
+            Place::InFlight(i, _) => &self.cells[i].value,
         }
     }
 
@@ -942,7 +943,7 @@ impl<T: Plain> Queue<T> {
         match place {
             Place::Slot(at) => self.release(at),
             // Only damaged memory can have another word there, and then nothing is ours to free.
-            Place::Cell(i, taken) => _ = self.free_cell(i, taken),
+            Place::InFlight(i, taken) => _ = self.free_cell(i, taken),
         }
     }
 
@@ -954,7 +955,9 @@ impl<T: Plain> Queue<T> {
                 let orphan = state(at.lap, 0, Phase::Orphan);
                 self.slots[at.index].state.store(orphan, Release);
             }
-            Place::Cell(i, taken) => _ = self.cells[i].exchange(taken, taken.to(Stage::Ready, 0)),
+            Place::InFlight(i, taken) => {
+                _ = self.cells[i].exchange(taken, taken.to(DeliveryState::Returned, 0))
+            }
         }
         self.announce_returned();
     }
@@ -1019,10 +1022,10 @@ impl<T: Plain> Queue<T> {
         let (mut ours, mut held) = (false, false);
         for cell in &self.cells {
             let seen = cell.load();
-            if seen.is_in(Stage::Held) {
+            if seen.is_in(DeliveryState::Delivered) {
                 ours |= seen.owner() == owner;
                 held = true;
-            } else if !seen.is_in(Stage::Free) {
+            } else if !seen.is_in(DeliveryState::Free) {
                 return None;
             }
         }
@@ -1052,26 +1055,26 @@ enum Verdict {
 }
 
 /// Why there is no delivery yet, or ever.
-enum Undelivered {
+enum DeliveryFailure {
     /// All cells are taken.
-    NoCell,
-    Never(Never),
+    TooManyInFlight,
+    Recv(RecvFailure),
 }
 
-impl Undelivered {
+impl DeliveryFailure {
     /// What it is to one who does not wait: no cell is no message.
-    fn at_once<D>(delivered: Result<Option<D>, Undelivered>) -> Result<Option<D>, Never> {
+    fn at_once<D>(delivered: Result<Option<D>, DeliveryFailure>) -> Result<Option<D>, RecvFailure> {
         match delivered {
             Ok(delivery) => Ok(delivery),
-            Err(Undelivered::NoCell) => Ok(None),
-            Err(Undelivered::Never(never)) => Err(never),
+            Err(DeliveryFailure::TooManyInFlight) => Ok(None),
+            Err(DeliveryFailure::Recv(never)) => Err(never),
         }
     }
 }
 
 // --------------------------------------------------- acknowledged delivery
 impl<T: Plain> Queue<T> {
-    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Delivery<'_, T>>, Never> {
+    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Delivery<'_, T>>, RecvFailure> {
         deliver_until(self.receivers(), deadline, || self.deliver())
     }
 
@@ -1081,17 +1084,17 @@ impl<T: Plain> Queue<T> {
     }
 
     /// Whether a delivery can use the cell: it is free, or holds a message that came back.
-    fn is_takeable(cell: &Cell<T>) -> bool {
+    fn is_takeable(cell: &InFlight<T>) -> bool {
         let seen = cell.load();
-        seen.is_in(Stage::Free) || seen.is_in(Stage::Ready)
+        seen.is_in(DeliveryState::Free) || seen.is_in(DeliveryState::Returned)
     }
 
-    fn deliver(&self) -> Result<Option<Delivery<'_, T>>, Undelivered> {
+    fn deliver(&self) -> Result<Option<Delivery<'_, T>>, DeliveryFailure> {
         self.deliver_for(Verdict::Due, || {})
     }
 
-    fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {
-        Undelivered::at_once(self.deliver())
+    fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, RecvFailure> {
+        DeliveryFailure::at_once(self.deliver())
     }
 
     /// One attempt. `in_vain` is called after each claim of a cell for which there was no message.
@@ -1100,14 +1103,14 @@ impl<T: Plain> Queue<T> {
         &self,
         verdict: Verdict,
         in_vain: impl Fn(),
-    ) -> Result<Option<Delivery<'_, T>>, Undelivered> {
+    ) -> Result<Option<Delivery<'_, T>>, DeliveryFailure> {
         let forks = forks();
-        let never = |fault| Undelivered::Never(Never::Failed(fault));
+        let never = |fault| DeliveryFailure::Recv(RecvFailure::Failed(fault));
         let owner = self.identify().map_err(never)?;
         // A cell is claimed before the message, and the end of a claim in vain wakes others, this
         // thread as well: without a message there is no claim.
         let (cell, state) = loop {
-            if !self.look(verdict).map_err(Undelivered::Never)? {
+            if !self.look(verdict).map_err(DeliveryFailure::Recv)? {
                 return Ok(None);
             }
             // What came back needs no further cell: all of them may be full of such.
@@ -1117,18 +1120,18 @@ impl<T: Plain> Queue<T> {
                 break self.hold_returned(i, leaving, owner).map_err(never)?;
             }
             let Some((i, taking)) = self.claim_cell(owner) else {
-                return Err(Undelivered::NoCell);
+                return Err(DeliveryFailure::TooManyInFlight);
             };
             match self.claim_next(owner) {
                 Ok(Place::Slot(at)) => break self.hold(at, i, taking, owner),
-                Ok(Place::Cell(from, leaving)) => {
+                Ok(Place::InFlight(from, leaving)) => {
                     self.free_cell(i, taking).map_err(never)?;
                     break self.hold_returned(from, leaving, owner).map_err(never)?;
                 }
                 Err(nothing) => {
                     self.free_cell(i, taking).map_err(never)?;
                     in_vain();
-                    if let Nothing::Damaged = nothing {
+                    if let ClaimError::Corrupt = nothing {
                         return Err(never(Fault::Corrupt));
                     }
                     // Another receiver was faster: the message that the look found is gone.
@@ -1150,31 +1153,37 @@ impl<T: Plain> Queue<T> {
 
     /// Whether a message is there, without a claim; [`claim`](Self::claim) does the same with one.
     #[inline(always)]
-    fn look(&self, verdict: Verdict) -> Result<bool, Never> {
+    fn look(&self, verdict: Verdict) -> Result<bool, RecvFailure> {
         if self.may_have_returned() && self.has_returned() {
             return Ok(true);
         }
         match self.head().find_full() {
             Ok(_) => Ok(true),
-            Err(Nothing::Here) => match verdict {
+            Err(ClaimError::Unavailable) => match verdict {
                 Verdict::Due if self.has_ended(CLOSED | NO_SENDERS) => self.look_last(),
                 Verdict::Due | Verdict::Deferred => Ok(false),
-                Verdict::Given => Err(Never::Closed),
+                Verdict::Given => Err(RecvFailure::Closed),
             },
-            Err(Nothing::Yet) => Ok(false),
-            Err(Nothing::Damaged) => Err(Never::Failed(Fault::Corrupt)),
+            Err(ClaimError::Pending) => Ok(false),
+            Err(ClaimError::Corrupt) => Err(RecvFailure::Failed(Fault::Corrupt)),
         }
     }
 
     /// As [`claim_last`](Self::claim_last).
     #[cold]
-    fn look_last(&self) -> Result<bool, Never> {
+    fn look_last(&self) -> Result<bool, RecvFailure> {
         Signal::<LIGHT>::fence_before_verdict();
         self.look(Verdict::Given)
     }
 
     /// Moves a message from its slot to a cell, both claimed by this call.
-    fn hold(&self, at: Position, i: usize, taking: CellState, owner: u32) -> (usize, CellState) {
+    fn hold(
+        &self,
+        at: Position,
+        i: usize,
+        taking: DeliveryWord,
+        owner: u32,
+    ) -> (usize, DeliveryWord) {
         let cell = &self.cells[i];
         cell.origin.store(at.encode(), Relaxed);
         self.slots[at.index].value.with(|from| {
@@ -1182,7 +1191,7 @@ impl<T: Plain> Queue<T> {
             // values, which do not overlap.
             cell.value.with_mut(|to| unsafe { from.copy_to_nonoverlapping(to, 1) });
         });
-        let held = taking.to(Stage::Held, owner);
+        let held = taking.to(DeliveryState::Delivered, owner);
         cell.state.store(held.0, Release); // the commit
         self.release(at);
         (i, held)
@@ -1193,12 +1202,12 @@ impl<T: Plain> Queue<T> {
     fn hold_returned(
         &self,
         i: usize,
-        leaving: CellState,
+        leaving: DeliveryWord,
         owner: u32,
-    ) -> Result<(usize, CellState), Fault> {
+    ) -> Result<(usize, DeliveryWord), Fault> {
         let cell = &self.cells[i];
         cell.origin.store(NOWHERE, Relaxed);
-        let held = leaving.to(Stage::Held, owner);
+        let held = leaving.to(DeliveryState::Delivered, owner);
         if !cell.exchange(leaving, held) {
             return Err(Fault::Corrupt);
         }
@@ -1213,15 +1222,19 @@ impl<T: Plain> Queue<T> {
 
     fn may_have_message(&self) -> bool {
         self.may_have_returned()
-            || !matches!(self.head().find_full(), Err(Nothing::Here | Nothing::Yet))
+            || !matches!(
+                self.head().find_full(),
+                Err(ClaimError::Unavailable | ClaimError::Pending)
+            )
     }
 
-    fn claim_cell(&self, owner: u32) -> Option<(usize, CellState)> {
+    fn claim_cell(&self, owner: u32) -> Option<(usize, DeliveryWord)> {
         let first = owner as usize * 7; // neighbours start apart
         (0..IN_FLIGHT).map(|i| (first + i) % IN_FLIGHT).find_map(|i| {
             let seen = self.cells[i].load();
-            let taking = seen.to(Stage::Taking, owner);
-            (seen.is_in(Stage::Free) && self.cells[i].exchange(seen, taking)).then_some((i, taking))
+            let taking = seen.to(DeliveryState::Claimed, owner);
+            (seen.is_in(DeliveryState::Free) && self.cells[i].exchange(seen, taking))
+                .then_some((i, taking))
         })
     }
 
@@ -1280,8 +1293,8 @@ impl<T: Plain> Queue<T> {
                 .try_fold(SEED, |hash, seen| {
                     is_in(seen, Phase::Free).then(|| mix_u64(hash, seen))
                 })?;
-            self.cells.iter().map(Cell::load).try_fold(slots, |hash, seen| {
-                seen.is_in(Stage::Free).then(|| mix_u64(hash, seen.0))
+            self.cells.iter().map(InFlight::load).try_fold(slots, |hash, seen| {
+                seen.is_in(DeliveryState::Free).then(|| mix_u64(hash, seen.0))
             })
         };
         let first = look();
@@ -1301,12 +1314,14 @@ impl<T: Plain> Queue<T> {
 fn deliver_until<D>(
     signals: [&Signal<LIGHT>; 2],
     deadline: Deadline,
-    deliver: impl Fn() -> Result<Option<D>, Undelivered>,
-) -> Result<Option<D>, Never> {
+    deliver: impl Fn() -> Result<Option<D>, DeliveryFailure>,
+) -> Result<Option<D>, RecvFailure> {
     match deliver() {
-        Ok(None) | Err(Undelivered::NoCell) => wait_for_delivery(signals, deadline, deliver),
+        Ok(None) | Err(DeliveryFailure::TooManyInFlight) => {
+            wait_for_delivery(signals, deadline, deliver)
+        }
         Ok(delivery) => Ok(delivery),
-        Err(Undelivered::Never(never)) => Err(never),
+        Err(DeliveryFailure::Recv(never)) => Err(never),
     }
 }
 
@@ -1315,21 +1330,21 @@ fn deliver_until<D>(
 fn wait_for_delivery<D>(
     [arrived, cell_free]: [&Signal<LIGHT>; 2],
     deadline: Deadline,
-    deliver: impl Fn() -> Result<Option<D>, Undelivered>,
-) -> Result<Option<D>, Never> {
+    deliver: impl Fn() -> Result<Option<D>, DeliveryFailure>,
+) -> Result<Option<D>, RecvFailure> {
     let mut barred = false;
     loop {
         let signal = if barred { cell_free } else { arrived };
         let attempt = || match deliver() {
             Ok(None) if !barred => None,
-            Err(Undelivered::NoCell) if barred => None,
+            Err(DeliveryFailure::TooManyInFlight) if barred => None,
             done => Some(done),
         };
         match signal.wait(deadline, attempt) {
             Ok(Ok(Some(delivery))) => return Ok(Some(delivery)),
             Ok(Ok(None)) => barred = false,
-            Ok(Err(Undelivered::NoCell)) => barred = true,
-            Ok(Err(Undelivered::Never(never))) => return Err(never),
+            Ok(Err(DeliveryFailure::TooManyInFlight)) => barred = true,
+            Ok(Err(DeliveryFailure::Recv(never))) => return Err(never),
             Err(_) => return Ok(None),
         }
         signal.notify(1); // keeps I5
@@ -1340,7 +1355,7 @@ fn wait_for_delivery<D>(
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Slot(Position),
-    Cell(usize, CellState),
+    InFlight(usize, DeliveryWord),
 }
 
 /// The origin of a message that is in no slot.
@@ -1372,7 +1387,7 @@ impl<T: Plain> Queue<T> {
     #[must_use]
     #[doc(alias = "empty")]
     pub fn is_empty(&self) -> bool {
-        !matches!(self.head().find_full(), Ok(_) | Err(Nothing::Yet)) && !self.has_returned()
+        !matches!(self.head().find_full(), Ok(_) | Err(ClaimError::Pending)) && !self.has_returned()
     }
 
     /// Whether a message that came back waits to be taken.
@@ -1382,7 +1397,7 @@ impl<T: Plain> Queue<T> {
         if before == returned {
             return false;
         }
-        let found = self.cells.iter().any(|cell| cell.load().is_in(Stage::Ready))
+        let found = self.cells.iter().any(|cell| cell.load().is_in(DeliveryState::Returned))
             || self.slots.iter().any(|slot| is_in(slot.state.load(Acquire), Phase::Orphan));
         if !found {
             self.shared.searched.compare_exchange(before, returned, Relaxed, Relaxed).ok(); // keeps I3
@@ -1451,9 +1466,9 @@ impl<T: Plain> Queue<T> {
         for cell in &self.cells {
             let seen = cell.load();
             if seen.owner() == dead.tag {
-                if seen.is_in(Stage::Taking) {
+                if seen.is_in(DeliveryState::Claimed) {
                     cell.exchange(seen, seen.freed());
-                } else if seen.is_in(Stage::Held) {
+                } else if seen.is_in(DeliveryState::Delivered) {
                     let origin = cell.origin.load(Relaxed);
                     let at = Position::decode(origin);
                     if let Some(slot) = self.slots.get(at.index).filter(|_| origin != NOWHERE) {
@@ -1461,15 +1476,15 @@ impl<T: Plain> Queue<T> {
                         let free = state(at.lap.wrapping_add(1), 0, Phase::Free);
                         slot.state.compare_exchange(reading, free, AcqRel, Relaxed).ok();
                     }
-                    let ready = seen.to(Stage::Ready, 0);
+                    let ready = seen.to(DeliveryState::Returned, 0);
                     // Who left by itself did not fail at the message.
                     cell.exchange(seen, if dead.clean { ready } else { ready.tried() });
-                } else if seen.is_in(Stage::Leaving) {
-                    cell.exchange(seen, seen.to(Stage::Ready, 0));
+                } else if seen.is_in(DeliveryState::Reading) {
+                    cell.exchange(seen, seen.to(DeliveryState::Returned, 0));
                 }
             }
             // Also one that an earlier recoverer, or a process that gave it back, left unannounced.
-            returned |= cell.load().is_in(Stage::Ready);
+            returned |= cell.load().is_in(DeliveryState::Returned);
         }
         for slot in &self.slots {
             let seen = slot.state.load(Acquire);

@@ -42,7 +42,8 @@
 //! As in each level. Killed between a commit and its wake, or as the one who was woken: recovery
 //! wakes all.
 use super::{
-    CLOSED, FixedQueue, Invalid, LIGHT, NO_SENDERS, Never, Queue, Undelivered, Unsent, Verdict,
+    CLOSED, DeliveryFailure, FixedQueue, Invalid, LIGHT, NO_SENDERS, Queue, RecvFailure,
+    SendFailure, Verdict,
 };
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -114,7 +115,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     #[doc(alias = "push")]
     #[doc(alias = "put")]
     pub fn send(&self, priority: usize, message: T) -> Result<(), SendError<T>> {
-        self.send_until(priority, message, Deadline::NEVER).map_err(Unsent::for_ever)
+        self.send_until(priority, message, Deadline::NEVER).map_err(SendFailure::for_ever)
     }
 
     /// Sends a message if a slot of its level is free. Never blocks.
@@ -123,12 +124,12 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// As [`send`](Self::send), and if the level is full.
     #[doc(alias = "put_nowait")]
     pub fn try_send(&self, priority: usize, message: T) -> Result<(), TrySendError<T>> {
-        self.push(priority, &message).map_err(|unsent| Unsent::at_once((message, unsent)))
+        self.push(priority, &message).map_err(|unsent| SendFailure::at_once((message, unsent)))
     }
 
     #[inline(always)]
-    pub(super) fn push(&self, priority: usize, message: &T) -> Result<(), Unsent> {
-        let level = self.levels.get(priority).ok_or(Unsent::Failed(Fault::NoSuchLevel))?;
+    pub(super) fn push(&self, priority: usize, message: &T) -> Result<(), SendFailure> {
+        let level = self.levels.get(priority).ok_or(SendFailure::Failed(Fault::NoSuchLevel))?;
         let sent = level.push(message);
         self.after_send(sent.as_ref().err());
         sent
@@ -144,7 +145,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         message: T,
         timeout: Duration,
     ) -> Result<(), SendTimeoutError<T>> {
-        self.send_until(priority, message, Deadline::after(timeout)).map_err(Unsent::in_time)
+        self.send_until(priority, message, Deadline::after(timeout)).map_err(SendFailure::in_time)
     }
 
     /// Sends a message, waiting for a free slot of its level until `deadline` at most. A slot that
@@ -158,7 +159,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         message: T,
         deadline: Instant,
     ) -> Result<(), SendTimeoutError<T>> {
-        self.send_until(priority, message, Deadline::at(deadline)).map_err(Unsent::in_time)
+        self.send_until(priority, message, Deadline::at(deadline)).map_err(SendFailure::in_time)
     }
 
     pub(super) fn send_until(
@@ -166,9 +167,9 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         priority: usize,
         message: T,
         deadline: Deadline,
-    ) -> Result<(), (T, Unsent)> {
+    ) -> Result<(), (T, SendFailure)> {
         let Some(level) = self.levels.get(priority) else {
-            return Err((message, Unsent::Failed(Fault::NoSuchLevel)));
+            return Err((message, SendFailure::Failed(Fault::NoSuchLevel)));
         };
         let sent = level.send_until(message, deadline);
         self.after_send(sent.as_ref().err().map(|(_, unsent)| unsent));
@@ -178,9 +179,9 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// A send has committed, and fenced lightly; or has given up a slot, as the queue was closed or
     /// nobody left to receive, that barred others.
     #[inline(always)]
-    fn after_send(&self, unsent: Option<&Unsent>) {
+    fn after_send(&self, unsent: Option<&SendFailure>) {
         if self.arrived.is_armed() || self.cell_free.is_armed() {
-            self.wake_for_send(matches!(unsent, None | Some(Unsent::Closed)));
+            self.wake_for_send(matches!(unsent, None | Some(SendFailure::Closed)));
         }
     }
 
@@ -204,7 +205,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     #[doc(alias = "pop")]
     #[doc(alias = "get")]
     pub fn recv(&self) -> Result<(usize, T), RecvError> {
-        Never::for_ever(self.recv_until(Deadline::NEVER, Invalid::Consumed))
+        RecvFailure::for_ever(self.recv_until(Deadline::NEVER, Invalid::Consumed))
     }
 
     /// Receives the most urgent message if there is one. Never blocks.
@@ -213,7 +214,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// As [`recv`](Self::recv), and if the queue is empty.
     #[doc(alias = "get_nowait")]
     pub fn try_recv(&self) -> Result<(usize, T), TryRecvError> {
-        Never::at_once(self.take(Invalid::Consumed))
+        RecvFailure::at_once(self.take(Invalid::Consumed))
     }
 
     /// Receives the most urgent message, waiting for one at most `timeout`.
@@ -221,7 +222,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// # Errors
     /// As [`recv`](Self::recv), and if that takes too long.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<(usize, T), RecvTimeoutError> {
-        Never::in_time(self.recv_until(Deadline::after(timeout), Invalid::Consumed))
+        RecvFailure::in_time(self.recv_until(Deadline::after(timeout), Invalid::Consumed))
     }
 
     /// Receives the most urgent message, waiting for one until `deadline` at most. A message that
@@ -230,7 +231,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<(usize, T), RecvTimeoutError> {
-        Never::in_time(self.recv_until(Deadline::at(deadline), Invalid::Consumed))
+        RecvFailure::in_time(self.recv_until(Deadline::at(deadline), Invalid::Consumed))
     }
 
     /// Receives the most urgent message, which counts as done only when it is acknowledged.
@@ -255,7 +256,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// # Errors
     /// As [`recv`](Self::recv).
     pub fn recv_ack(&self) -> Result<Delivery<'_, T>, RecvError> {
-        Never::for_ever(self.deliver_until(Deadline::NEVER))
+        RecvFailure::for_ever(self.deliver_until(Deadline::NEVER))
     }
 
     /// As [`recv_ack`](Self::recv_ack), if a message and a cell for it are there. Never blocks.
@@ -263,7 +264,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
-        Never::at_once(self.deliver_now())
+        RecvFailure::at_once(self.deliver_now())
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.
@@ -271,7 +272,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_ack_timeout(&self, timeout: Duration) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        Never::in_time(self.deliver_until(Deadline::after(timeout)))
+        RecvFailure::in_time(self.deliver_until(Deadline::after(timeout)))
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting until `deadline` at most.
@@ -282,7 +283,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         &self,
         deadline: Instant,
     ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        Never::in_time(self.deliver_until(Deadline::at(deadline)))
+        RecvFailure::in_time(self.deliver_until(Deadline::at(deadline)))
     }
 
     /// Messages until the queue is closed and empty, or cannot be used, waiting for each.
@@ -306,7 +307,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
         &self,
         deadline: Deadline,
         invalid: Invalid,
-    ) -> Result<Option<(usize, T)>, Never> {
+    ) -> Result<Option<(usize, T)>, RecvFailure> {
         match self.take(invalid) {
             Ok(None) => self.recv_slow(deadline, invalid),
             done => done,
@@ -314,7 +315,11 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     }
 
     #[cold]
-    fn recv_slow(&self, deadline: Deadline, invalid: Invalid) -> Result<Option<(usize, T)>, Never> {
+    fn recv_slow(
+        &self,
+        deadline: Deadline,
+        invalid: Invalid,
+    ) -> Result<Option<(usize, T)>, RecvFailure> {
         let waited = self.arrived.wait(deadline, || self.take(invalid).transpose());
         waited.map_or(Ok(None), |done| done.map(Some))
     }
@@ -335,7 +340,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     }
 
     #[inline]
-    pub(super) fn take(&self, invalid: Invalid) -> Result<Option<(usize, T)>, Never> {
+    pub(super) fn take(&self, invalid: Invalid) -> Result<Option<(usize, T)>, RecvFailure> {
         match self.take_for(Verdict::Deferred, invalid) {
             Ok(None) if self.is_over() => self.take_for(Verdict::Given, invalid),
             done => done,
@@ -343,7 +348,11 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
     }
 
     #[inline(always)]
-    fn take_for(&self, verdict: Verdict, invalid: Invalid) -> Result<Option<(usize, T)>, Never> {
+    fn take_for(
+        &self,
+        verdict: Verdict,
+        invalid: Invalid,
+    ) -> Result<Option<(usize, T)>, RecvFailure> {
         let mut open = false;
         for (priority, level) in self.descend() {
             match level.take_for(verdict, invalid) {
@@ -352,28 +361,28 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
                     return Ok(Some((priority, message)));
                 }
                 Ok(None) => open = true,
-                Err(Never::Failed(fault)) => {
+                Err(RecvFailure::Failed(fault)) => {
                     self.pass_on(); // it may have been a message, or is one that was left
-                    return Err(Never::Failed(fault));
+                    return Err(RecvFailure::Failed(fault));
                 }
-                Err(Never::Closed | Never::Disconnected) => {}
+                Err(RecvFailure::Closed | RecvFailure::Disconnected) => {}
             }
         }
-        if open { Ok(None) } else { Err(Never::Closed) }
+        if open { Ok(None) } else { Err(RecvFailure::Closed) }
     }
 
-    pub(super) fn deliver(&self) -> Result<Option<Delivery<'_, T>>, Undelivered> {
+    pub(super) fn deliver(&self) -> Result<Option<Delivery<'_, T>>, DeliveryFailure> {
         match self.deliver_for(Verdict::Deferred) {
             Ok(None) if self.is_over() => self.deliver_for(Verdict::Given),
             done => done,
         }
     }
 
-    pub(super) fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {
-        Undelivered::at_once(self.deliver())
+    pub(super) fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, RecvFailure> {
+        DeliveryFailure::at_once(self.deliver())
     }
 
-    fn deliver_for(&self, verdict: Verdict) -> Result<Option<Delivery<'_, T>>, Undelivered> {
+    fn deliver_for(&self, verdict: Verdict) -> Result<Option<Delivery<'_, T>>, DeliveryFailure> {
         let (mut open, mut barred) = (verdict == Verdict::Deferred, false);
         for (priority, level) in self.descend() {
             match level.deliver_for(verdict, || self.notify_of_quiet()) {
@@ -384,25 +393,25 @@ impl<T: Plain, const LEVELS: usize, const N: usize> PriorityQueue<T, LEVELS, N> 
                     return Ok(Some(Delivery { inner, level: priority, signals: self.signals() }));
                 }
                 Ok(None) => open = true,
-                Err(Undelivered::NoCell) => barred = true,
-                Err(Undelivered::Never(Never::Failed(fault))) => {
+                Err(DeliveryFailure::TooManyInFlight) => barred = true,
+                Err(DeliveryFailure::Recv(RecvFailure::Failed(fault))) => {
                     self.pass_on(); // it may have been a message
-                    return Err(Undelivered::Never(Never::Failed(fault)));
+                    return Err(DeliveryFailure::Recv(RecvFailure::Failed(fault)));
                 }
-                Err(Undelivered::Never(_)) => {}
+                Err(DeliveryFailure::Recv(_)) => {}
             }
         }
         match (barred, open) {
-            (true, _) => Err(Undelivered::NoCell),
+            (true, _) => Err(DeliveryFailure::TooManyInFlight),
             (false, true) => Ok(None),
-            (false, false) => Err(Undelivered::Never(Never::Closed)),
+            (false, false) => Err(DeliveryFailure::Recv(RecvFailure::Closed)),
         }
     }
 
     pub(super) fn deliver_until(
         &self,
         deadline: Deadline,
-    ) -> Result<Option<Delivery<'_, T>>, Never> {
+    ) -> Result<Option<Delivery<'_, T>>, RecvFailure> {
         super::deliver_until(self.signals(), deadline, || self.deliver())
     }
 

@@ -106,13 +106,13 @@ impl<T> Slot<T> {
 
 /// Why there was nothing to claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Nothing {
+pub(crate) enum ClaimError {
     /// No free slot; no message.
-    Here,
+    Unavailable,
     /// The next message is being written.
-    Yet,
+    Pending,
     /// No peer that follows the protocol leaves the ring like this.
-    Damaged,
+    Corrupt,
 }
 
 /// One end of the ring: where it is thought to be, and the slots.
@@ -135,7 +135,7 @@ const READERS: u64 = 2;
 impl<T> End<'_, T> {
     /// Claims the next free slot for writing: the claim names its owner in the same instruction.
     #[inline(always)]
-    pub(crate) fn claim_free(&self, owner: u32) -> Result<Position, Nothing> {
+    pub(crate) fn claim_free(&self, owner: u32) -> Result<Position, ClaimError> {
         self.walk(
             WRITERS,
             |at| state(at.lap, 0, Phase::Free),
@@ -146,7 +146,7 @@ impl<T> End<'_, T> {
 
     /// Claims the next message for reading.
     #[inline(always)]
-    pub(crate) fn claim_full(&self, owner: u32) -> Result<Position, Nothing> {
+    pub(crate) fn claim_full(&self, owner: u32) -> Result<Position, ClaimError> {
         self.walk(
             READERS,
             |at| state(at.lap, 0, Phase::Full),
@@ -156,21 +156,21 @@ impl<T> End<'_, T> {
     }
 
     /// Where the next free slot is, without claiming it.
-    pub(crate) fn find_free(&self) -> Result<Position, Nothing> {
+    pub(crate) fn find_free(&self) -> Result<Position, ClaimError> {
         self.walk(WRITERS, |at| state(at.lap, 0, Phase::Free), |_| None, |_, _| None)
     }
 
     /// Where the next message is, without claiming it.
-    pub(crate) fn find_full(&self) -> Result<Position, Nothing> {
+    pub(crate) fn find_full(&self) -> Result<Position, ClaimError> {
         self.walk(READERS, |at| state(at.lap, 0, Phase::Full), |_| None, Self::before_full)
     }
 
     /// A reader does not pass a slot that is still free or being written in its lap.
-    fn before_full(at: Position, seen: u64) -> Option<Nothing> {
+    fn before_full(at: Position, seen: u64) -> Option<ClaimError> {
         if seen == state(at.lap, 0, Phase::Free) {
-            Some(Nothing::Here)
+            Some(ClaimError::Unavailable)
         } else if is_in(seen, Phase::Writing) {
-            Some(Nothing::Yet)
+            Some(ClaimError::Pending)
         } else {
             None
         }
@@ -183,14 +183,14 @@ impl<T> End<'_, T> {
         behind: u64,
         wanted: impl Fn(Position) -> u64,
         claimed: impl Fn(Position) -> Option<u64>,
-        stop: impl Fn(Position, u64) -> Option<Nothing>,
-    ) -> Result<Position, Nothing> {
+        stop: impl Fn(Position, u64) -> Option<ClaimError>,
+    ) -> Result<Position, ClaimError> {
         let capacity = self.slots.len();
         let mut at = Position::decode(self.hint.load(Relaxed));
         let round = 3 * capacity + 64;
         let mut probes = 0;
         loop {
-            let Some(slot) = self.slots.get(at.index) else { return Err(Nothing::Damaged) };
+            let Some(slot) = self.slots.get(at.index) else { return Err(ClaimError::Corrupt) };
             let seen = slot.state.load(Acquire);
             if seen == wanted(at) {
                 let Some(claimed) = claimed(at) else { return Ok(at) };
@@ -202,7 +202,7 @@ impl<T> End<'_, T> {
             } else {
                 let lap = lap_of(seen);
                 match ahead(lap, at.lap) {
-                    ..0 => return Err(Nothing::Here),
+                    ..0 => return Err(ClaimError::Unavailable),
                     0 => match stop(at, seen) {
                         Some(nothing) => return Err(nothing),
                         None => at = at.next(capacity),
@@ -214,7 +214,7 @@ impl<T> End<'_, T> {
             probes += 1;
             if probes % round == 0 {
                 if probes == 64 * round {
-                    return Err(Nothing::Damaged);
+                    return Err(ClaimError::Corrupt);
                 }
                 // Others may have gone round the ring many times meanwhile; their hints show it.
                 at = Position::decode(self.hint.load(Relaxed));
@@ -237,8 +237,8 @@ impl<T: Copy> Slot<T> {
     }
 }
 
-impl From<Nothing> for Fault {
-    fn from(_: Nothing) -> Self {
+impl From<ClaimError> for Fault {
+    fn from(_: ClaimError) -> Self {
         Fault::Corrupt
     }
 }

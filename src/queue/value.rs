@@ -42,7 +42,7 @@
 //! So a `Deserialize` that panics, or whose process is killed in it, takes the message with it,
 //! unless it is decoded in place ([`Message::decode`]) and given back.
 use crate::error::Fault;
-use crate::queue::Unsent;
+use crate::queue::SendFailure;
 use crate::queue::bytes::{ByteQueue, Message, Reservation, Store};
 use crate::queue::channel::bytes::{ByteChannel, ByteReceiver, ByteSender, Room};
 use crate::queue::pipe::{Connection, Pipe};
@@ -90,26 +90,26 @@ fn encoded_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, Fault> {
 /// Room for a message, in a queue or a channel.
 trait Place: DerefMut<Target = [u8]> {
     /// Sends the first `len` bytes.
-    fn send_first(self, len: usize) -> Result<(), Unsent>;
+    fn send_first(self, len: usize) -> Result<(), SendFailure>;
 }
 
 impl Place for Reservation<'_> {
-    fn send_first(self, len: usize) -> Result<(), Unsent> {
-        self.commit_len(len).map_err(Unsent::Failed)
+    fn send_first(self, len: usize) -> Result<(), SendFailure> {
+        self.commit_len(len).map_err(SendFailure::Failed)
     }
 }
 
 impl Place for Room<'_> {
-    fn send_first(self, len: usize) -> Result<(), Unsent> {
+    fn send_first(self, len: usize) -> Result<(), SendFailure> {
         self.publish(len)
     }
 }
 
 /// Encodes it in its place, and sends it.
-fn fill<T: Serialize + ?Sized>(mut room: impl Place, value: &T) -> Result<(), Unsent> {
+fn fill<T: Serialize + ?Sized>(mut room: impl Place, value: &T) -> Result<(), SendFailure> {
     // (A value that has grown since it was measured does not fit.)
     let written = postcard::to_slice(value, &mut room);
-    let len = written.map_err(|_| Unsent::Failed(Fault::Unencodable))?.len();
+    let len = written.map_err(|_| SendFailure::Failed(Fault::Unencodable))?.len();
     room.send_first(len)
 }
 
@@ -157,7 +157,7 @@ macro_rules! sends_values {
             pub fn send_value<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError<()>> {
                 let failed = |fault| SendError::Failed((), fault);
                 let room = self.reserve(encoded_len(value).map_err(failed)?)?;
-                fill(room, value).map_err(|why| Unsent::for_ever(((), why)))
+                fill(room, value).map_err(|why| SendFailure::for_ever(((), why)))
             }
 
             /// Sends a value if there is room. Never blocks.
@@ -167,7 +167,7 @@ macro_rules! sends_values {
             pub fn try_send_value<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), TrySendError<()>> {
                 let failed = |fault| TrySendError::Failed((), fault);
                 let room = self.try_reserve(encoded_len(value).map_err(failed)?)?;
-                fill(room, value).map_err(|why| Unsent::at_once(((), why)))
+                fill(room, value).map_err(|why| SendFailure::at_once(((), why)))
             }
 
             /// Sends a value, waiting for room at most `timeout`.
@@ -181,7 +181,7 @@ macro_rules! sends_values {
             ) -> Result<(), SendTimeoutError<()>> {
                 let failed = |fault| SendTimeoutError::Failed((), fault);
                 let room = self.reserve_timeout(encoded_len(value).map_err(failed)?, timeout)?;
-                fill(room, value).map_err(|why| Unsent::in_time(((), why)))
+                fill(room, value).map_err(|why| SendFailure::in_time(((), why)))
             }
 
             /// Sends a value, waiting for room until `deadline` at most.
@@ -195,7 +195,7 @@ macro_rules! sends_values {
             ) -> Result<(), SendTimeoutError<()>> {
                 let failed = |fault| SendTimeoutError::Failed((), fault);
                 let room = self.reserve_deadline(encoded_len(value).map_err(failed)?, deadline)?;
-                fill(room, value).map_err(|why| Unsent::in_time(((), why)))
+                fill(room, value).map_err(|why| SendFailure::in_time(((), why)))
             }
         }
     };

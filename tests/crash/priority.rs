@@ -1,4 +1,4 @@
-//! The sweeps of `PriorityQueue`, and of burying.
+//! The sweeps of `PriorityQueue`, and of dead letters.
 use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
@@ -202,7 +202,7 @@ fn priority_of_the_frozen_is_caught() {
     sweep.must_be_caught_unmended();
 }
 
-// ---------------------------------------------------------------- burying
+// ----------------------------------------------------------- dead letters
 
 outlast::shared! {
     #[derive(Debug)]
@@ -221,21 +221,21 @@ fn graves() -> Shared<Graves> {
 
 /// The message is in one of the queues, or in both; never in none.
 #[test]
-fn burying_is_interrupted() {
+fn a_receiver_killed_between_the_queues() {
     let buries: Operation<Shared<Graves>> = |world| {
         Spin::Never.set();
         world.jobs.join_timeout(Duration::ZERO).ok();
         Box::new(|| {
-            if let Ok(job) = world.jobs.recv_ack_or_bury(1, &world.dead) {
+            if let Ok(job) = world.jobs.recv_ack_or_dead_letter(1, &world.dead) {
                 job.ack().ok();
             }
         })
     };
-    Sweep::new("queue: recv_ack_or_bury, ack", &graves, memory, buries, |world| {
+    Sweep::new("queue: recv_ack_or_dead_letter, ack", &graves, memory, buries, |world| {
         Spin::Never.set();
         let next = || {
             let wait = Duration::from_millis(20);
-            world.jobs.recv_ack_or_bury_timeout(1, &world.dead, wait).ok()
+            world.jobs.recv_ack_or_dead_letter_timeout(1, &world.dead, wait).ok()
         };
         let mut rest = Vec::new();
         while let Some(job) = next() {

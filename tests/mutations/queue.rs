@@ -38,7 +38,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         name: "queue_last_look_is_not_fenced",
         file: "src/queue/mod.rs",
         from: "Signal::<LIGHT>::fence_before_verdict(); self.claim(owner, Verdict::Given)",
-        to: "Err(Never::Closed)",
+        to: "Err(RecvFailure::Closed)",
         rule: "A receiver says that a queue is closed only after one more look.",
         outcome: hooks("queue_pauses", &["a_closed_queue_is_looked_at_once_more"]),
     },
@@ -100,7 +100,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "queue_attempts_overflow",
-        file: "src/queue/cells.rs",
+        file: "src/queue/in_flight.rs",
         from: "if self.attempts() == 255 { self } else {",
         to: "if false { self } else {",
         rule: "The count of attempts stops at 255 and does not spill into its neighbour.",
@@ -108,7 +108,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "queue_forked_loan_is_given_back",
-        file: "src/queue/cells.rs",
+        file: "src/queue/in_flight.rs",
         from: "if self.forks == forks() { self.slot().free(self.at.lap);",
         to: "if true { self.slot().free(self.at.lap);",
         rule: "A loan copied by fork is still the parent's.",
@@ -236,7 +236,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "queue_end_needs_a_cell",
         file: "src/queue/mod.rs",
-        from: "Verdict::Due | Verdict::Deferred => Ok(false), Verdict::Given => Err(Never::Closed),",
+        from: "Verdict::Due | Verdict::Deferred => Ok(false), Verdict::Given => Err(RecvFailure::Closed),",
         to: "Verdict::Due | Verdict::Deferred | Verdict::Given => Ok(false),",
         rule: "A receiver without a cell learns that nothing is left.",
         outcome: ordinary("deliveries", &["closed_and_empty_is_seen_without_a_cell"]),
@@ -338,7 +338,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "queue_forked_loan_is_written",
-        file: "src/queue/cells.rs",
+        file: "src/queue/in_flight.rs",
         from: "assert_ours(self.forks); // SAFETY: as above, and the loan is borrowed exclusively.",
         to: "// SAFETY: as above, and the loan is borrowed exclusively.",
         rule: "A forked child reaches no bytes of its parent's handles.",

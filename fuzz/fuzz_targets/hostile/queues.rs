@@ -142,11 +142,11 @@ impl<'a> Held<'a> {
             job.into_iter().for_each(|job| keep(&mut self.jobs, how, job));
         };
         match how % 8 {
-            0 => hold(jobs.try_recv_ack_or_bury(limit, buried).ok()),
-            1 => hold(jobs.recv_ack_or_bury_timeout(limit, buried, SOON).ok()),
-            2 => hold(jobs.recv_ack_or_bury_deadline(limit, buried, Instant::now()).ok()),
+            0 => hold(jobs.try_recv_ack_or_dead_letter(limit, buried).ok()),
+            1 => hold(jobs.recv_ack_or_dead_letter_timeout(limit, buried, SOON).ok()),
+            2 => hold(jobs.recv_ack_or_dead_letter_deadline(limit, buried, Instant::now()).ok()),
             // A queue's own dead letters go to its end.
-            3 => hold(jobs.recv_ack_or_bury_timeout(limit, jobs, SOON).ok()),
+            3 => hold(jobs.recv_ack_or_dead_letter_timeout(limit, jobs, SOON).ok()),
             4 => drop(self.jobs.pop().map(Delivery::ack)),
             5 => drop(self.jobs.pop()),
             6 => jobs.try_send(how.into()).quietly(),

@@ -5,7 +5,7 @@ use crate::error::Fault;
 use crate::queue::bytes::View;
 use crate::queue::bytes::records::Claim;
 use crate::queue::ends::Ends;
-use crate::queue::{Unsent, assert_ours};
+use crate::queue::{SendFailure, assert_ours};
 use crate::segment::forks;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
@@ -66,8 +66,12 @@ impl Reservation<'_> {
 
     /// As [`commit_len`](Self::commit_len), in a channel whose receivers' end is `receivers`.
     #[inline(always)]
-    pub(in crate::queue) fn commit_to(self, receivers: &Ends, len: usize) -> Result<(), Unsent> {
-        let len = self.stated(len).map_err(Unsent::Failed)?;
+    pub(in crate::queue) fn commit_to(
+        self,
+        receivers: &Ends,
+        len: usize,
+    ) -> Result<(), SendFailure> {
+        let len = self.stated(len).map_err(SendFailure::Failed)?;
         let (view, claim) = (self.view, self.claim);
         core::mem::forget(self);
         view.publish_to(receivers, claim, len)

@@ -60,7 +60,7 @@
 //! # Messages that kill whoever reads them
 //! come back for ever with `recv_ref`: nobody counts how often, as the word of a header has no bit
 //! left for that, and a reader may not write to the message. So there is no
-//! [`recv_ack_or_bury`](super::Queue::recv_ack_or_bury) here. What may kill is received by
+//! [`recv_ack_or_dead_letter`](super::Queue::recv_ack_or_dead_letter) here. What may kill is received by
 //! [`recv`](ByteQueue::recv), with which it is gone when it kills; or lies in a segment of its own,
 //! and is named by a message of a [`Queue`](super::Queue), which counts.
 //!
@@ -91,7 +91,7 @@ pub use handles::{Message, Reservation};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::Ends;
-use crate::queue::{CLOSED, LIGHT, NO_RECEIVERS, NO_SENDERS, Never, Unsent};
+use crate::queue::{CLOSED, LIGHT, NO_RECEIVERS, NO_SENDERS, RecvFailure, SendFailure};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::segment::{become_known, forks, identify};
@@ -257,7 +257,9 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     #[doc(alias = "put")]
     #[inline]
     pub fn send(&self, message: &[u8]) -> Result<(), SendError<()>> {
-        self.view().send_until(message, Deadline::NEVER).map_err(|why| Unsent::for_ever(((), why)))
+        self.view()
+            .send_until(message, Deadline::NEVER)
+            .map_err(|why| SendFailure::for_ever(((), why)))
     }
 
     /// Sends a message if there is room. Never blocks.
@@ -269,7 +271,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     #[inline]
     pub fn try_send(&self, message: &[u8]) -> Result<(), TrySendError<()>> {
         let room = self.view().claim_room(message.len());
-        room.map(|room| room.send(message)).map_err(|why| Unsent::at_once(((), why)))
+        room.map(|room| room.send(message)).map_err(|why| SendFailure::at_once(((), why)))
     }
 
     /// Sends a message, waiting for room at most `timeout`.
@@ -282,7 +284,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         timeout: Duration,
     ) -> Result<(), SendTimeoutError<()>> {
         let sent = self.view().send_until(message, Deadline::after(timeout));
-        sent.map_err(|why| Unsent::in_time(((), why)))
+        sent.map_err(|why| SendFailure::in_time(((), why)))
     }
 
     /// Sends a message, waiting for room until `deadline` at most. Room that there is is used even
@@ -296,7 +298,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         deadline: Instant,
     ) -> Result<(), SendTimeoutError<()>> {
         let sent = self.view().send_until(message, Deadline::at(deadline));
-        sent.map_err(|why| Unsent::in_time(((), why)))
+        sent.map_err(|why| SendFailure::in_time(((), why)))
     }
 
     /// Takes room for a message of `len` bytes, to be written in place, waiting for it as long as
@@ -322,7 +324,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     #[inline]
     pub fn reserve(&self, len: usize) -> Result<Reservation<'_>, SendError<()>> {
         let room = self.view().reserve_until(len, Deadline::NEVER);
-        room.map_err(|why| Unsent::for_ever(((), why)))
+        room.map_err(|why| SendFailure::for_ever(((), why)))
     }
 
     /// Takes room for a message of `len` bytes, if there is any. Never blocks.
@@ -331,7 +333,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// As [`try_send`](Self::try_send).
     #[inline]
     pub fn try_reserve(&self, len: usize) -> Result<Reservation<'_>, TrySendError<()>> {
-        self.view().claim_room(len).map_err(|why| Unsent::at_once(((), why)))
+        self.view().claim_room(len).map_err(|why| SendFailure::at_once(((), why)))
     }
 
     /// Takes room for a message of `len` bytes, waiting for it at most `timeout`.
@@ -344,7 +346,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         timeout: Duration,
     ) -> Result<Reservation<'_>, SendTimeoutError<()>> {
         let room = self.view().reserve_until(len, Deadline::after(timeout));
-        room.map_err(|why| Unsent::in_time(((), why)))
+        room.map_err(|why| SendFailure::in_time(((), why)))
     }
 
     /// Takes room for a message of `len` bytes, waiting for it until `deadline` at most.
@@ -357,7 +359,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         deadline: Instant,
     ) -> Result<Reservation<'_>, SendTimeoutError<()>> {
         let room = self.view().reserve_until(len, Deadline::at(deadline));
-        room.map_err(|why| Unsent::in_time(((), why)))
+        room.map_err(|why| SendFailure::in_time(((), why)))
     }
 }
 
@@ -422,7 +424,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// As [`recv`](Self::recv).
     #[inline]
     pub fn recv_ref(&self) -> Result<Message<'_>, RecvError> {
-        Never::for_ever(self.view().recv_until(Deadline::NEVER))
+        RecvFailure::for_ever(self.view().recv_until(Deadline::NEVER))
     }
 
     /// Receives a message to be read in place, if there is one. Never blocks.
@@ -431,7 +433,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// As [`try_recv`](Self::try_recv).
     #[inline]
     pub fn try_recv_ref(&self) -> Result<Message<'_>, TryRecvError> {
-        Never::at_once(self.view().claim_message())
+        RecvFailure::at_once(self.view().claim_message())
     }
 
     /// Receives a message to be read in place, waiting for one at most `timeout`.
@@ -439,7 +441,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_ref_timeout(&self, timeout: Duration) -> Result<Message<'_>, RecvTimeoutError> {
-        Never::in_time(self.view().recv_until(Deadline::after(timeout)))
+        RecvFailure::in_time(self.view().recv_until(Deadline::after(timeout)))
     }
 
     /// Receives a message to be read in place, waiting for one until `deadline` at most.
@@ -447,7 +449,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_ref_deadline(&self, deadline: Instant) -> Result<Message<'_>, RecvTimeoutError> {
-        Never::in_time(self.view().recv_until(Deadline::at(deadline)))
+        RecvFailure::in_time(self.view().recv_until(Deadline::at(deadline)))
     }
 
     /// Messages until the queue is closed and empty, or cannot be used, waiting for each.
@@ -543,7 +545,7 @@ pub(in crate::queue) struct View<'a> {
 
 impl<'a> View<'a> {
     #[inline(always)]
-    fn send_until(self, message: &[u8], deadline: Deadline) -> Result<(), Unsent> {
+    fn send_until(self, message: &[u8], deadline: Deadline) -> Result<(), SendFailure> {
         self.reserve_until(message.len(), deadline).map(|room| room.send(message))
     }
 
@@ -552,33 +554,33 @@ impl<'a> View<'a> {
         self,
         len: usize,
         deadline: Deadline,
-    ) -> Result<Reservation<'a>, Unsent> {
+    ) -> Result<Reservation<'a>, SendFailure> {
         match self.claim_room(len) {
-            Err(Unsent::Full) => self.wait_for_room(len, deadline),
+            Err(SendFailure::Full) => self.wait_for_room(len, deadline),
             done => done,
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn wait_for_room(self, len: usize, deadline: Deadline) -> Result<Reservation<'a>, Unsent> {
+    fn wait_for_room(self, len: usize, deadline: Deadline) -> Result<Reservation<'a>, SendFailure> {
         let attempt = || match self.claim_room(len) {
-            Err(Unsent::Full) => None,
+            Err(SendFailure::Full) => None,
             done => Some(done),
         };
-        self.rare.not_full.wait(deadline, attempt).unwrap_or(Err(Unsent::Full))
+        self.rare.not_full.wait(deadline, attempt).unwrap_or(Err(SendFailure::Full))
     }
 
     #[inline(always)]
-    pub(in crate::queue) fn claim_room(self, len: usize) -> Result<Reservation<'a>, Unsent> {
+    pub(in crate::queue) fn claim_room(self, len: usize) -> Result<Reservation<'a>, SendFailure> {
         let forks = forks();
-        let owner = self.identify().map_err(Unsent::Failed)?;
+        let owner = self.identify().map_err(SendFailure::Failed)?;
         if self.rare.has_ended(CLOSED | NO_RECEIVERS) {
-            return Err(Unsent::Closed);
+            return Err(SendFailure::Closed);
         }
         let extent = len.div_ceil(BLOCK).max(1);
         if extent > self.blocks.len() {
-            return Err(Unsent::Failed(Fault::TooLong));
+            return Err(SendFailure::Failed(Fault::TooLong));
         }
         match self.records.claim_free(extent, owner) {
             Ok(claim) => {
@@ -586,13 +588,13 @@ impl<'a> View<'a> {
                 Signal::<LIGHT>::fence_after_change();
                 // Perhaps it was closed, and nobody saw the claim who then said so: dropped.
                 if self.rare.has_ended(CLOSED | NO_RECEIVERS) {
-                    Err(Unsent::Closed)
+                    Err(SendFailure::Closed)
                 } else {
                     Ok(room)
                 }
             }
-            Err(Nothing::Here | Nothing::Yet) => Err(Unsent::Full),
-            Err(Nothing::Damaged) => Err(Unsent::Failed(Fault::Corrupt)),
+            Err(Nothing::Here | Nothing::Yet) => Err(SendFailure::Full),
+            Err(Nothing::Damaged) => Err(SendFailure::Failed(Fault::Corrupt)),
         }
     }
 
@@ -611,13 +613,13 @@ impl<'a> View<'a> {
     /// The same in a channel, if anybody of `receivers` is left to receive it, or has it already.
     /// Otherwise it is none.
     #[inline(always)]
-    fn publish_to(self, receivers: &Ends, claim: Claim, len: u64) -> Result<(), Unsent> {
+    fn publish_to(self, receivers: &Ends, claim: Claim, len: u64) -> Result<(), SendFailure> {
         self.publish(claim, len);
         if self.rare.has_ended(NO_RECEIVERS) { self.take_back(receivers, claim) } else { Ok(()) }
     }
 
     #[cold]
-    fn take_back(self, receivers: &Ends, claim: Claim) -> Result<(), Unsent> {
+    fn take_back(self, receivers: &Ends, claim: Claim) -> Result<(), SendFailure> {
         let (full, done) = (claim.state.to(Phase::Full, 0), claim.state.to(Phase::Done, 0));
         let ended = core::iter::once(&self.rare.ended);
         let gone = receivers.confirm_gone(ended, NO_RECEIVERS, || self.rare.not_full.notify_all());
@@ -625,7 +627,11 @@ impl<'a> View<'a> {
             return Ok(());
         }
         self.after_abort();
-        Err(if self.rare.has_ended(CLOSED) { Unsent::Closed } else { Unsent::Disconnected })
+        Err(if self.rare.has_ended(CLOSED) {
+            SendFailure::Closed
+        } else {
+            SendFailure::Disconnected
+        })
     }
 
     /// A claimed record is none.
@@ -647,7 +653,7 @@ impl<'a> View<'a> {
     pub(in crate::queue) fn recv_until(
         self,
         deadline: Deadline,
-    ) -> Result<Option<Message<'a>>, Never> {
+    ) -> Result<Option<Message<'a>>, RecvFailure> {
         match self.claim_message() {
             Ok(None) => self.wait_for_message(deadline),
             done => done,
@@ -656,15 +662,15 @@ impl<'a> View<'a> {
 
     #[cold]
     #[inline(never)]
-    fn wait_for_message(self, deadline: Deadline) -> Result<Option<Message<'a>>, Never> {
+    fn wait_for_message(self, deadline: Deadline) -> Result<Option<Message<'a>>, RecvFailure> {
         let attempt = || self.claim_message().transpose();
         self.rare.not_empty.wait(deadline, attempt).map_or(Ok(None), |done| done.map(Some))
     }
 
     #[inline(always)]
-    pub(in crate::queue) fn claim_message(self) -> Result<Option<Message<'a>>, Never> {
+    pub(in crate::queue) fn claim_message(self) -> Result<Option<Message<'a>>, RecvFailure> {
         let forks = forks();
-        let owner = self.identify().map_err(Never::Failed)?;
+        let owner = self.identify().map_err(RecvFailure::Failed)?;
         let claim = match self.claim_next(owner) {
             Ok(claim) => claim,
             Err(Nothing::Here) if self.rare.has_ended(CLOSED | NO_SENDERS) => {
@@ -674,7 +680,7 @@ impl<'a> View<'a> {
                 }
             }
             Err(Nothing::Here | Nothing::Yet) => return Ok(None),
-            Err(Nothing::Damaged) => return Err(Never::Failed(Fault::Corrupt)),
+            Err(Nothing::Damaged) => return Err(RecvFailure::Failed(Fault::Corrupt)),
         };
         Signal::<LIGHT>::fence_after_change();
         if self.rare.not_empty.is_armed() && self.records.find_full().is_ok() {
@@ -686,7 +692,7 @@ impl<'a> View<'a> {
         if len <= claim.state.extent() * BLOCK {
             Ok(Some(message))
         } else {
-            Err(Never::Failed(Fault::Corrupt)) // and the message is consumed
+            Err(RecvFailure::Failed(Fault::Corrupt)) // and the message is consumed
         }
     }
 
@@ -703,14 +709,14 @@ impl<'a> View<'a> {
     /// The last look at a queue that is closed, or has no senders: whoever claims after the fence
     /// sees the flag, or comes too late; and what was claimed before it is seen here.
     #[cold]
-    fn claim_last(self, owner: u32) -> Result<Option<Claim>, Never> {
+    fn claim_last(self, owner: u32) -> Result<Option<Claim>, RecvFailure> {
         Signal::<LIGHT>::fence_before_verdict();
         match self.claim_next(owner) {
             Ok(claim) => Ok(Some(claim)),
             Err(Nothing::Here) if self.may_come_back(owner) => Ok(None),
-            Err(Nothing::Here) => Err(Never::Closed),
+            Err(Nothing::Here) => Err(RecvFailure::Closed),
             Err(Nothing::Yet) => Ok(None),
-            Err(Nothing::Damaged) => Err(Never::Failed(Fault::Corrupt)),
+            Err(Nothing::Damaged) => Err(RecvFailure::Failed(Fault::Corrupt)),
         }
     }
 

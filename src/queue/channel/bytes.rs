@@ -37,7 +37,7 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::bytes::{Blocks, ByteQueue, FixedByteQueue, Message, Reservation, Store, Unit};
 use crate::queue::ends::{Ends, Hold, Sided};
-use crate::queue::{NO_RECEIVERS, NO_SENDERS, Never, Unsent};
+use crate::queue::{NO_RECEIVERS, NO_SENDERS, RecvFailure, SendFailure};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::shareable::{Dead, Field, Layout, Shareable, at_slice, begin, mix_u64};
@@ -218,7 +218,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
     #[inline]
     pub fn send(&self, message: &[u8]) -> Result<(), SendError<()>> {
         self.reserve(message.len())
-            .and_then(|room| room.send(message).map_err(|why| Unsent::for_ever(((), why))))
+            .and_then(|room| room.send(message).map_err(|why| SendFailure::for_ever(((), why))))
     }
 
     /// Sends a message if there is room. Never blocks.
@@ -228,7 +228,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
     #[inline]
     pub fn try_send(&self, message: &[u8]) -> Result<(), TrySendError<()>> {
         self.try_reserve(message.len())
-            .and_then(|room| room.send(message).map_err(|why| Unsent::at_once(((), why))))
+            .and_then(|room| room.send(message).map_err(|why| SendFailure::at_once(((), why))))
     }
 
     /// Sends a message, waiting for room at most `timeout`.
@@ -241,7 +241,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
         timeout: Duration,
     ) -> Result<(), SendTimeoutError<()>> {
         self.reserve_timeout(message.len(), timeout)
-            .and_then(|room| room.send(message).map_err(|why| Unsent::in_time(((), why))))
+            .and_then(|room| room.send(message).map_err(|why| SendFailure::in_time(((), why))))
     }
 
     /// Sends a message, waiting for room until `deadline` at most. Room that there is is used even
@@ -255,7 +255,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
         deadline: Instant,
     ) -> Result<(), SendTimeoutError<()>> {
         self.reserve_deadline(message.len(), deadline)
-            .and_then(|room| room.send(message).map_err(|why| Unsent::in_time(((), why))))
+            .and_then(|room| room.send(message).map_err(|why| SendFailure::in_time(((), why))))
     }
 
     /// Takes room for a message of `len` bytes, to be written in place, waiting for it as long as
@@ -267,7 +267,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
     /// As [`send`](Self::send).
     #[inline]
     pub fn reserve(&self, len: usize) -> Result<Room<'_>, SendError<()>> {
-        self.room_until(len, Deadline::NEVER).map_err(|why| Unsent::for_ever(((), why)))
+        self.room_until(len, Deadline::NEVER).map_err(|why| SendFailure::for_ever(((), why)))
     }
 
     /// Takes room for a message of `len` bytes, if there is any. Never blocks.
@@ -276,12 +276,12 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
     /// As [`try_send`](Self::try_send).
     #[inline]
     pub fn try_reserve(&self, len: usize) -> Result<Room<'_>, TrySendError<()>> {
-        let room = self.hold.check().map_err(Unsent::Failed);
+        let room = self.hold.check().map_err(SendFailure::Failed);
         match room.and_then(|()| self.channel.queue.view().claim_room(len)) {
-            Err(Unsent::Closed) => self.room_until(len, Deadline::after(Duration::ZERO)),
+            Err(SendFailure::Closed) => self.room_until(len, Deadline::after(Duration::ZERO)),
             room => room.map(|room| Room { room, receivers: &self.channel.receivers }),
         }
-        .map_err(|why| Unsent::at_once(((), why)))
+        .map_err(|why| SendFailure::at_once(((), why)))
     }
 
     /// Takes room for a message of `len` bytes, waiting for it at most `timeout`.
@@ -294,7 +294,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
         timeout: Duration,
     ) -> Result<Room<'_>, SendTimeoutError<()>> {
         let room = self.room_until(len, Deadline::after(timeout));
-        room.map_err(|why| Unsent::in_time(((), why)))
+        room.map_err(|why| SendFailure::in_time(((), why)))
     }
 
     /// Takes room for a message of `len` bytes, waiting for it until `deadline` at most.
@@ -307,7 +307,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
         deadline: Instant,
     ) -> Result<Room<'_>, SendTimeoutError<()>> {
         let room = self.room_until(len, Deadline::at(deadline));
-        room.map_err(|why| Unsent::in_time(((), why)))
+        room.map_err(|why| SendFailure::in_time(((), why)))
     }
 
     /// Whether both are handles of the same channel.
@@ -316,14 +316,14 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteSender<C, S> {
     }
 
     #[inline(always)]
-    fn room_until(&self, len: usize, deadline: Deadline) -> Result<Room<'_>, Unsent> {
-        self.hold.check().map_err(Unsent::Failed)?;
+    fn room_until(&self, len: usize, deadline: Deadline) -> Result<Room<'_>, SendFailure> {
+        self.hold.check().map_err(SendFailure::Failed)?;
         let channel = self.channel();
         loop {
             match channel.queue.view().reserve_until(len, deadline) {
-                Err(Unsent::Closed) if !channel.is_closed() => {
+                Err(SendFailure::Closed) if !channel.is_closed() => {
                     if channel.is_cut_off(NO_RECEIVERS) {
-                        return Err(Unsent::Disconnected);
+                        return Err(SendFailure::Disconnected);
                     }
                 }
                 done => {
@@ -379,17 +379,17 @@ impl Room<'_> {
     /// As [`commit`](Self::commit).
     #[inline(always)]
     pub fn commit_len(self, len: usize) -> Result<(), SendError<()>> {
-        self.publish(len).map_err(|why| Unsent::for_ever(((), why)))
+        self.publish(len).map_err(|why| SendFailure::for_ever(((), why)))
     }
 
     #[inline(always)]
-    pub(in crate::queue) fn publish(self, len: usize) -> Result<(), Unsent> {
+    pub(in crate::queue) fn publish(self, len: usize) -> Result<(), SendFailure> {
         self.room.commit_to(self.receivers, len)
     }
 
     /// Writes and sends a message that is as long as the room.
     #[inline(always)]
-    fn send(mut self, message: &[u8]) -> Result<(), Unsent> {
+    fn send(mut self, message: &[u8]) -> Result<(), SendFailure> {
         self.copy_from_slice(message);
         self.publish(message.len())
     }
@@ -485,7 +485,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteReceiver<C, S> {
     /// As [`recv`](Self::recv).
     #[inline]
     pub fn recv_ref(&self) -> Result<Message<'_>, RecvError> {
-        Never::for_ever(self.message_until(Deadline::NEVER))
+        RecvFailure::for_ever(self.message_until(Deadline::NEVER))
     }
 
     /// Receives a message to be read in place, if there is one. Never blocks.
@@ -494,7 +494,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteReceiver<C, S> {
     /// As [`try_recv`](Self::try_recv).
     #[inline]
     pub fn try_recv_ref(&self) -> Result<Message<'_>, TryRecvError> {
-        Never::at_once(self.message_until(Deadline::after(Duration::ZERO)))
+        RecvFailure::at_once(self.message_until(Deadline::after(Duration::ZERO)))
     }
 
     /// Receives a message to be read in place, waiting for one at most `timeout`.
@@ -502,7 +502,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteReceiver<C, S> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_ref_timeout(&self, timeout: Duration) -> Result<Message<'_>, RecvTimeoutError> {
-        Never::in_time(self.message_until(Deadline::after(timeout)))
+        RecvFailure::in_time(self.message_until(Deadline::after(timeout)))
     }
 
     /// Receives a message to be read in place, waiting for one until `deadline` at most.
@@ -510,7 +510,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteReceiver<C, S> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_ref_deadline(&self, deadline: Instant) -> Result<Message<'_>, RecvTimeoutError> {
-        Never::in_time(self.message_until(Deadline::at(deadline)))
+        RecvFailure::in_time(self.message_until(Deadline::at(deadline)))
     }
 
     /// Messages until nothing more can come, waiting for each. A `for` loop over `&receiver` does
@@ -540,10 +540,10 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteReceiver<C, S> {
     }
 
     #[inline(always)]
-    fn message_until(&self, deadline: Deadline) -> Result<Option<Message<'_>>, Never> {
-        self.hold.check().map_err(Never::Failed)?;
+    fn message_until(&self, deadline: Deadline) -> Result<Option<Message<'_>>, RecvFailure> {
+        self.hold.check().map_err(RecvFailure::Failed)?;
         match self.channel.queue.view().recv_until(deadline) {
-            Err(Never::Closed) => self.to_the_end(deadline),
+            Err(RecvFailure::Closed) => self.to_the_end(deadline),
             done => done,
         }
     }
@@ -552,7 +552,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteReceiver<C, S> {
     /// that means.
     #[cold]
     #[inline(never)]
-    fn to_the_end(&self, deadline: Deadline) -> Result<Option<Message<'_>>, Never> {
+    fn to_the_end(&self, deadline: Deadline) -> Result<Option<Message<'_>>, RecvFailure> {
         let (channel, queue) = (self.channel(), self.channel.queue.view());
         loop {
             if channel.is_closed() {
@@ -561,14 +561,14 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteReceiver<C, S> {
             // If nobody is left, this is after the last that they sent: keeps I4.
             if channel.is_cut_off(NO_SENDERS) {
                 match queue.claim_message() {
-                    Err(Never::Closed) if channel.is_closed() => continue,
-                    Err(Never::Closed) => return Err(Never::Disconnected),
+                    Err(RecvFailure::Closed) if channel.is_closed() => continue,
+                    Err(RecvFailure::Closed) => return Err(RecvFailure::Disconnected),
                     Ok(None) => {} // another has one, which may come back
                     done => return done,
                 }
             }
             match queue.recv_until(deadline) {
-                Err(Never::Closed) => {}
+                Err(RecvFailure::Closed) => {}
                 done => return done,
             }
         }

@@ -51,7 +51,7 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::{Ends, Hold, Look, Sided};
 use crate::queue::priority::{Delivery, PriorityQueue};
-use crate::queue::{Invalid, NO_RECEIVERS, NO_SENDERS, Never, Unsent};
+use crate::queue::{Invalid, NO_RECEIVERS, NO_SENDERS, RecvFailure, SendFailure};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::shareable::{Dead, Field, Layout, Plain, Shareable, begin, mix_u64};
@@ -280,7 +280,7 @@ where
     /// cannot become a peer, or, with [`Fault::NoSuchLevel`], if there is no such level.
     #[inline]
     pub fn send(&self, priority: usize, message: T) -> Result<(), SendError<T>> {
-        self.send_until(priority, message, Deadline::NEVER).map_err(Unsent::for_ever)
+        self.send_until(priority, message, Deadline::NEVER).map_err(SendFailure::for_ever)
     }
 
     /// Sends a message if a slot of its level is free. Never blocks.
@@ -290,12 +290,12 @@ where
     #[inline]
     pub fn try_send(&self, priority: usize, message: T) -> Result<(), TrySendError<T>> {
         match self.check(priority).and_then(|()| self.channel.queue.push(priority, &message)) {
-            Err(Unsent::Closed) => {
+            Err(SendFailure::Closed) => {
                 self.send_slow(priority, message, Deadline::after(Duration::ZERO))
             }
             pushed => pushed.map_err(|unsent| (message, unsent)),
         }
-        .map_err(Unsent::at_once)
+        .map_err(SendFailure::at_once)
     }
 
     /// Sends a message, waiting for a free slot of its level at most `timeout`.
@@ -308,7 +308,7 @@ where
         message: T,
         timeout: Duration,
     ) -> Result<(), SendTimeoutError<T>> {
-        self.send_until(priority, message, Deadline::after(timeout)).map_err(Unsent::in_time)
+        self.send_until(priority, message, Deadline::after(timeout)).map_err(SendFailure::in_time)
     }
 
     /// Sends a message, waiting for a free slot of its level until `deadline` at most. A slot that
@@ -322,7 +322,7 @@ where
         message: T,
         deadline: Instant,
     ) -> Result<(), SendTimeoutError<T>> {
-        self.send_until(priority, message, Deadline::at(deadline)).map_err(Unsent::in_time)
+        self.send_until(priority, message, Deadline::at(deadline)).map_err(SendFailure::in_time)
     }
 
     /// Whether both are handles of the same channel.
@@ -331,9 +331,9 @@ where
     }
 
     #[inline(always)]
-    fn check(&self, priority: usize) -> Result<(), Unsent> {
-        self.hold.check().map_err(Unsent::Failed)?;
-        if priority < LEVELS { Ok(()) } else { Err(Unsent::Failed(Fault::NoSuchLevel)) }
+    fn check(&self, priority: usize) -> Result<(), SendFailure> {
+        self.hold.check().map_err(SendFailure::Failed)?;
+        if priority < LEVELS { Ok(()) } else { Err(SendFailure::Failed(Fault::NoSuchLevel)) }
     }
 
     #[inline(always)]
@@ -342,7 +342,7 @@ where
         priority: usize,
         message: T,
         deadline: Deadline,
-    ) -> Result<(), (T, Unsent)> {
+    ) -> Result<(), (T, SendFailure)> {
         if let Err(unsent) = self.check(priority) {
             return Err((message, unsent));
         }
@@ -360,14 +360,14 @@ where
         priority: usize,
         mut message: T,
         deadline: Deadline,
-    ) -> Result<(), (T, Unsent)> {
+    ) -> Result<(), (T, SendFailure)> {
         // The word that refused it: others may say otherwise, for a moment, or as they are damaged.
         let level = &self.channel.queue.levels[priority];
         loop {
             match self.channel.queue.send_until(priority, message, deadline) {
-                Err((back, Unsent::Closed)) if !level.is_closed() => {
+                Err((back, SendFailure::Closed)) if !level.is_closed() => {
                     if self.channel.is_cut_off(NO_RECEIVERS) {
-                        return Err((back, Unsent::Disconnected));
+                        return Err((back, SendFailure::Disconnected));
                     }
                     message = back;
                 }
@@ -405,7 +405,7 @@ where
     /// peer, or if what came out is no value of the type (it is consumed).
     #[inline]
     pub fn recv(&self) -> Result<(usize, T), RecvError> {
-        Never::for_ever(self.recv_until(Deadline::NEVER, Invalid::Consumed))
+        RecvFailure::for_ever(self.recv_until(Deadline::NEVER, Invalid::Consumed))
     }
 
     /// Receives the most urgent message if there is one. Never blocks.
@@ -415,7 +415,7 @@ where
     /// receives the last message that is what it gives, too, when nobody can send.
     #[inline]
     pub fn try_recv(&self) -> Result<(usize, T), TryRecvError> {
-        Never::at_once(self.try_take(Invalid::Consumed))
+        RecvFailure::at_once(self.try_take(Invalid::Consumed))
     }
 
     /// Receives the most urgent message, waiting for one at most `timeout`.
@@ -423,7 +423,7 @@ where
     /// # Errors
     /// As [`recv`](Self::recv), and if that takes too long.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<(usize, T), RecvTimeoutError> {
-        Never::in_time(self.recv_until(Deadline::after(timeout), Invalid::Consumed))
+        RecvFailure::in_time(self.recv_until(Deadline::after(timeout), Invalid::Consumed))
     }
 
     /// Receives the most urgent message, waiting for one until `deadline` at most. A message that
@@ -432,7 +432,7 @@ where
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<(usize, T), RecvTimeoutError> {
-        Never::in_time(self.recv_until(Deadline::at(deadline), Invalid::Consumed))
+        RecvFailure::in_time(self.recv_until(Deadline::at(deadline), Invalid::Consumed))
     }
 
     /// As [`PriorityQueue::recv_ack`].
@@ -457,7 +457,7 @@ where
     /// that holds some itself, of any level, is told that nobody is left to send; the others wait
     /// for what becomes of them.
     pub fn recv_ack(&self) -> Result<Delivery<'_, T>, RecvError> {
-        Never::for_ever(self.deliver_until(Deadline::NEVER))
+        RecvFailure::for_ever(self.deliver_until(Deadline::NEVER))
     }
 
     /// As [`recv_ack`](Self::recv_ack), if a message and a cell for it are there. Never blocks.
@@ -465,7 +465,7 @@ where
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
-        Never::at_once(self.deliver_now())
+        RecvFailure::at_once(self.deliver_now())
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.
@@ -473,7 +473,7 @@ where
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_ack_timeout(&self, timeout: Duration) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        Never::in_time(self.deliver_until(Deadline::after(timeout)))
+        RecvFailure::in_time(self.deliver_until(Deadline::after(timeout)))
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting until `deadline` at most.
@@ -484,7 +484,7 @@ where
         &self,
         deadline: Instant,
     ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        Never::in_time(self.deliver_until(Deadline::at(deadline)))
+        RecvFailure::in_time(self.deliver_until(Deadline::at(deadline)))
     }
 
     /// Messages with their levels until nothing more can come, waiting for each. A `for` loop over
@@ -521,15 +521,15 @@ where
     }
 
     #[inline(always)]
-    fn take(&self, invalid: Invalid) -> Result<Option<(usize, T)>, Never> {
-        self.hold.check().map_err(Never::Failed)?;
+    fn take(&self, invalid: Invalid) -> Result<Option<(usize, T)>, RecvFailure> {
+        self.hold.check().map_err(RecvFailure::Failed)?;
         self.channel.queue.take(invalid)
     }
 
     #[inline(always)]
-    fn try_take(&self, invalid: Invalid) -> Result<Option<(usize, T)>, Never> {
+    fn try_take(&self, invalid: Invalid) -> Result<Option<(usize, T)>, RecvFailure> {
         match self.take(invalid) {
-            Err(Never::Closed) => self.recv_slow(Deadline::after(Duration::ZERO), invalid),
+            Err(RecvFailure::Closed) => self.recv_slow(Deadline::after(Duration::ZERO), invalid),
             done => done,
         }
     }
@@ -539,16 +539,20 @@ where
         &self,
         deadline: Deadline,
         invalid: Invalid,
-    ) -> Result<Option<(usize, T)>, Never> {
+    ) -> Result<Option<(usize, T)>, RecvFailure> {
         match self.take(invalid) {
-            Ok(None) | Err(Never::Closed) => self.recv_slow(deadline, invalid),
+            Ok(None) | Err(RecvFailure::Closed) => self.recv_slow(deadline, invalid),
             done => done,
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn recv_slow(&self, deadline: Deadline, invalid: Invalid) -> Result<Option<(usize, T)>, Never> {
+    fn recv_slow(
+        &self,
+        deadline: Deadline,
+        invalid: Invalid,
+    ) -> Result<Option<(usize, T)>, RecvFailure> {
         self.to_the_end(deadline, || self.channel.queue.recv_until(deadline, invalid))
     }
 
@@ -558,14 +562,14 @@ where
         self.recv_until(Deadline::NEVER, Invalid::Consumed).ok().flatten()
     }
 
-    pub(in crate::queue) fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {
+    pub(in crate::queue) fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, RecvFailure> {
         self.to_the_end(Deadline::after(Duration::ZERO), || self.channel.queue.deliver_now())
     }
 
     pub(in crate::queue) fn deliver_until(
         &self,
         deadline: Deadline,
-    ) -> Result<Option<Delivery<'_, T>>, Never> {
+    ) -> Result<Option<Delivery<'_, T>>, RecvFailure> {
         self.to_the_end(deadline, || self.channel.queue.deliver_until(deadline))
     }
 
@@ -573,9 +577,9 @@ where
     fn to_the_end<R>(
         &self,
         deadline: Deadline,
-        receive: impl Fn() -> Result<Option<R>, Never>,
-    ) -> Result<Option<R>, Never> {
-        self.hold.check().map_err(Never::Failed)?;
+        receive: impl Fn() -> Result<Option<R>, RecvFailure>,
+    ) -> Result<Option<R>, RecvFailure> {
+        self.hold.check().map_err(RecvFailure::Failed)?;
         let queue = &self.channel.queue;
         let look = Look {
             is_closed: &|| queue.is_closed(),

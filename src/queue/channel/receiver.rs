@@ -4,7 +4,7 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::NO_RECEIVERS;
 use crate::queue::ends::{Hold, Look, Sided as _};
-use crate::queue::{Delivery, Invalid, Never};
+use crate::queue::{Delivery, Invalid, RecvFailure};
 use crate::queue::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::shareable::Plain;
 use core::fmt;
@@ -47,7 +47,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// peer, or if what came out is no value of the type (it is consumed).
     #[inline]
     pub fn recv(&self) -> Result<T, RecvError> {
-        Never::for_ever(self.pop_until(Deadline::NEVER, Invalid::Consumed))
+        RecvFailure::for_ever(self.pop_until(Deadline::NEVER, Invalid::Consumed))
     }
 
     /// Receives a message if there is one. Never blocks.
@@ -57,7 +57,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// receives the last message that is what it gives, too, when nobody can send.
     #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        Never::at_once(self.try_pop(Invalid::Consumed))
+        RecvFailure::at_once(self.try_pop(Invalid::Consumed))
     }
 
     /// Receives a message, waiting for one at most `timeout`.
@@ -65,7 +65,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// # Errors
     /// As [`recv`](Self::recv), and if that takes too long.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        Never::in_time(self.pop_until(Deadline::after(timeout), Invalid::Consumed))
+        RecvFailure::in_time(self.pop_until(Deadline::after(timeout), Invalid::Consumed))
     }
 
     /// Receives a message, waiting for one until `deadline` at most. A message that is there is
@@ -74,7 +74,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
-        Never::in_time(self.pop_until(Deadline::at(deadline), Invalid::Consumed))
+        RecvFailure::in_time(self.pop_until(Deadline::at(deadline), Invalid::Consumed))
     }
 
     /// As [`Queue::recv_ack`](crate::Queue::recv_ack).
@@ -84,7 +84,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// that holds some itself is told that nobody is left to send; the others wait for what becomes
     /// of them.
     pub fn recv_ack(&self) -> Result<Delivery<'_, T>, RecvError> {
-        Never::for_ever(self.deliver_until(Deadline::NEVER))
+        RecvFailure::for_ever(self.deliver_until(Deadline::NEVER))
     }
 
     /// As [`recv_ack`](Self::recv_ack), if a message and a cell for it are there. Never blocks.
@@ -92,7 +92,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
-        Never::at_once(self.deliver_now())
+        RecvFailure::at_once(self.deliver_now())
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting at most `timeout`.
@@ -100,7 +100,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// # Errors
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_ack_timeout(&self, timeout: Duration) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        Never::in_time(self.deliver_until(Deadline::after(timeout)))
+        RecvFailure::in_time(self.deliver_until(Deadline::after(timeout)))
     }
 
     /// As [`recv_ack`](Self::recv_ack), waiting until `deadline` at most.
@@ -111,7 +111,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         &self,
         deadline: Instant,
     ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        Never::in_time(self.deliver_until(Deadline::at(deadline)))
+        RecvFailure::in_time(self.deliver_until(Deadline::at(deadline)))
     }
 
     /// Appends at most `most` messages to `to`, waiting only for the first; how many it were.
@@ -164,17 +164,17 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     }
 
     #[inline(always)]
-    fn try_pop(&self, invalid: Invalid) -> Result<Option<T>, Never> {
-        self.hold.check().map_err(Never::Failed)?;
+    fn try_pop(&self, invalid: Invalid) -> Result<Option<T>, RecvFailure> {
+        self.hold.check().map_err(RecvFailure::Failed)?;
         match self.channel.queue.take(invalid) {
-            Err(Never::Closed) => self.pop_slow(Deadline::after(Duration::ZERO), invalid),
+            Err(RecvFailure::Closed) => self.pop_slow(Deadline::after(Duration::ZERO), invalid),
             done => done,
         }
     }
 
     #[inline(always)]
-    fn pop_until(&self, deadline: Deadline, invalid: Invalid) -> Result<Option<T>, Never> {
-        self.hold.check().map_err(Never::Failed)?;
+    fn pop_until(&self, deadline: Deadline, invalid: Invalid) -> Result<Option<T>, RecvFailure> {
+        self.hold.check().map_err(RecvFailure::Failed)?;
         self.channel
             .queue
             .pop()
@@ -183,7 +183,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
 
     #[cold]
     #[inline(never)]
-    fn pop_slow(&self, deadline: Deadline, invalid: Invalid) -> Result<Option<T>, Never> {
+    fn pop_slow(&self, deadline: Deadline, invalid: Invalid) -> Result<Option<T>, RecvFailure> {
         let queue = &self.channel.queue;
         self.to_the_end(deadline, || queue.take_until(deadline, invalid))
     }
@@ -194,16 +194,16 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
         self.pop_until(Deadline::NEVER, Invalid::Consumed).ok().flatten()
     }
 
-    pub(in crate::queue) fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, Never> {
-        self.hold.check().map_err(Never::Failed)?;
+    pub(in crate::queue) fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, RecvFailure> {
+        self.hold.check().map_err(RecvFailure::Failed)?;
         self.to_the_end(Deadline::after(Duration::ZERO), || self.channel.queue.deliver_now())
     }
 
     pub(in crate::queue) fn deliver_until(
         &self,
         deadline: Deadline,
-    ) -> Result<Option<Delivery<'_, T>>, Never> {
-        self.hold.check().map_err(Never::Failed)?;
+    ) -> Result<Option<Delivery<'_, T>>, RecvFailure> {
+        self.hold.check().map_err(RecvFailure::Failed)?;
         self.to_the_end(deadline, || self.channel.queue.deliver_until(deadline))
     }
 
@@ -212,8 +212,8 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     fn to_the_end<R>(
         &self,
         deadline: Deadline,
-        receive: impl Fn() -> Result<Option<R>, Never>,
-    ) -> Result<Option<R>, Never> {
+        receive: impl Fn() -> Result<Option<R>, RecvFailure>,
+    ) -> Result<Option<R>, RecvFailure> {
         let queue = &self.channel.queue;
         let look = Look {
             is_closed: &|| queue.is_closed(),

@@ -5,7 +5,7 @@ use crate::error::Fault;
 use crate::queue::ends::{Hold, Sided as _};
 use crate::queue::{NO_RECEIVERS, NO_SENDERS};
 use crate::queue::{SendError, SendTimeoutError, TrySendError};
-use crate::queue::{Unsent, after_sent};
+use crate::queue::{SendFailure, after_sent};
 use crate::shareable::Plain;
 use core::fmt;
 use core::ops::Deref;
@@ -43,7 +43,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Sender<T, C> {
     /// process cannot become a peer.
     #[inline]
     pub fn send(&self, message: T) -> Result<(), SendError<T>> {
-        self.send_until(message, Deadline::NEVER).map_err(Unsent::for_ever)
+        self.send_until(message, Deadline::NEVER).map_err(SendFailure::for_ever)
     }
 
     /// Sends a message if a slot is free. Never blocks.
@@ -52,12 +52,12 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Sender<T, C> {
     /// As [`send`](Self::send), and if the channel is full.
     #[inline]
     pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
-        let pushed = self.hold.check().map_err(Unsent::Failed);
+        let pushed = self.hold.check().map_err(SendFailure::Failed);
         match pushed.and_then(|()| self.channel.queue.push(&message)) {
-            Err(Unsent::Closed) => self.send_slow(message, Deadline::after(Duration::ZERO)),
+            Err(SendFailure::Closed) => self.send_slow(message, Deadline::after(Duration::ZERO)),
             pushed => pushed.map_err(|unsent| (message, unsent)),
         }
-        .map_err(Unsent::at_once)
+        .map_err(SendFailure::at_once)
     }
 
     /// Sends a message, waiting for a free slot at most `timeout`.
@@ -65,7 +65,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Sender<T, C> {
     /// # Errors
     /// As [`send`](Self::send), and if that takes too long.
     pub fn send_timeout(&self, message: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
-        self.send_until(message, Deadline::after(timeout)).map_err(Unsent::in_time)
+        self.send_until(message, Deadline::after(timeout)).map_err(SendFailure::in_time)
     }
 
     /// Sends a message, waiting for a free slot until `deadline` at most. A slot that is free is
@@ -74,7 +74,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Sender<T, C> {
     /// # Errors
     /// As [`send_timeout`](Self::send_timeout).
     pub fn send_deadline(&self, message: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
-        self.send_until(message, Deadline::at(deadline)).map_err(Unsent::in_time)
+        self.send_until(message, Deadline::at(deadline)).map_err(SendFailure::in_time)
     }
 
     /// Sends messages one after the other, waiting for free slots as long as it takes.
@@ -94,9 +94,9 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Sender<T, C> {
     }
 
     #[inline(always)]
-    fn send_until(&self, message: T, deadline: Deadline) -> Result<(), (T, Unsent)> {
+    fn send_until(&self, message: T, deadline: Deadline) -> Result<(), (T, SendFailure)> {
         if let Err(fault) = self.hold.check() {
-            return Err((message, Unsent::Failed(fault)));
+            return Err((message, SendFailure::Failed(fault)));
         }
         match self.channel.queue.push(&message) {
             Ok(()) => Ok(()),
@@ -107,12 +107,12 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Sender<T, C> {
     /// By value, as the queue's.
     #[cold]
     #[inline(never)]
-    fn send_slow(&self, mut message: T, deadline: Deadline) -> Result<(), (T, Unsent)> {
+    fn send_slow(&self, mut message: T, deadline: Deadline) -> Result<(), (T, SendFailure)> {
         loop {
             match self.channel.queue.send_slow(message, deadline) {
-                Err((back, Unsent::Closed)) if !self.channel.is_closed() => {
+                Err((back, SendFailure::Closed)) if !self.channel.is_closed() => {
                     if self.channel.is_cut_off(NO_RECEIVERS) {
-                        return Err((back, Unsent::Disconnected));
+                        return Err((back, SendFailure::Disconnected));
                     }
                     message = back;
                 }

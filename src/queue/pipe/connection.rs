@@ -4,8 +4,8 @@ use super::way::{Flow, NoTurn, Part, Record, Seen};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::Hold;
-use crate::queue::{Never, Unsent};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
+use crate::queue::{RecvFailure, SendFailure};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::sys::hooks;
 use core::fmt;
@@ -82,7 +82,8 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     #[inline]
     #[doc(alias = "write")]
     pub fn send_bytes(&self, message: &[u8]) -> Result<(), SendError<()>> {
-        self.send_until(message, Some(Deadline::NEVER)).map_err(|why| Unsent::for_ever(((), why)))
+        self.send_until(message, Some(Deadline::NEVER))
+            .map_err(|why| SendFailure::for_ever(((), why)))
     }
 
     /// Sends a message if there is room for it. Never blocks.
@@ -91,7 +92,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     /// As [`send_bytes`](Self::send_bytes); if there is no room now, or another thread is sending;
     /// [`Fault::TooLong`] if there never is room.
     pub fn try_send_bytes(&self, message: &[u8]) -> Result<(), TrySendError<()>> {
-        self.send_until(message, None).map_err(|why| Unsent::at_once(((), why)))
+        self.send_until(message, None).map_err(|why| SendFailure::at_once(((), why)))
     }
 
     /// Sends a message, waiting for room at most `timeout`.
@@ -105,7 +106,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         timeout: Duration,
     ) -> Result<(), SendTimeoutError<()>> {
         let sent = self.send_until(message, Some(Deadline::after(timeout)));
-        sent.map_err(|why| Unsent::in_time(((), why)))
+        sent.map_err(|why| SendFailure::in_time(((), why)))
     }
 
     /// Sends a message, waiting for room until `deadline` at most. Room that there is is used even
@@ -119,18 +120,18 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         deadline: Instant,
     ) -> Result<(), SendTimeoutError<()>> {
         let sent = self.send_until(message, Some(Deadline::at(deadline)));
-        sent.map_err(|why| Unsent::in_time(((), why)))
+        sent.map_err(|why| SendFailure::in_time(((), why)))
     }
 
     /// Sends it at once or not at all, if there is no deadline.
     #[inline(always)]
-    fn send_until(&self, message: &[u8], deadline: Option<Deadline>) -> Result<(), Unsent> {
-        self.hold.check().map_err(Unsent::Failed)?;
+    fn send_until(&self, message: &[u8], deadline: Option<Deadline>) -> Result<(), SendFailure> {
+        self.hold.check().map_err(SendFailure::Failed)?;
         let flow = self.pipe.flow(self.side);
         if deadline.is_none() && message.len() > flow.longest() {
-            return Err(Unsent::Failed(Fault::TooLong));
+            return Err(SendFailure::Failed(Fault::TooLong));
         }
-        let mut head = flow.way.writer.take(deadline).map_err(Unsent::from)?;
+        let mut head = flow.way.writer.take(deadline).map_err(SendFailure::from)?;
         for part in flow.parts(message) {
             if let Err(why) = self.wait_for_room(flow, part, &mut head, deadline) {
                 hooks::pause("pipe: no room for the next part, and the turn is held");
@@ -152,10 +153,10 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         part: Part<'_>,
         head: &mut Seen<'_>,
         deadline: Option<Deadline>,
-    ) -> Result<(), Unsent> {
+    ) -> Result<(), SendFailure> {
         let mut find = || self.find_room(flow, part, head);
         let found = find().or_else(|| flow.way.not_full.wait(deadline?, find).ok());
-        found.unwrap_or(Err(Unsent::Full))
+        found.unwrap_or(Err(SendFailure::Full))
     }
 
     #[inline(always)]
@@ -164,13 +165,13 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         flow: Flow<'_>,
         part: Part<'_>,
         head: &mut Seen<'_>,
-    ) -> Option<Result<(), Unsent>> {
+    ) -> Option<Result<(), SendFailure>> {
         if self.pipe.is_gone(self.other()) {
-            return Some(Err(Unsent::Disconnected));
+            return Some(Err(SendFailure::Disconnected));
         }
         match flow.has_room(part, head) {
             Ok(has_room) => has_room.then_some(Ok(())),
-            Err(fault) => Some(Err(Unsent::Failed(fault))),
+            Err(fault) => Some(Err(SendFailure::Failed(fault))),
         }
     }
 }
@@ -185,7 +186,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     #[inline]
     #[doc(alias = "read")]
     pub fn recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
-        Never::for_ever(self.recv_until(Some(Deadline::NEVER)))
+        RecvFailure::for_ever(self.recv_until(Some(Deadline::NEVER)))
     }
 
     /// Receives a message if there is one. Never blocks, except that of a message longer than
@@ -195,7 +196,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     /// As [`recv_bytes`](Self::recv_bytes), and if there is none now, or another thread is
     /// receiving.
     pub fn try_recv_bytes(&self) -> Result<Vec<u8>, TryRecvError> {
-        Never::at_once(self.recv_until(None))
+        RecvFailure::at_once(self.recv_until(None))
     }
 
     /// Receives a message, waiting at most `timeout` for it, or for its beginning if it is longer
@@ -204,7 +205,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     /// # Errors
     /// As [`recv_bytes`](Self::recv_bytes), and if that takes too long.
     pub fn recv_bytes_timeout(&self, timeout: Duration) -> Result<Vec<u8>, RecvTimeoutError> {
-        Never::in_time(self.recv_until(Some(Deadline::after(timeout))))
+        RecvFailure::in_time(self.recv_until(Some(Deadline::after(timeout))))
     }
 
     /// Receives a message, waiting until `deadline` at most for it, or for its beginning if it is
@@ -213,7 +214,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     /// # Errors
     /// As [`recv_bytes_timeout`](Self::recv_bytes_timeout).
     pub fn recv_bytes_deadline(&self, deadline: Instant) -> Result<Vec<u8>, RecvTimeoutError> {
-        Never::in_time(self.recv_until(Some(Deadline::at(deadline))))
+        RecvFailure::in_time(self.recv_until(Some(Deadline::at(deadline))))
     }
 
     /// Receives a message to the end of `to`, waiting for one as long as it takes; its length.
@@ -222,7 +223,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     /// As [`recv_bytes`](Self::recv_bytes).
     pub fn recv_bytes_into(&self, to: &mut Vec<u8>) -> Result<usize, RecvError> {
         let before = to.len();
-        Never::for_ever(self.recv_to(to, Some(Deadline::NEVER)))?;
+        RecvFailure::for_ever(self.recv_to(to, Some(Deadline::NEVER)))?;
         Ok(to.len() - before)
     }
 
@@ -248,20 +249,24 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         let begun = self.begin(Some(Deadline::after(timeout)), |_, _, _| Ok(Some(())));
         match begun {
             Ok(begun) => Ok(begun.is_some()),
-            Err(Never::Closed | Never::Disconnected) => Ok(true),
-            Err(Never::Failed(fault)) => Err(fault),
+            Err(RecvFailure::Closed | RecvFailure::Disconnected) => Ok(true),
+            Err(RecvFailure::Failed(fault)) => Err(fault),
         }
     }
 
     #[inline(always)]
-    fn recv_until(&self, deadline: Option<Deadline>) -> Result<Option<Vec<u8>>, Never> {
+    fn recv_until(&self, deadline: Option<Deadline>) -> Result<Option<Vec<u8>>, RecvFailure> {
         let mut message = Vec::new();
         let received = self.recv_to(&mut message, deadline)?;
         Ok(received.map(|()| message))
     }
 
     #[inline(always)]
-    fn recv_to(&self, to: &mut Vec<u8>, deadline: Option<Deadline>) -> Result<Option<()>, Never> {
+    fn recv_to(
+        &self,
+        to: &mut Vec<u8>,
+        deadline: Option<Deadline>,
+    ) -> Result<Option<()>, RecvFailure> {
         let before = to.len();
         self.begin(deadline, |flow, first, tail| {
             flow.read(first, to);
@@ -280,14 +285,14 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     fn begin<R>(
         &self,
         deadline: Option<Deadline>,
-        mut take: impl FnMut(Flow<'_>, Record, &mut Seen<'_>) -> Result<Option<R>, Never>,
-    ) -> Result<Option<R>, Never> {
-        self.hold.check().map_err(Never::Failed)?;
+        mut take: impl FnMut(Flow<'_>, Record, &mut Seen<'_>) -> Result<Option<R>, RecvFailure>,
+    ) -> Result<Option<R>, RecvFailure> {
+        self.hold.check().map_err(RecvFailure::Failed)?;
         let flow = self.pipe.flow(self.other());
         let mut tail = match flow.way.reader.take(deadline) {
             Ok(tail) => tail,
             Err(NoTurn::Busy) => return Ok(None),
-            Err(NoTurn::Failed(fault)) => return Err(Never::Failed(fault)),
+            Err(NoTurn::Failed(fault)) => return Err(RecvFailure::Failed(fault)),
         };
         loop {
             let mut find = || self.find(flow, &mut tail);
@@ -311,7 +316,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         flow: Flow<'_>,
         to: &mut Vec<u8>,
         tail: &mut Seen<'_>,
-    ) -> Result<Option<()>, Never> {
+    ) -> Result<Option<()>, RecvFailure> {
         loop {
             let record = loop {
                 let find = || self.find_rest(flow, tail);
@@ -331,11 +336,11 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
 
     /// The next record; or that there is none, and never will be.
     #[inline(always)]
-    fn find(&self, flow: Flow<'_>, tail: &mut Seen<'_>) -> Option<Result<Record, Never>> {
-        let find = |tail: &mut Seen<'_>| flow.next(tail).map_err(Never::Failed).transpose();
+    fn find(&self, flow: Flow<'_>, tail: &mut Seen<'_>) -> Option<Result<Record, RecvFailure>> {
+        let find = |tail: &mut Seen<'_>| flow.next(tail).map_err(RecvFailure::Failed).transpose();
         let gone = || self.pipe.is_gone(self.other());
         // The last look sees what they have sent before they left.
-        find(tail).or_else(|| gone().then(|| find(tail).unwrap_or(Err(Never::Disconnected))))
+        find(tail).or_else(|| gone().then(|| find(tail).unwrap_or(Err(RecvFailure::Disconnected))))
     }
 
     /// The next record of a message of which there was a part; or that it does not go on.
@@ -343,7 +348,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         &self,
         flow: Flow<'_>,
         tail: &mut Seen<'_>,
-    ) -> Option<Result<Option<Record>, Never>> {
+    ) -> Option<Result<Option<Record>, RecvFailure>> {
         if let Some(found) = self.find(flow, tail) {
             return Some(found.map(Some));
         }
@@ -352,7 +357,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         if flow.way.writer.is_taken() {
             match flow.way.writer.take(None) {
                 Err(NoTurn::Busy) => return None,
-                Err(NoTurn::Failed(fault)) => return Some(Err(Never::Failed(fault))),
+                Err(NoTurn::Failed(fault)) => return Some(Err(RecvFailure::Failed(fault))),
                 Ok(_) => hooks::pause("pipe: a reader has the writer's turn"),
             }
         }
@@ -360,11 +365,11 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     }
 }
 
-impl From<NoTurn> for Unsent {
+impl From<NoTurn> for SendFailure {
     fn from(no_turn: NoTurn) -> Self {
         match no_turn {
-            NoTurn::Busy => Unsent::Full,
-            NoTurn::Failed(fault) => Unsent::Failed(fault),
+            NoTurn::Busy => SendFailure::Full,
+            NoTurn::Failed(fault) => SendFailure::Failed(fault),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Where a message waits between its delivery and its acknowledgement.
+//! The in-flight table: messages that were delivered and are not acknowledged.
 //!
-//! A message that is received with `recv_ack` leaves the ring for one of these cells, so that a
-//! slow worker holds up nobody.
+//! A message that is received with `recv_ack` moves from the ring to a cell of this table, so that a
+//! slow worker does not hold up the ring.
 use super::ring::{Position, Slot};
 use super::{Place, Queue, assert_in_place, assert_ours};
 use crate::error::Fault;
@@ -17,28 +17,28 @@ use core::ops::Deref;
 /// How many messages of one queue can be delivered and unacknowledged at a time: 64.
 pub const IN_FLIGHT: usize = crate::sync::IN_FLIGHT;
 
-/// What a cell is doing.
+/// The state of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub(crate) enum DeliveryState {
     /// Empty.
     Free = 0,
     /// Claimed by a process that looks for a message to put into it.
-    Taking = 1,
+    Claimed = 1,
     /// Delivered to a process, not acknowledged.
-    Held = 2,
+    Delivered = 2,
     /// To be delivered again.
-    Ready = 3,
+    Returned = 3,
     /// Being taken by a plain `recv`.
-    Leaving = 4,
+    Reading = 4,
 }
 
-/// A cell's word: how often it was used, attempts, owner and stage.
+/// A cell's word: how often it was used, attempts, owner and state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CellState(pub(crate) u64);
+pub(crate) struct DeliveryWord(pub(crate) u64);
 
-impl CellState {
-    pub(crate) fn is_in(self, stage: Stage) -> bool {
-        self.0 & 0xf == stage as u64
+impl DeliveryWord {
+    pub(crate) fn is_in(self, state: DeliveryState) -> bool {
+        self.0 & 0xf == state as u64
     }
     pub(crate) fn owner(self) -> u32 {
         ((self.0 >> 4) & 0xfff) as u32
@@ -46,43 +46,43 @@ impl CellState {
     pub(crate) fn attempts(self) -> u32 {
         ((self.0 >> 16) & 0xff) as u32
     }
-    pub(crate) fn to(self, stage: Stage, owner: u32) -> Self {
-        CellState((self.0 & !0xffff) | (u64::from(owner & 0xfff) << 4) | stage as u64)
+    pub(crate) fn to(self, state: DeliveryState, owner: u32) -> Self {
+        DeliveryWord((self.0 & !0xffff) | (u64::from(owner & 0xfff) << 4) | state as u64)
     }
     /// One attempt more; 255 stands for all beyond.
     pub(crate) fn tried(self) -> Self {
-        if self.attempts() == 255 { self } else { CellState(self.0 + (1 << 16)) }
+        if self.attempts() == 255 { self } else { DeliveryWord(self.0 + (1 << 16)) }
     }
     /// Empty, for the next message: no attempts, and a number that no earlier use had.
     pub(crate) fn freed(self) -> Self {
-        CellState((self.0 & !0xff_ffff).wrapping_add(1 << 24))
+        DeliveryWord((self.0 & !0xff_ffff).wrapping_add(1 << 24))
     }
 }
 
 /// One cell.
 #[repr(C)]
 #[derive(Debug)]
-pub(crate) struct Cell<T> {
+pub(crate) struct InFlight<T> {
     pub(crate) state: AtomicU64,
-    /// Where in the ring the message came from: valid while `Held`.
+    /// Where in the ring the message came from: valid while `Delivered`.
     pub(crate) origin: AtomicU64,
     pub(crate) value: UnsafeCell<MaybeUninit<T>>,
 }
 
-impl<T> Cell<T> {
+impl<T> InFlight<T> {
     pub(crate) fn new() -> Self {
-        Cell {
+        InFlight {
             state: AtomicU64::new(0),
             origin: AtomicU64::new(0),
             value: UnsafeCell::new(MaybeUninit::uninit()),
         }
     }
 
-    pub(crate) fn load(&self) -> CellState {
-        CellState(self.state.load(Acquire))
+    pub(crate) fn load(&self) -> DeliveryWord {
+        DeliveryWord(self.state.load(Acquire))
     }
 
-    pub(crate) fn exchange(&self, from: CellState, to: CellState) -> bool {
+    pub(crate) fn exchange(&self, from: DeliveryWord, to: DeliveryWord) -> bool {
         self.state.compare_exchange(from.0, to.0, AcqRel, Relaxed).is_ok()
     }
 }
@@ -99,7 +99,7 @@ impl<T> Cell<T> {
 pub struct Delivery<'a, T: Plain> {
     pub(super) queue: &'a Queue<T>,
     pub(super) cell: usize,
-    pub(super) state: CellState,
+    pub(super) state: DeliveryWord,
     pub(super) forks: u32,
     /// A checked copy, for types with invalid bit patterns. Other types are read in the cell.
     pub(super) copy: Option<Box<T>>,

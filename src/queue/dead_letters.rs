@@ -1,15 +1,16 @@
-//! Messages that nobody gets done: after so many deliveries they go to another queue.
+//! Dead letters: a message that was delivered too often goes to another queue.
 //!
-//! For messages of fixed size only: what a [`ByteQueue`](super::ByteQueue) holds has no count of
-//! deliveries (see [there](super::bytes)).
+//! This is for messages of fixed size only: a [`ByteQueue`](super::ByteQueue) does not count
+//! deliveries (see [`bytes`](super::bytes)).
 //!
 //! # Death
-//! A message is sent to the other queue first, and acknowledged here then. Killed between the two,
-//! it is in both: it comes back here, and is buried once more by whoever gets it next. It is never
-//! lost, and what is done with buried messages must bear to be done twice.
+//! A receiver first sends the message to the other queue, and then acknowledges it here. If the
+//! receiver is killed between the two, the message is in both queues, and the next receiver sends
+//! it to the other queue once more. No message is lost. The process that reads dead letters must
+//! expect to see one twice.
 use super::channel::Channel;
 use super::channel::priority::{PriorityChannel, PriorityReceiver};
-use super::{Delivery, Never, PriorityQueue, Queue, Receiver, priority};
+use super::{Delivery, PriorityQueue, Queue, Receiver, RecvFailure, priority};
 use super::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -41,94 +42,94 @@ impl<T: Plain> Counted for priority::Delivery<'_, T> {
     }
 }
 
-/// The next one that was not delivered `limit` times; the others are buried.
-fn bury<D: Counted<Target: Plain>>(
+/// Gives the next message that was delivered less than `limit` times. Sends the others to
+/// `dead_letters`.
+fn next_live<D: Counted<Target: Plain>>(
     limit: u32,
     dead_letters: &Queue<D::Target>,
-    next: impl Fn() -> Result<Option<D>, Never>,
-) -> Result<Option<D>, Never> {
-    // (Otherwise a queue that is its own other one would bury what it holds for ever.)
+    next: impl Fn() -> Result<Option<D>, RecvFailure>,
+) -> Result<Option<D>, RecvFailure> {
+    // Otherwise a queue that is its own queue of dead letters would be an endless loop.
     let limit = limit.max(1);
     loop {
         let Some(delivery) = next()? else { return Ok(None) };
         if delivery.attempts() < limit || dead_letters.try_send(*delivery).is_err() {
             return Ok(Some(delivery));
         }
-        delivery.done().map_err(Never::Failed)?;
+        delivery.done().map_err(RecvFailure::Failed)?;
     }
 }
 
 /// For what delivers messages by `deliver_now` and `deliver_until`.
-macro_rules! buries {
+macro_rules! dead_letter_verbs {
     ($(#[$example:meta])* [$($generics:tt)*] $receiver:ty, $delivery:ty) => {
         impl<$($generics)*> $receiver {
-            /// As [`recv_ack`](Self::recv_ack), except that a message that was delivered `limit`
-            /// times and not acknowledged is sent to `dead_letters` instead, and counts as done
-            /// here.
+            /// Like [`recv_ack`](Self::recv_ack), but sends a message that was delivered `limit`
+            /// times without an acknowledgement to `dead_letters`, and acknowledges it here.
             ///
-            /// So a message that kills each worker does not go on for ever. Each is delivered once
-            /// at least: a limit of 0 is one of 1. If the other queue is full or closed, the
-            /// message is delivered all the same. Somebody who is killed while he buries a message
-            /// may leave it in both queues.
+            /// A message that kills every worker therefore does not circulate for ever. Each
+            /// message is delivered once at least: a limit of 0 means 1. If `dead_letters` is full
+            /// or closed, the message is delivered all the same. A receiver that is killed while it
+            /// moves a message may leave it in both queues.
             ///
             $(#[$example])*
             ///
             /// # Errors
             /// As [`recv_ack`](Self::recv_ack).
-            pub fn recv_ack_or_bury(
+            pub fn recv_ack_or_dead_letter(
                 &self,
                 limit: u32,
                 dead_letters: &Queue<T>,
             ) -> Result<$delivery, RecvError> {
                 let next = || self.deliver_until(Deadline::NEVER);
-                Never::for_ever(bury(limit, dead_letters, next))
+                RecvFailure::for_ever(next_live(limit, dead_letters, next))
             }
 
-            /// As [`recv_ack_or_bury`](Self::recv_ack_or_bury), if a message and a cell for it are
+            /// As [`recv_ack_or_dead_letter`](Self::recv_ack_or_dead_letter), if a message and a cell for it are
             /// there. Never blocks.
             ///
             /// # Errors
             /// As [`try_recv_ack`](Self::try_recv_ack).
-            pub fn try_recv_ack_or_bury(
+            pub fn try_recv_ack_or_dead_letter(
                 &self,
                 limit: u32,
                 dead_letters: &Queue<T>,
             ) -> Result<$delivery, TryRecvError> {
-                Never::at_once(bury(limit, dead_letters, || self.deliver_now()))
+                RecvFailure::at_once(next_live(limit, dead_letters, || self.deliver_now()))
             }
 
-            /// As [`recv_ack_or_bury`](Self::recv_ack_or_bury), waiting at most `timeout`.
+            /// As [`recv_ack_or_dead_letter`](Self::recv_ack_or_dead_letter), waiting at most `timeout`.
             ///
             /// # Errors
             /// As [`recv_ack_timeout`](Self::recv_ack_timeout).
-            pub fn recv_ack_or_bury_timeout(
+            pub fn recv_ack_or_dead_letter_timeout(
                 &self,
                 limit: u32,
                 dead_letters: &Queue<T>,
                 timeout: Duration,
             ) -> Result<$delivery, RecvTimeoutError> {
                 let deadline = Deadline::after(timeout);
-                Never::in_time(bury(limit, dead_letters, || self.deliver_until(deadline)))
+                RecvFailure::in_time(next_live(limit, dead_letters, || self.deliver_until(deadline)))
             }
 
-            /// As [`recv_ack_or_bury`](Self::recv_ack_or_bury), waiting until `deadline` at most.
+            /// As [`recv_ack_or_dead_letter`](Self::recv_ack_or_dead_letter), waiting until `deadline` at most.
             ///
             /// # Errors
             /// As [`recv_ack_deadline`](Self::recv_ack_deadline).
-            pub fn recv_ack_or_bury_deadline(
+            pub fn recv_ack_or_dead_letter_deadline(
                 &self,
                 limit: u32,
                 dead_letters: &Queue<T>,
                 deadline: Instant,
             ) -> Result<$delivery, RecvTimeoutError> {
                 let deadline = Deadline::at(deadline);
-                Never::in_time(bury(limit, dead_letters, || self.deliver_until(deadline)))
+                RecvFailure::in_time(next_live(limit, dead_letters, || self.deliver_until(deadline)))
             }
         }
     };
 }
 
-buries! {
+dead_letter_verbs! {
     /// ```
     /// use outlast::{Queue, Shared};
     ///
@@ -139,14 +140,14 @@ buries! {
     /// drop(there.recv_ack()?); // it fails
     /// drop(there.recv_ack()?); // and again
     /// jobs.send(7)?;
-    /// assert_eq!(*there.recv_ack_or_bury(2, &dead_letters)?, 7);
+    /// assert_eq!(*there.recv_ack_or_dead_letter(2, &dead_letters)?, 7);
     /// assert_eq!(dead_letters.recv()?, 666);
     /// # Ok::<(), outlast::Error>(())
     /// ```
     [T: Plain] Queue<T>, Delivery<'_, T>
 }
 
-buries! {
+dead_letter_verbs! {
     /// ```
     /// use outlast::{Channel, Queue, Shared};
     ///
@@ -156,18 +157,18 @@ buries! {
     /// sender.send(666)?;
     /// sender.send(7)?;
     /// for _ in 0..2 {
-    ///     let job = receiver.recv_ack_or_bury(2, &dead_letters)?;
+    ///     let job = receiver.recv_ack_or_dead_letter(2, &dead_letters)?;
     ///     assert_eq!(*job, 666);
     ///     drop(job); // in vain: it comes back
     /// }
-    /// assert_eq!(receiver.recv_ack_or_bury(2, &dead_letters)?.ack()?, 7);
+    /// assert_eq!(receiver.recv_ack_or_dead_letter(2, &dead_letters)?.ack()?, 7);
     /// assert_eq!(dead_letters.drain(), [666]);
     /// # Ok::<(), outlast::Error>(())
     /// ```
     [T: Plain, C: Deref<Target = Channel<T>>] Receiver<T, C>, Delivery<'_, T>
 }
 
-buries! {
+dead_letter_verbs! {
     /// ```
     /// use outlast::{PriorityQueue, Queue, Shared};
     ///
@@ -178,14 +179,14 @@ buries! {
     /// drop(there.recv_ack()?); // it fails
     /// drop(there.recv_ack()?); // and again
     /// jobs.send(0, 7)?;
-    /// assert_eq!(*there.recv_ack_or_bury(2, &dead_letters)?, 7);
+    /// assert_eq!(*there.recv_ack_or_dead_letter(2, &dead_letters)?, 7);
     /// assert_eq!(dead_letters.recv()?, 666); // without its level
     /// # Ok::<(), outlast::Error>(())
     /// ```
     [T: Plain, const LEVELS: usize, const N: usize] PriorityQueue<T, LEVELS, N>, priority::Delivery<'_, T>
 }
 
-buries! {
+dead_letter_verbs! {
     /// ```
     /// use outlast::{PriorityChannel, Queue, Shared};
     ///
@@ -196,7 +197,7 @@ buries! {
     /// sender.send(1, 666)?;
     /// drop(receiver.recv_ack()?); // it fails
     /// sender.send(0, 7)?;
-    /// assert_eq!(*receiver.recv_ack_or_bury(1, &dead_letters)?, 7);
+    /// assert_eq!(*receiver.recv_ack_or_dead_letter(1, &dead_letters)?, 7);
     /// assert_eq!(dead_letters.recv()?, 666); // without its level
     /// # Ok::<(), outlast::Error>(())
     /// ```
