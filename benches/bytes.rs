@@ -13,7 +13,7 @@ const IN_PLACE: usize = 8;
 fn queue(len: usize) -> Shared<ByteQueue> {
     // No more than 64 MiB: few of the longest.
     let messages = CAPACITY.min((64 << 20) / len).max(4);
-    Shared::<ByteQueue>::anonymous_bytes(messages * len.next_multiple_of(64)).expect("memory")
+    Shared::<ByteQueue>::with_capacity(messages * len.next_multiple_of(64)).expect("memory")
 }
 
 fn alone<const LEN: usize>(contest: &mut Contest<'_>) {
@@ -41,7 +41,7 @@ fn alone<const LEN: usize>(contest: &mut Contest<'_>) {
 
 fn alone_beside_a_queue(contest: &mut Contest<'_>) {
     alone::<64>(contest);
-    let channel = Shared::<ByteChannel>::anonymous_byte_channel(64 * CAPACITY).expect("memory");
+    let channel = Shared::<ByteChannel>::with_capacity(64 * CAPACITY).expect("memory");
     let (sender, receiver) = (channel.sender().expect("room"), channel.receiver().expect("room"));
     contest.alone("outlast::ByteChannel, in place", move |n| {
         for i in 0..n {
@@ -51,7 +51,7 @@ fn alone_beside_a_queue(contest: &mut Contest<'_>) {
             assert_eq!(number(&receiver.recv_ref().expect("a sender")), i);
         }
     });
-    let fixed = Shared::<Queue<[u64; 8]>>::anonymous_queue(CAPACITY).expect("memory");
+    let fixed = Shared::<Queue<[u64; 8]>>::with_capacity(CAPACITY).expect("memory");
     contest.alone("outlast::Queue", move |n| {
         let queue: &Queue<[u64; 8]> = &fixed;
         for i in 0..n {
@@ -79,7 +79,7 @@ fn in_place(contest: &mut Contest<'_>) {
         [("1 MiB in place", 1 << 20), ("64 KiB in place", 1 << 16), ("64 B in place", 64)]
     {
         contest.counted(name, move |messages| {
-            let queue = Shared::<ByteQueue>::anonymous_bytes(IN_PLACE * len).expect("memory");
+            let queue = Shared::<ByteQueue>::with_capacity(IN_PLACE * len).expect("memory");
             bytes_in_place(&queue, len, messages)
         });
     }

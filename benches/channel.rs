@@ -13,11 +13,11 @@ type Levels = PriorityQueue<u64, 4, CAPACITY>;
 type LevelsBetween = PriorityChannel<u64, 4, CAPACITY>;
 
 fn queue() -> Shared<Queue<u64>> {
-    Shared::<Queue<u64>>::anonymous_queue(CAPACITY).expect("memory")
+    Shared::<Queue<u64>>::with_capacity(CAPACITY).expect("memory")
 }
 
 fn channel() -> Shared<Channel<u64>> {
-    Shared::<Channel<u64>>::anonymous_channel(CAPACITY).expect("memory")
+    Shared::<Channel<u64>>::with_capacity(CAPACITY).expect("memory")
 }
 
 fn levels() -> Shared<Levels> {

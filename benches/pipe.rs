@@ -10,7 +10,7 @@ use support::{ALONE, Bench, Contest, TOGETHER, group};
 
 fn pipe(len: usize) -> Shared<Pipe> {
     let capacity = (256 * len).clamp(1 << 14, 1 << 22); // each way
-    Shared::<Pipe>::anonymous_pipe(capacity).expect("memory")
+    Shared::<Pipe>::with_capacity(capacity).expect("memory")
 }
 
 fn alone<const LEN: usize>(contest: &mut Contest<'_>) {

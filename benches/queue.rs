@@ -16,7 +16,7 @@ const CAPACITY: usize = 1_024;
 
 /// A queue of messages of so many words.
 fn queue<const WORDS: usize>() -> Shared<Queue<[u64; WORDS]>> {
-    Shared::<Queue<_>>::anonymous_queue(CAPACITY).expect("memory")
+    Shared::<Queue<_>>::with_capacity(CAPACITY).expect("memory")
 }
 
 // ------------------------------------------------------------------------------- in one thread

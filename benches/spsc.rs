@@ -20,7 +20,7 @@ fn alone(contest: &mut Contest<'_>) {
             assert_eq!(consumer.recv(), Ok([i]));
         }
     });
-    let queue = Shared::<Queue<Message<1>>>::anonymous_queue(CAPACITY).expect("memory");
+    let queue = Shared::<Queue<Message<1>>>::with_capacity(CAPACITY).expect("memory");
     contest.alone("outlast::Queue", move |n| {
         for i in 0..n {
             queue.send([i]).expect("open");

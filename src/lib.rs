@@ -72,7 +72,7 @@ pub use rwlock::{ReadGuard, ReadResult, RwLock, WriteGuard, WriteResult};
 #[cfg(not(outlast_loom))]
 pub use segment::{forks, header::Lifetime, leave, names::reap, names::remove};
 pub use semaphore::{OwnedPermit, OwnedSemaphore, Permit, Semaphore};
-pub use shareable::{Dead, Field, Layout, Plain, Shareable};
+pub use shareable::{Dead, Field, Layout, Plain, Shareable, WithCapacity};
 #[cfg(not(outlast_loom))]
 pub use shared::Options;
 pub use shared::Shared;

@@ -158,6 +158,20 @@ pub unsafe trait Shareable {
     }
 }
 
+/// A shareable type whose capacity is chosen when a value is created.
+///
+/// Implemented by the queues, channels, rings, pipes and journals of this crate.
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates such a value.
+pub trait WithCapacity: Shareable {
+    /// The number of elements ([`Shareable::size`]) that gives at least `capacity`, or `None` if
+    /// there is no such number. [`Shareable::size`] may still refuse the number.
+    #[doc(hidden)]
+    #[must_use]
+    fn units(capacity: usize) -> Option<usize> {
+        Some(capacity)
+    }
+}
+
 /// Data that primitives guard and carry: what may be in a `Lock` or pass through a `Queue`.
 ///
 /// Integers, floats, `bool`, arrays of them, and what [`plain!`](crate::plain) declares.

@@ -1,19 +1,16 @@
 //! A value in memory that several processes map: `Arc` for processes.
 #![expect(unsafe_code, reason = "gives references to a value that lies in a checked mapping")]
 use crate::error::{Fault, OpenError};
-use crate::log::Journal;
-use crate::queue::bytes::{self, ByteQueue};
-use crate::queue::pipe::{self, Connection, Pipe};
-use crate::queue::spsc::Ring;
+use crate::queue::pipe::{Connection, Pipe};
 use crate::queue::{ByteChannel, ByteReceiver, ByteSender};
-use crate::queue::{Channel, Queue, Receiver, Sender};
+use crate::queue::{Channel, Receiver, Sender};
 use crate::queue::{PriorityChannel, PriorityReceiver, PrioritySender};
 use crate::segment::header::{self, Expected, Geometry, Lifetime, Spec};
 use crate::segment::memory::Memory;
 use crate::segment::names;
 use crate::segment::peers::Peers;
 use crate::segment::{Attachment, discard};
-use crate::shareable::{Dead, Plain, Shareable};
+use crate::shareable::{Dead, Plain, Shareable, WithCapacity};
 use crate::sys::file::{self, Named};
 use crate::sys::thread;
 use core::fmt;
@@ -248,147 +245,47 @@ impl Options {
         name: &str,
         mut value: impl FnMut() -> T,
     ) -> Result<Shared<T>, OpenError> {
-        loop {
-            match Shared::open(name) {
-                Err(OpenError::NotFound) => {}
-                opened => return opened,
-            }
-            match self.create(name, value()) {
-                Err(OpenError::AlreadyExists) => {} // another was faster
-                created => return created,
-            }
-        }
+        open_or(name, || self.create(name, value()))
     }
 
-    /// As [`Shared::anonymous_queue`].
+    /// As [`Shared::with_capacity`].
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn anonymous_queue<T: Plain>(self, capacity: usize) -> Result<Shared<Queue<T>>, OpenError> {
-        self.make(Home::Anonymous, capacity, Self::empty)
+    pub fn with_capacity<T: ?Sized + WithCapacity + Sync + 'static>(
+        self,
+        capacity: usize,
+    ) -> Result<Shared<T>, OpenError> {
+        self.make(Home::Anonymous, Self::units::<T>(capacity)?, Self::empty)
     }
 
-    /// As [`Shared::create_queue`].
+    /// As [`Shared::create_with_capacity`].
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn create_queue<T: Plain>(
+    pub fn create_with_capacity<T: ?Sized + WithCapacity + Sync + 'static>(
         self,
         name: &str,
         capacity: usize,
-    ) -> Result<Shared<Queue<T>>, OpenError> {
-        self.make(Home::Named(name), capacity, Self::empty)
+    ) -> Result<Shared<T>, OpenError> {
+        self.make(Home::Named(name), Self::units::<T>(capacity)?, Self::empty)
     }
 
-    /// As [`Shared::anonymous_channel`].
+    /// As [`Shared::open_or_create_with_capacity`].
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn anonymous_channel<T: Plain>(
-        self,
-        capacity: usize,
-    ) -> Result<Shared<Channel<T>>, OpenError> {
-        self.make(Home::Anonymous, capacity, Self::empty)
-    }
-
-    /// As [`Shared::create_channel`].
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn create_channel<T: Plain>(
+    pub fn open_or_create_with_capacity<T: ?Sized + WithCapacity + Sync + 'static>(
         self,
         name: &str,
         capacity: usize,
-    ) -> Result<Shared<Channel<T>>, OpenError> {
-        self.make(Home::Named(name), capacity, Self::empty)
+    ) -> Result<Shared<T>, OpenError> {
+        open_or(name, || self.create_with_capacity(name, capacity))
     }
 
-    /// As [`Shared::anonymous_ring`].
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn anonymous_ring<T: Plain>(self, capacity: usize) -> Result<Shared<Ring<T>>, OpenError> {
-        self.make(Home::Anonymous, capacity, Self::empty)
-    }
-
-    /// As [`Shared::anonymous_bytes`].
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn anonymous_bytes(self, capacity: usize) -> Result<Shared<ByteQueue>, OpenError> {
-        self.make(Home::Anonymous, units(capacity)?, Self::empty)
-    }
-
-    /// As [`Shared::create_bytes`].
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn create_bytes(self, name: &str, capacity: usize) -> Result<Shared<ByteQueue>, OpenError> {
-        self.make(Home::Named(name), units(capacity)?, Self::empty)
-    }
-
-    /// As [`Shared::anonymous_byte_channel`].
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn anonymous_byte_channel(self, capacity: usize) -> Result<Shared<ByteChannel>, OpenError> {
-        self.make(Home::Anonymous, units(capacity)?, Self::empty)
-    }
-
-    /// As [`Shared::create_byte_channel`].
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn create_byte_channel(
-        self,
-        name: &str,
-        capacity: usize,
-    ) -> Result<Shared<ByteChannel>, OpenError> {
-        self.make(Home::Named(name), units(capacity)?, Self::empty)
-    }
-
-    /// As [`Shared::anonymous_pipe`].
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn anonymous_pipe(self, capacity: usize) -> Result<Shared<Pipe>, OpenError> {
-        self.make(Home::Anonymous, blocks(capacity)?, Self::empty)
-    }
-
-    /// As [`Shared::create_pipe`].
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn create_pipe(self, name: &str, capacity: usize) -> Result<Shared<Pipe>, OpenError> {
-        self.make(Home::Named(name), blocks(capacity)?, Self::empty)
-    }
-
-    /// As [`Shared::anonymous_journal`].
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn anonymous_journal(self, capacity: usize) -> Result<Shared<Journal>, OpenError> {
-        self.make(Home::Anonymous, capacity, Self::empty)
-    }
-
-    /// As [`Shared::create_journal`].
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn create_journal(self, name: &str, capacity: usize) -> Result<Shared<Journal>, OpenError> {
-        self.make(Home::Named(name), capacity, Self::empty)
-    }
-
-    /// As [`Shared::create_ring`].
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn create_ring<T: Plain>(
-        self,
-        name: &str,
-        capacity: usize,
-    ) -> Result<Shared<Ring<T>>, OpenError> {
-        self.make(Home::Named(name), capacity, Self::empty)
+    fn units<T: ?Sized + WithCapacity>(capacity: usize) -> Result<usize, OpenError> {
+        let units = T::units(capacity).filter(|&units| T::size(units).is_some());
+        units.ok_or(OpenError::InvalidCapacity(capacity))
     }
 
     /// Makes a segment in memory of the caller's, for example of a `shared_memory::Shmem`.
@@ -500,6 +397,23 @@ impl Options {
     }
 }
 
+/// Opens the segment called `name`, or makes it with `create`.
+fn open_or<T: ?Sized + Shareable + Sync + 'static>(
+    name: &str,
+    mut create: impl FnMut() -> Result<Shared<T>, OpenError>,
+) -> Result<Shared<T>, OpenError> {
+    loop {
+        match Shared::open(name) {
+            Err(OpenError::NotFound) => {}
+            opened => return opened,
+        }
+        match create() {
+            Err(OpenError::AlreadyExists) => {} // another process was faster
+            created => return created,
+        }
+    }
+}
+
 /// Where a segment is to be made.
 enum Home<'a> {
     Anonymous,
@@ -534,41 +448,47 @@ impl<T: Shareable + Sync + 'static> Shared<T> {
     }
 }
 
-impl<T: Plain> Shared<Queue<T>> {
-    /// A new queue of `capacity` messages (1 to 16,777,215) in memory without a name.
+/// Values whose capacity is chosen at run time.
+impl<T: ?Sized + WithCapacity + Sync + 'static> Shared<T> {
+    /// Creates an empty value for `capacity` messages, bytes or records, in memory without a name.
+    ///
+    /// The docs of the type tell in what the capacity is counted, and its limits.
+    ///
+    /// ```
+    /// use outlast::{ByteQueue, Queue, Shared};
+    /// let jobs = Shared::<Queue<u64>>::with_capacity(16)?;
+    /// let texts = Shared::<ByteQueue>::with_capacity(64 * 1024)?;
+    /// assert_eq!((jobs.capacity(), texts.capacity()), (16, 64 * 1024));
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
-    pub fn anonymous_queue(capacity: usize) -> Result<Self, OpenError> {
-        Options::new().anonymous_queue(capacity)
+    /// [`OpenError::InvalidCapacity`] if the type does not allow the capacity; see [`OpenError`].
+    pub fn with_capacity(capacity: usize) -> Result<Self, OpenError> {
+        Options::new().with_capacity(capacity)
     }
 
-    /// A new queue of `capacity` messages (1 to 16,777,215) that others open by `name`.
+    /// Creates an empty value of `capacity` that other programs of the same user open by `name`.
     ///
     /// # Errors
-    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
-    pub fn create_queue(name: &str, capacity: usize) -> Result<Self, OpenError> {
-        Options::new().create_queue(name, capacity)
+    /// As [`Shared::with_capacity`], and [`OpenError::AlreadyExists`] if a segment of this name is
+    /// in use.
+    pub fn create_with_capacity(name: &str, capacity: usize) -> Result<Self, OpenError> {
+        Options::new().create_with_capacity(name, capacity)
+    }
+
+    /// Opens the segment called `name`, or creates it with `capacity`.
+    ///
+    /// A segment that exists keeps its capacity, whatever `capacity` says.
+    ///
+    /// # Errors
+    /// As [`Shared::with_capacity`].
+    pub fn open_or_create_with_capacity(name: &str, capacity: usize) -> Result<Self, OpenError> {
+        Options::new().open_or_create_with_capacity(name, capacity)
     }
 }
 
 impl<T: Plain> Shared<Channel<T>> {
-    /// A new channel for `capacity` messages (1 to 16,777,215) in memory without a name.
-    ///
-    /// # Errors
-    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
-    pub fn anonymous_channel(capacity: usize) -> Result<Self, OpenError> {
-        Options::new().anonymous_channel(capacity)
-    }
-
-    /// A new channel for `capacity` messages (1 to 16,777,215) that others open by `name`.
-    ///
-    /// # Errors
-    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
-    pub fn create_channel(name: &str, capacity: usize) -> Result<Self, OpenError> {
-        Options::new().create_channel(name, capacity)
-    }
-
     /// As [`Channel::sender`]; the handle keeps the channel mapped, and may go to any thread.
     ///
     /// # Errors
@@ -606,70 +526,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize> Shared<PriorityChannel<T, LE
     }
 }
 
-impl<T: Plain> Shared<Ring<T>> {
-    /// A new ring of `capacity` messages (1 to 4,294,967,295) in memory without a name.
-    ///
-    /// # Errors
-    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
-    pub fn anonymous_ring(capacity: usize) -> Result<Self, OpenError> {
-        Options::new().anonymous_ring(capacity)
-    }
-
-    /// A new ring of `capacity` messages (1 to 4,294,967,295) that others open by `name`.
-    ///
-    /// # Errors
-    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
-    pub fn create_ring(name: &str, capacity: usize) -> Result<Self, OpenError> {
-        Options::new().create_ring(name, capacity)
-    }
-}
-
-/// The units of a queue for messages of `capacity` bytes.
-fn units(capacity: usize) -> Result<usize, OpenError> {
-    let units = capacity.div_ceil(bytes::BLOCK).checked_next_multiple_of(bytes::GRAIN);
-    let valid = units.filter(|&units| <ByteQueue>::size(units).is_some());
-    valid.ok_or(OpenError::InvalidCapacity(capacity))
-}
-
-impl Shared<ByteQueue> {
-    /// A new queue for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a
-    /// multiple of 256) in memory without a name.
-    ///
-    /// # Errors
-    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
-    pub fn anonymous_bytes(capacity: usize) -> Result<Self, OpenError> {
-        Options::new().anonymous_bytes(capacity)
-    }
-
-    /// A new queue for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a
-    /// multiple of 256) that others open by `name`.
-    ///
-    /// # Errors
-    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
-    pub fn create_bytes(name: &str, capacity: usize) -> Result<Self, OpenError> {
-        Options::new().create_bytes(name, capacity)
-    }
-}
-
 impl Shared<ByteChannel> {
-    /// A new channel for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a
-    /// multiple of 256) in memory without a name.
-    ///
-    /// # Errors
-    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
-    pub fn anonymous_byte_channel(capacity: usize) -> Result<Self, OpenError> {
-        Options::new().anonymous_byte_channel(capacity)
-    }
-
-    /// A new channel for messages of `capacity` bytes together (1 to 1,073,741,568, rounded up to a
-    /// multiple of 256) that others open by `name`.
-    ///
-    /// # Errors
-    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
-    pub fn create_byte_channel(name: &str, capacity: usize) -> Result<Self, OpenError> {
-        Options::new().create_byte_channel(name, capacity)
-    }
-
     /// As [`ByteChannel::sender`]; the handle keeps the channel mapped, and may go to any thread.
     ///
     /// # Errors
@@ -687,33 +544,7 @@ impl Shared<ByteChannel> {
     }
 }
 
-/// The blocks of a pipe with room for `capacity` bytes each way.
-fn blocks(capacity: usize) -> Result<usize, OpenError> {
-    let each = capacity.div_ceil(pipe::BLOCK).checked_next_power_of_two();
-    let valid = each.and_then(|each| each.checked_mul(2)).filter(|_| capacity > 0);
-    let valid = valid.filter(|&blocks| <Pipe>::size(blocks).is_some());
-    valid.ok_or(OpenError::InvalidCapacity(capacity))
-}
-
 impl Shared<Pipe> {
-    /// A new pipe with room for `capacity` bytes each way (1 to 1,073,741,824, rounded up to 64
-    /// times a power of two) in memory without a name.
-    ///
-    /// # Errors
-    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
-    pub fn anonymous_pipe(capacity: usize) -> Result<Self, OpenError> {
-        Options::new().anonymous_pipe(capacity)
-    }
-
-    /// A new pipe with room for `capacity` bytes each way (1 to 1,073,741,824, rounded up to 64
-    /// times a power of two) that others open by `name`.
-    ///
-    /// # Errors
-    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
-    pub fn create_pipe(name: &str, capacity: usize) -> Result<Self, OpenError> {
-        Options::new().create_pipe(name, capacity)
-    }
-
     /// As [`Pipe::first`]; the handle keeps the pipe mapped, and may go to any thread.
     ///
     /// # Errors
@@ -728,24 +559,6 @@ impl Shared<Pipe> {
     /// As [`Pipe::first`].
     pub fn second(&self) -> Result<Connection<Self>, Fault> {
         Connection::second(self.clone())
-    }
-}
-
-impl Shared<Journal> {
-    /// A new journal of `capacity` records (1 to 16,777,216) in memory without a name.
-    ///
-    /// # Errors
-    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
-    pub fn anonymous_journal(capacity: usize) -> Result<Self, OpenError> {
-        Options::new().anonymous_journal(capacity)
-    }
-
-    /// A new journal of `capacity` records (1 to 16,777,216) that others open by `name`.
-    ///
-    /// # Errors
-    /// [`OpenError::InvalidCapacity`]; see [`OpenError`].
-    pub fn create_journal(name: &str, capacity: usize) -> Result<Self, OpenError> {
-        Options::new().create_journal(name, capacity)
     }
 }
 

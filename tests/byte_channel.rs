@@ -68,7 +68,7 @@ fn office() -> Shared<Office> {
 
 /// A channel of so many blocks, of which a short message takes one.
 fn channel(blocks: usize) -> Shared<ByteChannel> {
-    Shared::<ByteChannel>::anonymous_byte_channel(64 * blocks).unwrap()
+    Shared::<ByteChannel>::with_capacity(64 * blocks).unwrap()
 }
 
 fn again(channel: &Shared<ByteChannel>) -> Shared<ByteChannel> {
@@ -160,7 +160,7 @@ fn room_for_nobody() {
 #[test]
 fn by_name_and_capacity() {
     let name = format!("byte-channel-{}", std::process::id());
-    let here = Shared::<ByteChannel>::create_byte_channel(&name, 300).unwrap();
+    let here = Shared::<ByteChannel>::create_with_capacity(&name, 300).unwrap();
     let _watchdog = watch("by_name_and_capacity", &here);
     let there = Shared::<ByteChannel>::open(&name).unwrap();
     let (sender, receiver) = (here.sender().unwrap(), there.receiver().unwrap());
@@ -173,7 +173,7 @@ fn by_name_and_capacity() {
     drop(sender);
     assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
     for wrong in [0, 1 << 31, usize::MAX] {
-        let made = Shared::<ByteChannel>::anonymous_byte_channel(wrong);
+        let made = Shared::<ByteChannel>::with_capacity(wrong);
         assert!(matches!(made, Err(OpenError::InvalidCapacity(_))), "{wrong}");
     }
 }

@@ -31,7 +31,7 @@ fn post() -> Shared<Post> {
 }
 
 fn queue(capacity: usize) -> Shared<ByteQueue> {
-    Shared::<ByteQueue>::anonymous_bytes(capacity).unwrap()
+    Shared::<ByteQueue>::with_capacity(capacity).unwrap()
 }
 
 fn again(queue: &Shared<ByteQueue>) -> Shared<ByteQueue> {
@@ -209,14 +209,14 @@ fn closed_is_said_last() {
 #[test]
 fn by_name() {
     let name = format!("bytes-{}", std::process::id());
-    let here = Shared::<ByteQueue>::create_bytes(&name, 300).unwrap();
+    let here = Shared::<ByteQueue>::create_with_capacity(&name, 300).unwrap();
     let _watchdog = watch("by_name", &here);
     let there = Shared::<ByteQueue>::open(&name).unwrap();
     assert_eq!(there.capacity(), 512);
     here.send(b"by name").unwrap();
     assert_eq!(there.recv().unwrap(), b"by name");
     for capacity in [0, 1 << 30, usize::MAX] {
-        let refused = Shared::<ByteQueue>::anonymous_bytes(capacity).map(drop);
+        let refused = Shared::<ByteQueue>::with_capacity(capacity).map(drop);
         assert!(matches!(refused, Err(OpenError::InvalidCapacity(c)) if c == capacity));
     }
     assert!(matches!(

@@ -41,7 +41,7 @@ fn office() -> Shared<Office> {
 }
 
 fn channel(capacity: usize) -> Shared<Channel<u64>> {
-    Shared::<Channel<u64>>::anonymous_channel(capacity).unwrap()
+    Shared::<Channel<u64>>::with_capacity(capacity).unwrap()
 }
 
 fn again(channel: &Shared<Channel<u64>>) -> Shared<Channel<u64>> {
@@ -108,7 +108,7 @@ fn jobs_and_batches() {
 #[test]
 fn what_kills_is_buried() {
     let channel = channel(4);
-    let dead_letters = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let dead_letters = Shared::<Queue<u64>>::with_capacity(4).unwrap();
     let _watchdog = watch("what_kills_is_buried", &channel);
     let sender = channel.sender().unwrap();
     sender.send(666).unwrap();
@@ -147,7 +147,7 @@ fn what_kills_is_buried() {
 #[test]
 fn by_name_and_capacity() {
     let name = format!("channel-{}", std::process::id());
-    let here = Shared::<Channel<u64>>::create_channel(&name, 5).unwrap();
+    let here = Shared::<Channel<u64>>::create_with_capacity(&name, 5).unwrap();
     let _watchdog = watch("by_name_and_capacity", &here);
     let there = Shared::<Channel<u64>>::open(&name).unwrap();
     let (sender, receiver) = (here.sender().unwrap(), there.receiver().unwrap());
@@ -159,12 +159,9 @@ fn by_name_and_capacity() {
     }
     drop(sender);
     assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
-    let too_large = Shared::<Channel<u64>>::anonymous_channel(1 << 24);
+    let too_large = Shared::<Channel<u64>>::with_capacity(1 << 24);
     assert!(matches!(too_large, Err(OpenError::InvalidCapacity(_))));
-    assert!(matches!(
-        Shared::<Channel<u64>>::anonymous_channel(0),
-        Err(OpenError::InvalidCapacity(0))
-    ));
+    assert!(matches!(Shared::<Channel<u64>>::with_capacity(0), Err(OpenError::InvalidCapacity(0))));
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn parts_of_queue() -> (u64, u64) {
 #[test]
 fn laps_of_a_queue() {
     for capacity in [1, 2, 3, 16] {
-        let queue = Shared::<Queue<u64>>::anonymous_queue(capacity).unwrap();
+        let queue = Shared::<Queue<u64>>::with_capacity(capacity).unwrap();
         let _watchdog = watch("laps_of_a_queue", &queue);
         let (bytes, (_, slots)) = (Bytes::of(&queue), parts_of_queue());
         let lap = (1 << 40) - 3;
@@ -93,7 +93,7 @@ fn laps_of_a_queue() {
 #[test]
 fn laps_of_a_byte_queue() {
     for lap in [1_u64 << 25, 1 << 32, 1 << 39, 1 << 40].map(|end| end - 3) {
-        let queue = Shared::<ByteQueue>::anonymous_bytes(512).unwrap();
+        let queue = Shared::<ByteQueue>::with_capacity(512).unwrap();
         let _watchdog = watch("laps_of_a_byte_queue", &queue);
         let bytes = Bytes::of(&queue);
         [0, 128, 256].into_iter().for_each(|mark| bytes.put(mark, lap << 24));
@@ -118,7 +118,7 @@ fn laps_of_a_byte_queue() {
 /// The lap of a header has 25 bits: one of long ago is wiped before its lap comes again.
 #[test]
 fn headers_of_long_ago() {
-    let queue = Shared::<ByteQueue>::anonymous_bytes(512).unwrap();
+    let queue = Shared::<ByteQueue>::with_capacity(512).unwrap();
     let _watchdog = watch("headers_of_long_ago", &queue);
     let bytes = Bytes::of(&queue);
     let header =
@@ -140,7 +140,7 @@ fn headers_of_long_ago() {
 #[test]
 fn returned_messages() {
     for end in [1 << 32, 0_u64] {
-        let queue = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+        let queue = Shared::<Queue<u64>>::with_capacity(4).unwrap();
         let _watchdog = watch("returned_messages", &queue);
         let (bytes, (cells, _)) = (Bytes::of(&queue), parts_of_queue());
         queue.send(7).unwrap();
@@ -162,7 +162,7 @@ fn returned_messages() {
 /// Returned messages are found however many came back while nobody looked for them in vain.
 #[test]
 fn returned_messages_that_nobody_looked_for() {
-    let queue = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let queue = Shared::<Queue<u64>>::with_capacity(4).unwrap();
     let _watchdog = watch("returned_messages_that_nobody_looked_for", &queue);
     let (bytes, (cells, _)) = (Bytes::of(&queue), parts_of_queue());
     queue.send(7).unwrap();
@@ -177,7 +177,7 @@ fn returned_messages_that_nobody_looked_for() {
 #[test]
 fn returned_byte_messages() {
     for end in [1 << 32, 0_u64] {
-        let queue = Shared::<ByteQueue>::anonymous_bytes(512).unwrap();
+        let queue = Shared::<ByteQueue>::with_capacity(512).unwrap();
         let _watchdog = watch("returned_byte_messages", &queue);
         let bytes = Bytes::of(&queue);
         let marks = <ByteQueue as Shareable>::layout().fields[0].offset as u64;
@@ -194,7 +194,7 @@ fn returned_byte_messages() {
 
 #[test]
 fn attempts_stop_at_the_last() {
-    let queue = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let queue = Shared::<Queue<u64>>::with_capacity(4).unwrap();
     let _watchdog = watch("attempts_stop_at_the_last", &queue);
     queue.send(7).unwrap();
     for n in 0..300 {
@@ -209,7 +209,7 @@ fn attempts_stop_at_the_last() {
 
 #[test]
 fn uses_of_a_cell() {
-    let queue = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let queue = Shared::<Queue<u64>>::with_capacity(4).unwrap();
     let _watchdog = watch("uses_of_a_cell", &queue);
     let (bytes, (cells, slots)) = (Bytes::of(&queue), parts_of_queue());
     let size = (slots - cells) / IN_FLIGHT as u64;
@@ -227,7 +227,7 @@ fn uses_of_a_cell() {
 
 #[test]
 fn takers_of_an_end() {
-    let channel = Shared::<Channel<u64>>::anonymous_channel(4).unwrap();
+    let channel = Shared::<Channel<u64>>::with_capacity(4).unwrap();
     let _watchdog = watch("takers_of_an_end", &channel);
     let bytes = Bytes::of(&channel);
     let receiver = channel.receiver().unwrap();
@@ -248,7 +248,7 @@ fn takers_of_an_end() {
 /// A cell of an end that counts as many handles as it can: a further handle takes another cell.
 #[test]
 fn handles_of_an_end() {
-    let channel = Shared::<Channel<u64>>::anonymous_channel(4).unwrap();
+    let channel = Shared::<Channel<u64>>::with_capacity(4).unwrap();
     let _watchdog = watch("handles_of_an_end", &channel);
     let bytes = Bytes::of(&channel);
     let receiver = channel.receiver().unwrap();
@@ -270,7 +270,7 @@ fn handles_of_an_end() {
 fn positions_of_a_ring() {
     // At 2^64 the slot of a position is as before only if the capacity is a power of two.
     for (end, capacity) in [(1_u64 << 32, 3), (1 << 32, 4), (0, 4), (0, 1)] {
-        let ring = Shared::<Ring<u64>>::anonymous_ring(capacity).unwrap();
+        let ring = Shared::<Ring<u64>>::with_capacity(capacity).unwrap();
         let _watchdog = watch("positions_of_a_ring", &ring);
         let bytes = Bytes::of(&ring);
         [0, 128].into_iter().for_each(|at| bytes.put(at, end.wrapping_sub(7)));
@@ -290,7 +290,7 @@ fn positions_of_a_ring() {
 #[test]
 fn marks_of_a_pipe() {
     for end in [1_u64 << 32, 0] {
-        let pipe = Shared::<Pipe>::anonymous_pipe(512).unwrap();
+        let pipe = Shared::<Pipe>::with_capacity(512).unwrap();
         let _watchdog = watch("marks_of_a_pipe", &pipe);
         let (bytes, (first, second)) =
             (Bytes::of(&pipe), (pipe.first().unwrap(), pipe.second().unwrap()));
@@ -312,7 +312,7 @@ fn marks_of_a_pipe() {
 fn laps_of_a_journal() {
     // A slot's lap has 50 bits, and positions have 64.
     for start in [((1_u64 << 50) - 3) * 4, (1 << 32) - 8, 0_u64.wrapping_sub(8)] {
-        let journal = Shared::<Journal>::anonymous_journal(4).unwrap();
+        let journal = Shared::<Journal>::with_capacity(4).unwrap();
         let _watchdog = watch("laps_of_a_journal", &journal);
         let bytes = Bytes::of(&journal);
         journal.write(Level::Info, "", "before").unwrap();
@@ -356,8 +356,8 @@ mod of_the_futex_backend {
     /// The word that sleepers sleep on, and the count of those that fell asleep.
     #[test]
     fn sequences_and_armings_of_a_signal() {
-        let queue = Shared::<Queue<u64>>::anonymous_queue(1).unwrap();
-        let back = Shared::<Queue<u64>>::anonymous_queue(1).unwrap();
+        let queue = Shared::<Queue<u64>>::with_capacity(1).unwrap();
+        let back = Shared::<Queue<u64>>::with_capacity(1).unwrap();
         let _watchdog = watch("sequences_and_armings_of_a_signal", &queue);
         for bytes in [Bytes::of(&queue), Bytes::of(&back)] {
             for signal in 0..2 {
@@ -384,7 +384,7 @@ mod of_the_futex_backend {
 
     #[test]
     fn deaths_with_a_role() {
-        let ring = Shared::<Ring<u64>>::anonymous_ring(4).unwrap();
+        let ring = Shared::<Ring<u64>>::with_capacity(4).unwrap();
         let _watchdog = watch("deaths_with_a_role", &ring);
         let bytes = Bytes::of(&ring);
         let consumer = ring.consumer().unwrap();

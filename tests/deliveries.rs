@@ -36,7 +36,7 @@ fn sleeper<'s, R: Send + 's>(
 
 /// A queue of which as many messages are delivered as there are cells.
 fn exhausted() -> Shared<Queue<u64>> {
-    let queue = Shared::<Queue<u64>>::anonymous_queue(IN_FLIGHT + 8).unwrap();
+    let queue = Shared::<Queue<u64>>::with_capacity(IN_FLIGHT + 8).unwrap();
     (0..ALL).for_each(|n| queue.send(n).unwrap());
     queue
 }
@@ -99,7 +99,7 @@ fn closed_and_empty_is_seen_without_a_cell() {
 
 #[test]
 fn an_end_is_seen_without_a_cell() {
-    let channel = Shared::<Channel<u64>>::anonymous_channel(IN_FLIGHT + 8).unwrap();
+    let channel = Shared::<Channel<u64>>::with_capacity(IN_FLIGHT + 8).unwrap();
     let _watchdog = watch("an_end_is_seen_without_a_cell", &channel);
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     (0..=ALL).for_each(|n| sender.send(n).unwrap());
@@ -162,7 +162,7 @@ fn a_receiver_that_sleeps_for_a_cell_of_a_closed_queue_hears_that_the_message_is
 /// A slot that is given up may have been all that several receivers waited for.
 #[test]
 fn the_last_slot_that_is_given_up_wakes_all_receivers_of_a_closed_queue() {
-    let queue = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let queue = Shared::<Queue<u64>>::with_capacity(4).unwrap();
     let _watchdog =
         watch("the_last_slot_that_is_given_up_wakes_all_receivers_of_a_closed_queue", &queue);
     let loan = queue.loan().unwrap();
@@ -182,7 +182,7 @@ fn the_last_slot_that_is_given_up_wakes_all_receivers_of_a_closed_queue() {
 /// wake itself.
 #[test]
 fn a_receiver_without_a_cell_sleeps_when_the_senders_are_gone() {
-    let channel = Shared::<Channel<u64>>::anonymous_channel(IN_FLIGHT + 8).unwrap();
+    let channel = Shared::<Channel<u64>>::with_capacity(IN_FLIGHT + 8).unwrap();
     let _watchdog = watch("a_receiver_without_a_cell_sleeps_when_the_senders_are_gone", &channel);
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     (0..=ALL).for_each(|n| sender.send(n).unwrap());
@@ -198,7 +198,7 @@ fn a_receiver_without_a_cell_sleeps_when_the_senders_are_gone() {
 /// The same of a message that is being written, in a channel that nobody sent to for a moment.
 #[test]
 fn a_receiver_behind_a_slow_sender_sleeps() {
-    let channel = Shared::<Channel<u64>>::anonymous_channel(4).unwrap();
+    let channel = Shared::<Channel<u64>>::with_capacity(4).unwrap();
     let _watchdog = watch("a_receiver_behind_a_slow_sender_sleeps", &channel);
     drop(channel.sender().unwrap());
     let _sender = channel.sender().unwrap();

@@ -160,7 +160,7 @@ fn in_a_sandbox_without_membarrier() {
 /// Also the verdict that a queue is closed for good rests on such a fence.
 #[test]
 fn closed_in_a_sandbox() {
-    let queue = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let queue = Shared::<Queue<u64>>::with_capacity(4).unwrap();
     let _watchdog = watch("closed_in_a_sandbox", &queue);
     queue.send(1).unwrap();
     queue.close();

@@ -14,7 +14,7 @@ fn is_barred<R>(access: impl FnOnce() -> R) -> bool {
 
 #[test]
 fn messages_in_place() {
-    let queue = Shared::<Queue<[u64; 4]>>::anonymous_queue(8).unwrap();
+    let queue = Shared::<Queue<[u64; 4]>>::with_capacity(8).unwrap();
     let _watchdog = watch("messages_in_place", &queue);
     queue.send_batch(&[[1; 4], [2; 4], [3; 4]]).unwrap();
     let message = queue.recv_ref().unwrap();
@@ -52,8 +52,8 @@ fn deliveries_of_a_level() {
 
 #[test]
 fn bytes_in_place() {
-    let queue = Shared::<ByteQueue>::anonymous_bytes(4096).unwrap();
-    let channel = Shared::<ByteChannel>::anonymous_byte_channel(4096).unwrap();
+    let queue = Shared::<ByteQueue>::with_capacity(4096).unwrap();
+    let channel = Shared::<ByteChannel>::with_capacity(4096).unwrap();
     let _watchdog = watch("bytes_in_place", &queue);
     let (sender, _receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     queue.send(b"first").unwrap();
@@ -75,7 +75,7 @@ fn bytes_in_place() {
 
 #[test]
 fn chunks() {
-    let ring = Shared::<Ring<u64>>::anonymous_ring(8).unwrap();
+    let ring = Shared::<Ring<u64>>::with_capacity(8).unwrap();
     let _watchdog = watch("chunks", &ring);
     let (mut producer, mut consumer) = (ring.producer().unwrap(), ring.consumer().unwrap());
     producer.send(1).unwrap();

@@ -3,8 +3,8 @@
 mod common;
 
 use common::watch;
-use outlast::spsc::{RoleError, TrySendError as RingError};
-use outlast::{Fault, Options, Pipe, RecvError, Shareable, Shared, TrySendError};
+use outlast::spsc::{Ring, RoleError, TrySendError as RingError};
+use outlast::{Channel, Fault, Options, Pipe, RecvError, Shareable, Shared, TrySendError};
 use std::sync::mpsc;
 
 /// Runs `act` on a thread that finds all places of the segment taken by threads that live on.
@@ -36,7 +36,7 @@ fn options() -> Options {
 
 #[test]
 fn the_last_sender() {
-    let channel = options().anonymous_channel::<u64>(4).unwrap();
+    let channel = options().with_capacity::<Channel<u64>>(4).unwrap();
     let _watchdog = watch("the_last_sender", &channel);
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     let sent = without_a_place(
@@ -53,7 +53,7 @@ fn the_last_sender() {
 
 #[test]
 fn a_side_of_a_pipe() {
-    let pipe = options().anonymous_pipe(4096).unwrap();
+    let pipe = options().with_capacity::<Pipe>(4096).unwrap();
     let _watchdog = watch::<Pipe>("a_side_of_a_pipe", &pipe);
     let (first, second) = (pipe.first().unwrap(), pipe.second().unwrap());
     without_a_place(|| drop(pipe.second()), || drop(first));
@@ -62,7 +62,7 @@ fn a_side_of_a_pipe() {
 
 #[test]
 fn an_end_of_a_ring() {
-    let ring = Shared::clone(&options().anonymous_ring::<u64>(4).unwrap());
+    let ring = Shared::clone(&options().with_capacity::<Ring<u64>>(4).unwrap());
     let _watchdog = watch("an_end_of_a_ring", &ring);
     let producer = ring.producer().unwrap();
     assert_eq!(ring.producer().unwrap_err(), RoleError::Taken);

@@ -89,7 +89,7 @@ fn handles_never_overlap() {
     let seed = &mut 7;
     let (mut opened, mut refused) = (0, 0);
     for round in 0..1_500 {
-        let queue = Shared::<ByteQueue>::anonymous_bytes(BLOCKS * 64).unwrap();
+        let queue = Shared::<ByteQueue>::with_capacity(BLOCKS * 64).unwrap();
         let _watchdog = watch("handles_never_overlap", &queue);
         // A queue that was used, and then a few words, or all, written over.
         for _ in 0..random(seed, 12) {
@@ -127,7 +127,7 @@ fn handles_never_overlap() {
 /// A message of ten blocks in the place of one of five.
 #[test]
 fn a_message_beyond_the_tail_is_refused() {
-    let queue = Shared::<ByteQueue>::anonymous_bytes(4096).unwrap();
+    let queue = Shared::<ByteQueue>::with_capacity(4096).unwrap();
     let _watchdog = watch("a_message_beyond_the_tail_is_refused", &queue);
     queue.send(&[1; 300]).unwrap();
     let bytes = Bytes::of(&queue);
@@ -143,7 +143,7 @@ fn a_message_beyond_the_tail_is_refused() {
 /// Records that are done with, in a chain of their own across one that is not.
 #[test]
 fn a_chain_that_passes_the_head_by_is_refused() {
-    let channel = Shared::<ByteChannel>::anonymous_byte_channel(BLOCKS * 64).unwrap();
+    let channel = Shared::<ByteChannel>::with_capacity(BLOCKS * 64).unwrap();
     let _watchdog = watch("a_chain_that_passes_the_head_by_is_refused", &channel);
     let bytes = Bytes::of(&channel);
     let queue = <ByteChannel as Shareable>::layout().fields[0].offset as u64;
@@ -160,7 +160,7 @@ fn a_chain_that_passes_the_head_by_is_refused() {
 
 #[test]
 fn a_ring_of_more_messages_than_slots_is_refused() {
-    let ring = Shared::<Ring<u64>>::anonymous_ring(8).unwrap();
+    let ring = Shared::<Ring<u64>>::with_capacity(8).unwrap();
     let bytes = Bytes::of(&ring);
     bytes.put(0, 9);
     let opened = Shared::<Ring<u64>>::from_fd(ring.try_clone_fd().unwrap());
@@ -172,7 +172,7 @@ fn a_ring_of_more_messages_than_slots_is_refused() {
 /// A queue that peers use is opened all the while.
 #[test]
 fn a_queue_in_use_is_sound() {
-    let queue = Shared::<ByteQueue>::anonymous_bytes(BLOCKS * 64).unwrap();
+    let queue = Shared::<ByteQueue>::with_capacity(BLOCKS * 64).unwrap();
     let _watchdog = watch("a_queue_in_use_is_sound", &queue);
     std::thread::scope(|scope| {
         for _ in 0..2 {

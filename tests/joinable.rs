@@ -21,7 +21,7 @@ fn pool() -> Shared<Pool> {
 
 #[test]
 fn join_takes_its_time() {
-    let queue = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let queue = Shared::<Queue<u64>>::with_capacity(4).unwrap();
     let _watchdog = watch("join_takes_its_time", &queue);
     let began = Instant::now();
     assert_eq!(

@@ -145,7 +145,7 @@ fn judge_plain(name: &str, books: Books, crew: &Crew<'_>, began: Instant) {
 
 #[test]
 fn kills_of_queue() {
-    let queue = Shared::<Queue<u64>>::anonymous_queue(CAPACITY).unwrap();
+    let queue = Shared::<Queue<u64>>::with_capacity(CAPACITY).unwrap();
     let shown = queue.clone();
     let _watchdog = watchdog("kills_of_queue", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
@@ -181,7 +181,7 @@ fn judge_in_place(name: &str, books: Books, crew: &Crew<'_>, began: Instant) {
 /// was noted.
 #[test]
 fn kills_of_bytes() {
-    let queue = Shared::<ByteQueue>::anonymous_bytes(64 * CAPACITY).unwrap();
+    let queue = Shared::<ByteQueue>::with_capacity(64 * CAPACITY).unwrap();
     let shown = queue.clone();
     let _watchdog = watchdog("kills_of_bytes", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
@@ -210,7 +210,7 @@ fn kills_of_bytes() {
 /// Copied out: each message in one piece, and gone only with a receiver that had it.
 #[test]
 fn kills_of_bytes_copied() {
-    let queue = Shared::<ByteQueue>::anonymous_bytes(64 * CAPACITY).unwrap();
+    let queue = Shared::<ByteQueue>::with_capacity(64 * CAPACITY).unwrap();
     let shown = queue.clone();
     let _watchdog = watchdog("kills_of_bytes_copied", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
@@ -232,7 +232,7 @@ fn kills_of_bytes_copied() {
 
 #[test]
 fn kills_of_channel() {
-    let channel = Shared::<Channel<u64>>::anonymous_channel(CAPACITY).unwrap();
+    let channel = Shared::<Channel<u64>>::with_capacity(CAPACITY).unwrap();
     let shown = channel.clone();
     let _watchdog = watchdog("kills_of_channel", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
@@ -259,7 +259,7 @@ fn kills_of_channel() {
 /// In place at one end, copied at the other, by senders and receivers that are counted.
 #[test]
 fn kills_of_byte_channel() {
-    let channel = Shared::<ByteChannel>::anonymous_byte_channel(64 * CAPACITY).unwrap();
+    let channel = Shared::<ByteChannel>::with_capacity(64 * CAPACITY).unwrap();
     let shown = channel.clone();
     let _watchdog = watchdog("kills_of_byte_channel", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
@@ -290,7 +290,7 @@ fn kills_of_byte_channel() {
 /// Some go through in parts, which no receiver puts together with those of another.
 #[test]
 fn kills_of_pipe() {
-    let pipe = Shared::<Pipe>::anonymous_pipe(248).unwrap();
+    let pipe = Shared::<Pipe>::with_capacity(248).unwrap();
     let shown = pipe.clone();
     let _watchdog = watchdog("kills_of_pipe", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
@@ -372,7 +372,7 @@ fn kills_of_priority_channel() {
 
 #[test]
 fn kills_of_acknowledged() {
-    let queue = Shared::<Queue<u64>>::anonymous_queue(CAPACITY).unwrap();
+    let queue = Shared::<Queue<u64>>::with_capacity(CAPACITY).unwrap();
     let shown = queue.clone();
     let _watchdog = watchdog("kills_of_acknowledged", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
@@ -405,7 +405,7 @@ fn kills_of_acknowledged() {
 
 #[test]
 fn kills_of_spsc() {
-    let ring = Shared::<Ring<u64>>::anonymous_ring(CAPACITY).unwrap();
+    let ring = Shared::<Ring<u64>>::with_capacity(CAPACITY).unwrap();
     let shown = ring.clone();
     let _watchdog = watchdog("kills_of_spsc", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());

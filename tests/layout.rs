@@ -279,7 +279,7 @@ fn tables() {
     assert_eq!(word(&lock, 24), 4_096);
     assert_eq!(word(&lock, 72), 0);
     let options = Options::new().processes(3).threads(5);
-    let queue = options.anonymous_queue::<u64>(7).unwrap();
+    let queue = options.with_capacity::<Queue<u64>>(7).unwrap();
     let file = File::from(queue.try_clone_fd().unwrap());
     assert_eq!(word(&file, 72), 3 | 5 << 32);
     assert_eq!(word(&file, 80), 7);

@@ -20,7 +20,7 @@ fn desk() -> Shared<Desk> {
 }
 
 fn journal(capacity: usize) -> Shared<Journal> {
-    Shared::<Journal>::anonymous_journal(capacity).unwrap()
+    Shared::<Journal>::with_capacity(capacity).unwrap()
 }
 
 fn drain(journal: &Journal) -> Vec<Record> {
@@ -165,11 +165,11 @@ fn time_passes() {
 #[test]
 fn capacities() {
     for capacity in [0, outlast::log::MAX_CAPACITY + 1, usize::MAX] {
-        let error = Shared::<Journal>::anonymous_journal(capacity).unwrap_err();
+        let error = Shared::<Journal>::with_capacity(capacity).unwrap_err();
         assert!(matches!(error, OpenError::InvalidCapacity(_)), "{error}");
     }
     let name = format!("journal-{}", std::process::id());
-    let here = Shared::<Journal>::create_journal(&name, 5).unwrap();
+    let here = Shared::<Journal>::create_with_capacity(&name, 5).unwrap();
     let there = Shared::<Journal>::open(&name).unwrap();
     there.write(Level::Info, "", "by name").unwrap();
     assert_eq!((here.capacity(), drain(&here)[0].message()), (5, "by name".into()));

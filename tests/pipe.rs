@@ -27,7 +27,7 @@ fn line() -> Shared<Line> {
 }
 
 fn pipe(capacity: usize) -> Shared<Pipe> {
-    Shared::<Pipe>::anonymous_pipe(capacity).unwrap()
+    Shared::<Pipe>::with_capacity(capacity).unwrap()
 }
 
 fn again(pipe: &Shared<Pipe>) -> Shared<Pipe> {
@@ -95,7 +95,7 @@ fn given_up_in_the_middle() {
 #[test]
 fn capacities() {
     for bad in [0, (1 << 30) + 1, usize::MAX] {
-        let made = Shared::<Pipe>::anonymous_pipe(bad);
+        let made = Shared::<Pipe>::with_capacity(bad);
         assert!(matches!(made, Err(OpenError::InvalidCapacity(of)) if of == bad));
     }
 }
@@ -103,7 +103,7 @@ fn capacities() {
 #[test]
 fn by_name() {
     let name = format!("outlast-test-pipe-{}", std::process::id());
-    let here = Shared::<Pipe>::create_pipe(&name, 100).unwrap();
+    let here = Shared::<Pipe>::create_with_capacity(&name, 100).unwrap();
     let there = Shared::<Pipe>::open(&name).unwrap();
     let (first, second) = (here.first().unwrap(), there.second().unwrap());
     first.send_bytes(b"by name").unwrap();

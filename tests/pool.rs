@@ -787,7 +787,7 @@ fn what_a_killed_worker_logged() {
         journal.write(Level::Info, "task", &format!("ends {number}")).unwrap();
         number
     }
-    let journal = Shared::<Journal>::anonymous_journal(1_024).unwrap();
+    let journal = Shared::<Journal>::with_capacity(1_024).unwrap();
     let pool = Pool::builder().workers(2).retries(1).share("journal", &journal).build().unwrap();
     let results: Vec<_> = pool.map(logs, 0..20).collect();
     for (result, number) in results.iter().zip(0..) {

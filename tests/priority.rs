@@ -314,7 +314,7 @@ fn foreign_bytes() {
 #[test]
 fn a_most_urgent_job_that_kills() {
     let office = office();
-    let dead_letters = Shared::<Queue<u64>>::anonymous_queue(2).unwrap();
+    let dead_letters = Shared::<Queue<u64>>::with_capacity(2).unwrap();
     let _watchdog = watch("a_most_urgent_job_that_kills", &office);
     office.jobs.send(3, 666).unwrap();
     for attempt in 0..2 {

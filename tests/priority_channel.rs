@@ -199,7 +199,7 @@ fn streams_in_every_world() {
 #[test]
 fn what_kills_is_buried() {
     let channel = channel(4);
-    let dead_letters = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let dead_letters = Shared::<Queue<u64>>::with_capacity(4).unwrap();
     let _watchdog = watch("what_kills_is_buried", &channel);
     let sender = channel.sender().unwrap();
     sender.send(2, 666).unwrap();

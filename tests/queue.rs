@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 fn queue<T: Plain>(capacity: usize) -> Shared<Queue<T>> {
-    Shared::<Queue<T>>::anonymous_queue(capacity).unwrap()
+    Shared::<Queue<T>>::with_capacity(capacity).unwrap()
 }
 
 fn numbers(capacity: usize) -> Shared<Queue<u64>> {
@@ -562,12 +562,12 @@ fn batches_and_iterators() {
 fn capacities() {
     let _watchdog = watch_alone("capacities");
     for capacity in [0, 1 << 24, usize::MAX / 8, usize::MAX] {
-        match Shared::<Queue<u64>>::anonymous_queue(capacity) {
+        match Shared::<Queue<u64>>::with_capacity(capacity) {
             Err(OpenError::InvalidCapacity(told)) => assert_eq!(told, capacity),
             other => panic!("{capacity}: {other:?}"),
         }
         let name = format!("capacities-{}", std::process::id());
-        let named = Shared::<Queue<[u8; 4096]>>::create_queue(&name, capacity);
+        let named = Shared::<Queue<[u8; 4096]>>::create_with_capacity(&name, capacity);
         assert!(matches!(named, Err(OpenError::InvalidCapacity(_))), "{capacity}");
         assert!(matches!(Shared::<Queue<[u8; 4096]>>::open(&name), Err(OpenError::NotFound)));
     }
@@ -1551,7 +1551,7 @@ fn spoil<T: ?Sized + outlast::Shareable + Sync + 'static>(shared: &Shared<T>, go
 fn iterators_end_at_what_is_no_value() {
     use outlast::{Channel, PriorityChannel, PriorityQueue};
     const CORRUPT: Fault = Fault::Corrupt;
-    let queue = Shared::<Queue<Coin>>::anonymous_queue(8).unwrap();
+    let queue = Shared::<Queue<Coin>>::with_capacity(8).unwrap();
     let _watchdog = watch("iterators_end_at_what_is_no_value", &queue);
     let mut all = Vec::new();
     for round in 0..2 {
@@ -1579,7 +1579,7 @@ fn iterators_end_at_what_is_no_value() {
     assert_eq!(queue.recv_batch(&mut all, 4), Err(RecvError::Failed(CORRUPT)));
     assert_eq!((all, queue.is_empty()), (vec![Coin::Head], true));
 
-    let channel = Shared::<Channel<Coin>>::anonymous_channel(8).unwrap();
+    let channel = Shared::<Channel<Coin>>::with_capacity(8).unwrap();
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     sender.send(Coin::Tail).unwrap();
     spoil(&channel, 2);
@@ -1606,7 +1606,7 @@ fn iterators_end_at_what_is_no_value() {
 /// What a delivery gives was checked, whatever comes to lie in its cell.
 #[test]
 fn a_delivery_gives_what_was_checked() {
-    let queue = Shared::<Queue<Coin>>::anonymous_queue(8).unwrap();
+    let queue = Shared::<Queue<Coin>>::with_capacity(8).unwrap();
     let _watchdog = watch("a_delivery_gives_what_was_checked", &queue);
     queue.send(Coin::Tail).unwrap();
     let delivery = queue.recv_ack().unwrap();

@@ -31,12 +31,12 @@ fn outlasts(name: &'static str, waiter: Child, close: impl Fn()) {
 
 #[test]
 fn a_killed_closer_of_any_queue_leaves_nobody_asleep() {
-    let queue = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let queue = Shared::<Queue<u64>>::with_capacity(4).unwrap();
     let _watchdog = watch("a_killed_closer_of_any_queue_leaves_nobody_asleep", &queue);
     let waiter = fork_child(|| assert!(queue.recv().is_err()));
     outlasts("Queue", waiter, || queue.close());
 
-    let channel = Shared::<Channel<u64>>::anonymous_channel(4).unwrap();
+    let channel = Shared::<Channel<u64>>::with_capacity(4).unwrap();
     let waiter = fork_child(|| assert!(channel.receiver().unwrap().recv().is_err()));
     outlasts("Channel", waiter, || channel.close());
 
@@ -44,15 +44,15 @@ fn a_killed_closer_of_any_queue_leaves_nobody_asleep() {
     let waiter = fork_child(|| assert!(levels.recv().is_err()));
     outlasts("PriorityQueue", waiter, || levels.close());
 
-    let bytes = Shared::<ByteQueue>::anonymous_bytes(4096).unwrap();
+    let bytes = Shared::<ByteQueue>::with_capacity(4096).unwrap();
     let waiter = fork_child(|| assert!(bytes.recv().is_err()));
     outlasts("ByteQueue", waiter, || bytes.close());
 
-    let ring = Shared::<Ring<u64>>::anonymous_ring(4).unwrap();
+    let ring = Shared::<Ring<u64>>::with_capacity(4).unwrap();
     let waiter = fork_child(|| assert!(ring.consumer().unwrap().recv().is_err()));
     outlasts("Ring", waiter, || ring.close());
 
-    let journal = Shared::<Journal>::anonymous_journal(4).unwrap();
+    let journal = Shared::<Journal>::with_capacity(4).unwrap();
     let waiter = fork_child(|| assert!(journal.records().next().is_none()));
     outlasts("Journal", waiter, || journal.close());
 }
@@ -62,7 +62,7 @@ fn a_killed_closer_of_any_queue_leaves_nobody_asleep() {
 fn a_message_cut_short_wakes_its_reader() {
     const TAKEN: &str = "pipe: a reader has the writer's turn";
     const NO_ROOM: &str = "pipe: no room for the next part, and the turn is held";
-    let pipe = Shared::<Pipe>::anonymous_pipe(512).unwrap();
+    let pipe = Shared::<Pipe>::with_capacity(512).unwrap();
     let _watchdog = watch("a_message_cut_short_wakes_its_reader", &pipe);
     let (first, second) = (pipe.first().unwrap(), pipe.second().unwrap());
     hooks::plan(NO_ROOM, Action::Hold);
@@ -89,7 +89,7 @@ fn a_message_cut_short_wakes_its_reader() {
 #[test]
 fn a_receiver_without_a_cell_fences_only_when_the_message_is_gone() {
     const FENCED: &str = "signal: the last look is fenced";
-    let queue = Shared::<Queue<u64>>::anonymous_queue(IN_FLIGHT + 1).unwrap();
+    let queue = Shared::<Queue<u64>>::with_capacity(IN_FLIGHT + 1).unwrap();
     let _watchdog = watch("a_receiver_without_a_cell_fences_only_when_the_message_is_gone", &queue);
     (0..=IN_FLIGHT as u64).for_each(|n| queue.send(n).unwrap());
     let _held: Vec<_> = (0..IN_FLIGHT).map(|_| queue.recv_ack().unwrap()).collect();
@@ -111,7 +111,7 @@ fn a_receiver_without_a_cell_fences_only_when_the_message_is_gone() {
 #[test]
 fn a_receiver_that_is_laps_behind_goes_on() {
     const SEEN: &str = "byte queue: a message is seen, and not yet claimed";
-    let queue = Shared::<ByteQueue>::anonymous_bytes(4096).unwrap();
+    let queue = Shared::<ByteQueue>::with_capacity(4096).unwrap();
     let _watchdog = watch("a_receiver_that_is_laps_behind_goes_on", &queue);
     queue.send(&[0; 200]).unwrap();
     hooks::plan(SEEN, Action::Hold);
@@ -135,7 +135,7 @@ fn a_receiver_that_is_laps_behind_goes_on() {
 #[test]
 fn a_closed_queue_is_looked_at_once_more() {
     const FENCED: &str = "signal: the last look is fenced";
-    let queue = Shared::<Queue<u64>>::anonymous_queue(4).unwrap();
+    let queue = Shared::<Queue<u64>>::with_capacity(4).unwrap();
     let _watchdog = watch("a_closed_queue_is_looked_at_once_more", &queue);
     queue.close();
     let receiver = fork_child(|| {

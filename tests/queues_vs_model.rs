@@ -97,7 +97,7 @@ fn nothing(model: &Model) -> TryRecvError {
 }
 
 fn play_queue(capacity: usize, plays: &[(Act, bool)]) {
-    let here = Shared::<Queue<u32>>::anonymous_queue(capacity).unwrap();
+    let here = Shared::<Queue<u32>>::with_capacity(capacity).unwrap();
     let there = Shared::<Queue<u32>>::from_fd(here.try_clone_fd().unwrap()).unwrap();
     let mut model = Model { capacity, ..Model::default() };
     let mut held: Vec<Delivery<'_, u32>> = Vec::new();
@@ -155,7 +155,7 @@ fn play_queue(capacity: usize, plays: &[(Act, bool)]) {
 }
 
 fn play_ring(capacity: usize, plays: &[(Act, bool)]) {
-    let here = Shared::<Ring<u32>>::anonymous_ring(capacity).unwrap();
+    let here = Shared::<Ring<u32>>::with_capacity(capacity).unwrap();
     let there = Shared::<Ring<u32>>::from_fd(here.try_clone_fd().unwrap()).unwrap();
     let (mut sent, mut received) = (0, 0);
     let mut model = Model { capacity, ..Model::default() };
@@ -282,7 +282,7 @@ fn play_ring(capacity: usize, plays: &[(Act, bool)]) {
 }
 
 fn play_channel(capacity: usize, plays: &[(Act, bool)]) {
-    let here = Shared::<Channel<u32>>::anonymous_channel(capacity).unwrap();
+    let here = Shared::<Channel<u32>>::with_capacity(capacity).unwrap();
     let there = Shared::<Channel<u32>>::from_fd(here.try_clone_fd().unwrap()).unwrap();
     let mut model = Model { capacity, ..Model::default() };
     let (mut senders, mut receivers) = (Vec::new(), Vec::new());
@@ -346,7 +346,7 @@ fn play_channel(capacity: usize, plays: &[(Act, bool)]) {
 
 /// With messages of a block each: what the ends do.
 fn play_byte_channel(capacity: usize, plays: &[(Act, bool)]) {
-    let here = Shared::<ByteChannel>::anonymous_byte_channel(64 * capacity).unwrap();
+    let here = Shared::<ByteChannel>::with_capacity(64 * capacity).unwrap();
     let there = Shared::<ByteChannel>::from_fd(here.try_clone_fd().unwrap()).unwrap();
     let capacity = here.capacity() / 64;
     let mut blocks = Blocks { capacity, tail: 0, records: VecDeque::new() };
@@ -482,7 +482,7 @@ fn letter(n: u32, capacity: usize) -> Vec<u8> {
 }
 
 fn play_bytes(capacity: usize, plays: &[(Act, bool)]) {
-    let here = Shared::<ByteQueue>::anonymous_bytes(64 * capacity).unwrap();
+    let here = Shared::<ByteQueue>::with_capacity(64 * capacity).unwrap();
     let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd().unwrap()).unwrap();
     let mut blocks = Blocks { capacity, tail: 0, records: VecDeque::new() };
     // Messages by their numbers: those to come, in order, and those that came back.
@@ -573,7 +573,7 @@ fn bytes_and_model_agree() {
 
 /// `capacity` is in blocks, each way.
 fn play_pipe(capacity: usize, plays: &[(Act, bool)]) {
-    let here = Shared::<Pipe>::anonymous_pipe(64 * capacity - 8).unwrap();
+    let here = Shared::<Pipe>::with_capacity(64 * capacity - 8).unwrap();
     let there = Shared::<Pipe>::from_fd(here.try_clone_fd().unwrap()).unwrap();
     assert_eq!(here.capacity(), 64 * capacity - 8);
     let blocks = |text: &[u8]| (8 + text.len()).div_ceil(64);

@@ -10,9 +10,12 @@ use common::{
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
+use outlast::log::Journal;
+use outlast::spsc::Ring;
 use outlast::{
-    CommandExt, Event, Fault, FixedQueue, Lifetime, Lock, LockError, OnceCell, OpenError, Options,
-    Queue, ReentrantLock, RwLock, Shareable, Shared, TryRecvError,
+    ByteChannel, ByteQueue, Channel, CommandExt, Event, Fault, FixedQueue, Lifetime, Lock,
+    LockError, OnceCell, OpenError, Options, Pipe, Queue, ReentrantLock, RwLock, Shareable, Shared,
+    TryRecvError,
 };
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -261,10 +264,33 @@ fn queues_of_any_length() {
     in_own_process("queues_of_any_length", || {
         let name = Name::new("queues_of_any_length");
         let _watchdog = watch_alone("queues_of_any_length");
-        let shared = Shared::<Queue<u64>>::create_queue(&name.0, 5).unwrap();
+        let shared = Shared::<Queue<u64>>::create_with_capacity(&name.0, 5).unwrap();
         let other = Shared::<Queue<u64>>::open(&name.0).unwrap();
         let third = Shared::<Queue<u64>>::from_fd(other.try_clone_fd().unwrap()).unwrap();
         assert_eq!((other.capacity(), third.capacity()), (5, 5));
+        // A segment that exists keeps its capacity; `create` does not take its place.
+        let fourth = Shared::<Queue<u64>>::open_or_create_with_capacity(&name.0, 9).unwrap();
+        assert_eq!(fourth.capacity(), 5);
+        fourth.send(1).unwrap();
+        assert_eq!(shared.recv(), Ok(1));
+        let again = Shared::<Queue<u64>>::create_with_capacity(&name.0, 5);
+        assert!(matches!(again, Err(OpenError::AlreadyExists)));
+        let other_name = Name::new("queues_of_another_length");
+        let options = Options::new().processes(2);
+        let fresh = options.open_or_create_with_capacity::<Queue<u64>>(&other_name.0, 9).unwrap();
+        assert_eq!(fresh.capacity(), 9);
+        assert!(other_name.exists());
+        for kind in [
+            Shared::<Queue<u64>>::with_capacity(0).map(drop),
+            Shared::<Channel<u64>>::with_capacity(0).map(drop),
+            Shared::<Ring<u64>>::with_capacity(0).map(drop),
+            Shared::<ByteQueue>::with_capacity(0).map(drop),
+            Shared::<ByteChannel>::with_capacity(0).map(drop),
+            Shared::<Pipe>::with_capacity(0).map(drop),
+            Shared::<Journal>::with_capacity(0).map(drop),
+        ] {
+            assert!(matches!(kind, Err(OpenError::InvalidCapacity(0))), "{kind:?}");
+        }
         shared.send_batch(&[1, 2, 3, 4, 5]).unwrap();
         assert!(third.is_full());
         assert_eq!(third.drain(), [1, 2, 3, 4, 5]);
@@ -772,7 +798,7 @@ fn names() {
             let either = Shared::open_or_create(name, || Event::auto(false));
             assert!(matches!(either, Err(OpenError::InvalidName)));
             assert!(matches!(outlast::remove(name), Err(OpenError::InvalidName)));
-            let queue = Shared::<Queue<u8>>::create_queue(name, 1);
+            let queue = Shared::<Queue<u8>>::create_with_capacity(name, 1);
             assert!(matches!(queue, Err(OpenError::InvalidName)));
         }
         let pid = std::process::id();
@@ -999,7 +1025,7 @@ fn another_alignment_is_another_type() {
     differ::<_, ReentrantLock<aligned::Point>>(deep, words);
     let cell = Shared::anonymous(OnceCell::<plain::Point>::new()).unwrap();
     differ::<_, OnceCell<aligned::Point>>(cell, words);
-    let queue = Shared::<Queue<plain::Point>>::anonymous_queue(4).unwrap();
+    let queue = Shared::<Queue<plain::Point>>::with_capacity(4).unwrap();
     differ::<_, Queue<aligned::Point>>(queue, words);
     let points = Shared::anonymous(Lock::new([point; 3])).unwrap();
     differ::<_, Lock<[aligned::Point; 3]>>(points, words);
@@ -1033,7 +1059,7 @@ fn an_alignment_that_is_too_large() {
     assert_eq!(largest.lock().unwrap().x, 7);
     let refused = Shared::anonymous(Lock::new(more::Point { x: 7 })).map(drop);
     assert!(matches!(refused, Err(OpenError::InvalidAlignment(8_192))), "{refused:?}");
-    let refused = Shared::<Queue<more::Point>>::anonymous_queue(1).map(drop);
+    let refused = Shared::<Queue<more::Point>>::with_capacity(1).map(drop);
     assert!(matches!(refused, Err(OpenError::InvalidAlignment(8_192))), "{refused:?}");
     assert_eq!(more::Point { x: 7 }.x, 7);
 }
@@ -1837,7 +1863,7 @@ fn nothing_is_left_behind() {
                     scope.spawn(|| third.work());
                 });
                 drop(Shared::anonymous(Lock::new(1_u8)).unwrap().lock().unwrap());
-                drop(Shared::<Queue<u64>>::anonymous_queue(10).unwrap());
+                drop(Shared::<Queue<u64>>::with_capacity(10).unwrap());
                 // Failures as well.
                 let fd = third.try_clone_fd().unwrap();
                 assert!(matches!(Shared::<Event>::from_fd(fd), Err(OpenError::OtherType { .. })));

@@ -29,7 +29,7 @@ fn pair() -> Shared<Pair> {
 }
 
 fn ring(capacity: usize) -> Shared<Ring<u64>> {
-    Shared::<Ring<u64>>::anonymous_ring(capacity).unwrap()
+    Shared::<Ring<u64>>::with_capacity(capacity).unwrap()
 }
 
 #[test]
@@ -404,11 +404,11 @@ fn copies_made_by_fork_are_inert() {
 #[test]
 fn bad_capacities_and_names() {
     for capacity in [0, 1 << 40, usize::MAX] {
-        let made = Shared::<Ring<u64>>::anonymous_ring(capacity);
+        let made = Shared::<Ring<u64>>::with_capacity(capacity);
         assert!(matches!(made, Err(OpenError::InvalidCapacity(_))), "{capacity}");
     }
     let name = format!("spsc-{}", std::process::id());
-    let made = Shared::<Ring<u64>>::create_ring(&name, 5).unwrap();
+    let made = Shared::<Ring<u64>>::create_with_capacity(&name, 5).unwrap();
     let opened = Shared::<Ring<u64>>::open(&name).unwrap();
     made.producer().unwrap().send(1).unwrap();
     assert_eq!((opened.capacity(), opened.consumer().unwrap().recv()), (5, Ok(1)));
@@ -438,7 +438,7 @@ fn foreign_bytes() {
 #[test]
 #[expect(unsafe_code, reason = "writes foreign bytes")]
 fn values_are_checked() {
-    let ring = Shared::<Ring<Kind>>::anonymous_ring(4).unwrap();
+    let ring = Shared::<Ring<Kind>>::with_capacity(4).unwrap();
     let _watchdog = watch("values_are_checked", &ring);
     let (producer, mut consumer) = (ring.producer().unwrap(), ring.consumer().unwrap());
     let spoil = |i: usize| {

@@ -248,7 +248,7 @@ fn queues() {
     let _watchdog = common::watch("queues", &shared);
     rounds_of_a_queue(&shared.queue);
     for capacity in [1, 3].map(|n| n + 1) {
-        let queue = Shared::<Queue<u64>>::anonymous_queue(capacity).unwrap();
+        let queue = Shared::<Queue<u64>>::with_capacity(capacity).unwrap();
         rounds_of_a_queue(&queue);
     }
 }

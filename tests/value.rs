@@ -57,13 +57,13 @@ impl Serialize for Growing {
 }
 
 fn bytes() -> (Shared<ByteQueue>, Shared<ByteQueue>) {
-    let here = Shared::<ByteQueue>::anonymous_bytes(4096).unwrap();
+    let here = Shared::<ByteQueue>::with_capacity(4096).unwrap();
     let there = Shared::from_fd(here.try_clone_fd().unwrap()).unwrap();
     (here, there)
 }
 
 fn pipes() -> (Shared<Pipe>, Shared<Pipe>) {
-    let here = Shared::<Pipe>::anonymous_pipe(500).unwrap();
+    let here = Shared::<Pipe>::with_capacity(500).unwrap();
     let there = Shared::from_fd(here.try_clone_fd().unwrap()).unwrap();
     (here, there)
 }

@@ -59,7 +59,7 @@ fn keep<T: 'static>(what: T) -> Rc<T> {
 // ----------------------------------------------------------------------------------- outlast
 
 fn bytes(messages: usize, len: usize) -> Shared<ByteQueue> {
-    Shared::<ByteQueue>::anonymous_bytes(messages * len).expect("memory")
+    Shared::<ByteQueue>::with_capacity(messages * len).expect("memory")
 }
 
 fn ring_of_words(contest: &mut Contest<'_>) {
@@ -365,7 +365,7 @@ fn copied(contest: &mut Contest<'_>) {
         bytes_copied(World::Processes, &bytes(COPIED, 65_536), 65_536, messages)
     });
     contest.counted("outlast::Pipe", |messages| {
-        let pipe = Shared::<Pipe>::anonymous_pipe(COPIED * 65_536).expect("memory");
+        let pipe = Shared::<Pipe>::with_capacity(COPIED * 65_536).expect("memory");
         pipe_copied(World::Processes, &pipe, 65_536, messages)
     });
     boost::copied::<65_536>(contest, COPIED, 0.4);

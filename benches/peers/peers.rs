@@ -22,7 +22,7 @@ const CAPACITY: usize = 1_024;
 type Message<const WORDS: usize> = [u64; WORDS];
 
 fn queue<const WORDS: usize>() -> Shared<Queue<Message<WORDS>>> {
-    Shared::<Queue<_>>::anonymous_queue(CAPACITY).expect("memory")
+    Shared::<Queue<_>>::with_capacity(CAPACITY).expect("memory")
 }
 
 // --------------------------------------------------------------------------------- raw_sync

@@ -34,7 +34,7 @@ impl World {
 const BATCH: usize = 64;
 
 pub(crate) fn ring<const WORDS: usize>(capacity: usize) -> Shared<Ring<[u64; WORDS]>> {
-    Shared::<Ring<_>>::anonymous_ring(capacity).expect("memory")
+    Shared::<Ring<_>>::with_capacity(capacity).expect("memory")
 }
 
 /// Sends numbers through a ring between two threads, written and read in chunks.

@@ -270,7 +270,7 @@ fn options() -> Options {
 fn small_queue() -> &'static [u8] {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     BYTES.get_or_init(|| {
-        image(options().anonymous_queue(2), |queue: &Queue<u64>| {
+        image(options().with_capacity(2), |queue: &Queue<u64>| {
             (0..3).for_each(|i| queue.try_send(i).unwrap_or(()));
             queue.try_recv_ack().expect("a message").nack();
         })
@@ -284,24 +284,24 @@ const GROWN: usize = 6;
 fn grown(which: usize) -> &'static [u8] {
     static BYTES: [OnceLock<Vec<u8>>; GROWN] = [const { OnceLock::new() }; GROWN];
     BYTES[which].get_or_init(|| match which {
-        0 => image(options().anonymous_channel(3), |channel: &Channel<Kind>| {
+        0 => image(options().with_capacity(3), |channel: &Channel<Kind>| {
             channel.sender().expect("an end").try_send(Kind::Draw).expect("room");
         }),
-        1 => image(options().anonymous_ring(3), |ring: &Ring<Kind>| {
+        1 => image(options().with_capacity(3), |ring: &Ring<Kind>| {
             ring.producer().expect("the role").try_send(Kind::Draw).expect("room");
         }),
-        2 => image(options().anonymous_bytes(500), |queue: &ByteQueue| {
+        2 => image(options().with_capacity(500), |queue: &ByteQueue| {
             queue.try_send(b"message").expect("room");
             queue.try_recv_ref().expect("a message").give_back().expect("ours");
         }),
-        3 => image(options().anonymous_byte_channel(500), |channel: &ByteChannel| {
+        3 => image(options().with_capacity(500), |channel: &ByteChannel| {
             channel.sender().expect("an end").try_send(b"message").expect("room");
         }),
-        4 => image(options().anonymous_pipe(500), |pipe: &Pipe| {
+        4 => image(options().with_capacity(500), |pipe: &Pipe| {
             let (first, _second) = (pipe.first().expect("a side"), pipe.second());
             first.try_send_bytes(b"message").expect("room");
         }),
-        _ => image(options().anonymous_journal(4), |journal: &Journal| {
+        _ => image(options().with_capacity(4), |journal: &Journal| {
             journal.write(Level::Info, "target", "message").expect("a peer");
         }),
     })

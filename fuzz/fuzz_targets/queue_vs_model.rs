@@ -527,7 +527,7 @@ impl<'q> Hands<'q> {
 fuzz_target!(|input: Input| {
     let capacity = input.capacity;
     let options = Options::new().processes(3).threads(4);
-    let first: Shared<Queue<u32>> = options.anonymous_queue(capacity).expect("memory");
+    let first: Shared<Queue<u32>> = options.with_capacity(capacity).expect("memory");
     let mut model = Model {
         capacity,
         window: VecDeque::new(),

@@ -68,7 +68,9 @@ pub use sink::{init, init_with};
 
 use crate::error::Fault;
 use crate::segment::{become_known, identify, who};
-use crate::shareable::{Dead, Field, Layout, Shareable, begin, mix, mix_u64, slice_shareable};
+use crate::shareable::{
+    Dead, Field, Layout, Shareable, WithCapacity, begin, mix, mix_u64, slice_shareable,
+};
 use crate::sync::RECORD_WORDS;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
@@ -135,8 +137,8 @@ pub struct Losses {
 /// and makes no system call unless the collector is asleep. If the collector is too slow, records
 /// are lost, and counted: see [`WhenFull`].
 ///
-/// Create it with [`Shared::anonymous_journal`](crate::Shared::anonymous_journal). To embed one in
-/// a struct, see [`FixedJournal`].
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 16,777,216
+/// records. To embed one in a struct, see [`FixedJournal`].
 #[repr(C)]
 #[doc(alias = "QueueHandler")]
 #[doc(alias = "logger")]
@@ -438,6 +440,8 @@ unsafe impl Shareable for Journal {
         self.mend(dead);
     }
 }
+
+impl WithCapacity for Journal {}
 
 impl<S: ?Sized> fmt::Debug for Journal<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -133,9 +133,9 @@ dead_letter_verbs! {
     /// ```
     /// use outlast::{Queue, Shared};
     ///
-    /// let jobs = Shared::<Queue<u64>>::anonymous_queue(16)?;
+    /// let jobs = Shared::<Queue<u64>>::with_capacity(16)?;
     /// let there = Shared::<Queue<u64>>::from_fd(jobs.try_clone_fd()?)?; // as another process would
-    /// let dead_letters = Shared::<Queue<u64>>::anonymous_queue(16)?;
+    /// let dead_letters = Shared::<Queue<u64>>::with_capacity(16)?;
     /// jobs.send(666)?;
     /// drop(there.recv_ack()?); // it fails
     /// drop(there.recv_ack()?); // and again
@@ -151,8 +151,8 @@ dead_letter_verbs! {
     /// ```
     /// use outlast::{Channel, Queue, Shared};
     ///
-    /// let here = Shared::<Channel<u64>>::anonymous_channel(4)?;
-    /// let dead_letters = Shared::<Queue<u64>>::anonymous_queue(4)?;
+    /// let here = Shared::<Channel<u64>>::with_capacity(4)?;
+    /// let dead_letters = Shared::<Queue<u64>>::with_capacity(4)?;
     /// let (sender, receiver) = (here.sender()?, here.receiver()?);
     /// sender.send(666)?;
     /// sender.send(7)?;
@@ -174,7 +174,7 @@ dead_letter_verbs! {
     ///
     /// let jobs = Shared::anonymous(PriorityQueue::<u64, 2, 16>::new())?;
     /// let there = Shared::<PriorityQueue<u64, 2, 16>>::from_fd(jobs.try_clone_fd()?)?; // as another process would
-    /// let dead_letters = Shared::<Queue<u64>>::anonymous_queue(16)?;
+    /// let dead_letters = Shared::<Queue<u64>>::with_capacity(16)?;
     /// jobs.send(1, 666)?;
     /// drop(there.recv_ack()?); // it fails
     /// drop(there.recv_ack()?); // and again
@@ -192,7 +192,7 @@ dead_letter_verbs! {
     ///
     /// let here = Shared::anonymous(PriorityChannel::<u64, 2, 16>::new())?;
     /// let there = Shared::<PriorityChannel<u64, 2, 16>>::from_fd(here.try_clone_fd()?)?; // as another process would
-    /// let dead_letters = Shared::<Queue<u64>>::anonymous_queue(16)?;
+    /// let dead_letters = Shared::<Queue<u64>>::with_capacity(16)?;
     /// let (sender, receiver) = (here.sender()?, there.receiver()?);
     /// sender.send(1, 666)?;
     /// drop(receiver.recv_ack()?); // it fails

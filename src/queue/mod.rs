@@ -3,7 +3,7 @@
 //! ```
 //! use outlast::{Queue, Shared};
 //!
-//! let here = Shared::<Queue<u64>>::anonymous_queue(16)?;
+//! let here = Shared::<Queue<u64>>::with_capacity(16)?;
 //! let there = Shared::<Queue<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
 //! here.send(7)?;
 //! assert_eq!(there.recv()?, 7);
@@ -131,7 +131,7 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{become_known, forks, identify};
 use crate::shareable::{
-    Dead, Field, Layout, Plain, SEED, Shareable, begin, mix_u64, slice_shareable,
+    Dead, Field, Layout, Plain, SEED, Shareable, WithCapacity, begin, mix_u64, slice_shareable,
 };
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -150,8 +150,8 @@ use std::time::{Duration, Instant};
 /// First in, first out, except that a message whose receiver died, or gave it back, comes out of
 /// order. Any number of processes and threads may send and receive.
 ///
-/// Create it with [`Shared::anonymous_queue`](crate::Shared::anonymous_queue) or
-/// [`create_queue`](crate::Shared::create_queue). To embed one in a struct, see [`FixedQueue`].
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 16,777,215
+/// messages. To embed one in a struct, see [`FixedQueue`].
 #[repr(C)]
 #[doc(alias = "JoinableQueue")]
 #[doc(alias = "channel")]
@@ -427,7 +427,7 @@ impl<T: Plain> Queue<T> {
     /// ```
     /// use outlast::{Queue, Shared};
     ///
-    /// let here = Shared::<Queue<[u64; 128]>>::anonymous_queue(4)?;
+    /// let here = Shared::<Queue<[u64; 128]>>::with_capacity(4)?;
     /// let there = Shared::<Queue<[u64; 128]>>::from_fd(here.try_clone_fd()?)?; // as another process would
     /// let mut loan = here.loan()?;
     /// loan.fill(7); // where it will be read
@@ -625,7 +625,7 @@ impl<T: Plain> Queue<T> {
     /// use outlast::{Queue, Shared};
     /// use std::time::Duration;
     ///
-    /// let here = Shared::<Queue<u64>>::anonymous_queue(4)?;
+    /// let here = Shared::<Queue<u64>>::with_capacity(4)?;
     /// let there = Shared::<Queue<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
     /// here.send(7)?;
     /// drop(there.recv_ack()?); // not acknowledged
@@ -716,7 +716,7 @@ impl<T: Plain> Queue<T> {
     /// ```
     /// use outlast::{Queue, Shared};
     ///
-    /// let here = Shared::<Queue<u64>>::anonymous_queue(4)?;
+    /// let here = Shared::<Queue<u64>>::with_capacity(4)?;
     /// let there = Shared::<Queue<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
     /// here.send_batch(&[1, 2, 3])?;
     /// here.close();
@@ -1545,6 +1545,8 @@ unsafe impl<T: Plain> Shareable for Queue<T> {
         self.wake_everybody();
     }
 }
+
+impl<T: Plain> WithCapacity for Queue<T> {}
 
 impl<T: Plain> fmt::Debug for Queue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,7 +12,7 @@
 //!     Stop,
 //! }
 //!
-//! let here = Shared::<ByteQueue>::anonymous_bytes(64 * 1024)?;
+//! let here = Shared::<ByteQueue>::with_capacity(64 * 1024)?;
 //! let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd()?)?; // as another process would
 //! here.send_value(&Job::Fetch { url: "http://localhost".into(), depth: 3 })?;
 //! here.send_value("no job")?;
@@ -127,7 +127,7 @@ impl Message<'_> {
     /// ```
     /// use outlast::{ByteQueue, Fault, Shared};
     ///
-    /// let here = Shared::<ByteQueue>::anonymous_bytes(4096)?;
+    /// let here = Shared::<ByteQueue>::with_capacity(4096)?;
     /// let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd()?)?; // as another process would
     /// here.send_value("text")?;
     /// let message = there.recv_ref()?;
@@ -260,7 +260,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     /// ```
     /// use outlast::{Pipe, Shared};
     ///
-    /// let here = Shared::<Pipe>::anonymous_pipe(4096)?;
+    /// let here = Shared::<Pipe>::with_capacity(4096)?;
     /// let there = Shared::<Pipe>::from_fd(here.try_clone_fd()?)?; // as another process would
     /// let (parent, child) = (here.first()?, there.second()?);
     /// parent.send(&("sum", vec![1_u64, 2, 3]))?;

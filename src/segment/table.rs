@@ -633,7 +633,7 @@ extern "C" fn after_fork_in_child() {
 /// use outlast::{Queue, Shared, leave};
 ///
 /// # unsafe extern "C" { fn fork() -> i32; fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32; fn _exit(code: i32) -> !; }
-/// let jobs = Shared::<Queue<u64>>::anonymous_queue(16)?;
+/// let jobs = Shared::<Queue<u64>>::with_capacity(16)?;
 /// jobs.send(7)?;
 /// # let child = unsafe { fork() };
 /// if child == 0 {

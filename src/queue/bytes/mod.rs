@@ -3,7 +3,7 @@
 //! ```
 //! use outlast::{ByteQueue, Shared};
 //!
-//! let here = Shared::<ByteQueue>::anonymous_bytes(64 * 1024)?;
+//! let here = Shared::<ByteQueue>::with_capacity(64 * 1024)?;
 //! let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd()?)?; // as another process would
 //! here.send(b"a few bytes")?;
 //! assert_eq!(there.recv()?, b"a few bytes");
@@ -95,7 +95,7 @@ use crate::queue::{CLOSED, LIGHT, NO_RECEIVERS, NO_SENDERS, RecvFailure, SendFai
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::segment::{become_known, forks, identify};
-use crate::shareable::{Dead, Field, Layout, Shareable, at_slice, begin, mix_u64};
+use crate::shareable::{Dead, Field, Layout, Shareable, WithCapacity, at_slice, begin, mix_u64};
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::fence;
 use crate::sync::atomic::{AtomicU32, AtomicU64};
@@ -116,8 +116,8 @@ use std::time::{Duration, Instant};
 /// rounded up to a multiple of 64 bytes, and at least 64; it may be as long as the capacity, but
 /// one of more than half of that may have to wait until the queue has run empty.
 ///
-/// Create it with [`Shared::anonymous_bytes`](crate::Shared::anonymous_bytes) or
-/// [`create_bytes`](crate::Shared::create_bytes). To embed one in a struct, see [`FixedByteQueue`].
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 1,073,741,568
+/// bytes of messages, rounded up to a multiple of 256. To embed one in a struct, see [`FixedByteQueue`].
 #[repr(C)]
 #[doc(alias = "ring buffer")]
 #[doc(alias = "bbqueue")]
@@ -309,7 +309,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// ```
     /// use outlast::{ByteQueue, Shared};
     ///
-    /// let here = Shared::<ByteQueue>::anonymous_bytes(4096)?;
+    /// let here = Shared::<ByteQueue>::with_capacity(4096)?;
     /// let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd()?)?; // as another process would
     /// let mut room = here.reserve(100)?;
     /// room[..5].copy_from_slice(b"short");
@@ -878,6 +878,12 @@ unsafe impl Shareable for ByteQueue {
     }
     fn is_sound(&self) -> bool {
         self.view().is_sound()
+    }
+}
+
+impl WithCapacity for ByteQueue {
+    fn units(capacity: usize) -> Option<usize> {
+        capacity.div_ceil(BLOCK).checked_next_multiple_of(GRAIN)
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```
 //! use outlast::{ByteChannel, RecvError, Shared};
 //!
-//! let here = Shared::<ByteChannel>::anonymous_byte_channel(64 * 1024)?;
+//! let here = Shared::<ByteChannel>::with_capacity(64 * 1024)?;
 //! let there = Shared::<ByteChannel>::from_fd(here.try_clone_fd()?)?; // as another process would
 //! let (sender, receiver) = (here.sender()?, there.receiver()?);
 //! sender.send(b"a few bytes")?;
@@ -40,7 +40,7 @@ use crate::queue::ends::{Ends, Hold, Sided};
 use crate::queue::{NO_RECEIVERS, NO_SENDERS, RecvFailure, SendFailure};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
-use crate::shareable::{Dead, Field, Layout, Shareable, at_slice, begin, mix_u64};
+use crate::shareable::{Dead, Field, Layout, Shareable, WithCapacity, at_slice, begin, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use core::fmt;
 use core::marker::PhantomData;
@@ -55,9 +55,8 @@ use std::time::{Duration, Instant};
 /// last receiver is gone. An end that nobody has had yet is waited for, and one that was gone can
 /// be taken again. 64 processes can hold each end.
 ///
-/// Create it with [`Shared::anonymous_byte_channel`](crate::Shared::anonymous_byte_channel) or
-/// [`create_byte_channel`](crate::Shared::create_byte_channel). To embed one in a struct, see
-/// [`FixedByteChannel`].
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 1,073,741,568
+/// bytes of messages, rounded up to a multiple of 256. To embed one in a struct, see [`FixedByteChannel`].
 #[repr(C)]
 pub struct ByteChannel<S: Store + ?Sized = [Unit]> {
     senders: Ends,
@@ -353,7 +352,7 @@ impl Room<'_> {
     /// ```
     /// use outlast::{ByteChannel, SendError, Shared};
     ///
-    /// let here = Shared::<ByteChannel>::anonymous_byte_channel(4096)?;
+    /// let here = Shared::<ByteChannel>::with_capacity(4096)?;
     /// let there = Shared::<ByteChannel>::from_fd(here.try_clone_fd()?)?; // as another process would
     /// let (sender, receiver) = (here.sender()?, there.receiver()?);
     /// let room = sender.reserve(100)?;
@@ -519,7 +518,7 @@ impl<C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized> ByteReceiver<C, S> {
     /// ```
     /// use outlast::{ByteChannel, Shared};
     ///
-    /// let channel = Shared::<ByteChannel>::anonymous_byte_channel(4096)?;
+    /// let channel = Shared::<ByteChannel>::with_capacity(4096)?;
     /// let receiver = channel.receiver()?;
     /// channel.sender()?.send(b"ab")?; // and leaves
     /// assert_eq!(receiver.iter().flatten().collect::<Vec<u8>>(), b"ab");
@@ -713,6 +712,12 @@ unsafe impl Shareable for ByteChannel {
     }
     fn is_sound(&self) -> bool {
         self.queue.view().is_sound()
+    }
+}
+
+impl WithCapacity for ByteChannel {
+    fn units(capacity: usize) -> Option<usize> {
+        <ByteQueue as WithCapacity>::units(capacity)
     }
 }
 

@@ -5,7 +5,7 @@
 //! use outlast::queue::channel::Channel;
 //! use outlast::{RecvError, Shared};
 //!
-//! let here = Shared::<Channel<u64>>::anonymous_channel(16)?;
+//! let here = Shared::<Channel<u64>>::with_capacity(16)?;
 //! let there = Shared::<Channel<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
 //! let (sender, receiver) = (here.sender()?, there.receiver()?);
 //! let worker = std::thread::spawn(move || receiver.iter().sum::<u64>());
@@ -61,7 +61,9 @@ pub use sender::Sender;
 use crate::error::Fault;
 use crate::queue::ends::{Ends, Sided};
 use crate::queue::{FixedQueue, NO_SENDERS, Queue, Slot};
-use crate::shareable::{Dead, Field, Layout, Plain, Shareable, at_slice, begin, mix_u64};
+use crate::shareable::{
+    Dead, Field, Layout, Plain, Shareable, WithCapacity, at_slice, begin, mix_u64,
+};
 use crate::sync::atomic::AtomicU32;
 use crate::wait::signal::Signal;
 use core::fmt;
@@ -76,9 +78,8 @@ use std::time::{Duration, Instant};
 /// their message, when the last receiver is gone. An end that nobody has had yet is waited for, and
 /// one that was gone can be taken again. 64 processes can hold each end.
 ///
-/// Create it with [`Shared::anonymous_channel`](crate::Shared::anonymous_channel) or
-/// [`create_channel`](crate::Shared::create_channel). To embed one in a struct, see
-/// [`FixedChannel`].
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 16,777,215
+/// messages. To embed one in a struct, see [`FixedChannel`].
 #[repr(C)]
 #[doc(alias = "mpsc")]
 #[doc(alias = "sync_channel")]
@@ -282,6 +283,8 @@ unsafe impl<T: Plain> Shareable for Channel<T> {
         self.mend(dead);
     }
 }
+
+impl<T: Plain> WithCapacity for Channel<T> {}
 
 impl<T: Plain> Channel<T> {
     const TAIL: [Field; 1] = [Field {

@@ -137,7 +137,7 @@ impl<T: Plain, C: Deref<Target = Channel<T>>> Receiver<T, C> {
     /// ```
     /// use outlast::{Channel, Shared};
     ///
-    /// let channel = Shared::<Channel<u64>>::anonymous_channel(4)?;
+    /// let channel = Shared::<Channel<u64>>::with_capacity(4)?;
     /// let receiver = channel.receiver()?;
     /// channel.sender()?.send_batch(&[7, 8])?; // and leaves
     /// let mut sum = 0;

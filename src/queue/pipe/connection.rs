@@ -234,7 +234,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     /// use outlast::{Pipe, Shared};
     /// use std::time::Duration;
     ///
-    /// let pipe = Shared::<Pipe>::anonymous_pipe(4096)?;
+    /// let pipe = Shared::<Pipe>::with_capacity(4096)?;
     /// let (here, there) = (pipe.first()?, pipe.second()?);
     /// assert!(!there.poll(Duration::ZERO)?);
     /// here.send_bytes(b"hello")?;

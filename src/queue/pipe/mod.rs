@@ -3,7 +3,7 @@
 //! ```
 //! use outlast::{Pipe, RecvError, Shared};
 //!
-//! let here = Shared::<Pipe>::anonymous_pipe(64 * 1024)?;
+//! let here = Shared::<Pipe>::with_capacity(64 * 1024)?;
 //! let there = Shared::<Pipe>::from_fd(here.try_clone_fd()?)?; // as another process would
 //! let (parent, child) = (here.first()?, there.second()?);
 //! let worker = std::thread::spawn(move || {
@@ -71,7 +71,7 @@ pub use way::Block;
 
 use crate::error::Fault;
 use crate::queue::ends::Ends;
-use crate::shareable::{Dead, Field, Layout, Shareable, at_slice, begin, mix_u64};
+use crate::shareable::{Dead, Field, Layout, Shareable, WithCapacity, at_slice, begin, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use crate::sync::atomic::fence;
@@ -103,8 +103,8 @@ const MAX_BLOCKS: usize = 1 << 25;
 /// takes the handle, the other side is not told; a handle that the parent keeps until then closes
 /// that gap.
 ///
-/// Create it with [`Shared::anonymous_pipe`](crate::Shared::anonymous_pipe) or
-/// [`create_pipe`](crate::Shared::create_pipe). To embed one in a struct, see [`FixedPipe`].
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 1,073,741,824
+/// bytes each way, rounded up to 64 times a power of two. To embed one in a struct, see [`FixedPipe`].
 #[repr(C)]
 #[doc(alias = "duplex")]
 #[doc(alias = "socketpair")]
@@ -285,6 +285,13 @@ unsafe impl Shareable for Pipe {
     }
     fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
         Pipe::in_use(self, ours)
+    }
+}
+
+impl WithCapacity for Pipe {
+    fn units(capacity: usize) -> Option<usize> {
+        let each_way = capacity.div_ceil(BLOCK);
+        each_way.checked_next_power_of_two()?.checked_mul(2).filter(|_| capacity > 0)
     }
 }
 

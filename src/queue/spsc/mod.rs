@@ -3,7 +3,7 @@
 //! ```
 //! use outlast::{Shared, spsc::Ring};
 //!
-//! let here = Shared::<Ring<u64>>::anonymous_ring(16)?;
+//! let here = Shared::<Ring<u64>>::with_capacity(16)?;
 //! let there = Shared::<Ring<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
 //! let (producer, consumer) = (here.producer()?, there.consumer()?);
 //! producer.send(7)?;
@@ -67,7 +67,9 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::LIGHT;
 use crate::segment::{become_known, forks, identify};
-use crate::shareable::{Dead, Field, Layout, Plain, Shareable, begin, mix_u64, slice_shareable};
+use crate::shareable::{
+    Dead, Field, Layout, Plain, Shareable, WithCapacity, begin, mix_u64, slice_shareable,
+};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
@@ -87,8 +89,8 @@ const MAX_CAPACITY: usize = u32::MAX as usize;
 /// First in, first out. [`producer`](Self::producer) and [`consumer`](Self::consumer) give its
 /// ends, one of each at a time.
 ///
-/// Create it with [`Shared::anonymous_ring`](crate::Shared::anonymous_ring) or
-/// [`create_ring`](crate::Shared::create_ring). To embed one in a struct, see [`FixedRing`].
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 4,294,967,295
+/// messages. To embed one in a struct, see [`FixedRing`].
 #[repr(C)]
 #[doc(alias = "Pipe")]
 #[doc(alias = "channel")]
@@ -426,6 +428,8 @@ unsafe impl<T: Plain> Shareable for Ring<T> {
         Ring::is_sound(self)
     }
 }
+
+impl<T: Plain> WithCapacity for Ring<T> {}
 
 impl<T: Plain> fmt::Debug for Ring<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
