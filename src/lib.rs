@@ -13,11 +13,14 @@
 //   segment/{header,memory,names,peers,table}    memory, names, who uses it, recovery
 //   wait/{robust,spin}                   the only blocking loop, robust words
 //   sys/{futex,pthread,robust,thread,file,clock}    the only place for libc
+//   atomic_bool  plain_types             counterparts of types of the standard library
 //   deadline  error  shareable            when to give up, errors, what may cross
 //   sync                                  atomics, the clock
 
 #[cfg(not(outlast_loom))]
 mod any_error;
+#[cfg(not(outlast_loom))]
+mod atomic_bool;
 pub mod barrier;
 #[cfg(not(outlast_loom))]
 mod command;
@@ -29,6 +32,7 @@ pub mod latch;
 pub mod lock;
 pub mod log;
 pub mod once;
+mod plain_types;
 #[cfg(all(feature = "pool", not(outlast_loom)))]
 pub mod pool;
 #[cfg(all(feature = "process", not(outlast_loom)))]
@@ -47,6 +51,8 @@ mod wait;
 
 #[cfg(not(outlast_loom))]
 pub use any_error::Error;
+#[cfg(not(outlast_loom))]
+pub use atomic_bool::AtomicBool;
 pub use barrier::{Arrival, Barrier, BarrierError, BrokenCause};
 #[cfg(not(outlast_loom))]
 pub use command::CommandExt;
@@ -56,6 +62,9 @@ pub use event::Event;
 pub use latch::{Latch, LatchError, Member, OnDeath};
 pub use lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
 pub use once::{Once, OnceCell, OnceError};
+pub use plain_types::{
+    FixedStr, Pair, PlainDuration, PlainIpAddr, PlainOption, PlainSocketAddr, StrTooLong, Triple,
+};
 pub use queue::bytes;
 pub use queue::spsc;
 pub use queue::{ByteChannel, ByteReceiver, ByteSender, FixedByteChannel};
@@ -72,7 +81,7 @@ pub use rwlock::{ReadGuard, ReadResult, RwLock, WriteGuard, WriteResult};
 #[cfg(not(outlast_loom))]
 pub use segment::{forks, header::Lifetime, leave, names::reap, names::remove};
 pub use semaphore::{OwnedPermit, OwnedSemaphore, Permit, Semaphore};
-pub use shareable::{Dead, Field, Layout, Plain, Shareable, WithCapacity};
+pub use shareable::{Plain, Shareable, WithCapacity};
 #[cfg(not(outlast_loom))]
 pub use shared::Options;
 pub use shared::Shared;
@@ -93,7 +102,7 @@ pub mod hooks {
 /// For the macros of this crate.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::shareable::{begin, mix, mix_u64};
+    pub use crate::shareable::{Dead, Field, Layout, Seal, begin, mix, mix_u64};
     #[cfg(outlast_loom)]
     pub use crate::shared::live;
 }

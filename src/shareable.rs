@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "the traits promise that bytes may be shared between processes")]
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use core::fmt::Write as _;
+use core::num::NonZero;
 use core::ptr::NonNull;
 
 /// A type's layout in memory, for people to compare.
@@ -92,11 +93,20 @@ impl Dead {
     }
 }
 
+/// Proves that an implementation of [`Shareable`] or [`Plain`] comes from this crate or one of its
+/// macros.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Seal;
+
 /// A type whose values may lie in shared memory.
 ///
 /// Implemented by the primitives of this crate, by atomics, integers, floats and arrays of them,
-/// and by every struct declared with [`shared!`](crate::shared). There is rarely a reason to
-/// implement it by hand.
+/// and by every struct declared with [`shared!`](crate::shared). The trait is sealed: only this
+/// crate and that macro implement it. Every member is a part of the inside.
+///
+/// The standard library's `AtomicBool` is not among the atomics: of its 256 bytes only two are
+/// valid, and a peer could write another. [`AtomicBool`](crate::AtomicBool) takes its place.
 ///
 /// ```compile_fail,E0277
 /// outlast::shared! {
@@ -123,13 +133,19 @@ impl Dead {
 pub unsafe trait Shareable {
     /// A hash of the type's name, size and alignment, and of its fields' names, offsets and
     /// fingerprints. Types that differ in one of them have different fingerprints.
+    #[doc(hidden)]
     const FINGERPRINT: u64;
     /// The alignment in bytes.
+    #[doc(hidden)]
     const ALIGN: usize;
     /// Whether the death of a process leaves something to mend that the kernel does not.
+    #[doc(hidden)]
     const NEEDS_PEERS: bool;
+    #[doc(hidden)]
+    const SEAL: Seal;
 
     /// The layout, for people.
+    #[doc(hidden)]
     fn layout() -> Layout;
     /// The size in bytes with `len` elements chosen at run time (0 where there are none), or
     /// `None` if that is not possible.
@@ -174,7 +190,25 @@ pub trait WithCapacity: Shareable {
 
 /// Data that primitives guard and carry: what may be in a `Lock` or pass through a `Queue`.
 ///
-/// Integers, floats, `bool`, arrays of them, and what [`plain!`](crate::plain) declares.
+/// The programs that share a segment may be built by different compilers, so a type is plain only
+/// if all compilers lay it out in the same way. Where the standard library does not promise that,
+/// a type of this crate takes its place, with `From` in both directions:
+///
+/// | of the standard library | is it plain? |
+/// |---|---|
+/// | integers, floats, `bool`, `char`, `()` | yes |
+/// | arrays of plain types | yes |
+/// | `NonZero<T>`, `Option<NonZero<T>>` | yes |
+/// | `Option<T>` of other types | no: [`PlainOption<T>`](crate::PlainOption) |
+/// | tuples | no: [`Pair`](crate::Pair), [`Triple`](crate::Triple), or a struct of `plain!` |
+/// | `Duration` | no: [`PlainDuration`](crate::PlainDuration) |
+/// | `IpAddr`, `Ipv4Addr`, `Ipv6Addr` | no: [`PlainIpAddr`](crate::PlainIpAddr) |
+/// | `SocketAddr` | no: [`PlainSocketAddr`](crate::PlainSocketAddr) |
+/// | `String`, `&str` | no: [`FixedStr<N>`](crate::FixedStr) |
+/// | structs and enums | if they are declared with [`plain!`](crate::plain) |
+///
+/// A value that comes out of shared memory is checked if not all patterns of bytes are values of
+/// its type. The trait is sealed: only this crate and its macro `plain!` implement it.
 ///
 /// # Safety
 /// - `repr(C)` or primitive; no pointer, no interior mutability, no `Drop`, no primitive of this
@@ -184,16 +218,22 @@ pub trait WithCapacity: Shareable {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not plain data",
     label = "cannot be carried from process to process as bytes",
-    note = "plain are integers, floats, bool, arrays of them, and structs and C-like enums declared with `outlast::plain!`; a `String`, `Vec` or reference points into one process"
+    note = "plain are integers, floats, bool, char, arrays of them, and structs and C-like enums declared with `outlast::plain!`; a `String`, `Vec` or reference points into one process",
+    note = "the docs of `outlast::Plain` list the counterparts of `Option`, tuples, `Duration`, addresses and strings"
 )]
 pub unsafe trait Plain: Copy + Send + Sync + 'static {
     /// A hash of the type's name, size and alignment, and of its fields' names, offsets and
     /// fingerprints. Types that differ in one of them have different fingerprints.
+    #[doc(hidden)]
     const FINGERPRINT: u64;
     /// Whether every pattern of bytes is a value.
+    #[doc(hidden)]
     const ANY_BITS: bool;
+    #[doc(hidden)]
+    const SEAL: Seal;
 
     /// The layout, for people.
+    #[doc(hidden)]
     fn layout() -> Layout;
 
     /// Whether the bytes at `at` are a value of the type.
@@ -242,6 +282,7 @@ pub const fn begin<T>(name: &[u8]) -> u64 {
 macro_rules! __sized_shareable {
     () => {
         const ALIGN: usize = ::core::mem::align_of::<Self>();
+        const SEAL: $crate::__private::Seal = $crate::__private::Seal;
         fn size(len: usize) -> ::core::option::Option<usize> {
             if len == 0 { Some(::core::mem::size_of::<Self>()) } else { None }
         }
@@ -274,6 +315,7 @@ pub(crate) use slice_shareable;
 /// [`Shareable::at`] of a struct that ends in a slice, or in another such struct.
 macro_rules! at_slice {
     () => {
+        const SEAL: $crate::shareable::Seal = $crate::shareable::Seal;
         fn at(base: ::core::ptr::NonNull<u8>, len: usize) -> ::core::ptr::NonNull<Self> {
             // A pointer to a struct that ends in a slice has the slice's length as its own.
             let slice = ::core::ptr::NonNull::slice_from_raw_parts(base, len);
@@ -290,6 +332,7 @@ macro_rules! numbers {
         unsafe impl Plain for $number {
             const FINGERPRINT: u64 = begin::<$number>(stringify!($number).as_bytes());
             const ANY_BITS: bool = true;
+            const SEAL: Seal = Seal;
             fn layout() -> Layout {
                 Layout::of::<$number>(stringify!($number), &[])
             }
@@ -331,23 +374,59 @@ use core::sync::atomic::{
 #[cfg(not(outlast_loom))]
 atomics!(AtomicU8 AtomicU16 AtomicI8 AtomicI16 AtomicI32 AtomicI64 AtomicIsize);
 
-// SAFETY: `is_valid` admits the two bytes that are a `bool`.
-unsafe impl Plain for bool {
-    const FINGERPRINT: u64 = begin::<bool>(b"bool");
-    const ANY_BITS: bool = false;
-    fn layout() -> Layout {
-        Layout::of::<bool>("bool", &[])
-    }
-    unsafe fn is_valid(at: *const Self) -> bool {
-        // SAFETY: the caller's promise; any byte is a `u8`.
-        unsafe { at.cast::<u8>().read() < 2 }
-    }
+/// Plain types of the standard library whose bytes are checked as another type, of the same size,
+/// of which any bytes are a value.
+macro_rules! checked {
+    ($($type:ty: $bytes:ty, $check:expr;)*) => {$(
+        // SAFETY: the standard library defines the layout, and `is_valid` admits only its values.
+        unsafe impl Plain for $type {
+            const FINGERPRINT: u64 = begin::<$type>(stringify!($type).as_bytes());
+            const ANY_BITS: bool = false;
+            const SEAL: Seal = Seal;
+            fn layout() -> Layout {
+                Layout::of::<$type>(stringify!($type), &[])
+            }
+            unsafe fn is_valid(at: *const Self) -> bool {
+                let check: fn($bytes) -> bool = $check;
+                // SAFETY: the caller's promise; the types have one size and one alignment, and any
+                // bytes are of type `$bytes`.
+                check(unsafe { at.cast::<$bytes>().read() })
+            }
+        }
+    )*};
 }
+checked! {
+    bool: u8, |bits| bits < 2;
+    char: u32, |bits| char::from_u32(bits).is_some();
+}
+
+/// The numbers other than zero, and as `Option`, whose `None` is zero: the standard library defines
+/// both layouts.
+macro_rules! nonzeros {
+    ($($number:ty)*) => {$(
+        checked! { NonZero<$number>: $number, |bits| bits != 0; }
+        // SAFETY: laid out as the number, of which any bits are a value.
+        unsafe impl Plain for Option<NonZero<$number>> {
+            const FINGERPRINT: u64 =
+                begin::<Self>(stringify!(Option<NonZero<$number>>).as_bytes());
+            const ANY_BITS: bool = true;
+            const SEAL: Seal = Seal;
+            fn layout() -> Layout {
+                Layout::of::<Self>(stringify!(Option<NonZero<$number>>), &[])
+            }
+            unsafe fn is_valid(_at: *const Self) -> bool {
+                true
+            }
+        }
+    )*};
+}
+nonzeros!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize);
 
 // SAFETY: no bytes at all.
 unsafe impl Plain for () {
     const FINGERPRINT: u64 = begin::<()>(b"()");
     const ANY_BITS: bool = true;
+    const SEAL: Seal = Seal;
     fn layout() -> Layout {
         Layout::of::<()>("()", &[])
     }
@@ -360,6 +439,7 @@ unsafe impl Plain for () {
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {
     const FINGERPRINT: u64 = mix_u64(mix(T::FINGERPRINT, b"array"), N as u64);
     const ANY_BITS: bool = T::ANY_BITS;
+    const SEAL: Seal = Seal;
     fn layout() -> Layout {
         Layout::of::<Self>(
             "array",
@@ -453,10 +533,10 @@ macro_rules! shared {
             };
             const NEEDS_PEERS: bool = $(<$type as $crate::Shareable>::NEEDS_PEERS)||+;
             $crate::__sized_shareable!();
-            fn layout() -> $crate::Layout {
-                $crate::Layout::of::<$name>(
+            fn layout() -> $crate::__private::Layout {
+                $crate::__private::Layout::of::<$name>(
                     stringify!($name),
-                    const { &[$($crate::Field {
+                    const { &[$($crate::__private::Field {
                         name: stringify!($field),
                         offset: ::core::mem::offset_of!($name, $field),
                         count: 1,
@@ -467,7 +547,7 @@ macro_rules! shared {
             fn place(&self) {
                 $($crate::Shareable::place(&self.$field);)+
             }
-            fn recover(&self, dead: &$crate::Dead) {
+            fn recover(&self, dead: &$crate::__private::Dead) {
                 $($crate::Shareable::recover(&self.$field, dead);)+
             }
             fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
@@ -549,10 +629,11 @@ macro_rules! plain {
                 hash
             };
             const ANY_BITS: bool = $(<$type as $crate::Plain>::ANY_BITS)&&+;
-            fn layout() -> $crate::Layout {
-                $crate::Layout::of::<$name>(
+            const SEAL: $crate::__private::Seal = $crate::__private::Seal;
+            fn layout() -> $crate::__private::Layout {
+                $crate::__private::Layout::of::<$name>(
                     stringify!($name),
-                    const { &[$($crate::Field {
+                    const { &[$($crate::__private::Field {
                         name: stringify!($field),
                         offset: ::core::mem::offset_of!($name, $field),
                         count: 1,
@@ -594,8 +675,9 @@ macro_rules! plain {
                 hash
             };
             const ANY_BITS: bool = false;
-            fn layout() -> $crate::Layout {
-                $crate::Layout::of::<$name>(stringify!($name), &[])
+            const SEAL: $crate::__private::Seal = $crate::__private::Seal;
+            fn layout() -> $crate::__private::Layout {
+                $crate::__private::Layout::of::<$name>(stringify!($name), &[])
             }
             unsafe fn is_valid(at: *const Self) -> bool {
                 // SAFETY: the enum has the size of its integer, as is asserted below, and its

@@ -7,7 +7,7 @@ mod imp {
     use std::time::Instant;
     pub(crate) mod atomic {
         pub(crate) use core::sync::atomic::{
-            AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+            AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
         };
     }
 

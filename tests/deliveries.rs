@@ -49,7 +49,7 @@ fn take_all(queue: &Queue<u64>) -> Vec<Delivery<'_, u64>> {
 /// stands still. Returns the file and the offset of the slot.
 fn claim_first_slot<T: ?Sized + Shareable + Sync + 'static>(
     shared: &Shared<T>,
-    field: outlast::Field,
+    field: outlast::__private::Field,
 ) -> (std::fs::File, u64) {
     let file = std::fs::File::from(shared.try_clone_fd().unwrap());
     let mut word = [0; 8];

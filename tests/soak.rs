@@ -32,14 +32,15 @@ mod soak {
     use crate::common::{exit_now, plain_shared, rearm, waits, watch_for};
     use core::sync::atomic::Ordering::{Relaxed, SeqCst};
     use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+    use outlast::__private::{Dead, Layout};
     use outlast::hooks::{self, Action};
     use outlast::pool::Pool;
     use outlast::spsc::{self, FixedRing, RoleError};
     use outlast::{
-        Barrier, BarrierError, Condition, Dead, Event, FixedByteChannel, FixedByteQueue,
-        FixedChannel, FixedPipe, FixedQueue, Latch, Layout, Lock, LockError, LockGuard, OnDeath,
-        OnceCell, Options, OwnedSemaphore, PriorityChannel, PriorityQueue, ReentrantLock, RwLock,
-        Semaphore, Shareable, Shared, WriteGuard,
+        Barrier, BarrierError, Condition, Event, FixedByteChannel, FixedByteQueue, FixedChannel,
+        FixedPipe, FixedQueue, Latch, Lock, LockError, LockGuard, OnDeath, OnceCell, Options,
+        OwnedSemaphore, PriorityChannel, PriorityQueue, ReentrantLock, RwLock, Semaphore,
+        Shareable, Shared, WriteGuard,
     };
     use std::collections::BTreeMap;
     use std::process::{Command, ExitCode};

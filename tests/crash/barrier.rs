@@ -2,8 +2,9 @@
 use crate::stepper::{Child, fork, patience};
 use crate::sweep::{Act, Operation, Sweep, forget_pending};
 use crate::sweeps::{FIRST, Verdict, fail, memory, once_mended, options};
+use outlast::__private::Dead;
 use outlast::{
-    Barrier, BarrierError, BrokenCause, Dead, OnceCell, OnceError, Shareable as _, Shared, Spin,
+    Barrier, BarrierError, BrokenCause, OnceCell, OnceError, Shareable as _, Shared, Spin,
 };
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;

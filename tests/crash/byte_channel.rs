@@ -6,8 +6,9 @@ mod ends;
 use crate::stepper::patience;
 use crate::sweep::{Act, Operation, Sweep};
 use crate::sweeps::{FIRST, Verdict, fail, memory, options};
+use outlast::__private::Dead;
 use outlast::{
-    Dead, FixedByteChannel, RecvTimeoutError, SendTimeoutError, Shareable as _, Shared, Spin,
+    FixedByteChannel, RecvTimeoutError, SendTimeoutError, Shareable as _, Shared, Spin,
     TryRecvError, TrySendError,
 };
 

@@ -2,9 +2,10 @@
 use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
+use outlast::__private::{Dead, Layout};
 use outlast::{
-    Condition, Dead, Layout, Lock, LockError, LockGuard, ReentrantLock, ReentrantLockGuard,
-    Shareable, Shared, Spin,
+    Condition, Lock, LockError, LockGuard, ReentrantLock, ReentrantLockGuard, Shareable, Shared,
+    Spin,
 };
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -2,7 +2,8 @@
 use crate::stepper::patience;
 use crate::sweep::{Act, Operation, Sweep};
 use crate::sweeps::{FIRST, Verdict, fail, memory, options};
-use outlast::{Dead, Latch, LatchError, OnDeath, Shareable as _, Shared, Spin};
+use outlast::__private::Dead;
+use outlast::{Latch, LatchError, OnDeath, Shareable as _, Shared, Spin};
 use std::time::Duration;
 
 fn counted() -> Shared<Latch> {

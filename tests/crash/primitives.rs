@@ -3,7 +3,8 @@
 use crate::stepper::{Child, End, fork, patience};
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
-use outlast::{Dead, Event, FixedQueue, Shareable, Shared, Spin};
+use outlast::__private::Dead;
+use outlast::{Event, FixedQueue, Shareable, Shared, Spin};
 use std::cell::RefCell;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};

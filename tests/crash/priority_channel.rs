@@ -7,8 +7,9 @@ use crate::stepper::patience;
 use crate::sweep::{Act, Operation, Sweep};
 use crate::sweeps::{FIRST, Verdict, fail, memory, options};
 use core::time::Duration;
+use outlast::__private::Dead;
 use outlast::{
-    Dead, PriorityChannel, RecvTimeoutError, SendTimeoutError, Shareable as _, Shared, Spin,
+    PriorityChannel, RecvTimeoutError, SendTimeoutError, Shareable as _, Shared, Spin,
     TryRecvError, TrySendError,
 };
 

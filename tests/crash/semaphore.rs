@@ -3,7 +3,8 @@ use crate::heir::Heir;
 use crate::stepper::patience;
 use crate::sweep::{Act, Operation, Sweep};
 use crate::sweeps::{FIRST, Verdict, fail, memory, options};
-use outlast::{Dead, OwnedSemaphore, Semaphore, Shareable as _, Shared, Spin};
+use outlast::__private::Dead;
+use outlast::{OwnedSemaphore, Semaphore, Shareable as _, Shared, Spin};
 use std::time::Duration;
 
 fn make<const PERMITS: u32>() -> Shared<Semaphore> {

@@ -2,10 +2,11 @@
 use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
+use outlast::__private::Dead;
 use outlast::spsc::{
     Consumer, FixedRing, Producer, RecvTimeoutError, SendTimeoutError, TryRecvError,
 };
-use outlast::{Dead, Shareable, Shared, Spin};
+use outlast::{Shareable, Shared, Spin};
 use std::time::{Duration, Instant};
 
 type World = Shared<FixedRing<u64, 4>>;

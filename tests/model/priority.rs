@@ -1,9 +1,8 @@
 //! Models of `PriorityQueue`.
 #![expect(unsafe_code, reason = "a payload that has bytes which are no value")]
 use crate::{SOON, asleep, check, join, killed_anywhere, share, spawn};
-use outlast::{
-    Fault, Layout, Plain, PriorityQueue, RecvError, RecvTimeoutError, Shareable, TryRecvError,
-};
+use outlast::__private::{Layout, Seal};
+use outlast::{Fault, Plain, PriorityQueue, RecvError, RecvTimeoutError, Shareable, TryRecvError};
 
 type Levels = PriorityQueue<u32, 2, 1>;
 
@@ -168,6 +167,7 @@ struct Even(u32);
 unsafe impl Plain for Even {
     const FINGERPRINT: u64 = <u32 as Plain>::FINGERPRINT;
     const ANY_BITS: bool = false;
+    const SEAL: Seal = Seal;
     fn layout() -> Layout {
         <u32 as Plain>::layout()
     }
