@@ -10,6 +10,9 @@ pub enum OpenError {
     /// No segment of this name, or one that nobody holds any more.
     #[error("no such segment")]
     NotFound,
+    /// No segment of this name appeared in time.
+    #[error("no such segment appeared in time")]
+    TimedOut,
     /// A segment of this name is in use.
     #[error("a segment of this name already exists")]
     AlreadyExists,

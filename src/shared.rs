@@ -1,5 +1,6 @@
 //! A value in memory that several processes map: `Arc` for processes.
 #![expect(unsafe_code, reason = "gives references to a value that lies in a checked mapping")]
+use crate::deadline::Deadline;
 use crate::error::{Fault, OpenError};
 use crate::queue::pipe::{Connection, Pipe};
 use crate::queue::{ByteChannel, ByteReceiver, ByteSender};
@@ -19,6 +20,10 @@ use core::ptr::NonNull;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The longest time between two looks for a name that does not exist yet.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// A value in shared memory; clones, and other processes' handles, refer to the same.
 ///
@@ -70,6 +75,8 @@ use std::sync::Arc;
 /// primitive.
 pub struct Shared<T: ?Sized + Shareable> {
     at: NonNull<T>,
+    /// The value is only a part of the segment's.
+    is_part: bool,
     inner: Arc<Inner>,
 }
 
@@ -571,6 +578,103 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         Self::adopt(names::open(name)?, true)
     }
 
+    /// Opens the segment called `name`, waiting up to `timeout` until it exists.
+    ///
+    /// The call looks for the name again and again: after a millisecond at first, then in
+    /// intervals that grow to 20 milliseconds.
+    ///
+    /// ```
+    /// use outlast::{Event, OpenError, Shared};
+    /// use std::time::Duration;
+    ///
+    /// let name = format!("open-timeout-{}", std::process::id());
+    /// let early = Shared::<Event>::open_timeout(&name, Duration::from_millis(5));
+    /// assert!(matches!(early, Err(OpenError::TimedOut)));
+    /// let creator = std::thread::spawn({
+    ///     let name = name.clone();
+    ///     move || Shared::create(&name, Event::manual(true)) // later, as another process would
+    /// });
+    /// let event = Shared::<Event>::open_timeout(&name, Duration::from_secs(10))?;
+    /// assert!(event.is_set());
+    /// # drop(creator.join());
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`OpenError::TimedOut`] if there is no such segment until then. Any other error than
+    /// [`OpenError::NotFound`] is returned immediately; see [`OpenError`].
+    pub fn open_timeout(name: &str, timeout: Duration) -> Result<Self, OpenError> {
+        Self::open_until(name, Deadline::after(timeout))
+    }
+
+    /// Opens the segment called `name`, waiting until `deadline` at most until it exists.
+    ///
+    /// A segment that exists is opened even if the deadline has passed.
+    ///
+    /// # Errors
+    /// As [`open_timeout`](Self::open_timeout).
+    pub fn open_deadline(name: &str, deadline: Instant) -> Result<Self, OpenError> {
+        Self::open_until(name, Deadline::at(deadline))
+    }
+
+    fn open_until(name: &str, deadline: Deadline) -> Result<Self, OpenError> {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let is_over = deadline.is_over(); // before the look, so that the last look comes after
+            match Self::open(name) {
+                Err(OpenError::NotFound) if is_over => return Err(OpenError::TimedOut),
+                Err(OpenError::NotFound) => {}
+                opened => return opened,
+            }
+            std::thread::sleep(deadline.remaining().map_or(pause, |left| left.min(pause)));
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// A handle of a part of the value, which keeps the whole segment mapped.
+    ///
+    /// With it, a field of a struct can be used wherever a `Shared` of the field's type is wanted.
+    /// The part has no file descriptor: only a handle of the whole can be handed on to another
+    /// program.
+    ///
+    /// ```
+    /// use outlast::{Event, FixedQueue, Queue, Shared};
+    ///
+    /// outlast::shared! {
+    ///     /// What two programs share.
+    ///     pub struct Office { pub inbox: FixedQueue<u64, 8>, pub closed: Event }
+    /// }
+    ///
+    /// let here = Shared::anonymous(Office { inbox: FixedQueue::new(), closed: Event::manual(false) })?;
+    /// let there = Shared::<Office>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// let inbox: Shared<Queue<u64>> = here.project(|office| &*office.inbox);
+    /// drop(here); // the part keeps the mapping
+    /// let sender = std::thread::spawn(move || inbox.send(5));
+    /// assert_eq!(there.inbox.recv()?, 5);
+    /// # sender.join().unwrap()?;
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If what `part` returns does not lie in the segment, but in a `static` for example.
+    #[must_use]
+    pub fn project<U: ?Sized + Shareable>(&self, part: impl FnOnce(&T) -> &U) -> Shared<U> {
+        // The closure must do for a value of any lifetime, so what it returns lives as long as the
+        // mapping, or for ever.
+        let part = part(self);
+        let (start, size) = (core::ptr::from_ref(part).addr(), size_of_val(part));
+        let within = |memory: &Memory| {
+            let offset = start.checked_sub(memory.base().addr());
+            offset.is_some_and(|offset| offset <= memory.len() && size <= memory.len() - offset)
+        };
+        assert!(
+            self.inner.memory.as_ref().is_some_and(within),
+            "`Shared::project`: the part lies outside of the segment"
+        );
+        let at = NonNull::from(part);
+        Shared { at, is_part: true, inner: Arc::clone(&self.inner) }
+    }
+
     /// Opens what [`try_clone_fd`](Self::try_clone_fd) gave, in this process or another.
     ///
     /// # Errors
@@ -615,22 +719,27 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
     /// A file descriptor of the memory, to be given to other processes.
     ///
     /// # Errors
-    /// If the process has no descriptor left, or the memory is the caller's.
+    /// If the process has no descriptor left, if the memory is the caller's, or if this is the
+    /// handle of a part, made by [`project`](Self::project).
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
         match &self.inner.memory {
-            Some(memory) => memory.clone_fd(),
-            None => Err(io::ErrorKind::NotFound.into()),
+            Some(memory) if !self.is_part => memory.clone_fd(),
+            _ => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this is a part of a segment: only a handle of the whole can be handed on",
+            )),
         }
     }
 
-    /// The file descriptor of the memory, unless that is the caller's.
+    /// The file descriptor of the memory, unless that is the caller's, or this is the handle of a
+    /// part, made by [`project`](Self::project).
     ///
     /// A copy of it keeps a named segment in use, and this process waits a moment for the end of
     /// such a copy when it drops the last handle. To hand the segment on, use
     /// [`try_clone_fd`](Self::try_clone_fd).
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.inner.memory.as_ref().and_then(Memory::fd)
+        self.inner.memory.as_ref().filter(|_| !self.is_part).and_then(Memory::fd)
     }
 
     fn adopt(mut memory: Memory, exact: bool) -> Result<Self, OpenError> {
@@ -667,7 +776,7 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         // SAFETY: the sentinel that calls this is joined before the memory is unmapped.
         let recover = Arc::new(move |dead: &Dead| unsafe { value.get() }.recover(dead));
         inner.attachment = Some(Attachment::new(memory, peers, recover)?);
-        Ok(Shared { at, inner: Arc::new(inner) })
+        Ok(Shared { at, is_part: false, inner: Arc::new(inner) })
     }
 
     fn value_in(memory: &Memory, geometry: &Geometry) -> Result<NonNull<T>, OpenError> {
@@ -689,7 +798,7 @@ impl<T: ?Sized + Shareable> Deref for Shared<T> {
 
 impl<T: ?Sized + Shareable> Clone for Shared<T> {
     fn clone(&self) -> Self {
-        Shared { at: self.at, inner: Arc::clone(&self.inner) }
+        Shared { at: self.at, is_part: self.is_part, inner: Arc::clone(&self.inner) }
     }
 }
 

@@ -23,7 +23,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 outlast::shared! {
     #[derive(Debug)]
@@ -300,6 +300,84 @@ fn queues_of_any_length() {
         let other_payload = Shared::<Queue<i64>>::open(&name.0);
         assert!(matches!(other_payload, Err(OpenError::OtherType { .. })));
     });
+}
+
+#[test]
+fn opened_when_it_appears() {
+    in_own_process("opened_when_it_appears", || {
+        let name = Name::new("opened_when_it_appears");
+        let _watchdog = watch_alone("opened_when_it_appears");
+        let refused = Shared::<Office>::open_timeout(&name.0, ms(30));
+        assert!(matches!(refused, Err(OpenError::TimedOut)), "{refused:?}");
+        // No name that will never exist is waited for, and no type that never fits.
+        let refused = Shared::<Office>::open_timeout("a/b", ms(1_000_000));
+        assert!(matches!(refused, Err(OpenError::InvalidName)), "{refused:?}");
+        let creator = fork_child(|| {
+            std::thread::sleep(ms(50));
+            let shared = Shared::create(&name.0, Office::new()).unwrap();
+            shared.open.wait().unwrap();
+        });
+        let shared = Shared::<Office>::open_timeout(&name.0, ms(100_000)).unwrap();
+        let refused = Shared::<Event>::open_timeout(&name.0, ms(1_000_000));
+        assert!(matches!(refused, Err(OpenError::OtherType { .. })), "{refused:?}");
+        // What exists is opened, however late it is.
+        let past = Instant::now().checked_sub(ms(1)).unwrap();
+        Shared::<Office>::open_deadline(&name.0, past).unwrap().open.set();
+        creator.succeeds();
+        drop(shared);
+        let refused = Shared::<Office>::open_deadline(&name.0, past);
+        assert!(matches!(refused, Err(OpenError::TimedOut)), "{refused:?}");
+    });
+}
+
+#[test]
+fn parts_keep_the_whole() {
+    in_own_process("parts_keep_the_whole", || {
+        let name = Name::new("parts_keep_the_whole");
+        let _watchdog = watch_alone("parts_keep_the_whole");
+        let whole = Shared::create(&name.0, Office::new()).unwrap();
+        let other = Shared::<Office>::open(&name.0).unwrap();
+        let inbox: Shared<Queue<u64>> = whole.project(|office| &*office.inbox);
+        let till = whole.clone().project(|office| &office.till);
+        let again = till.project(|till| till);
+        drop((whole, till));
+        *again.lock().unwrap() += 1;
+        assert_eq!(*other.till.lock().unwrap(), 1);
+        let sender = std::thread::spawn({
+            let inbox = inbox.clone();
+            move || inbox.send(7).unwrap()
+        });
+        assert_eq!(other.inbox.recv(), Ok(7));
+        sender.join().unwrap();
+        // A part is no file: not even one that begins where the whole does.
+        assert!(inbox.fd().is_none() && again.fd().is_none());
+        assert_eq!(inbox.try_clone_fd().unwrap_err().kind(), io::ErrorKind::Unsupported);
+        let started = std::process::Command::new("true").share("inbox", &inbox).status();
+        assert!(started.is_err());
+        // It makes this process a peer, and a user, as the whole does.
+        drop(other);
+        inbox.send(8).unwrap();
+        let child = fork_child(|| {
+            core::mem::forget(inbox.recv_ack().unwrap());
+            exit_now(0);
+        });
+        child.succeeds();
+        let delivery = inbox.recv_ack().unwrap();
+        assert_eq!((*delivery, delivery.attempts()), (8, 1));
+        delivery.ack().unwrap();
+        drop(inbox);
+        assert!(name.exists());
+        drop(again);
+        assert!(!name.exists());
+    });
+}
+
+#[test]
+#[should_panic(expected = "outside of the segment")]
+fn a_part_of_something_else() {
+    static ELSEWHERE: AtomicU64 = AtomicU64::new(0);
+    let part = office().project(|_| &ELSEWHERE);
+    drop(part);
 }
 
 #[test]
