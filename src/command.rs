@@ -1,7 +1,7 @@
 //! Handing a segment on to a program that is started.
 #![expect(unsafe_code, reason = "runs a system call in the child between fork and exec")]
 use crate::shareable::Shareable;
-use crate::shared::{Heirloom, Shared};
+use crate::shared::{InheritedHandle, Shared};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
@@ -48,11 +48,11 @@ impl CommandExt for Command {
         key: &str,
         shared: &Shared<T>,
     ) -> &mut Self {
-        match Heirloom::of(shared) {
-            Ok(heirloom) => {
-                self.env(variable(key), heirloom.number().to_string());
+        match InheritedHandle::of(shared) {
+            Ok(handle) => {
+                self.env(variable(key), handle.number().to_string());
                 // SAFETY: fcntl is async-signal-safe, and the closure does nothing else.
-                unsafe { self.pre_exec(move || heirloom.keep()) }
+                unsafe { self.pre_exec(move || handle.keep()) }
             }
             Err(error) => {
                 let code = error.raw_os_error().unwrap_or(0);

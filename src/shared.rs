@@ -810,13 +810,13 @@ impl<T: ?Sized + Shareable + fmt::Debug> fmt::Debug for Shared<T> {
 
 /// The descriptor that a child process is to inherit under its own number.
 #[derive(Debug)]
-pub(crate) struct Heirloom(OwnedFd);
+pub(crate) struct InheritedHandle(OwnedFd);
 
-impl Heirloom {
+impl InheritedHandle {
     pub(crate) fn of<T: ?Sized + Shareable + Sync + 'static>(
         shared: &Shared<T>,
     ) -> io::Result<Self> {
-        shared.try_clone_fd().map(Heirloom)
+        shared.try_clone_fd().map(InheritedHandle)
     }
 
     pub(crate) fn number(&self) -> RawFd {

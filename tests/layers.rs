@@ -286,8 +286,8 @@ fn planted_violations_are_found() {
         ("process/wire.rs", "    let r = unsafe { libc::fork() };"),
         ("shared.rs", "use crate::process::Process;"),
         ("process/stop.rs", "use crate::segment::identify;"),
-        ("pool/hall.rs", "use crate::wait::signal::Signal;"),
-        ("pool/book.rs", "use crate::queue::ring::Slot;"),
+        ("pool/segment.rs", "use crate::wait::signal::Signal;"),
+        ("pool/scheduler.rs", "use crate::queue::ring::Slot;"),
         ("lib.rs", "mod novelty;"),
     ];
     for (file, line) in wrong {
@@ -302,7 +302,7 @@ fn planted_violations_are_found() {
         ("queue/mod.rs", "pub(super) fn f() {}"),
         ("sys/robust_futex.rs", "let r = unsafe { libc::getpid() };"),
         ("queue/in_flight.rs", "use super::ring::Slot;"),
-        ("pool/hall.rs", "use crate::shared::Shared;"),
+        ("pool/segment.rs", "use crate::shared::Shared;"),
     ];
     for (file, line) in right {
         assert!(planted(file, line).is_empty(), "{file}: {line}: {:?}", planted(file, line));

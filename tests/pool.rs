@@ -70,14 +70,14 @@ fn main() -> ExitCode {
             ("idle_it_uses_no_cpu", idle_it_uses_no_cpu),
             ("many_workers", many_workers),
             ("more_threads_than_workers", more_threads_than_workers),
-            ("the_helper_is_killed", the_helper_is_killed),
+            ("the_fork_server_is_killed", the_fork_server_is_killed),
             ("all_workers_are_killed_while_idle", all_workers_are_killed_while_idle),
             ("the_owner_is_killed", the_owner_is_killed),
             ("what_workers_share_after_terminate", what_workers_share_after_terminate),
             ("without_init", without_init),
             ("after_a_fork", after_a_fork),
             ("random_kills", random_kills),
-            ("random_kills_of_helpers", random_kills_of_helpers),
+            ("random_kills_of_fork_servers", random_kills_of_fork_servers),
             ("all_at_once", all_at_once),
             ("each_task_runs_once", each_task_runs_once),
             ("full_rings", full_rings),
@@ -872,14 +872,14 @@ fn idle_it_uses_no_cpu() {
     assert!(after - before <= 3, "{} ticks of 10 ms, waiting", after - before);
 }
 
-fn the_helper_is_killed() {
+fn the_fork_server_is_killed() {
     let pool = two();
-    let helper = pool.apply(parent_of, ()).unwrap();
+    let fork_server = pool.apply(parent_of, ()).unwrap();
     let task = pool.submit(sleeps, 200);
     std::thread::sleep(ms(50));
-    kill(helper);
+    kill(fork_server);
     assert_eq!(task.join().unwrap(), 200);
-    assert_ne!(pool.apply(parent_of, ()).unwrap(), helper);
+    assert_ne!(pool.apply(parent_of, ()).unwrap(), fork_server);
 }
 
 fn parent_of((): ()) -> u32 {
@@ -903,11 +903,11 @@ fn play_owner() {
     // start. SAFETY: the usual action is no function.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
     let pool = two();
-    let helper = pool.apply(parent_of, ()).unwrap();
+    let fork_server = pool.apply(parent_of, ()).unwrap();
     let tasks: Vec<_> = (0..10).map(|_| pool.submit(sleeps, 60_000)).collect();
     let pids: Vec<String> = pool.pids().iter().map(ToString::to_string).collect();
     let mut out = std::io::stdout();
-    writeln!(out, "{helper} {}", pids.join(" ")).unwrap();
+    writeln!(out, "{fork_server} {}", pids.join(" ")).unwrap();
     if std::env::var_os("EXITS").is_some() {
         std::process::exit(0);
     }
@@ -1117,9 +1117,9 @@ fn random_kills() {
     if std::env::var_os("KILLS").is_some() {
         eprintln!("{reported} tasks, {:?}", pool.stats());
     }
-    let helper = pool.apply(parent_of, ()).unwrap();
+    let fork_server = pool.apply(parent_of, ()).unwrap();
     pool.join();
-    assert!(children(helper).is_empty());
+    assert!(children(fork_server).is_empty());
 }
 
 /// The parent of a process.
@@ -1128,19 +1128,20 @@ fn parent(pid: u32) -> Option<u32> {
     stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// With the helper, all workers die at once, and the next helper is the program started once more.
-fn random_kills_of_helpers() {
+/// With the fork server, all workers die at once, and the next fork server is the program started once more.
+fn random_kills_of_fork_servers() {
     let pool = Pool::builder().workers(3).retries(1_000).build().unwrap();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..number("HELPERS", 10) {
                 std::thread::sleep(ms(15));
-                let helper = pool.pids().first().and_then(|&pid| parent(pid));
-                // A worker whose helper is gone has another parent for a moment.
-                if let Some(helper) = helper.filter(|&pid| parent(pid) == Some(std::process::id()))
+                let fork_server = pool.pids().first().and_then(|&pid| parent(pid));
+                // A worker whose fork server is gone has another parent for a moment.
+                if let Some(fork_server) =
+                    fork_server.filter(|&pid| parent(pid) == Some(std::process::id()))
                 {
-                    kill(helper);
+                    kill(fork_server);
                 }
             }
             over.store(true, SeqCst);

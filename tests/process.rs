@@ -36,14 +36,17 @@ fn main() -> ExitCode {
             ("from_many_threads", from_many_threads),
             ("a_process_starts_processes", a_process_starts_processes),
             ("after_a_fork", after_a_fork),
-            ("the_helper_is_killed", the_helper_is_killed),
-            ("the_helper_is_killed_again_and_again", the_helper_is_killed_again_and_again),
+            ("the_fork_server_is_killed", the_fork_server_is_killed),
+            (
+                "the_fork_server_is_killed_again_and_again",
+                the_fork_server_is_killed_again_and_again,
+            ),
             ("the_owner_is_killed", the_owner_is_killed),
             ("without_init", without_init),
             ("a_late_init", a_late_init),
             ("a_function_of_a_library", a_function_of_a_library),
             ("dropped_it_runs_on", dropped_it_runs_on),
-            ("a_helper_without_descriptors", a_helper_without_descriptors),
+            ("a_fork_server_without_descriptors", a_fork_server_without_descriptors),
             ("a_value_waits_for_a_descriptor", a_value_waits_for_a_descriptor),
             ("a_number_that_comes_again", a_number_that_comes_again),
             ("what_came_before_init", what_came_before_init),
@@ -328,7 +331,7 @@ fn no_input_and_own_group() {
     let (read, rest, open) = Process::spawn(looks, ()).unwrap().join().unwrap();
     assert_eq!(read, 0);
     assert_ne!(stat(&rest), stat(own.rsplit(')').next().unwrap()));
-    // Nothing of its siblings or of the helper's: three standard ones, the channel, the folder that
+    // Nothing of its siblings or of the fork server's: three standard ones, the channel, the folder that
     // is just read.
     let inherited = 0..=2;
     let mine = descriptors(std::process::id());
@@ -337,8 +340,8 @@ fn no_input_and_own_group() {
     others.iter().for_each(|process| process.kill().unwrap());
 }
 
-/// The helper's pid: the only child of this process that has the same name.
-fn helper() -> u32 {
+/// The fork server's pid: the only child of this process that has the same name.
+fn fork_server() -> u32 {
     let process = Process::spawn(parent_of, ()).unwrap();
     process.join().unwrap()
 }
@@ -348,10 +351,10 @@ fn parent_of((): ()) -> u32 {
 }
 
 fn two_hundred_leave_nothing() {
-    let helper = helper();
-    eventually("the helper has reaped those before", || children(helper).is_empty());
+    let fork_server = fork_server();
+    eventually("the fork server has reaped those before", || children(fork_server).is_empty());
     std::thread::sleep(ms(20)); // it closes their descriptors then
-    let (before, helpers) = (descriptors(std::process::id()), descriptors(helper));
+    let (before, fork_servers) = (descriptors(std::process::id()), descriptors(fork_server));
     for round in 0..20_u64 {
         let processes: Vec<_> =
             (0..10).map(|i| Process::spawn(double, round + i).unwrap()).collect();
@@ -360,8 +363,8 @@ fn two_hundred_leave_nothing() {
         }
     }
     assert_eq!(descriptors(std::process::id()), before);
-    eventually("the helper has as few as before", || descriptors(helper) <= helpers);
-    assert!(children(helper).is_empty(), "zombies");
+    eventually("the fork server has as few as before", || descriptors(fork_server) <= fork_servers);
+    assert!(children(fork_server).is_empty(), "zombies");
 }
 
 fn from_many_threads() {
@@ -408,15 +411,15 @@ fn after_a_fork() {
     assert_eq!(Process::spawn(double, 4).unwrap().join().unwrap(), 8);
 }
 
-fn the_helper_is_killed() {
-    let first = helper();
+fn the_fork_server_is_killed() {
+    let first = fork_server();
     let process = Process::spawn(forever, ()).unwrap();
     let detached = Process::builder(forever).detached(true).spawn(()).unwrap();
     kill(first);
     assert!(matches!(process.join(), Err(ProcessError::Lost)));
     assert!(process.exit_status().is_none());
     assert_eq!(Process::spawn(double, 5).unwrap().join().unwrap(), 10);
-    let second = helper();
+    let second = fork_server();
     assert_ne!(first, second);
     assert!(!children(std::process::id()).contains(&first), "a zombie");
     assert!(detached.is_alive());
@@ -432,7 +435,7 @@ fn the_helper_is_killed() {
     assert_eq!(process.join().unwrap(), 3);
 }
 
-fn the_helper_is_killed_again_and_again() {
+fn the_fork_server_is_killed_again_and_again() {
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -455,7 +458,7 @@ fn the_helper_is_killed_again_and_again() {
                     Err(ProcessError::Lost | ProcessError::Signalled(9)) => lost += 1,
                     Err(error) => panic!("{error}"),
                 },
-                Err(SpawnError::HelperLost) => lost += 1,
+                Err(SpawnError::ForkServerLost) => lost += 1,
                 Err(error) => panic!("{error}"),
             }
         }
@@ -468,9 +471,9 @@ fn play_owner() {
     use std::io::Write as _;
     let process = Process::spawn(forever, ()).unwrap();
     let detached = Process::builder(forever).detached(true).spawn(()).unwrap();
-    let helper = helper();
+    let fork_server = fork_server();
     let mut out = std::io::stdout();
-    writeln!(out, "{} {} {helper}", process.pid(), detached.pid()).unwrap();
+    writeln!(out, "{} {} {fork_server}", process.pid(), detached.pid()).unwrap();
     if std::env::var_os("EXITS").is_some() {
         return;
     }
@@ -487,14 +490,14 @@ fn the_owner_is_killed() {
         let mut line = String::new();
         BufReader::new(owner.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let pids: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
-        let &[process, detached, helper] = pids.as_slice() else { panic!("{line}") };
+        let &[process, detached, fork_server] = pids.as_slice() else { panic!("{line}") };
         if !exits {
-            assert!(runs(process) && runs(detached) && runs(helper));
+            assert!(runs(process) && runs(detached) && runs(fork_server));
             owner.kill().unwrap();
         }
         owner.wait().unwrap();
         eventually("the process is gone", || !runs(process));
-        eventually("the helper is gone", || !runs(helper));
+        eventually("the fork server is gone", || !runs(fork_server));
         std::thread::sleep(ms(50));
         assert!(runs(detached));
         kill(detached);
@@ -518,9 +521,9 @@ fn play_late_init() {
     assert_eq!(Process::spawn(double, 1).unwrap().join().unwrap(), 2);
 }
 
-/// With other threads about, the helper is the program started once more.
+/// With other threads about, the fork server is the program started once more.
 fn a_late_init() {
-    // That one finds no variable, calls `init`, and becomes the helper.
+    // That one finds no variable, calls `init`, and becomes the fork server.
     let status = part("late_init").env("WITHOUT_INIT", "1").status().unwrap();
     assert!(status.success());
 }
@@ -543,7 +546,7 @@ fn a_function_of_a_library() {
 
 #[expect(unsafe_code, reason = "a limit for another process")]
 fn play_few_descriptors() {
-    runner::limit_descriptors(4_096); // only the helper is to have few
+    runner::limit_descriptors(4_096); // only the fork server is to have few
     let mut all: Vec<Process<()>> = Vec::new();
     let mut refused = 0;
     while refused < 5 {
@@ -566,20 +569,20 @@ fn play_few_descriptors() {
     assert!(all.iter().skip(3).all(Process::is_alive));
     // It may have no descriptor at all, so that it cannot even refuse.
     let none = libc::rlimit { rlim_cur: 3, rlim_max: 4_096 };
-    let helper = std::fs::read_to_string(format!("/proc/{}/stat", all[4].pid())).unwrap();
-    let helper = helper.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap();
-    let (helper, no_old) = (helper.parse().unwrap(), std::ptr::null_mut());
+    let fork_server = std::fs::read_to_string(format!("/proc/{}/stat", all[4].pid())).unwrap();
+    let fork_server = fork_server.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap();
+    let (fork_server, no_old) = (fork_server.parse().unwrap(), std::ptr::null_mut());
     // SAFETY: reads the live variable.
-    let r = unsafe { libc::prlimit(helper, libc::RLIMIT_NOFILE, &raw const none, no_old) };
+    let r = unsafe { libc::prlimit(fork_server, libc::RLIMIT_NOFILE, &raw const none, no_old) };
     assert_eq!(r, 0);
     assert!(matches!(Process::spawn(double, 4), Err(SpawnError::Io(_))));
     assert!(all.iter().skip(3).all(Process::is_alive));
 }
 
-/// A helper that has no room for an order's descriptors refuses the order. It does not count as
+/// A fork server that has no room for an order's descriptors refuses the order. It does not count as
 /// dead.
 #[expect(unsafe_code, reason = "a limit for the child")]
-fn a_helper_without_descriptors() {
+fn a_fork_server_without_descriptors() {
     use std::os::unix::process::CommandExt as _;
     let limit = || {
         runner::limit_descriptors(40);
@@ -608,16 +611,16 @@ fn a_value_waits_for_a_descriptor() {
     assert_eq!(process.exit_status().unwrap().code(), Some(0));
 }
 
-/// The kernel gives the number of a dead helper to another process, which is left alone.
+/// The kernel gives the number of a dead fork server to another process, which is left alone.
 #[expect(unsafe_code, reason = "system calls")]
 fn play_number_again() {
     // SAFETY: ignoring is no function. The kernel reaps children then, and their numbers are free.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
-    let helper = helper();
-    kill(helper);
-    eventually("the helper is gone", || !children(std::process::id()).contains(&helper));
+    let fork_server = fork_server();
+    kill(fork_server);
+    eventually("the fork server is gone", || !children(std::process::id()).contains(&fork_server));
     for _ in 0..200 {
-        if std::fs::write("/proc/sys/kernel/ns_last_pid", (helper - 1).to_string()).is_err() {
+        if std::fs::write("/proc/sys/kernel/ns_last_pid", (fork_server - 1).to_string()).is_err() {
             break; // not permitted
         }
         // SAFETY: the copy calls what needs no lock, and ends.
@@ -629,7 +632,7 @@ fn play_number_again() {
             unsafe { libc::_exit(0) };
         }
         let stranger = stranger.cast_unsigned();
-        if stranger == helper {
+        if stranger == fork_server {
             assert_eq!(Process::spawn(double, 4).unwrap().join().unwrap(), 8);
             assert!(runs(stranger), "the stranger was killed");
             kill(stranger);
@@ -637,7 +640,7 @@ fn play_number_again() {
         }
         kill(stranger);
     }
-    eprintln!("not tried: the number {helper} did not come again");
+    eprintln!("not tried: the number {fork_server} did not come again");
 }
 
 fn a_number_that_comes_again() {

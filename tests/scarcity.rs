@@ -1,5 +1,5 @@
 //! One system call fails, for lack of descriptors, memory or processes: the n-th that the owner of
-//! a pool makes, or its helper, or a worker, for each n. Every task still ends, with its value or
+//! a pool makes, or its fork server, or a worker, for each n. Every task still ends, with its value or
 //! with an error, no process ends that should live, nothing hangs and nothing stays open.
 //!
 //! A filter has the kernel stop each such call, and this program, the tracer, makes the chosen one
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     runner::run(
         &[
             ("calls_of_the_owner", || sweep(Role::Owner)),
-            ("calls_of_the_helper", || sweep(Role::Helper)),
+            ("calls_of_the_fork_server", || sweep(Role::ForkServer)),
             ("calls_of_the_workers", || sweep(Role::Worker)),
         ],
         &[("scenario", play)],
@@ -138,7 +138,7 @@ fn play() {
         assert_eq!(bystander.join().unwrap(), 7, "a process that should live");
     }
     let me = std::process::id();
-    runner::eventually("only the helper is left", || children(me).len() == 1);
+    runner::eventually("only the fork server is left", || children(me).len() == 1);
     let open = descriptors(me);
     let mut out = std::io::stdout();
     writeln!(out, "{open}").unwrap();
@@ -148,7 +148,7 @@ fn play() {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Owner,
-    Helper,
+    ForkServer,
     Worker,
 }
 
@@ -246,7 +246,7 @@ impl Tracer {
             ptrace(libc::PTRACE_GETEVENTMSG, thread, (&raw mut new).addr());
             let role = match (self.roles[&thread], event == libc::PTRACE_EVENT_CLONE) {
                 (role, true) => role,
-                (Role::Owner, false) => Role::Helper,
+                (Role::Owner, false) => Role::ForkServer,
                 (_, false) => Role::Worker,
             };
             let new = i32::try_from(new).unwrap();

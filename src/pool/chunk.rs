@@ -1,4 +1,4 @@
-//! Tasks on their way, and who wants what comes of them.
+//! Chunks of tasks, and where their results are delivered.
 use super::error::TaskError;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -6,51 +6,52 @@ use core::task::Waker;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Who wants the results of some tasks.
-pub(super) trait Job: Send + Sync {
-    /// Takes the results of so many tasks from `base` on, and adds whom to wake for it. A single
-    /// task keeps the first result that it is given.
-    fn put(&self, base: u64, count: u32, piece: Piece, wake: &mut Vec<Waker>);
+/// Receives the results of some tasks.
+pub(super) trait ResultSink: Send + Sync {
+    /// Takes the results of `count` tasks from number `base` on, and adds the wakers to wake to
+    /// `wake`. A single task keeps its first result.
+    fn deliver(&self, base: u64, count: u32, outcome: Outcome, wake: &mut Vec<Waker>);
 }
 
-/// Results.
-pub(super) enum Piece {
-    /// Records, one after the other: length, status, flags and value, padded to eight bytes.
+/// The results of one or more tasks.
+pub(super) enum Outcome {
+    /// Records in sequence: length, status, flags and value, padded to eight bytes.
     Records(Vec<u8>),
-    /// One result that was too large for a record: its status and its bytes.
+    /// One result that was too large for a record: its status and its value.
     Large(u8, Vec<u8>),
     /// The error of one task.
     Failed(TaskError),
 }
 
-/// Tasks that go together.
+/// Calls of one function that are sent to a worker as one message.
 pub(super) struct Chunk {
-    pub(super) job: Arc<dyn Job>,
+    pub(super) sink: Arc<dyn ResultSink>,
     pub(super) base: u64,
     pub(super) count: u32,
-    /// How many have their results.
+    /// How many of the tasks have their results.
     pub(super) done: u32,
-    /// How many workers have died at it. Then it is one task.
+    /// How many workers have died at it. If not zero, the chunk has one task.
     pub(super) attempts: u32,
     pub(super) entry: u64,
     pub(super) function: u64,
-    /// Nanoseconds that a task takes.
+    /// The average time of a task, in nanoseconds.
     pub(super) cost: Arc<AtomicU64>,
-    /// Arguments, each after its length; or, if `large`, one without.
+    /// The arguments, each after its length. If `large`, one argument without its length.
     pub(super) body: Vec<u8>,
     pub(super) large: bool,
-    /// Since when it has waited for a descriptor or memory, by the owner's first look.
+    /// When the chunk began to wait for a descriptor or memory.
     pub(super) waits: Option<Instant>,
 }
 
 impl Chunk {
-    /// The chunk, which waits for a descriptor or memory from now on, unless it does already.
+    /// Notes that the chunk waits for a descriptor or memory.
     #[cold]
     pub(super) fn waiting(mut self) -> Chunk {
         self.waits.get_or_insert_with(Instant::now);
         self
     }
 
+    /// Returns the expected time of the tasks that have no result, in nanoseconds.
     pub(super) fn time(&self) -> u64 {
         match self.cost.load(Relaxed) {
             0 => UNKNOWN,
@@ -58,7 +59,7 @@ impl Chunk {
         }
     }
 
-    /// Takes off the first `count` tasks that have no result.
+    /// Splits off the first `count` tasks that have no result.
     pub(super) fn split(&mut self, count: u32) -> Chunk {
         let length_of = |body: &[u8]| {
             let length = body.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
@@ -78,7 +79,7 @@ impl Chunk {
             body.drain(..end).collect()
         };
         let taken = Chunk {
-            job: Arc::clone(&self.job),
+            sink: Arc::clone(&self.sink),
             base: self.base + u64::from(self.done),
             count,
             done: 0,
@@ -98,5 +99,5 @@ impl Chunk {
     }
 }
 
-/// What a chunk counts for that was never measured: 100 microseconds.
+/// The assumed time of a task that was never measured, in nanoseconds.
 const UNKNOWN: u64 = 100_000;

@@ -1,18 +1,19 @@
-//! Who does the owner's work: the threads that wait for results, and two that are there when none
-//! does.
+//! The owner's side of a pool: its threads, and which of them reads results.
 //!
-//! Results are read by one thread at a time, the *leader*: a thread that waits for some. Others
-//! that wait are *followers*, woken when their result is there, or when the leader has what it
-//! wanted. So a result passes from the worker to who wants it without another thread in between. If
-//! nobody waits, results stay where they are, unless there is need: tasks wait for room at the
-//! desks, a worker for room for results, or a future's executor for a wake. Then the *clerk* leads,
-//! a thread of the pool's. The *warden*, another thread, watches over the workers: it starts them,
-//! notices their deaths and those tasks that take too long.
-use super::book::{Book, Hired};
-use super::chunk::{Chunk, Job};
+//! One thread at a time reads results, the *leader*: a thread that waits for a result. Other threads
+//! that wait are *followers*. They are woken when their result has come, or when the leader has what
+//! it waited for. A result therefore passes from the worker to the thread that wants it without
+//! another thread in between.
+//!
+//! If no thread waits, results stay in the rings, unless they are needed: tasks wait for room in a
+//! ring, a worker waits for room for results, or an executor waits for a wake-up. Then the
+//! *dispatcher*, a thread of the pool, leads. The *supervisor*, another thread of the pool, starts
+//! workers and notices deaths and tasks that exceed their time limit.
+use super::chunk::{Chunk, ResultSink};
 use super::error::TaskError;
-use super::hall::Hall;
-use super::worker::{self, Orders, SOCKET};
+use super::scheduler::{Scheduler, WorkerHandle};
+use super::segment::PoolSegment;
+use super::worker::{self, SOCKET, WorkerOrders};
 use crate::deadline::Deadline;
 use crate::event::Event;
 use crate::process::Process;
@@ -28,9 +29,9 @@ use std::task::Wake;
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
-/// How a pool was asked for.
+/// The settings of a pool, made by its builder.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct Settings {
     pub(super) workers: usize,
     pub(super) most_tasks: u64,
     pub(super) retries: u32,
@@ -41,19 +42,19 @@ pub(super) struct Plan {
     pub(super) stop: Option<(StopEvent, OnStop)>,
 }
 
-/// What a pool does when it is told to [stop](super::Builder::stop).
+/// What a pool does when its [stop event](super::Builder::stop) is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnStop {
-    /// Does all that it was given, and takes no more. A [`map`](super::Pool::map) that was begun
-    /// goes on to the end of its input, which may look at the event as well: `(0..).take_while(|_|
-    /// !stop.is_set())`.
+    /// Runs all tasks that it has, and accepts no more. A [`map`](super::Pool::map) that has begun
+    /// continues to the end of its input. The input can check the event itself:
+    /// `(0..).take_while(|_| !stop.is_set())`.
     Drain,
-    /// Does what has been begun. All the rest fails with [`TaskError::Stopped`], each argument of a
-    /// `map` that is asked for, too.
+    /// Finishes the tasks that have begun. All others fail with [`TaskError::Stopped`], including
+    /// each remaining argument of a `map`.
     Drop,
 }
 
-/// The event for which a pool stops.
+/// The event that stops a pool.
 pub(super) struct StopEvent(pub(super) Shared<Event>);
 
 impl fmt::Debug for StopEvent {
@@ -63,12 +64,12 @@ impl fmt::Debug for StopEvent {
 }
 
 pub(super) struct Core {
-    pub(super) hall: Hall,
-    book: Mutex<Book>,
+    pub(super) segment: PoolSegment,
+    scheduler: Mutex<Scheduler>,
     lead: Mutex<Lead>,
-    pub(super) plan: Plan,
-    /// A byte sent here has the warden look again.
-    pub(super) warden: (OwnedFd, OwnedFd),
+    pub(super) settings: Settings,
+    /// The supervisor polls the first socket; a byte sent to the second wakes it.
+    pub(super) supervisor: (OwnedFd, OwnedFd),
     forks: u32,
 }
 
@@ -80,7 +81,7 @@ struct Lead {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Panics under these locks are the crate's own bugs; what they guard is true after each
+    // A panic under these locks is a bug of this crate. Their values are valid after each
     // statement.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -94,23 +95,23 @@ impl Wake for Unpark {
 }
 
 impl Core {
-    pub(super) fn new(plan: Plan) -> Result<Arc<Core>, super::PoolError> {
-        let hall = Hall::new(plan.workers)?;
-        let book = Book::new(plan.workers, plan.most_tasks, plan.retries);
+    pub(super) fn new(settings: Settings) -> Result<Arc<Core>, super::PoolError> {
+        let segment = PoolSegment::new(settings.workers)?;
+        let scheduler = Scheduler::new(settings.workers, settings.most_tasks, settings.retries);
         let core = Arc::new(Core {
-            hall,
-            book: Mutex::new(book),
+            segment,
+            scheduler: Mutex::new(scheduler),
             lead: Mutex::default(),
-            plan,
-            warden: socket_pair()?,
+            settings,
+            supervisor: socket_pair()?,
             forks: forks(),
         });
-        for i in 0..core.plan.workers {
-            match core.hire(i) {
-                Ok(hired) => core.book().seat(i, hired),
+        for i in 0..core.settings.workers {
+            match core.start_worker(i) {
+                Ok(worker) => core.scheduler().assign(i, worker),
                 Err(error) => {
                     core.end(&TaskError::Terminated);
-                    core.dismiss();
+                    core.end_workers();
                     return Err(error.into());
                 }
             }
@@ -118,95 +119,100 @@ impl Core {
         Ok(core)
     }
 
-    /// Never in a [copy](Self::is_copy): a thread may have held the lock that the copy has not.
-    pub(super) fn book(&self) -> MutexGuard<'_, Book> {
-        debug_assert!(!self.is_copy(), "who would give the lock back?");
-        lock(&self.book)
+    /// Must not be called in a [copy](Self::is_copy): a thread that the child does not have may have
+    /// held the lock.
+    pub(super) fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
+        debug_assert!(!self.is_copy(), "in the child of a fork, the lock may be held for ever");
+        lock(&self.scheduler)
     }
 
-    /// Whether this is a fork's copy, to which the workers do not belong, and no thread that leads,
-    /// or holds one of the locks.
+    /// Whether this is a copy in the child of a fork. The workers, the leader and the threads that
+    /// hold locks belong to the parent.
     pub(super) fn is_copy(&self) -> bool {
         self.forks != forks()
     }
 
-    pub(super) fn hire(&self, i: usize) -> Result<Hired, crate::process::SpawnError> {
+    pub(super) fn start_worker(
+        &self,
+        i: usize,
+    ) -> Result<WorkerHandle, crate::process::SpawnError> {
         let (ours, theirs) = socket_pair()?;
-        let mut builder = Process::builder(worker::work).name(&self.plan.name);
-        builder = self.hall.share(builder).share_fd(SOCKET, theirs);
-        for (key, fd) in &self.plan.shared {
+        let mut builder = Process::builder(worker::work).name(&self.settings.name);
+        builder = self.segment.share(builder).share_fd(SOCKET, theirs);
+        for (key, fd) in &self.settings.shared {
             builder = builder.share_fd(key, duplicate(fd.as_fd())?);
         }
         let short = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let initializer = self.plan.initializer.clone();
-        let orders: Orders = (short(i), short(self.plan.workers), std::process::id(), initializer);
+        let initializer = self.settings.initializer.clone();
+        let orders: WorkerOrders =
+            (short(i), short(self.settings.workers), std::process::id(), initializer);
         let process = Arc::new(builder.spawn(orders)?);
-        Ok(Hired { process, socket: Arc::new(ours) })
+        Ok(WorkerHandle { process, socket: Arc::new(ours) })
     }
 
-    // -------------------------------------------------------------------------------------- the book
-    /// Changes the book, and wakes whom that concerns.
-    pub(super) fn with<R>(&self, change: impl FnOnce(&mut Book, &Hall) -> R) -> R {
-        let mut book = self.book();
-        let result = change(&mut book, &self.hall);
-        let wake = core::mem::take(&mut book.wake);
-        drop(book);
+    // ---------------------------------------------------------------------------------- the scheduler
+    /// Calls `change` with the scheduler locked, then wakes the wakers that it has collected.
+    pub(super) fn with<R>(&self, change: impl FnOnce(&mut Scheduler, &PoolSegment) -> R) -> R {
+        let mut scheduler = self.scheduler();
+        let result = change(&mut scheduler, &self.segment);
+        let wake = core::mem::take(&mut scheduler.wake);
+        drop(scheduler);
         wake.into_iter().for_each(Waker::wake);
         result
     }
 
-    /// Takes tasks, unless the pool is closed; whether a worker was asleep.
+    /// Accepts tasks, unless the pool is closed. Returns whether a sleeping worker was woken.
     pub(super) fn submit(
         &self,
-        chunk: impl FnOnce(&mut Book) -> Chunk,
+        chunk: impl FnOnce(&mut Scheduler) -> Chunk,
         goes_on: bool,
     ) -> Result<bool, TaskError> {
         if self.is_copy() {
             return Err(TaskError::Forked);
         }
         self.look_for_stop();
-        self.with(|book, hall| {
-            if let Some(error) = book.refuses(goes_on) {
+        self.with(|scheduler, segment| {
+            if let Some(error) = scheduler.refuses(goes_on) {
                 return Err(error);
             }
-            let chunk = chunk(book);
-            book.roused = false;
-            book.take(hall, chunk);
-            Ok(book.roused)
+            let chunk = chunk(scheduler);
+            scheduler.woke_worker = false;
+            scheduler.accept(segment, chunk);
+            Ok(scheduler.woke_worker)
         })
     }
 
-    /// Gives up a job's tasks; whether there were any.
-    pub(super) fn cancel(&self, job: &Arc<dyn Job>, kill: bool) -> bool {
+    /// Cancels the tasks of a sink. Returns whether there were any.
+    pub(super) fn cancel(&self, sink: &Arc<dyn ResultSink>, kill: bool) -> bool {
         if self.is_copy() {
             return false;
         }
-        let any = self.with(|book, hall| {
-            book.collect(hall);
-            let any = book.cancel(hall, job, kill);
-            book.dispatch(hall);
+        let any = self.with(|scheduler, segment| {
+            scheduler.collect(segment);
+            let any = scheduler.cancel(segment, sink, kill);
+            scheduler.dispatch(segment);
             any
         });
-        self.hall.ring(); // the leader may wait for it
+        self.segment.wake_reader(); // the leader may wait for this result
         any
     }
 
-    /// Reads results and hands on tasks; whether there were results, and whether more can come
-    /// unannounced.
-    pub(super) fn pump(&self) -> (bool, bool) {
-        self.with(|book, hall| {
-            let any = book.collect(hall);
-            let waiting = book.has_waiting_values();
+    /// Reads results and sends pending tasks. Returns whether there were results, and whether more
+    /// can come that no event announces.
+    pub(super) fn collect_results(&self) -> (bool, bool) {
+        self.with(|scheduler, segment| {
+            let any = scheduler.collect(segment);
+            let waiting = scheduler.has_waiting_values();
             if any || waiting {
-                book.dispatch(hall);
+                scheduler.dispatch(segment);
             }
-            (any, waiting || book.has_long_message())
+            (any, waiting || scheduler.has_long_message())
         })
     }
 
     // ------------------------------------------------------------------------------------- the leader
-    /// Waits until `ready`; whether that came before the deadline. `register` has somebody woken
-    /// then.
+    /// Blocks until `ready` returns `true`. Returns `false` if the deadline passes first.
+    /// `register` takes a waker to be woken when `ready` may have changed.
     pub(super) fn wait_for(
         &self,
         deadline: Deadline,
@@ -214,7 +220,7 @@ impl Core {
         register: &mut dyn FnMut(Waker),
     ) -> bool {
         if self.is_copy() {
-            return true; // for nothing: it never comes here, and `ready` may want a lock
+            return true; // no result will come, and `ready` may take a lock that is never released
         }
         loop {
             if ready() {
@@ -246,7 +252,7 @@ impl Core {
             drop(lead);
             let came = ready();
             if came || deadline.is_over() {
-                self.hand_on();
+                self.ensure_leader();
                 return came;
             }
         }
@@ -256,7 +262,7 @@ impl Core {
         const SHORTEST: Duration = Duration::from_millis(1);
         let mut nap = SHORTEST;
         loop {
-            let (any, unannounced) = self.pump();
+            let (any, unannounced) = self.collect_results();
             if ready() {
                 return true;
             }
@@ -266,36 +272,36 @@ impl Core {
                 return false;
             }
             let nap = unannounced.then_some(nap);
-            self.hall.wait(left.into_iter().chain(nap).min());
+            self.segment.wait_for_results(left.into_iter().chain(nap).min());
         }
     }
 
     fn resign(&self) {
         let mut lead = lock(&self.lead);
         lead.led = false;
-        self.hand_on_from(lead);
+        self.ensure_leader_from(lead);
     }
 
-    /// Has somebody read results, though nobody waits here for one.
-    pub(super) fn want(&self) {
+    /// Has results read although no thread of the owner waits for one.
+    pub(super) fn request_results(&self) {
         if self.is_copy() {
             return;
         }
         {
-            let mut book = self.book();
-            book.wanted = book.unfinished > 0;
+            let mut scheduler = self.scheduler();
+            scheduler.results_wanted = scheduler.unfinished > 0;
         }
-        self.hand_on();
+        self.ensure_leader();
     }
 
-    /// Sees to it that somebody leads, if there is need.
-    pub(super) fn hand_on(&self) {
+    /// Wakes a thread to lead, if results must be read.
+    pub(super) fn ensure_leader(&self) {
         if !self.is_copy() {
-            self.hand_on_from(lock(&self.lead));
+            self.ensure_leader_from(lock(&self.lead));
         }
     }
 
-    fn hand_on_from(&self, lead: MutexGuard<'_, Lead>) {
+    fn ensure_leader_from(&self, lead: MutexGuard<'_, Lead>) {
         if lead.led {
             return;
         }
@@ -304,59 +310,59 @@ impl Core {
             return;
         }
         drop(lead);
-        if self.book().needs_clerk() {
-            self.hall.call();
+        if self.scheduler().needs_dispatcher() {
+            self.segment.wake_dispatcher();
         }
     }
 
-    /// What the clerk does.
-    pub(super) fn keep_books(&self) {
+    /// The body of the dispatcher thread.
+    pub(super) fn run_dispatcher(&self) {
         loop {
-            self.hall.wait_for_call();
+            self.segment.wait_for_dispatch();
             let mut lead = lock(&self.lead);
             if lead.over {
                 return;
             }
             if lead.led {
-                continue; // who leads hands on
+                continue; // the leader calls `ensure_leader` when it resigns
             }
             lead.led = true;
             drop(lead);
-            self.lead_until(Deadline::NEVER, &mut || !self.book().needs_clerk());
+            self.lead_until(Deadline::NEVER, &mut || !self.scheduler().needs_dispatcher());
             self.resign();
         }
     }
 
-    // ------------------------------------------------------------------------------------------ the stop
-    /// Does what is to be done once the pool is told to stop, if it is.
+    // -------------------------------------------------------------------------------------- stopping
+    /// Stops the pool if its stop event is set.
     pub(super) fn look_for_stop(&self) {
-        let Some((StopEvent(event), what)) = &self.plan.stop else { return };
+        let Some((StopEvent(event), what)) = &self.settings.stop else { return };
         if self.is_copy() || !event.is_set() {
             return;
         }
-        let first = self.with(|book, hall| {
-            let first = !core::mem::replace(&mut book.stopped, true);
+        let first = self.with(|scheduler, segment| {
+            let first = !core::mem::replace(&mut scheduler.stopped, true);
             if first {
-                book.closed.get_or_insert(TaskError::Stopped);
+                scheduler.closed.get_or_insert(TaskError::Stopped);
                 if *what == OnStop::Drop {
-                    book.drop_waiting(hall);
+                    scheduler.drop_waiting(segment);
                 }
             }
             first
         });
         if first {
-            self.hall.ring(); // the leader may want one of those that were given up
+            self.segment.wake_reader(); // the leader may wait for a dropped task
         }
     }
 
-    /// What the thread does that is there for a pool with such an event.
+    /// The body of the thread that waits for the stop event.
     pub(super) fn wait_for_stop(&self) {
-        let Some((StopEvent(event), _)) = &self.plan.stop else { return };
+        let Some((StopEvent(event), _)) = &self.settings.stop else { return };
         while !event.is_set() {
             match event.wait_unless(Deadline::NEVER, || self.is_over()) {
                 Ok(_) if self.is_over() => return,
                 Ok(_) => {}
-                // One process or thread too many. It looks again and again.
+                // The segment has no slot for another process or thread: look at intervals instead.
                 Err(_) if self.is_over() => return,
                 Err(_) => thread::sleep(Duration::from_millis(10)),
             }
@@ -364,78 +370,73 @@ impl Core {
         self.look_for_stop();
     }
 
-    // ---------------------------------------------------------------------------------------- the end
-    fn alarm(&self) {
-        send(self.warden.1.as_fd(), &[0], &[], false).ok();
+    // -------------------------------------------------------------------------------------- the end
+    fn wake_supervisor(&self) {
+        send(self.supervisor.1.as_fd(), &[0], &[], false).ok();
     }
 
-    /// Fails all that is unfinished, and kills the workers.
+    /// Fails all unfinished tasks, and kills the workers.
     pub(super) fn end(&self, error: &TaskError) {
-        self.with(|book, _| {
-            if !book.closed.as_ref().is_some_and(is_final) {
-                book.end(error);
+        self.with(|scheduler, _| {
+            if !scheduler.closed.as_ref().is_some_and(TaskError::ends_pool) {
+                scheduler.end(error);
             }
         });
-        self.hall.ring();
-        self.alarm();
+        self.segment.wake_reader();
+        self.wake_supervisor();
     }
 
-    /// Waits until nothing is unfinished.
+    /// Blocks until no task is unfinished. Returns `false` if the deadline passes first.
     pub(super) fn drain(&self, deadline: Deadline) -> bool {
-        let mut ready = || self.book().unfinished == 0;
+        let mut ready = || self.scheduler().unfinished == 0;
         let mut register = |waker: Waker| {
-            let mut book = self.book();
-            if book.unfinished == 0 {
-                drop(book);
+            let mut scheduler = self.scheduler();
+            if scheduler.unfinished == 0 {
+                drop(scheduler);
                 waker.wake();
             } else {
-                book.drained.push(waker);
+                scheduler.drained.push(waker);
             }
         };
         self.wait_for(deadline, &mut ready, &mut register)
     }
 
-    /// Whether they are to end.
+    /// Whether the pool's threads must end.
     pub(super) fn is_over(&self) -> bool {
         lock(&self.lead).over
     }
 
-    /// Has the clerk and the warden end, and who waits for the stop.
+    /// Ends and joins the pool's threads.
     pub(super) fn stop(&self, threads: impl Iterator<Item = JoinHandle<()>>) {
         lock(&self.lead).over = true;
-        self.hall.call();
-        self.alarm();
+        self.segment.wake_dispatcher();
+        self.wake_supervisor();
         for thread in threads {
-            while let Some((StopEvent(event), _)) = &self.plan.stop
+            while let Some((StopEvent(event), _)) = &self.settings.stop
                 && !thread.is_finished()
             {
                 event.disturb();
                 thread::sleep(Duration::from_micros(100));
             }
-            thread.join().ok(); // it never panics
+            thread.join().ok(); // these threads never panic
         }
     }
 
-    /// Has the workers end, which have nothing to do, and waits for them. To be called when nobody
-    /// starts any more.
-    pub(super) fn dismiss(&self) {
-        let workers: Vec<Hired> = self.with(|book, hall| {
-            for desk in hall.desks() {
-                desk.stop.store(1, crate::sync::atomic::Ordering::Release);
-                desk.ring();
+    /// Ends the workers, which have no tasks, and waits for them. The supervisor must have ended, so
+    /// that it starts no more.
+    pub(super) fn end_workers(&self) {
+        let workers: Vec<WorkerHandle> = self.with(|scheduler, segment| {
+            for slot in segment.slots() {
+                slot.stop.store(1, crate::sync::atomic::Ordering::Release);
+                slot.wake();
             }
-            book.seats.iter().filter_map(|seat| seat.worker.clone()).collect()
+            scheduler.workers.iter().filter_map(|state| state.handle.clone()).collect()
         });
-        for hired in workers {
-            if !hired.process.wait_timeout(Duration::from_secs(10)).unwrap_or(false) {
-                hired.process.kill().ok();
-                hired.process.wait().ok();
+        for worker in workers {
+            if !worker.process.wait_timeout(Duration::from_secs(10)).unwrap_or(false) {
+                worker.process.kill().ok();
+                worker.process.wait().ok();
             }
         }
     }
-}
-
-/// Whether a pool that is closed for this reason has come to its end.
-pub(super) fn is_final(error: &TaskError) -> bool {
-    !matches!(error, TaskError::Closed | TaskError::Stopped)
 }

@@ -85,3 +85,10 @@ pub enum TaskError {
     #[error("the pool belongs to the process that was forked")]
     Forked,
 }
+
+impl TaskError {
+    /// Whether a pool that is closed for this reason has ended.
+    pub(super) fn ends_pool(&self) -> bool {
+        !matches!(self, TaskError::Closed | TaskError::Stopped)
+    }
+}

@@ -6,45 +6,45 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::Wake;
 use std::time::{Duration, Instant};
 
-/// Tells which of some tasks is done.
-struct Tell {
+/// A waker that sends the number of its task.
+struct IndexWaker {
     number: usize,
     to: Sender<usize>,
 }
 
-impl Wake for Tell {
+impl Wake for IndexWaker {
     fn wake(self: Arc<Self>) {
-        self.to.send(self.number).ok(); // or nobody wants to know any more
+        self.to.send(self.number).ok(); // fails if the receiver has been dropped
     }
 }
 
-fn told<'a, R: 'a>(tasks: impl Iterator<Item = &'a Task<R>>) -> Receiver<usize> {
+fn completions<'a, R: 'a>(tasks: impl Iterator<Item = &'a Task<R>>) -> Receiver<usize> {
     let (to, from) = channel();
     for (number, task) in tasks.enumerate() {
-        task.register(Arc::new(Tell { number, to: to.clone() }).into());
+        task.register(Arc::new(IndexWaker { number, to: to.clone() }).into());
     }
     from
 }
 
-/// Gives tasks in the order in which they get done.
+/// Returns an iterator that gives tasks in the order of their completion.
 ///
 /// ```no_run
 /// # fn f(pool: &outlast::pool::Pool) -> Result<(), outlast::Error> {
 /// # fn square(x: u64) -> u64 { x * x }
 /// let tasks: Vec<_> = (0..10).map(|x| pool.submit(square, x)).collect();
 /// for task in outlast::pool::as_completed(tasks) {
-///     let value = task.join()?; // does not wait
+///     let value = task.join()?; // does not block
 /// }
 /// # Ok(())
 /// # }
 /// ```
 pub fn as_completed<R>(tasks: impl IntoIterator<Item = Task<R>>) -> AsCompleted<R> {
     let tasks: Vec<Option<Task<R>>> = tasks.into_iter().map(Some).collect();
-    let done = told(tasks.iter().flatten());
+    let done = completions(tasks.iter().flatten());
     AsCompleted { tasks, done }
 }
 
-/// What [`as_completed`] gives.
+/// An iterator over tasks in the order of their completion, from [`as_completed`].
 pub struct AsCompleted<R> {
     tasks: Vec<Option<Task<R>>>,
     done: Receiver<usize>,
@@ -54,7 +54,7 @@ impl<R> Iterator for AsCompleted<R> {
     type Item = Task<R>;
 
     fn next(&mut self) -> Option<Task<R>> {
-        // Once all have told, nobody is left who could.
+        // The channel is closed after the last task.
         self.done.recv().ok().and_then(|number| self.tasks.get_mut(number)?.take())
     }
 }
@@ -66,25 +66,25 @@ impl<R> fmt::Debug for AsCompleted<R> {
     }
 }
 
-/// When [`wait`] is to come back.
+/// When [`wait`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Until {
-    /// As soon as one is done.
+    /// When one task is done.
     First,
-    /// When all are done.
+    /// When all tasks are done.
     All,
 }
 
-/// Waits for some tasks, at most `timeout` if there is one; the numbers of those that are done, in
-/// order.
+/// Blocks until one or all of `tasks` are done, or `timeout` has elapsed. Returns the indices of the
+/// tasks that are done, in order.
 ///
-/// No tasks at all are done at once.
+/// Returns immediately if `tasks` is empty.
 #[doc(alias = "wait_all")]
-#[expect(clippy::must_use_candidate, reason = "the waiting may be all that is wanted")]
+#[expect(clippy::must_use_candidate, reason = "the waiting may be all that the caller wants")]
 pub fn wait<R>(tasks: &[Task<R>], until: Until, timeout: Option<Duration>) -> Vec<usize> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let done = told(tasks.iter());
+    let done = completions(tasks.iter());
     let wanted = match until {
         Until::First => 1,
         Until::All => tasks.len(),

@@ -1,9 +1,9 @@
 //! A function applied to many arguments.
 use super::Pool;
-use super::chunk::{Chunk, Job, Piece};
+use super::chunk::{Chunk, Outcome, ResultSink};
 use super::error::TaskError;
-use super::hall::INLINE;
-use super::task::{first, from_piece};
+use super::segment::MAX_INLINE;
+use super::task::{first, from_outcome};
 use crate::deadline::Deadline;
 use crate::process::wire::encode;
 use crate::process::worker;
@@ -20,75 +20,75 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The results of [`Pool::map`] and [`Pool::map_unordered`], as they come.
+/// An iterator over the results of [`Pool::map`] and [`Pool::map_unordered`].
 ///
-/// It takes arguments from its input as it goes: never more than a few chunks for each worker ahead
-/// of what was taken from it. Dropped, it gives up what was not begun.
+/// It takes arguments from its input lazily: at most a few chunks for each worker ahead of the
+/// results that the caller has taken. If it is dropped, tasks that have not begun are cancelled.
 ///
-/// Results that are there are given before a slow input is asked for more. But while the input
-/// itself is waiting, in this thread, nothing is given: an input that waits for one of the map's
-/// own results never ends. Use [`submit`](Pool::submit) and [`as_completed`](super::as_completed)
-/// for that.
+/// Available results are returned before a slow input is asked for more. The input runs in the
+/// calling thread, and no result is returned while it blocks. An input that waits for one of the
+/// map's own results therefore never ends. Use [`submit`](Pool::submit) and
+/// [`as_completed`](super::as_completed) for that.
 ///
-/// A panic of the input reaches the caller, and loses no argument that was taken before it.
-#[must_use = "it sends no more than the first arguments by itself"]
+/// A panic of the input reaches the caller. No argument that was taken before is lost.
+#[must_use = "it submits only the first arguments unless it is iterated"]
 pub struct Map<'a, I, A, R> {
     pool: &'a Pool,
     input: Option<I>,
-    /// Why nothing can be sent at all.
+    /// Why no task can be submitted.
     failed: Option<TaskError>,
-    /// It was begun before the pool was told to stop.
+    /// The map began before the pool was stopped.
     goes_on: bool,
     entry: u64,
     function: u64,
     cost: Arc<AtomicU64>,
-    batch: Arc<Batch>,
+    sink: Arc<MapSink>,
     ordered: bool,
-    /// Tasks sent, and results given.
+    /// The number of tasks sent, and of results returned.
     sent: u64,
     given: u64,
-    /// The chunk that is being made: how many arguments, in how many bytes. It outlasts a panic of
-    /// the input, and of an argument's own code, which may leave some bytes more.
+    /// The chunk under construction: the number of its arguments, and their length in bytes. It
+    /// survives a panic of the input or of an argument's encoder, which may leave more bytes.
     count: u32,
     end: usize,
     body: Vec<u8>,
-    /// How many the last chunk was of.
+    /// The size of the last chunk.
     size: u64,
-    /// Nanoseconds that the input takes for an argument.
+    /// The time that the input takes for an argument, in nanoseconds.
     pace: u64,
-    arrived: BTreeMap<u64, (u32, Piece)>,
-    /// The records at hand: how many are left, and from which byte on.
-    at_hand: (u32, usize, Vec<u8>),
+    arrived: BTreeMap<u64, (u32, Outcome)>,
+    /// The current records: how many are left, and where the next begins.
+    current: (u32, usize, Vec<u8>),
     kind: PhantomData<fn(A) -> R>,
 }
 
-/// Where the results come.
+/// Receives the results of a map.
 #[derive(Default)]
-struct Batch(Mutex<Arrived>);
+struct MapSink(Mutex<Arrived>);
 
 #[derive(Default)]
 struct Arrived {
-    pieces: Vec<(u64, u32, Piece)>,
+    outcomes: Vec<(u64, u32, Outcome)>,
     wakers: Vec<Waker>,
 }
 
-impl Batch {
+impl MapSink {
     fn arrived(&self) -> MutexGuard<'_, Arrived> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Job for Batch {
-    fn put(&self, base: u64, count: u32, piece: Piece, wake: &mut Vec<Waker>) {
+impl ResultSink for MapSink {
+    fn deliver(&self, base: u64, count: u32, outcome: Outcome, wake: &mut Vec<Waker>) {
         let mut arrived = self.arrived();
-        arrived.pieces.push((base, count, piece));
+        arrived.outcomes.push((base, count, outcome));
         wake.append(&mut arrived.wakers);
     }
 }
 
-/// What a chunk is to take, in nanoseconds, and how many tasks it has at most.
+/// The intended time of a chunk, in nanoseconds, and its largest number of tasks.
 const CHUNK: u64 = 250_000;
-const MOST: u64 = 4_096;
+const MAX_CHUNK: u64 = 4_096;
 
 impl<'a, I, A, R> Map<'a, I, A, R>
 where
@@ -104,8 +104,8 @@ where
         let (cost, goes_on) = match pool.core.is_copy() {
             true => (Arc::default(), false),
             false => {
-                let mut book = pool.core.book();
-                (book.cost_of(function), book.closed.is_none())
+                let mut scheduler = pool.core.scheduler();
+                (scheduler.cost_of(function), scheduler.closed.is_none())
             }
         };
         let mut map = Map {
@@ -116,7 +116,7 @@ where
             entry,
             function,
             cost,
-            batch: Arc::default(),
+            sink: Arc::default(),
             ordered,
             sent: 0,
             given: 0,
@@ -126,32 +126,32 @@ where
             size: 1,
             pace: 0,
             arrived: BTreeMap::new(),
-            at_hand: (0, 0, Vec::new()),
+            current: (0, 0, Vec::new()),
             kind: PhantomData,
         };
         map.feed();
         map
     }
 
-    /// How many tasks the next chunk is to have.
+    /// Returns the size of the next chunk.
     fn next_size(&self, left: Option<usize>) -> u64 {
-        let workers = self.pool.core.plan.workers as u64;
+        let workers = self.pool.core.settings.workers as u64;
         let fits = match self.cost.load(Relaxed) {
             0 => 1,
             cost => CHUNK / cost.max(self.pace),
         };
-        // At the end small ones, so that all workers end at about the same time.
+        // Small chunks near the end, so that all workers finish at about the same time.
         let share = left.map_or(u64::MAX, |left| left as u64 / (3 * workers));
-        fits.min(4 * self.size).min(share).clamp(1, MOST)
+        fits.min(4 * self.size).min(share).clamp(1, MAX_CHUNK)
     }
 
-    /// Sends as much as may be under way. A slow input is asked for no more once a result is there.
+    /// Sends as many chunks as may be in flight. Stops asking a slow input once a result is there.
     fn feed(&mut self) {
         if self.pool.core.is_copy() && self.failed.is_none() {
             self.failed = Some(TaskError::Forked);
             self.sent += u64::from(core::mem::take(&mut self.count));
         }
-        let workers = self.pool.core.plan.workers as u64;
+        let workers = self.pool.core.settings.workers as u64;
         let began = Stopwatch::start();
         while self.failed.is_none() && self.input.is_some() {
             let left = self.input.as_ref().and_then(|input| input.size_hint().1);
@@ -172,15 +172,15 @@ where
         }
     }
 
-    /// Whether the next result to give is there, or comes before an eighth of the time has passed
-    /// that the input takes for an argument: that slows nothing down by much.
+    /// Returns whether the next result is there. Waits for it at most an eighth of the time that the
+    /// input takes for an argument, which slows the map down little.
     #[cold]
     fn looks_for_results(&mut self) -> bool {
         if self.pool.core.is_copy() {
             return false;
         }
         let deadline = Deadline::after(Duration::from_nanos(self.pace / 8));
-        self.pool.core.pump();
+        self.pool.core.collect_results();
         loop {
             self.gather();
             let first = self.arrived.first_key_value();
@@ -194,13 +194,13 @@ where
         }
     }
 
-    /// Waits until results have come.
+    /// Blocks until results have come, or the deadline passes.
     fn wait_until(&self, deadline: Deadline) {
-        let batch = Arc::clone(&self.batch);
-        let mut ready = || !batch.arrived().pieces.is_empty();
+        let sink = Arc::clone(&self.sink);
+        let mut ready = || !sink.arrived().outcomes.is_empty();
         let mut register = |waker: Waker| {
-            let mut arrived = batch.arrived();
-            if arrived.pieces.is_empty() {
+            let mut arrived = sink.arrived();
+            if arrived.outcomes.is_empty() {
                 arrived.wakers.push(waker);
             } else {
                 drop(arrived);
@@ -210,12 +210,12 @@ where
         self.pool.core.wait_for(deadline, &mut ready, &mut register);
     }
 
-    /// Sends a chunk: up to `size` arguments, or a large one and those before it.
+    /// Sends a chunk of up to `size` arguments. A large argument ends it and is a chunk of its own.
     fn send(&mut self, size: u64) {
         self.body.truncate(self.end);
         let mut large = Vec::new();
         let mut failed = None;
-        while u64::from(self.count) < size && self.end < INLINE / 2 {
+        while u64::from(self.count) < size && self.end < MAX_INLINE / 2 {
             let Some(argument) = self.input.as_mut().and_then(Iterator::next) else {
                 self.input = None;
                 break;
@@ -223,7 +223,7 @@ where
             let (body, end) = (&mut self.body, self.end);
             body.extend([0; 4]);
             match encode(&argument, body) {
-                Ok(()) if body.len() <= INLINE => {
+                Ok(()) if body.len() <= MAX_INLINE => {
                     let length = u32::try_from(body.len() - end - 4).unwrap_or(0);
                     body[end..end + 4].copy_from_slice(&length.to_le_bytes());
                     self.end = body.len();
@@ -241,14 +241,14 @@ where
         self.submit(count, body, false);
         if let Some(error) = failed {
             let error = TaskError::Argument(error.to_string());
-            self.arrived.insert(self.sent, (1, Piece::Failed(error)));
+            self.arrived.insert(self.sent, (1, Outcome::Failed(error)));
             self.sent += 1;
         } else if !large.is_empty() {
             self.submit(1, large, true);
         }
     }
 
-    /// Counts so many tasks as sent, and sends them.
+    /// Counts `count` tasks as sent, and submits them.
     fn submit(&mut self, count: u32, body: Vec<u8>, large: bool) {
         if count == 0 {
             return;
@@ -256,7 +256,7 @@ where
         let base = self.sent;
         self.sent += u64::from(count);
         let chunk = Chunk {
-            job: Arc::clone(&self.batch) as _,
+            sink: Arc::clone(&self.sink) as _,
             base,
             count,
             done: 0,
@@ -270,23 +270,24 @@ where
         };
         if let Err(error) = self.pool.core.submit(|_| chunk, self.goes_on) {
             for number in base..base + u64::from(count) {
-                self.arrived.insert(number, (1, Piece::Failed(error.clone())));
+                self.arrived.insert(number, (1, Outcome::Failed(error.clone())));
             }
         }
     }
 
-    /// Takes the results that have come over from where others put them.
+    /// Moves delivered results from the sink to `arrived`.
     fn gather(&mut self) {
-        let pieces = core::mem::take(&mut self.batch.arrived().pieces);
-        self.arrived.extend(pieces.into_iter().map(|(base, count, piece)| (base, (count, piece))));
+        let outcomes = core::mem::take(&mut self.sink.arrived().outcomes);
+        self.arrived
+            .extend(outcomes.into_iter().map(|(base, count, outcome)| (base, (count, outcome))));
     }
 
-    /// The next piece to give.
-    fn piece(&mut self) -> Option<(u32, Piece)> {
+    /// Takes the next outcome to return.
+    fn outcome(&mut self) -> Option<(u32, Outcome)> {
         if self.ordered {
             self.arrived.remove(&self.given)
         } else {
-            self.arrived.pop_first().map(|(_, piece)| piece)
+            self.arrived.pop_first().map(|(_, outcome)| outcome)
         }
     }
 }
@@ -301,7 +302,7 @@ where
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let (left, at, records) = &mut self.at_hand;
+        let (left, at, records) = &mut self.current;
         if *left > 0 {
             let (result, length) = first(&records[*at..]);
             *left -= 1;
@@ -331,13 +332,12 @@ where
     #[inline(never)]
     fn next_piece(&mut self) -> Option<Result<R, TaskError>> {
         loop {
-            // An input that takes longer than a chunk may comes second.
+            // A slow input is asked only if there is no result to return.
             if self.pace <= CHUNK || !self.looks_for_results() {
                 self.feed();
             }
             if let Some(error) = &self.failed {
-                // Each argument has its result all the same, those that were sent before a fork,
-                // too.
+                // Each argument has a result nevertheless, including those sent before a fork.
                 if self.given < self.sent {
                     self.given += 1;
                     return Some(Err(error.clone()));
@@ -345,13 +345,13 @@ where
                 return self.input.as_mut()?.next().map(|_| Err(error.clone()));
             }
             self.gather();
-            if let Some((count, piece)) = self.piece() {
-                if let Piece::Records(records) = piece {
-                    self.at_hand = (count, 0, records);
+            if let Some((count, outcome)) = self.outcome() {
+                if let Outcome::Records(records) = outcome {
+                    self.current = (count, 0, records);
                     return self.next();
                 }
                 self.given += 1;
-                return Some(from_piece(piece));
+                return Some(from_outcome(outcome));
             }
             if self.sent == self.given && self.input.is_none() {
                 return None;
@@ -372,9 +372,9 @@ where
 impl<I, A, R> Drop for Map<'_, I, A, R> {
     fn drop(&mut self) {
         if self.sent > self.given {
-            let job: Arc<dyn Job> = Arc::clone(&self.batch) as _;
-            self.pool.core.cancel(&job, false);
-            self.pool.core.hand_on();
+            let sink: Arc<dyn ResultSink> = Arc::clone(&self.sink) as _;
+            self.pool.core.cancel(&sink, false);
+            self.pool.core.ensure_leader();
         }
     }
 }

@@ -40,15 +40,15 @@
 //! millisecond. A worker that has nothing to do gets what waits at another's. Results are read by
 //! the thread that waits for one; if there is none, by one of the pool's two threads. (A third one
 //! waits for a stop, if there may be one.) Values above 12 KiB go by a file in memory.
-mod book;
 mod chunk;
 mod core;
 mod error;
 mod finished;
-mod hall;
 mod map;
+mod scheduler;
+mod segment;
+mod supervisor;
 mod task;
-mod warden;
 mod worker;
 
 pub use self::core::OnStop;
@@ -57,12 +57,12 @@ pub use finished::{AsCompleted, Until, as_completed, wait};
 pub use map::Map;
 pub use task::Task;
 
-use self::book::Book;
 use self::chunk::Chunk;
-use self::core::{Core, Plan, StopEvent};
-use self::hall::{INLINE, MOST_WORKERS};
+use self::core::{Core, Settings, StopEvent};
+use self::scheduler::Scheduler;
+use self::segment::{MAX_INLINE, MAX_WORKERS};
+use self::supervisor::Supervisor;
 use self::task::Cell;
-use self::warden::Warden;
 use crate::deadline::Deadline;
 use crate::event::Event;
 use crate::process::wire::encode;
@@ -98,7 +98,7 @@ pub struct Pool {
 /// How a pool is to be: made by [`Pool::builder`].
 #[must_use = "it is no pool before `build`"]
 pub struct Builder {
-    plan: Plan,
+    settings: Settings,
     wrong: Option<PoolError>,
 }
 
@@ -129,14 +129,14 @@ impl Builder {
     /// How many workers: 1 to 256. Default: one for each CPU.
     #[doc(alias = "processes")]
     pub fn workers(mut self, workers: usize) -> Self {
-        self.plan.workers = workers;
+        self.settings.workers = workers;
         self
     }
 
     /// Replaces each worker when it has done so many tasks. Default: never. 0 counts as 1.
     #[doc(alias = "maxtasksperchild")]
     pub fn max_tasks_per_child(mut self, tasks: u64) -> Self {
-        self.plan.most_tasks = tasks.max(1);
+        self.settings.most_tasks = tasks.max(1);
         self
     }
 
@@ -150,7 +150,7 @@ impl Builder {
         let mut bytes = Vec::new();
         match (numbers::<A, ()>(function), encode(&argument, &mut bytes)) {
             (Some((entry, function)), Ok(())) => {
-                self.plan.initializer = Some((entry, function, bytes));
+                self.settings.initializer = Some((entry, function, bytes));
             }
             (None, _) => self.wrong = Some(SpawnError::ForeignFunction.into()),
             (_, Err(error)) => self.wrong = Some(SpawnError::Encode(error.to_string()).into()),
@@ -161,13 +161,13 @@ impl Builder {
     /// How long a task may take. Then its worker is killed; not before that, but up to 50 ms later.
     /// Default: as long as it likes.
     pub fn task_timeout(mut self, timeout: Duration) -> Self {
-        self.plan.timeout = Some(timeout);
+        self.settings.timeout = Some(timeout);
         self
     }
 
     /// How often a task is tried again whose worker died at it. Default: 2.
     pub fn retries(mut self, retries: u32) -> Self {
-        self.plan.retries = retries;
+        self.settings.retries = retries;
         self
     }
 
@@ -178,7 +178,7 @@ impl Builder {
         shared: &Shared<T>,
     ) -> Self {
         match shared.try_clone_fd() {
-            Ok(fd) => self.plan.shared.push((key.to_owned(), fd)),
+            Ok(fd) => self.settings.shared.push((key.to_owned(), fd)),
             Err(error) => self.wrong = Some(error.into()),
         }
         self
@@ -187,7 +187,7 @@ impl Builder {
     /// Hands a descriptor on to the workers, as
     /// [`process::Builder::share_fd`](crate::process::Builder::share_fd).
     pub fn share_fd(mut self, key: &str, fd: OwnedFd) -> Self {
-        self.plan.shared.push((key.to_owned(), fd));
+        self.settings.shared.push((key.to_owned(), fd));
         self
     }
 
@@ -228,13 +228,13 @@ impl Builder {
     /// }
     /// ```
     pub fn stop(mut self, event: &Shared<Event>, what: OnStop) -> Self {
-        self.plan.stop = Some((StopEvent(event.clone()), what));
+        self.settings.stop = Some((StopEvent(event.clone()), what));
         self
     }
 
     /// A name of the workers for tools such as `top`, which show 15 bytes of it.
     pub fn name(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.plan.name);
+        name.clone_into(&mut self.settings.name);
         self
     }
 
@@ -247,24 +247,24 @@ impl Builder {
         if let Some(wrong) = self.wrong {
             return Err(wrong);
         }
-        if !(1..=MOST_WORKERS).contains(&self.plan.workers) {
+        if !(1..=MAX_WORKERS).contains(&self.settings.workers) {
             return Err(PoolError::InvalidWorkers);
         }
         code::image().ok_or(SpawnError::ForeignFunction)?;
-        let core = Core::new(self.plan)?;
+        let core = Core::new(self.settings)?;
         let pool = Pool { core: Arc::clone(&core), threads: Mutex::default() };
-        let clerk = Arc::clone(&core);
+        let dispatcher = Arc::clone(&core);
         let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
             pool.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
             Ok::<_, PoolError>(())
         };
-        start("pool-clerk", Box::new(move || clerk.keep_books()))?;
-        if core.plan.stop.is_some() {
+        start("pool-dispatcher", Box::new(move || dispatcher.run_dispatcher()))?;
+        if core.settings.stop.is_some() {
             let core = Arc::clone(&core);
             start("pool-stop", Box::new(move || core.wait_for_stop()))?;
         }
-        start("pool-warden", Box::new(move || Warden::default().watch(&core)))?;
+        start("pool-supervisor", Box::new(move || Supervisor::default().watch(&core)))?;
         Ok(pool)
     }
 }
@@ -273,8 +273,8 @@ impl Pool {
     /// A pool of one worker for each CPU, or as the builder is told.
     pub fn builder() -> Builder {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        let plan = Plan {
-            workers: workers.min(MOST_WORKERS),
+        let settings = Settings {
+            workers: workers.min(MAX_WORKERS),
             most_tasks: u64::MAX,
             retries: 2,
             timeout: None,
@@ -283,7 +283,7 @@ impl Pool {
             name: String::from("outlast-worker"),
             stop: None,
         };
-        Builder { plan, wrong: None }
+        Builder { settings, wrong: None }
     }
 
     /// Runs `function(argument)` in a worker, and waits for what it returns.
@@ -295,8 +295,8 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let (task, roused) = self.give(function, &argument)?;
-        if roused {
+        let (task, woke_worker) = self.give(function, &argument)?;
+        if woke_worker {
             // The worker may be waiting for this CPU: then the result is there when this thread has
             // it back.
             std::thread::yield_now();
@@ -313,12 +313,18 @@ impl Pool {
     {
         match self.give(function, &argument) {
             Ok((task, _)) => {
-                self.core.hand_on();
+                self.core.ensure_leader();
                 task
             }
             Err(error) => {
                 let cell = Arc::<Cell>::default();
-                chunk::Job::put(&*cell, 0, 1, chunk::Piece::Failed(error), &mut Vec::new());
+                chunk::ResultSink::deliver(
+                    &*cell,
+                    0,
+                    1,
+                    chunk::Outcome::Failed(error),
+                    &mut Vec::new(),
+                );
                 Task::new(cell, Arc::clone(&self.core))
             }
         }
@@ -334,7 +340,7 @@ impl Pool {
         let mut body = Vec::with_capacity(SHORT);
         body.extend([0; 4]);
         encode(argument, &mut body).map_err(|error| TaskError::Argument(error.to_string()))?;
-        let large = body.len() > INLINE;
+        let large = body.len() > MAX_INLINE;
         if large {
             body.drain(..4);
         } else {
@@ -342,21 +348,21 @@ impl Pool {
             body[..4].copy_from_slice(&length.to_le_bytes());
         }
         let cell = Arc::<Cell>::default();
-        let chunk = |book: &mut Book| Chunk {
-            job: Arc::clone(&cell) as _,
+        let chunk = |scheduler: &mut Scheduler| Chunk {
+            sink: Arc::clone(&cell) as _,
             base: 0,
             count: 1,
             done: 0,
             attempts: 0,
             entry,
             function: number,
-            cost: book.cost_of(number),
+            cost: scheduler.cost_of(number),
             body,
             large,
             waits: None,
         };
-        let roused = self.core.submit(chunk, false)?;
-        Ok((Task::new(cell, Arc::clone(&self.core)), roused))
+        let woke_worker = self.core.submit(chunk, false)?;
+        Ok((Task::new(cell, Arc::clone(&self.core)), woke_worker))
     }
 
     /// Applies `function` to each argument; the results in the same order, as they come.
@@ -395,17 +401,17 @@ impl Pool {
         if self.core.is_copy() {
             return Stats::default();
         }
-        self.core.pump(); // perhaps nobody else reads results
-        let book = self.core.book();
+        self.core.collect_results(); // perhaps no other thread reads results
+        let scheduler = self.core.scheduler();
         Stats {
-            done: book.counts.done,
-            failed: book.counts.failed,
-            unfinished: book.unfinished,
-            retried: book.counts.retried,
-            running: book.busy(),
-            workers: book.seats.iter().filter(|seat| seat.worker.is_some()).count(),
-            lost: book.counts.lost,
-            replaced: book.counts.replaced,
+            done: scheduler.counts.done,
+            failed: scheduler.counts.failed,
+            unfinished: scheduler.unfinished,
+            retried: scheduler.counts.retried,
+            running: scheduler.busy(),
+            workers: scheduler.workers.iter().filter(|state| state.handle.is_some()).count(),
+            lost: scheduler.counts.lost,
+            replaced: scheduler.counts.replaced,
         }
     }
 
@@ -415,15 +421,15 @@ impl Pool {
         if self.core.is_copy() {
             return Vec::new();
         }
-        let book = self.core.book();
-        let hired = book.seats.iter().filter_map(|seat| seat.worker.as_ref());
-        hired.map(|hired| hired.process.pid()).collect()
+        let scheduler = self.core.scheduler();
+        let worker = scheduler.workers.iter().filter_map(|state| state.handle.as_ref());
+        worker.map(|worker| worker.process.pid()).collect()
     }
 
     /// Takes no more tasks: those fail with [`TaskError::Closed`]. Those that it has are done.
     pub fn close(&self) {
         if !self.core.is_copy() {
-            self.core.book().closed.get_or_insert(TaskError::Closed);
+            self.core.scheduler().closed.get_or_insert(TaskError::Closed);
         }
     }
 
@@ -432,7 +438,7 @@ impl Pool {
         self.close();
         if !self.core.is_copy() {
             self.core.drain(Deadline::NEVER);
-            self.dismiss();
+            self.end_workers();
         }
     }
 
@@ -442,7 +448,7 @@ impl Pool {
         self.close();
         let done = self.core.drain(Deadline::after(timeout));
         if done && !self.core.is_copy() {
-            self.dismiss();
+            self.end_workers();
         }
         done
     }
@@ -451,14 +457,14 @@ impl Pool {
     pub fn terminate(&self) {
         if !self.core.is_copy() {
             self.core.end(&TaskError::Terminated);
-            self.dismiss();
+            self.end_workers();
         }
     }
 
-    fn dismiss(&self) {
+    fn end_workers(&self) {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         self.core.stop(threads.drain(..));
-        self.core.dismiss();
+        self.core.end_workers();
     }
 }
 
@@ -476,6 +482,6 @@ impl fmt::Debug for Pool {
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("plan", &self.plan).finish()
+        f.debug_struct("Builder").field("settings", &self.settings).finish()
     }
 }

@@ -1,5 +1,5 @@
-//! A task that was given to a pool, and what came of it.
-use super::chunk::{Job, Piece};
+//! A task that was submitted to a pool, and its result.
+use super::chunk::{Outcome, ResultSink};
 use super::core::Core;
 use super::error::TaskError;
 use super::worker::status;
@@ -15,26 +15,26 @@ use serde::de::DeserializeOwned;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A task that was given to a [`Pool`](super::Pool).
+/// A task that was submitted to a [`Pool`](super::Pool).
 ///
-/// Dropped, the task is done all the same. All verbs take `&self`; the value can be taken once. It
-/// is a `Future` as well, for any runtime. In the child of a fork it gives [`TaskError::Forked`] at
-/// once.
+/// The task runs even if its handle is dropped. All methods take `&self`. The value can be taken
+/// once. A `Task` is also a `Future`, for any runtime. In the child of a fork every method that
+/// takes the value returns [`TaskError::Forked`] immediately.
 #[doc(alias = "AsyncResult")]
-#[must_use = "its result is lost otherwise"]
+#[must_use = "the result of a task whose handle is dropped is lost"]
 pub struct Task<R> {
     pub(super) cell: Arc<Cell>,
     pub(super) core: Arc<Core>,
     result: PhantomData<fn() -> R>,
 }
 
-/// Where a task's result comes.
+/// Holds the result of one task.
 #[derive(Default)]
 pub(super) struct Cell(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    piece: Option<Piece>,
+    outcome: Option<Outcome>,
     done: bool,
     wakers: Vec<Waker>,
 }
@@ -48,7 +48,7 @@ impl Cell {
         self.state().done
     }
 
-    /// Has this one woken once it is done: now, perhaps.
+    /// Wakes `waker` when the task is done, or immediately if it is.
     pub(super) fn register(&self, waker: Waker) {
         let mut state = self.state();
         if state.done {
@@ -68,19 +68,19 @@ impl State {
     }
 }
 
-impl Job for Cell {
-    fn put(&self, _base: u64, _count: u32, piece: Piece, wake: &mut Vec<Waker>) {
+impl ResultSink for Cell {
+    fn deliver(&self, _base: u64, _count: u32, outcome: Outcome, wake: &mut Vec<Waker>) {
         let mut state = self.state();
         if state.done {
-            return; // it was cancelled, and its worker was faster than the kill
+            return; // it was cancelled, and its worker finished it before the signal arrived
         }
         state.done = true;
-        state.piece = Some(piece);
+        state.outcome = Some(outcome);
         wake.append(&mut state.wakers);
     }
 }
 
-/// The result in a record's or a file's bytes.
+/// Decodes a result from the bytes of a record or a file.
 pub(super) fn decode<R: DeserializeOwned>(kind: u8, bytes: &[u8]) -> Result<R, TaskError> {
     let decoding = |error: postcard::Error| TaskError::Decode(error.to_string());
     let text = || String::from_utf8_lossy(bytes).into_owned();
@@ -93,11 +93,11 @@ pub(super) fn decode<R: DeserializeOwned>(kind: u8, bytes: &[u8]) -> Result<R, T
         status::ARGUMENT => Err(TaskError::Argument(text())),
         status::ENCODE => Err(TaskError::Encode(text())),
         status::TRANSFER => Err(TaskError::Transfer(text())),
-        _ => Err(TaskError::Decode(String::from("no such status"))),
+        _ => Err(TaskError::Decode(String::from("unknown status"))),
     }
 }
 
-/// The first record: its result, and how many bytes it takes.
+/// Decodes the first record. Returns its result, and its length in bytes.
 pub(super) fn first<R: DeserializeOwned>(records: &[u8]) -> (Result<R, TaskError>, usize) {
     let cut = || (Err(TaskError::Decode(String::from("cut short"))), records.len());
     let Some((head, rest)) = records.split_first_chunk::<8>() else { return cut() };
@@ -108,11 +108,11 @@ pub(super) fn first<R: DeserializeOwned>(records: &[u8]) -> (Result<R, TaskError
     }
 }
 
-pub(super) fn from_piece<R: DeserializeOwned>(piece: Piece) -> Result<R, TaskError> {
-    match piece {
-        Piece::Records(bytes) => first(&bytes).0,
-        Piece::Large(kind, bytes) => decode(kind, &bytes),
-        Piece::Failed(error) => Err(error),
+pub(super) fn from_outcome<R: DeserializeOwned>(outcome: Outcome) -> Result<R, TaskError> {
+    match outcome {
+        Outcome::Records(bytes) => first(&bytes).0,
+        Outcome::Large(kind, bytes) => decode(kind, &bytes),
+        Outcome::Failed(error) => Err(error),
     }
 }
 
@@ -121,7 +121,7 @@ impl<R> Task<R> {
         Task { cell, core, result: PhantomData }
     }
 
-    /// Whether the task has its result, or has failed, as each has in the child of a fork.
+    /// Returns whether the task has its value or has failed. Always `true` in the child of a fork.
     #[must_use]
     #[doc(alias = "ready")]
     pub fn is_done(&self) -> bool {
@@ -129,30 +129,30 @@ impl<R> Task<R> {
             return true;
         }
         if !self.cell.is_done() {
-            self.core.pump(); // perhaps nobody else reads results
+            self.core.collect_results(); // perhaps no other thread reads results
         }
         self.cell.is_done()
     }
 
-    /// Has this one woken once it is done: now, perhaps.
+    /// Wakes `waker` when the task is done, or immediately if it is.
     pub(super) fn register(&self, waker: Waker) {
         if self.core.is_copy() {
             return waker.wake();
         }
         self.cell.register(waker);
-        self.core.want();
+        self.core.request_results();
     }
 
-    /// Gives the task up. If a worker is at it, that is killed, and another takes its place. False
-    /// if the task was done.
+    /// Cancels the task. A worker that runs it is killed and replaced. Returns `false` if the task
+    /// was done already.
     ///
     /// If this returns `true`, every thread that waits for the task gets [`TaskError::Cancelled`],
     /// even if the worker completes the task before the signal reaches it.
-    #[expect(clippy::must_use_candidate, reason = "what it does may be all that is wanted")]
+    #[expect(clippy::must_use_candidate, reason = "the effect may be all that the caller wants")]
     pub fn cancel(&self) -> bool {
-        let job: Arc<dyn Job> = Arc::clone(&self.cell) as _;
-        let cancelled = !self.is_done() && self.core.cancel(&job, true);
-        self.core.hand_on();
+        let sink: Arc<dyn ResultSink> = Arc::clone(&self.cell) as _;
+        let cancelled = !self.is_done() && self.core.cancel(&sink, true);
+        self.core.ensure_leader();
         cancelled
     }
 
@@ -162,20 +162,20 @@ impl<R> Task<R> {
         self.core.wait_for(deadline, &mut ready, &mut register)
     }
 
-    /// Waits until the task is done; its value stays to be taken.
+    /// Blocks until the task is done. Does not take its value.
     pub fn wait(&self) {
         self.wait_until(Deadline::NEVER);
     }
 
-    /// The same, at most `timeout`; whether it is done.
-    #[expect(clippy::must_use_candidate, reason = "what it does may be all that is wanted")]
+    /// Blocks until the task is done or `timeout` has elapsed. Returns whether it is done.
+    #[expect(clippy::must_use_candidate, reason = "the effect may be all that the caller wants")]
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         self.wait_until(Deadline::after(timeout))
     }
 }
 
 impl<R: DeserializeOwned> Task<R> {
-    /// Waits until the task is done, and takes what its function returned.
+    /// Blocks until the task is done, and takes the value that its function returned.
     ///
     /// # Errors
     /// See [`TaskError`].
@@ -185,20 +185,21 @@ impl<R: DeserializeOwned> Task<R> {
         self.take()
     }
 
-    /// The same, within `timeout`; `None` if the task is not done then.
-    #[expect(clippy::must_use_candidate, reason = "what it does may be all that is wanted")]
+    /// Like [`join`](Self::join), but returns `None` if the task is not done when `timeout` has
+    /// elapsed.
+    #[expect(clippy::must_use_candidate, reason = "the effect may be all that the caller wants")]
     pub fn join_timeout(&self, timeout: Duration) -> Option<Result<R, TaskError>> {
         self.wait_until(Deadline::after(timeout)).then(|| self.take())
     }
 
-    /// The same, until `deadline`; `None` if the task is not done then.
-    #[expect(clippy::must_use_candidate, reason = "what it does may be all that is wanted")]
+    /// Like [`join`](Self::join), but returns `None` if the task is not done at `deadline`.
+    #[expect(clippy::must_use_candidate, reason = "the effect may be all that the caller wants")]
     pub fn join_deadline(&self, deadline: Instant) -> Option<Result<R, TaskError>> {
         self.wait_until(Deadline::at(deadline)).then(|| self.take())
     }
 
-    /// What the function returned, if the task is done.
-    #[expect(clippy::must_use_candidate, reason = "what it does may be all that is wanted")]
+    /// Takes the value that the function returned, or returns `None` if the task is not done.
+    #[expect(clippy::must_use_candidate, reason = "the effect may be all that the caller wants")]
     pub fn try_join(&self) -> Option<Result<R, TaskError>> {
         self.join_timeout(Duration::ZERO)
     }
@@ -207,8 +208,8 @@ impl<R: DeserializeOwned> Task<R> {
         if self.core.is_copy() {
             return Err(TaskError::Forked);
         }
-        let piece = self.cell.state().piece.take();
-        piece.map_or(Err(TaskError::Taken), from_piece)
+        let outcome = self.cell.state().outcome.take();
+        outcome.map_or(Err(TaskError::Taken), from_outcome)
     }
 }
 
@@ -223,7 +224,7 @@ impl<R: DeserializeOwned> Future for Task<R> {
         if !state.done {
             state.add(context.waker());
             drop(state);
-            self.core.want();
+            self.core.request_results();
             return Poll::Pending;
         }
         drop(state);

@@ -1,7 +1,7 @@
-//! What a worker does.
-use super::hall::{Desk, Hall, INLINE, RESOURCE_TIMEOUT};
+//! The worker's side of a pool.
+use super::segment::{MAX_INLINE, PoolSegment, RESOURCE_TIMEOUT, WorkerSlot};
 use crate::deadline::Deadline;
-use crate::process::wire::{encode, from_file, is_gone, to_file};
+use crate::process::wire::{encode, from_file, is_disconnected, to_file};
 use crate::process::worker::{Entry, Failure, catch};
 use crate::process::{inherited_fd, worker};
 use crate::segment::forks;
@@ -14,15 +14,15 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-/// The words in front of a message's arguments: their bytes and their number, the message's number,
-/// the functions.
-pub(super) const HEAD: usize = 4;
-/// Instead of an argument's length: it comes by the socket.
+/// The number of words before a message's arguments: their length and number, the message's number,
+/// the two functions.
+pub(super) const HEAD_WORDS: usize = 4;
+/// Stands for an argument's length: the argument comes through the socket.
 pub(super) const LARGE: u32 = u32::MAX;
-/// The key of the socket.
+/// The key under which a worker inherits its socket.
 pub(super) const SOCKET: &str = "outlast pool socket";
 
-/// What a result is: in the second byte after its length.
+/// The status of a result: the first byte after its length.
 pub(super) mod status {
     pub(crate) const VALUE: u8 = 0;
     pub(crate) const PANICKED: u8 = 1;
@@ -30,46 +30,46 @@ pub(super) mod status {
     pub(crate) const ENCODE: u8 = 3;
     pub(crate) const TRANSFER: u8 = 4;
 }
-/// Flags of a result: it comes by the socket; it is the last of its message, and the message's time
-/// in nanoseconds follows.
+/// Flag of a result: its value comes through the socket.
 pub(super) const BY_SOCKET: u8 = 1;
+/// Flag of a result: it is the last of its message, whose time in nanoseconds follows.
 pub(super) const LAST: u8 = 2;
 
-/// Who was without work for so long has slept.
+/// A worker that had no task for this long has slept.
 const NAP: Duration = Duration::from_micros(100);
-/// How long a worker sleeps until it looks whether its owner is there.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a sleeping worker checks whether its owner is alive.
+const OWNER_CHECK: Duration = Duration::from_secs(1);
 
-/// Which desk (of how many), whose, and what is to be called first.
-pub(super) type Orders = (u32, u32, u32, Option<(u64, u64, Vec<u8>)>);
+/// The worker's slot, the number of slots, the owner's pid, and the initialiser.
+pub(super) type WorkerOrders = (u32, u32, u32, Option<(u64, u64, Vec<u8>)>);
 
 struct Worker<'a> {
-    hall: &'a Hall,
-    desk: &'a Desk,
+    segment: &'a PoolSegment,
+    slot: &'a WorkerSlot,
     socket: OwnedFd,
     owner: OwnedFd,
-    /// What came by the socket last, for a message that is still to come or was withdrawn. What
-    /// came before it is for none.
-    early: Option<(u32, io::Result<OwnedFd>)>,
-    /// The count of forks in this process: in the copy that a task has forked there is another.
+    /// The last value from the socket, with the number of its message. Earlier values belonged to
+    /// withdrawn messages.
+    received: Option<(u32, io::Result<OwnedFd>)>,
+    /// The value of [`forks`] in this process. It differs in a copy that a task has forked.
     forks: u32,
-    /// The message at hand.
+    /// The arguments of the current message.
     message: Vec<u8>,
     record: Vec<u8>,
-    /// When the last message was done.
+    /// When the last message was finished.
     done: Option<Stopwatch>,
 }
 
-/// The owner is gone, or what it says makes no sense: this process is to end.
-struct Over;
+/// The owner has ended, or its message is malformed: the worker must end.
+struct WorkerEnd;
 
-pub(super) fn work((desk, desks, owner, initializer): Orders) -> Result<(), String> {
+pub(super) fn work((slot, slots, owner, initializer): WorkerOrders) -> Result<(), String> {
     let text = |what: &dyn core::fmt::Display| what.to_string();
-    let hall = Hall::inherited(desks as usize).map_err(|error| text(&error))?;
+    let segment = PoolSegment::inherited(slots as usize).map_err(|error| text(&error))?;
     let socket = inherited_fd(SOCKET).ok_or("no socket")?;
-    // The helper lives, or this process would not; and so does its owner, or it would not.
+    // The owner is alive: this process dies with the fork server, which ends with the owner.
     let owner = watch_process(owner).map_err(|error| text(&error))?;
-    let desk = hall.desks().get(desk as usize).ok_or("no such desk")?;
+    let slot = segment.slots().get(slot as usize).ok_or("the pool's segment has no such slot")?;
     if let Some((entry, function, argument)) = initializer {
         let before = forks();
         let done = catch(|| run(entry, function, &argument, &mut Vec::new()));
@@ -82,13 +82,13 @@ pub(super) fn work((desk, desks, owner, initializer): Orders) -> Result<(), Stri
             }
         }
     }
-    desk.ready.store(1, Release);
-    let (early, message, record, done) = Default::default();
+    slot.ready.store(1, Release);
+    let (received, message, record, done) = Default::default();
     let forks = forks();
     let mut worker =
-        Worker { hall: &hall, desk, socket, owner, early, forks, message, record, done };
+        Worker { segment: &segment, slot, socket, owner, received, forks, message, record, done };
     loop {
-        let stop = desk.stop.load(Acquire) != 0;
+        let stop = slot.stop.load(Acquire) != 0;
         match worker.next() {
             Ok(Some(head)) => {
                 if worker.run(head).is_err() {
@@ -97,22 +97,22 @@ pub(super) fn work((desk, desks, owner, initializer): Orders) -> Result<(), Stri
             }
             Ok(None) if stop => break,
             Ok(None) => {
-                if !desk.wait(PATIENCE) {
+                if !slot.wait(OWNER_CHECK) {
                     if worker.is_orphan() {
                         break;
                     }
-                    // What was withdrawn is not to fill the socket.
-                    while worker.hear(false).is_ok() {}
+                    // Values of withdrawn messages must not fill the socket.
+                    while worker.receive_argument(false).is_ok() {}
                 }
             }
-            Err(Over) => break,
+            Err(WorkerEnd) => break,
         }
     }
     Ok(())
 }
 
-/// Ends the calling process if the user's function has forked it: it has returned from the function
-/// a second time, and neither the messages nor the results are for it.
+/// Ends the calling process if it is a copy that the user's function has forked. The messages and
+/// the results belong to the worker.
 fn end_if_copy(before: u32, panicked: bool) {
     if forks() != before {
         exit_now(if panicked { 101 } else { 0 });
@@ -128,7 +128,7 @@ fn retry<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     loop {
         match call() {
             Err(error)
-                if !is_gone(&error)
+                if !is_disconnected(&error)
                     && since.get_or_insert_with(Instant::now).elapsed() < RESOURCE_TIMEOUT =>
             {
                 std::thread::sleep(PAUSE);
@@ -138,22 +138,22 @@ fn retry<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     }
 }
 
-/// Calls a function by the numbers that the owner gave.
+/// Calls a function by its numbers, which the owner sent.
 fn run(entry: u64, function: u64, argument: &[u8], result: &mut Vec<u8>) -> Result<(), Failure> {
-    let (call, function) = found(entry, function)?;
+    let (call, function) = resolve(entry, function)?;
     call(function, argument, result)
 }
 
-/// The call and the function that a message or the orders name.
+/// Returns the entry and the function with these numbers, which the owner sent.
 #[expect(unsafe_code, reason = "calls a function by its number")]
-fn found(entry: u64, function: u64) -> Result<(Entry, usize), Failure> {
-    // SAFETY: the owner made the numbers with `numbers`, and runs the same executable: it is this
-    // process's image.
-    unsafe { worker::found(entry, function) }
+fn resolve(entry: u64, function: u64) -> Result<(Entry, usize), Failure> {
+    // SAFETY: the owner made the numbers with `numbers`, and runs the same executable: this process
+    // is a fork of it.
+    unsafe { worker::resolve(entry, function) }
 }
 
-/// The head of a message.
-struct Head {
+/// The decoded head of a message.
+struct MessageHead {
     count: u32,
     number: u32,
     entry: u64,
@@ -165,53 +165,53 @@ impl Worker<'_> {
         poll(&[self.owner.as_fd()], Deadline::after(Duration::ZERO)).is_ok_and(|ready| ready[0])
     }
 
-    /// Claims the next message, if there is one, and copies it.
-    fn next(&mut self) -> Result<Option<Head>, Over> {
-        let tasks = &self.desk.tasks;
+    /// Copies and claims the next message, if there is one.
+    fn next(&mut self) -> Result<Option<MessageHead>, WorkerEnd> {
+        let tasks = &self.slot.tasks;
         loop {
             let (head, tail) = (tasks.head(), tasks.tail());
             if head == tail {
                 return Ok(None);
             }
             let [sizes, number, entry, function] =
-                core::array::from_fn::<u64, HEAD, _>(|i| tasks.word(head + i as u64));
+                core::array::from_fn::<u64, HEAD_WORDS, _>(|i| tasks.word(head + i as u64));
             let low = |word: u64| u32::try_from(word & 0xffff_ffff).unwrap_or(0);
             let (bytes, count) = (low(sizes) as usize, low(sizes >> 32));
-            let next = head + (HEAD + bytes.div_ceil(8)) as u64;
+            let next = head + (HEAD_WORDS + bytes.div_ceil(8)) as u64;
             self.message.clear();
             if next <= tail {
-                tasks.copy(head + HEAD as u64, bytes.div_ceil(8), &mut self.message);
+                tasks.copy(head + HEAD_WORDS as u64, bytes.div_ceil(8), &mut self.message);
             }
-            self.desk.set_progress(low(number), 1); // keeps I2
+            self.slot.set_progress(low(number), 1); // keeps I2
             if !tasks.claim(head, next.min(tail)) {
-                continue; // withdrawn: what was read may be anything
+                continue; // withdrawn: the copy may be anything
             }
             if next > tail {
-                return Err(Over);
+                return Err(WorkerEnd);
             }
             self.message.truncate(bytes);
-            return Ok(Some(Head { count, number: low(number), entry, function }));
+            return Ok(Some(MessageHead { count, number: low(number), entry, function }));
         }
     }
 
-    fn run(&mut self, head: Head) -> Result<(), Over> {
+    fn run(&mut self, head: MessageHead) -> Result<(), WorkerEnd> {
         let began = Stopwatch::start();
         let slept = self.done.is_none_or(|done| done.until(began) > NAP);
         let message = core::mem::take(&mut self.message);
         let mut rest = message.as_slice();
-        let found = found(head.entry, head.function);
+        let found = resolve(head.entry, head.function);
         for i in 0..head.count {
-            let (length, after) = rest.split_first_chunk().ok_or(Over)?;
+            let (length, after) = rest.split_first_chunk().ok_or(WorkerEnd)?;
             let length = u32::from_le_bytes(*length);
-            self.desk.set_progress(head.number, i + 1); // keeps I2
+            self.slot.set_progress(head.number, i + 1); // keeps I2
             let status = if length == LARGE {
                 rest = after;
-                match self.by_socket(head.number)? {
+                match self.large_argument(head.number)? {
                     Ok(large) => self.call(&found, &large),
                     Err(error) => self.fail(status::TRANSFER, &error.to_string()),
                 }
             } else {
-                let (argument, after) = after.split_at_checked(length as usize).ok_or(Over)?;
+                let (argument, after) = after.split_at_checked(length as usize).ok_or(WorkerEnd)?;
                 rest = after;
                 self.call(&found, argument)
             };
@@ -219,16 +219,15 @@ impl Worker<'_> {
             self.report(status, time)?;
         }
         self.message = message;
-        self.hall.ring();
+        self.segment.wake_reader();
         self.done = Some(Stopwatch::start());
         if slept {
-            std::thread::yield_now(); // whoever woke it may be waiting for this CPU
+            std::thread::yield_now(); // the thread that woke this worker may be waiting for its CPU
         }
         Ok(())
     }
 
-    /// Calls the function, and makes a record of what comes of it, behind the place of the head.
-    /// The result's status.
+    /// Calls the function and encodes its result behind the head of a record. Returns the status.
     #[inline(always)]
     fn call(&mut self, found: &Result<(Entry, usize), Failure>, argument: &[u8]) -> u8 {
         self.record.clear();
@@ -251,7 +250,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Makes a record of an error.
+    /// Encodes an error as a record. Returns `status`.
     #[cold]
     fn fail(&mut self, status: u8, text: &str) -> u8 {
         self.record.clear();
@@ -260,11 +259,11 @@ impl Worker<'_> {
         status
     }
 
-    /// Completes the record of a result.
-    fn report(&mut self, mut status: u8, time: Option<Duration>) -> Result<(), Over> {
+    /// Completes the record of a result and appends it to the ring.
+    fn report(&mut self, mut status: u8, time: Option<Duration>) -> Result<(), WorkerEnd> {
         let mut flags = 0;
-        if self.record.len() - 8 > INLINE {
-            match self.pass_on()? {
+        if self.record.len() - 8 > MAX_INLINE {
+            match self.send_large()? {
                 Ok(()) => {
                     flags |= BY_SOCKET;
                     self.record.truncate(8);
@@ -272,7 +271,7 @@ impl Worker<'_> {
                 Err(error) => status = self.fail(status::TRANSFER, &error.to_string()),
             }
         }
-        let length = u32::try_from(self.record.len() - 8).map_err(|_| Over)?;
+        let length = u32::try_from(self.record.len() - 8).map_err(|_| WorkerEnd)?;
         self.record[..4].copy_from_slice(&length.to_le_bytes());
         self.record[4] = status;
         self.record.resize(self.record.len().next_multiple_of(8), 0);
@@ -282,66 +281,66 @@ impl Worker<'_> {
             self.record.extend(nanoseconds.to_le_bytes());
         }
         self.record[5] = flags;
-        let results = &self.desk.results;
+        let results = &self.slot.results;
         while results.room() < self.record.len() / 8 {
-            self.desk.be_stuck();
+            self.slot.announce_wait();
             if results.room() >= self.record.len() / 8 {
                 break;
             }
-            self.hall.ring();
-            self.hall.call(); // nobody may be waiting for results
-            if !self.desk.wait(PATIENCE) && self.is_orphan() {
-                return Err(Over);
+            self.segment.wake_reader();
+            self.segment.wake_dispatcher(); // perhaps no thread of the owner waits for results
+            if !self.slot.wait(OWNER_CHECK) && self.is_orphan() {
+                return Err(WorkerEnd);
             }
         }
         results.push(&[], &self.record);
         Ok(())
     }
 
-    /// Sends the record's bytes in a file. Retries for [`RESOURCE_TIMEOUT`], then returns the
-    /// error.
+    /// Sends the record's value in a file. Retries for [`RESOURCE_TIMEOUT`], then returns the error.
     #[cold]
-    fn pass_on(&mut self) -> Result<io::Result<()>, Over> {
+    fn send_large(&mut self) -> Result<io::Result<()>, WorkerEnd> {
         let sent = retry(|| {
-            // For those before it: nobody may be waiting, and the socket holds so many.
-            self.hall.ring();
-            self.hall.call();
+            // The socket holds a limited number of earlier values: have them received.
+            self.segment.wake_reader();
+            self.segment.wake_dispatcher();
             let file = to_file(&self.record[8..])?;
             send(self.socket.as_fd(), &[0], &[file.as_fd()], true)
         });
         match sent {
-            Err(error) if is_gone(&error) => Err(Over),
+            Err(error) if is_disconnected(&error) => Err(WorkerEnd),
             sent => Ok(sent),
         }
     }
 
-    /// The argument of the message with this number, or why there is none. Those of messages that
-    /// were withdrawn are passed over.
+    /// Returns the argument of the message with this number, or why there is none. Skips arguments of
+    /// withdrawn messages.
     #[cold]
-    fn by_socket(&mut self, number: u32) -> Result<io::Result<Mmap>, Over> {
+    fn large_argument(&mut self, number: u32) -> Result<io::Result<Mmap>, WorkerEnd> {
         loop {
-            if let Some((tag, file)) = self.early.take()
+            if let Some((tag, file)) = self.received.take()
                 && tag == number
             {
                 return Ok(file.and_then(|file| retry(|| from_file(&file))));
             }
-            self.hear(true)?;
+            self.receive_argument(true)?;
         }
     }
 
-    /// Takes the next argument from the socket. With `wait`, the call blocks until there is one. An
-    /// argument for which there is no descriptor stays in the socket. With `wait`, it stays there
-    /// only for [`RESOURCE_TIMEOUT`]. After that it is lost, and its task reports the error.
-    fn hear(&mut self, wait: bool) -> Result<(), Over> {
+    /// Receives the next argument from the socket. With `wait`, blocks until there is one.
+    ///
+    /// An argument for which there is no descriptor stays in the socket. With `wait`, it stays there
+    /// only for [`RESOURCE_TIMEOUT`]. Then it is lost, and its task reports the error.
+    fn receive_argument(&mut self, wait: bool) -> Result<(), WorkerEnd> {
         let (mut tag, mut files) = ([0; 4], Vec::new());
         let socket = self.socket.as_fd();
         let mut take = || receive(socket, &mut tag, &mut files, wait);
         let file = match if wait { retry(take) } else { take() } {
-            Ok(length) if length == tag.len() => Ok(files.pop().ok_or(Over)?),
-            Err(_) if wait => receive_first(socket).map_err(|_| Over)?,
-            _ => return Err(Over),
+            Ok(length) if length == tag.len() => Ok(files.pop().ok_or(WorkerEnd)?),
+            Err(_) if wait => receive_first(socket).map_err(|_| WorkerEnd)?,
+            _ => return Err(WorkerEnd),
         };
-        self.early = Some((u32::from_le_bytes(tag), file));
+        self.received = Some((u32::from_le_bytes(tag), file));
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Why a process was not started, or gave nothing.
+//! Errors of starting and joining a process.
 use std::io;
 use thiserror::Error;
 
@@ -18,9 +18,9 @@ pub enum SpawnError {
     /// More than 250 segments are to be shared with one process.
     #[error("at most 250 segments can be handed to one process")]
     TooManyShared,
-    /// The process that starts the others was killed each time it was asked.
-    #[error("the process that starts the others has been killed")]
-    HelperLost,
+    /// The fork server was killed at each of five attempts.
+    #[error("the fork server, which starts the processes, was killed at each attempt")]
+    ForkServerLost,
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -55,8 +55,8 @@ pub enum ProcessError {
     /// What the function returned cannot be decoded here.
     #[error("the result cannot be decoded: {0}")]
     Decode(String),
-    /// The process that starts the others was killed, and this one with it.
-    #[error("the process was lost together with the one that had started it")]
+    /// The fork server was killed, and this process with it.
+    #[error("the fork server was killed, and the process with it")]
     Lost,
     /// The value has been taken already.
     #[error("the value of this process has been taken already")]

@@ -19,17 +19,17 @@
 //! ```
 //!
 //! # What crosses
-//! The function is a `fn` of this executable: no closure that captures. It goes as a number, and is
-//! there already. Argument and result are values that `serde` knows, of any size, encoded by
-//! `postcard`. Shared memory is handed on with [`Builder::share`], or opened there by its name.
+//! The function is a `fn` of this executable, not a closure that captures. Only its number is sent.
+//! Arguments and results are `serde` values of any size, encoded by `postcard`. Shared memory is
+//! handed on with [`Builder::share`], or opened in the process by its name.
 //!
 //! # Where it runs
-//! In a fork of a helper that [`init`] made at the start of `main`: a process with one thread and
-//! no locks, so that nothing is copied that another thread was just at. The process has standard
-//! output and error of the program's start, no standard input, the environment and the folder that
-//! the program was started with, and a process group of the helper's: Ctrl-C on the terminal is for
-//! the owner, which stops in good order with a [`Stop`]. Its standard error shows its panics, as a
-//! thread's would.
+//! In a fork of the *fork server*, which [`init`] starts at the beginning of `main`. The fork server
+//! has one thread and holds no locks, so a fork copies nothing that another thread is changing. The
+//! process has the standard output, standard error, environment and working directory that the
+//! program was started with, and no standard input. It is in the fork server's process group: Ctrl-C
+//! on the terminal reaches only the owner, which can shut down in order with a [`Stop`]. A panic is
+//! printed on standard error, as a thread's is.
 //!
 //! Any other program can take part as well: `std::process::Command` starts it, with
 //! [`CommandExt::share`](crate::CommandExt::share).
@@ -39,29 +39,28 @@
 //! |---|---|
 //! | the process | [`ProcessError::Signalled`], unless it had given its result |
 //! | its owner | the process is killed, unless it is [detached](Builder::detached) |
-//! | the helper | its processes are killed; the next one is started by a new helper |
+//! | the fork server | its processes are killed; the next one is started by a new fork server |
 //!
-//! If [`spawn`](Builder::spawn) fails, for lack of descriptors or memory perhaps, the function has
-//! not run, and all other processes go on.
+//! If [`spawn`](Builder::spawn) fails, the function has not run, and all other processes go on.
 //!
-//! A process is reaped whether or not somebody joins it. Signals go by a descriptor of the process,
-//! and never to another one that has got its number.
+//! A process is reaped even if it is not joined. Signals are sent through a process descriptor, and
+//! never reach another process that has reused the pid.
 //!
-//! If the function forks, only the process that was started reports its result: the copy ends when
-//! it returns from the function, as by `_exit`.
+//! If the function forks, only the process itself reports its result. The copy ends when it returns
+//! from the function, as by `_exit`.
 //!
-//! `process::exit`, `abort` or a stack overflow there end that process only:
-//! [`ProcessError::Exited`], [`ProcessError::Signalled`].
+//! `process::exit`, `abort` or a stack overflow end that process only, which is reported as
+//! [`ProcessError::Exited`] or [`ProcessError::Signalled`].
 #![expect(unsafe_code, reason = "borrows a descriptor by its number")]
 pub(crate) mod code;
 mod error;
-mod nursery;
+mod fork_server;
 mod stop;
 pub(crate) mod wire;
 pub(crate) mod worker;
 
 pub use error::{ProcessError, SpawnError};
-pub use nursery::init;
+pub use fork_server::init;
 pub use stop::Stop;
 
 use crate::deadline::Deadline;
@@ -71,7 +70,7 @@ use crate::shared::Shared;
 use crate::sys::process::{ESRCH, SIGKILL, SIGTERM, poll, signal};
 use core::fmt;
 use core::marker::PhantomData;
-use nursery::{Helper, MOST_SHARED, Started};
+use fork_server::{ForkServer, MAX_SHARED, StartedProcess};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io;
@@ -80,7 +79,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use wire::{Bytes, Kind, LONGEST, Order, hear};
+use wire::{Bytes, MAX_MESSAGE, MessageKind, StartRequest, receive_message};
 
 /// A function that runs, or ran, in a process of its own.
 ///
@@ -88,26 +87,26 @@ use wire::{Bytes, Kind, LONGEST, Order, hear};
 #[doc(alias = "multiprocessing")]
 pub struct Process<R> {
     channel: OwnedFd,
-    helper: Arc<Helper>,
+    fork_server: Arc<ForkServer>,
     pid: u32,
     handle: OwnedFd,
     state: Mutex<State>,
     result: PhantomData<fn() -> R>,
 }
 
-/// What has been heard of it.
+/// What the process and the fork server have reported.
 #[derive(Debug, Default)]
 struct State {
     outcome: Option<Outcome>,
     taken: bool,
     status: Option<ExitStatus>,
-    /// No more will be heard.
+    /// The last message has come.
     over: bool,
 }
 
 #[derive(Debug)]
 struct Outcome {
-    kind: Kind,
+    kind: MessageKind,
     body: io::Result<Bytes>,
 }
 
@@ -133,7 +132,7 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
         Process::builder(function).spawn(argument)
     }
 
-    /// The same with more to say.
+    /// Returns a builder, which has more options than [`spawn`](Process::spawn).
     pub fn builder<A: Serialize + DeserializeOwned>(function: fn(A) -> R) -> Builder<A, R> {
         let shared = Ok(Vec::new());
         Builder { function, name: String::new(), detached: false, keys: Vec::new(), shared }
@@ -187,9 +186,9 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
         let body = body?;
         let text = || String::from_utf8_lossy(&body).into_owned();
         match kind {
-            Kind::Argument => Err(ProcessError::Argument(text())),
-            Kind::Encode => Err(ProcessError::Encode(text())),
-            Kind::Panicked => {
+            MessageKind::Argument => Err(ProcessError::Argument(text())),
+            MessageKind::Encode => Err(ProcessError::Encode(text())),
+            MessageKind::Panicked => {
                 let (message, location, backtrace) =
                     decode::<worker::Panic>(&body).map_err(decoding)?;
                 Err(ProcessError::Panicked { message, location, backtrace })
@@ -241,7 +240,7 @@ impl<R> Process<R> {
     }
 
     /// How the process ended. `None` as long as it has not, and if it was lost together with the
-    /// helper.
+    /// fork server.
     #[must_use]
     #[doc(alias = "exitcode")]
     pub fn exit_status(&self) -> Option<ExitStatus> {
@@ -280,20 +279,20 @@ impl<R> Process<R> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hears what there is to hear; whether that was all.
-    fn hear(&self, state: &mut State) -> io::Result<bool> {
+    /// Receives the messages that have come. Returns whether the last one has come.
+    fn receive_message(&self, state: &mut State) -> io::Result<bool> {
         let mut buffer = Vec::new();
         while !state.over {
-            buffer.resize(LONGEST, 0);
-            match hear(self.channel.as_fd(), &mut buffer, false) {
+            buffer.resize(MAX_MESSAGE, 0);
+            match receive_message(self.channel.as_fd(), &mut buffer, false) {
                 Ok(None) => state.over = true,
                 Ok(Some(message)) => match message.kind {
-                    Kind::Ended => {
+                    MessageKind::Ended => {
                         let status = message.body.first_chunk().copied().map(i32::from_le_bytes);
                         state.status = status.map(ExitStatus::from_raw);
                         state.over = true;
                     }
-                    kind => state.outcome = Some(Outcome { kind, body: message.whole() }),
+                    kind => state.outcome = Some(Outcome { kind, body: message.into_bytes() }),
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
@@ -306,13 +305,13 @@ impl<R> Process<R> {
     fn wait_until(&self, deadline: Deadline) -> io::Result<bool> {
         let mut ended = false;
         loop {
-            let lost = ended && self.helper.is_lost(); // what it said before has come
+            let lost = ended && self.fork_server.is_lost(); // its earlier messages have arrived
             let mut state = self.state();
-            if self.hear(&mut state)? {
+            if self.receive_message(&mut state)? {
                 return Ok(true);
             }
             if lost {
-                // Children of the process may keep the channel open, but nobody reports any more.
+                // Children of the process may keep the channel open, but no report will come.
                 state.over = true;
                 return Ok(true);
             }
@@ -320,7 +319,7 @@ impl<R> Process<R> {
             if deadline.is_over() {
                 return Ok(false);
             }
-            let other = if ended { self.helper.as_fd() } else { self.pidfd() };
+            let other = if ended { self.fork_server.as_fd() } else { self.pidfd() };
             let ready = poll(&[self.channel.as_fd(), other], deadline)?;
             ended |= ready[1];
         }
@@ -391,10 +390,10 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A
         let image = code::image().ok_or(SpawnError::ForeignFunction)?;
         let (entry, function) =
             worker::numbers(self.function).ok_or(SpawnError::ForeignFunction)?;
-        if self.keys.len() > MOST_SHARED {
+        if self.keys.len() > MAX_SHARED {
             return Err(SpawnError::TooManyShared);
         }
-        let order = Order {
+        let request = StartRequest {
             image,
             entry,
             function,
@@ -402,9 +401,16 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A
             name: self.name,
             keys: self.keys,
         };
-        let Started { helper, channel, pid, handle } =
-            nursery::start(&order, &encoded, &self.shared?)?;
-        Ok(Process { channel, helper, pid, handle, state: Mutex::default(), result: PhantomData })
+        let StartedProcess { fork_server, channel, pid, handle } =
+            fork_server::start(&request, &encoded, &self.shared?)?;
+        Ok(Process {
+            channel,
+            fork_server,
+            pid,
+            handle,
+            state: Mutex::default(),
+            result: PhantomData,
+        })
     }
 }
 

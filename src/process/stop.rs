@@ -89,7 +89,7 @@ impl Stop {
 
 impl<T: ?Sized + Shareable + Sync + Send + 'static> Stop<T> {
     /// The same, for a [manual](Event::manual) event that is part of a larger value:
-    /// `Stop::on_signals_in(desk, |desk| &desk.stop)`.
+    /// `Stop::on_signals_in(state, |state| &state.stop)`.
     ///
     /// # Errors
     /// If the operating system refuses.

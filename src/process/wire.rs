@@ -1,4 +1,4 @@
-//! What owner, helper and worker say to each other.
+//! The messages between owner, fork server and worker.
 #![expect(unsafe_code, reason = "maps what others have written")]
 use super::code::Image;
 use crate::sys::file::{growing, memfd_create};
@@ -22,82 +22,82 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, to: &mut Vec<u8>) -> post
     postcard::to_extend(value, Appended(to)).map(drop)
 }
 
-/// What goes in a message itself. More goes by a file in memory.
-const INLINE: usize = 32 * 1024;
-/// A message is never longer.
-pub(super) const LONGEST: usize = 64 * 1024;
+/// The longest body that a message carries itself. Longer ones are passed as a file in memory.
+const MAX_INLINE: usize = 32 * 1024;
+/// The longest message.
+pub(super) const MAX_MESSAGE: usize = 64 * 1024;
 
-/// What a message is about, in its first byte.
+/// The kind of a message: its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Kind {
-    /// Owner to helper: start a worker.
+pub(super) enum MessageKind {
+    /// Owner to fork server: start a worker.
     Start,
-    /// Helper to owner: the pid; with it goes a descriptor of the process.
-    Born,
+    /// Fork server to owner: the pid, with the process descriptor.
+    Started,
     /// Owner to worker: the owner has that descriptor, and the function may begin.
     Go,
-    /// Worker to owner: what the function returned.
+    /// Worker to owner: the value that the function returned.
     Value,
-    /// Worker to owner: message, location, backtrace.
+    /// Worker to owner: message, location and backtrace of a panic.
     Panicked,
-    /// Worker to owner: the argument is not understood.
+    /// Worker to owner: the argument cannot be decoded.
     Argument,
-    /// Worker to owner: the value cannot be said.
+    /// Worker to owner: the value cannot be encoded.
     Encode,
-    /// Helper to owner: the exit status.
+    /// Fork server to owner: the exit status.
     Ended,
-    /// Helper to owner: no worker, and the error number.
+    /// Fork server to owner: no worker was started; the error number.
     Refused,
 }
 
-impl Kind {
-    fn of(byte: u8) -> Option<Kind> {
-        use Kind::{Argument, Born, Encode, Ended, Go, Panicked, Refused, Start, Value};
-        let all = [Start, Born, Go, Value, Panicked, Argument, Encode, Ended, Refused];
+impl MessageKind {
+    fn of(byte: u8) -> Option<MessageKind> {
+        use MessageKind::{Argument, Encode, Ended, Go, Panicked, Refused, Start, Started, Value};
+        let all = [Start, Started, Go, Value, Panicked, Argument, Encode, Ended, Refused];
         all.into_iter().find(|&kind| kind as u8 == byte)
     }
 }
 
-/// A message that has come.
+/// A received message.
 #[derive(Debug)]
 pub(super) struct Message {
-    pub(super) kind: Kind,
+    pub(super) kind: MessageKind,
     pub(super) body: Vec<u8>,
-    /// What did not fit in.
+    /// The body, if it was too long for the message.
     pub(super) file: Option<OwnedFd>,
     pub(super) descriptors: Vec<OwnedFd>,
 }
 
-/// Bytes that came in a message, or where they lie.
+/// The body of a message, or a mapping of the file that holds it.
 #[derive(Debug)]
 pub(crate) enum Bytes {
-    Here(Vec<u8>),
-    There(Mmap),
+    Inline(Vec<u8>),
+    Mapped(Mmap),
 }
 
 impl Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         match self {
-            Bytes::Here(bytes) => bytes,
-            Bytes::There(bytes) => bytes,
+            Bytes::Inline(bytes) => bytes,
+            Bytes::Mapped(bytes) => bytes,
         }
     }
 }
 
 impl Message {
-    /// All of it.
-    pub(super) fn whole(self) -> io::Result<Bytes> {
-        self.file.map_or(Ok(Bytes::Here(self.body)), |file| from_file(&file).map(Bytes::There))
+    /// The whole body.
+    pub(super) fn into_bytes(self) -> io::Result<Bytes> {
+        self.file.map_or(Ok(Bytes::Inline(self.body)), |file| from_file(&file).map(Bytes::Mapped))
     }
 }
 
-fn garbled() -> io::Error {
+fn malformed() -> io::Error {
     io::ErrorKind::InvalidData.into()
 }
 
-/// Bytes in a file in memory, which nobody can change any more.
+/// Writes bytes to a file in memory, and seals it against every change.
 pub(crate) fn to_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     let file = File::from(memfd_create()?);
     growing(|| file.write_all_at(bytes, 0))?;
@@ -105,19 +105,19 @@ pub(crate) fn to_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// What is in such a file, in its place.
+/// Maps a file made by [`to_file`].
 pub(crate) fn from_file(file: &OwnedFd) -> io::Result<Mmap> {
     if !is_frozen(file.as_fd())? {
-        return Err(garbled());
+        return Err(malformed());
     }
-    // SAFETY: neither its length nor what it holds changes any more.
+    // SAFETY: the file is sealed: neither its length nor its content changes.
     unsafe { MmapOptions::new().populate().map_copy_read_only(file) }
 }
 
-/// A copy of what is in such a file.
+/// Reads a file made by [`to_file`].
 pub(crate) fn read_file(file: OwnedFd) -> io::Result<Vec<u8>> {
     if !is_frozen(file.as_fd())? {
-        return Err(garbled());
+        return Err(malformed());
     }
     let mut file = File::from(file);
     let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
@@ -128,18 +128,18 @@ pub(crate) fn read_file(file: OwnedFd) -> io::Result<Vec<u8>> {
 }
 
 /// Whether a message could not be sent because the other end of the socket is closed.
-pub(crate) fn is_gone(error: &io::Error) -> bool {
+pub(crate) fn is_disconnected(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
     )
 }
 
-/// Sends a message: first the kind, then whether the body is in a file (the last descriptor), then
-/// `head`, the body.
-pub(super) fn say(
+/// Sends a message: the kind, a flag that tells whether the body is in a file (the last descriptor),
+/// `head`, and the body.
+pub(super) fn send_message(
     to: BorrowedFd<'_>,
-    kind: Kind,
+    kind: MessageKind,
     head: &[u8],
     body: &[u8],
     descriptors: &[BorrowedFd<'_>],
@@ -147,7 +147,7 @@ pub(super) fn say(
 ) -> io::Result<()> {
     let mut bytes = vec![kind as u8, 0];
     bytes.extend_from_slice(head);
-    if body.len() <= INLINE {
+    if body.len() <= MAX_INLINE {
         bytes.extend_from_slice(body);
         return send(to, &bytes, descriptors, wait);
     }
@@ -158,9 +158,9 @@ pub(super) fn say(
     send(to, &bytes, &descriptors, wait)
 }
 
-/// Takes a message. `None` if no more will come. If this process has no room for the message's
-/// descriptors, the call fails and the message stays.
-pub(super) fn hear(
+/// Receives a message. Returns `None` if no more will come. If this process has no room for the
+/// message's descriptors, the call fails and the message stays in the socket.
+pub(super) fn receive_message(
     from: BorrowedFd<'_>,
     buffer: &mut [u8],
     wait: bool,
@@ -170,31 +170,31 @@ pub(super) fn hear(
     if length == 0 {
         return Ok(None);
     }
-    let (&[kind, in_file], rest) = buffer[..length].split_first_chunk().ok_or_else(garbled)?;
-    let kind = Kind::of(kind).ok_or_else(garbled)?;
+    let (&[kind, in_file], rest) = buffer[..length].split_first_chunk().ok_or_else(malformed)?;
+    let kind = MessageKind::of(kind).ok_or_else(malformed)?;
     let file = match in_file {
         0 => None,
-        _ => Some(descriptors.pop().ok_or_else(garbled)?),
+        _ => Some(descriptors.pop().ok_or_else(malformed)?),
     };
     Ok(Some(Message { kind, body: rest.to_vec(), file, descriptors }))
 }
 
-/// What a worker is to run, and how.
+/// A request to start a worker: what it runs, and how.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct StartRequest {
     pub(super) image: Image,
-    /// The function that decodes, calls and encodes, and the one that it calls.
+    /// The numbers of the [`Entry`](super::worker::Entry) and of its function.
     pub(super) entry: u64,
     pub(super) function: u64,
     pub(super) detached: bool,
     pub(super) name: String,
-    /// The keys of the segments; their descriptors follow the channel's.
+    /// The keys of the shared descriptors, which follow the channel's.
     pub(super) keys: Vec<String>,
 }
 
 type Fields<'a> = (Image, u64, u64, bool, &'a str, Vec<&'a str>);
 
-impl Order {
+impl StartRequest {
     pub(super) fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
         let keys = self.keys.iter().map(String::as_str).collect();
         let fields: Fields<'_> =
@@ -202,12 +202,12 @@ impl Order {
         postcard::to_allocvec(&fields)
     }
 
-    /// The order, and the argument behind it.
-    pub(super) fn decode(bytes: &[u8]) -> Result<(Order, &[u8]), postcard::Error> {
+    /// Decodes a request. Returns it and the argument behind it.
+    pub(super) fn decode(bytes: &[u8]) -> Result<(StartRequest, &[u8]), postcard::Error> {
         let ((image, entry, function, detached, name, keys), argument) =
             postcard::take_from_bytes::<Fields<'_>>(bytes)?;
         let keys = keys.into_iter().map(str::to_owned).collect();
         let name = name.to_owned();
-        Ok((Order { image, entry, function, detached, name, keys }, argument))
+        Ok((StartRequest { image, entry, function, detached, name, keys }, argument))
     }
 }

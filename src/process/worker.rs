@@ -1,7 +1,7 @@
-//! What runs in the process that was started.
+//! The body of a process that was started.
 #![expect(unsafe_code, reason = "calls a function by its address")]
 use super::code;
-use super::wire::{Kind, Message, Order, hear, say};
+use super::wire::{Message, MessageKind, StartRequest, receive_message, send_message};
 use crate::command;
 use crate::process::wire::encode;
 use crate::queue::value::decode;
@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Once;
 
-/// Why a call gave no value, though it did not panic.
+/// Why a call gave no value although it did not panic.
 #[derive(Clone, Debug)]
 pub(crate) enum Failure {
     /// The argument cannot be decoded.
@@ -65,23 +65,23 @@ unsafe fn entry_of(number: u64) -> Option<Entry> {
 ///
 /// # Safety
 /// As for [`entry_of`].
-pub(crate) unsafe fn found(entry: u64, function: u64) -> Result<(Entry, usize), Failure> {
+pub(crate) unsafe fn resolve(entry: u64, function: u64) -> Result<(Entry, usize), Failure> {
     // SAFETY: the caller's promise.
     let entry = unsafe { entry_of(entry) };
     let unknown = || Failure::Argument(String::from("no such function"));
     entry.zip(code::address(function)).ok_or_else(unknown)
 }
 
-/// A panic, as it is told to others: message, location, backtrace.
+/// A panic as it is reported: message, location, backtrace.
 pub(crate) type Panic = (String, String, String);
 
 thread_local! {
     static CATCHING: Cell<bool> = const { Cell::new(false) };
-    /// The panic that the hook saw last, since the body began.
+    /// The last panic that the hook has seen since the body began.
     static LAST: Cell<Option<Box<Panic>>> = const { Cell::new(None) };
 }
 
-/// Runs `body`, and tells how it panicked.
+/// Runs `body`, and returns its value or its panic.
 pub(crate) fn catch<T>(body: impl FnOnce() -> T) -> Result<T, Panic> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -92,7 +92,7 @@ pub(crate) fn catch<T>(body: impl FnOnce() -> T) -> Result<T, Panic> {
         }));
     });
     let before = CATCHING.replace(true);
-    LAST.take(); // of another body, which caught it
+    LAST.take(); // from another body, which caught it
     let outcome = catch_unwind(AssertUnwindSafe(body));
     CATCHING.set(before);
     outcome.map_err(|payload| {
@@ -117,54 +117,56 @@ fn text_of(payload: &dyn Any) -> String {
         .unwrap_or_else(|| String::from("a panic that is no text"))
 }
 
-/// Serves one order, in a process that was forked for it, and ends it.
+/// Serves one request in a process that was forked for it, and ends the process.
 pub(super) fn work(
-    order: &Order,
+    request: &StartRequest,
     argument: &[u8],
-    helper: u32,
+    fork_server: u32,
     channel: &OwnedFd,
     shared: Vec<OwnedFd>,
 ) -> ! {
-    if order.detached {
+    if request.detached {
         own_session();
     } else {
-        die_with(helper);
+        die_with(fork_server);
     }
-    if let Ok(name) = CString::new(order.name.as_str())
-        && !order.name.is_empty()
+    if let Ok(name) = CString::new(request.name.as_str())
+        && !request.name.is_empty()
     {
         name_thread(&name);
     }
-    for (key, fd) in order.keys.iter().zip(shared) {
+    for (key, fd) in request.keys.iter().zip(shared) {
         let number = fd.into_raw_fd().to_string(); // open until this process ends
         // SAFETY: this process has one thread.
         unsafe { std::env::set_var(command::variable(key), number) };
     }
-    let go = hear(channel.as_fd(), &mut [0; 8], true);
-    if !matches!(go, Ok(Some(Message { kind: Kind::Go, .. }))) {
+    let go = receive_message(channel.as_fd(), &mut [0; 8], true);
+    if !matches!(go, Ok(Some(Message { kind: MessageKind::Go, .. }))) {
         exit_now(1); // the owner has no descriptor of this process, and does not know of it
     }
     let pid = std::process::id();
 
     let outcome = catch(|| {
-        // SAFETY: an order of this executable's, as the helper has looked.
-        let (entry, function) = unsafe { found(order.entry, order.function) }?;
+        // SAFETY: the numbers were made by this executable, as the fork server has checked.
+        let (entry, function) = unsafe { resolve(request.entry, request.function) }?;
         let mut value = Vec::new();
         entry(function, argument, &mut value).map(|()| value)
     });
     let (kind, body, code) = match outcome {
-        Ok(Ok(value)) => (Kind::Value, value, 0),
-        Ok(Err(Failure::Argument(text))) => (Kind::Argument, text.into_bytes(), 1),
-        Ok(Err(Failure::Encode(text))) => (Kind::Encode, text.into_bytes(), 1),
-        Err(panic) => (Kind::Panicked, postcard::to_allocvec(&panic).unwrap_or_default(), 101),
+        Ok(Ok(value)) => (MessageKind::Value, value, 0),
+        Ok(Err(Failure::Argument(text))) => (MessageKind::Argument, text.into_bytes(), 1),
+        Ok(Err(Failure::Encode(text))) => (MessageKind::Encode, text.into_bytes(), 1),
+        Err(panic) => {
+            (MessageKind::Panicked, postcard::to_allocvec(&panic).unwrap_or_default(), 101)
+        }
     };
     if std::process::id() != pid {
-        exit_now(code); // a copy that the function has forked: the result is not its to give
+        exit_now(code); // a copy that the function has forked: only the process itself reports the result
     }
-    if let Err(error) = say(channel.as_fd(), kind, &[], &body, &[], true) {
-        // No descriptor or no memory for a large value; or nobody listens.
+    if let Err(error) = send_message(channel.as_fd(), kind, &[], &body, &[], true) {
+        // Descriptors or memory are short, or the owner has ended.
         let text = error.to_string();
-        say(channel.as_fd(), Kind::Encode, &[], text.as_bytes(), &[], true).ok();
+        send_message(channel.as_fd(), MessageKind::Encode, &[], text.as_bytes(), &[], true).ok();
     }
     std::process::exit(code)
 }
