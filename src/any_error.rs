@@ -39,12 +39,6 @@ pub enum Error {
     /// No message was there at once.
     #[error("the queue is empty")]
     Empty,
-    /// A message was not sent into a ring, and is dropped.
-    #[error(transparent)]
-    RingSend(spsc::SendTimeoutError<()>),
-    /// No message was received from a ring.
-    #[error(transparent)]
-    RingRecv(spsc::RecvTimeoutError),
     /// An end of a ring was not taken.
     #[error(transparent)]
     Role(#[from] spsc::RoleError),
@@ -92,6 +86,7 @@ impl<T> From<SendError<T>> for Error {
         Error::Send(match error {
             SendError::Closed(_) => SendTimeoutError::Closed(()),
             SendError::Disconnected(_) => SendTimeoutError::Disconnected(()),
+            SendError::PeerDied(_) => SendTimeoutError::PeerDied(()),
             SendError::Failed(_, fault) => SendTimeoutError::Failed((), fault),
         })
     }
@@ -103,6 +98,7 @@ impl<T> From<SendTimeoutError<T>> for Error {
             SendTimeoutError::TimedOut(_) => SendTimeoutError::TimedOut(()),
             SendTimeoutError::Closed(_) => SendTimeoutError::Closed(()),
             SendTimeoutError::Disconnected(_) => SendTimeoutError::Disconnected(()),
+            SendTimeoutError::PeerDied(_) => SendTimeoutError::PeerDied(()),
             SendTimeoutError::Failed(_, fault) => SendTimeoutError::Failed((), fault),
         })
     }
@@ -114,6 +110,7 @@ impl<T> From<TrySendError<T>> for Error {
             TrySendError::Full(_) => Error::Full,
             TrySendError::Closed(_) => Error::Send(SendTimeoutError::Closed(())),
             TrySendError::Disconnected(_) => Error::Send(SendTimeoutError::Disconnected(())),
+            TrySendError::PeerDied(_) => Error::Send(SendTimeoutError::PeerDied(())),
             TrySendError::Failed(_, fault) => Error::Send(SendTimeoutError::Failed((), fault)),
         }
     }
@@ -124,6 +121,7 @@ impl From<RecvError> for Error {
         Error::Recv(match error {
             RecvError::Closed => RecvTimeoutError::Closed,
             RecvError::Disconnected => RecvTimeoutError::Disconnected,
+            RecvError::PeerDied => RecvTimeoutError::PeerDied,
             RecvError::Failed(fault) => RecvTimeoutError::Failed(fault),
         })
     }
@@ -151,66 +149,8 @@ impl From<TryRecvError> for Error {
             TryRecvError::Empty => Error::Empty,
             TryRecvError::Closed => Error::Recv(RecvTimeoutError::Closed),
             TryRecvError::Disconnected => Error::Recv(RecvTimeoutError::Disconnected),
+            TryRecvError::PeerDied => Error::Recv(RecvTimeoutError::PeerDied),
             TryRecvError::Failed(fault) => Error::Recv(RecvTimeoutError::Failed(fault)),
         }
-    }
-}
-
-impl<T> From<spsc::SendTimeoutError<T>> for Error {
-    fn from(error: spsc::SendTimeoutError<T>) -> Self {
-        Error::RingSend(match error {
-            spsc::SendTimeoutError::TimedOut(_) => spsc::SendTimeoutError::TimedOut(()),
-            spsc::SendTimeoutError::Closed(_) => spsc::SendTimeoutError::Closed(()),
-            spsc::SendTimeoutError::PeerDied(_) => spsc::SendTimeoutError::PeerDied(()),
-            spsc::SendTimeoutError::Failed(_, fault) => spsc::SendTimeoutError::Failed((), fault),
-        })
-    }
-}
-
-impl<T> From<spsc::SendError<T>> for Error {
-    fn from(error: spsc::SendError<T>) -> Self {
-        Error::RingSend(match error {
-            spsc::SendError::Closed(_) => spsc::SendTimeoutError::Closed(()),
-            spsc::SendError::PeerDied(_) => spsc::SendTimeoutError::PeerDied(()),
-            spsc::SendError::Failed(_, fault) => spsc::SendTimeoutError::Failed((), fault),
-        })
-    }
-}
-
-impl<T> From<spsc::TrySendError<T>> for Error {
-    fn from(error: spsc::TrySendError<T>) -> Self {
-        Error::RingSend(match error {
-            spsc::TrySendError::Full(_) => return Error::Full,
-            spsc::TrySendError::Closed(_) => spsc::SendTimeoutError::Closed(()),
-            spsc::TrySendError::PeerDied(_) => spsc::SendTimeoutError::PeerDied(()),
-            spsc::TrySendError::Failed(_, fault) => spsc::SendTimeoutError::Failed((), fault),
-        })
-    }
-}
-
-impl From<spsc::RecvTimeoutError> for Error {
-    fn from(error: spsc::RecvTimeoutError) -> Self {
-        Error::RingRecv(error)
-    }
-}
-
-impl From<spsc::RecvError> for Error {
-    fn from(error: spsc::RecvError) -> Self {
-        Error::RingRecv(match error {
-            spsc::RecvError::Closed => spsc::RecvTimeoutError::Closed,
-            spsc::RecvError::PeerDied => spsc::RecvTimeoutError::PeerDied,
-            spsc::RecvError::Failed(fault) => spsc::RecvTimeoutError::Failed(fault),
-        })
-    }
-}
-
-impl From<spsc::TryRecvError> for Error {
-    fn from(error: spsc::TryRecvError) -> Self {
-        Error::RingRecv(match error {
-            spsc::TryRecvError::Empty => return Error::Empty,
-            spsc::TryRecvError::Closed => spsc::RecvTimeoutError::Closed,
-            spsc::TryRecvError::PeerDied => spsc::RecvTimeoutError::PeerDied,
-            spsc::TryRecvError::Failed(fault) => spsc::RecvTimeoutError::Failed(fault),
-        })
     }
 }

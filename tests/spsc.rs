@@ -65,9 +65,9 @@ fn time_passes() {
     assert_eq!(consumer.recv_deadline(began), Ok(1));
     assert_eq!(consumer.recv_timeout(Duration::ZERO), Err(RecvTimeoutError::TimedOut));
     let began = Instant::now();
-    assert_eq!(ring.consumer_timeout(ms(20)).unwrap_err(), RoleError::Taken);
+    assert_eq!(ring.consumer_timeout(ms(20)).unwrap_err(), RoleError::TimedOut);
     assert!(began.elapsed() >= ms(20));
-    assert_eq!(ring.producer_deadline(began).unwrap_err(), RoleError::Taken);
+    assert_eq!(ring.producer_deadline(began).unwrap_err(), RoleError::TimedOut);
 }
 
 #[test]
@@ -529,5 +529,5 @@ fn errors_become_one() {
         ring.producer()?;
         Ok(())
     };
-    assert_eq!(fails().unwrap_err().to_string(), "this end of the ring is taken");
+    assert!(fails().unwrap_err().to_string().starts_with("this end of the ring is taken"));
 }

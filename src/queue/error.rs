@@ -13,6 +13,9 @@ pub enum SendError<T> {
     /// Everybody who had the receivers' end of the [`Channel`](super::Channel) is gone.
     #[error("nobody is left to receive")]
     Disconnected(T),
+    /// The queue is a full [`Ring`](super::spsc::Ring), and its consumer has died.
+    #[error("the queue is full and its consumer has died: another process can become the consumer")]
+    PeerDied(T),
     /// It could not even be tried.
     #[error("{1}")]
     Failed(T, Fault),
@@ -31,6 +34,9 @@ pub enum TrySendError<T> {
     /// Everybody who had the receivers' end of the [`Channel`](super::Channel) is gone.
     #[error("nobody is left to receive")]
     Disconnected(T),
+    /// The queue is a full [`Ring`](super::spsc::Ring), and its consumer has died.
+    #[error("the queue is full and its consumer has died: another process can become the consumer")]
+    PeerDied(T),
     /// It could not even be tried.
     #[error("{1}")]
     Failed(T, Fault),
@@ -49,6 +55,9 @@ pub enum SendTimeoutError<T> {
     /// Everybody who had the receivers' end of the [`Channel`](super::Channel) is gone.
     #[error("nobody is left to receive")]
     Disconnected(T),
+    /// The queue is a full [`Ring`](super::spsc::Ring), and its consumer has died.
+    #[error("the queue is full and its consumer has died: another process can become the consumer")]
+    PeerDied(T),
     /// It could not even be tried.
     #[error("{1}")]
     Failed(T, Fault),
@@ -65,6 +74,11 @@ pub enum RecvError {
     /// is left in it.
     #[error("nobody is left to send, and nothing to receive")]
     Disconnected,
+    /// The queue is an empty [`Ring`](super::spsc::Ring), and its producer has died.
+    #[error(
+        "the queue is empty and its producer has died: another process can become the producer"
+    )]
+    PeerDied,
     /// It could not even be tried, or what came out is no value of the type.
     #[error(transparent)]
     Failed(Fault),
@@ -84,6 +98,11 @@ pub enum TryRecvError {
     /// is left in it.
     #[error("nobody is left to send, and nothing to receive")]
     Disconnected,
+    /// The queue is an empty [`Ring`](super::spsc::Ring), and its producer has died.
+    #[error(
+        "the queue is empty and its producer has died: another process can become the producer"
+    )]
+    PeerDied,
     /// It could not even be tried, or what came out is no value of the type.
     #[error(transparent)]
     Failed(Fault),
@@ -103,6 +122,11 @@ pub enum RecvTimeoutError {
     /// is left in it.
     #[error("nobody is left to send, and nothing to receive")]
     Disconnected,
+    /// The queue is an empty [`Ring`](super::spsc::Ring), and its producer has died.
+    #[error(
+        "the queue is empty and its producer has died: another process can become the producer"
+    )]
+    PeerDied,
     /// It could not even be tried, or what came out is no value of the type.
     #[error(transparent)]
     Failed(Fault),
@@ -114,6 +138,7 @@ impl<T> SendError<T> {
         match self {
             SendError::Closed(value)
             | SendError::Disconnected(value)
+            | SendError::PeerDied(value)
             | SendError::Failed(value, _) => value,
         }
     }
@@ -126,6 +151,7 @@ impl<T> TrySendError<T> {
             TrySendError::Full(value)
             | TrySendError::Closed(value)
             | TrySendError::Disconnected(value)
+            | TrySendError::PeerDied(value)
             | TrySendError::Failed(value, _) => value,
         }
     }
@@ -143,6 +169,7 @@ impl<T> SendTimeoutError<T> {
             SendTimeoutError::TimedOut(value)
             | SendTimeoutError::Closed(value)
             | SendTimeoutError::Disconnected(value)
+            | SendTimeoutError::PeerDied(value)
             | SendTimeoutError::Failed(value, _) => value,
         }
     }
@@ -162,7 +189,7 @@ macro_rules! debug_by_name {
     )*};
 }
 debug_by_name! {
-    SendError { Closed, Disconnected }
-    TrySendError { Full, Closed, Disconnected }
-    SendTimeoutError { TimedOut, Closed, Disconnected }
+    SendError { Closed, Disconnected, PeerDied }
+    TrySendError { Full, Closed, Disconnected, PeerDied }
+    SendTimeoutError { TimedOut, Closed, Disconnected, PeerDied }
 }

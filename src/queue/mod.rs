@@ -357,6 +357,7 @@ fn after_sent<T>(error: SendError<T>, sent: usize) -> SendError<usize> {
     match error {
         SendError::Closed(_) => SendError::Closed(sent),
         SendError::Disconnected(_) => SendError::Disconnected(sent),
+        SendError::PeerDied(_) => SendError::PeerDied(sent),
         SendError::Failed(_, fault) => SendError::Failed(sent, fault),
     }
 }

@@ -17,7 +17,7 @@
 //! brought.
 #![expect(unsafe_code, reason = "calls the C library on addresses")]
 use super::clock::time_after;
-use super::robust::Mutex;
+use super::robust::{Mutex, SLICE};
 use super::{Change, Wake, Watch};
 use crate::deadline::Deadline;
 use crate::sync::UnsafeCell;
@@ -28,8 +28,6 @@ use core::time::Duration;
 /// What the header of a segment calls this backend.
 pub(crate) const BACKEND: u32 = 2;
 
-/// How long a sleeper sleeps without a look.
-pub(super) const SLICE: Duration = Duration::from_millis(100);
 /// The same for one who watches over words that nobody wakes it for.
 const WATCH: Duration = Duration::from_millis(50);
 /// As many posts at once are no sign of damage.

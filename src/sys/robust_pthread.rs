@@ -1,7 +1,6 @@
 //! A robust process-shared mutex of POSIX, and the calling thread as its owner.
 #![expect(unsafe_code, reason = "calls the C library on addresses")]
 use super::clock::time_after;
-use super::parker::SLICE;
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::sync::UnsafeCell;
@@ -9,7 +8,10 @@ use crate::sync::atomic::AtomicU32;
 use core::cell::Cell;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
+use core::time::Duration;
 
+/// How long a sleeper sleeps without a look.
+pub(super) const SLICE: Duration = Duration::from_millis(100);
 /// How many locks a thread may hold; the kernel stops at 2,048 of all kinds.
 const MAX_HELD: usize = 1_000;
 

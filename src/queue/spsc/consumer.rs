@@ -1,6 +1,6 @@
 //! The end that receives.
 use super::end::End;
-use super::error::{RecvError, RecvTimeoutError, TryRecvError};
+use super::{RecvError, RecvTimeoutError, TryRecvError};
 use super::{Ring, Slot};
 use crate::deadline::Deadline;
 use crate::error::Fault;

@@ -1,7 +1,9 @@
-//! Errors of the ring: one small type per verb, which gives the value back.
+//! Why an end was not taken, and what the state of an end means to each verb.
 use super::end::Nothing;
 use crate::error::Fault;
-use core::fmt;
+use crate::queue::{
+    RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
+};
 use thiserror::Error;
 
 /// Why an end of the ring was not taken.
@@ -9,111 +11,12 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum RoleError {
     /// A process has it.
-    #[error("this end of the ring is taken")]
+    #[error("this end of the ring is taken: `producer_timeout` and `consumer_timeout` wait for it")]
     Taken,
-    /// It could not even be tried.
-    #[error(transparent)]
-    Failed(Fault),
-}
-
-/// Why [`send`](super::Producer::send) did not send.
-#[derive(Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum SendError<T> {
-    /// The ring is closed.
-    #[error("the ring is closed")]
-    Closed(T),
-    /// The ring is full, and the consumer has died.
-    #[error("the ring is full and its consumer has died")]
-    PeerDied(T),
-    /// It could not even be tried.
-    #[error("{1}")]
-    Failed(T, Fault),
-}
-
-/// Why [`try_send`](super::Producer::try_send) did not send.
-#[derive(Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum TrySendError<T> {
-    /// No slot is free.
-    #[error("the ring is full")]
-    Full(T),
-    /// The ring is closed.
-    #[error("the ring is closed")]
-    Closed(T),
-    /// The ring is full, and the consumer has died.
-    #[error("the ring is full and its consumer has died")]
-    PeerDied(T),
-    /// It could not even be tried.
-    #[error("{1}")]
-    Failed(T, Fault),
-}
-
-/// Why [`send_timeout`](super::Producer::send_timeout) did not send.
-#[derive(Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum SendTimeoutError<T> {
-    /// No slot became free in time.
-    #[error("the ring stayed full past the deadline")]
-    TimedOut(T),
-    /// The ring is closed.
-    #[error("the ring is closed")]
-    Closed(T),
-    /// The ring is full, and the consumer has died.
-    #[error("the ring is full and its consumer has died")]
-    PeerDied(T),
-    /// It could not even be tried.
-    #[error("{1}")]
-    Failed(T, Fault),
-}
-
-/// Why [`recv`](super::Consumer::recv) received nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum RecvError {
-    /// The ring is closed, and nothing is left in it.
-    #[error("the ring is closed and empty")]
-    Closed,
-    /// The producer has died, and nothing is left in the ring.
-    #[error("the ring is empty and its producer has died")]
-    PeerDied,
-    /// It could not even be tried, or what came out is no value of the type.
-    #[error(transparent)]
-    Failed(Fault),
-}
-
-/// Why [`try_recv`](super::Consumer::try_recv) received nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum TryRecvError {
-    /// Nothing is in the ring now.
-    #[error("the ring is empty")]
-    Empty,
-    /// The ring is closed, and nothing is left in it.
-    #[error("the ring is closed and empty")]
-    Closed,
-    /// The producer has died, and nothing is left in the ring.
-    #[error("the ring is empty and its producer has died")]
-    PeerDied,
-    /// It could not even be tried, or what came out is no value of the type.
-    #[error(transparent)]
-    Failed(Fault),
-}
-
-/// Why [`recv_timeout`](super::Consumer::recv_timeout) received nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum RecvTimeoutError {
-    /// Nothing came in time.
-    #[error("the ring stayed empty past the deadline")]
+    /// A process kept it past the deadline.
+    #[error("another process kept this end of the ring past the deadline")]
     TimedOut,
-    /// The ring is closed, and nothing is left in it.
-    #[error("the ring is closed and empty")]
-    Closed,
-    /// The producer has died, and nothing is left in the ring.
-    #[error("the ring is empty and its producer has died")]
-    PeerDied,
-    /// It could not even be tried, or what came out is no value of the type.
+    /// The attempt failed.
     #[error(transparent)]
     Failed(Fault),
 }
@@ -127,15 +30,6 @@ impl<T> SendError<T> {
             Nothing::Closed | Nothing::Now => SendError::Closed(value),
         }
     }
-
-    /// The value that was not sent.
-    pub fn into_inner(self) -> T {
-        match self {
-            SendError::Closed(value) | SendError::PeerDied(value) | SendError::Failed(value, _) => {
-                value
-            }
-        }
-    }
 }
 
 impl<T> TrySendError<T> {
@@ -147,21 +41,6 @@ impl<T> TrySendError<T> {
             Nothing::Failed(fault) => TrySendError::Failed(value, fault),
         }
     }
-
-    /// The value that was not sent.
-    pub fn into_inner(self) -> T {
-        match self {
-            TrySendError::Full(value)
-            | TrySendError::Closed(value)
-            | TrySendError::PeerDied(value)
-            | TrySendError::Failed(value, _) => value,
-        }
-    }
-
-    /// Whether the ring was full, and no more.
-    pub fn is_full(&self) -> bool {
-        matches!(self, TrySendError::Full(_))
-    }
 }
 
 impl<T> SendTimeoutError<T> {
@@ -171,16 +50,6 @@ impl<T> SendTimeoutError<T> {
             Nothing::Closed => SendTimeoutError::Closed(value),
             Nothing::PeerDied => SendTimeoutError::PeerDied(value),
             Nothing::Failed(fault) => SendTimeoutError::Failed(value, fault),
-        }
-    }
-
-    /// The value that was not sent.
-    pub fn into_inner(self) -> T {
-        match self {
-            SendTimeoutError::TimedOut(value)
-            | SendTimeoutError::Closed(value)
-            | SendTimeoutError::PeerDied(value)
-            | SendTimeoutError::Failed(value, _) => value,
         }
     }
 }
@@ -216,23 +85,4 @@ impl From<Nothing> for RecvTimeoutError {
             Nothing::Failed(fault) => RecvTimeoutError::Failed(fault),
         }
     }
-}
-
-/// `Debug` without asking it of the value, so that errors can be unwrapped whatever they carry.
-macro_rules! debug_by_name {
-    ($($error:ident { $($variant:ident),+ })*) => {$(
-        impl<T> fmt::Debug for $error<T> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                match self {
-                    $($error::$variant(_) => f.write_str(stringify!($variant)),)+
-                    $error::Failed(_, fault) => f.debug_tuple("Failed").field(fault).finish(),
-                }
-            }
-        }
-    )*};
-}
-debug_by_name! {
-    SendError { Closed, PeerDied }
-    TrySendError { Full, Closed, PeerDied }
-    SendTimeoutError { TimedOut, Closed, PeerDied }
 }

@@ -57,10 +57,11 @@ mod end;
 mod error;
 mod producer;
 
-pub use consumer::{Consumer, ReadChunk};
-pub use error::{
-    RecvError, RecvTimeoutError, RoleError, SendError, SendTimeoutError, TryRecvError, TrySendError,
+pub use super::{
+    RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
+pub use consumer::{Consumer, ReadChunk};
+pub use error::RoleError;
 pub use producer::{Producer, WriteChunk};
 
 use crate::deadline::Deadline;
@@ -239,7 +240,7 @@ impl<T: Plain> Ring<T> {
     /// Becomes the producer, waiting at most `timeout` for the present one to go.
     ///
     /// # Errors
-    /// As [`producer`](Self::producer).
+    /// [`RoleError::TimedOut`] if there still is one; if this process cannot become a peer.
     pub fn producer_timeout(&self, timeout: Duration) -> Result<Producer<'_, T>, RoleError> {
         Ok(Producer::new(self.take(Some(Deadline::after(timeout)))?))
     }
@@ -247,7 +248,7 @@ impl<T: Plain> Ring<T> {
     /// Becomes the producer, waiting until `deadline` at most for the present one to go.
     ///
     /// # Errors
-    /// As [`producer`](Self::producer).
+    /// [`RoleError::TimedOut`] if there still is one; if this process cannot become a peer.
     pub fn producer_deadline(&self, deadline: Instant) -> Result<Producer<'_, T>, RoleError> {
         Ok(Producer::new(self.take(Some(Deadline::at(deadline)))?))
     }
@@ -266,7 +267,7 @@ impl<T: Plain> Ring<T> {
     /// Becomes the consumer, waiting at most `timeout` for the present one to go.
     ///
     /// # Errors
-    /// As [`producer`](Self::producer).
+    /// [`RoleError::TimedOut`] if there still is one; if this process cannot become a peer.
     pub fn consumer_timeout(&self, timeout: Duration) -> Result<Consumer<'_, T>, RoleError> {
         Ok(Consumer::new(self.take(Some(Deadline::after(timeout)))?))
     }
@@ -274,7 +275,7 @@ impl<T: Plain> Ring<T> {
     /// Becomes the consumer, waiting until `deadline` at most for the present one to go.
     ///
     /// # Errors
-    /// As [`producer`](Self::producer).
+    /// [`RoleError::TimedOut`] if there still is one; if this process cannot become a peer.
     pub fn consumer_deadline(&self, deadline: Instant) -> Result<Consumer<'_, T>, RoleError> {
         Ok(Consumer::new(self.take(Some(Deadline::at(deadline)))?))
     }
@@ -287,7 +288,8 @@ impl<T: Plain> Ring<T> {
         let tag = self.identify().map_err(RoleError::Failed)?;
         let role = self.role(SENDS);
         let wait = || self.rare.vacant.wait(deadline?, || role.take(tag)).ok();
-        let inherited = role.take(tag).or_else(wait).ok_or(RoleError::Taken)?;
+        let late = if deadline.is_some() { RoleError::TimedOut } else { RoleError::Taken };
+        let inherited = role.take(tag).or_else(wait).ok_or(late)?;
         Ok(End::new(self, tag, forks, inherited))
     }
 

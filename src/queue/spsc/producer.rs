@@ -1,7 +1,7 @@
 //! The end that sends.
 use super::end::{End, Nothing};
-use super::error::{SendError, SendTimeoutError, TrySendError};
 use super::{Ring, Slot};
+use super::{SendError, SendTimeoutError, TrySendError};
 use crate::deadline::Deadline;
 use crate::queue::assert_in_place;
 use crate::shareable::Plain;
