@@ -111,6 +111,21 @@ fn in_place() {
     assert_eq!(there.recv_ref().unwrap().len(), 2);
 }
 
+/// Senders that give up all of the ring, and that no receiver looks at meanwhile, leave the readers'
+/// mark where the next message is.
+#[test]
+fn room_given_up_for_laps() {
+    let queue = queue(512);
+    let _watchdog = watch("room_given_up_for_laps", &queue);
+    for laps in 1..4 {
+        for len in [1, 64, 65, 500] {
+            (0..laps * 8).for_each(|_| drop(queue.try_reserve(len).unwrap()));
+            queue.try_send(&text(laps, len)).unwrap();
+            assert_eq!(queue.try_recv(), Ok(text(laps, len)), "{laps} laps, {len} bytes");
+        }
+    }
+}
+
 /// What is given back goes first, whatever came after it.
 #[test]
 fn given_back() {

@@ -6,7 +6,9 @@ use common::{ms, watch};
 use outlast::log::{Journal, Level};
 use outlast::queue::IN_FLIGHT;
 use outlast::spsc::Ring;
-use outlast::{ByteQueue, Channel, Pipe, Queue, RecvError, Shareable, Shared, TryRecvError};
+use outlast::{
+    ByteQueue, Channel, Pipe, Queue, RecvError, Shareable, Shared, TryRecvError, TrySendError,
+};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
@@ -87,6 +89,31 @@ fn laps_of_a_queue() {
         }
         assert!(queue.is_full() && queue.try_send(7).is_err());
         assert_eq!(queue.drain().len(), capacity);
+    }
+}
+
+/// The writers' end is in the first lap, and what it must wait for is in the last one.
+#[test]
+fn a_full_queue_across_the_last_lap() {
+    for (capacity, passed) in [(1, 0), (2, 0), (2, 1), (3, 2), (16, 5)] {
+        let queue = Shared::<Queue<u64>>::with_capacity(capacity).unwrap();
+        let _watchdog = watch("a_full_queue_across_the_last_lap", &queue);
+        let (bytes, (_, slots)) = (Bytes::of(&queue), parts_of_queue());
+        let last_lap = (1 << 40) - 1;
+        bytes.put(0, last_lap << 24);
+        bytes.put(128, last_lap << 24);
+        (0..capacity as u64).for_each(|i| bytes.put(slots + 16 * i, last_lap << 16));
+        for n in 0..passed {
+            queue.try_send(n).unwrap();
+            assert_eq!(queue.try_recv(), Ok(n));
+        }
+        for n in 0..capacity as u64 {
+            queue.try_send(n).unwrap();
+        }
+        assert_eq!((queue.len(), queue.is_full()), (capacity, true));
+        assert_eq!(queue.try_send(7), Err(TrySendError::Full(7)));
+        assert_eq!(queue.drain(), (0..capacity as u64).collect::<Vec<_>>());
+        assert_eq!(queue.try_recv(), Err(TryRecvError::Empty));
     }
 }
 

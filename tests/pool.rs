@@ -72,6 +72,7 @@ fn main() -> ExitCode {
             ("more_threads_than_workers", more_threads_than_workers),
             ("the_fork_server_is_killed", the_fork_server_is_killed),
             ("all_workers_are_killed_while_idle", all_workers_are_killed_while_idle),
+            ("a_refused_poll_is_no_death", a_refused_poll_is_no_death),
             ("the_owner_is_killed", the_owner_is_killed),
             ("what_workers_share_after_terminate", what_workers_share_after_terminate),
             ("without_init", without_init),
@@ -884,6 +885,23 @@ fn the_fork_server_is_killed() {
 
 fn parent_of((): ()) -> u32 {
     std::os::unix::process::parent_id()
+}
+
+/// The kernel refuses to watch more descriptors than the limit allows. The supervisor, which looks
+/// for overdue tasks now and then, takes that for no worker's end.
+fn a_refused_poll_is_no_death() {
+    let pool = Pool::builder().workers(4).task_timeout(runner::PATIENCE).build().unwrap();
+    let mut pids = pool.pids();
+    assert_eq!(pids.len(), 4);
+    let before = runner::limit_descriptors(3);
+    std::thread::sleep(ms(200));
+    runner::limit_descriptors(before);
+    let dead = pids.remove(3);
+    kill(dead);
+    eventually("it is replaced", || pool.pids().len() == 4 && !pool.pids().contains(&dead));
+    let now = pool.pids();
+    assert!(pids.iter().all(|pid| now.contains(pid)), "{pids:?}, then {now:?}");
+    assert_eq!(pool.apply(double, 4).unwrap(), 8);
 }
 
 fn all_workers_are_killed_while_idle() {

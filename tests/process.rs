@@ -397,12 +397,11 @@ fn after_a_fork() {
     // SAFETY: the only other thread is the watchdog, which sleeps.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        let value = Process::spawn(double, 4).and_then(|process| {
-            process.join().map_err(|error| std::io::Error::other(error.to_string()).into())
-        });
-        let code = i32::from(!matches!(value, Ok(8)));
+        // Its processes end with it: they are of a fork server of its own.
+        let own = std::panic::catch_unwind(fork_server)
+            .is_ok_and(|server| children(std::process::id()).contains(&server));
         // SAFETY: ends the copy.
-        unsafe { libc::_exit(code) };
+        unsafe { libc::_exit(i32::from(!own)) };
     }
     let mut status = 1;
     // SAFETY: writes to the live variable.
@@ -474,24 +473,42 @@ fn play_owner() {
     let fork_server = fork_server();
     let mut out = std::io::stdout();
     writeln!(out, "{} {} {fork_server}", process.pid(), detached.pid()).unwrap();
-    if std::env::var_os("EXITS").is_some() {
-        return;
+    match std::env::var("THEN").as_deref() {
+        Ok("exits") => {}
+        Ok("forks") => play_forking_owner(),
+        _ => forever(()),
     }
+}
+
+/// Leaves a copy of this process, with copies of all its descriptors.
+#[expect(unsafe_code, reason = "forks")]
+fn play_forking_owner() {
+    use std::io::Write as _;
+    // SAFETY: this process has one thread.
+    let copy = unsafe { libc::fork() };
+    if copy == 0 {
+        std::thread::sleep(2 * runner::PATIENCE);
+        // SAFETY: ends the copy.
+        unsafe { libc::_exit(0) };
+    }
+    let mut out = std::io::stdout();
+    writeln!(out, "{copy}").unwrap();
     forever(());
 }
 
 fn the_owner_is_killed() {
-    for exits in [false, true] {
+    for then in ["exits", "is killed", "forks"] {
         let mut command = part("owner");
-        if exits {
-            command.env("EXITS", "1");
-        }
-        let mut owner = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(owner.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let pids: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
-        let &[process, detached, fork_server] = pids.as_slice() else { panic!("{line}") };
-        if !exits {
+        let mut owner = command.env("THEN", then).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(owner.stdout.take().unwrap());
+        let mut numbers = || {
+            let mut line = String::new();
+            out.read_line(&mut line).unwrap();
+            line.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<u32>>()
+        };
+        let [process, detached, fork_server] = numbers().try_into().unwrap();
+        let copy = if then == "forks" { numbers() } else { Vec::new() };
+        if then != "exits" {
             assert!(runs(process) && runs(detached) && runs(fork_server));
             owner.kill().unwrap();
         }
@@ -501,6 +518,10 @@ fn the_owner_is_killed() {
         std::thread::sleep(ms(50));
         assert!(runs(detached));
         kill(detached);
+        for copy in copy {
+            assert!(runs(copy), "it had the fork server's socket open");
+            kill(copy);
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use common::{
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use outlast::{
-    Fault, Lock, LockError, PoisonCause, ReadGuard, ReentrantLock, RwLock, Shareable, Shared, Spin,
-    WriteGuard,
+    Fault, Lock, LockError, OpenError, Options, PoisonCause, ReadGuard, ReentrantLock, RwLock,
+    Shareable, Shared, Spin, WriteGuard,
 };
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
@@ -1364,6 +1364,24 @@ fn a_forgotten_guard_keeps_the_mapping() {
             .unwrap();
         })
         .succeeds();
+    });
+}
+
+/// The list of held locks keeps the mapping as well. Only `in_use` tells of the guard here.
+#[test]
+fn an_initialiser_that_forgets_a_guard_is_refused() {
+    const NAME: &str = "an_initialiser_that_forgets_a_guard_is_refused";
+    common::in_own_process(NAME, || {
+        let _watchdog = common::watch_alone(NAME);
+        let forgets: [fn(&RwLock<u64>); 3] = [
+            |lock| core::mem::forget(lock.read()),
+            |lock| core::mem::forget(lock.write()),
+            |lock| core::mem::forget(WriteGuard::downgrade(lock.write().unwrap())),
+        ];
+        for forget in forgets {
+            let made = Options::new().anonymous_with(forget);
+            assert!(matches!(made, Err(OpenError::LeftLocked)), "{made:?}");
+        }
     });
 }
 

@@ -56,6 +56,7 @@ fn main() -> ExitCode {
             ("handler", play_handler),
             ("no_longer", play_no_longer),
             ("fork", play_fork),
+            ("fork_while_told", play_fork_while_told),
             ("several", play_several),
             ("named", play_named),
         ],
@@ -473,9 +474,44 @@ fn play_fork() {
     say("right");
 }
 
+/// Forks while the thread that was told of a signal has the lock, which stays taken in the child.
+fn play_fork_while_told() {
+    /// 1: the thread is to wait. 2: it waits.
+    static STEP: AtomicU64 = AtomicU64::new(0);
+    fn pick(desk: &Desk) -> &Event {
+        if STEP.compare_exchange(1, 2, SeqCst, SeqCst).is_ok() {
+            eventually("it may go on", || STEP.load(SeqCst) == 3);
+        }
+        &desk.stop
+    }
+    let stop = Stop::on_signals_in(desk(), pick).unwrap();
+    STEP.store(1, SeqCst);
+    // SAFETY: takes no pointers.
+    unsafe { libc::raise(TERM) };
+    eventually("the thread has the lock", || STEP.load(SeqCst) == 2);
+    // SAFETY: the other thread of this program sleeps, and holds no lock but this crate's.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: takes no pointers. Ends the copy if it hangs.
+        unsafe { libc::alarm(20) };
+        drop(stop);
+        // SAFETY: ends the copy.
+        unsafe { libc::_exit(7) };
+    }
+    let mut status = 0;
+    // SAFETY: writes to the live variable.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert_eq!(ExitStatus::from_raw(status).code(), Some(7));
+    STEP.store(3, SeqCst);
+    assert!(stop.stop.wait_timeout(runner::PATIENCE).unwrap());
+    say("right");
+}
+
 fn the_child_of_a_fork() {
-    let (status, rest) = Run::start("fork", &[]).end();
-    assert_eq!((rest.as_str(), status.code()), ("right\n", Some(0)), "{status}");
+    for part in ["fork", "fork_while_told"] {
+        let (status, rest) = Run::start(part, &[]).end();
+        assert_eq!((rest.as_str(), status.code()), ("right\n", Some(0)), "{part}: {status}");
+    }
 }
 
 fn play_several() {

@@ -239,6 +239,23 @@ fn rwlock_goes_from_writing_to_reading_without_a_gap() {
     });
 }
 
+/// Two readers pass through the slots while the writer looks for one: it finds none, and reads by
+/// the writer word. No writer may come in meanwhile.
+#[test]
+fn rwlock_goes_from_writing_to_reading_without_a_slot() {
+    check(|| {
+        let lock = pair();
+        let value = lock.write().unwrap();
+        let passing = [(); 2].map(|()| spawn(&lock, |lock| drop(lock.try_read())));
+        spawn(&lock, |_| ()).join().unwrap(); // the others may run here
+        let value = WriteGuard::downgrade(value);
+        join(passing);
+        let writer = spawn(&lock, |lock| assert!(lock.try_write().is_err()));
+        writer.join().unwrap();
+        assert_eq!(look(&value), 0);
+    });
+}
+
 /// Three readers at once, and two slots: one of them reads by the writer word. Then a writer.
 #[test]
 fn rwlock_has_room_for_more_readers_than_slots() {

@@ -467,4 +467,20 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         rule: "A text that is too long is cut between characters.",
         outcome: ordinary("log", &["long_texts_are_cut_in_whole_characters"]),
     },
+    Mutation {
+        name: "ring_laps_do_not_come_round",
+        file: "src/queue/ring.rs",
+        from: "(a.wrapping_sub(b) << (64 - LAP_BITS)) as i64 >> (64 - LAP_BITS)",
+        to: "a.wrapping_sub(b) as i64",
+        rule: "The count of laps comes round and is compared by distance.",
+        outcome: ordinary("counters", &["a_full_queue_across_the_last_lap"]),
+    },
+    Mutation {
+        name: "bytes_readers_come_second",
+        file: "src/queue/bytes/records.rs",
+        from: "self.pass(&self.marks.head, at, seen)?; head = self.position(&self.marks.head)?;",
+        to: "head = self.position(&self.marks.tail)?;",
+        rule: "What is free again lies behind the readers' mark.",
+        outcome: ordinary("bytes", &["room_given_up_for_laps"]),
+    },
 ];

@@ -154,4 +154,20 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         rule: "A thread that finds a dead writer's lock may be killed before it has told the death.",
         outcome: ordinary("crash", &["rwlock::taking_over_from_a_dead_writer"]),
     },
+    Mutation {
+        name: "rwlock_downgrade_lets_a_writer_in",
+        file: "src/rwlock/guards.rs",
+        from: "if slot.is_some() { lock.writer.give_up(me); } let word",
+        to: "lock.writer.give_up(me); let word",
+        rule: "A writer that becomes a reader without a free slot keeps the writer's word.",
+        outcome: loom(&["rwlock::rwlock_goes_from_writing_to_reading_without_a_slot"]),
+    },
+    Mutation {
+        name: "rwlock_forgotten_guard_is_not_seen",
+        file: "src/rwlock/mod.rs",
+        from: "self.words().any(|word| word.is_owned_by_one_of(ours))",
+        to: "false",
+        rule: "An initialiser leaves no lock that a thread of this process owns.",
+        outcome: ordinary("rwlock", &["an_initialiser_that_forgets_a_guard_is_refused"]),
+    },
 ];
