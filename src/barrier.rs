@@ -70,8 +70,8 @@ use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sys::hooks;
 use crate::wait::TimedOut;
 use crate::wait::signal::Signal;
+use crate::wait::verbs::verbs;
 use core::fmt;
-use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// The most parties that a [`Barrier`] waits for: 4,095.
@@ -245,29 +245,17 @@ impl Barrier {
         }
     }
 
-    /// Waits until as many have come as there are parties.
-    ///
-    /// # Errors
-    /// [`BarrierError::Broken`] if that will not be; [`BarrierError::Failed`], with
-    /// [`Fault::TooManyPeers`] if more than [`MAX_PROCESSES`] processes are parties.
-    pub fn wait(&self) -> Result<Arrival, BarrierError> {
-        self.wait_until(Deadline::NEVER)
-    }
-
-    /// Waits at most `timeout` for the others. If that is not enough, the barrier is broken.
-    ///
-    /// # Errors
-    /// As [`wait`](Self::wait), and [`BarrierError::TimedOut`].
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<Arrival, BarrierError> {
-        self.wait_until(Deadline::after(timeout))
-    }
-
-    /// Waits until `deadline` at most for the others. If that is not enough, the barrier is broken.
-    ///
-    /// # Errors
-    /// As [`wait`](Self::wait), and [`BarrierError::TimedOut`].
-    pub fn wait_deadline(&self, deadline: Instant) -> Result<Arrival, BarrierError> {
-        self.wait_until(Deadline::at(deadline))
+    verbs! {
+        /// Blocks until as many threads have arrived as the barrier has parties.
+        ///
+        /// # Errors
+        /// [`BarrierError::Broken`] if that cannot happen any more; [`BarrierError::Failed`], with
+        /// [`Fault::TooManyPeers`] if more than [`MAX_PROCESSES`] processes are parties.
+        pub fn wait(&self) -> Result<Arrival, BarrierError>
+            = |deadline| self.wait_until(deadline);
+        /// If it times out, the barrier is broken.
+        wait_timeout, wait_deadline -> Result<Arrival, BarrierError>,
+            else Err(BarrierError::TimedOut);
     }
 
     fn wait_until(&self, deadline: Deadline) -> Result<Arrival, BarrierError> {

@@ -61,6 +61,7 @@ use crate::reentrant::{Interrupted, ReentrantLockGuard};
 use crate::segment::identify;
 use crate::shareable::{Dead, Layout, Plain, Shareable, begin};
 use crate::wait::signal::Signal;
+use crate::wait::verbs::verbs;
 use core::fmt;
 use std::time::{Duration, Instant};
 
@@ -97,6 +98,14 @@ impl WaitTimeoutResult {
 
 type Timed<G> = Result<(G, WaitTimeoutResult), LockError<(G, WaitTimeoutResult)>>;
 
+/// What a wait without a deadline gives.
+fn untimed<G>(ended: Timed<G>) -> Result<G, LockError<G>> {
+    match ended {
+        Ok((guard, _)) => Ok(guard),
+        Err(error) => Err(error.map(|(guard, _)| guard)),
+    }
+}
+
 impl Condition {
     /// A condition that nobody waits for, to be moved into shared memory.
     #[must_use]
@@ -104,28 +113,29 @@ impl Condition {
         Condition { signal: Signal::new() }
     }
 
-    /// Gives the lock up, waits for a notify, and takes the lock again.
-    ///
-    /// A [`ReentrantLock`](crate::ReentrantLock) is given up with all its levels, and has as many
-    /// afterwards.
-    ///
-    /// # Errors
-    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: what taking the lock again has found;
-    ///   it is taken, and the guard is inside.
-    /// - [`LockError::Failed`]: see [`Fault`]; the guard is dropped. Nothing was waited for if this
-    ///   process could not become a peer of the segment, or the guard is a copy made by fork
-    ///   ([`Fault::Forked`]).
-    pub fn wait<G: ConditionGuard>(&self, guard: G) -> Result<G, LockError<G>> {
-        match self.wait_until(guard, Deadline::NEVER) {
-            Ok((guard, _)) => Ok(guard),
-            Err(error) => Err(error.map(|(guard, _)| guard)),
-        }
+    verbs! {
+        /// Releases the lock, blocks until a notify, and acquires the lock again.
+        ///
+        /// A [`ReentrantLock`](crate::ReentrantLock) is released with all its levels, and has as
+        /// many afterwards.
+        ///
+        /// # Errors
+        /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: what acquiring the lock again has
+        ///   found; it is acquired, and the guard is inside.
+        /// - [`LockError::Failed`]: see [`Fault`]; the guard is dropped. The call did not block if
+        ///   this process could not become a peer of the segment, or the guard is a copy made by
+        ///   fork ([`Fault::Forked`]).
+        pub fn wait<G: ConditionGuard>(&self, guard: G) -> Result<G, LockError<G>>
+            = |deadline| untimed(self.wait_until(guard, deadline));
+        /// Returns whether it timed out beside the guard. It can take longer, as the lock is
+        /// acquired again in any case, even if the time has passed at the beginning.
+        wait_timeout, wait_deadline -> Timed<G> = |deadline| self.wait_until(guard, deadline);
     }
 
-    /// Waits as long as `condition` holds, which is asked first, and again after each notify.
+    /// Blocks while `condition` returns `true`. It is called first, and again after each notify.
     ///
-    /// With a [`ReentrantLock`](crate::ReentrantLock) it is given a copy of the value, which is
-    /// written back.
+    /// With a [`ReentrantLock`](crate::ReentrantLock) it gets a copy of the value, which is written
+    /// back.
     ///
     /// ```
     /// use outlast::{Condition, Lock, Shared};
@@ -146,52 +156,51 @@ impl Condition {
     /// ```
     ///
     /// # Errors
-    /// As [`wait`](Self::wait), at once: then `condition` may hold still.
+    /// As [`wait`](Self::wait), immediately: then `condition` may still be true.
     #[doc(alias = "wait_for")]
     pub fn wait_while<G: ConditionGuard>(
         &self,
-        mut guard: G,
-        mut condition: impl FnMut(&mut G::Value) -> bool,
+        guard: G,
+        condition: impl FnMut(&mut G::Value) -> bool,
     ) -> Result<G, LockError<G>> {
-        while guard.ask(&mut condition) {
-            guard = self.wait(guard)?;
-        }
-        Ok(guard)
+        untimed(self.wait_until_while(guard, Deadline::NEVER, condition))
     }
 
-    /// As [`wait`](Self::wait), at most `timeout`; and whether it was that.
-    ///
-    /// It can take longer, as the lock is taken again in any case.
-    ///
-    /// # Errors
-    /// As [`wait`](Self::wait).
-    pub fn wait_timeout<G: ConditionGuard>(&self, guard: G, timeout: Duration) -> Timed<G> {
-        self.wait_until(guard, Deadline::after(timeout))
-    }
-
-    /// As [`wait`](Self::wait), until `deadline` at most; and whether it was that.
-    ///
-    /// If that has passed, the lock is given up and taken again all the same.
+    /// Like [`wait_while`](Self::wait_while), but blocks for at most `timeout`. Returns whether it
+    /// timed out, with `condition` still true, beside the guard.
     ///
     /// # Errors
-    /// As [`wait`](Self::wait).
-    pub fn wait_deadline<G: ConditionGuard>(&self, guard: G, deadline: Instant) -> Timed<G> {
-        self.wait_until(guard, Deadline::at(deadline))
-    }
-
-    /// As [`wait_while`](Self::wait_while), at most `timeout`; and whether `condition` still held
-    /// then.
-    ///
-    /// # Errors
-    /// As [`wait`](Self::wait), at once: then `condition` may hold still.
+    /// As [`wait_while`](Self::wait_while).
     #[doc(alias = "wait_for")]
     pub fn wait_timeout_while<G: ConditionGuard>(
         &self,
-        mut guard: G,
+        guard: G,
         timeout: Duration,
+        condition: impl FnMut(&mut G::Value) -> bool,
+    ) -> Timed<G> {
+        self.wait_until_while(guard, Deadline::after(timeout), condition)
+    }
+
+    /// Like [`wait_timeout_while`](Self::wait_timeout_while), but blocks until `deadline` at the
+    /// latest.
+    ///
+    /// # Errors
+    /// As [`wait_while`](Self::wait_while).
+    pub fn wait_deadline_while<G: ConditionGuard>(
+        &self,
+        guard: G,
+        deadline: Instant,
+        condition: impl FnMut(&mut G::Value) -> bool,
+    ) -> Timed<G> {
+        self.wait_until_while(guard, Deadline::at(deadline), condition)
+    }
+
+    fn wait_until_while<G: ConditionGuard>(
+        &self,
+        mut guard: G,
+        deadline: Deadline,
         mut condition: impl FnMut(&mut G::Value) -> bool,
     ) -> Timed<G> {
-        let deadline = Deadline::after(timeout);
         let mut late = false;
         loop {
             if !guard.ask(&mut condition) {
@@ -214,9 +223,9 @@ impl Condition {
         if let Err(fault) = identify(core::ptr::from_ref(self).addr()) {
             return Err(LockError::Failed(fault));
         }
-        let ticket = self.signal.arm(); // keeps I1
+        let sleep = self.signal.arm(); // keeps I1
         let lock = guard.give_up();
-        let ended = WaitTimeoutResult(self.signal.wait_beyond(ticket, deadline).is_err());
+        let ended = WaitTimeoutResult(!self.signal.wait_beyond(sleep, deadline));
         match G::take_again(lock) {
             Ok(guard) => Ok((guard, ended)),
             Err(error) => Err(error.map(|guard| (guard, ended))),

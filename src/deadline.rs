@@ -2,22 +2,33 @@
 use crate::sync::now;
 use std::time::{Duration, Instant};
 
-/// A point on the monotonic clock, or never.
+/// A point on the monotonic clock, or never, or now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Deadline(Option<Instant>);
+pub(crate) struct Deadline(When);
+
+/// In the order of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum When {
+    Now,
+    At(Instant),
+    Never,
+}
 
 impl Deadline {
-    /// Waits for as long as it takes.
-    pub(crate) const NEVER: Deadline = Deadline(None);
+    /// The call blocks as long as necessary.
+    pub(crate) const NEVER: Deadline = Deadline(When::Never);
+
+    /// The call does not block.
+    pub(crate) const NOW: Deadline = Deadline(When::Now);
 
     /// `timeout` from now; a sum that no clock can show is [`Deadline::NEVER`].
     pub(crate) fn after(timeout: Duration) -> Self {
-        Deadline(now().checked_add(timeout))
+        Deadline(now().checked_add(timeout).map_or(When::Never, When::At))
     }
 
     /// At `instant`.
     pub(crate) fn at(instant: Instant) -> Self {
-        Deadline(Some(instant))
+        Deadline(When::At(instant))
     }
 
     /// This one, or `length` from now if that is earlier.
@@ -27,16 +38,18 @@ impl Deadline {
 
     /// The earlier of the two.
     pub(crate) fn earlier(self, other: Deadline) -> Self {
-        Deadline(match (self.0, other.0) {
-            (Some(one), Some(another)) => Some(one.min(another)),
-            (one, another) => one.or(another),
-        })
+        Deadline(self.0.min(other.0))
+    }
+
+    /// Whether the call does not block, whatever the clock says.
+    pub(crate) fn is_now(self) -> bool {
+        self.0 == When::Now
     }
 
     /// Whether there is no end to the waiting.
     #[cfg_attr(not(outlast_loom), expect(dead_code, reason = "for the model, which has no clock"))]
     pub(crate) fn is_never(self) -> bool {
-        self.0.is_none()
+        self.0 == When::Never
     }
 
     /// Whether it has passed.
@@ -46,6 +59,10 @@ impl Deadline {
 
     /// What is left of the time: `None` for ever, zero once it is over.
     pub(crate) fn remaining(self) -> Option<Duration> {
-        self.0.map(|at| at.saturating_duration_since(now()))
+        match self.0 {
+            When::Now => Some(Duration::ZERO),
+            When::At(at) => Some(at.saturating_duration_since(now())),
+            When::Never => None,
+        }
     }
 }

@@ -45,9 +45,10 @@ use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::{Change, hooks};
-use crate::wait::{Look, Step, TimedOut, WaitWord};
+use crate::wait::WaitWord;
+use crate::wait::operation::{self, Armed, Operation};
+use crate::wait::verbs::{self, Verb, verbs};
 use core::fmt;
-use std::time::{Duration, Instant};
 
 const SET: u32 = 1;
 const WAITERS: u32 = 2;
@@ -145,62 +146,26 @@ impl Event {
         self.word.value.load(Acquire) & SET != 0
     }
 
-    /// Waits until the event is set, and clears it if it is an auto event.
-    ///
-    /// A manual event that is set and reset at once lets everybody through who waited before.
-    ///
-    /// # Errors
-    /// If this process cannot become a peer of the segment: see [`Fault`].
-    pub fn wait(&self) -> Result<(), Fault> {
-        self.wait_until(Deadline::NEVER).map(drop)
+    verbs! {
+        /// Blocks until the event is set. An auto event is clear again afterwards.
+        ///
+        /// If a manual event is set and immediately reset, every thread that waited before returns.
+        ///
+        /// # Errors
+        /// If this process cannot become a peer of the segment: see [`Fault`].
+        pub fn wait(&self) -> Result<(), Fault> = Wait::new(self, || false);
+        try_wait -> bool, else false;
+        wait_timeout, wait_deadline -> Result<bool, Fault>, else Ok(false);
     }
 
-    /// Waits until the event is set, at most `timeout`; whether it was.
-    ///
-    /// # Errors
-    /// If this process cannot become a peer of the segment: see [`Fault`].
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<bool, Fault> {
-        self.wait_until(Deadline::after(timeout))
-    }
-
-    /// Waits until the event is set, until `deadline` at most; whether it was. An event that is set
-    /// lets through even if that has passed.
-    ///
-    /// # Errors
-    /// If this process cannot become a peer of the segment: see [`Fault`].
-    pub fn wait_deadline(&self, deadline: Instant) -> Result<bool, Fault> {
-        self.wait_until(Deadline::at(deadline))
-    }
-
-    fn wait_until(&self, deadline: Deadline) -> Result<bool, Fault> {
-        self.wait_unless(deadline, || false)
-    }
-
-    /// The same, or until `over`: whoever makes that so calls [`disturb`](Self::disturb) until the
-    /// waiter has left.
-    #[inline]
-    pub(crate) fn wait_unless(
-        &self,
-        deadline: Deadline,
-        over: impl Fn() -> bool,
-    ) -> Result<bool, Fault> {
-        let began = self.word.value.load(Acquire);
-        if let Step::Done(()) = self.step(began, began, Look::Glance) {
-            return Ok(true);
-        }
-        identify(core::ptr::from_ref(self).addr())?;
-        let waited =
-            self.word.wait_until(deadline, |seen, look| match self.step(began, seen, look) {
-                Step::Done(()) => Step::Done(true),
-                _ if over() => Step::Done(false),
-                Step::Retry => Step::Retry,
-                Step::Sleep(seen) => Step::Sleep(seen),
-                Step::Doze(seen) => Step::Doze(seen),
-            });
-        match waited {
-            Ok(set) => Ok(set),
-            Err(TimedOut) => Ok(false),
-        }
+    /// Like `wait`, but also returns when `over` is true. The thread that makes it true calls
+    /// [`disturb`](Self::disturb) until the waiter has left.
+    #[cfg_attr(
+        any(not(feature = "pool"), outlast_loom),
+        expect(dead_code, reason = "for the pool")
+    )]
+    pub(crate) fn wait_unless(&self, over: impl Fn() -> bool) -> Result<(), Fault> {
+        verbs::block(Wait::new(self, over))
     }
 
     /// Has all who wait look again.
@@ -208,30 +173,70 @@ impl Event {
         self.word.wake(u32::MAX);
     }
 
-    #[inline]
-    fn step(&self, began: u32, seen: u32, look: Look) -> Step<()> {
-        let auto = self.is_auto();
-        if auto && seen & SET != 0 {
-            let taken = seen.wrapping_add(TIME) & !SET; // keeps I2
-            return match self.word.value.compare_exchange(seen, taken, Acquire, Relaxed) {
-                Ok(_) => Step::Done(()),
-                Err(_) => Step::Retry,
-            };
-        }
-        if !auto && (seen & SET != 0 || (seen ^ began) >= TIME) {
-            return Step::Done(());
-        }
-        if look == Look::Glance || seen & WAITERS != 0 {
-            return Step::Sleep(seen);
-        }
-        match self.word.value.compare_exchange(seen, seen | WAITERS, Relaxed, Relaxed) {
-            Ok(_) => Step::Sleep(seen | WAITERS), // keeps I1
-            Err(_) => Step::Retry,
-        }
-    }
-
     fn is_auto(&self) -> bool {
         self.kind.load(Relaxed) != MANUAL
+    }
+}
+
+/// Waiting for an event.
+struct Wait<'a, F> {
+    event: &'a Event,
+    /// The word when the wait began.
+    began: u32,
+    /// Whether the wait has become pointless.
+    over: F,
+}
+
+impl<'a, F: Fn() -> bool> Wait<'a, F> {
+    fn new(event: &'a Event, over: F) -> Self {
+        Wait { event, began: event.word.value.load(Acquire), over }
+    }
+
+    /// Whether the event lets the waiter through when its word is `seen`.
+    fn lets_through(&self, seen: u32) -> bool {
+        seen & SET != 0 || !self.event.is_auto() && (seen ^ self.began) >= TIME
+    }
+}
+
+impl<F: Fn() -> bool> Verb for Wait<'_, F> {
+    type Output = Result<(), Fault>;
+
+    #[inline]
+    fn fast(&mut self) -> Option<Self::Output> {
+        let word = &self.event.word.value;
+        let mut seen = word.load(Acquire);
+        while self.lets_through(seen) {
+            if !self.event.is_auto() {
+                return Some(Ok(()));
+            }
+            let taken = seen.wrapping_add(TIME) & !SET; // keeps I2
+            match word.compare_exchange(seen, taken, Acquire, Acquire) {
+                Ok(_) => return Some(Ok(())),
+                Err(now) => seen = now,
+            }
+        }
+        (self.over)().then_some(Ok(()))
+    }
+
+    fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
+        operation::wait(self, deadline)
+    }
+}
+
+impl<'a, F: Fn() -> bool> Operation<'a> for Wait<'a, F> {
+    fn key(&self) -> usize {
+        core::ptr::from_ref(self.event).addr()
+    }
+    fn arm(&mut self) -> Armed<'a, Self::Output> {
+        if let Err(fault) = identify(self.key()) {
+            return Armed::Done(Err(fault));
+        }
+        let word = &self.event.word;
+        let seen = word.value.load(Acquire);
+        match self.lets_through(seen) {
+            false => Armed::on_state(word, seen, seen | WAITERS), // keeps I1
+            true => Armed::Retry,
+        }
     }
 }
 

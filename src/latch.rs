@@ -44,10 +44,10 @@ use crate::segment::{become_known, forks, identify};
 use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
-use crate::wait::TimedOut;
+use crate::wait::operation::{self, Armed, Operation};
 use crate::wait::signal::Signal;
+use crate::wait::verbs::{Verb, verbs};
 use core::fmt;
-use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// The most [members](Member) that a [`Latch`] has at a time.
@@ -188,13 +188,18 @@ impl Latch {
         self.look();
     }
 
-    /// Counts down by one, and waits until the latch is open.
-    ///
-    /// # Errors
-    /// As [`wait`](Self::wait).
-    pub fn arrive_and_wait(&self) -> Result<(), LatchError> {
-        self.count_down(1);
-        self.wait()
+    verbs! {
+        /// Counts down by one, and blocks until the latch is open.
+        ///
+        /// # Errors
+        /// As [`wait`](Self::wait).
+        pub fn arrive_and_wait(&self) -> Result<(), LatchError> = {
+            self.count_down(1);
+            Wait(self)
+        };
+        /// The count stays counted down if it times out.
+        arrive_and_wait_timeout, arrive_and_wait_deadline -> Result<(), LatchError>,
+            else Err(LatchError::TimedOut);
     }
 
     /// How much is still to be counted down. May change at any moment.
@@ -210,44 +215,15 @@ impl Latch {
         self.state.load(Acquire) & OPEN != 0
     }
 
-    /// Waits until the latch is open.
-    ///
-    /// # Errors
-    /// [`LatchError::MemberDied`] if it never will be; [`LatchError::Failed`].
-    pub fn wait(&self) -> Result<(), LatchError> {
-        self.wait_until(Deadline::NEVER)
-    }
-
-    /// Waits until the latch is open, at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`wait`](Self::wait), and [`LatchError::TimedOut`].
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<(), LatchError> {
-        self.wait_until(Deadline::after(timeout))
-    }
-
-    /// Waits until the latch is open, until `deadline` at most.
-    ///
-    /// # Errors
-    /// As [`wait`](Self::wait), and [`LatchError::TimedOut`].
-    pub fn wait_deadline(&self, deadline: Instant) -> Result<(), LatchError> {
-        self.wait_until(Deadline::at(deadline))
-    }
-
-    fn wait_until(&self, deadline: Deadline) -> Result<(), LatchError> {
-        let seen = self.state.load(Acquire);
-        if seen & (OPEN | FAILED) != 0 {
-            return self.verdict(seen);
-        }
-        identify(core::ptr::from_ref(self).addr())?;
-        let ended = || {
-            let seen = self.state.load(Acquire);
-            (seen & (OPEN | FAILED) != 0).then_some(seen)
-        };
-        match self.signal.wait(deadline, ended) {
-            Ok(seen) => self.verdict(seen),
-            Err(TimedOut) => Err(LatchError::TimedOut),
-        }
+    verbs! {
+        /// Blocks until the latch is open.
+        ///
+        /// # Errors
+        /// [`LatchError::MemberDied`] if it never will be; [`LatchError::Failed`] if this process
+        /// cannot become a peer of the segment.
+        pub fn wait(&self) -> Result<(), LatchError> = Wait(self);
+        try_wait -> Result<bool, LatchError>, else Ok(false);
+        wait_timeout, wait_deadline -> Result<(), LatchError>, else Err(LatchError::TimedOut);
     }
 
     /// What a state says that is open or failed.
@@ -278,6 +254,33 @@ impl Latch {
                 Ok(_) => return self.signal.notify_all(),
                 Err(now) => seen = now,
             }
+        }
+    }
+}
+
+/// Waiting until a latch is open.
+struct Wait<'a>(&'a Latch);
+
+impl Verb for Wait<'_> {
+    type Output = Result<(), LatchError>;
+    #[inline]
+    fn fast(&mut self) -> Option<Self::Output> {
+        let seen = self.0.state.load(Acquire);
+        (seen & (OPEN | FAILED) != 0).then(|| self.0.verdict(seen))
+    }
+    fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
+        operation::wait(self, deadline)
+    }
+}
+
+impl<'a> Operation<'a> for Wait<'a> {
+    fn key(&self) -> usize {
+        self.0.signal.key()
+    }
+    fn arm(&mut self) -> Armed<'a, Self::Output> {
+        match identify(core::ptr::from_ref(self.0).addr()) {
+            Ok(_) => Armed::Sleep(self.0.signal.arm()),
+            Err(fault) => Armed::Done(Err(LatchError::Failed(fault))),
         }
     }
 }

@@ -42,13 +42,12 @@ use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys::robust::Thread;
-use crate::wait::TimedOut;
 use crate::wait::robust::{Refused, RobustWord, Taken};
+use crate::wait::verbs::{Verb, verbs};
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
-use std::time::{Duration, Instant};
 
 pub(crate) const CLEAN: u32 = 0;
 pub(crate) const PANICKED: u32 = 1;
@@ -103,102 +102,28 @@ impl<T: Plain> Lock<T> {
         Lock { word: RobustWord::new(), value: UnsafeCell::new(value) }
     }
 
-    /// Takes the lock, waiting for it as long as it takes.
-    ///
-    /// # Errors
-    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside,
-    ///   and the value may be half changed.
-    /// - [`LockError::WouldDeadlock`]: this thread has it.
-    /// - [`LockError::Failed`]: see [`Fault`].
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    #[doc(alias = "acquire")]
-    pub fn lock(&self) -> LockResult<'_, T> {
-        self.lock_until(Deadline::NEVER)
-    }
-
-    /// Takes the lock if nobody alive has it. Never blocks.
-    ///
-    /// # Errors
-    /// As [`lock`](Self::lock), and [`LockError::WouldBlock`].
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    pub fn try_lock(&self) -> LockResult<'_, T> {
-        if let Some(me) = self.word.try_take_fast() {
-            return self.guard(me);
-        }
-        self.try_lock_slow()
-    }
-
-    #[cold]
-    fn try_lock_slow(&self) -> LockResult<'_, T> {
-        introduce(core::ptr::from_ref(self).addr());
-        self.accept(self.word.try_take())
-    }
-
-    /// Takes the lock, waiting for it at most `timeout`.
-    ///
-    /// ```
-    /// use outlast::{Lock, LockError, Shared};
-    /// use std::time::Duration;
-    ///
-    /// let here = Shared::anonymous(Lock::new(0_u64))?;
-    /// let there = here.clone();
-    /// let guard = here.lock()?;
-    /// let other = std::thread::spawn(move || {
-    ///     let taken = there.lock_timeout(Duration::from_millis(10));
-    ///     assert!(matches!(taken, Err(LockError::TimedOut)));
-    /// });
-    /// other.join().unwrap();
-    /// # drop(guard);
-    /// # Ok::<(), outlast::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`lock`](Self::lock), and [`LockError::TimedOut`].
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    pub fn lock_timeout(&self, timeout: Duration) -> LockResult<'_, T> {
-        if let Some(me) = self.word.try_take_fast() {
-            return self.guard(me);
-        }
-        self.lock_slow(Deadline::after(timeout))
-    }
-
-    /// Takes the lock, waiting for it until `deadline` at most. A lock that is free is taken even
-    /// if that has passed.
-    ///
-    /// # Errors
-    /// As [`lock`](Self::lock), and [`LockError::TimedOut`].
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    pub fn lock_deadline(&self, deadline: Instant) -> LockResult<'_, T> {
-        self.lock_until(Deadline::at(deadline))
-    }
-
-    #[inline(always)]
-    pub(crate) fn lock_until(&self, deadline: Deadline) -> LockResult<'_, T> {
-        match self.word.try_take_fast() {
-            Some(me) => self.guard(me),
-            None => self.lock_slow(deadline),
-        }
-    }
-
-    #[cold]
-    fn lock_slow(&self, deadline: Deadline) -> LockResult<'_, T> {
-        introduce(core::ptr::from_ref(self).addr());
-        match self.word.take_until(deadline) {
-            Ok(taken) => self.accept(taken),
-            Err(TimedOut) => Err(LockError::TimedOut),
-        }
+    verbs! {
+        /// Acquires the lock, blocking until it is available.
+        ///
+        /// # Errors
+        /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is acquired, the guard is
+        ///   inside, and the value may be half changed.
+        /// - [`LockError::WouldDeadlock`]: this thread has it.
+        /// - [`LockError::Failed`]: see [`Fault`].
+        ///
+        /// # Panics
+        /// If the lock does not lie in shared memory.
+        #[inline]
+        #[doc(alias = "acquire")]
+        pub fn lock(&self) -> LockResult<'_, T> = Take(self);
+        /// # Panics
+        /// If the lock does not lie in shared memory.
+        #[inline]
+        try_lock -> LockResult<'_, T>, else Err(LockError::WouldBlock);
+        /// # Panics
+        /// If the lock does not lie in shared memory.
+        #[inline]
+        lock_timeout, lock_deadline -> LockResult<'_, T>, else Err(LockError::TimedOut);
     }
 
     #[cold]
@@ -265,6 +190,43 @@ impl<T: Plain> Lock<T> {
     pub fn get_mut(&mut self) -> &mut T {
         // SAFETY: `&mut self` is exclusive, and a value that was moved in is valid.
         self.value.with_mut(|value| unsafe { &mut *value })
+    }
+}
+
+/// Taking a lock.
+pub(crate) struct Take<'a, T: Plain>(pub(crate) &'a Lock<T>);
+
+impl<'a, T: Plain> Take<'a, T> {
+    #[cold]
+    fn attempt_slow(&self) -> Option<LockResult<'a, T>> {
+        introduce(core::ptr::from_ref(self.0).addr());
+        match self.0.word.try_take() {
+            Err(Refused::Busy) => None,
+            taken => Some(self.0.accept(taken)),
+        }
+    }
+}
+
+impl<'a, T: Plain> Verb for Take<'a, T> {
+    type Output = LockResult<'a, T>;
+
+    #[inline(always)]
+    fn fast(&mut self) -> Option<Self::Output> {
+        let me = self.0.word.try_take_fast()?;
+        Some(self.0.guard(me))
+    }
+
+    #[inline(always)]
+    fn attempt(&mut self) -> Option<Self::Output> {
+        match self.0.word.try_take_fast() {
+            Some(me) => Some(self.0.guard(me)),
+            None => self.attempt_slow(),
+        }
+    }
+
+    fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
+        introduce(core::ptr::from_ref(self.0).addr());
+        self.0.word.take_until(deadline).ok().map(|taken| self.0.accept(taken))
     }
 }
 

@@ -43,11 +43,12 @@ use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::Change;
 use crate::sys::robust::Thread;
+use crate::wait::operation::{self, Armed, Operation};
 use crate::wait::robust::{Refused, RobustWord};
-use crate::wait::{Look, Step, TimedOut, WaitWord};
+use crate::wait::verbs::{Verb, verbs};
+use crate::wait::{TimedOut, WaitWord};
 use core::fmt;
 use core::mem::MaybeUninit;
-use std::time::{Duration, Instant};
 use thiserror::Error;
 
 const DONE: u32 = 1;
@@ -78,18 +79,35 @@ pub enum OnceError {
     /// The calling thread is just making it.
     #[error("this thread is making the value already")]
     WouldDeadlock,
+    /// Another thread is making the value, and the call does not block.
+    #[error("another thread is making the value")]
+    WouldBlock,
+    /// Another thread did not finish the value before the deadline.
+    #[error("another thread was making the value until the deadline")]
+    TimedOut,
     /// See there.
     #[error(transparent)]
     Failed(#[from] Fault),
 }
 
 impl Once {
-    /// Runs `f`, if nobody has done so to its end; if another thread is at it, waits for that.
-    ///
-    /// # Errors
-    /// [`OnceError::WouldDeadlock`] if called by `f` itself; see [`OnceError`].
-    pub fn call_once(&self, f: impl FnOnce()) -> Result<(), OnceError> {
-        self.get_or_init(f).map(|&()| ())
+    verbs! {
+        /// Runs `f`, unless a call has run to its end already. Blocks while another thread runs its
+        /// function.
+        ///
+        /// # Errors
+        /// [`OnceError::WouldDeadlock`] if called by `f` itself; see [`OnceError`].
+        pub fn call_once(&self, f: impl FnOnce()) -> Result<(), OnceError>
+            = |deadline| {
+                let f = || {
+                    f();
+                    Ok::<_, OnceError>(())
+                };
+                self.get_until(f, deadline).map(|&()| ())
+            };
+        try_call_once -> Result<(), OnceError>, else Err(OnceError::WouldBlock);
+        call_once_timeout, call_once_deadline -> Result<(), OnceError>,
+            else Err(OnceError::TimedOut);
     }
 }
 
@@ -124,53 +142,113 @@ impl<T: Plain> OnceCell<T> {
         self.state.value.load(Acquire) & DONE != 0
     }
 
-    /// The value, made by `f` if there is none; if another thread is just making it, waits for
-    /// that.
-    ///
-    /// If that one is killed, or panics, the next one's function is run.
-    ///
-    /// ```
-    /// use outlast::{OnceCell, Shared};
-    ///
-    /// let here = Shared::anonymous(OnceCell::<u64>::new())?;
-    /// let there = Shared::<OnceCell<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
-    /// assert_eq!(here.get_or_init(|| 42)?, &42);
-    /// assert_eq!(there.get_or_init(|| unreachable!("it is there"))?, &42);
-    /// # Ok::<(), outlast::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`OnceError::WouldDeadlock`] if called by `f` itself; [`Fault::Forked`] if `f` has forked,
-    /// in the child, whose value is dropped; see [`OnceError`].
-    ///
-    /// # Panics
-    /// If the cell does not lie in shared memory; or if `f` does.
-    #[inline]
-    pub fn get_or_init(&self, f: impl FnOnce() -> T) -> Result<&T, OnceError> {
-        self.get_or_try_init(|| Ok(f()))
+    verbs! {
+        /// Returns the value, made by `f` if there is none. Blocks while another thread makes it.
+        ///
+        /// If that thread is killed, or panics, the function of the next one is run.
+        ///
+        /// ```
+        /// use outlast::{OnceCell, Shared};
+        ///
+        /// let here = Shared::anonymous(OnceCell::<u64>::new())?;
+        /// let there = Shared::<OnceCell<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+        /// assert_eq!(here.get_or_init(|| 42)?, &42);
+        /// assert_eq!(there.get_or_init(|| unreachable!("it is there"))?, &42);
+        /// # Ok::<(), outlast::Error>(())
+        /// ```
+        ///
+        /// # Errors
+        /// [`OnceError::WouldDeadlock`] if called by `f` itself; [`Fault::Forked`] if `f` has
+        /// forked, in the child, whose value is dropped; see [`OnceError`].
+        ///
+        /// # Panics
+        /// If the cell does not lie in shared memory; or if `f` does.
+        #[inline]
+        pub fn get_or_init(&self, f: impl FnOnce() -> T) -> Result<&T, OnceError>
+            = |deadline| self.get_until(|| Ok::<_, OnceError>(f()), deadline);
+        /// # Panics
+        /// As [`get_or_init`](Self::get_or_init).
+        #[inline]
+        try_get_or_init -> Result<&T, OnceError>, else Err(OnceError::WouldBlock);
+        /// The time that `f` takes does not count.
+        ///
+        /// # Panics
+        /// As [`get_or_init`](Self::get_or_init).
+        #[inline]
+        get_or_init_timeout, get_or_init_deadline -> Result<&T, OnceError>,
+            else Err(OnceError::TimedOut);
+
+        /// Returns the value, made by `f` if there is none, like
+        /// [`get_or_init`](Self::get_or_init). If `f` fails, there is still no value.
+        ///
+        /// # Errors
+        /// As [`get_or_init`](Self::get_or_init), and what `f` returns.
+        ///
+        /// # Panics
+        /// As [`get_or_init`](Self::get_or_init).
+        #[inline]
+        pub fn get_or_try_init<E: From<OnceError>>(
+            &self, f: impl FnOnce() -> Result<T, E>
+        ) -> Result<&T, E> = |deadline| self.get_until(f, deadline);
+        /// # Panics
+        /// As [`get_or_init`](Self::get_or_init).
+        #[inline]
+        try_get_or_try_init -> Result<&T, E>, else Err(OnceError::WouldBlock);
+        /// The time that `f` takes does not count.
+        ///
+        /// # Panics
+        /// As [`get_or_init`](Self::get_or_init).
+        #[inline]
+        get_or_try_init_timeout, get_or_try_init_deadline -> Result<&T, E>,
+            else Err(OnceError::TimedOut);
+
+        /// Sets the value, if there is none. Blocks while another thread makes it.
+        ///
+        /// # Errors
+        /// Gives the value back if there is one already, or if the attempt failed.
+        ///
+        /// # Panics
+        /// If the cell does not lie in shared memory.
+        pub fn set(&self, value: T) -> Result<(), T> = |deadline| self.set_until(value, deadline);
+        /// # Panics
+        /// If the cell does not lie in shared memory.
+        try_set -> Result<(), T>, else Err(value);
+        /// # Panics
+        /// If the cell does not lie in shared memory.
+        set_timeout, set_deadline -> Result<(), T>, else Err(value);
     }
 
-    /// The same, with a function that may fail: then there is still no value.
-    ///
-    /// # Errors
-    /// As [`get_or_init`](Self::get_or_init), and what `f` says.
-    ///
-    /// # Panics
-    /// As [`get_or_init`](Self::get_or_init).
     #[inline]
-    pub fn get_or_try_init<E: From<OnceError>>(
+    fn get_until<E: From<OnceError>>(
         &self,
         f: impl FnOnce() -> Result<T, E>,
+        deadline: Deadline,
     ) -> Result<&T, E> {
         if !self.is_completed() {
-            self.init(f)?;
+            self.init(f, deadline)?;
         }
         self.value().map_err(|fault| OnceError::Failed(fault).into())
     }
 
+    fn set_until(&self, value: T, deadline: Deadline) -> Result<(), T> {
+        let mut was_set = false;
+        let set = self.get_until(
+            || {
+                was_set = true;
+                Ok::<_, OnceError>(value)
+            },
+            deadline,
+        );
+        if set.is_ok() && was_set { Ok(()) } else { Err(value) }
+    }
+
     #[cold]
-    fn init<E: From<OnceError>>(&self, f: impl FnOnce() -> Result<T, E>) -> Result<(), E> {
-        let me = self.begin()?;
+    fn init<E: From<OnceError>>(
+        &self,
+        f: impl FnOnce() -> Result<T, E>,
+        deadline: Deadline,
+    ) -> Result<(), E> {
+        let me = self.begin(deadline)?;
         let turn = Turn { word: &self.word, me };
         if !self.is_completed() {
             let value = f()?;
@@ -187,12 +265,15 @@ impl<T: Plain> OnceCell<T> {
         Ok(())
     }
 
-    fn begin(&self) -> Result<Thread, OnceError> {
-        match self.word.take_until(Deadline::NEVER) {
+    fn begin(&self, deadline: Deadline) -> Result<Thread, OnceError> {
+        match self.word.take_until(deadline) {
             Ok(Ok((_, me))) => Ok(me),
             Ok(Err(Refused::Mine)) => Err(OnceError::WouldDeadlock),
             Ok(Err(Refused::Failed(fault))) => Err(OnceError::Failed(fault)),
-            Ok(Err(Refused::Busy)) | Err(TimedOut) => Err(OnceError::Failed(Fault::Busy)),
+            Ok(Err(Refused::Busy)) | Err(TimedOut) if deadline.is_now() => {
+                Err(OnceError::WouldBlock)
+            }
+            Ok(Err(Refused::Busy)) | Err(TimedOut) => Err(OnceError::TimedOut),
             Ok(Err(Refused::Unplaced)) => {
                 let at = core::ptr::from_ref(self).addr();
                 assert!(contains(at), "the cell does not lie in shared memory");
@@ -208,63 +289,13 @@ impl<T: Plain> OnceCell<T> {
         }
     }
 
-    /// Sets the value, if there is none. If another thread is just making it, waits for that.
-    ///
-    /// # Errors
-    /// Gives the value back if there is one already, or if it could not even be tried.
-    ///
-    /// # Panics
-    /// If the cell does not lie in shared memory.
-    pub fn set(&self, value: T) -> Result<(), T> {
-        let mut was_set = false;
-        let set = self.get_or_init(|| {
-            was_set = true;
-            value
-        });
-        if set.is_ok() && was_set { Ok(()) } else { Err(value) }
-    }
-
-    /// Waits until there is a value, whoever makes it, as long as it takes.
-    ///
-    /// # Errors
-    /// [`Fault::Corrupt`] if its bytes are no value of the type.
-    pub fn wait(&self) -> Result<&T, Fault> {
-        self.wait_until(Deadline::NEVER)?.ok_or(Fault::Corrupt) // no deadline passes
-    }
-
-    /// Waits until there is a value, at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`wait`](Self::wait).
-    pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<&T>, Fault> {
-        self.wait_until(Deadline::after(timeout))
-    }
-
-    /// Waits until there is a value, until `deadline` at most.
-    ///
-    /// # Errors
-    /// As [`wait`](Self::wait).
-    pub fn wait_deadline(&self, deadline: Instant) -> Result<Option<&T>, Fault> {
-        self.wait_until(Deadline::at(deadline))
-    }
-
-    fn wait_until(&self, deadline: Deadline) -> Result<Option<&T>, Fault> {
-        let waited = self.state.wait_until(deadline, |seen, look| {
-            if seen & DONE != 0 {
-                return Step::Done(());
-            }
-            if look == Look::Glance || seen & WAITERS != 0 {
-                return Step::Sleep(seen);
-            }
-            match self.state.value.compare_exchange(seen, seen | WAITERS, Relaxed, Relaxed) {
-                Ok(_) => Step::Sleep(seen | WAITERS),
-                Err(_) => Step::Retry,
-            }
-        });
-        match waited {
-            Ok(()) => self.value().map(Some),
-            Err(TimedOut) => Ok(None),
-        }
+    verbs! {
+        /// Blocks until there is a value, and returns it. Makes none.
+        ///
+        /// # Errors
+        /// [`Fault::Corrupt`] if its bytes are no value of the type.
+        pub fn wait(&self) -> Result<&T, Fault> = Wait(self);
+        wait_timeout, wait_deadline -> Result<Option<&T>, Fault>, else Ok(None);
     }
 
     /// The value, which is there.
@@ -280,6 +311,34 @@ impl<T: Plain> OnceCell<T> {
                 Err(Fault::Corrupt)
             }
         })
+    }
+}
+
+/// Waiting for a value.
+struct Wait<'a, T: Plain>(&'a OnceCell<T>);
+
+impl<'a, T: Plain> Verb for Wait<'a, T> {
+    type Output = Result<&'a T, Fault>;
+    #[inline]
+    fn fast(&mut self) -> Option<Self::Output> {
+        self.0.get().transpose()
+    }
+    fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
+        operation::wait(self, deadline)
+    }
+}
+
+impl<'a, T: Plain> Operation<'a> for Wait<'a, T> {
+    fn key(&self) -> usize {
+        core::ptr::from_ref(&self.0.state).addr()
+    }
+    fn arm(&mut self) -> Armed<'a, Self::Output> {
+        let word = &self.0.state;
+        let seen = word.value.load(Relaxed);
+        match seen & DONE {
+            0 => Armed::on_state(word, seen, seen | WAITERS), // keeps I2
+            _ => Armed::Retry,
+        }
     }
 }
 

@@ -44,17 +44,18 @@
 //! [`LockError::OwnerDied`]. The depth of the dead is forgotten (I2), wherever in its counting it
 //! died.
 #![expect(unsafe_code, reason = "the value is reached through the lock's promise of exclusion")]
+use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
+use crate::lock::{Lock, LockError, LockGuard, LockResult, PoisonCause, Take};
 use crate::segment::forks;
 use crate::shareable::{Field, Layout, Plain, Shareable, begin, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys::robust::Thread;
+use crate::wait::verbs::{Verb, verbs};
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
-use std::time::{Duration, Instant};
 
 /// Mutual exclusion around a value, for any number of processes, that its owner may take again.
 ///
@@ -107,81 +108,31 @@ impl<T: Plain> ReentrantLock<T> {
         ReentrantLock { lock: Lock::new(value) }
     }
 
-    /// Takes the lock, waiting for it as long as it takes; or once more, if this thread has it.
-    ///
-    /// # Errors
-    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside,
-    ///   and the value may be half changed.
-    /// - [`LockError::WouldDeadlock`]: this thread has it through another mapping of the segment.
-    /// - [`LockError::Failed`]: see [`Fault`]; [`Fault::TooDeep`] if this thread has taken it
-    ///   `u32::MAX` times.
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    #[doc(alias = "acquire")]
-    pub fn lock(&self) -> ReentrantLockResult<'_, T> {
-        self.enter(Lock::lock)
-    }
-
-    /// Takes the lock if no other thread that lives has it. Never blocks.
-    ///
-    /// # Errors
-    /// As [`lock`](Self::lock), and [`LockError::WouldBlock`].
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    pub fn try_lock(&self) -> ReentrantLockResult<'_, T> {
-        self.enter(Lock::try_lock)
-    }
-
-    /// Takes the lock, waiting for it at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`lock`](Self::lock), and [`LockError::TimedOut`].
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    pub fn lock_timeout(&self, timeout: Duration) -> ReentrantLockResult<'_, T> {
-        self.enter(|lock| lock.lock_timeout(timeout))
-    }
-
-    /// Takes the lock, waiting for it until `deadline` at most. A lock that is free is taken even
-    /// if that has passed.
-    ///
-    /// # Errors
-    /// As [`lock`](Self::lock), and [`LockError::TimedOut`].
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    pub fn lock_deadline(&self, deadline: Instant) -> ReentrantLockResult<'_, T> {
-        self.enter(|lock| lock.lock_deadline(deadline))
-    }
-
-    /// One level deeper, or the first one, which `take` takes.
-    #[inline(always)]
-    fn enter<'a>(
-        &'a self,
-        take: impl FnOnce(&'a Lock<T>) -> LockResult<'a, T>,
-    ) -> ReentrantLockResult<'a, T> {
-        if let Some(me) = self.lock.word.held() {
-            return self.again(me);
-        }
-        match self.lock.word.try_take_fast() {
-            Some(me) => self.first(self.lock.guard(me)),
-            None => self.first_slow(take),
-        }
-    }
-
-    #[cold]
-    fn first_slow<'a>(
-        &'a self,
-        take: impl FnOnce(&'a Lock<T>) -> LockResult<'a, T>,
-    ) -> ReentrantLockResult<'a, T> {
-        self.first(take(&self.lock))
+    verbs! {
+        /// Acquires the lock, blocking until it is available; or acquires it once more, if this
+        /// thread has it.
+        ///
+        /// # Errors
+        /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is acquired, the guard is
+        ///   inside, and the value may be half changed.
+        /// - [`LockError::WouldDeadlock`]: this thread has it through another mapping of the
+        ///   segment.
+        /// - [`LockError::Failed`]: see [`Fault`]; [`Fault::TooDeep`] if this thread has acquired
+        ///   it `u32::MAX` times.
+        ///
+        /// # Panics
+        /// If the lock does not lie in shared memory.
+        #[inline]
+        #[doc(alias = "acquire")]
+        pub fn lock(&self) -> ReentrantLockResult<'_, T> = Enter(self);
+        /// # Panics
+        /// If the lock does not lie in shared memory.
+        #[inline]
+        try_lock -> ReentrantLockResult<'_, T>, else Err(LockError::WouldBlock);
+        /// # Panics
+        /// If the lock does not lie in shared memory.
+        #[inline]
+        lock_timeout, lock_deadline -> ReentrantLockResult<'_, T>, else Err(LockError::TimedOut);
     }
 
     /// One level deeper.
@@ -234,6 +185,41 @@ impl<T: Plain> ReentrantLock<T> {
     /// The value, which nobody else can reach yet.
     pub fn get_mut(&mut self) -> &mut T {
         self.lock.get_mut()
+    }
+}
+
+/// Going one level deeper into a lock, or taking it.
+struct Enter<'a, T: Plain>(&'a ReentrantLock<T>);
+
+impl<'a, T: Plain> Enter<'a, T> {
+    #[cold]
+    fn attempt_slow(&self) -> Option<ReentrantLockResult<'a, T>> {
+        Take(&self.0.lock).attempt().map(|taken| self.0.first(taken))
+    }
+}
+
+impl<'a, T: Plain> Verb for Enter<'a, T> {
+    type Output = ReentrantLockResult<'a, T>;
+
+    #[inline(always)]
+    fn fast(&mut self) -> Option<Self::Output> {
+        if let Some(me) = self.0.lock.word.held() {
+            return Some(self.0.again(me));
+        }
+        let me = self.0.lock.word.try_take_fast()?;
+        Some(self.0.first(self.0.lock.guard(me)))
+    }
+
+    #[inline(always)]
+    fn attempt(&mut self) -> Option<Self::Output> {
+        match self.fast() {
+            Some(done) => Some(done),
+            None => self.attempt_slow(),
+        }
+    }
+
+    fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
+        Take(&self.0.lock).wait(deadline).map(|taken| self.0.first(taken))
     }
 }
 

@@ -233,6 +233,10 @@ fn the_predicate_is_asked_first_and_last() {
     let inner = scene.relock.lock().unwrap();
     let (inner, ended) = scene.changed.wait_timeout_while(inner, AT_ONCE, take).unwrap();
     assert_eq!((outer.get(), inner.depth(), ended.timed_out()), (2, 2, false));
+    let past = std::time::Instant::now();
+    let late = |value: &mut u64| *value < 9;
+    let (inner, ended) = scene.changed.wait_deadline_while(inner, past, late).unwrap();
+    assert!(ended.timed_out());
     let inner = scene.changed.wait_while(inner, |_| false).unwrap();
     drop((inner, outer));
 }

@@ -75,6 +75,9 @@ fn an_auto_event_lets_one_through() {
     event.set();
     event.wait().unwrap();
     assert!(!event.wait_deadline(Instant::now() + ms(1)).unwrap());
+    assert!(!event.try_wait());
+    event.set();
+    assert_eq!((event.try_wait(), event.try_wait()), (true, false));
 }
 
 #[test]

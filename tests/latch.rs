@@ -30,6 +30,7 @@ fn alone() {
     assert_eq!(latch.wait_timeout(ms(20)), Err(LatchError::TimedOut));
     assert!(began.elapsed() >= ms(20));
     assert_eq!(latch.wait_deadline(began), Err(LatchError::TimedOut));
+    assert_eq!(latch.try_wait(), Ok(false));
     let member = latch.join(2).unwrap();
     assert_eq!((member.owed(), latch.remaining()), (2, 3));
     latch.count_down(9); // no more than there is; what is promised, is not anybody's
@@ -41,9 +42,25 @@ fn alone() {
     latch.wait().unwrap();
     latch.wait_timeout(Duration::ZERO).unwrap();
     latch.wait_deadline(began).unwrap();
+    assert_eq!(latch.try_wait(), Ok(true));
     latch.arrive_and_wait().unwrap();
+    latch.arrive_and_wait_timeout(Duration::ZERO).unwrap();
     assert_eq!(latch.join(1).unwrap_err(), LatchError::Open);
     assert_eq!(latch.remaining(), 0);
+}
+
+/// An arrival that times out stays.
+#[test]
+fn late_arrivals_count() {
+    let start = start(Latch::new(3));
+    let latch = &start.latch;
+    let _watchdog = watch("late_arrivals_count", &start);
+    let began = Instant::now();
+    assert_eq!(latch.arrive_and_wait_timeout(ms(20)), Err(LatchError::TimedOut));
+    assert!(began.elapsed() >= ms(20));
+    assert_eq!(latch.arrive_and_wait_deadline(began), Err(LatchError::TimedOut));
+    assert_eq!(latch.remaining(), 1);
+    latch.arrive_and_wait_deadline(began).unwrap();
 }
 
 #[test]

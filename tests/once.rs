@@ -54,6 +54,49 @@ fn alone() {
     deed.once.call_once(|| unreachable!()).unwrap();
 }
 
+/// While another thread makes the value, the forms that do not wait for it say so, and their
+/// functions are not run.
+#[test]
+fn every_form_while_it_is_made() {
+    let deed = deed();
+    let _watchdog = watch("every_form_while_it_is_made", &deed);
+    let other = deed.clone();
+    let maker = std::thread::spawn(move || {
+        let make = || {
+            other.step.store(1, SeqCst);
+            common::eventually("the others have tried", || other.step.load(SeqCst) == 2);
+            [7; 3]
+        };
+        other.once.call_once(|| assert_eq!(other.value.get_or_init(make), Ok(&[7; 3]))).unwrap();
+    });
+    common::eventually("it is being made", || deed.step.load(SeqCst) == 1);
+    let (value, once, past) = (&deed.value, &deed.once, Instant::now());
+    let fail = || Err(OnceError::Failed(Fault::Busy));
+    assert_eq!(value.try_get_or_init(|| unreachable!()), Err(OnceError::WouldBlock));
+    assert_eq!(value.try_get_or_try_init(fail), Err(OnceError::WouldBlock));
+    assert_eq!(once.try_call_once(|| unreachable!()), Err(OnceError::WouldBlock));
+    assert_eq!(value.try_set([1; 3]), Err([1; 3]));
+    for timeout in [Duration::ZERO, ms(20)] {
+        let began = Instant::now();
+        let late = Err(OnceError::TimedOut);
+        assert_eq!(value.get_or_init_timeout(|| unreachable!(), timeout), late);
+        assert_eq!(value.get_or_try_init_timeout(fail, timeout), late);
+        assert_eq!(once.call_once_timeout(|| unreachable!(), timeout), Err(OnceError::TimedOut));
+        assert_eq!(value.set_timeout([1; 3], timeout), Err([1; 3]));
+        assert!(began.elapsed() >= 4 * timeout);
+    }
+    assert_eq!(value.get_or_init_deadline(|| unreachable!(), past), Err(OnceError::TimedOut));
+    deed.step.store(2, SeqCst);
+    assert_eq!(value.get_or_init_timeout(|| unreachable!(), common::PATIENCE), Ok(&[7; 3]));
+    once.call_once_timeout(|| unreachable!(), common::PATIENCE).unwrap();
+    maker.join().unwrap();
+    // Once it is made, no form waits.
+    assert_eq!(value.try_get_or_init(|| unreachable!()), Ok(&[7; 3]));
+    assert_eq!(value.get_or_try_init_deadline(fail, past), Ok(&[7; 3]));
+    assert_eq!(once.call_once_deadline(|| unreachable!(), past), Ok(()));
+    assert_eq!(value.set_deadline([1; 3], past), Err([1; 3]));
+}
+
 /// One of many makes the value, and all see it whole.
 #[test]
 fn once_for_all() {

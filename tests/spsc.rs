@@ -210,6 +210,42 @@ fn chunks() {
     assert_eq!(consumer.iter().take(3).collect::<Vec<_>>(), [1, 2, 3]);
 }
 
+/// Every form of the verbs for many messages, on an empty ring and on a full one.
+#[test]
+fn many_at_a_time_with_deadlines() {
+    let ring = ring(3);
+    let _watchdog = watch("many_at_a_time_with_deadlines", &ring);
+    let (mut producer, mut consumer) = (ring.producer().unwrap(), ring.consumer().unwrap());
+    let (mut all, mut to) = (Vec::new(), [0; 3]);
+    let (past, late) = (Instant::now(), RecvTimeoutError::TimedOut);
+    assert_eq!(consumer.try_recv_batch(&mut all, 9), Err(TryRecvError::Empty));
+    assert_eq!(consumer.recv_batch_timeout(&mut all, 9, ms(20)), Err(late));
+    assert_eq!(consumer.recv_batch_deadline(&mut all, 9, past), Err(late));
+    assert_eq!(consumer.try_recv_into(&mut to), Err(TryRecvError::Empty));
+    assert_eq!(consumer.recv_into_timeout(&mut to, ms(20)), Err(late));
+    assert_eq!(consumer.recv_into_deadline(&mut to, past), Err(late));
+    assert_eq!(consumer.read_chunk_timeout(9, ms(20)).unwrap_err(), late);
+    assert_eq!(consumer.read_chunk_deadline(9, past).unwrap_err(), late);
+    assert!(past.elapsed() >= ms(60));
+
+    assert_eq!(producer.send_batch_deadline(&[1, 2, 3], past), Ok(()));
+    let late = SendTimeoutError::TimedOut(0);
+    assert_eq!(producer.send_batch_timeout(&[4], ms(20)), Err(late));
+    let late = SendTimeoutError::TimedOut(());
+    assert_eq!(producer.write_chunk_timeout(9, ms(20)).unwrap_err(), late);
+    assert_eq!(producer.write_chunk_deadline(9, past).unwrap_err(), late);
+
+    assert_eq!(consumer.recv_batch_timeout(&mut all, 1, ms(20)), Ok(1));
+    assert_eq!(producer.send_batch_timeout(&[4, 5], ms(20)), Err(SendTimeoutError::TimedOut(1)));
+    assert_eq!(consumer.try_recv_batch(&mut all, 1), Ok(1));
+    assert_eq!(all, [1, 2]);
+    assert_eq!((consumer.try_recv_into(&mut to[..1]), to), (Ok(1), [3, 0, 0]));
+    assert_eq!(consumer.recv_into_timeout(&mut to, ms(20)), Ok(1));
+    producer.write_chunk_deadline(1, past).unwrap().commit(1).unwrap();
+    consumer.read_chunk_deadline(9, past).unwrap().consume(1).unwrap();
+    assert!(ring.is_empty());
+}
+
 /// Random operations, against a `VecDeque`; both ends change hands, each in a mapping of its own.
 #[test]
 fn as_a_deque_does() {

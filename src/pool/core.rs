@@ -359,7 +359,7 @@ impl Core {
     pub(super) fn wait_for_stop(&self) {
         let Some((StopEvent(event), _)) = &self.settings.stop else { return };
         while !event.is_set() {
-            match event.wait_unless(Deadline::NEVER, || self.is_over()) {
+            match event.wait_unless(|| self.is_over()) {
                 Ok(_) if self.is_over() => return,
                 Ok(_) => {}
                 // The segment has no slot for another process or thread: look at intervals instead.

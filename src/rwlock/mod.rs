@@ -71,8 +71,8 @@ use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{READERS, UnsafeCell};
 use crate::wait::robust::RobustWord;
+use crate::wait::verbs::{Verb, verbs};
 use core::fmt;
-use std::time::{Duration, Instant};
 
 /// One writer or many readers around a value, for any number of processes.
 ///
@@ -129,141 +129,57 @@ impl<T: Plain> RwLock<T> {
         }
     }
 
-    /// Takes the lock for reading, waiting for it as long as it takes.
-    ///
-    /// # Errors
-    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside,
-    ///   and the value may be half changed.
-    /// - [`LockError::WouldDeadlock`]: this thread has it for writing, or has it through another
-    ///   mapping of the segment.
-    /// - [`LockError::Failed`]: see [`Fault`](crate::Fault).
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    #[doc(alias = "rdlock")]
-    pub fn read(&self) -> ReadResult<'_, T> {
-        if let Some((slot, me)) = self.read_fast() {
-            return self.reader(slot, me);
-        }
-        apart(self.read_slow(Some(Deadline::NEVER)))
-    }
+    verbs! {
+        /// Acquires the lock for reading, blocking until no writer has it or waits for it.
+        ///
+        /// # Errors
+        /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is acquired, the guard is
+        ///   inside, and the value may be half changed.
+        /// - [`LockError::WouldDeadlock`]: this thread has it for writing, or has it through
+        ///   another mapping of the segment.
+        /// - [`LockError::Failed`]: see [`Fault`](crate::Fault).
+        ///
+        /// # Panics
+        /// If the lock does not lie in shared memory.
+        #[inline]
+        #[doc(alias = "rdlock")]
+        pub fn read(&self) -> ReadResult<'_, T> = Read(self);
+        /// It also fails while a writer waits, and for the moment in which a waiting thread
+        /// acquires the lock.
+        ///
+        /// # Panics
+        /// If the lock does not lie in shared memory.
+        #[inline]
+        try_read -> ReadResult<'_, T>, else Err(LockError::WouldBlock);
+        /// # Panics
+        /// If the lock does not lie in shared memory.
+        #[inline]
+        read_timeout, read_deadline -> ReadResult<'_, T>, else Err(LockError::TimedOut);
 
-    /// Takes the lock for reading if no writer has it. Never blocks.
-    ///
-    /// It also fails while a writer waits, and for the moment in which somebody passes from waiting
-    /// to having the lock.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read), and [`LockError::WouldBlock`].
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    pub fn try_read(&self) -> ReadResult<'_, T> {
-        if let Some((slot, me)) = self.read_fast() {
-            return self.reader(slot, me);
-        }
-        apart(self.read_slow(None))
-    }
-
-    /// Takes the lock for reading, waiting for it at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read), and [`LockError::TimedOut`].
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    pub fn read_timeout(&self, timeout: Duration) -> ReadResult<'_, T> {
-        if let Some((slot, me)) = self.read_fast() {
-            return self.reader(slot, me);
-        }
-        apart(self.read_slow(Some(Deadline::after(timeout))))
-    }
-
-    /// Takes the lock for reading, waiting for it until `deadline` at most. A lock that can be had
-    /// is taken even if that has passed.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read), and [`LockError::TimedOut`].
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    pub fn read_deadline(&self, deadline: Instant) -> ReadResult<'_, T> {
-        if let Some((slot, me)) = self.read_fast() {
-            return self.reader(slot, me);
-        }
-        apart(self.read_slow(Some(Deadline::at(deadline))))
-    }
-
-    /// Takes the lock for writing, waiting for it as long as it takes.
-    ///
-    /// # Errors
-    /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is taken, the guard is inside,
-    ///   and the value may be half changed.
-    /// - [`LockError::WouldDeadlock`]: this thread has it, for reading or writing.
-    /// - [`LockError::Failed`]: see [`Fault`](crate::Fault).
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    #[doc(alias = "wrlock")]
-    pub fn write(&self) -> WriteResult<'_, T> {
-        if let Some(me) = self.write_fast() {
-            return self.writer(me);
-        }
-        self.write_slow(Some(Deadline::NEVER))
-    }
-
-    /// Takes the lock for writing if nobody alive has it. Never blocks.
-    ///
-    /// It also fails for the moment in which somebody tries to take the lock, in vain perhaps.
-    ///
-    /// # Errors
-    /// As [`write`](Self::write), and [`LockError::WouldBlock`].
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    pub fn try_write(&self) -> WriteResult<'_, T> {
-        if let Some(me) = self.write_fast() {
-            return self.writer(me);
-        }
-        self.write_slow(None)
-    }
-
-    /// Takes the lock for writing, waiting for it at most `timeout`. In vain, it leaves everything
-    /// as it was.
-    ///
-    /// # Errors
-    /// As [`write`](Self::write), and [`LockError::TimedOut`].
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    pub fn write_timeout(&self, timeout: Duration) -> WriteResult<'_, T> {
-        if let Some(me) = self.write_fast() {
-            return self.writer(me);
-        }
-        self.write_slow(Some(Deadline::after(timeout)))
-    }
-
-    /// Takes the lock for writing, waiting for it until `deadline` at most. A lock that is free is
-    /// taken even if that has passed.
-    ///
-    /// # Errors
-    /// As [`write`](Self::write), and [`LockError::TimedOut`].
-    ///
-    /// # Panics
-    /// If the lock does not lie in shared memory.
-    #[inline]
-    pub fn write_deadline(&self, deadline: Instant) -> WriteResult<'_, T> {
-        if let Some(me) = self.write_fast() {
-            return self.writer(me);
-        }
-        self.write_slow(Some(Deadline::at(deadline)))
+        /// Acquires the lock for writing, blocking until no other thread has it.
+        ///
+        /// # Errors
+        /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is acquired, the guard is
+        ///   inside, and the value may be half changed.
+        /// - [`LockError::WouldDeadlock`]: this thread has it, for reading or writing.
+        /// - [`LockError::Failed`]: see [`Fault`](crate::Fault).
+        ///
+        /// # Panics
+        /// If the lock does not lie in shared memory.
+        #[inline]
+        #[doc(alias = "wrlock")]
+        pub fn write(&self) -> WriteResult<'_, T> = Write(self);
+        /// It also fails for the moment in which another thread tries to acquire the lock, even if
+        /// that thread fails.
+        ///
+        /// # Panics
+        /// If the lock does not lie in shared memory.
+        #[inline]
+        try_write -> WriteResult<'_, T>, else Err(LockError::WouldBlock);
+        /// # Panics
+        /// If the lock does not lie in shared memory.
+        #[inline]
+        write_timeout, write_deadline -> WriteResult<'_, T>, else Err(LockError::TimedOut);
     }
 
     /// The writer word, and then the slots.
@@ -309,6 +225,66 @@ impl<T: Plain> RwLock<T> {
     pub fn get_mut(&mut self) -> &mut T {
         // SAFETY: `&mut self` is exclusive, and a value that was moved in is valid.
         self.value.with_mut(|value| unsafe { &mut *value })
+    }
+}
+
+/// Taking a lock for reading.
+struct Read<'a, T: Plain>(&'a RwLock<T>);
+
+impl<'a, T: Plain> Verb for Read<'a, T> {
+    type Output = ReadResult<'a, T>;
+
+    #[inline(always)]
+    fn fast(&mut self) -> Option<Self::Output> {
+        let (slot, me) = self.0.read_fast()?;
+        Some(self.0.reader(slot, me))
+    }
+
+    #[inline(always)]
+    fn attempt(&mut self) -> Option<Self::Output> {
+        match self.0.read_fast() {
+            Some((slot, me)) => Some(self.0.reader(slot, me)),
+            None => self.wait(Deadline::NOW),
+        }
+    }
+
+    #[cold]
+    fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
+        in_time(apart(self.0.read_slow(deadline)))
+    }
+}
+
+/// Taking a lock for writing.
+struct Write<'a, T: Plain>(&'a RwLock<T>);
+
+impl<'a, T: Plain> Verb for Write<'a, T> {
+    type Output = WriteResult<'a, T>;
+
+    #[inline(always)]
+    fn fast(&mut self) -> Option<Self::Output> {
+        let me = self.0.write_fast()?;
+        Some(self.0.writer(me))
+    }
+
+    #[inline(always)]
+    fn attempt(&mut self) -> Option<Self::Output> {
+        match self.0.write_fast() {
+            Some(me) => Some(self.0.writer(me)),
+            None => self.wait(Deadline::NOW),
+        }
+    }
+
+    #[cold]
+    fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
+        in_time(self.0.write_slow(deadline))
+    }
+}
+
+/// An output, unless other threads kept the lock.
+fn in_time<G>(taken: Result<G, LockError<G>>) -> Option<Result<G, LockError<G>>> {
+    match taken {
+        Err(LockError::WouldBlock) => None,
+        taken => Some(taken),
     }
 }
 

@@ -9,8 +9,7 @@ use crate::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, fence};
 use crate::sync::{READERS, between_exchange_and_load};
 use crate::sys::robust::Thread;
-use crate::wait::TimedOut;
-use crate::wait::robust::{OWNER, RobustWord, Taken, WAITERS};
+use crate::wait::robust::{OWNER, Refused, RobustWord, Taken, WAITERS};
 
 impl<T: Plain> RwLock<T> {
     #[inline(always)]
@@ -28,9 +27,8 @@ impl<T: Plain> RwLock<T> {
         Some((slot, me))
     }
 
-    /// Without a deadline it does not wait at all.
     #[cold]
-    pub(super) fn read_slow(&self, deadline: Option<Deadline>) -> ReadResult<'_, T> {
+    pub(super) fn read_slow(&self, deadline: Deadline) -> ReadResult<'_, T> {
         introduce(core::ptr::from_ref(self).addr());
         let me = Thread::current().map_err(LockError::Failed)?;
         let mut owned = self.words().filter(|word| word.is_held_by(me)).peekable();
@@ -92,9 +90,8 @@ impl<T: Plain> RwLock<T> {
         Some(me)
     }
 
-    /// Without a deadline it does not wait at all.
     #[cold]
-    pub(super) fn write_slow(&self, deadline: Option<Deadline>) -> WriteResult<'_, T> {
+    pub(super) fn write_slow(&self, deadline: Deadline) -> WriteResult<'_, T> {
         introduce(core::ptr::from_ref(self).addr());
         let me = Thread::current().map_err(LockError::Failed)?;
         // Before it waits for anybody: another reader may be waiting for this one.
@@ -119,7 +116,7 @@ impl<T: Plain> RwLock<T> {
         self.writer(me)
     }
 
-    fn take_writer_word<G>(&self, deadline: Option<Deadline>) -> Result<(), LockError<G>> {
+    fn take_writer_word<G>(&self, deadline: Deadline) -> Result<(), LockError<G>> {
         let taken = self.take(&self.writer, deadline)?;
         if taken == Taken::FromTheDead && self.inside().load(Relaxed) != 0 {
             self.poison().store(DIED, Relaxed);
@@ -129,18 +126,8 @@ impl<T: Plain> RwLock<T> {
         Ok(())
     }
 
-    fn take<G>(
-        &self,
-        word: &RobustWord,
-        deadline: Option<Deadline>,
-    ) -> Result<Taken, LockError<G>> {
-        let taken = match deadline {
-            None => word.try_take(),
-            Some(deadline) => match word.take_until(deadline) {
-                Ok(taken) => taken,
-                Err(TimedOut) => return Err(LockError::TimedOut),
-            },
-        };
+    fn take<G>(&self, word: &RobustWord, deadline: Deadline) -> Result<Taken, LockError<G>> {
+        let taken = word.take_until(deadline).unwrap_or(Err(Refused::Busy));
         match taken {
             Ok((taken, _)) => Ok(taken),
             Err(refused) => Err(LockError::refused(refused, core::ptr::from_ref(self).addr())),

@@ -56,9 +56,10 @@ use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sys::{Change, hooks};
-use crate::wait::{Look, Step, TimedOut, WaitWord};
+use crate::wait::WaitWord;
+use crate::wait::operation::{self, Armed, Operation};
+use crate::wait::verbs::{Verb, verbs};
 use core::fmt;
-use std::time::{Duration, Instant};
 use thiserror::Error;
 
 const WAITERS: u32 = 1;
@@ -121,132 +122,41 @@ impl Semaphore {
         Semaphore { word: WaitWord::new(word_of(permits)), ceiling: AtomicU32::new(permits) }
     }
 
-    /// Takes a permit, waiting for it as long as it takes.
-    ///
-    /// # Errors
-    /// If this process cannot become a peer of the segment: see [`Fault`].
-    #[inline]
-    pub fn acquire(&self) -> Result<Permit<'_>, Fault> {
-        self.acquire_many(1)
-    }
+    verbs! {
+        /// Acquires a permit, blocking until one is available.
+        ///
+        /// # Errors
+        /// If this process cannot become a peer of the segment: see [`Fault`].
+        #[inline]
+        pub fn acquire(&self) -> Result<Permit<'_>, Fault> = TakePermits { semaphore: self, n: 1 };
+        #[inline]
+        try_acquire -> Option<Permit<'_>>, else None;
+        acquire_timeout, acquire_deadline -> Result<Option<Permit<'_>>, Fault>, else Ok(None);
 
-    /// Takes `n` permits at once, waiting for them as long as it takes. Others that want fewer may
-    /// be served meanwhile.
-    ///
-    /// ```
-    /// use outlast::{Semaphore, Shared};
-    ///
-    /// let here = Shared::anonymous(Semaphore::new(3))?;
-    /// let there = Shared::<Semaphore>::from_fd(here.try_clone_fd()?)?; // as another process would
-    /// let two = here.acquire_many(2)?;
-    /// assert!(there.try_acquire_many(2).is_none());
-    /// drop(two);
-    /// assert_eq!(there.available(), 3);
-    /// # Ok::<(), outlast::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`acquire`](Self::acquire).
-    #[inline]
-    pub fn acquire_many(&self, n: u32) -> Result<Permit<'_>, Fault> {
-        if let Some(permit) = self.try_acquire_many(n) {
-            return Ok(permit);
-        }
-        self.acquire_slow(n, Deadline::NEVER)?.ok_or(Fault::Corrupt) // no deadline passes
-    }
-
-    /// Takes a permit if there is one. Never blocks.
-    #[inline]
-    pub fn try_acquire(&self) -> Option<Permit<'_>> {
-        self.try_acquire_many(1)
-    }
-
-    /// Takes `n` permits if there are as many. Never blocks.
-    #[inline]
-    pub fn try_acquire_many(&self, n: u32) -> Option<Permit<'_>> {
-        let mut seen = self.word.value.load(Relaxed);
-        while seen / ONE >= n {
-            match self.take(seen, n) {
-                Ok(permit) => return Some(permit),
-                Err(now) => seen = now,
-            }
-        }
-        None
-    }
-
-    /// Takes a permit, waiting for it at most `timeout`; `None` if that is not enough.
-    ///
-    /// # Errors
-    /// As [`acquire`](Self::acquire).
-    pub fn acquire_timeout(&self, timeout: Duration) -> Result<Option<Permit<'_>>, Fault> {
-        self.acquire_many_timeout(1, timeout)
-    }
-
-    /// Takes a permit, waiting for it until `deadline` at most. One that is there is taken even if
-    /// that has passed.
-    ///
-    /// # Errors
-    /// As [`acquire`](Self::acquire).
-    pub fn acquire_deadline(&self, deadline: Instant) -> Result<Option<Permit<'_>>, Fault> {
-        self.acquire_many_deadline(1, deadline)
-    }
-
-    /// Takes `n` permits at once, waiting for them at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`acquire`](Self::acquire).
-    pub fn acquire_many_timeout(
-        &self,
-        n: u32,
-        timeout: Duration,
-    ) -> Result<Option<Permit<'_>>, Fault> {
-        self.acquire_until(n, || Deadline::after(timeout))
-    }
-
-    /// Takes `n` permits at once, waiting for them until `deadline` at most.
-    ///
-    /// # Errors
-    /// As [`acquire`](Self::acquire).
-    pub fn acquire_many_deadline(
-        &self,
-        n: u32,
-        deadline: Instant,
-    ) -> Result<Option<Permit<'_>>, Fault> {
-        self.acquire_until(n, || Deadline::at(deadline))
-    }
-
-    fn acquire_until(
-        &self,
-        n: u32,
-        deadline: impl FnOnce() -> Deadline,
-    ) -> Result<Option<Permit<'_>>, Fault> {
-        match self.try_acquire_many(n) {
-            Some(permit) => Ok(Some(permit)),
-            None => self.acquire_slow(n, deadline()),
-        }
-    }
-
-    #[cold]
-    fn acquire_slow(&self, n: u32, deadline: Deadline) -> Result<Option<Permit<'_>>, Fault> {
-        identify(core::ptr::from_ref(self).addr())?;
-        match self.word.wait_until(deadline, |seen, look| self.step(n, seen, look)) {
-            Ok(permit) => Ok(Some(permit)),
-            Err(TimedOut) => Ok(None),
-        }
-    }
-
-    fn step(&self, n: u32, seen: u32, look: Look) -> Step<Permit<'_>> {
-        if seen / ONE >= n {
-            return self.take(seen, n).map_or(Step::Retry, Step::Done);
-        }
-        let announced = seen | if n > 1 { FLAGS } else { WAITERS };
-        if look == Look::Glance || seen == announced {
-            return Step::Sleep(seen);
-        }
-        match self.word.value.compare_exchange(seen, announced, Relaxed, Relaxed) {
-            Ok(_) => Step::Sleep(announced), // keeps I1
-            Err(_) => Step::Retry,
-        }
+        /// Acquires `n` permits, blocking until all of them are available at the same time. Threads
+        /// that want fewer may be served meanwhile.
+        ///
+        /// ```
+        /// use outlast::{Semaphore, Shared};
+        ///
+        /// let here = Shared::anonymous(Semaphore::new(3))?;
+        /// let there = Shared::<Semaphore>::from_fd(here.try_clone_fd()?)?; // as another process would
+        /// let two = here.acquire_many(2)?;
+        /// assert!(there.try_acquire_many(2).is_none());
+        /// drop(two);
+        /// assert_eq!(there.available(), 3);
+        /// # Ok::<(), outlast::Error>(())
+        /// ```
+        ///
+        /// # Errors
+        /// As [`acquire`](Self::acquire).
+        #[inline]
+        pub fn acquire_many(&self, n: u32) -> Result<Permit<'_>, Fault>
+            = TakePermits { semaphore: self, n };
+        #[inline]
+        try_acquire_many -> Option<Permit<'_>>, else None;
+        acquire_many_timeout, acquire_many_deadline -> Result<Option<Permit<'_>>, Fault>,
+            else Ok(None);
     }
 
     #[inline(always)]
@@ -342,6 +252,51 @@ impl Semaphore {
     #[doc(alias = "value")]
     pub fn available(&self) -> u32 {
         self.word.value.load(Acquire) / ONE
+    }
+}
+
+/// Taking permits.
+struct TakePermits<'a> {
+    semaphore: &'a Semaphore,
+    n: u32,
+}
+
+impl<'a> Verb for TakePermits<'a> {
+    type Output = Result<Permit<'a>, Fault>;
+
+    #[inline(always)]
+    fn fast(&mut self) -> Option<Self::Output> {
+        let mut seen = self.semaphore.word.value.load(Relaxed);
+        while seen / ONE >= self.n {
+            match self.semaphore.take(seen, self.n) {
+                Ok(permit) => return Some(Ok(permit)),
+                Err(now) => seen = now,
+            }
+        }
+        None
+    }
+
+    fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
+        operation::wait(self, deadline)
+    }
+}
+
+impl<'a> Operation<'a> for TakePermits<'a> {
+    fn key(&self) -> usize {
+        core::ptr::from_ref(self.semaphore).addr()
+    }
+
+    fn arm(&mut self) -> Armed<'a, Self::Output> {
+        if let Err(fault) = identify(self.key()) {
+            return Armed::Done(Err(fault));
+        }
+        let word = &self.semaphore.word;
+        let seen = word.value.load(Relaxed);
+        let announced = seen | if self.n > 1 { FLAGS } else { WAITERS };
+        match seen / ONE < self.n {
+            true => Armed::on_state(word, seen, announced), // keeps I1
+            false => Armed::Retry,
+        }
     }
 }
 

@@ -41,11 +41,11 @@ use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sys::robust::Thread;
-use crate::wait::TimedOut;
+use crate::wait::operation::{self, Armed, Operation};
 use crate::wait::robust::{Refused, RobustWord};
 use crate::wait::signal::Signal;
+use crate::wait::verbs::{Verb, verbs};
 use core::fmt;
-use std::time::{Duration, Instant};
 
 /// The most processes that hold permits of one [`OwnedSemaphore`] at a time.
 pub const MAX_HOLDERS: usize = 64;
@@ -93,115 +93,47 @@ impl OwnedSemaphore {
         }
     }
 
-    /// Takes a permit, waiting for it as long as it takes.
-    ///
-    /// # Errors
-    /// [`Fault::TooManyPeers`] if [`MAX_HOLDERS`] other processes hold permits; see [`Fault`].
-    pub fn acquire(&self) -> Result<OwnedPermit<'_>, Fault> {
-        self.acquire_many(1)
+    verbs! {
+        /// Acquires a permit, blocking until one is available.
+        ///
+        /// # Errors
+        /// [`Fault::TooManyPeers`] if [`MAX_HOLDERS`] other processes hold permits; see [`Fault`].
+        pub fn acquire(&self) -> Result<OwnedPermit<'_>, Fault> = TakePermits::new(self, 1);
+        /// It also returns `Ok(None)` for the moment in which another thread acquires permits.
+        try_acquire -> Result<Option<OwnedPermit<'_>>, Fault>, else Ok(None);
+        acquire_timeout, acquire_deadline -> Result<Option<OwnedPermit<'_>>, Fault>, else Ok(None);
+
+        /// Acquires `n` permits, blocking until all of them are available at the same time. Blocks
+        /// for ever if there are fewer in all.
+        ///
+        /// ```
+        /// use outlast::{OwnedSemaphore, Shared};
+        ///
+        /// let here = Shared::anonymous(OwnedSemaphore::new(3))?;
+        /// let there = Shared::<OwnedSemaphore>::from_fd(here.try_clone_fd()?)?; // as another process would
+        /// let two = here.acquire_many(2)?;
+        /// assert!(there.try_acquire_many(2)?.is_none());
+        /// drop(two); // or the end of this process, by whatever means
+        /// assert_eq!(there.available(), 3);
+        /// # Ok::<(), outlast::Error>(())
+        /// ```
+        ///
+        /// # Errors
+        /// As [`acquire`](Self::acquire).
+        pub fn acquire_many(&self, n: u32) -> Result<OwnedPermit<'_>, Fault>
+            = TakePermits::new(self, n);
+        /// It also returns `Ok(None)` for the moment in which another thread acquires permits.
+        try_acquire_many -> Result<Option<OwnedPermit<'_>>, Fault>, else Ok(None);
+        acquire_many_timeout, acquire_many_deadline -> Result<Option<OwnedPermit<'_>>, Fault>,
+            else Ok(None);
     }
 
-    /// Takes `n` permits at once, waiting for them as long as it takes: for ever if there are fewer
-    /// in all.
-    ///
-    /// ```
-    /// use outlast::{OwnedSemaphore, Shared};
-    ///
-    /// let here = Shared::anonymous(OwnedSemaphore::new(3))?;
-    /// let there = Shared::<OwnedSemaphore>::from_fd(here.try_clone_fd()?)?; // as another process would
-    /// let two = here.acquire_many(2)?;
-    /// assert!(there.try_acquire_many(2)?.is_none());
-    /// drop(two); // or the end of this process, by whatever means
-    /// assert_eq!(there.available(), 3);
-    /// # Ok::<(), outlast::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`acquire`](Self::acquire).
-    pub fn acquire_many(&self, n: u32) -> Result<OwnedPermit<'_>, Fault> {
-        self.acquire_until(n, Deadline::NEVER)?.ok_or(Fault::Corrupt) // no deadline passes
-    }
-
-    /// Takes a permit if there is one. Never blocks.
-    ///
-    /// It also fails for the moment in which another thread takes permits.
-    ///
-    /// # Errors
-    /// As [`acquire`](Self::acquire).
-    pub fn try_acquire(&self) -> Result<Option<OwnedPermit<'_>>, Fault> {
-        self.try_acquire_many(1)
-    }
-
-    /// Takes `n` permits if there are as many. Never blocks: see
-    /// [`try_acquire`](Self::try_acquire).
-    ///
-    /// # Errors
-    /// As [`acquire`](Self::acquire).
-    pub fn try_acquire_many(&self, n: u32) -> Result<Option<OwnedPermit<'_>>, Fault> {
-        let tag = identify(core::ptr::from_ref(self).addr())?;
-        self.attempt(tag, n, None)
-    }
-
-    /// Takes a permit, waiting for it at most `timeout`; `None` if that is not enough.
-    ///
-    /// # Errors
-    /// As [`acquire`](Self::acquire).
-    pub fn acquire_timeout(&self, timeout: Duration) -> Result<Option<OwnedPermit<'_>>, Fault> {
-        self.acquire_many_timeout(1, timeout)
-    }
-
-    /// Takes a permit, waiting for it until `deadline` at most. One that is there is taken even if
-    /// that has passed.
-    ///
-    /// # Errors
-    /// As [`acquire`](Self::acquire).
-    pub fn acquire_deadline(&self, deadline: Instant) -> Result<Option<OwnedPermit<'_>>, Fault> {
-        self.acquire_many_deadline(1, deadline)
-    }
-
-    /// Takes `n` permits at once, waiting for them at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`acquire`](Self::acquire).
-    pub fn acquire_many_timeout(
-        &self,
-        n: u32,
-        timeout: Duration,
-    ) -> Result<Option<OwnedPermit<'_>>, Fault> {
-        self.acquire_until(n, Deadline::after(timeout))
-    }
-
-    /// Takes `n` permits at once, waiting for them until `deadline` at most.
-    ///
-    /// # Errors
-    /// As [`acquire`](Self::acquire).
-    pub fn acquire_many_deadline(
-        &self,
-        n: u32,
-        deadline: Instant,
-    ) -> Result<Option<OwnedPermit<'_>>, Fault> {
-        self.acquire_until(n, Deadline::at(deadline))
-    }
-
-    fn acquire_until(&self, n: u32, deadline: Deadline) -> Result<Option<OwnedPermit<'_>>, Fault> {
-        let tag = identify(core::ptr::from_ref(self).addr())?;
-        let attempt = || self.attempt(tag, n, Some(deadline)).transpose();
-        if let Some(taken) = attempt() {
-            return taken.map(Some);
-        }
-        match self.signal.wait(deadline, attempt) {
-            Ok(taken) => taken.map(Some),
-            Err(TimedOut) => Ok(None),
-        }
-    }
-
-    /// Takes `n` permits under the robust word, if there are as many. Keeps I2. Without a deadline
-    /// it does not wait for the word: whoever has it may have been stopped.
+    /// Takes `n` permits under the robust word, if there are as many. Keeps I2.
     fn attempt(
         &self,
         tag: u32,
         n: u32,
-        deadline: Option<Deadline>,
+        deadline: Deadline,
     ) -> Result<Option<OwnedPermit<'_>>, Fault> {
         let me = match self.word.try_take_fast() {
             Some(me) => me,
@@ -216,14 +148,8 @@ impl OwnedSemaphore {
     }
 
     #[cold]
-    fn take_word(&self, deadline: Option<Deadline>) -> Result<Option<Thread>, Fault> {
-        let taken = match deadline {
-            None => self.word.try_take(),
-            Some(deadline) => match self.word.take_until(deadline) {
-                Ok(taken) => taken,
-                Err(TimedOut) => return Ok(None),
-            },
-        };
+    fn take_word(&self, deadline: Deadline) -> Result<Option<Thread>, Fault> {
+        let taken = self.word.take_until(deadline).unwrap_or(Err(Refused::Busy));
         match taken {
             // What a dead owner of the word left is whole: it changed one cell at most, in one
             // step.
@@ -274,6 +200,46 @@ impl OwnedSemaphore {
     #[must_use]
     pub fn permits(&self) -> u32 {
         self.total.load(Relaxed)
+    }
+}
+
+/// Taking permits.
+struct TakePermits<'a> {
+    semaphore: &'a OwnedSemaphore,
+    n: u32,
+    /// How long it waits for the robust word.
+    deadline: Deadline,
+}
+
+impl<'a> TakePermits<'a> {
+    fn new(semaphore: &'a OwnedSemaphore, n: u32) -> Self {
+        TakePermits { semaphore, n, deadline: Deadline::NOW }
+    }
+}
+
+impl<'a> Verb for TakePermits<'a> {
+    type Output = Result<OwnedPermit<'a>, Fault>;
+
+    fn attempt(&mut self) -> Option<Self::Output> {
+        match identify(core::ptr::from_ref(self.semaphore).addr()) {
+            Ok(tag) => self.semaphore.attempt(tag, self.n, self.deadline).transpose(),
+            Err(fault) => Some(Err(fault)),
+        }
+    }
+
+    fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
+        self.deadline = deadline;
+        self.attempt().or_else(|| operation::wait(self, deadline))
+    }
+}
+
+impl<'a> Operation<'a> for TakePermits<'a> {
+    fn key(&self) -> usize {
+        self.semaphore.signal.key()
+    }
+
+    fn arm(&mut self) -> Armed<'a, Self::Output> {
+        Armed::Sleep(self.semaphore.signal.arm())
     }
 }
 

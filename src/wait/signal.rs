@@ -1,7 +1,9 @@
 //! Sleeping until somebody says that something has changed, where the state itself is no word that
 //! one could sleep on.
+use super::operation::{self, Armed, Fence, Operation, Sleep};
 use super::spin::Rest;
-use super::{Look, Step, TimedOut, WaitWord};
+use super::verbs::Verb;
+use super::{TimedOut, WaitWord};
 use crate::deadline::Deadline;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, fence};
@@ -48,58 +50,53 @@ impl<const LIGHT: bool> Signal<LIGHT> {
         self.seq.place();
     }
 
+    /// Announces a sleeper, and how it sleeps: for [`Operation::arm`].
+    pub(crate) fn arm(&self) -> Sleep<'_> {
+        let seen = [self.seq.value.load(Acquire), 0];
+        self.set_armed();
+        Sleep { word: &self.seq, seen, fence: Self::FENCE } // keeps I1
+    }
+
+    /// An address for [`Operation::key`].
+    pub(crate) fn key(&self) -> usize {
+        core::ptr::from_ref(self).addr()
+    }
+
     /// Waits until `attempt` gives something.
     pub(crate) fn wait<R>(
         &self,
         deadline: Deadline,
-        mut attempt: impl FnMut() -> Option<R>,
+        attempt: impl FnMut() -> Option<R>,
     ) -> Result<R, TimedOut> {
-        self.seq.wait_until(deadline, |seen, look| {
-            if let Some(done) = attempt() {
-                return Step::Done(done);
-            }
-            if look == Look::Glance {
-                return Step::Sleep(seen);
-            }
-            self.set_armed();
-            Self::fence_before_sleep(); // keeps I1
-            let sleep = if Self::CERTAIN { Step::Sleep(seen) } else { Step::Doze(seen) };
-            attempt().map_or(sleep, Step::Done)
-        })
+        operation::wait(&mut Until { signal: self, attempt }, deadline).ok_or(TimedOut)
     }
 
-    /// The same, where after the first there may soon be `more`: not to look at once may pay (see
-    /// [`Rest`]).
+    /// Like `wait`, where after the first there may soon be `more`: not to look at once may pay
+    /// (see [`Rest`]).
     pub(crate) fn wait_for_many<R>(
         &self,
         deadline: Deadline,
         mut attempt: impl FnMut() -> Option<R>,
         more: impl FnOnce(&R) -> bool,
     ) -> Result<R, TimedOut> {
-        let address = core::ptr::from_ref(self).addr();
-        let rest = if deadline.is_over() { None } else { Rest::take(address) };
+        let rest = if deadline.is_over() { None } else { Rest::take(self.key()) };
         let rested = rest.and_then(|_| attempt());
         let done = rested.map_or_else(|| self.wait(deadline, attempt), Ok)?;
         if let Some(rest) = rest {
-            rest.learn(address, more(&done));
+            rest.learn(self.key(), more(&done));
         }
         Ok(done)
     }
 
-    /// Whether the sleeper's fence has reached all that count on it.
-    const CERTAIN: bool = !LIGHT || asymmetric::CERTAIN;
-
     /// The sleeper's fence.
-    fn fence_before_sleep() {
-        if LIGHT { asymmetric::heavy() } else { fence(SeqCst) }
-    }
+    const FENCE: Fence = if LIGHT { Fence::Heavy } else { Fence::Full };
 
     /// The fence before a last look without a sleep.
     #[cold]
     pub(crate) fn fence_before_verdict() {
         hooks::pause("signal: the last look is fenced");
-        Self::fence_before_sleep();
-        if !Self::CERTAIN {
+        Self::FENCE.pass();
+        if !Self::FENCE.is_certain() {
             std::thread::sleep(ON_ITS_WAY);
         }
     }
@@ -118,20 +115,10 @@ impl<const LIGHT: bool> Signal<LIGHT> {
         self.armed.fetch_update(Release, Relaxed, armed).ok();
     }
 
-    /// Announces a wait that is to begin with a notify later than this; for
-    /// [`wait_beyond`](Self::wait_beyond).
-    pub(crate) fn arm(&self) -> u32 {
-        let seen = self.seq.value.load(Acquire);
-        self.set_armed();
-        seen
-    }
-
-    /// Waits until a notify after the [`arm`](Self::arm) that gave `ticket`.
-    pub(crate) fn wait_beyond(&self, ticket: u32, deadline: Deadline) -> Result<(), TimedOut> {
-        self.seq.wait_until(deadline, |seen, _| match seen == ticket {
-            true => Step::Sleep(ticket),
-            false => Step::Done(()),
-        })
+    /// Waits until a notify after the [`arm`](Self::arm) that gave this sleep. Returns whether one
+    /// came before the deadline.
+    pub(crate) fn wait_beyond(&self, sleep: Sleep<'_>, deadline: Deadline) -> bool {
+        operation::wait(&mut Beyond(sleep), deadline).is_some()
     }
 
     /// Whether somebody may be asleep. To be asked after a change and
@@ -169,5 +156,53 @@ impl<const LIGHT: bool> Signal<LIGHT> {
     /// Wakes everybody, come what may.
     pub(crate) fn wake_all(&self) {
         self.seq.change_and_wake(Change::AddOne, u32::MAX);
+    }
+}
+
+/// A wait for whatever a function finds.
+struct Until<'a, F, const LIGHT: bool> {
+    signal: &'a Signal<LIGHT>,
+    attempt: F,
+}
+
+impl<R, F: FnMut() -> Option<R>, const LIGHT: bool> Verb for Until<'_, F, LIGHT> {
+    type Output = R;
+    #[inline]
+    fn attempt(&mut self) -> Option<R> {
+        (self.attempt)()
+    }
+    fn wait(&mut self, deadline: Deadline) -> Option<R> {
+        operation::wait(self, deadline)
+    }
+}
+
+impl<'a, R, F: FnMut() -> Option<R>, const LIGHT: bool> Operation<'a> for Until<'a, F, LIGHT> {
+    fn key(&self) -> usize {
+        self.signal.key()
+    }
+    fn arm(&mut self) -> Armed<'a, R> {
+        Armed::Sleep(self.signal.arm())
+    }
+}
+
+/// A wait for a notify after the signal was armed.
+struct Beyond<'a>(Sleep<'a>);
+
+impl Verb for Beyond<'_> {
+    type Output = ();
+    fn attempt(&mut self) -> Option<()> {
+        (self.0.word.value.load(Acquire) != self.0.seen[0]).then_some(())
+    }
+    fn wait(&mut self, deadline: Deadline) -> Option<()> {
+        operation::wait(self, deadline)
+    }
+}
+
+impl<'a> Operation<'a> for Beyond<'a> {
+    fn key(&self) -> usize {
+        core::ptr::from_ref(self.0.word).addr()
+    }
+    fn arm(&mut self) -> Armed<'a, ()> {
+        Armed::Sleep(Sleep { fence: Fence::None, ..self.0 }) // it is armed already
     }
 }

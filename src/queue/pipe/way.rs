@@ -3,13 +3,14 @@
 #![expect(unsafe_code, reason = "blocks belong to one end at a time")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::lock::{Lock, LockError, LockGuard};
+use crate::lock::{Lock, LockError, LockGuard, Take};
 use crate::queue::{LIGHT, Line};
 use crate::shareable::Shareable;
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::wait::signal::Signal;
+use crate::wait::verbs::Verb;
 
 /// The size of a block, in bytes. Each record begins with one.
 pub(crate) const BLOCK: usize = 64;
@@ -93,11 +94,16 @@ impl Turn {
     /// Takes the turn, at once or not at all if there is no deadline.
     #[inline(always)]
     pub(crate) fn take(&self, deadline: Option<Deadline>) -> Result<Seen<'_>, NoTurn> {
-        let taken = match deadline {
-            Some(deadline) => self.0.lock_until(deadline),
-            None => self.0.try_lock(),
-        };
-        taken.or_else(Self::mend)
+        match Take(&self.0).fast() {
+            Some(taken) => taken.or_else(Self::mend),
+            None => self.take_slow(deadline.unwrap_or(Deadline::NOW)),
+        }
+    }
+
+    #[cold]
+    fn take_slow(&self, deadline: Deadline) -> Result<Seen<'_>, NoTurn> {
+        let taken = Take(&self.0).wait(deadline);
+        taken.unwrap_or(Err(LockError::WouldBlock)).or_else(Self::mend)
     }
 
     /// Whether somebody has the turn. What its last owner wrote is visible to the caller if not.

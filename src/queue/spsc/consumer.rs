@@ -1,14 +1,14 @@
 //! The end that receives.
-use super::end::End;
+use super::end::{End, Nothing};
 use super::{RecvError, RecvTimeoutError, TryRecvError};
 use super::{Ring, Slot};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::assert_in_place;
 use crate::shareable::Plain;
+use crate::wait::verbs::{Verb, verbs};
 use core::fmt;
 use core::mem::MaybeUninit;
-use std::time::{Duration, Instant};
 
 /// The end of a [`Ring`] that receives.
 ///
@@ -50,67 +50,63 @@ impl<'a, T: Plain> Consumer<'a, T> {
         self.end.inherited
     }
 
-    /// Receives a message, waiting for one as long as it takes.
-    ///
-    /// # Errors
-    /// When nothing is left: if the ring is closed, or if the producer has died (told once a death:
-    /// call again to wait for the next producer). If this is a copy made by `fork`, or if what came
-    /// out is no value of the type (it is consumed).
-    #[doc(alias = "pop")]
-    #[doc(alias = "get")]
-    #[inline]
-    pub fn recv(&self) -> Result<T, RecvError> {
-        if !self.end.is_ready() {
-            self.end.room_until(Deadline::NEVER)?;
-        }
-        self.get().map_err(RecvError::Failed)
+    verbs! {
+        /// Receives a message, blocking until one is available.
+        ///
+        /// # Errors
+        /// If the ring is empty and closed; if it is empty and the producer has died (told once a
+        /// death: call again to wait for the next producer); if this is a copy made by `fork`; or
+        /// if the message is no value of the type (it is consumed).
+        #[doc(alias = "pop")]
+        #[doc(alias = "get")]
+        #[inline]
+        pub fn recv(&self) -> Result<T, RecvError> = Recv(self);
+        #[doc(alias = "try_pop")]
+        #[doc(alias = "get_nowait")]
+        #[inline]
+        try_recv -> Result<T, TryRecvError>, else Err(TryRecvError::Empty);
+        recv_timeout, recv_deadline -> Result<T, RecvTimeoutError>,
+            else Err(RecvTimeoutError::TimedOut);
+
+        /// Appends up to `most` messages to `to`, and returns their number. Blocks only if the ring
+        /// is empty.
+        ///
+        /// # Errors
+        /// As [`recv`](Self::recv), if there is no message at all.
+        pub fn recv_batch(&self, to: &mut Vec<T>, most: usize) -> Result<usize, RecvError>
+            = |deadline| self.append(to, most, deadline);
+        try_recv_batch -> Result<usize, TryRecvError>, else Err(TryRecvError::Empty);
+        recv_batch_timeout, recv_batch_deadline -> Result<usize, RecvTimeoutError>,
+            else Err(RecvTimeoutError::TimedOut);
+
+        /// Copies messages to the beginning of `to`, as many as there are and fit, and returns
+        /// their number. Blocks only if the ring is empty.
+        ///
+        /// # Errors
+        /// As [`recv`](Self::recv), if there is no message at all.
+        pub fn recv_into(&self, to: &mut [T]) -> Result<usize, RecvError>
+            = |deadline| self.copy_into(to, deadline);
+        try_recv_into -> Result<usize, TryRecvError>, else Err(TryRecvError::Empty);
+        recv_into_timeout, recv_into_deadline -> Result<usize, RecvTimeoutError>,
+            else Err(RecvTimeoutError::TimedOut);
+
+        /// Takes up to `most` messages to be read in place, blocking until there is one.
+        ///
+        /// # Errors
+        /// As [`recv`](Self::recv).
+        pub fn read_chunk(&mut self, most: usize) -> Result<ReadChunk<'_, 'a, T>, RecvError>
+            = |deadline| self.chunk(most, deadline);
+        try_read_chunk -> Result<ReadChunk<'_, 'a, T>, TryRecvError>,
+            else Err(TryRecvError::Empty);
+        read_chunk_timeout, read_chunk_deadline -> Result<ReadChunk<'_, 'a, T>, RecvTimeoutError>,
+            else Err(RecvTimeoutError::TimedOut);
     }
 
-    /// Receives a message if there is one. Never blocks.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), and if the ring is empty.
-    #[doc(alias = "try_pop")]
-    #[doc(alias = "get_nowait")]
-    #[inline]
-    pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        if !self.end.is_ready() {
-            self.end.room()?;
-        }
-        self.get().map_err(TryRecvError::Failed)
-    }
-
-    /// Receives a message, waiting for one at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), and if that takes too long.
-    pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        self.recv_before(Deadline::after(timeout))
-    }
-
-    /// Receives a message, waiting for one until `deadline` at most. A message that is there is
-    /// received even if that has passed.
-    ///
-    /// # Errors
-    /// As [`recv_timeout`](Self::recv_timeout).
-    pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
-        self.recv_before(Deadline::at(deadline))
-    }
-
-    fn recv_before(&self, deadline: Deadline) -> Result<T, RecvTimeoutError> {
-        self.end.room_until(deadline)?;
-        self.get().map_err(RecvTimeoutError::Failed)
-    }
-
-    /// Appends at most `most` messages to `to`, waiting only for the first; how many it were.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), if there is none at all.
-    pub fn recv_batch(&self, to: &mut Vec<T>, most: usize) -> Result<usize, RecvError> {
+    fn append(&self, to: &mut Vec<T>, most: usize, deadline: Deadline) -> Result<usize, Nothing> {
         if most == 0 {
             return Ok(0);
         }
-        let room = self.end.room_until(Deadline::NEVER)?;
+        let room = self.end.room_until(deadline)?;
         let n = self.end.most(room, most)?;
         to.reserve(n);
         let before = to.len();
@@ -123,16 +119,11 @@ impl<'a, T: Plain> Consumer<'a, T> {
         self.received(received)
     }
 
-    /// Copies messages to the beginning of `to`, as many as are there and fit, waiting only for the
-    /// first; how many it were.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), if there is none at all.
-    pub fn recv_into(&self, to: &mut [T]) -> Result<usize, RecvError> {
+    fn copy_into(&self, to: &mut [T], deadline: Deadline) -> Result<usize, Nothing> {
         if to.is_empty() {
             return Ok(0);
         }
-        let room = self.end.room_until(Deadline::NEVER)?;
+        let room = self.end.room_until(deadline)?;
         let n = self.end.most(room, to.len())?;
         let to = &mut to[..n];
         if T::ANY_BITS {
@@ -150,25 +141,9 @@ impl<'a, T: Plain> Consumer<'a, T> {
         self.received(received)
     }
 
-    /// Takes up to `most` messages to be read in place, waiting for one as long as it takes.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv).
-    pub fn read_chunk(&mut self, most: usize) -> Result<ReadChunk<'_, 'a, T>, RecvError> {
-        let room = self.end.room_until(Deadline::NEVER)?;
-        let len = self.end.most(room, most)?;
-        let len = self.valid(len).map_err(RecvError::Failed)?;
-        Ok(ReadChunk { end: &mut self.end, len })
-    }
-
-    /// Takes up to `most` messages to be read in place. Never blocks.
-    ///
-    /// # Errors
-    /// As [`try_recv`](Self::try_recv).
-    pub fn try_read_chunk(&mut self, most: usize) -> Result<ReadChunk<'_, 'a, T>, TryRecvError> {
-        let room = self.end.room()?;
-        let len = self.end.most(room, most)?;
-        let len = self.valid(len).map_err(TryRecvError::Failed)?;
+    fn chunk(&mut self, most: usize, deadline: Deadline) -> Result<ReadChunk<'_, 'a, T>, Nothing> {
+        let room = self.end.room_until(deadline)?;
+        let len = self.valid(self.end.most(room, most)?).map_err(Nothing::Failed)?;
         Ok(ReadChunk { end: &mut self.end, len })
     }
 
@@ -178,12 +153,7 @@ impl<'a, T: Plain> Consumer<'a, T> {
     /// A message that is no value of the type ends the iteration and is consumed: a later iteration
     /// goes on behind it. [`recv`](Self::recv) reports it.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
-        core::iter::from_fn(|| {
-            if !self.end.is_ready() {
-                self.end.room_until(Deadline::NEVER).ok()?;
-            }
-            self.get().ok()
-        })
+        core::iter::from_fn(|| self.recv().ok())
     }
 
     /// Closes the ring for good: see [`Ring::close`].
@@ -212,9 +182,9 @@ impl<'a, T: Plain> Consumer<'a, T> {
 
     /// Consumes messages that were copied. If there are none, the next one is no value: that is
     /// consumed.
-    fn received(&self, n: usize) -> Result<usize, RecvError> {
+    fn received(&self, n: usize) -> Result<usize, Nothing> {
         if n == 0 {
-            return self.get().map(|_| 0).map_err(RecvError::Failed);
+            return self.get().map(|_| 0).map_err(Nothing::Failed);
         }
         self.end.advance(n);
         Ok(n)
@@ -231,6 +201,29 @@ impl<'a, T: Plain> Consumer<'a, T> {
             0 => self.get().map(|_| 0),
             valid => Ok(valid),
         }
+    }
+}
+
+/// Receiving a message.
+struct Recv<'c, 'a, T: Plain>(&'c Consumer<'a, T>);
+
+impl<T: Plain> Verb for Recv<'_, '_, T> {
+    type Output = Result<T, Nothing>;
+
+    #[inline(always)]
+    fn fast(&mut self) -> Option<Self::Output> {
+        self.0.end.is_ready().then(|| self.0.get().map_err(Nothing::Failed))
+    }
+
+    #[inline(always)]
+    fn attempt(&mut self) -> Option<Self::Output> {
+        self.fast().or_else(|| self.wait(Deadline::NOW))
+    }
+
+    fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
+        let room = self.0.end.room_until(deadline);
+        let received = room.and_then(|_| self.0.get().map_err(Nothing::Failed));
+        Nothing::in_time(received, core::convert::identity)
     }
 }
 

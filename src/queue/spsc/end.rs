@@ -39,6 +39,20 @@ pub(super) struct End<'a, T: Plain, const SENDS: bool> {
     keeps_up: Cell<bool>,
 }
 
+impl Nothing {
+    /// The output of a verb: none if that may still come.
+    #[inline(always)]
+    pub(super) fn in_time<R, E>(
+        done: Result<R, Nothing>,
+        error: impl FnOnce(Nothing) -> E,
+    ) -> Option<Result<R, E>> {
+        match done {
+            Err(Nothing::Now) => None,
+            done => Some(done.map_err(error)),
+        }
+    }
+}
+
 impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
     /// For a role that was just taken: where the last owner's last commit left it.
     pub(super) fn new(ring: &'a Ring<T>, tag: u32, forks: u32, inherited: bool) -> Self {
@@ -96,9 +110,12 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
         }
     }
 
-    /// As [`room`](Self::room), waiting for it: an end that keeps up before it looks.
+    /// As [`room`](Self::room), blocking until there is some: an end that keeps up before it looks.
     #[inline(never)]
     pub(super) fn room_until(&self, deadline: Deadline) -> Result<usize, Nothing> {
+        if deadline.is_now() {
+            return self.room();
+        }
         if self.keeps_up.get() && self.known() == 0 {
             self.may_go_on()?;
             return self.wait(deadline);

@@ -21,19 +21,19 @@ pub enum RoleError {
     Failed(Fault),
 }
 
-impl<T> SendError<T> {
-    pub(super) fn from(nothing: Nothing, value: T) -> Self {
+impl<T> From<(T, Nothing)> for SendError<T> {
+    fn from((value, nothing): (T, Nothing)) -> Self {
         match nothing {
+            // Waiting without end does not end with a full ring.
+            Nothing::Now | Nothing::Closed => SendError::Closed(value),
             Nothing::PeerDied => SendError::PeerDied(value),
             Nothing::Failed(fault) => SendError::Failed(value, fault),
-            // Waiting without end does not end with a full ring.
-            Nothing::Closed | Nothing::Now => SendError::Closed(value),
         }
     }
 }
 
-impl<T> TrySendError<T> {
-    pub(super) fn from(nothing: Nothing, value: T) -> Self {
+impl<T> From<(T, Nothing)> for TrySendError<T> {
+    fn from((value, nothing): (T, Nothing)) -> Self {
         match nothing {
             Nothing::Now => TrySendError::Full(value),
             Nothing::Closed => TrySendError::Closed(value),
@@ -43,8 +43,8 @@ impl<T> TrySendError<T> {
     }
 }
 
-impl<T> SendTimeoutError<T> {
-    pub(super) fn from(nothing: Nothing, value: T) -> Self {
+impl<T> From<(T, Nothing)> for SendTimeoutError<T> {
+    fn from((value, nothing): (T, Nothing)) -> Self {
         match nothing {
             Nothing::Now => SendTimeoutError::TimedOut(value),
             Nothing::Closed => SendTimeoutError::Closed(value),

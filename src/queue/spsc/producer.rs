@@ -5,9 +5,9 @@ use super::{SendError, SendTimeoutError, TrySendError};
 use crate::deadline::Deadline;
 use crate::queue::assert_in_place;
 use crate::shareable::Plain;
+use crate::wait::verbs::{Verb, verbs};
 use core::fmt;
 use core::mem::MaybeUninit;
-use std::time::{Duration, Instant};
 
 /// The end of a [`Ring`] that sends.
 ///
@@ -49,82 +49,41 @@ impl<'a, T: Plain> Producer<'a, T> {
         self.end.inherited
     }
 
-    /// Sends a message, waiting for a free slot as long as it takes.
-    ///
-    /// # Errors
-    /// Gives the message back if the ring is closed; if it is full and the consumer has died (told
-    /// once a death: call again to wait for the next consumer); or if this is a copy made by
-    /// `fork`.
-    #[doc(alias = "push")]
-    #[doc(alias = "put")]
-    #[inline]
-    pub fn send(&self, message: T) -> Result<(), SendError<T>> {
-        if !self.end.is_ready()
-            && let Err(nothing) = self.end.room_until(Deadline::NEVER)
-        {
-            return Err(SendError::from(nothing, message));
-        }
-        self.put(message);
-        Ok(())
+    verbs! {
+        /// Sends a message, blocking until a slot is free.
+        ///
+        /// # Errors
+        /// Gives the message back if the ring is closed; if it is full and the consumer has died
+        /// (told once a death: call again to wait for the next consumer); or if this is a copy made
+        /// by `fork`.
+        #[doc(alias = "push")]
+        #[doc(alias = "put")]
+        #[inline]
+        pub fn send(&self, message: T) -> Result<(), SendError<T>> = Send { producer: self, message };
+        #[doc(alias = "try_push")]
+        #[doc(alias = "put_nowait")]
+        #[inline]
+        try_send -> Result<(), TrySendError<T>>, else Err(TrySendError::Full(message));
+        send_timeout, send_deadline -> Result<(), SendTimeoutError<T>>,
+            else Err(SendTimeoutError::TimedOut(message));
+
+        /// Sends messages, as many at a time as slots are free, blocking until all are sent.
+        ///
+        /// # Errors
+        /// As [`send`](Self::send), with the number of messages that were sent before.
+        pub fn send_batch(&self, messages: &[T]) -> Result<(), SendError<usize>>
+            = |deadline| self.send_all(messages, deadline);
+        send_batch_timeout, send_batch_deadline -> Result<(), SendTimeoutError<usize>>,
+            else Err(SendTimeoutError::TimedOut(sent));
     }
 
-    /// Sends a message if a slot is free. Never blocks.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), and if the ring is full.
-    #[doc(alias = "try_push")]
-    #[doc(alias = "put_nowait")]
-    #[inline]
-    pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
-        if !self.end.is_ready()
-            && let Err(nothing) = self.end.room()
-        {
-            return Err(TrySendError::from(nothing, message));
-        }
-        self.put(message);
-        Ok(())
-    }
-
-    /// Sends a message, waiting for a free slot at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), and if that takes too long.
-    pub fn send_timeout(&self, message: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
-        self.send_before(message, Deadline::after(timeout))
-    }
-
-    /// Sends a message, waiting for a free slot until `deadline` at most. A slot that is free is
-    /// used even if that has passed.
-    ///
-    /// # Errors
-    /// As [`send_timeout`](Self::send_timeout).
-    pub fn send_deadline(&self, message: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
-        self.send_before(message, Deadline::at(deadline))
-    }
-
-    fn send_before(&self, message: T, deadline: Deadline) -> Result<(), SendTimeoutError<T>> {
-        match self.end.room_until(deadline) {
-            Ok(_) => {
-                self.put(message);
-                Ok(())
-            }
-            Err(nothing) => Err(SendTimeoutError::from(nothing, message)),
-        }
-    }
-
-    /// Sends messages, as many at a time as slots are free, waiting for more as long as it takes.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), with the number of messages that were sent before.
-    pub fn send_batch(&self, messages: &[T]) -> Result<(), SendError<usize>> {
+    fn send_all(&self, messages: &[T], deadline: Deadline) -> Result<(), (usize, Nothing)> {
         let mut sent = 0;
         while sent < messages.len() {
             let left = &messages[sent..];
-            let room = self.end.room_until(Deadline::NEVER);
-            match room.and_then(|room| self.end.most(room, left.len())) {
-                Ok(room) => sent += self.put_many(&left[..room]),
-                Err(nothing) => return Err(SendError::from(nothing, sent)),
-            }
+            let room = self.end.room_until(deadline);
+            let room = room.and_then(|room| self.end.most(room, left.len()));
+            sent += self.put_many(&left[..room.map_err(|nothing| (sent, nothing))?]);
         }
         Ok(())
     }
@@ -138,32 +97,31 @@ impl<'a, T: Plain> Producer<'a, T> {
             return Ok(0);
         }
         let room = self.end.room().and_then(|room| self.end.most(room, messages.len()));
-        let room = room.map_err(|nothing| TrySendError::from(nothing, ()))?;
+        let room = room.map_err(|nothing| ((), nothing))?;
         Ok(self.put_many(&messages[..room]))
     }
 
-    /// Takes up to `most` free slots to be written in place, waiting for one as long as it takes.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send).
-    pub fn write_chunk(&mut self, most: usize) -> Result<WriteChunk<'_, 'a, T>, SendError<()>> {
-        let room = self.end.room_until(Deadline::NEVER);
-        let len = room.and_then(|room| self.end.most(room, most));
-        let len = len.map_err(|nothing| SendError::from(nothing, ()))?;
-        Ok(WriteChunk { end: &mut self.end, len })
+    verbs! {
+        /// Takes up to `most` free slots to be written in place, blocking until there is one.
+        ///
+        /// # Errors
+        /// As [`send`](Self::send).
+        pub fn write_chunk(&mut self, most: usize) -> Result<WriteChunk<'_, 'a, T>, SendError<()>>
+            = |deadline| self.chunk(most, deadline);
+        try_write_chunk -> Result<WriteChunk<'_, 'a, T>, TrySendError<()>>,
+            else Err(TrySendError::Full(()));
+        write_chunk_timeout, write_chunk_deadline
+            -> Result<WriteChunk<'_, 'a, T>, SendTimeoutError<()>>,
+            else Err(SendTimeoutError::TimedOut(()));
     }
 
-    /// Takes up to `most` free slots to be written in place. Never blocks.
-    ///
-    /// # Errors
-    /// As [`try_send`](Self::try_send).
-    pub fn try_write_chunk(
+    fn chunk(
         &mut self,
         most: usize,
-    ) -> Result<WriteChunk<'_, 'a, T>, TrySendError<()>> {
-        let len = self.end.room().and_then(|room| self.end.most(room, most));
-        let len = len.map_err(|nothing| TrySendError::from(nothing, ()))?;
-        Ok(WriteChunk { end: &mut self.end, len })
+        deadline: Deadline,
+    ) -> Result<WriteChunk<'_, 'a, T>, ((), Nothing)> {
+        let len = self.end.room_until(deadline).and_then(|room| self.end.most(room, most));
+        Ok(WriteChunk { len: len.map_err(|nothing| ((), nothing))?, end: &mut self.end })
     }
 
     /// Closes the ring for good: see [`Ring::close`].
@@ -186,6 +144,35 @@ impl<'a, T: Plain> Producer<'a, T> {
         second.iter().zip(to_second).for_each(|(slot, message)| write(slot, *message));
         self.end.advance(n);
         n
+    }
+}
+
+/// Sending a message.
+struct Send<'p, 'a, T: Plain> {
+    producer: &'p Producer<'a, T>,
+    message: T,
+}
+
+impl<T: Plain> Verb for Send<'_, '_, T> {
+    type Output = Result<(), (T, Nothing)>;
+
+    #[inline(always)]
+    fn fast(&mut self) -> Option<Self::Output> {
+        self.producer.end.is_ready().then(|| {
+            self.producer.put(self.message);
+            Ok(())
+        })
+    }
+
+    #[inline(always)]
+    fn attempt(&mut self) -> Option<Self::Output> {
+        self.fast().or_else(|| self.wait(Deadline::NOW))
+    }
+
+    fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
+        let room = self.producer.end.room_until(deadline);
+        let sent = room.map(|_| self.producer.put(self.message));
+        Nothing::in_time(sent, |nothing| (self.message, nothing))
     }
 }
 
@@ -242,7 +229,7 @@ impl<T: Plain> WriteChunk<'_, '_, T> {
     pub fn commit(self, n: usize) -> Result<(), SendError<()>> {
         self.end.check().map_err(|fault| SendError::Failed((), fault))?;
         if self.end.ring.is_closed() {
-            return Err(SendError::from(Nothing::Closed, ()));
+            return Err(SendError::Closed(()));
         }
         if n > 0 && self.len > 0 {
             self.end.advance(n.min(self.len));

@@ -57,7 +57,7 @@
 //! owner, who will do so. The classic release (store 0, wake one, where a bit of the word says that
 //! somebody sleeps) lacks I1: a barger that takes the word and never sees a waiter leaves the
 //! others asleep once the woken one is killed.
-use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED, WAITERS};
+use super::{OWNER, OWNER_DIED, PATIENCE, Refused, Taken, UNPLACED, WAITERS};
 use crate::deadline::Deadline;
 #[cfg(not(outlast_loom))]
 use crate::error::Fault;
@@ -66,8 +66,10 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sys::robust::{Links, Thread};
 #[cfg(not(outlast_loom))]
 use crate::sys::thread;
-use crate::sys::{Change, fence, hooks};
-use crate::wait::{Look, Step, TimedOut, WaitWord};
+use crate::sys::{Change, Wake, Watch, fence, hooks};
+use crate::wait::operation::{self, Armed, Fence, Operation, Sleep};
+use crate::wait::verbs::Verb;
+use crate::wait::{TimedOut, WaitWord};
 
 /// The word, its node for the robust list, and a little room that the owner may use between them.
 #[repr(C, align(8))]
@@ -177,13 +179,7 @@ impl RobustWord {
     #[cold]
     pub(crate) fn try_take(&self) -> Result<(Taken, Thread), Refused> {
         let me = self.announce()?;
-        let taken = loop {
-            match self.step(me, self.word.value.load(Relaxed), Look::Glance) {
-                Step::Done(taken) => break taken,
-                Step::Retry => {}
-                Step::Sleep(_) | Step::Doze(_) => break Err(Refused::Busy),
-            }
-        };
+        let taken = self.attempt(me).unwrap_or(Err(Refused::Busy));
         self.settle(me, taken)
     }
 
@@ -197,13 +193,11 @@ impl RobustWord {
             Ok(me) => me,
             Err(refused) => return Ok(Err(refused)),
         };
-        let step = |seen, look| self.step(me, seen, look);
-        let on_patience = || _ = self.mark_if_gone(); // keeps I6
-        match self.word.wait_until_beside(&self.armed, deadline, step, on_patience) {
-            Ok(taken) => Ok(self.settle(me, taken)),
-            Err(timed_out) => {
+        match operation::wait(&mut Take { of: self, me, patience: None }, deadline) {
+            Some(taken) => Ok(self.settle(me, taken)),
+            None => {
                 me.end();
-                Err(timed_out)
+                Err(TimedOut)
             }
         }
     }
@@ -238,24 +232,19 @@ impl RobustWord {
         Ok(me)
     }
 
-    fn step(&self, me: Thread, seen: u32, look: Look) -> Step<Result<Taken, Refused>, [u32; 2]> {
-        match seen & OWNER {
-            0 => match self.word.value.compare_exchange(seen, owned_by(me), Acquire, Relaxed) {
-                Err(_) => Step::Retry,
-                Ok(_) if seen & OWNER_DIED == 0 => Step::Done(Ok(Taken::Clean)),
-                Ok(_) => Step::Done(Ok(Taken::FromTheDead)),
-            },
-            UNPLACED => Step::Done(Err(Refused::Unplaced)),
-            owner if owner == me.tid() => Step::Done(Err(Refused::Mine)),
-            _ if look == Look::Glance => Step::Sleep([seen, 0]),
-            _ => {
-                let armed = self.arm();
-                fence::heavy();
-                match self.word.value.load(Acquire) == seen {
-                    false => Step::Retry,
-                    true if fence::CERTAIN => Step::Sleep([seen, armed]),
-                    true => Step::Doze([seen, armed]),
-                }
+    /// Takes the word if nobody alive has it; or finds out that there is nothing to wait for.
+    fn attempt(&self, me: Thread) -> Option<Result<Taken, Refused>> {
+        let mut seen = self.word.value.load(Acquire);
+        loop {
+            match seen & OWNER {
+                0 => match self.word.value.compare_exchange(seen, owned_by(me), Acquire, Relaxed) {
+                    Err(now) => seen = now,
+                    Ok(_) if seen & OWNER_DIED == 0 => return Some(Ok(Taken::Clean)),
+                    Ok(_) => return Some(Ok(Taken::FromTheDead)),
+                },
+                UNPLACED => return Some(Err(Refused::Unplaced)),
+                owner if owner == me.tid() => return Some(Err(Refused::Mine)),
+                _ => return None,
             }
         }
     }
@@ -389,6 +378,62 @@ impl RobustWord {
         if seen & OWNER == 0 && self.word.value.compare_exchange(seen, 0, Release, Relaxed).is_ok()
         {
             self.word.wake(u32::MAX);
+        }
+    }
+}
+
+/// Taking a word, by a thread that has announced it.
+struct Take<'a> {
+    of: &'a RobustWord,
+    me: Thread,
+    /// When the thread asks whether the owner exists; since its first sleep.
+    patience: Option<Deadline>,
+}
+
+impl Verb for Take<'_> {
+    type Output = Result<Taken, Refused>;
+    fn attempt(&mut self) -> Option<Self::Output> {
+        self.of.attempt(self.me)
+    }
+    fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
+        operation::wait(self, deadline)
+    }
+}
+
+impl<'a> Operation<'a> for Take<'a> {
+    fn key(&self) -> usize {
+        core::ptr::from_ref(self.of).addr()
+    }
+
+    fn arm(&mut self) -> Armed<'a, Self::Output> {
+        let word = &self.of.word;
+        let seen = word.value.load(Acquire);
+        if seen & OWNER == 0 {
+            return Armed::Retry;
+        }
+        Armed::Sleep(Sleep { word, seen: [seen, self.of.arm()], fence: Fence::Heavy })
+    }
+
+    /// Asks once a second, and when the sleep ends with its time, whether the owner exists. Wakes
+    /// for no reason, such as signals, do not put it off.
+    fn park(&mut self, sleep: Sleep<'a>, until: Deadline) -> Wake {
+        // In the model no time passes.
+        let patience = || match cfg!(outlast_loom) {
+            true => Deadline::NEVER,
+            false => Deadline::after(hooks::second_look(PATIENCE)),
+        };
+        let [seen, expected] = sleep.seen;
+        let beside = Watch { word: &self.of.armed, expected };
+        loop {
+            let first = until.earlier(*self.patience.get_or_insert_with(patience));
+            if sleep.word.park_beside(seen, beside, first) == Wake::Woken {
+                return Wake::Woken;
+            }
+            self.of.mark_if_gone(); // keeps I6
+            if first == until {
+                return Wake::TimedOut;
+            }
+            self.patience = None;
         }
     }
 }
