@@ -134,6 +134,7 @@ fn stop_at(point: &'static str) -> impl FnOnce() {
 
 const JOINING: &str = "peers: joining";
 const LOOKS: &str = "peers: the sentinel looks";
+const HAS_LOOKED: &str = "peers: the dead are recovered";
 const SLEEPS: &str = "peers: the sentinel is about to sleep";
 const SEEN: &str = "peers: a death is seen";
 const RECOVERS: &str = "peers: about to recover";
@@ -307,6 +308,31 @@ fn an_arrival_between_look_and_sleep_is_not_missed() {
     survives.until_stopped();
     scene.tally.step.reach(1);
     scene.keeper(no_plan).kill9();
+    eventually("the death is noticed", || {
+        go_on(&survives); // it may stop once more before it has cleared its plan
+        scene.tally.back.load(SeqCst) == 1
+    });
+    survives.kill9();
+}
+
+/// A process dies after the only other sentinel has looked for the dead, and before it chooses whom
+/// to watch.
+#[test]
+fn a_death_between_two_looks_is_not_missed() {
+    let scene = Scene::new("a_death_between_two_looks_is_not_missed", 1);
+    let keeper = scene.keeper(no_plan);
+    let survives = scene.peer(no_plan, |hold| {
+        hooks::plan(HAS_LOOKED, Action::Stop);
+        scene.tally.step.reach(1);
+        scene.tally.step.until(2);
+        hooks::clear();
+        scene.take_back(hold)
+    });
+    scene.tally.step.until(1);
+    scene.idle().kill9(); // an arrival, so that the sentinel looks
+    survives.until_stopped();
+    keeper.kill9();
+    scene.tally.step.reach(2);
     eventually("the death is noticed", || {
         go_on(&survives); // it may stop once more before it has cleared its plan
         scene.tally.back.load(SeqCst) == 1

@@ -642,6 +642,7 @@ impl Sentinel {
             if survey.awaited.is_empty() {
                 recovered();
             }
+            hooks::pause("peers: the dead are recovered");
             let Some((at, before, joining)) = self.peers.watched(me, &survey) else { continue };
             if at != me && looked_at.elapsed() >= PATIENCE {
                 looked_at = Instant::now();

@@ -176,7 +176,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "awaited == i) { return None; }",
         to: "awaited == i) { }",
         rule: "A peer that died between the two looks is recovered at once.",
-        outcome: hooks("peers", &["deaths_while_arriving"]),
+        outcome: hooks("rendezvous", &["a_death_between_two_looks_is_not_missed"]),
     },
     Mutation {
         name: "peers_bell_is_not_rung",
