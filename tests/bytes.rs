@@ -111,8 +111,8 @@ fn in_place() {
     assert_eq!(there.recv_ref().unwrap().len(), 2);
 }
 
-/// Senders that give up all of the ring, and that no receiver looks at meanwhile, leave the readers'
-/// mark where the next message is.
+/// A sender reserves and gives up the whole ring, several times, while no receiver looks. The next
+/// message is received all the same.
 #[test]
 fn room_given_up_for_laps() {
     let queue = queue(512);

@@ -11,6 +11,7 @@ use outlast::{
     Shareable, Shared, Spin, TryRecvError, queue::priority,
 };
 use std::os::unix::fs::FileExt as _;
+use std::sync::Barrier;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -395,7 +396,8 @@ fn levels_a_message_of_another_level_ends_the_sleep_for_a_cell() {
     });
 }
 
-/// A slow sender bars the way to what later ones have sent: their wakes came too early.
+/// A slow sender bars the way to the messages of later senders: their wakes came too early. Each
+/// receiver keeps its delivery, so that no acknowledgement wakes the next one.
 #[test]
 fn levels_messages_behind_a_slow_sender_reach_all_that_sleep_for_a_cell() {
     let queue = exhausted_level();
@@ -404,9 +406,14 @@ fn levels_messages_behind_a_slow_sender_reach_all_that_sleep_for_a_cell() {
     let _held = take_all_of(&queue);
     queue.send(1, ALL).unwrap();
     let (file, slot) = claim_first_slot(&queue, <Levels as Shareable>::layout().fields[0]);
+    let all = Barrier::new(3);
+    let take = || {
+        let delivery = queue.recv_ack().unwrap();
+        all.wait();
+        delivery.ack().unwrap()
+    };
     std::thread::scope(|scope| {
-        let ackers: Vec<_> =
-            (0..3).map(|_| sleeper(scope, || queue.recv_ack().unwrap().ack().unwrap())).collect();
+        let ackers: Vec<_> = (0..3).map(|_| sleeper(scope, take)).collect();
         queue.send(0, 101).unwrap();
         std::thread::sleep(ms(100));
         assert!(ackers.iter().all(|acker| !acker.is_finished()));

@@ -887,8 +887,8 @@ fn parent_of((): ()) -> u32 {
     std::os::unix::process::parent_id()
 }
 
-/// The kernel refuses to watch more descriptors than the limit allows. The supervisor, which looks
-/// for overdue tasks now and then, takes that for no worker's end.
+/// The kernel refuses a `poll` of more descriptors than the limit allows. The supervisor does not
+/// take the error for the end of workers.
 fn a_refused_poll_is_no_death() {
     let pool = Pool::builder().workers(4).task_timeout(runner::PATIENCE).build().unwrap();
     let mut pids = pool.pids();

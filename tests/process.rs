@@ -397,7 +397,7 @@ fn after_a_fork() {
     // SAFETY: the only other thread is the watchdog, which sleeps.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        // Its processes end with it: they are of a fork server of its own.
+        // The processes that it starts end with it, because it has its own fork server.
         let own = std::panic::catch_unwind(fork_server)
             .is_ok_and(|server| children(std::process::id()).contains(&server));
         // SAFETY: ends the copy.

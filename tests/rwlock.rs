@@ -1367,7 +1367,8 @@ fn a_forgotten_guard_keeps_the_mapping() {
     });
 }
 
-/// The list of held locks keeps the mapping as well. Only `in_use` tells of the guard here.
+/// The list of held locks keeps a mapping even if `in_use` does not report the guard. Nothing else
+/// reports it when an initialiser returns.
 #[test]
 fn an_initialiser_that_forgets_a_guard_is_refused() {
     const NAME: &str = "an_initialiser_that_forgets_a_guard_is_refused";

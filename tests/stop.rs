@@ -476,7 +476,7 @@ fn play_fork() {
 
 /// Forks while the thread that was told of a signal has the lock, which stays taken in the child.
 fn play_fork_while_told() {
-    /// 1: the thread is to wait. 2: it waits.
+    /// 1: the thread is to wait. 2: it waits. 3: it may go on.
     static STEP: AtomicU64 = AtomicU64::new(0);
     fn pick(desk: &Desk) -> &Event {
         if STEP.compare_exchange(1, 2, SeqCst, SeqCst).is_ok() {

@@ -2,6 +2,7 @@
 use crate::history::{Did, History};
 use crate::{SOON, asleep, check, check_whole, join, killed_anywhere, share, spawn, spawn_dying};
 use core::mem::forget;
+use core::time::Duration;
 use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::Relaxed;
 use outlast::{FixedQueue, Queue, RecvError, RecvTimeoutError, SendError, Shareable, TryRecvError};
@@ -313,6 +314,22 @@ fn queue_join_waits_for_all_workers() {
         queue.join().unwrap();
         assert_eq!(done.load(Relaxed), 2);
         join(workers);
+    });
+}
+
+/// A message arrives in the first slot before the one in the second slot is received. The queue is
+/// never empty while `join` looks at one slot after the other.
+#[test]
+fn queue_join_sees_a_message_that_comes_behind_its_look() {
+    check(|| {
+        let queue = share(FixedQueue::<u32, 2>::new());
+        queue.send(1).unwrap();
+        queue.send(2).unwrap();
+        assert_eq!(queue.recv(), Ok(1));
+        let looker = spawn(&queue, |queue| queue.join_timeout(Duration::ZERO));
+        queue.send(3).unwrap();
+        assert_eq!(queue.recv(), Ok(2));
+        assert_eq!(looker.join().unwrap(), Ok(false));
     });
 }
 

@@ -239,8 +239,8 @@ fn rwlock_goes_from_writing_to_reading_without_a_gap() {
     });
 }
 
-/// Two readers pass through the slots while the writer looks for one: it finds none, and reads by
-/// the writer word. No writer may come in meanwhile.
+/// Two readers have taken both slots, and give them up only after a writer has become a reader. It
+/// reads by the writer word, and no other writer may enter.
 #[test]
 fn rwlock_goes_from_writing_to_reading_without_a_slot() {
     check(|| {

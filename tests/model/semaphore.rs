@@ -162,19 +162,20 @@ fn owned_semaphore_wakes_who_waits_for_what_is_given_back() {
     });
 }
 
-/// One that waits for two does not swallow the wake of one that waits for one.
+/// A thread that waits for two permits does not consume the wake of a thread that waits for one.
 #[test]
 fn owned_semaphore_wakes_small_behind_large() {
     check_up_to(1, || {
         let sem = share(OwnedSemaphore::new(2));
         let (one, other) = (sem.acquire().unwrap(), sem.acquire().unwrap());
-        let waiters = asleep(|| {
+        let (large, small) = asleep(|| {
             let large = spawn(&sem, |sem| drop(sem.acquire_many(2).unwrap()));
-            [large, spawn(&sem, |sem| drop(sem.acquire().unwrap()))]
+            (large, spawn(&sem, |sem| drop(sem.acquire().unwrap())))
         });
         drop(one);
+        small.join().unwrap();
         drop(other);
-        join(waiters);
+        large.join().unwrap();
         assert_eq!(sem.available(), 2);
     });
 }

@@ -483,4 +483,23 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         rule: "What is free again lies behind the readers' mark.",
         outcome: ordinary("bytes", &["room_given_up_for_laps"]),
     },
+    Mutation {
+        name: "queue_join_looks_once",
+        file: "src/queue/mod.rs",
+        from: "first.is_some() && first == look()",
+        to: "first.is_some()",
+        rule: "A message may come behind the look for messages that `join` makes.",
+        outcome: loom(&["queue::queue_join_sees_a_message_that_comes_behind_its_look"]),
+    },
+    Mutation {
+        name: "priority_cell_is_not_passed_on",
+        file: "src/queue/priority.rs",
+        from: "self.cell_free.notify(1); // what it was told of may have been left",
+        to: "",
+        rule: "Two messages behind a slow sender may come with one wake.",
+        outcome: hooks(
+            "deliveries",
+            &["levels_messages_behind_a_slow_sender_reach_all_that_sleep_for_a_cell"],
+        ),
+    },
 ];
