@@ -42,10 +42,10 @@ fn alone() {
     assert_eq!(here.capacity(), 504);
     let (first, second) = (here.first().unwrap(), there.second().unwrap());
     assert_eq!(second.try_recv_bytes(), Err(TryRecvError::Empty));
-    assert!(!second.poll(ms(0)).unwrap());
+    assert!(!second.try_poll().unwrap());
     for len in [0, 1, 55, 56, 57, 64, 120, 121, 400, 504, 0] {
         first.send_bytes(&text(9, len)).unwrap();
-        assert!(second.poll(ms(0)).unwrap());
+        assert!(second.try_poll().unwrap());
         assert_eq!(second.recv_bytes().unwrap(), text(9, len));
         second.try_send_bytes(&text(5, len)).unwrap();
         assert_eq!(first.try_recv_bytes().unwrap(), text(5, len));
@@ -72,8 +72,22 @@ fn time_passes() {
     assert!(again.elapsed() >= ms(20));
     assert_eq!(second.recv_bytes_deadline(began).unwrap(), b"1");
     let again = Instant::now();
-    assert!(!second.poll(ms(20)).unwrap());
+    assert!(!second.poll_timeout(ms(20)).unwrap());
     assert!(again.elapsed() >= ms(20));
+    assert!(!second.poll_deadline(began).unwrap());
+    let (mut all, again) = (Vec::new(), Instant::now());
+    let late = Err(RecvTimeoutError::TimedOut);
+    assert_eq!(second.recv_bytes_into_timeout(&mut all, ms(20)), late);
+    assert_eq!(second.recv_bytes_into_deadline(&mut all, began), late);
+    assert_eq!(second.try_recv_bytes_into(&mut all), Err(TryRecvError::Empty));
+    assert!(again.elapsed() >= ms(20));
+    first.send_bytes(b"345").unwrap();
+    second.poll().unwrap();
+    assert!(second.poll_deadline(began).unwrap());
+    assert_eq!(second.recv_bytes_into_deadline(&mut all, began), Ok(3));
+    drop(first);
+    second.poll().unwrap(); // the end has come
+    assert_eq!(second.try_recv_bytes_into(&mut all), Err(TryRecvError::Disconnected));
 }
 
 /// What has been sent of a message whose sender gives up is not received.
@@ -182,9 +196,9 @@ fn the_other_side_leaves() {
     drop(second);
     clone.send_bytes(b"last").unwrap();
     drop(clone);
-    assert!(first.poll(ms(0)).unwrap());
+    assert!(first.try_poll().unwrap());
     assert_eq!(first.recv_bytes().unwrap(), b"last");
-    assert!(first.poll(ms(0)).unwrap());
+    assert!(first.try_poll().unwrap());
     assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
     assert_eq!(first.try_recv_bytes(), Err(TryRecvError::Disconnected));
     assert_eq!(first.recv_bytes_timeout(ms(5)), Err(RecvTimeoutError::Disconnected));
@@ -301,7 +315,7 @@ fn copies_by_fork_are_inert() {
     fork_child(|| {
         assert_eq!(first.send_bytes(b""), Err(SendError::Failed((), Fault::Forked)));
         assert_eq!(second.recv_bytes(), Err(RecvError::Failed(Fault::Forked)));
-        assert_eq!(second.poll(ms(0)), Err(Fault::Forked));
+        assert_eq!(second.try_poll(), Err(Fault::Forked));
     })
     .succeeds();
     assert_eq!(second.recv_bytes().unwrap(), b"parent");

@@ -381,7 +381,7 @@ mod soak {
                     let message = pipe.second().unwrap().try_recv_bytes().ok();
                     message.map(|message| number(&message))
                 }),
-                is_empty: Box::new(|| !pipe.second().unwrap().poll(Duration::ZERO).unwrap()),
+                is_empty: Box::new(|| !pipe.second().unwrap().try_poll().unwrap()),
             },
         ]
     }

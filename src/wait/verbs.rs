@@ -30,6 +30,8 @@
 //!   An `else` that gives a message back names the argument: `Err(TrySendError::Full(message))`.
 //! - The macro writes the documentation of these forms. A doc comment on such a line is added
 //!   behind the first sentence. Attributes (`#[inline]`, `#[doc(alias = "..")]`) are copied.
+//! - [`Call`] makes a verb of a function that does the blocking itself: `= Call(|deadline|
+//!   self.recv_until(deadline).transpose());`.
 //! - A function of a [`Deadline`] can stand for the verb: `= |deadline| self.recv_until(deadline);`.
 //!   It does the blocking itself, and its errors say whether it was late; `From` converts them to
 //!   those of each form. The deadline of the `try_` form is [`Deadline::NOW`]. Here `else` is for the
@@ -60,6 +62,21 @@ pub(crate) trait Verb: Sized {
 
     /// Blocks until there is an output or the deadline has passed. Tries at least once.
     fn wait(&mut self, deadline: Deadline) -> Option<Self::Output>;
+}
+
+/// A verb that is a function of a deadline, and returns `None` if there is no output in time.
+pub(crate) struct Call<F>(pub(crate) F);
+
+impl<R, F: FnMut(Deadline) -> Option<R>> Verb for Call<F> {
+    type Output = R;
+    #[inline(always)]
+    fn attempt(&mut self) -> Option<R> {
+        (self.0)(Deadline::NOW)
+    }
+    #[inline]
+    fn wait(&mut self, deadline: Deadline) -> Option<R> {
+        (self.0)(deadline)
+    }
 }
 
 /// The blocking form.

@@ -376,7 +376,7 @@ impl<'a> Held<'a> {
             6 => drop(here.map(|end| seen(end.try_recv_bytes()))),
             7 => drop(here.map(|end| seen(end.recv_bytes_timeout(SOON)))),
             8 => drop(here.map(|end| seen(end.recv_bytes_deadline(Instant::now())))),
-            9 => drop(here.map(|end| end.poll(SOON))),
+            9 => drop(here.map(|end| end.poll_timeout(SOON))),
             10 => drop(here.cloned()),
             _ => seen_all(&(pipe, pipe.capacity(), here)),
         }

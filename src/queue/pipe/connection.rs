@@ -8,9 +8,11 @@ use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{RecvFailure, SendFailure};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::sys::hooks;
+use crate::wait::verbs::{Call, verbs};
+use core::convert::Infallible;
 use core::fmt;
 use core::ops::Deref;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often who has a part of a message asks whether it goes on, at least. He is woken if it does
 /// not; except if the kernel has not yet marked the turn of a writer whose process is held to be
@@ -69,66 +71,34 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
 
 // ------------------------------------------------------------------ sending
 impl<C: Deref<Target = Pipe>> Connection<C> {
-    /// Sends a message, waiting for room as long as it takes.
-    ///
-    /// One that is longer than [`Pipe::capacity`] is received while it is sent, and is lost as a
-    /// whole if one of the two processes is killed meanwhile.
-    ///
-    /// Two sides that both send more than the pipe holds, and receive nothing meanwhile, wait for
-    /// each other for ever.
-    ///
-    /// # Errors
-    /// If the other side is gone, or if this process cannot become a peer.
-    #[inline]
-    #[doc(alias = "write")]
-    pub fn send_bytes(&self, message: &[u8]) -> Result<(), SendError<()>> {
-        self.send_until(message, Some(Deadline::NEVER))
-            .map_err(|why| SendFailure::for_ever(((), why)))
+    verbs! {
+        /// Sends a message, blocking until there is room for it.
+        ///
+        /// A message that is longer than [`Pipe::capacity`] is received while it is sent. It is
+        /// lost as a whole if one of the two processes is killed meanwhile.
+        ///
+        /// Two sides that both send more than the pipe holds, and receive nothing meanwhile, wait
+        /// for each other for ever.
+        ///
+        /// # Errors
+        /// If the other side is gone, or if this process cannot become a peer.
+        #[inline]
+        #[doc(alias = "write")]
+        pub fn send_bytes(&self, message: &[u8]) -> Result<(), SendError<()>>
+            = |deadline| self.send_until(message, deadline);
+        /// It also fails while another thread sends; and always, with [`Fault::TooLong`], if the
+        /// message is longer than [`Pipe::capacity`].
+        try_send_bytes -> Result<(), TrySendError<()>>, else Err(TrySendError::Full(()));
+        /// If it times out, nothing is received, even of a message of which a part has been sent.
+        send_bytes_timeout, send_bytes_deadline -> Result<(), SendTimeoutError<()>>,
+            else Err(SendTimeoutError::TimedOut(()));
     }
 
-    /// Sends a message if there is room for it. Never blocks.
-    ///
-    /// # Errors
-    /// As [`send_bytes`](Self::send_bytes); if there is no room now, or another thread is sending;
-    /// [`Fault::TooLong`] if there never is room.
-    pub fn try_send_bytes(&self, message: &[u8]) -> Result<(), TrySendError<()>> {
-        self.send_until(message, None).map_err(|why| SendFailure::at_once(((), why)))
-    }
-
-    /// Sends a message, waiting for room at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`send_bytes`](Self::send_bytes), and if that takes too long: then nothing is received,
-    /// even of a message of which a part has been sent.
-    pub fn send_bytes_timeout(
-        &self,
-        message: &[u8],
-        timeout: Duration,
-    ) -> Result<(), SendTimeoutError<()>> {
-        let sent = self.send_until(message, Some(Deadline::after(timeout)));
-        sent.map_err(|why| SendFailure::in_time(((), why)))
-    }
-
-    /// Sends a message, waiting for room until `deadline` at most. Room that there is is used even
-    /// if that has passed.
-    ///
-    /// # Errors
-    /// As [`send_bytes_timeout`](Self::send_bytes_timeout).
-    pub fn send_bytes_deadline(
-        &self,
-        message: &[u8],
-        deadline: Instant,
-    ) -> Result<(), SendTimeoutError<()>> {
-        let sent = self.send_until(message, Some(Deadline::at(deadline)));
-        sent.map_err(|why| SendFailure::in_time(((), why)))
-    }
-
-    /// Sends it at once or not at all, if there is no deadline.
     #[inline(always)]
-    fn send_until(&self, message: &[u8], deadline: Option<Deadline>) -> Result<(), SendFailure> {
+    fn send_until(&self, message: &[u8], deadline: Deadline) -> Result<(), SendFailure> {
         self.hold.check().map_err(SendFailure::Failed)?;
         let flow = self.pipe.flow(self.side);
-        if deadline.is_none() && message.len() > flow.longest() {
+        if deadline.is_now() && message.len() > flow.longest() {
             return Err(SendFailure::Failed(Fault::TooLong));
         }
         let mut head = flow.way.writer.take(deadline).map_err(SendFailure::from)?;
@@ -152,10 +122,10 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         flow: Flow<'_>,
         part: Part<'_>,
         head: &mut Seen<'_>,
-        deadline: Option<Deadline>,
+        deadline: Deadline,
     ) -> Result<(), SendFailure> {
         let mut find = || self.find_room(flow, part, head);
-        let found = find().or_else(|| flow.way.not_full.wait(deadline?, find).ok());
+        let found = find().or_else(|| flow.way.not_full.wait(deadline, find).ok());
         found.unwrap_or(Err(SendFailure::Full))
     }
 
@@ -178,95 +148,76 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
 
 // ---------------------------------------------------------------- receiving
 impl<C: Deref<Target = Pipe>> Connection<C> {
-    /// Receives a message, waiting for one as long as it takes.
-    ///
-    /// # Errors
-    /// If the other side is gone and nothing is left, if this process cannot become a peer, or if
-    /// the memory is damaged.
-    #[inline]
-    #[doc(alias = "read")]
-    pub fn recv_bytes(&self) -> Result<Vec<u8>, RecvError> {
-        RecvFailure::for_ever(self.recv_until(Some(Deadline::NEVER)))
+    verbs! {
+        /// Receives a message, blocking until one is available.
+        ///
+        /// # Errors
+        /// If the other side is gone and no message is left, if this process cannot become a peer,
+        /// or if the memory is damaged.
+        #[inline]
+        #[doc(alias = "read")]
+        pub fn recv_bytes(&self) -> Result<Vec<u8>, RecvError>
+            = Call(|deadline| self.recv_until(deadline).transpose());
+        /// If a message that is longer than [`Pipe::capacity`] has begun to arrive, the call blocks
+        /// until it is complete. It also fails while another thread receives.
+        try_recv_bytes -> Result<Vec<u8>, TryRecvError>, else Err(TryRecvError::Empty);
+        /// Of a message that is longer than [`Pipe::capacity`], the beginning has to come in time.
+        recv_bytes_timeout, recv_bytes_deadline -> Result<Vec<u8>, RecvTimeoutError>,
+            else Err(RecvTimeoutError::TimedOut);
+
+        /// Receives a message to the end of `to`, blocking until one is available. Returns its
+        /// length.
+        ///
+        /// # Errors
+        /// As [`recv_bytes`](Self::recv_bytes).
+        pub fn recv_bytes_into(&self, to: &mut Vec<u8>) -> Result<usize, RecvError>
+            = Call(|deadline| self.recv_to(to, deadline).transpose());
+        /// If a message that is longer than [`Pipe::capacity`] has begun to arrive, the call blocks
+        /// until it is complete. It also fails while another thread receives.
+        try_recv_bytes_into -> Result<usize, TryRecvError>, else Err(TryRecvError::Empty);
+        /// Of a message that is longer than [`Pipe::capacity`], the beginning has to come in time.
+        recv_bytes_into_timeout, recv_bytes_into_deadline -> Result<usize, RecvTimeoutError>,
+            else Err(RecvTimeoutError::TimedOut);
+
+        /// Blocks until a message has come, or begun to come, or the other side is gone. Another
+        /// thread can receive that message meanwhile.
+        ///
+        /// ```
+        /// use outlast::{Pipe, Shared};
+        ///
+        /// let pipe = Shared::<Pipe>::with_capacity(4096)?;
+        /// let (here, there) = (pipe.first()?, pipe.second()?);
+        /// assert!(!there.try_poll()?);
+        /// here.send_bytes(b"hello")?;
+        /// assert!(there.try_poll()?);
+        /// assert_eq!(there.recv_bytes()?, b"hello");
+        /// # Ok::<(), outlast::Error>(())
+        /// ```
+        ///
+        /// # Errors
+        /// If this process cannot become a peer, or if the memory is damaged.
+        pub fn poll(&self) -> Result<(), Fault> = Call(|deadline| self.poll_until(deadline));
+        /// It also returns `Ok(false)` while another thread receives.
+        try_poll -> Result<bool, Fault>, else Ok(false);
+        poll_timeout, poll_deadline -> Result<bool, Fault>, else Ok(false);
     }
 
-    /// Receives a message if there is one. Never blocks, except that of a message longer than
-    /// [`Pipe::capacity`] which has begun to arrive the rest is waited for.
-    ///
-    /// # Errors
-    /// As [`recv_bytes`](Self::recv_bytes), and if there is none now, or another thread is
-    /// receiving.
-    pub fn try_recv_bytes(&self) -> Result<Vec<u8>, TryRecvError> {
-        RecvFailure::at_once(self.recv_until(None))
-    }
-
-    /// Receives a message, waiting at most `timeout` for it, or for its beginning if it is longer
-    /// than [`Pipe::capacity`].
-    ///
-    /// # Errors
-    /// As [`recv_bytes`](Self::recv_bytes), and if that takes too long.
-    pub fn recv_bytes_timeout(&self, timeout: Duration) -> Result<Vec<u8>, RecvTimeoutError> {
-        RecvFailure::in_time(self.recv_until(Some(Deadline::after(timeout))))
-    }
-
-    /// Receives a message, waiting until `deadline` at most for it, or for its beginning if it is
-    /// longer than [`Pipe::capacity`]. A message that is there is received even if that has passed.
-    ///
-    /// # Errors
-    /// As [`recv_bytes_timeout`](Self::recv_bytes_timeout).
-    pub fn recv_bytes_deadline(&self, deadline: Instant) -> Result<Vec<u8>, RecvTimeoutError> {
-        RecvFailure::in_time(self.recv_until(Some(Deadline::at(deadline))))
-    }
-
-    /// Receives a message to the end of `to`, waiting for one as long as it takes; its length.
-    ///
-    /// # Errors
-    /// As [`recv_bytes`](Self::recv_bytes).
-    pub fn recv_bytes_into(&self, to: &mut Vec<u8>) -> Result<usize, RecvError> {
-        let before = to.len();
-        RecvFailure::for_ever(self.recv_to(to, Some(Deadline::NEVER)))?;
-        Ok(to.len() - before)
-    }
-
-    /// Whether a message has come, or begun to come, within `timeout`, or the end. What it has seen
-    /// can be received by another thread meanwhile.
-    ///
-    /// ```
-    /// use outlast::{Pipe, Shared};
-    /// use std::time::Duration;
-    ///
-    /// let pipe = Shared::<Pipe>::with_capacity(4096)?;
-    /// let (here, there) = (pipe.first()?, pipe.second()?);
-    /// assert!(!there.poll(Duration::ZERO)?);
-    /// here.send_bytes(b"hello")?;
-    /// assert!(there.poll(Duration::ZERO)?);
-    /// assert_eq!(there.recv_bytes()?, b"hello");
-    /// # Ok::<(), outlast::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// If this process cannot become a peer, or if the memory is damaged.
-    pub fn poll(&self, timeout: Duration) -> Result<bool, Fault> {
-        let begun = self.begin(Some(Deadline::after(timeout)), |_, _, _| Ok(Some(())));
-        match begun {
-            Ok(begun) => Ok(begun.is_some()),
-            Err(RecvFailure::Closed | RecvFailure::Disconnected) => Ok(true),
-            Err(RecvFailure::Failed(fault)) => Err(fault),
+    fn poll_until(&self, deadline: Deadline) -> Option<Result<(), Fault>> {
+        match self.begin(deadline, |_, _, _| Ok(Some(()))) {
+            Err(RecvFailure::Failed(fault)) => Some(Err(fault)),
+            begun => begun.unwrap_or(Some(())).map(Ok),
         }
     }
 
     #[inline(always)]
-    fn recv_until(&self, deadline: Option<Deadline>) -> Result<Option<Vec<u8>>, RecvFailure> {
+    fn recv_until(&self, deadline: Deadline) -> Result<Option<Vec<u8>>, RecvFailure> {
         let mut message = Vec::new();
         let received = self.recv_to(&mut message, deadline)?;
-        Ok(received.map(|()| message))
+        Ok(received.map(|_| message))
     }
 
     #[inline(always)]
-    fn recv_to(
-        &self,
-        to: &mut Vec<u8>,
-        deadline: Option<Deadline>,
-    ) -> Result<Option<()>, RecvFailure> {
+    fn recv_to(&self, to: &mut Vec<u8>, deadline: Deadline) -> Result<Option<usize>, RecvFailure> {
         let before = to.len();
         self.begin(deadline, |flow, first, tail| {
             flow.read(first, to);
@@ -275,16 +226,16 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
             if !matches!(rest, Ok(Some(()))) {
                 to.truncate(before);
             }
-            rest
+            Ok(rest?.map(|()| to.len() - before))
         })
     }
 
     /// Takes the reader's turn, and gives `take` the first record of a message, until that has made
-    /// something of it. Without a deadline, it does not wait for one.
+    /// something of it.
     #[inline(always)]
     fn begin<R>(
         &self,
-        deadline: Option<Deadline>,
+        deadline: Deadline,
         mut take: impl FnMut(Flow<'_>, Record, &mut Seen<'_>) -> Result<Option<R>, RecvFailure>,
     ) -> Result<Option<R>, RecvFailure> {
         self.hold.check().map_err(RecvFailure::Failed)?;
@@ -296,7 +247,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         };
         loop {
             let mut find = || self.find(flow, &mut tail);
-            let found = find().or_else(|| flow.way.not_empty.wait(deadline?, find).ok());
+            let found = find().or_else(|| flow.way.not_empty.wait(deadline, find).ok());
             match found.transpose()? {
                 None => return Ok(None),
                 Some(record) if record.began() => flow.pass(record), // keeps I3
@@ -355,13 +306,52 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         // A free turn is not taken: a writer that does not wait would find it taken. One that seems
         // to be taken may be that of a dead writer.
         if flow.way.writer.is_taken() {
-            match flow.way.writer.take(None) {
+            match flow.way.writer.take(Deadline::NOW) {
                 Err(NoTurn::Busy) => return None,
                 Err(NoTurn::Failed(fault)) => return Some(Err(RecvFailure::Failed(fault))),
                 Ok(_) => hooks::pause("pipe: a reader has the writer's turn"),
             }
         }
         Some(self.find(flow, tail).transpose()) // by I4
+    }
+}
+
+impl From<SendFailure> for SendError<()> {
+    fn from(failure: SendFailure) -> Self {
+        SendFailure::for_ever(((), failure))
+    }
+}
+
+impl From<SendFailure> for TrySendError<()> {
+    fn from(failure: SendFailure) -> Self {
+        SendFailure::at_once(((), failure))
+    }
+}
+
+impl From<SendFailure> for SendTimeoutError<()> {
+    fn from(failure: SendFailure) -> Self {
+        SendFailure::in_time(((), failure))
+    }
+}
+
+impl From<RecvFailure> for RecvError {
+    fn from(failure: RecvFailure) -> Self {
+        let Err(error) = RecvFailure::for_ever::<Infallible>(Err(failure));
+        error
+    }
+}
+
+impl From<RecvFailure> for TryRecvError {
+    fn from(failure: RecvFailure) -> Self {
+        let Err(error) = RecvFailure::at_once::<Infallible>(Err(failure));
+        error
+    }
+}
+
+impl From<RecvFailure> for RecvTimeoutError {
+    fn from(failure: RecvFailure) -> Self {
+        let Err(error) = RecvFailure::in_time::<Infallible>(Err(failure));
+        error
     }
 }
 

@@ -91,12 +91,12 @@ impl Turn {
         Turn(Lock::new(0))
     }
 
-    /// Takes the turn, at once or not at all if there is no deadline.
+    /// Takes the turn, blocking until `deadline` for it.
     #[inline(always)]
-    pub(crate) fn take(&self, deadline: Option<Deadline>) -> Result<Seen<'_>, NoTurn> {
+    pub(crate) fn take(&self, deadline: Deadline) -> Result<Seen<'_>, NoTurn> {
         match Take(&self.0).fast() {
             Some(taken) => taken.or_else(Self::mend),
-            None => self.take_slow(deadline.unwrap_or(Deadline::NOW)),
+            None => self.take_slow(deadline),
         }
     }
 
