@@ -1,9 +1,9 @@
 //! The forms of a blocking verb, all written by one macro: `verb`, `try_verb`, `verb_timeout` and
 //! `verb_deadline`.
 //!
-//! A verb is a value that implements [`Verb`]: how to try, and how to wait until a deadline. A verb
-//! that implements [`Operation`](super::operation::Operation) says what it sleeps on, and the
-//! driver does the waiting. The macro stands in an `impl` block and writes inherent methods:
+//! A [`Verb`] is a call that has not begun: how to try, and how to block until a deadline. A verb
+//! that says what it sleeps on is an [`Operation`](super::operation::Operation), whose loop does the
+//! waiting. The macro stands in an `impl` block, and writes methods:
 //!
 //! ```text
 //! verbs! {
@@ -20,24 +20,38 @@
 //! }
 //! ```
 //!
-//! - The first line is the blocking form, with its whole documentation, its signature, and the
-//!   verb. The output of the verb ([`Verb::Output`]) is a `Result`, mostly the one that the blocking
-//!   form returns. Where the errors differ, `From` converts.
-//! - The other lines are optional: the `try_` form; the two timed forms, which share their result.
-//!   `else` is what a form returns if there is no output in time. It also says how an output is
-//!   converted: for `Err(..)` an error is converted by `From`, for `Ok(None)` a value becomes
-//!   `Some`, for `Ok(false)` it becomes `true`, for `None` and `false` errors are dropped as well.
-//!   An `else` that gives a message back names the argument: `Err(TrySendError::Full(message))`.
-//! - The macro writes the documentation of these forms. A doc comment on such a line is added
-//!   behind the first sentence. Attributes (`#[inline]`, `#[doc(alias = "..")]`) are copied.
-//! - [`Call`] makes a verb of a function that does the blocking itself: `= Call(|deadline|
-//!   self.recv_until(deadline).transpose());`.
-//! - A function of a [`Deadline`] can stand for the verb: `= |deadline| self.recv_until(deadline);`.
-//!   It does the blocking itself, and its errors say whether it was late; `From` converts them to
-//!   those of each form. The deadline of the `try_` form is [`Deadline::NOW`]. Here `else` is for the
-//!   documentation alone. A form whose result is of another shape has a function of its own:
-//!   `wait_timeout, wait_deadline -> Timed<G> = |deadline| self.wait_until(guard, deadline);`.
-//! - Several verbs can follow each other. No comma stands behind the last argument.
+//! # The blocking form
+//! The first line has the whole documentation, the signature, and behind `=` what does the work:
+//!
+//! - A [`Verb`]. Its output is a `Result`. `From` converts the error, if it is not that of the form.
+//! - [`Call`] of a function that blocks until a deadline, and returns `None` if it is late:
+//!   `= Call(|deadline| self.recv_until(deadline).transpose());`.
+//! - A function that returns a `Result` whose errors say whether it was late, and are converted by
+//!   `From` for each form: `= |deadline| self.send_until(message, deadline);`.
+//!
+//! The deadline of the `try_` form is [`Deadline::NOW`]. No comma stands behind the last argument.
+//!
+//! # The other forms
+//! The `try_` form is optional, and so are the two timed forms, which share their result. The macro
+//! writes their documentation. A doc comment on such a line is added behind the first sentence,
+//! and attributes (`#[inline]`, `#[doc(alias = "..")]`) are copied.
+//!
+//! Behind `else` stands what the form returns if there is no output in time. It also says what
+//! becomes of an output:
+//!
+//! | `else` | value | error |
+//! |---|---|---|
+//! | `Err(..)` | the same | converted by `From` |
+//! | `Ok(None)` | `Some(value)` | the same |
+//! | `Ok(false)` | `true`, for `()` | the same |
+//! | `None` | `Some(value)` | `None` |
+//! | `false` | `true` | `false` |
+//!
+//! An `else` that gives a message back names the argument: `Err(TrySendError::Full(message))`. With
+//! a function that returns a `Result`, `else` is for the documentation alone.
+//!
+//! Timed forms whose result has another shape have a function of their own:
+//! `wait_timeout, wait_deadline -> Timed<G> = |deadline| self.wait_until(guard, deadline);`.
 //!
 //! `tests/verbs.rs` finds each form that is missing, and each that is written by hand.
 use crate::deadline::Deadline;
