@@ -95,20 +95,20 @@ impl<R, F: FnMut(Deadline) -> Option<R>> Verb for Call<F> {
 
 /// The blocking form.
 #[inline(always)]
-pub(crate) fn block<V: Verb>(mut verb: V) -> V::Output {
+pub(crate) fn block<T, E, F: From<E>>(mut verb: impl Verb<Output = Result<T, E>>) -> Result<T, F> {
     match verb.fast() {
-        Some(done) => done,
+        Some(done) => done.map_err(F::from),
         None => block_slow(verb),
     }
 }
 
-/// By value, so that the fast path keeps the verb in registers.
+/// By value, and up to the final result, so that the fast path keeps both in registers.
 #[cold]
 #[inline(never)]
-fn block_slow<V: Verb>(mut verb: V) -> V::Output {
+fn block_slow<T, E, F: From<E>>(mut verb: impl Verb<Output = Result<T, E>>) -> Result<T, F> {
     loop {
         if let Some(done) = verb.wait(Deadline::NEVER) {
-            return done;
+            return done.map_err(F::from);
         }
     }
 }
@@ -253,7 +253,7 @@ macro_rules! verbs {
         let $deadline = $crate::deadline::Deadline::NEVER;
         $call.map_err(From::from)
     }};
-    (@block [$value:expr]) => { $crate::wait::verbs::block($value).map_err(From::from) };
+    (@block [$value:expr]) => { $crate::wait::verbs::block($value) };
     (@attempt [|$deadline:ident| ($call:expr)] $($late:tt)+) => {{
         let $deadline = $crate::deadline::Deadline::NOW;
         $call.map_err(From::from)
