@@ -30,8 +30,8 @@
 //! - I3. The step from clear to set with `WAITERS` wakes whom it must in the same system call.
 //!
 //! # Ordering
-//! What was written before `set` is seen by whoever returns from `wait` because of it (Release, or
-//! the kernel's fence; Acquire), also if the event was set already.
+//! Writes made before `set` are visible to every thread that returns from `wait` because of it
+//! (Release, or the kernel's fence; Acquire), also if the event was already set.
 //!
 //! # Death
 //! A setter killed before its step did nothing; after it, all is done (I3). A waiter killed asleep
@@ -71,13 +71,13 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event that stays set until it is reset.
+    /// Returns an event that stays set until it is reset.
     #[must_use]
     pub fn manual(set: bool) -> Self {
         Event { word: WaitWord::new(u32::from(set)), kind: AtomicU32::new(MANUAL) }
     }
 
-    /// An event that is clear again once it has let one waiter through.
+    /// Returns an event that is clear again once it has let one waiter through.
     ///
     /// ```
     /// use outlast::{Event, Shared};
@@ -95,7 +95,8 @@ impl Event {
         Event { word: WaitWord::new(u32::from(set)), kind: AtomicU32::new(AUTO) }
     }
 
-    /// Sets the event; whether a sleeper was woken. Setting what is set already changes nothing.
+    /// Sets the event. Returns `true` if a waiting thread was woken. Has no effect if the event is
+    /// already set.
     ///
     /// Async-signal-safe.
     pub fn set(&self) -> bool {
@@ -122,7 +123,7 @@ impl Event {
         woken > 0
     }
 
-    /// Clears the event. Whoever waited while it was set gets through all the same.
+    /// Clears the event. A thread that waited while it was set still returns.
     ///
     /// Async-signal-safe.
     #[doc(alias = "clear")]
@@ -138,7 +139,7 @@ impl Event {
         }
     }
 
-    /// Whether the event is set. May change at any moment.
+    /// Returns whether the event is set. That may change at any moment.
     ///
     /// Async-signal-safe.
     #[must_use]
@@ -168,7 +169,7 @@ impl Event {
         verbs::block(Wait::new(self, over))
     }
 
-    /// Has all who wait look again.
+    /// Wakes every waiter, to look again.
     pub(crate) fn disturb(&self) {
         self.word.wake(u32::MAX);
     }

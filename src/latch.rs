@@ -176,7 +176,7 @@ impl Latch {
         Ok(Member { latch: self, cell, owner, forks: forks() })
     }
 
-    /// Counts down by `n`, without a promise; by less if less remains.
+    /// Counts down by `n`, without a promise; or by what remains, if that is less.
     pub fn count_down(&self, n: u32) {
         become_known(core::ptr::from_ref(self).addr());
         let mut seen = self.anonymous.load(Relaxed);
@@ -202,14 +202,14 @@ impl Latch {
             else Err(LatchError::TimedOut);
     }
 
-    /// How much is still to be counted down. May change at any moment.
+    /// Returns how much is still to be counted down. That may change at any moment.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         let owed: u64 = self.cells.iter().map(|cell| cell.load(Acquire) >> OWED_AT).sum();
         u64::from(self.anonymous.load(Acquire)) + owed
     }
 
-    /// Whether the latch is open.
+    /// Returns whether the latch is open.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.state.load(Acquire) & OPEN != 0
