@@ -3,7 +3,7 @@
 mod runner;
 
 use outlast::log::{Journal, Level};
-use outlast::pool::{self, Pool, PoolError, TaskError, Until};
+use outlast::pool::{self, Pool, PoolError, TaskError, TaskOptions, TaskSet, Until};
 use outlast::process::{self, SpawnError};
 use outlast::{Event, FixedQueue, Lock, LockError, Shared};
 use runner::{children, eventually, kill, ms, part, runs};
@@ -94,6 +94,22 @@ fn main() -> ExitCode {
             ("a_slow_input", a_slow_input),
             ("a_task_that_forks", a_task_that_forks),
             ("the_panic_that_is_told", the_panic_that_is_told),
+            ("how_a_worker_ended_in_words", how_a_worker_ended_in_words),
+            ("a_context", a_context),
+            ("an_initializer_that_hangs", an_initializer_that_hangs),
+            ("tasks_with_limits_of_their_own", tasks_with_limits_of_their_own),
+            ("a_dropped_task_is_cancelled", a_dropped_task_is_cancelled),
+            ("a_set_of_tasks_that_grows", a_set_of_tasks_that_grows),
+            ("the_number_of_workers_changes", the_number_of_workers_changes),
+            ("tasks_that_submit_tasks", tasks_that_submit_tasks),
+            ("tasks_that_submit_many_tasks", tasks_that_submit_many_tasks),
+            ("tasks_that_submit_tasks_to_a_closed_pool", tasks_that_submit_tasks_to_a_closed_pool),
+            ("tasks_of_a_task_that_fail", tasks_of_a_task_that_fail),
+            ("tasks_of_a_task_that_dies", tasks_of_a_task_that_dies),
+            ("random_kills_of_tasks_that_submit_tasks", random_kills_of_tasks_that_submit_tasks),
+            ("a_limit_of_memory", a_limit_of_memory),
+            ("children_of_a_task_are_killed", children_of_a_task_are_killed),
+            ("a_backtrace_shows_the_users_frames", a_backtrace_shows_the_users_frames),
             ("killed_at_every_instruction", step::killed_at_every_instruction),
         ],
         &[("owner", play_owner), ("without_init", play_without_init)],
@@ -485,6 +501,430 @@ fn an_initializer() {
     pool.pids().into_iter().for_each(kill);
     assert_eq!(pool.apply(prepared, ()).unwrap(), 77);
     assert_eq!(PREPARED.load(SeqCst), 0);
+}
+
+fn how_a_worker_ended_in_words() {
+    let killed = TaskError::WorkerDied { signal: Some(libc::SIGKILL), code: None };
+    let text = killed.to_string();
+    assert_eq!(text, "the worker was killed by SIGKILL before it had finished the task");
+    let exited = TaskError::WorkerDied { signal: None, code: Some(3) };
+    let text = exited.to_string();
+    assert_eq!(text, "the worker exited with code 3 before it had finished the task");
+    assert_ne!(killed, exited);
+    fn aborts((): ()) {
+        std::process::abort();
+    }
+    let pool = Pool::builder().workers(1).retries(0).build().unwrap();
+    let aborted = TaskError::WorkerDied { signal: Some(libc::SIGABRT), code: None };
+    assert_eq!(pool.apply(aborts, ()), Err(aborted));
+    // A pool whose workers never begin says why.
+    fn exits(code: i32) {
+        std::process::exit(code);
+    }
+    let pool = Pool::builder().workers(1).initializer(exits, 3).build().unwrap();
+    let text = String::from("a worker exited with code 3 before it began");
+    assert_eq!(pool.apply(double, 1), Err(TaskError::Broken(text)));
+}
+
+fn a_context() {
+    struct Context {
+        factor: u64,
+        calls: std::cell::Cell<u64>,
+    }
+    fn build(factor: u64) -> Context {
+        Context { factor, calls: std::cell::Cell::new(0) }
+    }
+    fn multiply(x: u64) -> (u64, u64) {
+        let context = pool::context::<Context>();
+        context.calls.set(context.calls.get() + 1);
+        (x * context.factor, context.calls.get())
+    }
+    fn asks_for_another((): ()) {
+        drop(pool::context::<String>().clone());
+    }
+    fn asks_on_a_thread((): ()) {
+        std::thread::spawn(|| pool::context::<Context>().factor).join().unwrap();
+    }
+    let pool = Pool::builder().workers(1).initializer(build, 3).build().unwrap();
+    for x in 1..100 {
+        assert_eq!(pool.apply(multiply, x).unwrap(), (3 * x, x));
+    }
+    let message = |result: Result<(), TaskError>| match result {
+        Err(TaskError::Panicked { message, .. }) => message,
+        other => panic!("{other:?}"),
+    };
+    let text = message(pool.apply(asks_for_another, ()));
+    assert!(text.contains("Context, not alloc::string::String"), "{text}");
+    message(pool.apply(asks_on_a_thread, ()));
+    // A worker that takes another's place builds it again.
+    let task = pool.submit(sleeps, 60_000);
+    std::thread::sleep(ms(50));
+    task.cancel();
+    assert_eq!(pool.apply(multiply, 7).unwrap(), (21, 1));
+    // Without an initialiser there is none; neither outside of a worker.
+    let text = message(two().apply(asks_for_another, ()));
+    assert!(text.contains("no context of type"), "{text}");
+    assert!(std::panic::catch_unwind(pool::context::<Context>).is_err());
+}
+
+fn an_initializer_that_hangs() {
+    let start = Instant::now();
+    let pool = Pool::builder().workers(2).initializer(sleeps, 60_000);
+    let pool = pool.initializer_timeout(ms(100)).build().unwrap();
+    match pool.apply(double, 1) {
+        Err(TaskError::Broken(text)) => {
+            assert_eq!(text, "the initialiser exceeded its time limit of 100ms");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(start.elapsed() >= ms(200), "several attempts");
+    // The limit is for the start, not for the tasks.
+    let pool = Pool::builder().workers(1).initializer(sleeps, 1).initializer_timeout(ms(10_000));
+    let pool = pool.build().unwrap();
+    assert_eq!(pool.apply(sleeps, 300).unwrap(), 300);
+    assert_eq!(pool.stats().lost, 0);
+}
+
+fn tasks_with_limits_of_their_own() {
+    let pool = two();
+    let brief = TaskOptions::new().timeout(ms(100));
+    let (start, other) = (Instant::now(), pool.submit(sleeps, 400));
+    assert_eq!(pool.submit_with(brief, sleeps, 60_000).join(), Err(TaskError::TimedOut));
+    assert!(start.elapsed() >= ms(100));
+    assert_eq!(other.join(), Ok(400), "no limit");
+    assert_eq!(pool.submit_with(brief, double, 4).join(), Ok(8));
+    // A longer limit than the pool's.
+    let pool = Pool::builder().workers(1).task_timeout(ms(100)).build().unwrap();
+    let patient = TaskOptions::new().timeout(ms(30_000));
+    assert_eq!(pool.submit_with(patient, sleeps, 400).join(), Ok(400));
+    assert_eq!(pool.submit(sleeps, 30_000).join(), Err(TaskError::TimedOut));
+    // Tries of its own.
+    let count = Shared::anonymous(Lock::new(0_u64)).unwrap();
+    let pool = Pool::builder().workers(1).share("count", &count).build().unwrap();
+    let once = TaskOptions::new().retries(0);
+    let died = TaskError::WorkerDied { signal: Some(libc::SIGKILL), code: None };
+    assert_eq!(pool.submit_with(once, dies_until, 1).join(), Err(died));
+    assert_eq!(*count.lock().unwrap(), 1);
+    assert_eq!(pool.submit_with(TaskOptions::new().retries(5), dies_until, 5).join(), Ok(6));
+}
+
+fn a_dropped_task_is_cancelled() {
+    let pool = Pool::builder().workers(1).build().unwrap();
+    let (running, waiting) = (pool.submit(sleeps, 60_000), pool.submit(sleeps, 60_000));
+    std::thread::sleep(ms(50));
+    drop(waiting.cancel_on_drop(true));
+    assert_eq!(pool.stats().unfinished, 1);
+    drop(running.cancel_on_drop(true));
+    eventually("both are cancelled", || pool.stats().unfinished == 0);
+    // One that is done is left alone, and so is one that is not to be cancelled.
+    let task = pool.submit(double, 4).cancel_on_drop(true);
+    task.wait();
+    drop((task, pool.submit(double, 4), pool.submit(sleeps, 1).cancel_on_drop(false)));
+    pool.join();
+    let stats = pool.stats();
+    assert_eq!((stats.done, stats.failed, stats.lost), (5, 2, 1));
+}
+
+fn a_set_of_tasks_that_grows() {
+    fn halves(x: u64) -> (u64, u64) {
+        (x / 2, x - x / 2)
+    }
+    let pool = two();
+    let mut tasks = TaskSet::new();
+    assert!(tasks.wait_any().is_none(), "an empty set");
+    tasks.add(pool.submit(halves, 1_000));
+    let mut ones = 0;
+    while let Some(task) = tasks.wait_any() {
+        let (a, b) = task.join().unwrap();
+        for half in [a, b] {
+            if half == 1 {
+                ones += 1;
+            } else if half > 1 {
+                tasks.add(pool.submit(halves, half));
+            }
+        }
+    }
+    assert_eq!(ones, 1_000);
+    // In the order of their completion, and within a time.
+    let mut tasks: TaskSet<u64> =
+        [300, 1, 60_000].map(|ms| pool.submit(sleeps, ms)).into_iter().collect();
+    assert_eq!(tasks.len(), 3);
+    assert_eq!(tasks.wait_any().unwrap().join(), Ok(1));
+    assert!(tasks.wait_any_timeout(ms(1)).is_err());
+    assert_eq!(tasks.wait_any_timeout(ms(30_000)).unwrap().unwrap().join(), Ok(300));
+    tasks.cancel_all();
+    assert_eq!(tasks.wait_any().unwrap().join(), Err(TaskError::Cancelled));
+    assert!(tasks.is_empty());
+    tasks.extend((0..100).map(|x| pool.submit(double, x)));
+    let values = tasks.wait_all().into_iter().map(|task| task.try_join().unwrap().unwrap());
+    assert!(values.eq((0..100).map(|x| 2 * x)), "in the order in which they were added");
+}
+
+fn the_number_of_workers_changes() {
+    let pool = Pool::builder().workers(1).max_workers(6).build().unwrap();
+    let invalid = |workers| matches!(pool.set_workers(workers), Err(PoolError::InvalidWorkers { workers: w, max: 6 }) if w == workers);
+    assert!(invalid(0) && invalid(7));
+    pool.set_workers(6).unwrap();
+    eventually("they are started", || pool.stats().workers == 6);
+    let pids: HashSet<u32> = pool.map(pid_slowly, vec![20; 60]).map(Result::unwrap).collect();
+    assert!(pids.len() > 1, "{pids:?}");
+    // Busy ones finish their tasks.
+    let tasks: Vec<_> = (0..6).map(|_| pool.submit(sleeps, 300)).collect();
+    std::thread::sleep(ms(50));
+    pool.set_workers(2).unwrap();
+    assert!(tasks.iter().all(|task| task.join() == Ok(300)));
+    eventually("four have ended", || pool.stats().workers == 2);
+    std::thread::sleep(ms(100));
+    let stats = pool.stats();
+    assert_eq!((stats.workers, stats.lost, stats.replaced), (2, 0, 0));
+    // One that dies is replaced; what waits at one that retires is done by others.
+    pool.pids().into_iter().for_each(kill);
+    eventually("they are replaced", || pool.stats().lost == 2 && pool.stats().workers == 2);
+    let tasks: Vec<_> = (0..200).map(|x| pool.submit(double, x)).collect();
+    for workers in [5, 1, 3, 2, 6, 1] {
+        pool.set_workers(workers).unwrap();
+    }
+    assert!(tasks.iter().zip(0..).all(|(task, x)| task.join() == Ok(2 * x)));
+    eventually("one is left", || pool.stats().workers == 1);
+    // Idle ones end first.
+    pool.set_workers(2).unwrap();
+    eventually("two", || pool.stats().workers == 2);
+    let (task, pids) = (pool.submit(pid_slowly, 500), pool.pids());
+    std::thread::sleep(ms(50));
+    pool.set_workers(1).unwrap();
+    eventually("one", || pool.stats().workers == 1);
+    assert_eq!(task.join().unwrap(), pool.pids()[0]);
+    assert_eq!(pids.into_iter().filter(|&pid| runs(pid)).count(), 1);
+    pool.join();
+    pool.set_workers(4).unwrap(); // without an effect
+}
+
+fn pid_slowly(milliseconds: u64) -> u32 {
+    sleeps(milliseconds);
+    std::process::id()
+}
+
+fn sums((from, to): (u64, u64)) -> u64 {
+    if to - from <= 10 {
+        return (from..to).sum();
+    }
+    let middle = (from + to) / 2;
+    let pool = pool::current().unwrap();
+    let half = pool.submit(sums, (from, middle));
+    let other = pool.apply(sums, (middle, to)).unwrap();
+    half.join().unwrap() + other
+}
+
+fn tasks_that_submit_tasks() {
+    assert!(pool::current().is_none());
+    for workers in [1, 2, 4] {
+        let pool = Pool::builder().workers(workers).build().unwrap();
+        assert_eq!(pool.apply(sums, (0, 1_000)).unwrap(), 499_500);
+        let all: Vec<_> = (0..8).map(|_| pool.submit(sums, (0, 300))).collect();
+        assert!(all.iter().all(|task| task.join() == Ok(44_850)));
+        let stats = pool.stats();
+        assert_eq!((stats.unfinished, stats.failed, stats.lost), (0, 0, 0));
+    }
+}
+
+fn tasks_that_submit_many_tasks() {
+    fn echo(text: String) -> String {
+        text
+    }
+    fn many(count: usize) -> usize {
+        let pool = pool::current().unwrap();
+        let tasks: TaskSet<u64> = (0..count as u64).map(|x| pool.submit(double, x)).collect();
+        let sum: u64 = tasks.into_iter().map(|task| task.join().unwrap()).sum();
+        assert_eq!(sum, (count * (count - 1)) as u64);
+        // Of all sizes, by value and by file, in order.
+        let sizes = [0, 1, 10_000, 12_281, 12_288, 12_300, 100_000, 3_000_000];
+        let text = |&size: &usize| "x".repeat(size);
+        let mut tasks: TaskSet<String> =
+            sizes.iter().map(|size| pool.submit(echo, text(size))).collect();
+        let echoes: Vec<String> =
+            tasks.wait_all().iter().map(|task| task.join().unwrap()).collect();
+        assert!(echoes.iter().zip(&sizes).all(|(echo, size)| echo.len() == *size));
+        let task = pool.submit(sleeps, 20);
+        assert!(task.join_timeout(ms(0)).is_none_or(|result| result == Ok(20)));
+        count
+    }
+    /// By a thread of the task's own, which runs no task in place of a worker.
+    fn by_a_thread((): ()) -> u64 {
+        let pool = pool::current().unwrap();
+        std::thread::spawn(move || pool.apply(double, 4).unwrap()).join().unwrap()
+    }
+    assert_eq!(two().apply(by_a_thread, ()).unwrap(), 8);
+    for workers in [2, 4] {
+        let pool = Pool::builder().workers(workers).build().unwrap();
+        let tasks: Vec<_> = (0..3).map(|i| pool.submit(many, 1_000 + i)).collect();
+        assert!(tasks.iter().zip(1_000..).all(|(task, count)| task.join() == Ok(count)));
+    }
+}
+
+fn tasks_that_submit_tasks_to_a_closed_pool() {
+    fn later((): ()) -> u64 {
+        sleeps(200);
+        pool::current().unwrap().submit(double, 4).join().unwrap()
+    }
+    fn leaves_one((): ()) {
+        drop(pool::current().unwrap().submit(sleeps, 200));
+    }
+    let pool = two();
+    let tasks = [pool.submit(later, ()), pool.submit(later, ())];
+    let left = pool.submit(leaves_one, ());
+    std::thread::sleep(ms(50));
+    pool.close();
+    assert_eq!(pool.submit(double, 1).join(), Err(TaskError::Closed));
+    pool.join();
+    assert!(tasks.iter().all(|task| task.join() == Ok(8)));
+    left.join().unwrap();
+    assert_eq!((pool.stats().done, pool.stats().failed), (6, 0), "the one that was left is done");
+}
+
+fn tasks_of_a_task_that_fail() {
+    fn tries((): ()) -> String {
+        let pool = pool::current().unwrap();
+        let once = TaskOptions::new().retries(0).timeout(ms(100));
+        // A thread of its own runs no task in place of a worker.
+        let elsewhere = move |task: pool::Task<u64>| {
+            std::thread::spawn(move || task.join().map_err(|error| error.to_string()))
+                .join()
+                .unwrap()
+        };
+        let overdue = elsewhere(pool.submit_with(once, sleeps, 60_000));
+        let died = elsewhere(pool.submit_with(once, kills_at, 500));
+        let task = pool.submit(sleeps, 60_000);
+        sleeps(100);
+        let cancelled = task.cancel();
+        let result = task.join();
+        let panicked = pool.apply(panics_at, 7);
+        format!("{overdue:?}, {died:?}, {cancelled}, {result:?}, {}", panicked.unwrap_err())
+    }
+    let pool = two();
+    let text = pool.apply(tries, ()).unwrap();
+    assert!(text.contains("exceeded its time limit"), "{text}");
+    assert!(text.contains("was killed by SIGKILL"), "{text}");
+    assert!(text.contains("true, Err(Cancelled)"), "{text}");
+    assert!(text.contains("unlucky 7"), "{text}");
+}
+
+fn counts_itself(x: u64) -> u64 {
+    *Shared::<Lock<u64>>::inherited("count").unwrap().lock().unwrap() += 1;
+    x
+}
+
+fn tasks_of_a_task_that_dies() {
+    fn submits_and_dies((): ()) {
+        let pool = pool::current().unwrap();
+        drop((0..100).map(|x| pool.submit(counts_itself, x)).collect::<Vec<_>>());
+        kill(std::process::id());
+    }
+    let count = Shared::anonymous(Lock::new(0_u64)).unwrap();
+    let pool = Pool::builder().workers(1).retries(0).share("count", &count).build().unwrap();
+    let died = TaskError::WorkerDied { signal: Some(libc::SIGKILL), code: None };
+    assert_eq!(pool.apply(submits_and_dies, ()), Err(died));
+    eventually("nothing is left", || pool.stats().unfinished == 0);
+    assert_eq!(*count.lock().unwrap(), 0, "the only worker had begun none of them");
+    assert_eq!(pool.apply(double, 1).unwrap(), 2);
+}
+
+fn random_kills_of_tasks_that_submit_tasks() {
+    let pool = Pool::builder().workers(3).retries(1_000).build().unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut state = 1_u64;
+            while !done.load(SeqCst) {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                std::thread::sleep(Duration::from_micros(state >> 50));
+                let pids = pool.pids();
+                let at = usize::try_from(state % 3).unwrap();
+                pids.get(at).copied().into_iter().for_each(kill);
+            }
+        });
+        for _ in 0..20 {
+            let tasks: Vec<_> = (0..4).map(|_| pool.submit(sums, (0, 60))).collect();
+            for task in tasks {
+                match task.join() {
+                    Ok(sum) => assert_eq!(sum, 1_770),
+                    // A task of its own was cancelled or had its connection cut.
+                    Err(TaskError::Panicked { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        done.store(true, SeqCst);
+    });
+    assert!(pool.stats().lost > 0);
+    eventually("nothing is left", || pool.stats().unfinished == 0);
+    assert_eq!(pool.apply(sums, (0, 100)).unwrap(), 4_950);
+}
+
+fn a_limit_of_memory() {
+    fn allocates(megabytes: usize) -> usize {
+        std::hint::black_box(vec![1_u8; megabytes << 20]).len() >> 20
+    }
+    let pool = Pool::builder().workers(1).retries(0).worker_memory_limit(64 << 20).build().unwrap();
+    assert_eq!(pool.apply(allocates, 16).unwrap(), 16);
+    let aborted = TaskError::WorkerDied { signal: Some(libc::SIGABRT), code: None };
+    assert_eq!(pool.apply(allocates, 256), Err(aborted));
+    assert_eq!(pool.apply(allocates, 16).unwrap(), 16);
+    assert_eq!(two().apply(allocates, 256).unwrap(), 256);
+}
+
+fn children_of_a_task_are_killed() {
+    fn starts_a_child((): ()) -> u32 {
+        let shell = ["-c", "sleep 600 > /dev/null 2>&1 & echo $!"];
+        let output = Command::new("sh").args(shell).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+    }
+    fn starts_a_child_and_waits(file: String) {
+        std::fs::write(file, starts_a_child(()).to_string()).unwrap();
+        sleeps(60_000);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pid");
+    for kills in [true, false] {
+        let pool = Pool::builder().workers(1).kill_children(kills).build().unwrap();
+        let child = pool.apply(starts_a_child, ()).unwrap();
+        assert!(runs(child));
+        let task = pool.submit(starts_a_child_and_waits, path.to_str().unwrap().to_owned());
+        let mut other = None;
+        eventually("the other child has started", || {
+            other = std::fs::read_to_string(&path).ok().and_then(|text| text.parse().ok());
+            other.is_some()
+        });
+        let other: u32 = other.unwrap();
+        assert!(task.cancel());
+        if kills {
+            eventually("both children are killed", || !runs(child) && !runs(other));
+        } else {
+            eventually("the worker is replaced", || pool.stats().replaced == 1);
+            std::thread::sleep(ms(50));
+            assert!(runs(child) && runs(other));
+            [child, other].into_iter().for_each(kill);
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+fn a_backtrace_shows_the_users_frames() {
+    let pool = two();
+    let Err(TaskError::Panicked { backtrace, .. }) = pool.apply(panics_at, 107) else {
+        panic!("no panic");
+    };
+    let first = backtrace.lines().next().unwrap_or_default();
+    assert!(first.contains("panics_at"), "{backtrace}");
+    assert!(!backtrace.contains("outlast::process"), "{backtrace}");
+    // With a hook of the user's own, which the initialiser sets.
+    fn sets_a_hook((): ()) {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
+    let pool = Pool::builder().workers(1).initializer(sets_a_hook, ()).build().unwrap();
+    let Err(TaskError::Panicked { location, .. }) = pool.apply(panics_at, 107) else {
+        panic!("no panic");
+    };
+    assert!(location.contains("pool.rs:"), "{location}");
 }
 
 fn an_initializer_that_panics() {
@@ -1001,7 +1441,7 @@ fn without_init() {
     let status = part("without_init").env("WITHOUT_INIT", "1").status().unwrap();
     assert!(status.success());
     let no_workers = Pool::builder().workers(0).build();
-    assert!(matches!(no_workers, Err(PoolError::InvalidWorkers)));
+    assert!(matches!(no_workers, Err(PoolError::InvalidWorkers { workers: 0, .. })));
 }
 
 /// In the child of a fork each verb comes back, while a thread of the parent's may hold any of the

@@ -4,7 +4,7 @@ use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
 use core::task::Waker;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Receives the results of some tasks.
 pub(super) trait ResultSink: Send + Sync {
@@ -21,6 +21,53 @@ pub(super) enum Outcome {
     Large(u8, Vec<u8>),
     /// The error of one task.
     Failed(TaskError),
+}
+
+/// The status of a result: the first byte after its length.
+pub(super) mod status {
+    pub(crate) const VALUE: u8 = 0;
+    pub(crate) const PANICKED: u8 = 1;
+    pub(crate) const ARGUMENT: u8 = 2;
+    pub(crate) const ENCODE: u8 = 3;
+    pub(crate) const TRANSFER: u8 = 4;
+}
+
+/// Options of one task, for [`Pool::submit_with`](super::Pool::submit_with).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct TaskOptions {
+    pub(super) timeout: Option<Duration>,
+    pub(super) retries: Option<u32>,
+}
+
+impl TaskOptions {
+    /// The options of the pool.
+    pub fn new() -> Self {
+        TaskOptions::default()
+    }
+
+    /// Limits the time of the task, instead of [`Builder::task_timeout`](super::Builder::task_timeout).
+    ///
+    /// The time begins when a worker begins the task. If the task exceeds it, its worker is killed,
+    /// up to 50 ms later, and the task fails with [`TaskError::TimedOut`].
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how often the task is tried again if its worker dies, instead of
+    /// [`Builder::retries`](super::Builder::retries).
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.retries = Some(retries);
+        self
+    }
+}
+
+/// Returns the status and the value of the only record in `bytes`.
+pub(super) fn record_of(bytes: &[u8]) -> (u8, &[u8]) {
+    let Some((head, rest)) = bytes.split_first_chunk::<8>() else { return (u8::MAX, &[]) };
+    let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    rest.get(..length).map_or((u8::MAX, &[]), |value| (head[4], value))
 }
 
 /// Calls of one function that are sent to a worker as one message.
@@ -41,6 +88,8 @@ pub(super) struct Chunk {
     pub(super) large: bool,
     /// When the chunk began to wait for a descriptor or memory.
     pub(super) waits: Option<Instant>,
+    /// The options of a single task, if it has any.
+    pub(super) options: Option<Box<TaskOptions>>,
 }
 
 impl Chunk {
@@ -49,6 +98,16 @@ impl Chunk {
     pub(super) fn waiting(mut self) -> Chunk {
         self.waits.get_or_insert_with(Instant::now);
         self
+    }
+
+    /// The time limit of the task, if it has one of its own.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        self.options.as_ref()?.timeout
+    }
+
+    /// How often the task is tried again, if that was set for it.
+    pub(super) fn retries(&self) -> Option<u32> {
+        self.options.as_ref()?.retries
     }
 
     /// Returns the expected time of the tasks that have no result, in nanoseconds.
@@ -90,6 +149,7 @@ impl Chunk {
             body: first,
             large: self.large,
             waits: self.waits,
+            options: self.options.clone(),
         };
         self.base += u64::from(self.done + count);
         self.count -= self.done + count;

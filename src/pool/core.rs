@@ -9,7 +9,10 @@
 //! ring, a worker waits for room for results, or an executor waits for a wake-up. Then the
 //! *dispatcher*, a thread of the pool, leads. The *supervisor*, another thread of the pool, starts
 //! workers and notices deaths and tasks that exceed their time limit.
+use super::TaskOrigin;
+use super::cell::Unpark;
 use super::chunk::{Chunk, ResultSink};
+use super::client::CONTROL;
 use super::error::TaskError;
 use super::scheduler::{Scheduler, WorkerHandle};
 use super::segment::PoolSegment;
@@ -19,13 +22,14 @@ use crate::event::Event;
 use crate::process::Process;
 use crate::segment::forks;
 use crate::shared::Shared;
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::{Relaxed, Release};
 use crate::sys::file::duplicate;
 use crate::sys::process::{send, socket_pair};
 use core::fmt;
 use core::task::Waker;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Wake;
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
@@ -33,10 +37,14 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) workers: usize,
+    pub(super) max_workers: usize,
     pub(super) most_tasks: u64,
     pub(super) retries: u32,
     pub(super) timeout: Option<Duration>,
     pub(super) initializer: Option<(u64, u64, Vec<u8>)>,
+    pub(super) initializer_timeout: Option<Duration>,
+    pub(super) memory_limit: Option<u64>,
+    pub(super) kill_children: bool,
     pub(super) shared: Vec<(String, OwnedFd)>,
     pub(super) name: String,
     pub(super) stop: Option<(StopEvent, OnStop)>,
@@ -70,6 +78,8 @@ pub(super) struct Core {
     pub(super) settings: Settings,
     /// The supervisor polls the first socket; a byte sent to the second wakes it.
     pub(super) supervisor: (OwnedFd, OwnedFd),
+    /// The intended number of workers.
+    workers: AtomicUsize,
     forks: u32,
 }
 
@@ -80,28 +90,21 @@ struct Lead {
     over: bool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic under these locks is a bug of this crate. Their values are valid after each
     // statement.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
 impl Core {
     pub(super) fn new(settings: Settings) -> Result<Arc<Core>, super::PoolError> {
-        let segment = PoolSegment::new(settings.workers)?;
+        let segment = PoolSegment::new(settings.max_workers)?;
         let scheduler = Scheduler::new(settings.workers, settings.most_tasks, settings.retries);
         let core = Arc::new(Core {
             segment,
             scheduler: Mutex::new(scheduler),
             lead: Mutex::default(),
+            workers: AtomicUsize::new(settings.workers),
             settings,
             supervisor: socket_pair()?,
             forks: forks(),
@@ -139,13 +142,18 @@ impl Core {
         let (ours, theirs) = socket_pair()?;
         let mut builder = Process::builder(worker::work).name(&self.settings.name);
         builder = self.segment.share(builder).share_fd(SOCKET, theirs);
+        builder = builder.share_fd(CONTROL, duplicate(self.supervisor.1.as_fd())?);
+        builder = builder.kill_children(self.settings.kill_children);
+        if let Some(limit) = self.settings.memory_limit {
+            builder = builder.memory_limit(limit);
+        }
         for (key, fd) in &self.settings.shared {
             builder = builder.share_fd(key, duplicate(fd.as_fd())?);
         }
         let short = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let initializer = self.settings.initializer.clone();
         let orders: WorkerOrders =
-            (short(i), short(self.settings.workers), std::process::id(), initializer);
+            (short(i), short(self.settings.max_workers), std::process::id(), initializer);
         let process = Arc::new(builder.spawn(orders)?);
         Ok(WorkerHandle { process, socket: Arc::new(ours) })
     }
@@ -165,14 +173,14 @@ impl Core {
     pub(super) fn submit(
         &self,
         chunk: impl FnOnce(&mut Scheduler) -> Chunk,
-        goes_on: bool,
+        origin: TaskOrigin,
     ) -> Result<bool, TaskError> {
         if self.is_copy() {
             return Err(TaskError::Forked);
         }
         self.look_for_stop();
         self.with(|scheduler, segment| {
-            if let Some(error) = scheduler.refuses(goes_on) {
+            if let Some(error) = scheduler.refuses(origin) {
                 return Err(error);
             }
             let chunk = chunk(scheduler);
@@ -208,6 +216,45 @@ impl Core {
             }
             (any, waiting || scheduler.has_long_message())
         })
+    }
+
+    /// Takes back a task that has not begun. Returns whether it had not.
+    pub(super) fn take_back(&self, sink: &Arc<dyn ResultSink>) -> bool {
+        self.with(|scheduler, segment| {
+            scheduler.collect(segment);
+            let taken = scheduler.take_back(segment, sink);
+            scheduler.dispatch(segment);
+            taken
+        })
+    }
+
+    /// Has the supervisor look for tasks that exceed a limit of their own.
+    #[cold]
+    pub(super) fn watch_limit(&self, limit: Duration) {
+        let shorter = self.with(|scheduler, _| {
+            let shorter = scheduler.own_limit.is_none_or(|before| limit < before);
+            scheduler.own_limit = scheduler.own_limit.into_iter().chain([limit]).min();
+            shorter
+        });
+        if shorter {
+            self.wake_supervisor();
+        }
+    }
+
+    /// The intended number of workers.
+    pub(super) fn workers(&self) -> usize {
+        self.workers.load(Relaxed)
+    }
+
+    /// Changes the number of workers.
+    pub(super) fn set_workers(&self, workers: usize) {
+        if self.is_copy() {
+            return;
+        }
+        self.workers.store(workers, Relaxed);
+        self.with(|scheduler, segment| scheduler.set_workers(segment, workers));
+        self.segment.wake_reader(); // the leader may wait for a task that has moved
+        self.wake_supervisor();
     }
 
     // ------------------------------------------------------------------------------------- the leader
@@ -371,7 +418,8 @@ impl Core {
     }
 
     // -------------------------------------------------------------------------------------- the end
-    fn wake_supervisor(&self) {
+    /// Has the supervisor look again.
+    pub(super) fn wake_supervisor(&self) {
         send(self.supervisor.1.as_fd(), &[0], &[], false).ok();
     }
 
@@ -427,7 +475,7 @@ impl Core {
     pub(super) fn end_workers(&self) {
         let workers: Vec<WorkerHandle> = self.with(|scheduler, segment| {
             for slot in segment.slots() {
-                slot.stop.store(1, crate::sync::atomic::Ordering::Release);
+                slot.stop.store(1, Release);
                 slot.wake();
             }
             scheduler.workers.iter().filter_map(|state| state.handle.clone()).collect()

@@ -1,9 +1,9 @@
 //! A function applied to many arguments.
-use super::Pool;
 use super::chunk::{Chunk, Outcome, ResultSink};
 use super::error::TaskError;
 use super::segment::MAX_INLINE;
 use super::task::{first, from_outcome};
+use super::{Pool, TaskOrigin};
 use crate::deadline::Deadline;
 use crate::process::wire::encode;
 use crate::process::worker;
@@ -135,7 +135,7 @@ where
 
     /// Returns the size of the next chunk.
     fn next_size(&self, left: Option<usize>) -> u64 {
-        let workers = self.pool.core.settings.workers as u64;
+        let workers = self.pool.core.workers() as u64;
         let fits = match self.cost.load(Relaxed) {
             0 => 1,
             cost => CHUNK / cost.max(self.pace),
@@ -151,7 +151,7 @@ where
             self.failed = Some(TaskError::Forked);
             self.sent += u64::from(core::mem::take(&mut self.count));
         }
-        let workers = self.pool.core.settings.workers as u64;
+        let workers = self.pool.core.workers() as u64;
         let began = Stopwatch::start();
         while self.failed.is_none() && self.input.is_some() {
             let left = self.input.as_ref().and_then(|input| input.size_hint().1);
@@ -267,8 +267,10 @@ where
             body,
             large,
             waits: None,
+            options: None,
         };
-        if let Err(error) = self.pool.core.submit(|_| chunk, self.goes_on) {
+        let origin = if self.goes_on { TaskOrigin::EarlierMap } else { TaskOrigin::Owner };
+        if let Err(error) = self.pool.core.submit(|_| chunk, origin) {
             for number in base..base + u64::from(count) {
                 self.arrived.insert(number, (1, Outcome::Failed(error.clone())));
             }

@@ -20,60 +20,70 @@
 //! ```
 //!
 //! Functions, arguments and results are those of [`Process`](crate::process::Process): a `fn` of
-//! this program, values that `serde` knows, of any size.
+//! this program, and `serde` values of any size. A value that is built once in each worker is its
+//! [`context`](context()). A task can [submit tasks](current) to its own pool. Tests call
+//! [`init_in_tests!`](crate::init_in_tests) instead of `init`.
 //!
 //! # Death
-//! | what happens | then |
+//! | event | consequence |
 //! |---|---|
-//! | a task panics | it is [`TaskError::Panicked`], with the worker's backtrace; the worker goes on |
-//! | a worker dies | another takes its place at once. The task that it was at is tried again, [so often](Builder::retries), and then [`TaskError::WorkerDied`]; those that it had not begun are done by others, and those that it had done are done |
-//! | a task takes [too long](Builder::task_timeout) | its worker is killed, and it is [`TaskError::TimedOut`]; others lose nothing |
-//! | the owner dies | the workers are killed |
-//! | the owner is [asked to stop](Builder::stop) | all that it was given is done, or all that was begun, by choice |
+//! | a task panics | The task fails with [`TaskError::Panicked`]. The worker goes on. |
+//! | a worker dies | The worker is replaced. The task that it ran is tried again, up to [`retries`](Builder::retries) times, and then fails with [`TaskError::WorkerDied`]. Other workers run the tasks that it had not begun. |
+//! | a task exceeds its [time limit](Builder::task_timeout) | Its worker is killed, and the task fails with [`TaskError::TimedOut`]. No other task is affected. |
+//! | the owner dies | The workers are killed. |
+//! | the owner is [asked to stop](Builder::stop) | The pool finishes all its tasks, or only those that have begun, by choice. |
 //!
-//! A task has one result, which is given once. A task that is tried again may have been done, all
-//! but for its result: let its effects be idempotent, or set [`retries(0)`](Builder::retries).
+//! Each task has one result. A task that is tried again may have run to its end before, without
+//! having delivered its result. Make its effects idempotent, or set [`retries(0)`](Builder::retries).
 //!
 //! # How it works
-//! Each worker has two rings in one segment, for tasks and for results; all that is not done stays
-//! with the owner as well. Tiny tasks go many to a message, as many as take a quarter of a
-//! millisecond. A worker that has nothing to do gets what waits at another's. Results are read by
-//! the thread that waits for one; if there is none, by one of the pool's two threads. (A third one
-//! waits for a stop, if there may be one.) Values above 12 KiB go by a file in memory.
+//! Each worker has two rings in one shared segment, for tasks and for results. The owner keeps a
+//! copy of every unfinished task. Short tasks share a message, up to a quarter of a millisecond of
+//! work. An idle worker gets tasks that wait at another. Results are read by the thread that waits
+//! for one, or else by the pool's dispatcher thread. A supervisor thread watches the workers, and a
+//! third thread waits for the stop event, if there is one. Values above 12 KiB are passed as files in
+//! memory.
+mod builder;
+mod call;
+mod cell;
 mod chunk;
+mod client;
+mod connection;
+mod context;
 mod core;
 mod error;
-mod finished;
+mod handle;
 mod map;
+mod protocol;
 mod scheduler;
 mod segment;
 mod supervisor;
 mod task;
+mod task_set;
 mod worker;
 
+pub use self::builder::Builder;
+pub use self::context::context;
 pub use self::core::OnStop;
+pub use chunk::TaskOptions;
 pub use error::{PoolError, TaskError};
-pub use finished::{AsCompleted, Until, as_completed, wait};
+pub use handle::{PoolHandle, current};
 pub use map::Map;
 pub use task::Task;
+pub use task_set::{AsCompleted, TaskSet, Until, as_completed, wait};
 
+use self::cell::TaskCell;
 use self::chunk::Chunk;
-use self::core::{Core, Settings, StopEvent};
+use self::core::Core;
 use self::scheduler::Scheduler;
-use self::segment::{MAX_INLINE, MAX_WORKERS};
-use self::supervisor::Supervisor;
-use self::task::Cell;
+use self::segment::MAX_INLINE;
+use self::task::Backend;
 use crate::deadline::Deadline;
-use crate::event::Event;
 use crate::process::wire::encode;
 use crate::process::worker::numbers;
-use crate::process::{SpawnError, code};
-use crate::shareable::Shareable;
-use crate::shared::Shared;
 use ::core::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -83,11 +93,11 @@ const SHORT: usize = 60;
 
 /// Worker processes that run functions.
 ///
-/// Dropped, it is [terminated](Pool::terminate); [`join`](Pool::join) lets it finish first.
+/// Dropping a pool [terminates](Pool::terminate) it. [`join`](Pool::join) lets it finish first.
 ///
-/// The workers are of the process that built it. In the child of a fork each task fails with
-/// [`TaskError::Forked`], one that was given before the fork, too, and nothing else that is done to
-/// the pool has an effect.
+/// The workers belong to the process that built the pool. In the child of a fork every task fails
+/// with [`TaskError::Forked`], including tasks submitted before the fork, and no other method has an
+/// effect.
 #[doc(alias = "multiprocessing")]
 #[doc(alias = "ProcessPoolExecutor")]
 pub struct Pool {
@@ -95,248 +105,44 @@ pub struct Pool {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// How a pool is to be: made by [`Pool::builder`].
-#[must_use = "it is no pool before `build`"]
-pub struct Builder {
-    settings: Settings,
-    wrong: Option<PoolError>,
-}
-
-/// What a pool has done so far, and what it is at.
+/// What a pool has done so far, and what it is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Tasks that have their result, or have failed.
+    /// Tasks that have returned a value or have failed.
     pub done: u64,
-    /// Those of them that failed.
+    /// Tasks among them that have failed.
     pub failed: u64,
     /// Tasks that are not done.
     pub unfinished: u64,
-    /// Times that a task was tried again, since its worker died at it.
+    /// How often a task was tried again because its worker died.
     pub retried: u64,
-    /// Workers that are at work.
+    /// Workers that have tasks.
     pub running: usize,
-    /// Workers there are.
+    /// Workers that exist.
     pub workers: usize,
     /// Workers that died: that were killed, or ended in the middle of a task.
     pub lost: u64,
-    /// Workers that were replaced, or are about to be: those that died, and those that had done
-    /// their number of tasks.
+    /// Workers that have ended and were replaced, or are about to be.
     pub replaced: u64,
 }
 
-impl Builder {
-    /// How many workers: 1 to 256. Default: one for each CPU.
-    #[doc(alias = "processes")]
-    pub fn workers(mut self, workers: usize) -> Self {
-        self.settings.workers = workers;
-        self
-    }
-
-    /// Replaces each worker when it has done so many tasks. Default: never. 0 counts as 1.
-    #[doc(alias = "maxtasksperchild")]
-    pub fn max_tasks_per_child(mut self, tasks: u64) -> Self {
-        self.settings.most_tasks = tasks.max(1);
-        self
-    }
-
-    /// Has each worker call `function(argument)` before its first task. If that panics again and
-    /// again, the pool is [`TaskError::Broken`].
-    pub fn initializer<A: Serialize + DeserializeOwned>(
-        mut self,
-        function: fn(A),
-        argument: A,
-    ) -> Self {
-        let mut bytes = Vec::new();
-        match (numbers::<A, ()>(function), encode(&argument, &mut bytes)) {
-            (Some((entry, function)), Ok(())) => {
-                self.settings.initializer = Some((entry, function, bytes));
-            }
-            (None, _) => self.wrong = Some(SpawnError::ForeignFunction.into()),
-            (_, Err(error)) => self.wrong = Some(SpawnError::Encode(error.to_string()).into()),
-        }
-        self
-    }
-
-    /// How long a task may take. Then its worker is killed; not before that, but up to 50 ms later.
-    /// Default: as long as it likes.
-    pub fn task_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.timeout = Some(timeout);
-        self
-    }
-
-    /// How often a task is tried again whose worker died at it. Default: 2.
-    pub fn retries(mut self, retries: u32) -> Self {
-        self.settings.retries = retries;
-        self
-    }
-
-    /// Lets tasks open `shared` with [`Shared::inherited`]`(key)`.
-    pub fn share<T: ?Sized + Shareable + Sync + 'static>(
-        mut self,
-        key: &str,
-        shared: &Shared<T>,
-    ) -> Self {
-        match shared.try_clone_fd() {
-            Ok(fd) => self.settings.shared.push((key.to_owned(), fd)),
-            Err(error) => self.wrong = Some(error.into()),
-        }
-        self
-    }
-
-    /// Hands a descriptor on to the workers, as
-    /// [`process::Builder::share_fd`](crate::process::Builder::share_fd).
-    pub fn share_fd(mut self, key: &str, fd: OwnedFd) -> Self {
-        self.settings.shared.push((key.to_owned(), fd));
-        self
-    }
-
-    /// Has the pool stop, in one of two ways, once `event` is set: by this process's
-    /// [signals](crate::process::Stop), by a task, by anybody.
-    ///
-    /// It takes no more tasks then: those fail with [`TaskError::Stopped`]. For how its tasks end,
-    /// the pool stays what it was; it is [joined](Pool::join) or dropped as usual. The event must
-    /// be a [manual](crate::Event::manual) one. Workers look at it if it is [shared](Self::share)
-    /// with them as well.
-    ///
-    /// ```standalone_crate
-    /// use outlast::pool::{OnStop, Pool, TaskError};
-    /// use outlast::process::{self, Stop};
-    ///
-    /// fn work(step: u64) -> u64 {
-    ///     std::thread::sleep(std::time::Duration::from_millis(20));
-    ///     step
-    /// }
-    ///
-    /// fn main() -> Result<(), outlast::Error> {
-    ///     process::init(); // first of all
-    ///     let stop = Stop::on_signals()?;
-    ///     let pool = Pool::builder().workers(2).stop(&stop, OnStop::Drop).build()?;
-    ///     for result in pool.map(work, 0..1_000) {
-    ///         match result {
-    ///             Ok(3) => drop(std::process::Command::new("kill").arg(std::process::id().to_string()).status()?),
-    ///             Ok(_) => {}
-    ///             Err(TaskError::Stopped) => break, // what had been begun is done
-    ///             Err(error) => return Err(error.into()),
-    ///         }
-    ///     }
-    ///     pool.join();
-    ///     assert!(pool.stats().done < 1_000);
-    ///     # if Stop::signal(&stop) == Some(15) { return Ok(()) }
-    ///     Stop::reraise(&stop); // ends this process as the signal would have
-    ///     Ok(())
-    /// }
-    /// ```
-    pub fn stop(mut self, event: &Shared<Event>, what: OnStop) -> Self {
-        self.settings.stop = Some((StopEvent(event.clone()), what));
-        self
-    }
-
-    /// A name of the workers for tools such as `top`, which show 15 bytes of it.
-    pub fn name(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.settings.name);
-        self
-    }
-
-    /// Starts the workers.
-    ///
-    /// # Errors
-    /// [`SpawnError::NotInitialised`] if [`process::init`](crate::process::init) was not called;
-    /// see [`PoolError`].
-    pub fn build(self) -> Result<Pool, PoolError> {
-        if let Some(wrong) = self.wrong {
-            return Err(wrong);
-        }
-        if !(1..=MAX_WORKERS).contains(&self.settings.workers) {
-            return Err(PoolError::InvalidWorkers);
-        }
-        code::image().ok_or(SpawnError::ForeignFunction)?;
-        let core = Core::new(self.settings)?;
-        let pool = Pool { core: Arc::clone(&core), threads: Mutex::default() };
-        let dispatcher = Arc::clone(&core);
-        let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
-            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
-            pool.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-            Ok::<_, PoolError>(())
-        };
-        start("pool-dispatcher", Box::new(move || dispatcher.run_dispatcher()))?;
-        if core.settings.stop.is_some() {
-            let core = Arc::clone(&core);
-            start("pool-stop", Box::new(move || core.wait_for_stop()))?;
-        }
-        start("pool-supervisor", Box::new(move || Supervisor::default().watch(&core)))?;
-        Ok(pool)
-    }
+/// The encoded call of a function.
+struct Call {
+    entry: u64,
+    function: u64,
+    /// The argument, after its length unless it is large.
+    body: Vec<u8>,
+    large: bool,
 }
 
-impl Pool {
-    /// A pool of one worker for each CPU, or as the builder is told.
-    pub fn builder() -> Builder {
-        let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        let settings = Settings {
-            workers: workers.min(MAX_WORKERS),
-            most_tasks: u64::MAX,
-            retries: 2,
-            timeout: None,
-            initializer: None,
-            shared: Vec::new(),
-            name: String::from("outlast-worker"),
-            stop: None,
-        };
-        Builder { settings, wrong: None }
-    }
-
-    /// Runs `function(argument)` in a worker, and waits for what it returns.
-    ///
-    /// # Errors
-    /// See [`TaskError`].
-    pub fn apply<A, R>(&self, function: fn(A) -> R, argument: A) -> Result<R, TaskError>
+impl Call {
+    fn new<A, R>(function: fn(A) -> R, argument: &A) -> Result<Call, TaskError>
     where
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let (task, woke_worker) = self.give(function, &argument)?;
-        if woke_worker {
-            // The worker may be waiting for this CPU: then the result is there when this thread has
-            // it back.
-            std::thread::yield_now();
-        }
-        task.join()
-    }
-
-    /// Has `function(argument)` run in a worker.
-    #[doc(alias = "apply_async")]
-    pub fn submit<A, R>(&self, function: fn(A) -> R, argument: A) -> Task<R>
-    where
-        A: Serialize + DeserializeOwned,
-        R: Serialize + DeserializeOwned,
-    {
-        match self.give(function, &argument) {
-            Ok((task, _)) => {
-                self.core.ensure_leader();
-                task
-            }
-            Err(error) => {
-                let cell = Arc::<Cell>::default();
-                chunk::ResultSink::deliver(
-                    &*cell,
-                    0,
-                    1,
-                    chunk::Outcome::Failed(error),
-                    &mut Vec::new(),
-                );
-                Task::new(cell, Arc::clone(&self.core))
-            }
-        }
-    }
-
-    /// The task, and whether a worker was woken for it.
-    fn give<A, R>(&self, function: fn(A) -> R, argument: &A) -> Result<(Task<R>, bool), TaskError>
-    where
-        A: Serialize + DeserializeOwned,
-        R: Serialize + DeserializeOwned,
-    {
-        let (entry, number) = numbers(function).ok_or(TaskError::ForeignFunction)?;
+        let (entry, function) = numbers(function).ok_or(TaskError::ForeignFunction)?;
         let mut body = Vec::with_capacity(SHORT);
         body.extend([0; 4]);
         encode(argument, &mut body).map_err(|error| TaskError::Argument(error.to_string()))?;
@@ -347,28 +153,145 @@ impl Pool {
             let length = u32::try_from(body.len() - 4).unwrap_or(0);
             body[..4].copy_from_slice(&length.to_le_bytes());
         }
-        let cell = Arc::<Cell>::default();
-        let chunk = |scheduler: &mut Scheduler| Chunk {
-            sink: Arc::clone(&cell) as _,
+        Ok(Call { entry, function, body, large })
+    }
+
+    /// Makes a chunk of the one call, whose result `sink` receives.
+    fn into_chunk(
+        self,
+        scheduler: &mut Scheduler,
+        sink: Arc<dyn chunk::ResultSink>,
+        options: TaskOptions,
+    ) -> Chunk {
+        let options = (options != TaskOptions::new()).then(|| Box::new(options));
+        let Call { entry, function, body, large } = self;
+        Chunk {
+            sink,
             base: 0,
             count: 1,
             done: 0,
             attempts: 0,
             entry,
-            function: number,
-            cost: scheduler.cost_of(number),
+            function,
+            cost: scheduler.cost_of(function),
             body,
             large,
             waits: None,
-        };
-        let woke_worker = self.core.submit(chunk, false)?;
-        Ok((Task::new(cell, Arc::clone(&self.core)), woke_worker))
+            options,
+        }
+    }
+}
+
+/// Where a task comes from, which decides whether a closed or stopped pool accepts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TaskOrigin {
+    /// The owner.
+    Owner,
+    /// A map that the owner began before the pool was stopped.
+    EarlierMap,
+    /// A task of this pool.
+    Task,
+}
+
+impl Pool {
+    /// Returns a builder for a pool of one worker for each CPU.
+    pub fn builder() -> Builder {
+        Builder::default()
     }
 
-    /// Applies `function` to each argument; the results in the same order, as they come.
+    /// Runs `function(argument)` in a worker, and blocks until it returns.
     ///
-    /// For a function of several arguments let it take a tuple. Collected into a `Result`, it stops
-    /// at the first error; into a `Vec`, each task has its own.
+    /// # Errors
+    /// See [`TaskError`].
+    pub fn apply<A, R>(&self, function: fn(A) -> R, argument: A) -> Result<R, TaskError>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        let (task, woke_worker) = self.start(function, &argument, TaskOptions::new())?;
+        if woke_worker {
+            // The worker may be waiting for this CPU. If so, the result is there when this thread
+            // gets the CPU back.
+            std::thread::yield_now();
+        }
+        task.join()
+    }
+
+    /// Submits `function(argument)`, to be run in a worker.
+    #[doc(alias = "apply_async")]
+    pub fn submit<A, R>(&self, function: fn(A) -> R, argument: A) -> Task<R>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.submit_with(TaskOptions::new(), function, argument)
+    }
+
+    /// Like [`submit`](Self::submit), with options for this task.
+    ///
+    /// ```standalone_crate
+    /// use outlast::pool::{Pool, TaskError, TaskOptions};
+    /// use std::time::Duration;
+    ///
+    /// fn sleeps(seconds: u64) {
+    ///     std::thread::sleep(Duration::from_secs(seconds));
+    /// }
+    ///
+    /// fn main() -> Result<(), outlast::Error> {
+    ///     outlast::process::init(); // first of all
+    ///     let pool = Pool::builder().workers(2).build()?;
+    ///     let brief = TaskOptions::new().timeout(Duration::from_millis(50));
+    ///     let task = pool.submit_with(brief, sleeps, 3_600);
+    ///     assert_eq!(task.join(), Err(TaskError::TimedOut));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn submit_with<A, R>(
+        &self,
+        options: TaskOptions,
+        function: fn(A) -> R,
+        argument: A,
+    ) -> Task<R>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        match self.start(function, &argument, options) {
+            Ok((task, _)) => {
+                self.core.ensure_leader();
+                task
+            }
+            Err(error) => Task::failed(error),
+        }
+    }
+
+    /// Returns the task, and whether a worker was woken for it.
+    fn start<A, R>(
+        &self,
+        function: fn(A) -> R,
+        argument: &A,
+        options: TaskOptions,
+    ) -> Result<(Task<R>, bool), TaskError>
+    where
+        A: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        let call = Call::new(function, argument)?;
+        let cell = Arc::<TaskCell>::default();
+        let chunk =
+            |scheduler: &mut Scheduler| call.into_chunk(scheduler, Arc::clone(&cell) as _, options);
+        let woke_worker = self.core.submit(chunk, TaskOrigin::Owner)?;
+        if let Some(limit) = options.timeout {
+            self.core.watch_limit(limit);
+        }
+        Ok((Task::new(cell, Backend::Owner(Arc::clone(&self.core))), woke_worker))
+    }
+
+    /// Applies `function` to each argument. Returns an iterator over the results, in the order of the
+    /// arguments.
+    ///
+    /// A function of several arguments takes a tuple. Collecting into a `Result` stops at the first
+    /// error; collecting into a `Vec` keeps the result of each task.
     #[doc(alias = "imap")]
     #[doc(alias = "starmap")]
     pub fn map<A, R, I>(&self, function: fn(A) -> R, input: I) -> Map<'_, I::IntoIter, A, R>
@@ -380,7 +303,8 @@ impl Pool {
         Map::new(self, function, input.into_iter(), true)
     }
 
-    /// Applies `function` to each argument; the results as they come, in any order.
+    /// Applies `function` to each argument. Returns an iterator over the results, in the order in
+    /// which they come.
     #[doc(alias = "imap_unordered")]
     pub fn map_unordered<A, R, I>(
         &self,
@@ -395,7 +319,43 @@ impl Pool {
         Map::new(self, function, input.into_iter(), false)
     }
 
-    /// What has been done, and what is under way; all zero in the child of a fork.
+    /// Changes the number of workers.
+    ///
+    /// More workers are started in the background. If there are too many, idle workers end first;
+    /// others finish the task that they run, and pass on those that they have not begun.
+    /// [`stats`](Self::stats) tells how many there are. Has no effect after the pool has ended, and
+    /// none in the child of a fork.
+    ///
+    /// ```standalone_crate
+    /// use outlast::pool::Pool;
+    ///
+    /// fn square(x: u64) -> u64 {
+    ///     x * x
+    /// }
+    ///
+    /// fn main() -> Result<(), outlast::Error> {
+    ///     outlast::process::init(); // first of all
+    ///     let pool = Pool::builder().workers(1).max_workers(4).build()?;
+    ///     pool.set_workers(4)?; // for the heavy part
+    ///     let squares: Result<Vec<u64>, _> = pool.map(square, 0..1_000).collect();
+    ///     assert_eq!(squares?[30], 900);
+    ///     pool.set_workers(1)?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`PoolError::InvalidWorkers`] if `workers` is 0 or above [`Builder::max_workers`].
+    pub fn set_workers(&self, workers: usize) -> Result<(), PoolError> {
+        let max = self.core.settings.max_workers;
+        if !(1..=max).contains(&workers) {
+            return Err(PoolError::InvalidWorkers { workers, max });
+        }
+        self.core.set_workers(workers);
+        Ok(())
+    }
+
+    /// Returns what the pool has done, and what it is doing. All zero in the child of a fork.
     #[must_use]
     pub fn stats(&self) -> Stats {
         if self.core.is_copy() {
@@ -415,7 +375,7 @@ impl Pool {
         }
     }
 
-    /// The workers' pids; none in the child of a fork.
+    /// Returns the workers' pids. Empty in the child of a fork.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
         if self.core.is_copy() {
@@ -426,14 +386,15 @@ impl Pool {
         worker.map(|worker| worker.process.pid()).collect()
     }
 
-    /// Takes no more tasks: those fail with [`TaskError::Closed`]. Those that it has are done.
+    /// Closes the pool: tasks submitted from now on fail with [`TaskError::Closed`]. The tasks that
+    /// it has are finished, and may still [submit tasks](current).
     pub fn close(&self) {
         if !self.core.is_copy() {
             self.core.scheduler().closed.get_or_insert(TaskError::Closed);
         }
     }
 
-    /// Closes the pool, waits until all tasks are done, and has the workers end.
+    /// Closes the pool, blocks until all tasks are done, and ends the workers.
     pub fn join(&self) {
         self.close();
         if !self.core.is_copy() {
@@ -442,8 +403,8 @@ impl Pool {
         }
     }
 
-    /// Closes the pool, and waits at most `timeout` until all tasks are done; whether they are. The
-    /// workers go on until they are.
+    /// Closes the pool, and blocks until all tasks are done or `timeout` has elapsed. Returns whether
+    /// they are done. If so, it ends the workers.
     pub fn join_timeout(&self, timeout: Duration) -> bool {
         self.close();
         let done = self.core.drain(Deadline::after(timeout));
@@ -477,11 +438,5 @@ impl Drop for Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("stats", &self.stats()).finish()
-    }
-}
-
-impl fmt::Debug for Builder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("settings", &self.settings).finish()
     }
 }

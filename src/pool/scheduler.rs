@@ -2,15 +2,16 @@
 //!
 //! One lock guards it. No code of the user runs under that lock: the scheduler collects wakers, and
 //! its caller wakes them after it has released the lock.
+use super::TaskOrigin;
+use super::chunk::status::VALUE;
 use super::chunk::{Chunk, Outcome, ResultSink};
 use super::error::TaskError;
 use super::segment::{PoolSegment, RESOURCE_TIMEOUT, RING_WORDS};
-use super::worker::status::VALUE;
 use super::worker::{BY_SOCKET, HEAD_WORDS, LARGE, LAST};
 use crate::process::Process;
 use crate::process::wire::{is_disconnected, read_file, to_file};
 use crate::sync::atomic::AtomicU64;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed};
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::process::{receive, receive_first, send};
 use core::task::Waker;
 use std::collections::VecDeque;
@@ -27,7 +28,7 @@ const MAX_QUEUED: usize = 128;
 const MAX_LONE_TIME: u64 = 10_000_000;
 
 /// A chunk that was sent to a worker.
-struct Sent {
+struct SentChunk {
     chunk: Chunk,
     number: u32,
     begin: u64,
@@ -39,19 +40,25 @@ struct Sent {
 pub(super) enum KillReason {
     TimedOut,
     Cancelled,
+    /// Not a task, but the worker's start exceeds its time limit.
+    Initializer,
 }
 
 /// What the owner knows of the worker in one slot.
 #[derive(Default)]
 pub(super) struct WorkerState {
     pub(super) handle: Option<WorkerHandle>,
-    queue: VecDeque<Sent>,
+    queue: VecDeque<SentChunk>,
     queued_time: u64,
     last_number: u32,
     /// How many tasks the worker has been given.
     given: u64,
+    /// When the worker was started.
+    started: Option<Instant>,
     /// The worker has been told to end.
     retiring: bool,
+    /// The worker is not replaced when it ends, because there are too many.
+    surplus: bool,
     /// The task because of which the worker was killed.
     kill_reason: Option<(u32, u32, KillReason)>,
     /// The task that the worker ran at the last look, and the time of the first look that saw it.
@@ -87,6 +94,10 @@ pub(super) struct Counts {
 
 pub(super) struct Scheduler {
     pub(super) workers: Vec<WorkerState>,
+    /// The intended number of workers.
+    target: usize,
+    /// The shortest time limit of tasks that have one of their own.
+    pub(super) own_limit: Option<Duration>,
     pub(super) pending: VecDeque<Chunk>,
     /// The number of tasks without a result.
     pub(super) unfinished: u64,
@@ -121,6 +132,8 @@ impl Scheduler {
     pub(super) fn new(workers: usize, most_tasks: u64, retries: u32) -> Scheduler {
         Scheduler {
             workers: (0..workers).map(|_| WorkerState::default()).collect(),
+            target: workers,
+            own_limit: None,
             pending: VecDeque::new(),
             unfinished: 0,
             closed: None,
@@ -473,10 +486,10 @@ impl Scheduler {
         let time = chunk.time();
         state.queued_time += time;
         state.given += u64::from(chunk.count);
-        state.queue.push_back(Sent { chunk, number, begin, time });
+        state.queue.push_back(SentChunk { chunk, number, begin, time });
         if state.given >= self.most_tasks {
             state.retiring = true;
-            slot.stop.store(1, crate::sync::atomic::Ordering::Release);
+            slot.stop.store(1, Release);
         }
         self.woke_worker |= slot.wake();
         Ok(())
@@ -550,9 +563,13 @@ impl Scheduler {
 
     /// Returns why the pool accepts no task. With `goes_on`, the task belongs to a `map` that began
     /// before the pool was stopped.
-    pub(super) fn refuses(&self, goes_on: bool) -> Option<TaskError> {
-        let drains = |error: &TaskError| matches!(error, TaskError::Stopped) && !self.drops;
-        self.closed.as_ref().filter(|error| !(goes_on && drains(error))).cloned()
+    pub(super) fn refuses(&self, origin: TaskOrigin) -> Option<TaskError> {
+        let accepts = |error: &TaskError| match error {
+            TaskError::Stopped => origin != TaskOrigin::Owner && !self.drops,
+            TaskError::Closed => origin == TaskOrigin::Task,
+            _ => false,
+        };
+        self.closed.as_ref().filter(|error| !accepts(error)).cloned()
     }
 
     /// Drops all tasks that have not begun, now and later.
@@ -567,12 +584,70 @@ impl Scheduler {
         }
     }
 
+    /// Takes back a task that has not begun, which is then the caller's to run. Returns whether it
+    /// had not begun.
+    pub(super) fn take_back(&mut self, segment: &PoolSegment, sink: &Arc<dyn ResultSink>) -> bool {
+        let is_its = |chunk: &Chunk| Arc::ptr_eq(&chunk.sink, sink);
+        let queued = |state: &WorkerState| state.queue.iter().any(|sent| is_its(&sent.chunk));
+        if let Some(i) = self.workers.iter().position(queued) {
+            self.withdraw(segment, i);
+        }
+        let Some(at) = self.pending.iter().position(is_its) else { return false };
+        self.pending.remove(at);
+        self.unfinished = self.unfinished.saturating_sub(1);
+        self.counts.done += 1;
+        true
+    }
+
     // ---------------------------------------------------------------------------------------- workers
+    /// Sets the intended number of workers.
+    pub(super) fn set_workers(&mut self, segment: &PoolSegment, target: usize) {
+        self.target = target;
+        self.retire_surplus(segment);
+        self.dispatch(segment);
+    }
+
+    /// Retires the workers that are too many, idle ones first.
+    pub(super) fn retire_surplus(&mut self, segment: &PoolSegment) {
+        for _ in self.target..self.count() {
+            let workers = self.workers.iter().enumerate().rev();
+            let stays = workers.filter(|(_, state)| state.handle.is_some() && !state.surplus);
+            let retires = stays.min_by_key(|(_, state)| (!state.retiring, state.queue.len()));
+            let Some((i, _)) = retires else { break };
+            self.withdraw(segment, i);
+            (self.workers[i].retiring, self.workers[i].surplus) = (true, true);
+            let slot = &segment.slots()[i];
+            slot.stop.store(1, Release);
+            slot.wake();
+        }
+    }
+
+    /// Returns the number of workers that exist and are not too many.
+    fn count(&self) -> usize {
+        self.workers.iter().filter(|state| state.handle.is_some() && !state.surplus).count()
+    }
+
+    /// Returns the vacant slots in which workers are to be started.
+    pub(super) fn vacancies(&mut self, segment: &PoolSegment) -> Vec<usize> {
+        let missing = self.target.saturating_sub(self.count());
+        let occupied = self.workers.iter().filter(|state| state.handle.is_some()).count();
+        let slots = (occupied + missing).min(segment.slots().len());
+        if self.workers.len() < slots {
+            self.workers.resize_with(slots, WorkerState::default);
+        }
+        let vacant = (0..self.workers.len()).filter(|&i| self.workers[i].handle.is_none());
+        vacant.take(missing).collect()
+    }
+
     /// Assigns a worker to a slot, which is cleared.
     pub(super) fn assign(&mut self, i: usize, worker: WorkerHandle) {
         let last_number = self.workers[i].last_number;
-        self.workers[i] =
-            WorkerState { handle: Some(worker), last_number, ..WorkerState::default() };
+        self.workers[i] = WorkerState {
+            handle: Some(worker),
+            last_number,
+            started: Some(Instant::now()),
+            ..WorkerState::default()
+        };
     }
 
     /// Handles the end of a worker: its tasks are tried again, or fail.
@@ -592,9 +667,9 @@ impl Scheduler {
         let (kill_reason, queue) = (state.kill_reason, core::mem::take(&mut state.queue));
         let orderly = state.retiring && queue.is_empty();
         self.counts.lost += u64::from(!orderly);
-        self.counts.replaced += 1;
+        self.counts.replaced += u64::from(!core::mem::take(&mut state.surplus));
         let mut again = Vec::new();
-        for Sent { mut chunk, number, begin, .. } in queue {
+        for SentChunk { mut chunk, number, begin, .. } in queue {
             // By I2 of the segment, the worker can have run only this task of the chunk.
             let task = (number, chunk.done + 1);
             let begun = begin < claimed && progress == task;
@@ -609,11 +684,11 @@ impl Scheduler {
                     (Some((_, _, KillReason::Cancelled)), _) => {
                         self.fail(victim, &TaskError::Cancelled)
                     }
-                    // Killed because of another task, which had just ended.
-                    (None, Some(_)) => again.push(victim),
-                    (None, None) => {
+                    // Killed because of another task, which had just ended, or before it was ready.
+                    (_, Some(_)) => again.push(victim),
+                    (_, None) => {
                         victim.attempts += 1;
-                        if victim.attempts > self.retries {
+                        if victim.attempts > victim.retries().unwrap_or(self.retries) {
                             self.fail(victim, &died(status));
                         } else {
                             self.counts.retried += 1;
@@ -639,30 +714,58 @@ impl Scheduler {
         slot.clear();
     }
 
-    /// Kills each worker whose task exceeds `limit`.
-    pub(super) fn kill_overdue(&mut self, segment: &PoolSegment, limit: Duration) {
+    /// Returns the shortest time limit that the supervisor must watch now.
+    pub(super) fn shortest_limit(
+        &mut self,
+        segment: &PoolSegment,
+        task: Option<Duration>,
+        initializer: Option<Duration>,
+    ) -> Option<Duration> {
+        self.own_limit = self.own_limit.filter(|_| self.unfinished > 0);
+        let starts = |i: usize| self.workers[i].handle.is_some() && !Self::is_ready(segment, i);
+        let initializer = initializer.filter(|_| (0..self.workers.len()).any(starts));
+        task.into_iter().chain(self.own_limit).chain(initializer).min()
+    }
+
+    /// Kills each worker whose task or whose start exceeds its time limit.
+    pub(super) fn kill_overdue(
+        &mut self,
+        segment: &PoolSegment,
+        task: Option<Duration>,
+        initializer: Option<Duration>,
+    ) {
         let now = Instant::now();
         for (state, slot) in self.workers.iter_mut().zip(segment.slots()) {
+            let Some(worker) = state.handle.as_ref().filter(|_| state.kill_reason.is_none()) else {
+                continue;
+            };
+            let exceeds = |limit: Option<Duration>, since: Instant| {
+                limit.is_some_and(|limit| now.duration_since(since) >= limit)
+            };
             let progress = slot.progress();
-            let running = state
-                .queue
-                .front()
-                .filter(|sent| progress == (sent.number, sent.chunk.done + 1))
-                .map(|_| progress);
-            match (running, state.running_since) {
-                (None, _) => state.running_since = None,
-                (Some(task), Some((seen, since))) if task == seen => {
-                    if now.duration_since(since) >= limit
-                        && state.kill_reason.is_none()
-                        && let Some(worker) = &state.handle
-                    {
-                        state.kill_reason = Some((task.0, task.1, KillReason::TimedOut));
-                        worker.process.kill().ok();
-                    }
+            let runs = |sent: &&SentChunk| progress == (sent.number, sent.chunk.done + 1);
+            let reason = match (state.queue.front().filter(runs), state.running_since) {
+                (Some(sent), Some((seen, since))) if seen == progress => {
+                    let limit = sent.chunk.timeout().or(task);
+                    exceeds(limit, since).then_some((progress.0, progress.1, KillReason::TimedOut))
                 }
-                (Some(task), _) => state.running_since = Some((task, now)),
+                (running, _) => {
+                    state.running_since = running.map(|_| (progress, now));
+                    let starts = state.started.filter(|_| slot.ready.load(Acquire) == 0);
+                    let overdue = starts.is_some_and(|since| exceeds(initializer, since));
+                    overdue.then_some((0, 0, KillReason::Initializer))
+                }
+            };
+            if reason.is_some() {
+                state.kill_reason = reason;
+                worker.process.kill().ok();
             }
         }
+    }
+
+    /// Whether the worker in a slot was killed because its start exceeded its time limit.
+    pub(super) fn start_timed_out(&self, i: usize) -> bool {
+        matches!(self.workers[i].kill_reason, Some((_, _, KillReason::Initializer)))
     }
 
     /// Ends the pool: all unfinished tasks fail, and no more are accepted.

@@ -2,13 +2,18 @@
 //!
 //! A slot is given to another worker only after the process descriptor of the former one has
 //! reported its end.
+use super::connection::Connection;
 use super::core::Core;
-use super::error::TaskError;
+use super::error::{TaskError, how_it_ended};
 use super::scheduler::{Scheduler, WorkerHandle};
 use crate::deadline::Deadline;
 use crate::process::ProcessError;
-use crate::sys::process::{SIGKILL, SIGTERM, poll, receive};
+use crate::sys::process::{SIGKILL, SIGTERM, poll, receive, receive_first};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How many workers in a row may end before their initialiser has returned.
@@ -21,8 +26,11 @@ const KILLS: usize = 2_000;
 const AGAIN: Duration = Duration::from_millis(50);
 /// How long the supervisor sleeps after a failed `poll`.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
+/// How often the supervisor looks for tasks that exceed their time limit.
+const SHORTEST_TICK: Duration = Duration::from_millis(1);
+const LONGEST_TICK: Duration = Duration::from_millis(50);
 
-/// Recent failures.
+/// Recent failures, and the workers that submit tasks.
 #[derive(Default)]
 pub(super) struct Supervisor {
     /// When the current series of failed starts began.
@@ -31,25 +39,27 @@ pub(super) struct Supervisor {
     unready: usize,
     killed: usize,
     again_at: Option<Instant>,
+    /// The connections of workers that submit tasks, and whether they are open. A closed one stays
+    /// until its worker's end is handled.
+    connections: Vec<(Arc<Connection>, bool)>,
 }
 
 impl Supervisor {
     /// The body of the thread. Returns when the pool ends.
-    pub(super) fn watch(&mut self, core: &Core) {
+    pub(super) fn watch(&mut self, core: &Arc<Core>) {
+        let (task, initializer) = (core.settings.timeout, core.settings.initializer_timeout);
         loop {
-            let (mut vacant, mut workers) = (Vec::new(), Vec::new());
-            {
-                let scheduler = core.scheduler();
+            let (vacant, workers, limit) = {
+                let mut scheduler = core.scheduler();
                 if scheduler.closed.as_ref().is_some_and(TaskError::ends_pool) {
                     return;
                 }
-                for (i, state) in scheduler.workers.iter().enumerate() {
-                    match &state.handle {
-                        Some(worker) => workers.push((i, worker.clone())),
-                        None => vacant.push(i),
-                    }
-                }
-            }
+                let vacant = scheduler.vacancies(&core.segment);
+                let workers = scheduler.workers.iter().enumerate();
+                let workers = workers.filter_map(|(i, state)| Some((i, state.handle.clone()?)));
+                let workers: Vec<_> = workers.collect();
+                (vacant, workers, scheduler.shortest_limit(&core.segment, task, initializer))
+            };
             if core.is_over() {
                 return;
             }
@@ -58,15 +68,15 @@ impl Supervisor {
                 vacant.into_iter().for_each(|i| self.replace(core, i));
                 continue; // watch the new workers, too
             }
-            for (i, worker) in self.sleep(core, workers) {
+            for (i, worker) in self.sleep(core, workers, limit) {
                 self.clean_up(core, i, &worker);
             }
-            if let Some(limit) = core.settings.timeout {
+            if limit.is_some() {
                 core.with(|scheduler, segment| {
                     if scheduler.collect(segment) {
                         scheduler.dispatch(segment);
                     }
-                    scheduler.kill_overdue(segment, limit);
+                    scheduler.kill_overdue(segment, task, initializer);
                 });
             }
         }
@@ -82,6 +92,7 @@ impl Supervisor {
                 self.failing = None;
                 core.with(|scheduler, segment| {
                     scheduler.assign(i, worker);
+                    scheduler.retire_surplus(segment); // `set_workers` may have been called meanwhile
                     if scheduler.closed.as_ref().is_some_and(TaskError::ends_pool) {
                         scheduler.end(&TaskError::Terminated); // the pool has ended meanwhile
                     }
@@ -100,19 +111,22 @@ impl Supervisor {
         }
     }
 
-    /// Sleeps until there is something to do. Returns the workers that have ended.
+    /// Sleeps until there is something to do, and serves workers that submit tasks. Returns the
+    /// workers that have ended.
     fn sleep(
-        &self,
-        core: &Core,
+        &mut self,
+        core: &Arc<Core>,
         workers: Vec<(usize, WorkerHandle)>,
+        limit: Option<Duration>,
     ) -> Vec<(usize, WorkerHandle)> {
-        let tick = core
-            .settings
-            .timeout
-            .map(|limit| (limit / 8).clamp(Duration::from_millis(1), Duration::from_millis(50)));
+        let open = self.connections.iter().filter(|(_, open)| *open);
+        let connections: Vec<_> = open.map(|(connection, _)| Arc::clone(connection)).collect();
+        let unsent = connections.iter().filter(|connection| !connection.flush()).count() > 0;
+        let tick = limit.map(|limit| (limit / 8).clamp(SHORTEST_TICK, LONGEST_TICK));
         let again = self.again_at.map(|at| at.saturating_duration_since(Instant::now()));
-        let nap = tick.into_iter().chain(again).min();
+        let nap = tick.into_iter().chain(again).chain(unsent.then_some(SHORTEST_TICK)).min();
         let mut watched: Vec<BorrowedFd<'_>> = vec![core.supervisor.0.as_fd()];
+        watched.extend(connections.iter().map(|connection| connection.as_fd()));
         watched.extend(workers.iter().map(|(_, worker)| worker.process.pidfd()));
         let Ok(ready) = poll(&watched, nap.map_or(Deadline::NEVER, Deadline::after)) else {
             // Memory is short, or a limit was lowered. It does not mean that a worker has ended.
@@ -120,10 +134,35 @@ impl Supervisor {
             return Vec::new();
         };
         if ready[0] {
-            receive(core.supervisor.0.as_fd(), &mut [0; 8], &mut Vec::new(), false).ok();
+            self.accept(core);
         }
-        let both = workers.into_iter().zip(ready.into_iter().skip(1));
+        let mut ready = ready.into_iter().skip(1);
+        for (connection, ready) in connections.iter().zip(ready.by_ref()) {
+            if ready && !connection.serve(core) {
+                let others = self.connections.iter_mut();
+                others
+                    .filter(|(other, _)| Arc::ptr_eq(other, connection))
+                    .for_each(|it| it.1 = false);
+            }
+        }
+        let both = workers.into_iter().zip(ready);
         both.filter(|(_, ended)| *ended).map(|(worker, _)| worker).collect()
+    }
+
+    /// Receives a message from the control socket: a wake-up, or a worker's connection.
+    fn accept(&mut self, core: &Arc<Core>) {
+        let (mut slot, mut files) = ([0; 4], Vec::new());
+        let control = core.supervisor.0.as_fd();
+        match receive(control, &mut slot, &mut files, false) {
+            Ok(_) => {
+                let slot = usize::try_from(u32::from_le_bytes(slot)).unwrap_or(usize::MAX);
+                let new = |file| (Connection::new(core, slot, file), true);
+                self.connections.extend(files.into_iter().map(new));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // There is no descriptor for the connection. Closing it fails the worker's tasks.
+            Err(_) => drop(receive_first(control)),
+        }
     }
 
     /// Handles the end of a worker.
@@ -132,33 +171,55 @@ impl Supervisor {
         worker.process.wait_timeout(Duration::from_secs(10)).ok();
         let was_ready = Scheduler::is_ready(&core.segment, i);
         let status = worker.process.exit_status();
-        core.with(|scheduler, segment| {
+        let is_its = |(connection, _): &mut (Arc<Connection>, bool)| connection.slot == i;
+        let connections: Vec<_> = self.connections.extract_if(.., is_its).collect();
+        for (connection, _) in connections {
+            connection.serve(core); // requests that it sent before it ended
+            if !status.is_some_and(|status| status.success()) {
+                connection.cancel_all(core);
+            }
+        }
+        let timed_out = core.with(|scheduler, segment| {
+            let timed_out = scheduler.start_timed_out(i);
             scheduler.worker_ended(segment, i, status);
             scheduler.dispatch(segment);
+            timed_out
         });
         core.segment.wake_reader(); // the leader may wait for a task that has failed
         if was_ready {
             (self.unready, self.killed) = (0, 0);
             return;
         }
-        let text = match worker.process.join() {
-            Ok(Ok(())) => return, // the owner had told it to end
-            Ok(Err(text)) => {
+        let limit = core.settings.initializer_timeout.filter(|_| timed_out);
+        let text = match (limit, worker.process.join()) {
+            (Some(limit), _) => {
+                self.unready += FAILURES / 2;
+                format!("the initialiser exceeded its time limit of {limit:?}")
+            }
+            (None, Ok(Ok(()))) => return, // the owner had told it to end
+            (None, Ok(Err(text))) => {
                 self.unready += 1;
                 text
             }
-            Err(error) => {
-                match error {
-                    ProcessError::Signalled(SIGKILL | SIGTERM) | ProcessError::Lost => {
-                        self.killed += 1
-                    }
-                    _ => self.unready += 1,
-                }
-                error.to_string()
+            (None, Err(error)) => {
+                let killed = matches!(
+                    error,
+                    ProcessError::Signalled(SIGKILL | SIGTERM) | ProcessError::Lost
+                );
+                *if killed { &mut self.killed } else { &mut self.unready } += 1;
+                format!("a worker {} before it began", words(status, &error))
             }
         };
         if self.unready > FAILURES || self.killed > KILLS {
             core.end(&TaskError::Broken(text));
         }
+    }
+}
+
+/// Says in words how a worker ended that never ran a task.
+fn words(status: Option<ExitStatus>, error: &ProcessError) -> String {
+    match status {
+        Some(status) => how_it_ended(status.signal(), status.code()),
+        None => format!("was lost ({error})"),
     }
 }

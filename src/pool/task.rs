@@ -1,8 +1,9 @@
 //! A task that was submitted to a pool, and its result.
-use super::chunk::{Outcome, ResultSink};
+use super::cell::TaskCell;
+use super::chunk::{Outcome, ResultSink, status};
+use super::client::Client;
 use super::core::Core;
 use super::error::TaskError;
-use super::worker::status;
 use crate::deadline::Deadline;
 use crate::process::worker::Panic;
 use crate::queue::value;
@@ -12,72 +13,31 @@ use core::marker::PhantomData;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 use serde::de::DeserializeOwned;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A task that was submitted to a [`Pool`](super::Pool).
 ///
-/// The task runs even if its handle is dropped. All methods take `&self`. The value can be taken
-/// once. A `Task` is also a `Future`, for any runtime. In the child of a fork every method that
+/// The task runs even if its handle is dropped, unless [`cancel_on_drop`](Self::cancel_on_drop) says
+/// otherwise. The value can be taken once. A `Task` is also a `Future`, for any runtime. In the child of a fork every method that
 /// takes the value returns [`TaskError::Forked`] immediately.
 #[doc(alias = "AsyncResult")]
 #[must_use = "the result of a task whose handle is dropped is lost"]
 pub struct Task<R> {
-    pub(super) cell: Arc<Cell>,
-    pub(super) core: Arc<Core>,
+    cell: Arc<TaskCell>,
+    backend: Backend,
+    cancel_on_drop: bool,
     result: PhantomData<fn() -> R>,
 }
 
-/// Holds the result of one task.
-#[derive(Default)]
-pub(super) struct Cell(Mutex<State>);
-
-#[derive(Default)]
-struct State {
-    outcome: Option<Outcome>,
-    done: bool,
-    wakers: Vec<Waker>,
-}
-
-impl Cell {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn is_done(&self) -> bool {
-        self.state().done
-    }
-
-    /// Wakes `waker` when the task is done, or immediately if it is.
-    pub(super) fn register(&self, waker: Waker) {
-        let mut state = self.state();
-        if state.done {
-            drop(state);
-            waker.wake();
-        } else {
-            state.add(&waker);
-        }
-    }
-}
-
-impl State {
-    fn add(&mut self, waker: &Waker) {
-        if !self.wakers.iter().any(|other| other.will_wake(waker)) {
-            self.wakers.push(waker.clone());
-        }
-    }
-}
-
-impl ResultSink for Cell {
-    fn deliver(&self, _base: u64, _count: u32, outcome: Outcome, wake: &mut Vec<Waker>) {
-        let mut state = self.state();
-        if state.done {
-            return; // it was cancelled, and its worker finished it before the signal arrived
-        }
-        state.done = true;
-        state.outcome = Some(outcome);
-        wake.append(&mut state.wakers);
-    }
+/// What runs a task.
+pub(super) enum Backend {
+    /// A pool of this process.
+    Owner(Arc<Core>),
+    /// In a worker: the pool that runs the worker. The task has a number.
+    Worker(Arc<Client>, u64),
+    /// The task has failed before it was submitted.
+    Nothing,
 }
 
 /// Decodes a result from the bytes of a record or a file.
@@ -117,30 +77,84 @@ pub(super) fn from_outcome<R: DeserializeOwned>(outcome: Outcome) -> Result<R, T
 }
 
 impl<R> Task<R> {
-    pub(super) fn new(cell: Arc<Cell>, core: Arc<Core>) -> Self {
-        Task { cell, core, result: PhantomData }
+    pub(super) fn new(cell: Arc<TaskCell>, backend: Backend) -> Self {
+        Task { cell, backend, cancel_on_drop: false, result: PhantomData }
+    }
+
+    /// Returns a task that has failed before it was submitted.
+    pub(super) fn failed(error: TaskError) -> Self {
+        let cell = Arc::<TaskCell>::default();
+        cell.deliver(0, 1, Outcome::Failed(error), &mut Vec::new());
+        Task::new(cell, Backend::Nothing)
+    }
+
+    /// Sets whether dropping this handle [cancels](Self::cancel) the task. Default: `false`.
+    ///
+    /// A future that a timeout or a `select!` drops then leaves no work behind:
+    ///
+    /// ```standalone_crate
+    /// use outlast::pool::Pool;
+    ///
+    /// fn sleeps(seconds: u64) {
+    ///     std::thread::sleep(std::time::Duration::from_secs(seconds));
+    /// }
+    ///
+    /// fn main() -> Result<(), outlast::Error> {
+    ///     outlast::process::init(); // first of all
+    ///     let pool = Pool::builder().workers(1).build()?;
+    ///     drop(pool.submit(sleeps, 3_600).cancel_on_drop(true));
+    ///     pool.join(); // takes no hour
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn cancel_on_drop(mut self, cancel: bool) -> Self {
+        self.cancel_on_drop = cancel;
+        self
+    }
+
+    /// Whether this is a copy in the child of a fork, where no result arrives.
+    pub(super) fn is_copy(&self) -> bool {
+        match &self.backend {
+            Backend::Owner(core) => core.is_copy(),
+            Backend::Worker(client, _) => client.is_copy(),
+            Backend::Nothing => false,
+        }
+    }
+
+    /// Whether this process is a worker, and the pool that of its owner.
+    pub(super) fn is_nested(&self) -> bool {
+        matches!(self.backend, Backend::Worker(..))
+    }
+
+    /// In a worker: runs the task on this thread, if no worker has begun it. Returns whether it has
+    /// run.
+    pub(super) fn run_here(&self) -> bool {
+        match &self.backend {
+            Backend::Worker(client, id) => client.run_here(*id),
+            _ => false,
+        }
     }
 
     /// Returns whether the task has its value or has failed. Always `true` in the child of a fork.
     #[must_use]
     #[doc(alias = "ready")]
     pub fn is_done(&self) -> bool {
-        if self.core.is_copy() {
+        if self.is_copy() || self.cell.is_done() {
             return true;
         }
-        if !self.cell.is_done() {
-            self.core.collect_results(); // perhaps no other thread reads results
+        if let Backend::Owner(core) = &self.backend {
+            core.collect_results(); // perhaps no other thread reads results
         }
         self.cell.is_done()
     }
 
     /// Wakes `waker` when the task is done, or immediately if it is.
     pub(super) fn register(&self, waker: Waker) {
-        if self.core.is_copy() {
+        if self.is_copy() {
             return waker.wake();
         }
         self.cell.register(waker);
-        self.core.request_results();
+        self.request_result();
     }
 
     /// Cancels the task. A worker that runs it is killed and replaced. Returns `false` if the task
@@ -151,15 +165,35 @@ impl<R> Task<R> {
     #[expect(clippy::must_use_candidate, reason = "the effect may be all that the caller wants")]
     pub fn cancel(&self) -> bool {
         let sink: Arc<dyn ResultSink> = Arc::clone(&self.cell) as _;
-        let cancelled = !self.is_done() && self.core.cancel(&sink, true);
-        self.core.ensure_leader();
-        cancelled
+        if self.is_done() {
+            return false;
+        }
+        match &self.backend {
+            Backend::Owner(core) => {
+                let cancelled = core.cancel(&sink, true);
+                core.ensure_leader();
+                cancelled
+            }
+            Backend::Worker(client, id) => client.cancel(*id),
+            Backend::Nothing => false,
+        }
+    }
+
+    /// Has the result read although no thread waits for it.
+    fn request_result(&self) {
+        if let Backend::Owner(core) = &self.backend {
+            core.request_results();
+        }
     }
 
     fn wait_until(&self, deadline: Deadline) -> bool {
         let mut ready = || self.cell.is_done();
         let mut register = |waker| self.cell.register(waker);
-        self.core.wait_for(deadline, &mut ready, &mut register)
+        match &self.backend {
+            Backend::Owner(core) => core.wait_for(deadline, &mut ready, &mut register),
+            Backend::Worker(client, id) => client.wait_for(*id, &self.cell, deadline),
+            Backend::Nothing => true,
+        }
     }
 
     /// Blocks until the task is done. Does not take its value.
@@ -205,10 +239,10 @@ impl<R: DeserializeOwned> Task<R> {
     }
 
     fn take(&self) -> Result<R, TaskError> {
-        if self.core.is_copy() {
+        if self.is_copy() {
             return Err(TaskError::Forked);
         }
-        let outcome = self.cell.state().outcome.take();
+        let outcome = self.cell.take();
         outcome.map_or(Err(TaskError::Taken), from_outcome)
     }
 }
@@ -217,18 +251,22 @@ impl<R: DeserializeOwned> Future for Task<R> {
     type Output = Result<R, TaskError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.core.is_copy() {
+        if self.is_copy() {
             return Poll::Ready(Err(TaskError::Forked));
         }
-        let mut state = self.cell.state();
-        if !state.done {
-            state.add(context.waker());
-            drop(state);
-            self.core.request_results();
+        if !self.cell.poll(context.waker()) {
+            self.request_result();
             return Poll::Pending;
         }
-        drop(state);
         Poll::Ready(self.take())
+    }
+}
+
+impl<R> Drop for Task<R> {
+    fn drop(&mut self) {
+        if self.cancel_on_drop {
+            self.cancel();
+        }
     }
 }
 

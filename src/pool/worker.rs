@@ -1,18 +1,20 @@
 //! The worker's side of a pool.
-use super::segment::{MAX_INLINE, PoolSegment, RESOURCE_TIMEOUT, WorkerSlot};
+use super::call::{end_if_copy, resolve, retry, run};
+use super::chunk::status;
+use super::client;
+use super::segment::{MAX_INLINE, PoolSegment, WorkerSlot};
 use crate::deadline::Deadline;
 use crate::process::wire::{encode, from_file, is_disconnected, to_file};
-use crate::process::worker::{Entry, Failure, catch};
+use crate::process::worker::{Entry, Failure, catch, note_panics};
 use crate::process::{inherited_fd, worker};
 use crate::segment::forks;
 use crate::sync::atomic::Ordering::{Acquire, Release};
-use crate::sys::process::{exit_now, poll, receive, receive_first, send, watch_process};
+use crate::sys::process::{poll, receive, receive_first, send, watch_process};
 use crate::sys::stopwatch::Stopwatch;
 use core::time::Duration;
 use memmap2::Mmap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
 
 /// The number of words before a message's arguments: their length and number, the message's number,
 /// the two functions.
@@ -22,14 +24,6 @@ pub(super) const LARGE: u32 = u32::MAX;
 /// The key under which a worker inherits its socket.
 pub(super) const SOCKET: &str = "outlast pool socket";
 
-/// The status of a result: the first byte after its length.
-pub(super) mod status {
-    pub(crate) const VALUE: u8 = 0;
-    pub(crate) const PANICKED: u8 = 1;
-    pub(crate) const ARGUMENT: u8 = 2;
-    pub(crate) const ENCODE: u8 = 3;
-    pub(crate) const TRANSFER: u8 = 4;
-}
 /// Flag of a result: its value comes through the socket.
 pub(super) const BY_SOCKET: u8 = 1;
 /// Flag of a result: it is the last of its message, whose time in nanoseconds follows.
@@ -63,25 +57,29 @@ struct Worker<'a> {
 /// The owner has ended, or its message is malformed: the worker must end.
 struct WorkerEnd;
 
-pub(super) fn work((slot, slots, owner, initializer): WorkerOrders) -> Result<(), String> {
+pub(super) fn work((number, slots, owner, initializer): WorkerOrders) -> Result<(), String> {
     let text = |what: &dyn core::fmt::Display| what.to_string();
     let segment = PoolSegment::inherited(slots as usize).map_err(|error| text(&error))?;
     let socket = inherited_fd(SOCKET).ok_or("no socket")?;
     // The owner is alive: this process dies with the fork server, which ends with the owner.
     let owner = watch_process(owner).map_err(|error| text(&error))?;
-    let slot = segment.slots().get(slot as usize).ok_or("the pool's segment has no such slot")?;
+    let slot = segment.slots().get(number as usize).ok_or("the pool's segment has no such slot")?;
     if let Some((entry, function, argument)) = initializer {
         let before = forks();
         let done = catch(|| run(entry, function, &argument, &mut Vec::new()));
         end_if_copy(before, done.is_err());
         match done {
             Ok(Ok(())) => {}
-            Ok(Err(Failure::Argument(error) | Failure::Encode(error))) => return Err(error),
+            Ok(Err(Failure::Argument(error) | Failure::Encode(error))) => {
+                return Err(format!("the initialiser's argument cannot be decoded: {error}"));
+            }
             Err((message, location, _)) => {
-                return Err(format!("the initializer panicked at {location}: {message}"));
+                return Err(format!("the initialiser panicked at {location}: {message}"));
             }
         }
+        note_panics(); // the initialiser may have set a hook of its own
     }
+    client::enter(number);
     slot.ready.store(1, Release);
     let (received, message, record, done) = Default::default();
     let forks = forks();
@@ -109,47 +107,6 @@ pub(super) fn work((slot, slots, owner, initializer): WorkerOrders) -> Result<()
         }
     }
     Ok(())
-}
-
-/// Ends the calling process if it is a copy that the user's function has forked. The messages and
-/// the results belong to the worker.
-fn end_if_copy(before: u32, panicked: bool) {
-    if forks() != before {
-        exit_now(if panicked { 101 } else { 0 });
-    }
-}
-
-/// Repeats a call that fails for lack of descriptors or memory until [`RESOURCE_TIMEOUT`] has
-/// elapsed, and returns the last error then. A closed socket is an error immediately.
-#[cold]
-fn retry<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
-    const PAUSE: Duration = Duration::from_millis(5);
-    let mut since = None;
-    loop {
-        match call() {
-            Err(error)
-                if !is_disconnected(&error)
-                    && since.get_or_insert_with(Instant::now).elapsed() < RESOURCE_TIMEOUT =>
-            {
-                std::thread::sleep(PAUSE);
-            }
-            other => return other,
-        }
-    }
-}
-
-/// Calls a function by its numbers, which the owner sent.
-fn run(entry: u64, function: u64, argument: &[u8], result: &mut Vec<u8>) -> Result<(), Failure> {
-    let (call, function) = resolve(entry, function)?;
-    call(function, argument, result)
-}
-
-/// Returns the entry and the function with these numbers, which the owner sent.
-#[expect(unsafe_code, reason = "calls a function by its number")]
-fn resolve(entry: u64, function: u64) -> Result<(Entry, usize), Failure> {
-    // SAFETY: the owner made the numbers with `numbers`, and runs the same executable: this process
-    // is a fork of it.
-    unsafe { worker::resolve(entry, function) }
 }
 
 /// The decoded head of a message.
@@ -297,7 +254,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Sends the record's value in a file. Retries for [`RESOURCE_TIMEOUT`], then returns the error.
+    /// Sends the record's value in a file. Retries for `RESOURCE_TIMEOUT`, then returns the error.
     #[cold]
     fn send_large(&mut self) -> Result<io::Result<()>, WorkerEnd> {
         let sent = retry(|| {
@@ -330,7 +287,7 @@ impl Worker<'_> {
     /// Receives the next argument from the socket. With `wait`, blocks until there is one.
     ///
     /// An argument for which there is no descriptor stays in the socket. With `wait`, it stays there
-    /// only for [`RESOURCE_TIMEOUT`]. Then it is lost, and its task reports the error.
+    /// only for `RESOURCE_TIMEOUT`. Then it is lost, and its task reports the error.
     fn receive_argument(&mut self, wait: bool) -> Result<(), WorkerEnd> {
         let (mut tag, mut files) = ([0; 4], Vec::new());
         let socket = self.socket.as_fd();

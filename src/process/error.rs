@@ -1,4 +1,5 @@
 //! Errors of starting and joining a process.
+use crate::sys::process::signal_name;
 use std::io;
 use thiserror::Error;
 
@@ -41,10 +42,10 @@ pub enum ProcessError {
         backtrace: String,
     },
     /// The process was killed by this signal.
-    #[error("the process was killed by signal {0}")]
+    #[error("the process was killed by {}", signal_name(*.0))]
     Signalled(i32),
     /// The process ended by itself, with this code, before the function returned.
-    #[error("the process ended with code {0} before the function returned")]
+    #[error("the process exited with code {0} before the function returned")]
     Exited(i32),
     /// The process could not decode its argument.
     #[error("the argument cannot be decoded: {0}")]

@@ -36,7 +36,8 @@ use crate::deadline::Deadline;
 use crate::sys::file::{duplicate, set_close_on_exec};
 use crate::sys::process::{
     EMFILE, MOST_DESCRIPTORS, SIGKILL, exit_now, flush_streams, fork, keep_statuses, kill_child,
-    no_input, own_group, poll, reap, reap_by, receive_first, signal, socket_pair, watch_process,
+    kill_group, no_input, own_group, poll, reap, reap_by, receive_first, signal, socket_pair,
+    watch_process,
 };
 use crate::sys::signal::reset_actions;
 use core::time::Duration;
@@ -318,6 +319,16 @@ struct Worker {
     handle: OwnedFd,
     channel: OwnedFd,
     detached: bool,
+    own_group: bool,
+}
+
+impl Worker {
+    /// Kills the children of a worker that has its own group. The worker must not be reaped yet.
+    fn kill_group(&self) {
+        if self.own_group {
+            kill_group(self.pid);
+        }
+    }
 }
 
 /// The fork server's own state.
@@ -346,6 +357,7 @@ fn serve(socket: OwnedFd, owner: u32) -> ! {
     while server.step(&mut buffer) {}
     for worker in server.workers.iter().filter(|worker| !worker.detached) {
         signal(worker.handle.as_fd(), SIGKILL).ok();
+        worker.kill_group();
     }
     for worker in server.workers.iter().filter(|worker| !worker.detached) {
         reap(worker.pid).ok();
@@ -375,6 +387,7 @@ impl Server {
         self.workers.retain(|worker| {
             let ended = ended.next().copied().unwrap_or(false);
             if ended {
+                worker.kill_group();
                 let status = reap(worker.pid).map_or(0, ExitStatusExt::into_raw);
                 send_message(
                     worker.channel.as_fd(),
@@ -415,8 +428,9 @@ impl Server {
         let mut descriptors = descriptors.into_iter();
         let Some(channel) = descriptors.next() else { return };
         match self.fork_worker(&body, file, &channel, descriptors.collect()) {
-            Ok((pid, handle, detached)) => {
-                self.workers.push(Worker { pid, handle, channel, detached });
+            Ok((pid, handle, request)) => {
+                let StartRequest { detached, own_group, .. } = request;
+                self.workers.push(Worker { pid, handle, channel, detached, own_group });
             }
             Err(error) => refuse(channel.as_fd(), &error),
         }
@@ -429,7 +443,7 @@ impl Server {
         file: Option<OwnedFd>,
         channel: &OwnedFd,
         shared: Vec<OwnedFd>,
-    ) -> io::Result<(u32, OwnedFd, bool)> {
+    ) -> io::Result<(u32, OwnedFd, StartRequest)> {
         let foreign = || io::Error::from(io::ErrorKind::InvalidInput);
         let (request, argument) = StartRequest::decode(body).map_err(|_| foreign())?;
         let known = |number| code::address(number).is_some();
@@ -464,7 +478,7 @@ impl Server {
                 &[handle.as_fd()],
                 false,
             )?;
-            Ok((pid, handle, request.detached))
+            Ok((pid, handle, request))
         });
         if told.is_err() {
             // Its function has not begun (I1), and only this process can reap it.

@@ -116,6 +116,8 @@ pub struct Builder<A, R> {
     function: fn(A) -> R,
     name: String,
     detached: bool,
+    own_group: bool,
+    memory_limit: Option<u64>,
     keys: Vec<String>,
     shared: io::Result<Vec<OwnedFd>>,
 }
@@ -134,8 +136,15 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
 
     /// Returns a builder, which has more options than [`spawn`](Process::spawn).
     pub fn builder<A: Serialize + DeserializeOwned>(function: fn(A) -> R) -> Builder<A, R> {
-        let shared = Ok(Vec::new());
-        Builder { function, name: String::new(), detached: false, keys: Vec::new(), shared }
+        Builder {
+            function,
+            name: String::new(),
+            detached: false,
+            own_group: false,
+            memory_limit: None,
+            keys: Vec::new(),
+            shared: Ok(Vec::new()),
+        }
     }
 
     /// Waits until the process ends, and takes what its function returned.
@@ -374,6 +383,40 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A
         self
     }
 
+    /// Kills the process's children when the process ends, however it ends. Default: `false`.
+    ///
+    /// The process gets a process group of its own. When it has ended, the fork server kills the
+    /// group, before the pid can be reused. A child that has left the group, as a daemon does,
+    /// survives. So do the children if the fork server is killed.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), outlast::Error> {
+    /// use outlast::process::Process;
+    ///
+    /// fn pings(host: String) {
+    ///     std::process::Command::new("ping").arg(host).status().ok();
+    /// }
+    ///
+    /// let process = Process::builder(pings).kill_children(true).spawn("localhost".to_owned())?;
+    /// process.kill()?; // ends `ping`, too
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn kill_children(mut self, kill: bool) -> Self {
+        self.own_group = kill;
+        self
+    }
+
+    /// Limits the private memory of the process, in bytes: heap, private mappings and stacks of
+    /// threads. Shared segments do not count. Default: the limit of this program.
+    ///
+    /// This sets `RLIMIT_DATA`. An allocation beyond the limit fails. Rust's default reaction is to
+    /// abort the process, which is reported as [`ProcessError::Signalled`] with `SIGABRT`.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
     /// A name for tools such as `top`, which show 15 bytes of it.
     pub fn name(mut self, name: &str) -> Self {
         self.name = name.chars().take(64).collect();
@@ -398,6 +441,8 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A
             entry,
             function,
             detached: self.detached,
+            own_group: self.own_group,
+            memory_limit: self.memory_limit,
             name: self.name,
             keys: self.keys,
         };

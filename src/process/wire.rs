@@ -187,27 +187,35 @@ pub(super) struct StartRequest {
     pub(super) entry: u64,
     pub(super) function: u64,
     pub(super) detached: bool,
+    /// The process has a group of its own, which is killed when the process ends.
+    pub(super) own_group: bool,
+    /// The limit of private memory, in bytes.
+    pub(super) memory_limit: Option<u64>,
     pub(super) name: String,
     /// The keys of the shared descriptors, which follow the channel's.
     pub(super) keys: Vec<String>,
 }
 
-type Fields<'a> = (Image, u64, u64, bool, &'a str, Vec<&'a str>);
+type Fields<'a> = (Image, (u64, u64), (bool, bool, Option<u64>), &'a str, Vec<&'a str>);
 
 impl StartRequest {
     pub(super) fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
         let keys = self.keys.iter().map(String::as_str).collect();
+        let options = (self.detached, self.own_group, self.memory_limit);
         let fields: Fields<'_> =
-            (self.image, self.entry, self.function, self.detached, &self.name, keys);
+            (self.image, (self.entry, self.function), options, &self.name, keys);
         postcard::to_allocvec(&fields)
     }
 
     /// Decodes a request. Returns it and the argument behind it.
     pub(super) fn decode(bytes: &[u8]) -> Result<(StartRequest, &[u8]), postcard::Error> {
-        let ((image, entry, function, detached, name, keys), argument) =
+        let ((image, (entry, function), options, name, keys), argument) =
             postcard::take_from_bytes::<Fields<'_>>(bytes)?;
+        let (detached, own_group, memory_limit) = options;
         let keys = keys.into_iter().map(str::to_owned).collect();
         let name = name.to_owned();
-        Ok((StartRequest { image, entry, function, detached, name, keys }, argument))
+        let request =
+            StartRequest { image, entry, function, detached, own_group, memory_limit, name, keys };
+        Ok((request, argument))
     }
 }

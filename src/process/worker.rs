@@ -5,7 +5,7 @@ use super::wire::{Message, MessageKind, StartRequest, receive_message, send_mess
 use crate::command;
 use crate::process::wire::encode;
 use crate::queue::value::decode;
-use crate::sys::process::{die_with, exit_now, name_thread, own_session};
+use crate::sys::process::{die_with, exit_now, limit_memory, name_thread, own_group, own_session};
 use core::any::Any;
 use core::cell::Cell;
 use serde::Serialize;
@@ -34,20 +34,30 @@ pub(crate) fn entry<A: DeserializeOwned, R: Serialize>(
     argument: &[u8],
     result: &mut Vec<u8>,
 ) -> Result<(), Failure> {
+    let value = call::<A, R>(function, argument)?;
+    encode(&value, result).map_err(|error| Failure::Encode(error.to_string()))
+}
+
+/// Decodes an argument and calls the function at an address, which must be one from `A` to `R`.
+#[inline(always)]
+pub(crate) fn call<A: DeserializeOwned, R>(function: usize, argument: &[u8]) -> Result<R, Failure> {
     let argument = decode(argument).map_err(|error| Failure::Argument(error.to_string()))?;
     let function = core::ptr::with_exposed_provenance::<()>(function);
-    // SAFETY: a number that was made of a `fn(A) -> R` together with the number of this very
-    // instance of `entry`, in the same executable; both were found to lie in its code.
+    // SAFETY: a number that was made of a `fn(A) -> R` together with the number of an entry that
+    // calls this very instance, in the same executable; both were found to lie in its code.
     let function = unsafe { core::mem::transmute::<*const (), fn(A) -> R>(function) };
-    let value = function(argument);
-    encode(&value, result).map_err(|error| Failure::Encode(error.to_string()))
+    Ok(function(argument))
 }
 
 /// The numbers of an [`Entry`] and of its function.
 pub(crate) fn numbers<A: DeserializeOwned, R: Serialize>(
     function: fn(A) -> R,
 ) -> Option<(u64, u64)> {
-    let entry: Entry = entry::<A, R>;
+    numbers_of(entry::<A, R>, function)
+}
+
+/// The numbers of an entry and of a function that it can call.
+pub(crate) fn numbers_of<A, R>(entry: Entry, function: fn(A) -> R) -> Option<(u64, u64)> {
     Some((code::number(entry as usize)?, code::number(function as usize)?))
 }
 
@@ -84,13 +94,7 @@ thread_local! {
 /// Runs `body`, and returns its value or its panic.
 pub(crate) fn catch<T>(body: impl FnOnce() -> T) -> Result<T, Panic> {
     static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            note(info);
-            usual(info);
-        }));
-    });
+    HOOK.call_once(note_panics);
     let before = CATCHING.replace(true);
     LAST.take(); // from another body, which caught it
     let outcome = catch_unwind(AssertUnwindSafe(body));
@@ -101,14 +105,38 @@ pub(crate) fn catch<T>(body: impl FnOnce() -> T) -> Result<T, Panic> {
     })
 }
 
+/// Has panics noted, by a hook that calls the program's own hook afterwards.
+pub(crate) fn note_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        note(info);
+        usual(info);
+    }));
+}
+
 fn note(info: &PanicHookInfo<'_>) {
     if !CATCHING.get() {
         return;
     }
     let location = info.location().map_or_else(|| String::from("?"), ToString::to_string);
-    let backtrace = Backtrace::force_capture().to_string();
+    let backtrace = frames_of_the_user(&Backtrace::force_capture().to_string());
     let panic = Box::new((text_of(info.payload()), location, backtrace));
     LAST.try_with(|last| last.set(Some(panic))).ok(); // or the thread is ending
+}
+
+/// Cuts a backtrace down to the frames between the function that was called and its panic.
+fn frames_of_the_user(backtrace: &str) -> String {
+    const PANIC: [&str; 3] = ["core::panicking::", "std::panicking::begin_panic", "panic_any"];
+    const ENTRY: [&str; 2] = ["outlast::process::worker::entry", "outlast::pool::context::entry"];
+    // A frame is a line "12: path::of::the_function" and perhaps a line "at file:line:column".
+    let lines: Vec<&str> = backtrace.lines().collect();
+    let names = |line: &&str, parts: &[&str]| parts.iter().any(|part| line.contains(part));
+    let end = lines.iter().position(|line| names(line, &ENTRY)).unwrap_or(lines.len());
+    let lines = &lines[..end];
+    let panic = lines.iter().rposition(|line| names(line, &PANIC));
+    let begin = panic.map_or(0, |at| at + 1);
+    let place = lines.get(begin).is_some_and(|line| line.trim_start().starts_with("at "));
+    lines[begin + usize::from(place)..].join("\n")
 }
 
 fn text_of(payload: &dyn Any) -> String {
@@ -130,6 +158,9 @@ pub(super) fn work(
     } else {
         die_with(fork_server);
     }
+    if request.own_group {
+        own_group();
+    }
     if let Ok(name) = CString::new(request.name.as_str())
         && !request.name.is_empty()
     {
@@ -145,8 +176,10 @@ pub(super) fn work(
         exit_now(1); // the owner has no descriptor of this process, and does not know of it
     }
     let pid = std::process::id();
+    let limited = request.memory_limit.map_or(Ok(()), limit_memory);
 
     let outcome = catch(|| {
+        limited.map_err(|error| Failure::Argument(format!("the memory limit: {error}")))?;
         // SAFETY: the numbers were made by this executable, as the fork server has checked.
         let (entry, function) = unsafe { resolve(request.entry, request.function) }?;
         let mut value = Vec::new();

@@ -281,6 +281,48 @@ pub(crate) fn own_group() {
     unsafe { libc::setpgid(0, 0) };
 }
 
+/// Kills all processes of the group that `leader`, a child that has not been reaped, may have led.
+pub(crate) fn kill_group(leader: u32) {
+    if let Ok(leader) = number(leader) {
+        // SAFETY: takes no pointers. The kernel does not reuse the number before the child is reaped.
+        unsafe { libc::kill(-leader, libc::SIGKILL) };
+    }
+}
+
+/// Limits this process's private memory: its heap, its private mappings and its threads' stacks.
+pub(crate) fn limit_memory(bytes: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    // SAFETY: reads the live structure.
+    result(unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) })?;
+    Ok(())
+}
+
+/// The usual name of a signal, or its number.
+pub(crate) fn signal_name(signal: c_int) -> String {
+    let name = match signal {
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGINT => "SIGINT",
+        libc::SIGQUIT => "SIGQUIT",
+        libc::SIGILL => "SIGILL",
+        libc::SIGTRAP => "SIGTRAP",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGUSR1 => "SIGUSR1",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGUSR2 => "SIGUSR2",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGALRM => "SIGALRM",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGXCPU => "SIGXCPU",
+        libc::SIGXFSZ => "SIGXFSZ",
+        libc::SIGSYS => "SIGSYS",
+        _ => return format!("signal {signal}"),
+    };
+    name.to_owned()
+}
+
 /// Puts this process into a session of its own, without a terminal.
 pub(crate) fn own_session() {
     // SAFETY: takes nothing. It can only fail for one that leads a group, and that is a new
