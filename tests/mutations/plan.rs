@@ -27,7 +27,7 @@ pub(crate) enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Build {
     Ordinary,
-    /// With planted pauses: see `src/hooks.rs`.
+    /// With planted pauses: see `src/sys/hooks.rs`.
     Hooks,
     /// The models: see `tests/model`.
     Loom,
