@@ -1,7 +1,7 @@
 //! What messages of bytes cost, copied and in place, beside a pipe and a queue of fixed messages.
 mod support;
 
-use outlast::{ByteChannel, ByteQueue, Queue, Shared};
+use outlast::{ByteQueue, Channel, Queue, Shared};
 use support::scenes::{World, bytes_copied, bytes_in_place, number, pipe_stream};
 use support::{ALONE, Bench, Contest, TOGETHER};
 
@@ -41,9 +41,9 @@ fn alone<const LEN: usize>(contest: &mut Contest<'_>) {
 
 fn alone_beside_a_queue(contest: &mut Contest<'_>) {
     alone::<64>(contest);
-    let channel = Shared::<ByteChannel>::with_capacity(64 * CAPACITY).expect("memory");
+    let channel = Shared::<Channel<ByteQueue>>::with_capacity(64 * CAPACITY).expect("memory");
     let (sender, receiver) = (channel.sender().expect("room"), channel.receiver().expect("room"));
-    contest.alone("outlast::ByteChannel, in place", move |n| {
+    contest.alone("outlast::Channel<ByteQueue>, in place", move |n| {
         for i in 0..n {
             let mut room = sender.reserve(64).expect("a receiver");
             room[..8].copy_from_slice(&i.to_ne_bytes());

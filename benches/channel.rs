@@ -2,7 +2,7 @@
 //! beside one of them.
 mod support;
 
-use outlast::{Channel, PriorityChannel, PriorityQueue, Queue, Shared};
+use outlast::{Channel, PriorityQueue, Queue, Shared};
 use std::sync::mpsc::sync_channel;
 use support::scenes::{World, stream};
 use support::{ALONE, Bench, Contest, TOGETHER};
@@ -10,14 +10,14 @@ use support::{ALONE, Bench, Contest, TOGETHER};
 const CAPACITY: usize = 1_024;
 
 type Levels = PriorityQueue<u64, 4, CAPACITY>;
-type LevelsBetween = PriorityChannel<u64, 4, CAPACITY>;
+type LevelsBetween = Channel<PriorityQueue<u64, 4, CAPACITY>>;
 
 fn queue() -> Shared<Queue<u64>> {
     Shared::<Queue<u64>>::with_capacity(CAPACITY).expect("memory")
 }
 
-fn channel() -> Shared<Channel<u64>> {
-    Shared::<Channel<u64>>::with_capacity(CAPACITY).expect("memory")
+fn channel() -> Shared<Channel<Queue<u64>>> {
+    Shared::<Channel<Queue<u64>>>::with_capacity(CAPACITY).expect("memory")
 }
 
 fn levels() -> Shared<Levels> {
@@ -55,7 +55,7 @@ fn alone(contest: &mut Contest<'_>) {
     });
     let between = levels_between();
     let (sender, receiver) = (between.sender().expect("room"), between.receiver().expect("room"));
-    contest.alone("outlast::PriorityChannel, 4 levels, the highest", move |n| {
+    contest.alone("outlast::Channel<PriorityQueue>, 4 levels, the highest", move |n| {
         for i in 0..n {
             sender.send(3, i).expect("a receiver");
             assert_eq!(receiver.recv(), Ok((3, i)));
@@ -121,7 +121,7 @@ fn streams(contest: &mut Contest<'_>, pairs: usize) {
         };
         stream(World::Processes, pairs, messages, sender, receiver)
     });
-    contest.counted("outlast::PriorityChannel, 4 levels", move |messages| {
+    contest.counted("outlast::Channel<PriorityQueue>, 4 levels", move |messages| {
         let channel = levels_between();
         let sender = || {
             let sender = channel.sender().expect("room");

@@ -16,9 +16,9 @@ use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::spsc::{self, FixedRing};
 use outlast::{
-    Barrier, BarrierError, BrokenCause, Condition, Event, FixedChannel, FixedQueue, Latch,
-    LatchError, Lock, LockError, OnceCell, OwnedSemaphore, RecvError, ReentrantLock, RwLock,
-    Semaphore, Shareable, Shared, Spin,
+    Barrier, BarrierError, BrokenCause, Channel, Condition, Event, FixedQueue, Latch, LatchError,
+    Lock, LockError, OnceCell, OwnedSemaphore, RecvError, ReentrantLock, RwLock, Semaphore,
+    Shareable, Shared, Spin,
 };
 use std::time::{Duration, Instant};
 use support::{Bench, duration, group, say, spread};
@@ -403,7 +403,7 @@ fn messages(bench: &Bench) {
     .run(bench);
     Scene {
         name: "Channel, last sender (a receiver waits)",
-        make: FixedChannel::<u64, 4>::new,
+        make: || Channel::new(FixedQueue::<u64, 4>::new()),
         victim: |channel, notes| notes.hold(channel.sender().expect("a place")),
         survivor: |channel, notes| {
             let received = channel.receiver().expect("a place").recv();

@@ -4,12 +4,12 @@
 //   any_error                            one error for all
 //   pool                                 workers, tasks
 //   process                              functions in processes of their own
-//   shared  command                      Shared<T>, handing on
 //   log                                  records of all processes, to one collector
 //   queue                                built on the wait layer and the peer table
 //   condition                            waiting for what a lock guards
 //   reentrant                            a lock around a lock
 //   lock  rwlock  semaphore  event  barrier  once  latch    standalone
+//   shared  command                      Shared<T>, handing on
 //   segment/{header,memory,names,peers,table}    memory, names, who uses it, recovery
 //   wait/{robust,spin}                   the only blocking loop, robust words
 //   sys/{futex,pthread,robust,thread,file,clock}    the only place for libc
@@ -67,12 +67,10 @@ pub use plain_types::{
 };
 pub use queue::bytes;
 pub use queue::spsc;
-pub use queue::{ByteChannel, ByteReceiver, ByteSender, FixedByteChannel};
 pub use queue::{ByteQueue, FixedByteQueue};
-pub use queue::{Channel, FixedChannel, PriorityQueue, Receiver, Sender};
+pub use queue::{Channel, PriorityQueue, Receiver, Sender};
 pub use queue::{Connection, FixedPipe, Pipe};
 pub use queue::{Delivery, FixedQueue, Loan, Queue, Ref};
-pub use queue::{PriorityChannel, PriorityReceiver, PrioritySender};
 pub use queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };

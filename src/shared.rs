@@ -2,16 +2,12 @@
 #![expect(unsafe_code, reason = "gives references to a value that lies in a checked mapping")]
 use crate::deadline::Deadline;
 use crate::error::{Fault, OpenError};
-use crate::queue::pipe::{Connection, Pipe};
-use crate::queue::{ByteChannel, ByteReceiver, ByteSender};
-use crate::queue::{Channel, Receiver, Sender};
-use crate::queue::{PriorityChannel, PriorityReceiver, PrioritySender};
 use crate::segment::header::{self, Expected, Geometry, Lifetime, Spec};
 use crate::segment::memory::Memory;
 use crate::segment::names;
 use crate::segment::peers::Peers;
 use crate::segment::{Attachment, discard};
-use crate::shareable::{Dead, Plain, Shareable, WithCapacity};
+use crate::shareable::{Dead, Shareable, WithCapacity};
 use crate::sys::file::{self, Named};
 use crate::sys::thread;
 use core::fmt;
@@ -492,80 +488,6 @@ impl<T: ?Sized + WithCapacity + Sync + 'static> Shared<T> {
     /// As [`Shared::with_capacity`].
     pub fn open_or_create_with_capacity(name: &str, capacity: usize) -> Result<Self, OpenError> {
         Options::new().open_or_create_with_capacity(name, capacity)
-    }
-}
-
-impl<T: Plain> Shared<Channel<T>> {
-    /// As [`Channel::sender`]; the handle keeps the channel mapped, and may go to any thread.
-    ///
-    /// # Errors
-    /// As [`Channel::sender`].
-    pub fn sender(&self) -> Result<Sender<T, Self>, Fault> {
-        Sender::of(self.clone())
-    }
-
-    /// As [`Channel::receiver`]; the handle keeps the channel mapped, and may go to any thread.
-    ///
-    /// # Errors
-    /// As [`Channel::receiver`].
-    pub fn receiver(&self) -> Result<Receiver<T, Self>, Fault> {
-        Receiver::of(self.clone())
-    }
-}
-
-impl<T: Plain, const LEVELS: usize, const N: usize> Shared<PriorityChannel<T, LEVELS, N>> {
-    /// As [`PriorityChannel::sender`]; the handle keeps the channel mapped, and may go to any
-    /// thread.
-    ///
-    /// # Errors
-    /// As [`PriorityChannel::sender`].
-    pub fn sender(&self) -> Result<PrioritySender<T, LEVELS, N, Self>, Fault> {
-        PrioritySender::of(self.clone())
-    }
-
-    /// As [`PriorityChannel::receiver`]; the handle keeps the channel mapped, and may go to any
-    /// thread.
-    ///
-    /// # Errors
-    /// As [`PriorityChannel::receiver`].
-    pub fn receiver(&self) -> Result<PriorityReceiver<T, LEVELS, N, Self>, Fault> {
-        PriorityReceiver::of(self.clone())
-    }
-}
-
-impl Shared<ByteChannel> {
-    /// As [`ByteChannel::sender`]; the handle keeps the channel mapped, and may go to any thread.
-    ///
-    /// # Errors
-    /// As [`ByteChannel::sender`].
-    pub fn sender(&self) -> Result<ByteSender<Self>, Fault> {
-        ByteSender::of(self.clone())
-    }
-
-    /// As [`ByteChannel::receiver`]; the handle keeps the channel mapped, and may go to any thread.
-    ///
-    /// # Errors
-    /// As [`ByteChannel::receiver`].
-    pub fn receiver(&self) -> Result<ByteReceiver<Self>, Fault> {
-        ByteReceiver::of(self.clone())
-    }
-}
-
-impl Shared<Pipe> {
-    /// As [`Pipe::first`]; the handle keeps the pipe mapped, and may go to any thread.
-    ///
-    /// # Errors
-    /// As [`Pipe::first`].
-    pub fn first(&self) -> Result<Connection<Self>, Fault> {
-        Connection::first(self.clone())
-    }
-
-    /// As [`Pipe::second`]; the handle keeps the pipe mapped, and may go to any thread.
-    ///
-    /// # Errors
-    /// As [`Pipe::first`].
-    pub fn second(&self) -> Result<Connection<Self>, Fault> {
-        Connection::second(self.clone())
     }
 }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 /// A value that every clone sees.
 #[derive(Debug)]
-pub struct Shared<T>(Arc<T>);
+pub struct Shared<T: ?Sized>(Arc<T>);
 
-impl<T> Clone for Shared<T> {
+impl<T: ?Sized> Clone for Shared<T> {
     fn clone(&self) -> Self {
         Shared(self.0.clone())
     }
@@ -28,7 +28,7 @@ impl<T: Shareable> Shared<T> {
     }
 }
 
-impl<T> Deref for Shared<T> {
+impl<T: ?Sized> Deref for Shared<T> {
     type Target = T;
     fn deref(&self) -> &T {
         &self.0

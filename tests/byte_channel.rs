@@ -1,4 +1,4 @@
-//! `ByteChannel`: messages of any length, between two ends that notice each other's (see `ends`,
+//! `Channel<ByteQueue>`: messages of any length, between two ends that notice each other's (see `ends`,
 //! too).
 #![cfg(not(outlast_loom))]
 mod common;
@@ -46,20 +46,20 @@ use common::{eventually, fork_child, ms, sleep_for_ever, watch, worlds};
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
-    ByteChannel, Fault, FixedByteChannel, OpenError, RecvError, RecvTimeoutError, SendError,
+    ByteQueue, Channel, Fault, FixedByteQueue, OpenError, RecvError, RecvTimeoutError, SendError,
     SendTimeoutError, Shared, TryRecvError, TrySendError,
 };
 use std::time::Instant;
 
 outlast::shared! {
     #[derive(Debug)]
-    struct Office { jobs: FixedByteChannel<4>, answers: FixedByteChannel<4>, step: AtomicU32, sum: AtomicU64 }
+    struct Office { jobs: Channel<FixedByteQueue<4>>, answers: Channel<FixedByteQueue<4>>, step: AtomicU32, sum: AtomicU64 }
 }
 
 fn office() -> Shared<Office> {
     Shared::anonymous(Office {
-        jobs: FixedByteChannel::new(),
-        answers: FixedByteChannel::new(),
+        jobs: Channel::new(FixedByteQueue::new()),
+        answers: Channel::new(FixedByteQueue::new()),
         step: AtomicU32::new(0),
         sum: AtomicU64::new(0),
     })
@@ -67,11 +67,11 @@ fn office() -> Shared<Office> {
 }
 
 /// A channel of so many blocks, of which a short message takes one.
-fn channel(blocks: usize) -> Shared<ByteChannel> {
-    Shared::<ByteChannel>::with_capacity(64 * blocks).unwrap()
+fn channel(blocks: usize) -> Shared<Channel<ByteQueue>> {
+    Shared::<Channel<ByteQueue>>::with_capacity(64 * blocks).unwrap()
 }
 
-fn again(channel: &Shared<ByteChannel>) -> Shared<ByteChannel> {
+fn again(channel: &Shared<Channel<ByteQueue>>) -> Shared<Channel<ByteQueue>> {
     Shared::from_fd(channel.try_clone_fd().unwrap()).unwrap()
 }
 
@@ -160,9 +160,9 @@ fn room_for_nobody() {
 #[test]
 fn by_name_and_capacity() {
     let name = format!("byte-channel-{}", std::process::id());
-    let here = Shared::<ByteChannel>::create_with_capacity(&name, 300).unwrap();
+    let here = Shared::<Channel<ByteQueue>>::create_with_capacity(&name, 300).unwrap();
     let _watchdog = watch("by_name_and_capacity", &here);
-    let there = Shared::<ByteChannel>::open(&name).unwrap();
+    let there = Shared::<Channel<ByteQueue>>::open(&name).unwrap();
     let (sender, receiver) = (here.sender().unwrap(), there.receiver().unwrap());
     assert_eq!(there.capacity(), 512);
     for round in 0..9_u8 {
@@ -173,14 +173,14 @@ fn by_name_and_capacity() {
     drop(sender);
     assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
     for wrong in [0, 1 << 31, usize::MAX] {
-        let made = Shared::<ByteChannel>::with_capacity(wrong);
+        let made = Shared::<Channel<ByteQueue>>::with_capacity(wrong);
         assert!(matches!(made, Err(OpenError::InvalidCapacity(_))), "{wrong}");
     }
 }
 
 #[test]
 fn not_in_a_segment() {
-    let channel = FixedByteChannel::<2>::new();
+    let channel = Channel::new(FixedByteQueue::<2>::new());
     assert_eq!(channel.sender().map(drop), Err(Fault::NotShared));
 }
 

@@ -20,31 +20,31 @@ use common::{eventually, fork_child, ms, watch, worlds};
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
-    Channel, Fault, FixedChannel, OpenError, Queue, RecvError, RecvTimeoutError, SendError, Shared,
+    Channel, Fault, FixedQueue, OpenError, Queue, RecvError, RecvTimeoutError, SendError, Shared,
     TryRecvError, TrySendError,
 };
 use std::time::{Duration, Instant};
 
 outlast::shared! {
     #[derive(Debug)]
-    struct Office { jobs: FixedChannel<u64, 3>, answers: FixedChannel<u64, 4>, step: AtomicU32, sum: AtomicU64 }
+    struct Office { jobs: Channel<FixedQueue<u64, 3>>, answers: Channel<FixedQueue<u64, 4>>, step: AtomicU32, sum: AtomicU64 }
 }
 
 fn office() -> Shared<Office> {
     Shared::anonymous(Office {
-        jobs: FixedChannel::new(),
-        answers: FixedChannel::new(),
+        jobs: Channel::new(FixedQueue::new()),
+        answers: Channel::new(FixedQueue::new()),
         step: AtomicU32::new(0),
         sum: AtomicU64::new(0),
     })
     .unwrap()
 }
 
-fn channel(capacity: usize) -> Shared<Channel<u64>> {
-    Shared::<Channel<u64>>::with_capacity(capacity).unwrap()
+fn channel(capacity: usize) -> Shared<Channel<Queue<u64>>> {
+    Shared::<Channel<Queue<u64>>>::with_capacity(capacity).unwrap()
 }
 
-fn again(channel: &Shared<Channel<u64>>) -> Shared<Channel<u64>> {
+fn again(channel: &Shared<Channel<Queue<u64>>>) -> Shared<Channel<Queue<u64>>> {
     Shared::from_fd(channel.try_clone_fd().unwrap()).unwrap()
 }
 
@@ -147,9 +147,9 @@ fn what_kills_is_buried() {
 #[test]
 fn by_name_and_capacity() {
     let name = format!("channel-{}", std::process::id());
-    let here = Shared::<Channel<u64>>::create_with_capacity(&name, 5).unwrap();
+    let here = Shared::<Channel<Queue<u64>>>::create_with_capacity(&name, 5).unwrap();
     let _watchdog = watch("by_name_and_capacity", &here);
-    let there = Shared::<Channel<u64>>::open(&name).unwrap();
+    let there = Shared::<Channel<Queue<u64>>>::open(&name).unwrap();
     let (sender, receiver) = (here.sender().unwrap(), there.receiver().unwrap());
     assert_eq!(there.capacity(), 5);
     for round in 0..9 {
@@ -159,14 +159,17 @@ fn by_name_and_capacity() {
     }
     drop(sender);
     assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
-    let too_large = Shared::<Channel<u64>>::with_capacity(1 << 24);
+    let too_large = Shared::<Channel<Queue<u64>>>::with_capacity(1 << 24);
     assert!(matches!(too_large, Err(OpenError::InvalidCapacity(_))));
-    assert!(matches!(Shared::<Channel<u64>>::with_capacity(0), Err(OpenError::InvalidCapacity(0))));
+    assert!(matches!(
+        Shared::<Channel<Queue<u64>>>::with_capacity(0),
+        Err(OpenError::InvalidCapacity(0))
+    ));
 }
 
 #[test]
 fn not_in_a_segment() {
-    let channel = FixedChannel::<u64, 2>::new();
+    let channel = Channel::new(FixedQueue::<u64, 2>::new());
     assert_eq!(channel.sender().map(drop), Err(Fault::NotShared));
 }
 

@@ -254,7 +254,7 @@ fn uses_of_a_cell() {
 
 #[test]
 fn takers_of_an_end() {
-    let channel = Shared::<Channel<u64>>::with_capacity(4).unwrap();
+    let channel = Shared::<Channel<Queue<u64>>>::with_capacity(4).unwrap();
     let _watchdog = watch("takers_of_an_end", &channel);
     let bytes = Bytes::of(&channel);
     let receiver = channel.receiver().unwrap();
@@ -275,7 +275,7 @@ fn takers_of_an_end() {
 /// A cell of an end that counts as many handles as it can: a further handle takes another cell.
 #[test]
 fn handles_of_an_end() {
-    let channel = Shared::<Channel<u64>>::with_capacity(4).unwrap();
+    let channel = Shared::<Channel<Queue<u64>>>::with_capacity(4).unwrap();
     let _watchdog = watch("handles_of_an_end", &channel);
     let bytes = Bytes::of(&channel);
     let receiver = channel.receiver().unwrap();

@@ -7,8 +7,8 @@ mod common;
 use common::{cpu_time, ms, until_waiting, watch};
 use outlast::queue::IN_FLIGHT;
 use outlast::{
-    Channel, Delivery, PriorityChannel, PriorityQueue, Queue, RecvError, RecvTimeoutError,
-    Shareable, Shared, Spin, TryRecvError, queue::priority,
+    Channel, Delivery, PriorityQueue, Queue, RecvError, RecvTimeoutError, Shareable, Shared, Spin,
+    TryRecvError, queue::priority,
 };
 use std::os::unix::fs::FileExt as _;
 use std::sync::Barrier;
@@ -100,7 +100,7 @@ fn closed_and_empty_is_seen_without_a_cell() {
 
 #[test]
 fn an_end_is_seen_without_a_cell() {
-    let channel = Shared::<Channel<u64>>::with_capacity(IN_FLIGHT + 8).unwrap();
+    let channel = Shared::<Channel<Queue<u64>>>::with_capacity(IN_FLIGHT + 8).unwrap();
     let _watchdog = watch("an_end_is_seen_without_a_cell", &channel);
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     (0..=ALL).for_each(|n| sender.send(n).unwrap());
@@ -183,7 +183,7 @@ fn the_last_slot_that_is_given_up_wakes_all_receivers_of_a_closed_queue() {
 /// wake itself.
 #[test]
 fn a_receiver_without_a_cell_sleeps_when_the_senders_are_gone() {
-    let channel = Shared::<Channel<u64>>::with_capacity(IN_FLIGHT + 8).unwrap();
+    let channel = Shared::<Channel<Queue<u64>>>::with_capacity(IN_FLIGHT + 8).unwrap();
     let _watchdog = watch("a_receiver_without_a_cell_sleeps_when_the_senders_are_gone", &channel);
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     (0..=ALL).for_each(|n| sender.send(n).unwrap());
@@ -199,11 +199,11 @@ fn a_receiver_without_a_cell_sleeps_when_the_senders_are_gone() {
 /// The same of a message that is being written, in a channel that nobody sent to for a moment.
 #[test]
 fn a_receiver_behind_a_slow_sender_sleeps() {
-    let channel = Shared::<Channel<u64>>::with_capacity(4).unwrap();
+    let channel = Shared::<Channel<Queue<u64>>>::with_capacity(4).unwrap();
     let _watchdog = watch("a_receiver_behind_a_slow_sender_sleeps", &channel);
     drop(channel.sender().unwrap());
     let _sender = channel.sender().unwrap();
-    claim_first_slot(&channel, <Channel<u64> as Shareable>::layout().fields[0]);
+    claim_first_slot(&channel, <Channel<Queue<u64>> as Shareable>::layout().fields[0]);
     let receiver = channel.receiver().unwrap();
     let used = cpu_time(|| {
         let received = receiver.recv_ack_timeout(ms(1_000));
@@ -338,8 +338,8 @@ fn levels_a_receiver_that_sleeps_for_a_cell_of_a_closed_queue_hears_that_the_mes
 /// Receivers that sleep for a cell wake neither themselves nor each other.
 #[test]
 fn levels_receivers_without_a_cell_sleep_when_the_senders_are_gone() {
-    type Levels = PriorityChannel<u64, 2, { IN_FLIGHT + 8 }>;
-    let channel = Shared::anonymous(Levels::new()).unwrap();
+    type Levels = Channel<PriorityQueue<u64, 2, { IN_FLIGHT + 8 }>>;
+    let channel = Shared::anonymous(Levels::new(PriorityQueue::new())).unwrap();
     let _watchdog =
         watch("levels_receivers_without_a_cell_sleep_when_the_senders_are_gone", &channel);
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());

@@ -4,7 +4,7 @@ mod common;
 
 use common::{fork_child, watch};
 use outlast::spsc::Ring;
-use outlast::{ByteChannel, ByteQueue, PriorityQueue, Queue, Shared};
+use outlast::{ByteQueue, Channel, PriorityQueue, Queue, Shared};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Whether it panics, as each way to the bytes of the parent's handle does.
@@ -53,7 +53,7 @@ fn deliveries_of_a_level() {
 #[test]
 fn bytes_in_place() {
     let queue = Shared::<ByteQueue>::with_capacity(4096).unwrap();
-    let channel = Shared::<ByteChannel>::with_capacity(4096).unwrap();
+    let channel = Shared::<Channel<ByteQueue>>::with_capacity(4096).unwrap();
     let _watchdog = watch("bytes_in_place", &queue);
     let (sender, _receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     queue.send(b"first").unwrap();

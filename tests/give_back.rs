@@ -4,7 +4,7 @@ mod common;
 
 use common::watch;
 use outlast::spsc::{Ring, RoleError, TrySendError as RingError};
-use outlast::{Channel, Fault, Options, Pipe, RecvError, Shareable, Shared, TrySendError};
+use outlast::{Channel, Fault, Options, Pipe, Queue, RecvError, Shareable, Shared, TrySendError};
 use std::sync::mpsc;
 
 /// Runs `act` on a thread that finds all places of the segment taken by threads that live on.
@@ -36,7 +36,7 @@ fn options() -> Options {
 
 #[test]
 fn the_last_sender() {
-    let channel = options().with_capacity::<Channel<u64>>(4).unwrap();
+    let channel = options().with_capacity::<Channel<Queue<u64>>>(4).unwrap();
     let _watchdog = watch("the_last_sender", &channel);
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     let sent = without_a_place(

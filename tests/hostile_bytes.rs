@@ -4,7 +4,7 @@
 mod common;
 
 use common::watch;
-use outlast::{ByteChannel, ByteQueue, OpenError, Shareable, Shared, spsc::Ring};
+use outlast::{ByteQueue, Channel, OpenError, Shareable, Shared, spsc::Ring};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
@@ -143,10 +143,10 @@ fn a_message_beyond_the_tail_is_refused() {
 /// Records that are done with, in a chain of their own across one that is not.
 #[test]
 fn a_chain_that_passes_the_head_by_is_refused() {
-    let channel = Shared::<ByteChannel>::with_capacity(BLOCKS * 64).unwrap();
+    let channel = Shared::<Channel<ByteQueue>>::with_capacity(BLOCKS * 64).unwrap();
     let _watchdog = watch("a_chain_that_passes_the_head_by_is_refused", &channel);
     let bytes = Bytes::of(&channel);
-    let queue = <ByteChannel as Shareable>::layout().fields[0].offset as u64;
+    let queue = <Channel<ByteQueue> as Shareable>::layout().fields[0].offset as u64;
     for (block, extent, phase) in [(0, 5, DONE), (3, 4, FULL), (5, 2, DONE)] {
         bytes.put(queue + header(block), state(0, extent, phase));
         bytes.put(queue + header(block) + 8, 64 * extent);
@@ -154,7 +154,7 @@ fn a_chain_that_passes_the_head_by_is_refused() {
     for (mark, at) in MARKS.into_iter().zip([7, 3, 0]) {
         bytes.put(queue + mark, at);
     }
-    let opened = Shared::<ByteChannel>::from_fd(channel.try_clone_fd().unwrap());
+    let opened = Shared::<Channel<ByteQueue>>::from_fd(channel.try_clone_fd().unwrap());
     assert!(matches!(opened, Err(OpenError::Corrupt)));
 }
 

@@ -15,10 +15,7 @@ use common::{
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU8, AtomicU64};
 use outlast::spsc::{self, Ring};
-use outlast::{
-    ByteChannel, ByteQueue, Channel, Pipe, PriorityChannel, PriorityQueue, Queue, RecvError,
-    Shared, TryRecvError,
-};
+use outlast::{ByteQueue, Channel, Pipe, PriorityQueue, Queue, RecvError, Shared, TryRecvError};
 use std::time::{Duration, Instant};
 
 const CAPACITY: usize = 256;
@@ -232,7 +229,7 @@ fn kills_of_bytes_copied() {
 
 #[test]
 fn kills_of_channel() {
-    let channel = Shared::<Channel<u64>>::with_capacity(CAPACITY).unwrap();
+    let channel = Shared::<Channel<Queue<u64>>>::with_capacity(CAPACITY).unwrap();
     let shown = channel.clone();
     let _watchdog = watchdog("kills_of_channel", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
@@ -259,7 +256,7 @@ fn kills_of_channel() {
 /// In place at one end, copied at the other, by senders and receivers that are counted.
 #[test]
 fn kills_of_byte_channel() {
-    let channel = Shared::<ByteChannel>::with_capacity(64 * CAPACITY).unwrap();
+    let channel = Shared::<Channel<ByteQueue>>::with_capacity(64 * CAPACITY).unwrap();
     let shown = channel.clone();
     let _watchdog = watchdog("kills_of_byte_channel", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
@@ -343,7 +340,8 @@ fn kills_of_priority() {
 /// left, in any level.
 #[test]
 fn kills_of_priority_channel() {
-    let channel = Shared::anonymous(PriorityChannel::<u64, 3, CAPACITY>::new()).unwrap();
+    let channel =
+        Shared::anonymous(Channel::new(PriorityQueue::<u64, 3, CAPACITY>::new())).unwrap();
     let shown = channel.clone();
     let _watchdog = watchdog("kills_of_priority_channel", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
@@ -367,7 +365,7 @@ fn kills_of_priority_channel() {
     drop(sender);
     crew.ends();
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
-    judge_plain("PriorityChannel", books, &crew, began);
+    judge_plain("Channel<PriorityQueue>", books, &crew, began);
 }
 
 #[test]

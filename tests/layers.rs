@@ -486,7 +486,7 @@ fn planted_violations_are_found() {
         ("wait/mod.rs", "use crate::{sync::fence, event::Event};"),
         ("lock.rs", "use crate::queue::Queue;"),
         ("event.rs", "use crate::Lock;"),
-        ("queue/ring.rs", "use crate::shared::Shared;"),
+        ("queue/ring.rs", "use crate::log::Journal;"),
         ("shared_model.rs", "use crate::any_error::Error;"),
         ("novelty.rs", "use crate::sync;"),
         ("lock.rs", "    let r = unsafe { libc::getpid() };"),

@@ -6,10 +6,9 @@ use core::mem::{align_of, size_of};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::spsc::FixedRing;
 use outlast::{
-    Barrier, ByteChannel, ByteQueue, Condition, Event, FixedByteChannel, FixedByteQueue,
-    FixedChannel, FixedPipe, FixedQueue, Latch, Lock, OnDeath, Once, OnceCell, Options,
-    OwnedSemaphore, PriorityChannel, PriorityQueue, Queue, ReentrantLock, RwLock, Semaphore,
-    Shareable, Shared,
+    Barrier, ByteQueue, Channel, Condition, Event, FixedByteQueue, FixedPipe, FixedQueue, Latch,
+    Lock, OnDeath, Once, OnceCell, Options, OwnedSemaphore, PriorityQueue, Queue, ReentrantLock,
+    RwLock, Semaphore, Shareable, Shared,
 };
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -58,11 +57,11 @@ fn sizes_and_alignments() {
     assert_eq!(size_of::<FixedQueue<u64, 5>>() - size_of::<FixedQueue<u64, 4>>(), 0);
     assert_eq!(size_of::<FixedQueue<u64, 12>>() - size_of::<FixedQueue<u64, 4>>(), 128);
     // Two ends of 260 bytes, and the queue.
-    assert_eq!(size_of::<FixedChannel<u64, 4>>(), 640 + 2_048);
-    assert_eq!(size_of::<PriorityChannel<u64, 2, 4>>(), 640 + 128 + 2 * 2_048);
+    assert_eq!(size_of::<Channel<FixedQueue<u64, 4>>>(), 640 + 2_048);
+    assert_eq!(size_of::<Channel<PriorityQueue<u64, 2, 4>>>(), 640 + 128 + 2 * 2_048);
     assert_eq!((size_of::<FixedByteQueue<4>>(), align_of::<FixedByteQueue<4>>()), (896, 128));
-    assert_eq!(size_of::<FixedByteChannel<4>>(), 640 + 896);
-    assert_eq!(align_of::<FixedByteChannel<4>>(), 128);
+    assert_eq!(size_of::<Channel<FixedByteQueue<4>>>(), 640 + 896);
+    assert_eq!(align_of::<Channel<FixedByteQueue<4>>>(), 128);
 }
 
 #[test]
@@ -81,11 +80,11 @@ fn fields() {
     let queue = [("cells", 384, 64, 8), ("slots", 1_920, 4, 8)];
     assert_eq!(rows::<FixedQueue<u64, 4>>(), queue);
     assert_eq!(rows::<Queue<u64>>(), [("cells", 384, 64, 8), ("slots", 1_920, 1, 8)]);
-    assert_eq!(rows::<FixedChannel<u64, 4>>(), [("queue", 640, 1, 2_048)]);
-    assert_eq!(rows::<PriorityChannel<u64, 2, 4>>(), [("queue", 640, 1, 128 + 2 * 2_048)]);
+    assert_eq!(rows::<Channel<FixedQueue<u64, 4>>>(), [("queue", 640, 1, 2_048)]);
+    assert_eq!(rows::<Channel<PriorityQueue<u64, 2, 4>>>(), [("queue", 640, 1, 128 + 2 * 2_048)]);
     assert_eq!(rows::<FixedByteQueue<4>>(), [("blocks", 512, 4, 8)]);
-    assert_eq!(rows::<FixedByteChannel<4>>(), [("queue", 640, 1, 896)]);
-    assert_eq!(rows::<ByteChannel>(), [("queue", 640, 1, 512)]);
+    assert_eq!(rows::<Channel<FixedByteQueue<4>>>(), [("queue", 640, 1, 896)]);
+    assert_eq!(rows::<Channel<ByteQueue>>(), [("queue", 640, 1, 512)]);
     let jobs = [
         ("pending", 0, 1, 3_072),
         ("done", 3_072, 1, 8),
@@ -119,11 +118,11 @@ fn fingerprints() {
         <ReentrantLock<u64> as Shareable>::FINGERPRINT,
         <RwLock<Job> as Shareable>::FINGERPRINT,
         <ByteQueue as Shareable>::FINGERPRINT,
-        <ByteChannel as Shareable>::FINGERPRINT,
-        <FixedByteChannel<4> as Shareable>::FINGERPRINT,
-        <FixedChannel<u64, 4> as Shareable>::FINGERPRINT,
+        <Channel<ByteQueue> as Shareable>::FINGERPRINT,
+        <Channel<FixedByteQueue<4>> as Shareable>::FINGERPRINT,
+        <Channel<FixedQueue<u64, 4>> as Shareable>::FINGERPRINT,
         <PriorityQueue<u64, 2, 4> as Shareable>::FINGERPRINT,
-        <PriorityChannel<u64, 2, 4> as Shareable>::FINGERPRINT,
+        <Channel<PriorityQueue<u64, 2, 4>> as Shareable>::FINGERPRINT,
         <FixedRing<u64, 4> as Shareable>::FINGERPRINT,
         <FixedPipe<4> as Shareable>::FINGERPRINT,
     ];
@@ -148,11 +147,11 @@ fn fingerprints() {
         0x38ec_57dc_2788_3b24,
         0xccb6_d458_6232_c766,
         0x4937_8ea9_931a_db93,
-        0xd0c3_7e17_9158_3ac2,
-        0x5a7a_2fad_d836_cf86,
-        0x014c_4e71_3f90_da37,
+        0xc28c_8b7b_1ff2_816c,
+        0xd6e6_7277_69d8_0ca7,
+        0x0cea_8f1c_5a2a_1fe8,
         0x56ad_5249_19b8_96ef,
-        0x6c04_f470_5ddb_54d0,
+        0x2ce0_06e8_554b_cb10,
         0x5196_9d10_b465_a8e9,
         0x537e_3777_6a59_00a2,
     ];

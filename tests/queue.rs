@@ -12,8 +12,8 @@ use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU8, AtomicU32};
 use outlast::queue::IN_FLIGHT;
 use outlast::{
-    Fault, FixedQueue, OpenError, Plain, Queue, RecvError, RecvTimeoutError, SendError,
-    SendTimeoutError, Shared, TryRecvError, TrySendError,
+    Channel, Fault, FixedQueue, OpenError, Plain, PriorityQueue, Queue, RecvError,
+    RecvTimeoutError, SendError, SendTimeoutError, Shared, TryRecvError, TrySendError,
 };
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -1549,7 +1549,6 @@ fn spoil<T: ?Sized + outlast::Shareable + Sync + 'static>(shared: &Shared<T>, go
 /// that can; one that waits ends behind it, so that a further loop gets on.
 #[test]
 fn iterators_end_at_what_is_no_value() {
-    use outlast::{Channel, PriorityChannel, PriorityQueue};
     const CORRUPT: Fault = Fault::Corrupt;
     let queue = Shared::<Queue<Coin>>::with_capacity(8).unwrap();
     let _watchdog = watch("iterators_end_at_what_is_no_value", &queue);
@@ -1579,7 +1578,7 @@ fn iterators_end_at_what_is_no_value() {
     assert_eq!(queue.recv_batch(&mut all, 4), Err(RecvError::Failed(CORRUPT)));
     assert_eq!((all, queue.is_empty()), (vec![Coin::Head], true));
 
-    let channel = Shared::<Channel<Coin>>::with_capacity(8).unwrap();
+    let channel = Shared::<Channel<Queue<Coin>>>::with_capacity(8).unwrap();
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     sender.send(Coin::Tail).unwrap();
     spoil(&channel, 2);
@@ -1594,7 +1593,7 @@ fn iterators_end_at_what_is_no_value() {
     assert_eq!((levels.try_iter().next(), levels.iter().next()), (None, None));
     assert_eq!(levels.iter().next(), Some((1, Coin::Head)));
 
-    let urgent = Shared::anonymous(PriorityChannel::<Coin, 2, 4>::new()).unwrap();
+    let urgent = Shared::anonymous(Channel::new(PriorityQueue::<Coin, 2, 4>::new())).unwrap();
     let (sender, receiver) = (urgent.sender().unwrap(), urgent.receiver().unwrap());
     sender.send(1, Coin::Tail).unwrap();
     spoil(&urgent, 2);

@@ -36,7 +36,7 @@ fn a_killed_closer_of_any_queue_leaves_nobody_asleep() {
     let waiter = fork_child(|| assert!(queue.recv().is_err()));
     outlasts("Queue", waiter, || queue.close());
 
-    let channel = Shared::<Channel<u64>>::with_capacity(4).unwrap();
+    let channel = Shared::<Channel<Queue<u64>>>::with_capacity(4).unwrap();
     let waiter = fork_child(|| assert!(channel.receiver().unwrap().recv().is_err()));
     outlasts("Channel", waiter, || channel.close());
 

@@ -7,8 +7,8 @@ use common::watch_alone;
 use outlast::bytes::Message;
 use outlast::spsc::{self, Ring};
 use outlast::{
-    ByteChannel, ByteQueue, Channel, Delivery, Fault, Pipe, PriorityChannel, PriorityQueue, Queue,
-    RecvTimeoutError, SendError, Shared, TryRecvError, TrySendError,
+    ByteQueue, Channel, Delivery, Fault, Pipe, PriorityQueue, Queue, RecvTimeoutError, SendError,
+    Shared, TryRecvError, TrySendError,
 };
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -282,8 +282,8 @@ fn play_ring(capacity: usize, plays: &[(Act, bool)]) {
 }
 
 fn play_channel(capacity: usize, plays: &[(Act, bool)]) {
-    let here = Shared::<Channel<u32>>::with_capacity(capacity).unwrap();
-    let there = Shared::<Channel<u32>>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    let here = Shared::<Channel<Queue<u32>>>::with_capacity(capacity).unwrap();
+    let there = Shared::<Channel<Queue<u32>>>::from_fd(here.try_clone_fd().unwrap()).unwrap();
     let mut model = Model { capacity, ..Model::default() };
     let (mut senders, mut receivers) = (Vec::new(), Vec::new());
     let (mut sent_to, mut received_from) = (false, false); // somebody had the end once
@@ -346,8 +346,8 @@ fn play_channel(capacity: usize, plays: &[(Act, bool)]) {
 
 /// With messages of a block each: what the ends do.
 fn play_byte_channel(capacity: usize, plays: &[(Act, bool)]) {
-    let here = Shared::<ByteChannel>::with_capacity(64 * capacity).unwrap();
-    let there = Shared::<ByteChannel>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    let here = Shared::<Channel<ByteQueue>>::with_capacity(64 * capacity).unwrap();
+    let there = Shared::<Channel<ByteQueue>>::from_fd(here.try_clone_fd().unwrap()).unwrap();
     let capacity = here.capacity() / 64;
     let mut blocks = Blocks { capacity, tail: 0, records: VecDeque::new() };
     let mut model = Model { capacity, ..Model::default() };
@@ -702,8 +702,8 @@ fn play_priority(plays: &[(Act, bool)]) {
 
 /// What the ends do, in all levels.
 fn play_priority_channel(plays: &[(Act, bool)]) {
-    type Levels = PriorityChannel<u32, LEVELS, 2>;
-    let here = Shared::anonymous(Levels::new()).unwrap();
+    type Levels = Channel<PriorityQueue<u32, LEVELS, 2>>;
+    let here = Shared::anonymous(Levels::new(PriorityQueue::new())).unwrap();
     let there = Shared::<Levels>::from_fd(here.try_clone_fd().unwrap()).unwrap();
     let mut models: [Model; LEVELS] =
         core::array::from_fn(|_| Model { capacity: 2, ..Model::default() });

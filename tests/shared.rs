@@ -13,9 +13,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::log::Journal;
 use outlast::spsc::Ring;
 use outlast::{
-    ByteChannel, ByteQueue, Channel, CommandExt, Event, Fault, FixedQueue, Lifetime, Lock,
-    LockError, OnceCell, OpenError, Options, Pipe, Queue, ReentrantLock, RwLock, Shareable, Shared,
-    TryRecvError,
+    ByteQueue, Channel, CommandExt, Event, Fault, FixedQueue, Lifetime, Lock, LockError, OnceCell,
+    OpenError, Options, Pipe, Queue, ReentrantLock, RwLock, Shareable, Shared, TryRecvError,
 };
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -282,10 +281,10 @@ fn queues_of_any_length() {
         assert!(other_name.exists());
         for kind in [
             Shared::<Queue<u64>>::with_capacity(0).map(drop),
-            Shared::<Channel<u64>>::with_capacity(0).map(drop),
+            Shared::<Channel<Queue<u64>>>::with_capacity(0).map(drop),
             Shared::<Ring<u64>>::with_capacity(0).map(drop),
             Shared::<ByteQueue>::with_capacity(0).map(drop),
-            Shared::<ByteChannel>::with_capacity(0).map(drop),
+            Shared::<Channel<ByteQueue>>::with_capacity(0).map(drop),
             Shared::<Pipe>::with_capacity(0).map(drop),
             Shared::<Journal>::with_capacity(0).map(drop),
         ] {

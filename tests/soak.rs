@@ -37,10 +37,9 @@ mod soak {
     use outlast::pool::Pool;
     use outlast::spsc::{self, FixedRing, RoleError};
     use outlast::{
-        Barrier, BarrierError, Condition, Event, FixedByteChannel, FixedByteQueue, FixedChannel,
-        FixedPipe, FixedQueue, Latch, Lock, LockError, LockGuard, OnDeath, OnceCell, Options,
-        OwnedSemaphore, PriorityChannel, PriorityQueue, ReentrantLock, RwLock, Semaphore,
-        Shareable, Shared, WriteGuard,
+        Barrier, BarrierError, Channel, Condition, Event, FixedByteQueue, FixedPipe, FixedQueue,
+        Latch, Lock, LockError, LockGuard, OnDeath, OnceCell, Options, OwnedSemaphore,
+        PriorityQueue, ReentrantLock, RwLock, Semaphore, Shareable, Shared, WriteGuard,
     };
     use std::collections::BTreeMap;
     use std::process::{Command, ExitCode};
@@ -105,9 +104,9 @@ mod soak {
             jobs: Mended<FixedQueue<u64, 8>, 14>,
             priority: Mended<PriorityQueue<u64, 3, 4>, 15>,
             bytes: Mended<FixedByteQueue<64>, 16>,
-            channel: Mended<FixedChannel<u64, 8>, 17>,
-            byte_channel: Mended<FixedByteChannel<64>, 18>,
-            priority_channel: Mended<PriorityChannel<u64, 3, 4>, 19>,
+            channel: Mended<Channel<FixedQueue<u64, 8>>, 17>,
+            byte_channel: Mended<Channel<FixedByteQueue<64>>, 18>,
+            priority_channel: Mended<Channel<PriorityQueue<u64, 3, 4>>, 19>,
             pipe: Mended<FixedPipe<32>, 20>,
             ring: Mended<FixedRing<u64, 8>, 21>,
         }
@@ -132,9 +131,9 @@ mod soak {
             jobs: Mended(FixedQueue::new()),
             priority: Mended(PriorityQueue::new()),
             bytes: Mended(FixedByteQueue::new()),
-            channel: Mended(FixedChannel::new()),
-            byte_channel: Mended(FixedByteChannel::new()),
-            priority_channel: Mended(PriorityChannel::new()),
+            channel: Mended(Channel::new(FixedQueue::new())),
+            byte_channel: Mended(Channel::new(FixedByteQueue::new())),
+            priority_channel: Mended(Channel::new(PriorityQueue::new())),
             pipe: Mended(FixedPipe::new()),
             ring: Mended(FixedRing::new()),
         });

@@ -13,9 +13,9 @@ use common::{Exit, KILLED, OK, filter_calls, fork_child, watch_alone};
 use core::time::Duration;
 use outlast::spsc::FixedRing;
 use outlast::{
-    Barrier, Condition, Event, FixedByteChannel, FixedByteQueue, FixedChannel, FixedPipe,
-    FixedQueue, Latch, Lock, Once, OnceCell, Options, OwnedSemaphore, PriorityChannel,
-    PriorityQueue, Queue, ReentrantLock, RwLock, Semaphore, Shared, TryRecvError,
+    Barrier, Channel, Condition, Event, FixedByteQueue, FixedPipe, FixedQueue, Latch, Lock, Once,
+    OnceCell, Options, OwnedSemaphore, PriorityQueue, Queue, ReentrantLock, RwLock, Semaphore,
+    Shared, TryRecvError,
 };
 
 const ROUNDS: u64 = 10_000;
@@ -344,8 +344,8 @@ fn the_family() {
 outlast::shared! {
     #[derive(Debug)]
     struct Ways {
-        ring: FixedRing<u64, 4>, bytes: FixedByteQueue<64>, pipe: FixedPipe<64>, channel: FixedChannel<u64, 4>, letters: FixedByteChannel<64>,
-        urgent: PriorityQueue<u64, 3, 4>, urgent_ends: PriorityChannel<u64, 3, 4>, stream: FixedQueue<u64, 1024>, fast: FixedRing<u64, 1024>
+        ring: FixedRing<u64, 4>, bytes: FixedByteQueue<64>, pipe: FixedPipe<64>, channel: Channel<FixedQueue<u64, 4>>, letters: Channel<FixedByteQueue<64>>,
+        urgent: PriorityQueue<u64, 3, 4>, urgent_ends: Channel<PriorityQueue<u64, 3, 4>>, stream: FixedQueue<u64, 1024>, fast: FixedRing<u64, 1024>
     }
 }
 

@@ -29,10 +29,10 @@ use outlast::log::{Journal, Level};
 use outlast::semaphore::{OwnedPermit, Permit};
 use outlast::spsc::Ring;
 use outlast::{
-    Barrier, ByteChannel, ByteQueue, Channel, Condition, Delivery, Event, FixedQueue, Latch, Loan,
-    Lock, LockError, LockGuard, LockResult, OnDeath, Once, OnceCell, OpenError, Options,
-    OwnedSemaphore, Pipe, Plain, Queue, ReadGuard, ReentrantLock, ReentrantLockGuard, Ref, RwLock,
-    Semaphore, Shareable, Shared, Spin, WriteGuard,
+    Barrier, ByteQueue, Channel, Condition, Delivery, Event, FixedQueue, Latch, Loan, Lock,
+    LockError, LockGuard, LockResult, OnDeath, Once, OnceCell, OpenError, Options, OwnedSemaphore,
+    Pipe, Plain, Queue, ReadGuard, ReentrantLock, ReentrantLockGuard, Ref, RwLock, Semaphore,
+    Shareable, Shared, Spin, WriteGuard,
 };
 use queues::Queues;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -284,7 +284,7 @@ const GROWN: usize = 6;
 fn grown(which: usize) -> &'static [u8] {
     static BYTES: [OnceLock<Vec<u8>>; GROWN] = [const { OnceLock::new() }; GROWN];
     BYTES[which].get_or_init(|| match which {
-        0 => image(options().with_capacity(3), |channel: &Channel<Kind>| {
+        0 => image(options().with_capacity(3), |channel: &Channel<Queue<Kind>>| {
             channel.sender().expect("an end").try_send(Kind::Draw).expect("room");
         }),
         1 => image(options().with_capacity(3), |ring: &Ring<Kind>| {
@@ -294,7 +294,7 @@ fn grown(which: usize) -> &'static [u8] {
             queue.try_send(b"message").expect("room");
             queue.try_recv_ref().expect("a message").give_back().expect("ours");
         }),
-        3 => image(options().with_capacity(500), |channel: &ByteChannel| {
+        3 => image(options().with_capacity(500), |channel: &Channel<ByteQueue>| {
             channel.sender().expect("an end").try_send(b"message").expect("room");
         }),
         4 => image(options().with_capacity(500), |pipe: &Pipe| {
@@ -318,13 +318,16 @@ fn use_grown(which: usize, target: &Target, input: &mut Unstructured<'_>, all: b
         }};
     }
     match which {
-        0 => play!(Channel<Kind>, |held, channel, _what, how| held.use_channel(&channel, how)),
+        0 => {
+            play!(Channel<Queue<Kind>>, |held, channel, _what, how| held.use_channel(&channel, how))
+        }
         1 => play!(Ring<Kind>, |held, ring, _what, how| held.use_ring(&ring, how)),
         2 => play!(ByteQueue, |held, queue, what, how| match what % 4 {
             0 => held.use_values(&*queue, how),
             _ => held.use_bytes(&*queue, how),
         }),
-        3 => play!(ByteChannel, |held, channel, _what, how| held.use_byte_channel(&channel, how)),
+        3 => play!(Channel<ByteQueue>, |held, channel, _what, how| held
+            .use_byte_channel(&channel, how)),
         4 => play!(Pipe, |held, pipe, _what, how| {
             queues::locks_of_pipe().iter().for_each(|at| target.disown(target.value.0 + at));
             held.use_pipe(&pipe, how);

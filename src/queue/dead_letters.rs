@@ -8,9 +8,8 @@
 //! receiver is killed between the two, the message is in both queues, and the next receiver sends
 //! it to the other queue once more. No message is lost. The process that reads dead letters must
 //! expect to see one twice.
-use super::channel::Channel;
-use super::channel::priority::{PriorityChannel, PriorityReceiver};
-use super::{Delivery, PriorityQueue, Queue, Receiver, RecvFailure, priority};
+use super::channel::AsQueue;
+use super::{Channel, Delivery, PriorityQueue, Queue, Receiver, RecvFailure, priority};
 use super::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -62,8 +61,8 @@ fn next_live<D: Counted<Target: Plain>>(
 
 /// For what delivers messages by `deliver_now` and `deliver_until`.
 macro_rules! dead_letter_verbs {
-    ($(#[$example:meta])* [$($generics:tt)*] $receiver:ty, $delivery:ty) => {
-        impl<$($generics)*> $receiver {
+    ($(#[$example:meta])* [$($generics:tt)*] $receiver:ty, $delivery:ty $(where $queue:ty)?) => {
+        impl<$($generics)*> $receiver $(where $queue: AsQueue<T>)? {
             /// Like [`recv_ack`](Self::recv_ack), but sends a message that was delivered `limit`
             /// times without an acknowledgement to `dead_letters`, and acknowledges it here.
             ///
@@ -151,7 +150,7 @@ dead_letter_verbs! {
     /// ```
     /// use outlast::{Channel, Queue, Shared};
     ///
-    /// let here = Shared::<Channel<u64>>::with_capacity(4)?;
+    /// let here = Shared::<Channel<Queue<u64>>>::with_capacity(4)?;
     /// let dead_letters = Shared::<Queue<u64>>::with_capacity(4)?;
     /// let (sender, receiver) = (here.sender()?, here.receiver()?);
     /// sender.send(666)?;
@@ -165,7 +164,8 @@ dead_letter_verbs! {
     /// assert_eq!(dead_letters.drain(), [666]);
     /// # Ok::<(), outlast::Error>(())
     /// ```
-    [T: Plain, C: Deref<Target = Channel<T>>] Receiver<T, C>, Delivery<'_, T>
+    [T: Plain, S: ?Sized, H: Deref<Target = Channel<Queue<T, S>>>]
+    Receiver<Queue<T, S>, H>, Delivery<'_, T> where Queue<T, S>
 }
 
 dead_letter_verbs! {
@@ -188,10 +188,11 @@ dead_letter_verbs! {
 
 dead_letter_verbs! {
     /// ```
-    /// use outlast::{PriorityChannel, Queue, Shared};
+    /// use outlast::{Channel, PriorityQueue, Queue, Shared};
     ///
-    /// let here = Shared::anonymous(PriorityChannel::<u64, 2, 16>::new())?;
-    /// let there = Shared::<PriorityChannel<u64, 2, 16>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// type Jobs = Channel<PriorityQueue<u64, 2, 16>>;
+    /// let here = Shared::anonymous(Jobs::new(PriorityQueue::new()))?;
+    /// let there = Shared::<Jobs>::from_fd(here.try_clone_fd()?)?; // as another process would
     /// let dead_letters = Shared::<Queue<u64>>::with_capacity(16)?;
     /// let (sender, receiver) = (here.sender()?, there.receiver()?);
     /// sender.send(1, 666)?;
@@ -201,6 +202,6 @@ dead_letter_verbs! {
     /// assert_eq!(dead_letters.recv()?, 666); // without its level
     /// # Ok::<(), outlast::Error>(())
     /// ```
-    [T: Plain, const LEVELS: usize, const N: usize, C: Deref<Target = PriorityChannel<T, LEVELS, N>>]
-    PriorityReceiver<T, LEVELS, N, C>, priority::Delivery<'_, T>
+    [T: Plain, const LEVELS: usize, const N: usize, H: Deref<Target = Channel<PriorityQueue<T, LEVELS, N>>>]
+    Receiver<PriorityQueue<T, LEVELS, N>, H>, priority::Delivery<'_, T>
 }

@@ -27,16 +27,13 @@
 //! Killed before a cell is taken: nothing. After: recovery frees it. Killed between the freeing and
 //! what its caller does about it (wake the other side): the container does that in its own
 //! `recover`, always.
-use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::{LIGHT, NO_RECEIVERS, NO_SENDERS, RecvFailure};
 use crate::segment::{forks, identify};
 use crate::shareable::Dead;
 use crate::sync::HOLDERS;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use crate::sync::atomic::fence;
-use crate::wait::signal::Signal;
 use core::fmt;
 use core::ops::Deref;
 
@@ -218,87 +215,6 @@ impl Ends {
         if self.is_gone() {
             ended.for_each(|word| _ = word.fetch_or(bit, AcqRel));
         }
-    }
-}
-
-/// How a receiver looks at a queue of whole messages to which nobody sends.
-pub(super) struct Look<'a> {
-    pub(super) is_closed: &'a dyn Fn() -> bool,
-    /// Whether nothing is left that could still be received.
-    pub(super) is_quiet: &'a dyn Fn() -> bool,
-    pub(super) may_have_message: &'a dyn Fn() -> bool,
-    /// Where receivers wait.
-    pub(super) arrived: &'a Signal<LIGHT>,
-}
-
-/// A queue with two sides: what keeps I1 to I3 of [`Channel`](crate::queue::channel), for every
-/// kind of it.
-pub(super) trait Sided {
-    /// The side that `bit` stands for, `NO_SENDERS` or `NO_RECEIVERS`.
-    fn side(&self, bit: u32) -> &Ends;
-
-    /// The words that have these bits.
-    fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone;
-
-    /// Wakes all who wait for what the side that `bit` stands for does. To be called after a
-    /// change.
-    fn tell(&self, bit: u32);
-
-    /// Tells the other side that the one that `bit` stands for is gone.
-    #[cold]
-    fn part(&self, bit: u32) {
-        self.ended().for_each(|word| _ = word.fetch_or(bit, AcqRel));
-        self.tell(bit); // keeps I3
-    }
-
-    /// Whether the side whose bit was seen is gone indeed: keeps I2.
-    #[cold]
-    fn is_cut_off(&self, bit: u32) -> bool {
-        self.side(bit).confirm_gone(self.ended(), bit, || self.tell(bit))
-    }
-
-    /// Gives back a handle of the side that `bit` stands for.
-    fn give_back(&self, hold: &Hold, bit: u32) {
-        if self.side(bit).release(hold) {
-            self.part(bit);
-        }
-    }
-
-    /// `receive`, which gives `Closed` when it finds nothing and the senders' bit set, until it is
-    /// clear what that means.
-    fn to_the_end<R>(
-        &self,
-        look: Look<'_>,
-        deadline: Deadline,
-        receive: impl Fn() -> Result<Option<R>, RecvFailure>,
-    ) -> Result<Option<R>, RecvFailure> {
-        loop {
-            match receive() {
-                Err(RecvFailure::Closed) if !(look.is_closed)() => {}
-                done => return done,
-            }
-            if !self.is_cut_off(NO_SENDERS) {
-                continue;
-            }
-            if (look.is_quiet)() {
-                return Err(RecvFailure::Disconnected); // keeps I4
-            }
-            // Something is there, or comes back, or is gone when who has it has it for good.
-            let moved = || {
-                let over = (look.may_have_message)() || (look.is_quiet)();
-                (over || (look.is_closed)() || !self.side(NO_SENDERS).is_gone()).then_some(())
-            };
-            if look.arrived.wait(deadline, moved).is_err() {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Takes what `dead` had of both. Then everybody is to be woken.
-    fn bereave(&self, dead: &Dead) {
-        [NO_SENDERS, NO_RECEIVERS]
-            .into_iter()
-            .for_each(|bit| self.side(bit).recover(dead, self.ended(), bit));
     }
 }
 

@@ -114,9 +114,7 @@ pub mod spsc;
 pub mod value;
 
 pub use bytes::{ByteQueue, FixedByteQueue};
-pub use channel::bytes::{ByteChannel, ByteReceiver, ByteSender, FixedByteChannel};
-pub use channel::priority::{PriorityChannel, PriorityReceiver, PrioritySender};
-pub use channel::{Channel, FixedChannel, Receiver, Sender};
+pub use channel::{Channel, Receiver, Sender};
 pub use error::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };

@@ -28,7 +28,7 @@
 //!   killed half-way.
 //! - I5. The end of any claim (a reception, a send that is taken back, an acknowledgement, a cell
 //!   taken in vain) wakes all receivers if nothing more can be sent to any level, because the queue
-//!   is closed or, in a [`PriorityChannel`](super::PriorityChannel), nobody sends: they may wait
+//!   is closed or, in a [`Channel`](super::Channel), nobody sends: they may wait
 //!   for what becomes of the claim. An attempt that claims nothing wakes nobody: a receiver that
 //!   looks before it sleeps would wake itself without end.
 //!

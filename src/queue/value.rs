@@ -44,11 +44,12 @@
 use crate::error::Fault;
 use crate::queue::SendFailure;
 use crate::queue::bytes::{ByteQueue, Message, Reservation, Store};
-use crate::queue::channel::bytes::{ByteChannel, ByteReceiver, ByteSender, Room};
+use crate::queue::channel::{Channel, Receiver, Room, Sender};
 use crate::queue::pipe::{Connection, Pipe};
 use crate::queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
+use crate::shareable::Shareable;
 use core::ops::{Deref, DerefMut};
 use core::time::Duration;
 use postcard::ser_flavors::Size;
@@ -147,8 +148,8 @@ impl Message<'_> {
 
 /// For what has room for a message: values of any shape, encoded in their place.
 macro_rules! sends_values {
-    ([$($generics:tt)*] $sender:ty) => {
-        impl<$($generics)*> $sender {
+    ([$($generics:tt)*] $sender:ty $(where $queue:ty: $bound:path)?) => {
+        impl<$($generics)*> $sender $(where $queue: $bound)? {
             /// Sends a value, waiting for room as long as it takes.
             ///
             /// # Errors
@@ -203,8 +204,8 @@ macro_rules! sends_values {
 
 /// For what receives messages: values of any shape.
 macro_rules! receives_values {
-    ([$($generics:tt)*] $receiver:ty) => {
-        impl<$($generics)*> $receiver {
+    ([$($generics:tt)*] $receiver:ty $(where $queue:ty: $bound:path)?) => {
+        impl<$($generics)*> $receiver $(where $queue: $bound)? {
             /// Receives a value, waiting for one as long as it takes.
             ///
             /// # Errors
@@ -250,8 +251,14 @@ macro_rules! receives_values {
 
 sends_values! { [S: Store + ?Sized] ByteQueue<S> }
 receives_values! { [S: Store + ?Sized] ByteQueue<S> }
-sends_values! { [C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized] ByteSender<C, S> }
-receives_values! { [C: Deref<Target = ByteChannel<S>>, S: Store + ?Sized] ByteReceiver<C, S> }
+sends_values! {
+    [S: Store + ?Sized, H: Deref<Target = Channel<ByteQueue<S>>>]
+    Sender<ByteQueue<S>, H> where ByteQueue<S>: Shareable
+}
+receives_values! {
+    [S: Store + ?Sized, H: Deref<Target = Channel<ByteQueue<S>>>]
+    Receiver<ByteQueue<S>, H> where ByteQueue<S>: Shareable
+}
 
 /// Values of any shape, as the messages of a pipe.
 impl<C: Deref<Target = Pipe>> Connection<C> {

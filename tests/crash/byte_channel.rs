@@ -1,4 +1,4 @@
-//! The sweeps of `ByteChannel`: coming, writing and reading in place, leaving.
+//! The sweeps of `Channel<ByteQueue>`: coming, writing and reading in place, leaving.
 #[path = "ends.rs"]
 #[expect(clippy::duplicate_mod, reason = "the same sweeps, of all kinds of channels")]
 mod ends;
@@ -8,19 +8,19 @@ use crate::sweep::{Act, Operation, Sweep};
 use crate::sweeps::{FIRST, Verdict, fail, memory, options};
 use outlast::__private::Dead;
 use outlast::{
-    FixedByteChannel, RecvTimeoutError, SendTimeoutError, Shareable as _, Shared, Spin,
+    Channel, FixedByteQueue, RecvTimeoutError, SendTimeoutError, Shareable as _, Shared, Spin,
     TryRecvError, TrySendError,
 };
 
 /// Room for one long message, or two short ones.
-type World = Shared<FixedByteChannel<2>>;
+type World = Shared<Channel<FixedByteQueue<2>>>;
 
 const KIND: &str = "byte channel";
 
 const SENDERS_ASLEEP: [Act<World>; 1] = [sends_to_the_end];
 
 fn empty() -> World {
-    options().anonymous(FixedByteChannel::new()).expect("a segment")
+    options().anonymous(Channel::new(FixedByteQueue::new())).expect("a segment")
 }
 
 /// With the messages 0 and 1, whose sender has left.

@@ -6,17 +6,18 @@ use crate::stepper::patience;
 use crate::sweep::{Act, Operation};
 use crate::sweeps::{Verdict, fail, options};
 use outlast::{
-    FixedChannel, RecvTimeoutError, SendTimeoutError, Shared, Spin, TryRecvError, TrySendError,
+    Channel, FixedQueue, RecvTimeoutError, SendTimeoutError, Shared, Spin, TryRecvError,
+    TrySendError,
 };
 
-type World = Shared<FixedChannel<u64, 2>>;
+type World = Shared<Channel<FixedQueue<u64, 2>>>;
 
 const KIND: &str = "channel";
 
 const SENDERS_ASLEEP: [Act<World>; 1] = [sends_to_the_end];
 
 fn empty() -> World {
-    options().anonymous(FixedChannel::new()).expect("a segment")
+    options().anonymous(Channel::new(FixedQueue::new())).expect("a segment")
 }
 
 /// With the messages 0 and 1, whose sender has left.

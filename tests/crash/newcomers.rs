@@ -7,9 +7,8 @@ use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::log::FixedJournal;
 use outlast::spsc::FixedRing;
 use outlast::{
-    Barrier, Condition, Event, FixedByteChannel, FixedByteQueue, FixedChannel, FixedQueue, Latch,
-    Lock, LockError, LockGuard, OnceCell, PriorityChannel, PriorityQueue, Semaphore, Shareable,
-    Shared, Spin,
+    Barrier, Channel, Condition, Event, FixedByteQueue, FixedQueue, Latch, Lock, LockError,
+    LockGuard, OnceCell, PriorityQueue, Semaphore, Shareable, Shared, Spin,
 };
 use std::fmt;
 use std::sync::atomic::AtomicU32;
@@ -251,10 +250,10 @@ fn bytes_close() {
 
 #[test]
 fn channel_close() {
-    Newcomer::<FixedChannel<u64, 4>, 2> {
+    Newcomer::<Channel<FixedQueue<u64, 4>>, 2> {
         name: "newcomer: channel, close",
         world: || {
-            let world = shared(FixedChannel::new());
+            let world = shared(Channel::new(FixedQueue::new()));
             std::mem::forget((*world).sender().expect("room"));
             world
         },
@@ -267,10 +266,10 @@ fn channel_close() {
 
 #[test]
 fn byte_channel_close() {
-    Newcomer::<FixedByteChannel<16>, 2> {
+    Newcomer::<Channel<FixedByteQueue<16>>, 2> {
         name: "newcomer: byte channel, close",
         world: || {
-            let world = shared(FixedByteChannel::new());
+            let world = shared(Channel::new(FixedByteQueue::new()));
             std::mem::forget((*world).sender().expect("room"));
             world
         },
@@ -283,15 +282,15 @@ fn byte_channel_close() {
 
 #[test]
 fn priority_channel_close() {
-    Newcomer::<PriorityChannel<u64, 2, 4>, 2> {
+    Newcomer::<Channel<PriorityQueue<u64, 2, 4>>, 2> {
         name: "newcomer: priority channel, close",
         world: || {
-            let world = shared(PriorityChannel::new());
+            let world = shared(Channel::new(PriorityQueue::new()));
             std::mem::forget((*world).sender().expect("room"));
             world
         },
-        verb: PriorityChannel::close,
-        is_changed: PriorityChannel::is_closed,
+        verb: Channel::close,
+        is_changed: Channel::is_closed,
         wait: |channel| _ = channel.receiver().map(|receiver| receiver.recv_timeout(patience())),
     }
     .must_hold();

@@ -1,4 +1,4 @@
-//! Models of `ByteChannel`.
+//! Models of `Channel<ByteQueue>`.
 
 /// Sends a message of that number by a verb of the senders' end, until some time.
 macro_rules! send {
@@ -14,12 +14,12 @@ mod ends;
 use crate::{SOON, asleep, check, killed_anywhere, share, spawn, spawn_dying};
 use core::mem::forget;
 use outlast::Shareable as _;
-use outlast::{FixedByteChannel, RecvError, SendError, Shared, TryRecvError};
+use outlast::{Channel, FixedByteQueue, RecvError, SendError, Shared, TryRecvError};
 
-type Way = FixedByteChannel<1>;
+type Way = Channel<FixedByteQueue<1>>;
 
 fn channel() -> Shared<Way> {
-    share(Way::new())
+    share(Way::new(FixedByteQueue::new()))
 }
 
 fn message(n: usize) -> &'static [u8] {

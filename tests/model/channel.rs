@@ -12,15 +12,12 @@ macro_rules! send {
 mod ends;
 
 use crate::{SOON, check, killed_anywhere, share, spawn};
-use core::ops::Deref;
-use outlast::{
-    Channel, FixedChannel, RecvError, RecvTimeoutError, Sender, Shareable, Shared, TryRecvError,
-};
+use outlast::{Channel, FixedQueue, RecvError, RecvTimeoutError, Shareable, Shared, TryRecvError};
 
-type Pipe = FixedChannel<u32, 1>;
+type Pipe = Channel<FixedQueue<u32, 1>>;
 
 fn channel() -> Shared<Pipe> {
-    share(Pipe::new())
+    share(Pipe::new(FixedQueue::new()))
 }
 
 fn message(n: u32) -> u32 {
@@ -76,16 +73,6 @@ fn channel_end_handed_on() {
     });
 }
 
-/// What leads to the channel, kept by a handle.
-struct Keep(Shared<Pipe>);
-
-impl Deref for Keep {
-    type Target = Channel<u32>;
-    fn deref(&self) -> &Channel<u32> {
-        &self.0
-    }
-}
-
 /// The end goes from a later cell to an earlier one, while somebody looks at one after the other.
 #[test]
 fn channel_end_handed_on_under_a_look() {
@@ -93,7 +80,7 @@ fn channel_end_handed_on_under_a_look() {
         let channel = channel();
         drop(channel.sender().unwrap()); // so that receivers ask
         let shared = channel.clone();
-        let early = loom::thread::spawn(move || Sender::of(Keep(shared)).unwrap()).join().unwrap();
+        let early = loom::thread::spawn(move || shared.sender().unwrap()).join().unwrap();
         let first = channel.sender().unwrap();
         drop(early); // the first cell is free
         let looker = spawn(&channel, |channel| channel.receiver().unwrap().try_recv());

@@ -1,4 +1,4 @@
-//! Models of `PriorityChannel`.
+//! Models of `Channel<PriorityQueue>`.
 /// Sends a message of that number by a verb of the senders' end, until some time.
 macro_rules! send {
     ($sender:ident.$verb:ident($n:expr $(, $until:expr)?)) => {
@@ -13,12 +13,12 @@ mod ends;
 use crate::{SOON, check, killed_anywhere, share, spawn};
 use core::mem::forget;
 use outlast::Shareable as _;
-use outlast::{PriorityChannel, RecvError, SendError, Shared, TryRecvError};
+use outlast::{Channel, PriorityQueue, RecvError, SendError, Shared, TryRecvError};
 
-type Levels = PriorityChannel<u32, 2, 1>;
+type Levels = Channel<PriorityQueue<u32, 2, 1>>;
 
 fn channel() -> Shared<Levels> {
-    share(Levels::new())
+    share(Levels::new(PriorityQueue::new()))
 }
 
 fn message(n: u32) -> u32 {

@@ -5,9 +5,8 @@ use outlast::log::{FixedJournal, Journal, Level, Records, WhenFull};
 use outlast::queue::priority;
 use outlast::spsc::{Consumer, FixedRing, Producer, Ring};
 use outlast::{
-    ByteChannel, ByteQueue, ByteReceiver, ByteSender, Channel, Connection, Delivery,
-    FixedByteQueue, FixedChannel, FixedPipe, FixedQueue, Pipe, PriorityChannel, PriorityQueue,
-    PriorityReceiver, PrioritySender, Queue, Receiver, Sender,
+    ByteQueue, Channel, Connection, Delivery, FixedByteQueue, FixedPipe, FixedQueue, Pipe,
+    PriorityQueue, Queue, Receiver, Sender,
 };
 use std::fmt::Debug;
 use std::mem::offset_of;
@@ -20,8 +19,8 @@ outlast::shared! {
         pub jobs: FixedQueue<u64, 4>,
         pub buried: FixedQueue<u64, 2>,
         pub priority: PriorityQueue<Kind, 3, 2>,
-        pub channel: FixedChannel<Kind, 3>,
-        pub urgent: PriorityChannel<Kind, 3, 2>,
+        pub channel: Channel<FixedQueue<Kind, 3>>,
+        pub urgent: Channel<PriorityQueue<Kind, 3, 2>>,
         pub ring: FixedRing<Kind, 4>,
         pub bytes: FixedByteQueue<8>,
         pub pipe: FixedPipe<8>,
@@ -29,7 +28,7 @@ outlast::shared! {
     }
 }
 
-type Urgent = PriorityChannel<Kind, 3, 2>;
+type Urgent = Channel<PriorityQueue<Kind, 3, 2>>;
 
 impl Queues {
     pub fn new() -> Self {
@@ -37,8 +36,8 @@ impl Queues {
             jobs: FixedQueue::new(),
             buried: FixedQueue::new(),
             priority: PriorityQueue::new(),
-            channel: FixedChannel::new(),
-            urgent: PriorityChannel::new(),
+            channel: Channel::new(FixedQueue::new()),
+            urgent: Channel::new(PriorityQueue::new()),
             ring: FixedRing::new(),
             bytes: FixedByteQueue::new(),
             pipe: FixedPipe::new(),
@@ -88,18 +87,18 @@ pub fn locks() -> impl Iterator<Item = usize> {
 pub struct Held<'a> {
     jobs: Vec<Delivery<'a, u64>>,
     priority: Vec<priority::Delivery<'a, Kind>>,
-    senders: Vec<Sender<Kind, &'a Channel<Kind>>>,
-    receivers: Vec<Receiver<Kind, &'a Channel<Kind>>>,
+    senders: Vec<Sender<Queue<Kind>, &'a Channel<Queue<Kind>>>>,
+    receivers: Vec<Receiver<Queue<Kind>, &'a Channel<Queue<Kind>>>>,
     producer: Option<Producer<'a, Kind>>,
     consumer: Option<Consumer<'a, Kind>>,
     reservations: Vec<Reservation<'a>>,
     messages: Vec<Message<'a>>,
     sides: [Vec<Connection<&'a Pipe>>; 2],
     records: Vec<Records<'a>>,
-    urgent_senders: Vec<PrioritySender<Kind, 3, 2, &'a Urgent>>,
-    urgent_receivers: Vec<PriorityReceiver<Kind, 3, 2, &'a Urgent>>,
-    byte_senders: Vec<ByteSender<&'a ByteChannel>>,
-    byte_receivers: Vec<ByteReceiver<&'a ByteChannel>>,
+    urgent_senders: Vec<Sender<PriorityQueue<Kind, 3, 2>, &'a Urgent>>,
+    urgent_receivers: Vec<Receiver<PriorityQueue<Kind, 3, 2>, &'a Urgent>>,
+    byte_senders: Vec<Sender<ByteQueue, &'a Channel<ByteQueue>>>,
+    byte_receivers: Vec<Receiver<ByteQueue, &'a Channel<ByteQueue>>>,
 }
 
 impl<'a> Held<'a> {
@@ -211,7 +210,7 @@ impl<'a> Held<'a> {
         }
     }
 
-    pub fn use_channel(&mut self, channel: &'a Channel<Kind>, how: u8) {
+    pub fn use_channel(&mut self, channel: &'a Channel<Queue<Kind>>, how: u8) {
         let (sender, receiver) = (self.senders.last(), self.receivers.last());
         match how % 20 {
             0 | 1 => channel.sender().map_or((), |end| keep(&mut self.senders, 0x40, end)),
@@ -326,7 +325,7 @@ impl<'a> Held<'a> {
         assert_apart(lent.chain(self.reservations.iter().map(|place| bytes_of(&**place))));
     }
 
-    pub fn use_byte_channel(&mut self, channel: &'a ByteChannel, how: u8) {
+    pub fn use_byte_channel(&mut self, channel: &'a Channel<ByteQueue>, how: u8) {
         let (sender, receiver) = (self.byte_senders.last(), self.byte_receivers.last());
         let message = vec![how; [0, 1, 60, 64, 200, 440, 100_000][usize::from(how) / 20 % 7]];
         match how % 20 {

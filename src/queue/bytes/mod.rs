@@ -739,6 +739,21 @@ impl<'a> View<'a> {
         self.rare.returned.load(Acquire) != self.rare.searched.load(Relaxed)
     }
 
+    pub(in crate::queue) fn may_have_message(self) -> bool {
+        let found = self.records.find_full();
+        self.may_have_returned() || !matches!(found, Err(Nothing::Here | Nothing::Yet))
+    }
+
+    /// Whether no message is there, nor one that may come back to this process. To be asked when
+    /// nobody sends.
+    #[cold]
+    pub(in crate::queue) fn is_quiet(self) -> bool {
+        Signal::<LIGHT>::fence_before_verdict();
+        let may_come_back = || self.identify().is_ok_and(|owner| self.may_come_back(owner));
+        let is_empty = matches!(self.records.find_full(), Err(Nothing::Here));
+        !self.may_have_returned() && is_empty && !may_come_back()
+    }
+
     /// Claims a message that came back.
     #[cold]
     fn claim_returned(self, owner: u32) -> Option<Claim> {

@@ -1,12 +1,11 @@
-//! A queue that knows who holds its two ends: receivers learn that nobody is left to send, and the
-//! reverse.
+//! A queue whose two ends are held: receivers learn when the last sender is gone, and senders when
+//! the last receiver is.
 //!
 //! ```
-//! use outlast::queue::channel::Channel;
-//! use outlast::{RecvError, Shared};
+//! use outlast::{Channel, Queue, RecvError, Shared};
 //!
-//! let here = Shared::<Channel<u64>>::with_capacity(16)?;
-//! let there = Shared::<Channel<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! let here = Shared::<Channel<Queue<u64>>>::with_capacity(16)?;
+//! let there = Shared::<Channel<Queue<u64>>>::from_fd(here.try_clone_fd()?)?; // as another process would
 //! let (sender, receiver) = (here.sender()?, there.receiver()?);
 //! let worker = std::thread::spawn(move || receiver.iter().sum::<u64>());
 //! (1..=4).try_for_each(|n| sender.send(n))?;
@@ -16,297 +15,398 @@
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
-//! # State
-//! Two sets of holders (`Ends`), and a [`Queue`] with two bits more in the word that says whether
-//! it is closed:
+//! # Which queue
+//! | channel | its messages |
+//! |---|---|
+//! | `Channel<Queue<T>>` | plain data |
+//! | `Channel<PriorityQueue<T, LEVELS, N>>` | plain data, the most urgent first |
+//! | `Channel<ByteQueue>` | bytes of any length, written and read in place |
+//!
+//! The ends have the verbs of the queue. Code that needs no notice of the other end uses the queue
+//! itself.
+//!
+//! # Death
+//! A handle belongs to its process, and the death of the process gives it back. Recovery first
+//! repairs what the process had claimed in the queue, so that its messages come back. Then it
+//! removes the process from the holders, marks an end that has no holder left, and wakes all
+//! waiting threads. So no thread sees an end gone before it can see the messages that come back. A
+//! sender that is killed after the commit of its message has sent it: the next receiver gets it.
+//!
+//! # How it works
+//! The state is two sets of holders (`Ends`), and two bits in each word of the queue that says
+//! whether it is closed. A [`PriorityQueue`] has such a word for each level,
+//! and a sender looks only at the word of its own level.
 //!
 //! | bit | set | cleared |
 //! |---|---|---|
-//! | `NO_SENDERS` | when the last handle of the senders' end is given back, or taken from the dead | by a receiver that finds that there are senders again |
-//! | `NO_RECEIVERS` | the same for the receivers' | by a sender that finds that there are receivers again |
+//! | `NO_SENDERS` | when the last handle of the senders' end is given back, or taken from the dead | by a receiver that finds that the end has holders again |
+//! | `NO_RECEIVERS` | the same for the receivers' end | by a sender that finds that the end has holders again |
+//! | either, in some levels only | a process is about to set or clear the others, or was killed while it did | by recovery, which sets all if the end is gone |
 //!
-//! # Invariants
-//! - I1. An end is gone for good => its bit is set, or a living process is about to set it.
-//!   (Recovery sets it, as often as it runs.)
-//! - I2. A bit may be set though the end is not gone. So nobody is told that he is alone before he
-//!   has looked at the cells himself; who then clears the bit looks once more, and sets it again if
-//!   the end has gone meanwhile: keeps I1.
-//! - I3. The bit of an end is set before those on the other one are woken, so that a wait need not
-//!   look at the cells.
-//! - I4. Receivers are told that nobody can send only when no message is in the ring, or in the
-//!   hands of another receiver that has not committed its reception, or not acknowledged it: if
-//!   that one dies now, the message comes to another. Who ends such a claim wakes them. Only those
-//!   who wait for nothing of the kind are waited for: a process that holds deliveries itself does
-//!   not wait for those of others.
+//! Invariants:
+//! - I1. An end is gone and stays gone => its bits are set, or a living process is about to set
+//!   them. (Recovery sets them each time it runs.)
+//! - I2. A bit may be set although the end is not gone. So a caller looks at the holders itself
+//!   before it returns `Disconnected`. A caller that clears the bits looks once more, and sets them
+//!   again if the end has gone meanwhile: keeps I1.
+//! - I3. The bits of an end are set before the threads at the other end are woken. So a wait need
+//!   not look at the holders.
+//! - I4. A receiver returns `Disconnected` only if no message is in the queue, and none is in the
+//!   hands of another receiver that has neither committed its reception nor acknowledged it: if
+//!   that receiver dies now, the message comes back. The end of such a claim wakes all receivers. A
+//!   process that holds deliveries itself does not wait for those of others: two such processes
+//!   would wait for each other.
+//! - I5. With several levels, a receiver that finds nothing takes it for the end only if the bits
+//!   of all levels are set. If some are not, it waits as in an open channel, and the process that
+//!   sets the others, or recovery, wakes all.
+//! - I6. Receivers sleep on the signals for all levels, a sender on the signal of its own level.
+//!   The end of a claim of any level wakes all receivers if the bits of all levels are set.
+//! - I7. A sender of bytes that has committed a message looks at `NO_RECEIVERS` after that. If the
+//!   end is gone, it takes the message back (`Full` to `Done`), unless a receiver that came
+//!   meanwhile has it. So no receiver gets a message whose sender was told that nobody can receive
+//!   it, however long its room was held. (A [`Queue`] does the same in `send`.)
 //!
-//! # Ordering
-//! As in the queue. Whoever sets a bit fences before it is asked whether anybody sleeps; whoever
-//! sleeps has fenced between arming and its last look at the bit. What the senders sent before they
-//! left is seen by who saw them gone.
-//!
-//! # Death
-//! A handle is its process's: the death of the process gives it back. First what it had claimed in
-//! the queue is mended, then its handles are taken, then the bits are set, then all are woken:
-//! nobody sees an end gone before he can see what comes back.
+//! Ordering is that of the queue. A thread that sets a bit fences before it asks whether others
+//! sleep; a thread that goes to sleep has fenced between arming and its last look at the bit. The
+//! messages of senders that have left are visible to a receiver that sees them gone. A receiver
+//! looks at all levels, then at the holders, then at what is in other hands: the last look sees a
+//! message that was sent after the first one by a sender that then left.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
 
-pub mod bytes;
-pub mod priority;
+mod kind;
 mod receiver;
 mod sender;
 
+pub use kind::Kind;
 pub use receiver::{IntoIter, Iter, Receiver};
-pub use sender::Sender;
+pub use sender::{Room, Sender};
 
+use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::ends::{Ends, Sided};
-use crate::queue::{FixedQueue, NO_SENDERS, Queue, Slot};
-use crate::shareable::{
-    Dead, Field, Layout, Plain, Shareable, WithCapacity, at_slice, begin, mix_u64,
-};
-use crate::sync::atomic::AtomicU32;
-use crate::wait::signal::Signal;
+use crate::queue::ends::{Ends, Hold};
+use crate::queue::{NO_RECEIVERS, NO_SENDERS, PriorityQueue, Queue, RecvFailure, SendFailure};
+use crate::shareable::{Dead, Field, Layout, Plain, Seal, Shareable, WithCapacity, begin, mix_u64};
+use crate::shared::Shared;
+use crate::sync::atomic::Ordering::AcqRel;
 use core::fmt;
-use core::mem::offset_of;
-use core::ops::Deref;
+use core::ptr::NonNull;
+pub(in crate::queue) use kind::AsQueue;
+use kind::Deliver;
 use std::time::{Duration, Instant};
 
 /// A bounded queue with two ends to hold: [`Sender`]s and [`Receiver`]s.
 ///
-/// As [`Queue`], and when the last sender of all processes is gone, by drop or death, receivers get
-/// what is left, and then [`Disconnected`](super::RecvError::Disconnected); senders get it, with
-/// their message, when the last receiver is gone. An end that nobody has had yet is waited for, and
-/// one that was gone can be taken again. 64 processes can hold each end.
+/// `C` is the kind of queue: [`Queue`], [`PriorityQueue`] or [`ByteQueue`](crate::ByteQueue). When
+/// the last sender of all processes is gone, by drop or death, receivers get the messages that are
+/// left, and then [`Disconnected`](super::RecvError::Disconnected). When the last receiver is gone,
+/// senders get it, with their message. An end that has had no holder yet is waited for, and an end
+/// that was gone can be taken again. 64 processes can hold each end.
 ///
-/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 16,777,215
-/// messages. To embed one in a struct, see [`FixedChannel`].
+/// [`Shared::with_capacity`] creates one, with the capacity of its queue. To embed one in a struct,
+/// use the fixed form of the queue:
+///
+/// ```
+/// use outlast::{Channel, FixedQueue, Shared};
+///
+/// outlast::shared! {
+///     struct Office { jobs: Channel<FixedQueue<u64, 16>>, answers: Channel<FixedQueue<u64, 4>> }
+/// }
+/// let here = Shared::anonymous(Office {
+///     jobs: Channel::new(FixedQueue::new()),
+///     answers: Channel::new(FixedQueue::new()),
+/// })?;
+/// let there = Shared::<Office>::from_fd(here.try_clone_fd()?)?; // as another process would
+/// let (sender, receiver) = (here.jobs.sender()?, there.jobs.receiver()?);
+/// sender.send(7)?;
+/// assert_eq!(receiver.recv()?, 7);
+/// # Ok::<(), outlast::Error>(())
+/// ```
 #[repr(C)]
 #[doc(alias = "mpsc")]
 #[doc(alias = "sync_channel")]
-pub struct Channel<T: Plain, S: ?Sized = [Slot<T>]> {
+pub struct Channel<C: ?Sized> {
     senders: Ends,
     receivers: Ends,
-    queue: Queue<T, S>,
+    queue: C,
 }
 
-/// A channel of `N` slots, to be embedded in a struct declared with [`shared!`](crate::shared).
-///
-/// Dereferences to [`Channel`], which has the verbs.
-pub type FixedChannel<T, const N: usize> = Channel<T, [Slot<T>; N]>;
-
-impl<T: Plain, const N: usize> FixedChannel<T, N> {
-    /// An empty channel whose ends nobody has had, to be moved into shared memory.
-    ///
-    /// A capacity of 0, or of more than 16,777,215, does not compile.
+impl<C: Kind> Channel<C> {
+    /// Creates a channel whose ends have had no holder yet, to be moved into shared memory.
     #[must_use]
-    #[expect(
-        clippy::new_without_default,
-        reason = "zero-filled memory is the default, and needs no value"
-    )]
-    pub fn new() -> Self {
-        Channel { senders: Ends::new(), receivers: Ends::new(), queue: FixedQueue::new() }
-    }
-
-    const FIELDS: [Field; 1] = [Field {
-        name: "queue",
-        offset: offset_of!(Self, queue),
-        count: 1,
-        layout: <FixedQueue<T, N> as Shareable>::layout,
-    }];
-}
-
-impl<T: Plain, const N: usize> Deref for FixedChannel<T, N> {
-    type Target = Channel<T>;
-    #[inline(always)]
-    fn deref(&self) -> &Channel<T> {
-        self
+    pub fn new(queue: C) -> Self {
+        Channel { senders: Ends::new(), receivers: Ends::new(), queue }
     }
 }
 
-impl<T: Plain> Channel<T> {
-    /// A handle of the senders' end. All of a process's handles count as one.
+impl<C: Kind + ?Sized> Channel<C> {
+    /// Takes a handle of the senders' end. All handles of a process count as one.
     ///
     /// # Errors
     /// [`Fault::TooManyPeers`] if 64 other processes have one; see [`Fault`].
-    pub fn sender(&self) -> Result<Sender<T, &Self>, Fault> {
+    pub fn sender(&self) -> Result<Sender<C, &Self>, Fault> {
         Sender::of(self)
     }
 
-    /// A handle of the receivers' end. All of a process's handles count as one.
+    /// Takes a handle of the receivers' end. All handles of a process count as one.
     ///
     /// # Errors
     /// [`Fault::TooManyPeers`] if 64 other processes have one; see [`Fault`].
-    pub fn receiver(&self) -> Result<Receiver<T, &Self>, Fault> {
+    pub fn receiver(&self) -> Result<Receiver<C, &Self>, Fault> {
         Receiver::of(self)
     }
 
-    /// How many processes have the senders' end. May change at any moment.
+    /// Returns the number of processes that have the senders' end. It may change at any moment.
     #[must_use]
     pub fn senders(&self) -> usize {
         self.senders.count()
     }
 
-    /// How many processes have the receivers' end. May change at any moment.
+    /// Returns the number of processes that have the receivers' end. It may change at any moment.
     #[must_use]
     pub fn receivers(&self) -> usize {
         self.receivers.count()
     }
 
-    /// How many messages can be in the channel at a time.
+    /// Returns the capacity of the queue.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.queue.capacity()
     }
 
-    /// As [`Queue::len`].
+    /// Returns the number of messages in the queue. It may change at any moment.
     #[must_use]
     pub fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// Whether there is nothing to receive. May change at any moment.
+    /// Returns `true` if there is nothing to receive. It may change at any moment.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Whether no slot is free. May change at any moment.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.queue.is_full()
-    }
-
-    /// Closes the channel for good: nothing more can be sent; what is there can be received.
+    /// Closes the channel: nothing more can be sent, but the messages that are there can be
+    /// received.
     ///
-    /// Everybody who waits is woken. What comes of a closed channel is `Closed`, whoever is left.
+    /// All waiting threads are woken. The verbs of a closed channel report `Closed`, whether or not
+    /// an end is gone as well.
     pub fn close(&self) {
         self.queue.close();
     }
 
-    /// Whether the channel is closed, as against left by everybody at one end.
+    /// Returns `true` if the channel was closed by [`close`](Self::close).
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.queue.is_closed()
     }
 
-    /// As [`Queue::join`].
+    /// The end that `bit` stands for, `NO_SENDERS` or `NO_RECEIVERS`.
+    fn end(&self, bit: u32) -> &Ends {
+        if bit == NO_SENDERS { &self.senders } else { &self.receivers }
+    }
+
+    /// Gives back a handle of the end that `bit` stands for, and tells the other end if it was the
+    /// last.
+    fn give_back(&self, hold: &Hold, bit: u32) {
+        if self.end(bit).release(hold) {
+            self.queue.ended().for_each(|word| _ = word.fetch_or(bit, AcqRel));
+            self.queue.tell(bit); // keeps I3
+        }
+    }
+
+    /// Whether the end whose bit was seen is really gone: keeps I2.
+    #[cold]
+    fn is_cut_off(&self, bit: u32) -> bool {
+        self.end(bit).confirm_gone(self.queue.ended(), bit, || self.queue.tell(bit))
+    }
+
+    /// Repeats `send` as long as the receivers' bit made it fail with `Closed` in vain. `is_closed`
+    /// reads the word that has this bit.
+    fn send_to_holders<M, R>(
+        &self,
+        mut message: M,
+        is_closed: impl Fn() -> bool,
+        send: impl Fn(M) -> Result<R, (M, SendFailure)>,
+    ) -> Result<R, (M, SendFailure)> {
+        loop {
+            match send(message) {
+                Err((back, SendFailure::Closed)) if !is_closed() => {
+                    if self.is_cut_off(NO_RECEIVERS) {
+                        return Err((back, SendFailure::Disconnected));
+                    }
+                    message = back;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Repeats `receive`, which fails with `Closed` if it finds nothing and the senders' bit is
+    /// set, until it gives a message, or it is certain that none can come.
+    fn receive_to_the_end<R>(
+        &self,
+        deadline: Deadline,
+        receive: impl Fn() -> Result<Option<R>, RecvFailure>,
+    ) -> Result<Option<R>, RecvFailure> {
+        let queue = &self.queue;
+        loop {
+            match receive() {
+                Err(RecvFailure::Closed) if !queue.is_closed() => {}
+                done => return done,
+            }
+            if !self.is_cut_off(NO_SENDERS) {
+                continue;
+            }
+            if queue.is_quiet() {
+                return Err(RecvFailure::Disconnected); // keeps I4
+            }
+            // A message is there, or may come back from another receiver.
+            let moved = || {
+                let over = queue.may_have_message() || queue.is_quiet();
+                (over || queue.is_closed() || !self.senders.is_gone()).then_some(())
+            };
+            if queue.arrived().wait(deadline, moved).is_err() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl<C: Deliver + ?Sized> Channel<C> {
+    /// Blocks until every message that was sent before has been received and, if it was delivered
+    /// by `recv_ack`, acknowledged.
+    ///
+    /// Work that a dead process held counts as undone until another process has acknowledged it.
     ///
     /// # Errors
     /// If this process cannot become a peer.
     pub fn join(&self) -> Result<(), Fault> {
-        self.queue.join()
+        self.queue.join_until(Deadline::NEVER).map(drop)
     }
 
-    /// As [`Queue::join_timeout`].
+    /// Like [`join`](Self::join), but blocks at most `timeout`. Returns `true` if all was done.
     ///
     /// # Errors
     /// If this process cannot become a peer.
     pub fn join_timeout(&self, timeout: Duration) -> Result<bool, Fault> {
-        self.queue.join_timeout(timeout)
+        self.queue.join_until(Deadline::after(timeout))
     }
 
-    /// As [`Queue::join_deadline`].
+    /// Like [`join`](Self::join), but blocks until `deadline` at most. Returns `true` if all was
+    /// done.
     ///
     /// # Errors
     /// If this process cannot become a peer.
     pub fn join_deadline(&self, deadline: Instant) -> Result<bool, Fault> {
-        self.queue.join_deadline(deadline)
-    }
-
-    fn mend(&self, dead: &Dead) {
-        self.queue.mend(dead);
-        self.bereave(dead); // keeps I1
-        self.queue.wake_everybody();
-    }
-
-    const BASE: u64 = mix_u64(begin::<FixedChannel<T, 1>>(b"Channel 1"), T::FINGERPRINT);
-}
-
-impl<T: Plain> Sided for Channel<T> {
-    fn side(&self, bit: u32) -> &Ends {
-        if bit == NO_SENDERS { &self.senders } else { &self.receivers }
-    }
-    fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone {
-        core::iter::once(&self.queue.shared.ended)
-    }
-    fn tell(&self, bit: u32) {
-        if bit == NO_SENDERS {
-            self.queue.receivers().into_iter().for_each(Signal::notify_all);
-        } else {
-            self.queue.shared.not_full.notify_all();
-        }
+        self.queue.join_until(Deadline::at(deadline))
     }
 }
 
-// SAFETY: `repr(C)`; the parts are shareable; no `Drop`.
-unsafe impl<T: Plain, const N: usize> Shareable for FixedChannel<T, N> {
-    const FINGERPRINT: u64 = mix_u64(Channel::<T>::BASE, N as u64);
+impl<T: Plain, S: ?Sized> Channel<Queue<T, S>>
+where
+    Queue<T, S>: AsQueue<T>,
+{
+    /// Returns `true` if no slot is free. It may change at any moment.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.queue.as_queue().is_full()
+    }
+}
+
+impl<T: Plain, const LEVELS: usize, const N: usize> Channel<PriorityQueue<T, LEVELS, N>> {
+    /// Returns the number of levels.
+    #[must_use]
+    pub fn levels(&self) -> usize {
+        self.queue.levels()
+    }
+
+    /// Returns the number of messages in level `priority`, 0 if there is no such level.
+    #[must_use]
+    pub fn len_of(&self, priority: usize) -> usize {
+        self.queue.len_of(priority)
+    }
+}
+
+/// Handles that keep the channel mapped, and can move to any thread.
+impl<C: Kind + ?Sized> Shared<Channel<C>> {
+    /// Takes a handle of the senders' end, as [`Channel::sender`] does.
+    ///
+    /// # Errors
+    /// As [`Channel::sender`].
+    pub fn sender(&self) -> Result<Sender<C>, Fault> {
+        Sender::of(self.clone())
+    }
+
+    /// Takes a handle of the receivers' end, as [`Channel::receiver`] does.
+    ///
+    /// # Errors
+    /// As [`Channel::receiver`].
+    pub fn receiver(&self) -> Result<Receiver<C>, Fault> {
+        Receiver::of(self.clone())
+    }
+}
+
+impl<C: Kind + ?Sized> Channel<C> {
+    /// The distance of the queue from the start.
+    const QUEUE: usize = size_of::<[Ends; 2]>().next_multiple_of(C::ALIGN);
+
+    const FIELDS: [Field; 1] =
+        [Field { name: "queue", offset: Self::QUEUE, count: 1, layout: C::layout }];
+}
+
+// SAFETY: `repr(C)`; two sets of atomics, for which any bytes will do, and a queue that is
+// shareable; no `Drop`. `QUEUE` and `ALIGN` follow from `repr(C)`. A pointer to the whole has the
+// metadata of a pointer to its last field.
+unsafe impl<C: Kind + ?Sized> Shareable for Channel<C> {
+    const FINGERPRINT: u64 = mix_u64(
+        mix_u64(begin::<[Ends; 2]>(b"Channel 2"), Self::QUEUE as u64),
+        <C as Shareable>::FINGERPRINT,
+    );
+    const ALIGN: usize = if C::ALIGN > align_of::<Ends>() { C::ALIGN } else { align_of::<Ends>() };
     const NEEDS_PEERS: bool = true;
-    crate::__sized_shareable!();
+    const SEAL: Seal = Seal;
     fn layout() -> Layout {
-        Layout::of::<Self>("FixedChannel", const { &Self::FIELDS })
-    }
-    fn place(&self) {
-        self.queue.place();
-    }
-    fn recover(&self, dead: &Dead) {
-        self.mend(dead);
-    }
-}
-
-// SAFETY: as above; the number of slots is the pointer's, which `at` got from the checked header,
-// and the size is that of the queue, behind what lies before it.
-unsafe impl<T: Plain> Shareable for Channel<T> {
-    const FINGERPRINT: u64 = Channel::<T>::BASE;
-    const ALIGN: usize = align_of::<FixedChannel<T, 1>>();
-    const NEEDS_PEERS: bool = true;
-    fn layout() -> Layout {
-        let (size, align) = (offset_of!(FixedChannel<T, 1>, queue), Self::ALIGN);
-        const {
-            assert!(
-                align_of::<FixedChannel<T, 1>>() == align_of::<FixedQueue<T, 1>>(),
-                "the size of the queue is a multiple of the alignment"
-            );
-        }
-        Layout { name: "Channel", size, align, fields: const { &Self::TAIL } }
+        let size = (Self::QUEUE + C::layout().size).next_multiple_of(Self::ALIGN);
+        Layout { name: "Channel", size, align: Self::ALIGN, fields: const { &Self::FIELDS } }
     }
     fn size(len: usize) -> Option<usize> {
-        let queue = <Queue<T> as Shareable>::size(len)?;
-        let size = queue.checked_add(offset_of!(FixedChannel<T, 1>, queue))?;
-        Some(size).filter(|&size| isize::try_from(size).is_ok())
+        let size = Self::QUEUE.checked_add(C::size(len)?)?.checked_next_multiple_of(Self::ALIGN);
+        size.filter(|&size| isize::try_from(size).is_ok())
     }
-    at_slice!();
+    fn at(base: NonNull<u8>, len: usize) -> NonNull<Self> {
+        let pointer = C::at(base, len).as_ptr() as *mut Self;
+        NonNull::new(pointer).unwrap_or_else(|| unreachable!("`base` is not null"))
+    }
     fn place(&self) {
         self.queue.place();
     }
     fn recover(&self, dead: &Dead) {
-        self.mend(dead);
+        self.queue.mend(dead);
+        for bit in [NO_SENDERS, NO_RECEIVERS] {
+            self.end(bit).recover(dead, self.queue.ended(), bit); // keeps I1
+        }
+        self.queue.wake_everybody();
+    }
+    fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
+        self.queue.in_use(ours)
+    }
+    fn is_sound(&self) -> bool {
+        self.queue.is_sound()
     }
 }
 
-impl<T: Plain> WithCapacity for Channel<T> {}
-
-impl<T: Plain> Channel<T> {
-    const TAIL: [Field; 1] = [Field {
-        name: "queue",
-        offset: offset_of!(FixedChannel<T, 1>, queue),
-        count: 1,
-        layout: <Queue<T> as Shareable>::layout,
-    }];
+impl<C: Kind + WithCapacity + ?Sized> WithCapacity for Channel<C> {
+    fn units(capacity: usize) -> Option<usize> {
+        C::units(capacity)
+    }
 }
 
-impl<T: Plain> fmt::Debug for Channel<T> {
+impl<C: Kind + ?Sized> fmt::Debug for Channel<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Channel")
             .field("senders", &self.senders)
             .field("receivers", &self.receivers)
             .field("queue", &&self.queue)
             .finish()
-    }
-}
-
-impl<T: Plain, const N: usize> fmt::Debug for FixedChannel<T, N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
     }
 }

@@ -7,6 +7,7 @@ use crate::queue::ends::Hold;
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{RecvFailure, SendFailure};
 use crate::queue::{TryRecvError, TrySendError};
+use crate::shared::Shared;
 use crate::sys::hooks;
 use crate::wait::verbs::{Call, verbs};
 use core::convert::Infallible;
@@ -26,7 +27,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// time: their messages do not mix, and each is received by one of those who receive.
 ///
 /// Clones are further handles. Made by [`Pipe::first`] or [`Pipe::second`] it borrows the pipe;
-/// made by [`Shared::first`](crate::Shared::first) or [`Shared::second`](crate::Shared::second) it
+/// made by [`Shared::first`] or [`Shared::second`] it
 /// keeps it, and can move into a thread. In a process made by `fork` a copied one does nothing: the
 /// child makes its own.
 #[must_use = "the side is given up at once if this is not kept"]
@@ -66,6 +67,25 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     #[inline(always)]
     fn other(&self) -> usize {
         1 - self.side
+    }
+}
+
+/// Handles that keep the pipe mapped, and can move to any thread.
+impl Shared<Pipe> {
+    /// Takes a handle of the first side, as [`Pipe::first`] does.
+    ///
+    /// # Errors
+    /// As [`Pipe::first`].
+    pub fn first(&self) -> Result<Connection<Self>, Fault> {
+        Connection::first(self.clone())
+    }
+
+    /// Takes a handle of the second side, as [`Pipe::second`] does.
+    ///
+    /// # Errors
+    /// As [`Pipe::first`].
+    pub fn second(&self) -> Result<Connection<Self>, Fault> {
+        Connection::second(self.clone())
     }
 }
 

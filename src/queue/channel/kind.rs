@@ -1,0 +1,303 @@
+//! What a channel asks of its queue, and the answer of each kind.
+#![expect(private_interfaces, reason = "the traits cannot be named outside of the crate")]
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::queue::bytes::{ByteQueue, Store};
+use crate::queue::{
+    Delivery, FixedQueue, Invalid, LIGHT, NO_SENDERS, PriorityQueue, Queue, RecvFailure, priority,
+};
+use crate::shareable::{Dead, Plain, Shareable};
+use crate::sync::atomic::AtomicU32;
+use crate::wait::signal::Signal;
+use core::fmt;
+
+/// A kind of queue that a [`Channel`](super::Channel) can be made of: [`Queue`], [`PriorityQueue`]
+/// or [`ByteQueue`].
+///
+/// Nothing outside of this crate can implement it. `C::Received` is what a receiver gets: the
+/// message, with its level if the queue has levels.
+pub trait Kind: Ended {}
+
+/// A queue that a channel can tell that one of its ends is gone.
+pub trait Ended: Shareable + fmt::Debug {
+    /// What a receiver gets.
+    type Received;
+
+    fn capacity(&self) -> usize;
+    fn len(&self) -> usize;
+    fn is_empty(&self) -> bool;
+    fn close(&self);
+    fn is_closed(&self) -> bool;
+
+    /// Receives the next message in the usual case; inlined into its callers. It may give nothing
+    /// where [`take`](Self::take) gives a message or the end.
+    fn take_usual(&self) -> Result<Option<Self::Received>, RecvFailure>;
+    /// Receives the next message, if there is one. It fails with `Closed` if there is none and the
+    /// senders' bit is set.
+    fn take(&self, invalid: Invalid) -> Result<Option<Self::Received>, RecvFailure>;
+    /// Like `take`, but waits.
+    fn take_until(&self, deadline: Deadline) -> Result<Option<Self::Received>, RecvFailure>;
+
+    /// The words that have the bits of the ends.
+    fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone;
+    /// Wakes all threads that wait for the end that `bit` stands for. To be called after a change.
+    fn tell(&self, bit: u32);
+    /// The signal that receivers sleep on until a message comes.
+    fn arrived(&self) -> &Signal<LIGHT>;
+    /// Whether a look for a message is worth while.
+    fn may_have_message(&self) -> bool;
+    /// Whether no message is there, and none that may come back is in the hands of others, or this
+    /// process holds such a message itself. To be asked when the senders are gone.
+    fn is_quiet(&self) -> bool;
+    /// Repairs what `dead` had claimed. Then everybody is to be woken.
+    fn mend(&self, dead: &Dead);
+    fn wake_everybody(&self);
+}
+
+/// A kind of queue whose messages are acknowledged.
+pub trait Deliver: Kind {
+    /// A message that is not acknowledged yet.
+    type Delivery<'a>
+    where
+        Self: 'a;
+
+    fn deliver_now(&self) -> Result<Option<Self::Delivery<'_>>, RecvFailure>;
+    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Self::Delivery<'_>>, RecvFailure>;
+    fn join_until(&self, deadline: Deadline) -> Result<bool, Fault>;
+}
+
+/// A [`Queue`] whose capacity is chosen at run time, or one of the fixed form.
+pub trait AsQueue<T: Plain>: Shareable + fmt::Debug {
+    fn as_queue(&self) -> &Queue<T>;
+}
+
+impl<T: Plain> AsQueue<T> for Queue<T> {
+    #[inline(always)]
+    fn as_queue(&self) -> &Queue<T> {
+        self
+    }
+}
+
+impl<T: Plain, const N: usize> AsQueue<T> for FixedQueue<T, N> {
+    #[inline(always)]
+    fn as_queue(&self) -> &Queue<T> {
+        self
+    }
+}
+
+impl<T: Plain, S: ?Sized> Kind for Queue<T, S> where Queue<T, S>: AsQueue<T> {}
+impl<T: Plain, const LEVELS: usize, const N: usize> Kind for PriorityQueue<T, LEVELS, N> {}
+impl<S: Store + ?Sized> Kind for ByteQueue<S> where ByteQueue<S>: Shareable {}
+
+impl<T: Plain, S: ?Sized> Ended for Queue<T, S>
+where
+    Queue<T, S>: AsQueue<T>,
+{
+    type Received = T;
+
+    fn capacity(&self) -> usize {
+        self.as_queue().capacity()
+    }
+    fn len(&self) -> usize {
+        self.as_queue().len()
+    }
+    fn is_empty(&self) -> bool {
+        self.as_queue().is_empty()
+    }
+    fn close(&self) {
+        self.as_queue().close();
+    }
+    fn is_closed(&self) -> bool {
+        self.as_queue().is_closed()
+    }
+
+    #[inline(always)]
+    fn take_usual(&self) -> Result<Option<T>, RecvFailure> {
+        Ok(self.as_queue().pop())
+    }
+    #[inline(always)]
+    fn take(&self, invalid: Invalid) -> Result<Option<T>, RecvFailure> {
+        self.as_queue().take(invalid)
+    }
+    fn take_until(&self, deadline: Deadline) -> Result<Option<T>, RecvFailure> {
+        self.as_queue().take_until(deadline, Invalid::Consumed)
+    }
+
+    fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone {
+        core::iter::once(&self.shared.ended)
+    }
+    fn tell(&self, bit: u32) {
+        if bit == NO_SENDERS {
+            self.as_queue().receivers().into_iter().for_each(Signal::notify_all);
+        } else {
+            self.shared.not_full.notify_all();
+        }
+    }
+    fn arrived(&self) -> &Signal<LIGHT> {
+        &self.shared.not_empty
+    }
+    fn may_have_message(&self) -> bool {
+        self.as_queue().may_have_message()
+    }
+    fn is_quiet(&self) -> bool {
+        let queue = self.as_queue();
+        queue.identify().is_ok_and(|owner| queue.is_quiet(owner))
+    }
+    fn mend(&self, dead: &Dead) {
+        self.as_queue().mend(dead);
+    }
+    fn wake_everybody(&self) {
+        self.as_queue().wake_everybody();
+    }
+}
+
+impl<T: Plain, S: ?Sized> Deliver for Queue<T, S>
+where
+    Queue<T, S>: AsQueue<T>,
+{
+    type Delivery<'a>
+        = Delivery<'a, T>
+    where
+        S: 'a;
+
+    fn deliver_now(&self) -> Result<Option<Self::Delivery<'_>>, RecvFailure> {
+        self.as_queue().deliver_now()
+    }
+    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Self::Delivery<'_>>, RecvFailure> {
+        self.as_queue().deliver_until(deadline)
+    }
+    fn join_until(&self, deadline: Deadline) -> Result<bool, Fault> {
+        self.as_queue().join_until(deadline)
+    }
+}
+
+impl<T: Plain, const LEVELS: usize, const N: usize> Ended for PriorityQueue<T, LEVELS, N> {
+    type Received = (usize, T);
+
+    fn capacity(&self) -> usize {
+        self.capacity()
+    }
+    fn len(&self) -> usize {
+        self.len()
+    }
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+    fn close(&self) {
+        self.close();
+    }
+    fn is_closed(&self) -> bool {
+        self.is_closed()
+    }
+
+    #[inline(always)]
+    fn take_usual(&self) -> Result<Option<(usize, T)>, RecvFailure> {
+        self.take(Invalid::Consumed)
+    }
+    #[inline(always)]
+    fn take(&self, invalid: Invalid) -> Result<Option<(usize, T)>, RecvFailure> {
+        self.take(invalid)
+    }
+    fn take_until(&self, deadline: Deadline) -> Result<Option<(usize, T)>, RecvFailure> {
+        self.recv_until(deadline, Invalid::Consumed)
+    }
+
+    fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone {
+        self.levels.iter().map(|level| &level.shared.ended)
+    }
+    fn tell(&self, bit: u32) {
+        if bit == NO_SENDERS {
+            self.signals().into_iter().for_each(Signal::notify_all);
+        } else {
+            self.levels.iter().for_each(|level| level.shared.not_full.notify_all());
+        }
+    }
+    fn arrived(&self) -> &Signal<LIGHT> {
+        &self.arrived
+    }
+    fn may_have_message(&self) -> bool {
+        self.may_have_message()
+    }
+    fn is_quiet(&self) -> bool {
+        self.is_quiet()
+    }
+    fn mend(&self, dead: &Dead) {
+        self.mend(dead);
+    }
+    fn wake_everybody(&self) {
+        self.wake_everybody();
+    }
+}
+
+impl<T: Plain, const LEVELS: usize, const N: usize> Deliver for PriorityQueue<T, LEVELS, N> {
+    type Delivery<'a> = priority::Delivery<'a, T>;
+
+    fn deliver_now(&self) -> Result<Option<Self::Delivery<'_>>, RecvFailure> {
+        self.deliver_now()
+    }
+    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Self::Delivery<'_>>, RecvFailure> {
+        self.deliver_until(deadline)
+    }
+    fn join_until(&self, deadline: Deadline) -> Result<bool, Fault> {
+        self.join_until(deadline)
+    }
+}
+
+impl<S: Store + ?Sized> Ended for ByteQueue<S>
+where
+    ByteQueue<S>: Shareable,
+{
+    type Received = Vec<u8>;
+
+    fn capacity(&self) -> usize {
+        self.capacity()
+    }
+    fn len(&self) -> usize {
+        self.len()
+    }
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+    fn close(&self) {
+        self.close();
+    }
+    fn is_closed(&self) -> bool {
+        self.is_closed()
+    }
+
+    #[inline(always)]
+    fn take_usual(&self) -> Result<Option<Vec<u8>>, RecvFailure> {
+        self.take(Invalid::Consumed)
+    }
+    /// (Any bytes are a message, so that none is invalid.)
+    #[inline(always)]
+    fn take(&self, _invalid: Invalid) -> Result<Option<Vec<u8>>, RecvFailure> {
+        self.view().claim_message().map(|message| message.map(|message| message.to_vec()))
+    }
+    fn take_until(&self, deadline: Deadline) -> Result<Option<Vec<u8>>, RecvFailure> {
+        self.view().recv_until(deadline).map(|message| message.map(|message| message.to_vec()))
+    }
+
+    fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone {
+        core::iter::once(&self.rare.ended)
+    }
+    fn tell(&self, bit: u32) {
+        let waiting = if bit == NO_SENDERS { &self.rare.not_empty } else { &self.rare.not_full };
+        waiting.notify_all();
+    }
+    fn arrived(&self) -> &Signal<LIGHT> {
+        &self.rare.not_empty
+    }
+    fn may_have_message(&self) -> bool {
+        self.view().may_have_message()
+    }
+    fn is_quiet(&self) -> bool {
+        self.view().is_quiet()
+    }
+    fn mend(&self, dead: &Dead) {
+        self.view().recover(dead);
+    }
+    fn wake_everybody(&self) {
+        self.rare.wake_everybody();
+    }
+}
