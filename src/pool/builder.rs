@@ -52,9 +52,10 @@ impl Builder {
 
     /// Has each worker call `function(argument)` before its first task.
     ///
-    /// Tasks get the value that it returns by [`context`](super::context()), where an example is. If
-    /// the function panics, or its worker dies, another worker is started. After nine failures in a
-    /// row, the pool's tasks fail with [`TaskError::Broken`](super::TaskError::Broken), which says what happened.
+    /// Tasks get the value that it returns by [`context`](super::context()), where an example is.
+    /// If the function panics, or its worker dies, another worker is started. After nine failures
+    /// in a row, the pool's tasks fail with [`TaskError::Broken`](super::TaskError::Broken), which
+    /// says what happened.
     pub fn initializer<A, C>(mut self, function: fn(A) -> C, argument: A) -> Self
     where
         A: Serialize + DeserializeOwned,
@@ -75,7 +76,8 @@ impl Builder {
     /// [initialiser](Self::initializer). Default: no limit.
     ///
     /// A worker that exceeds it is killed, up to 50 ms later, and another is started. After three
-    /// such workers in a row, the pool's tasks fail with [`TaskError::Broken`](super::TaskError::Broken).
+    /// such workers in a row, the pool's tasks fail with
+    /// [`TaskError::Broken`](super::TaskError::Broken).
     pub fn initializer_timeout(mut self, timeout: Duration) -> Self {
         self.settings.initializer_timeout = Some(timeout);
         self
@@ -101,8 +103,8 @@ impl Builder {
     /// threads. Shared segments do not count. Default: the limit of this program.
     ///
     /// An allocation beyond the limit fails. Rust's default reaction is to abort the process: the
-    /// task fails with [`TaskError::WorkerDied`](super::TaskError::WorkerDied) and `SIGABRT`, after its retries. The limit is
-    /// `RLIMIT_DATA`, which the processes that a task starts inherit.
+    /// task fails with [`TaskError::WorkerDied`](super::TaskError::WorkerDied) and `SIGABRT`, after
+    /// its retries. The limit is `RLIMIT_DATA`, which the processes that a task starts inherit.
     pub fn worker_memory_limit(mut self, bytes: u64) -> Self {
         self.settings.memory_limit = Some(bytes);
         self
@@ -144,10 +146,11 @@ impl Builder {
     /// Stops the pool once `event` is set: by this process's [signals](crate::process::Stop), by a
     /// task, or by any other process.
     ///
-    /// The pool accepts no more tasks then: those fail with [`TaskError::Stopped`](super::TaskError::Stopped). `what` says what
-    /// happens to the tasks that it has. The pool is [joined](Pool::join) or dropped as usual. The
-    /// event must be a [manual](crate::Event::manual) one. Tasks can look at it if it is
-    /// [shared](Self::share) with them.
+    /// The pool accepts no more tasks then: those fail with
+    /// [`TaskError::Stopped`](super::TaskError::Stopped). `what` says what happens to the tasks
+    /// that it has. The pool is [joined](Pool::join) or dropped as usual. The event must be a
+    /// [manual](crate::Event::manual) one. Tasks can look at it if it is [shared](Self::share) with
+    /// them.
     ///
     /// ```standalone_crate
     /// use outlast::pool::{OnStop, Pool, TaskError};

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 /// Ends the calling process if it is a copy that the user's function has forked. The messages and
 /// the results belong to the worker.
+#[inline]
 pub(super) fn end_if_copy(before: u32, panicked: bool) {
     if forks() != before {
         exit_now(if panicked { 101 } else { 0 });

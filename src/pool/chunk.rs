@@ -46,7 +46,8 @@ impl TaskOptions {
         TaskOptions::default()
     }
 
-    /// Limits the time of the task, instead of [`Builder::task_timeout`](super::Builder::task_timeout).
+    /// Limits the time of the task, instead of
+    /// [`Builder::task_timeout`](super::Builder::task_timeout).
     ///
     /// The time begins when a worker begins the task. If the task exceeds it, its worker is killed,
     /// up to 50 ms later, and the task fails with [`TaskError::TimedOut`].

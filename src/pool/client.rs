@@ -28,7 +28,8 @@ use std::time::Duration;
 pub(super) const CONTROL: &str = "outlast pool control";
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic under these locks is a bug of this crate. Their values are valid after each statement.
+    // A panic under these locks is a bug of this crate. Their values are valid after each
+    // statement.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,9 +1,9 @@
 //! The owner's side of a pool: its threads, and which of them reads results.
 //!
-//! One thread at a time reads results, the *leader*: a thread that waits for a result. Other threads
-//! that wait are *followers*. They are woken when their result has come, or when the leader has what
-//! it waited for. A result therefore passes from the worker to the thread that wants it without
-//! another thread in between.
+//! One thread at a time reads results, the *leader*: a thread that waits for a result. Other
+//! threads that wait are *followers*. They are woken when their result has come, or when the leader
+//! has what it waited for. A result therefore passes from the worker to the thread that wants it
+//! without another thread in between.
 //!
 //! If no thread waits, results stay in the rings, unless they are needed: tasks wait for room in a
 //! ring, a worker waits for room for results, or an executor waits for a wake-up. Then the
@@ -122,8 +122,8 @@ impl Core {
         Ok(core)
     }
 
-    /// Must not be called in a [copy](Self::is_copy): a thread that the child does not have may have
-    /// held the lock.
+    /// Must not be called in a [copy](Self::is_copy): a thread that the child does not have may
+    /// have held the lock.
     pub(super) fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
         debug_assert!(!self.is_copy(), "in the child of a fork, the lock may be held for ever");
         lock(&self.scheduler)
@@ -158,7 +158,7 @@ impl Core {
         Ok(WorkerHandle { process, socket: Arc::new(ours) })
     }
 
-    // ---------------------------------------------------------------------------------- the scheduler
+    // ------------------------------------------------------------------------------- the scheduler
     /// Calls `change` with the scheduler locked, then wakes the wakers that it has collected.
     pub(super) fn with<R>(&self, change: impl FnOnce(&mut Scheduler, &PoolSegment) -> R) -> R {
         let mut scheduler = self.scheduler();
@@ -257,7 +257,7 @@ impl Core {
         self.wake_supervisor();
     }
 
-    // ------------------------------------------------------------------------------------- the leader
+    // ---------------------------------------------------------------------------------- the leader
     /// Blocks until `ready` returns `true`. Returns `false` if the deadline passes first.
     /// `register` takes a waker to be woken when `ready` may have changed.
     pub(super) fn wait_for(
@@ -380,7 +380,7 @@ impl Core {
         }
     }
 
-    // -------------------------------------------------------------------------------------- stopping
+    // ------------------------------------------------------------------------------------ stopping
     /// Stops the pool if its stop event is set.
     pub(super) fn look_for_stop(&self) {
         let Some((StopEvent(event), what)) = &self.settings.stop else { return };
@@ -417,7 +417,7 @@ impl Core {
         self.look_for_stop();
     }
 
-    // -------------------------------------------------------------------------------------- the end
+    // ------------------------------------------------------------------------------------- the end
     /// Has the supervisor look again.
     pub(super) fn wake_supervisor(&self) {
         send(self.supervisor.1.as_fd(), &[0], &[], false).ok();
@@ -470,8 +470,8 @@ impl Core {
         }
     }
 
-    /// Ends the workers, which have no tasks, and waits for them. The supervisor must have ended, so
-    /// that it starts no more.
+    /// Ends the workers, which have no tasks, and waits for them. The supervisor must have ended,
+    /// so that it starts no more.
     pub(super) fn end_workers(&self) {
         let workers: Vec<WorkerHandle> = self.with(|scheduler, segment| {
             for slot in segment.slots() {

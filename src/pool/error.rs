@@ -80,8 +80,8 @@ pub enum TaskError {
     /// The result cannot be decoded here.
     #[error("the result cannot be decoded: {0}")]
     Decode(String),
-    /// A value of more than 12 KiB could not be passed to the worker or back, because descriptors or
-    /// memory were short for a second. If the value was the result, the task has run.
+    /// A value of more than 12 KiB could not be passed to the worker or back, because descriptors
+    /// or memory were short for a second. If the value was the result, the task has run.
     #[error("a large value cannot be passed between the processes: {0}")]
     Transfer(String),
     /// The value has been taken already.

@@ -16,10 +16,11 @@ pub struct PoolHandle(());
 ///
 /// A task uses it to submit tasks to its own pool, and waits for them by their [`Task`]s or in a
 /// [`TaskSet`](super::TaskSet). While a task waits, its worker runs no other task, with one
-/// exception: if the task that it waits for has not begun, the waiting thread runs that task itself.
-/// So a pool never comes to a standstill because all its workers wait, as long as each waits only
-/// for tasks that it has submitted. The time of a task that is run so counts for the one that waits.
-/// Only the thread that runs the worker's tasks does this, and not a thread that a task has started.
+/// exception: if the task that it waits for has not begun, the waiting thread runs that task
+/// itself. So a pool never comes to a standstill because all its workers wait, as long as each
+/// waits only for tasks that it has submitted. The time of a task that is run so counts for the one
+/// that waits. Only the thread that runs the worker's tasks does this, and not a thread that a task
+/// has started.
 ///
 /// ```standalone_crate
 /// use outlast::pool::{self, Pool};

@@ -172,8 +172,8 @@ where
         }
     }
 
-    /// Returns whether the next result is there. Waits for it at most an eighth of the time that the
-    /// input takes for an argument, which slows the map down little.
+    /// Returns whether the next result is there. Waits for it at most an eighth of the time that
+    /// the input takes for an argument, which slows the map down little.
     #[cold]
     fn looks_for_results(&mut self) -> bool {
         if self.pool.core.is_copy() {

@@ -34,15 +34,16 @@
 //! | the owner is [asked to stop](Builder::stop) | The pool finishes all its tasks, or only those that have begun, by choice. |
 //!
 //! Each task has one result. A task that is tried again may have run to its end before, without
-//! having delivered its result. Make its effects idempotent, or set [`retries(0)`](Builder::retries).
+//! having delivered its result. Make its effects idempotent, or set
+//! [`retries(0)`](Builder::retries).
 //!
 //! # How it works
 //! Each worker has two rings in one shared segment, for tasks and for results. The owner keeps a
 //! copy of every unfinished task. Short tasks share a message, up to a quarter of a millisecond of
 //! work. An idle worker gets tasks that wait at another. Results are read by the thread that waits
 //! for one, or else by the pool's dispatcher thread. A supervisor thread watches the workers, and a
-//! third thread waits for the stop event, if there is one. Values above 12 KiB are passed as files in
-//! memory.
+//! third thread waits for the stop event, if there is one. Values above 12 KiB are passed as files
+//! in memory.
 mod builder;
 mod call;
 mod cell;
@@ -96,8 +97,8 @@ const SHORT: usize = 60;
 /// Dropping a pool [terminates](Pool::terminate) it. [`join`](Pool::join) lets it finish first.
 ///
 /// The workers belong to the process that built the pool. In the child of a fork every task fails
-/// with [`TaskError::Forked`], including tasks submitted before the fork, and no other method has an
-/// effect.
+/// with [`TaskError::Forked`], including tasks submitted before the fork, and no other method has
+/// an effect.
 #[doc(alias = "multiprocessing")]
 #[doc(alias = "ProcessPoolExecutor")]
 pub struct Pool {
@@ -157,6 +158,7 @@ impl Call {
     }
 
     /// Makes a chunk of the one call, whose result `sink` receives.
+    #[inline]
     fn into_chunk(
         self,
         scheduler: &mut Scheduler,
@@ -287,8 +289,8 @@ impl Pool {
         Ok((Task::new(cell, Backend::Owner(Arc::clone(&self.core))), woke_worker))
     }
 
-    /// Applies `function` to each argument. Returns an iterator over the results, in the order of the
-    /// arguments.
+    /// Applies `function` to each argument. Returns an iterator over the results, in the order of
+    /// the arguments.
     ///
     /// A function of several arguments takes a tuple. Collecting into a `Result` stops at the first
     /// error; collecting into a `Vec` keeps the result of each task.
@@ -403,8 +405,8 @@ impl Pool {
         }
     }
 
-    /// Closes the pool, and blocks until all tasks are done or `timeout` has elapsed. Returns whether
-    /// they are done. If so, it ends the workers.
+    /// Closes the pool, and blocks until all tasks are done or `timeout` has elapsed. Returns
+    /// whether they are done. If so, it ends the workers.
     pub fn join_timeout(&self, timeout: Duration) -> bool {
         self.close();
         let done = self.core.drain(Deadline::after(timeout));

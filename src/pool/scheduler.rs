@@ -188,7 +188,7 @@ impl Scheduler {
         }
     }
 
-    // --------------------------------------------------------------------------------------- results
+    // ------------------------------------------------------------------------------------- results
     /// Reads the results of all workers. Returns whether there were any.
     ///
     /// A worker whose results are malformed is killed.
@@ -356,7 +356,7 @@ impl Scheduler {
             .any(|state| state.queue.front().is_some_and(|sent| sent.chunk.count > 1))
     }
 
-    // ----------------------------------------------------------------------------------------- tasks
+    // --------------------------------------------------------------------------------------- tasks
     /// Accepts tasks: sends them to an idle worker, or queues them behind all others.
     pub(super) fn accept(&mut self, segment: &PoolSegment, chunk: Chunk) {
         self.unfinished += u64::from(chunk.count);
@@ -495,8 +495,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Takes back the chunks queued at the busiest worker if another worker is idle. Returns whether
-    /// it took any.
+    /// Takes back the chunks queued at the busiest worker if another worker is idle. Returns
+    /// whether it took any.
     fn rebalance(&mut self, segment: &PoolSegment) -> bool {
         let busiest = (0..self.workers.len()).max_by_key(|&i| self.workers[i].queue.len());
         let Some(busiest) = busiest.filter(|&i| self.workers[i].queue.len() > 1) else {
@@ -527,8 +527,8 @@ impl Scheduler {
     /// Cancels the tasks of `sink` that have not begun. Returns whether there were any.
     ///
     /// With `kill`, the sink has one task, and a worker that runs it is killed. The task has its
-    /// result from now on, whatever the worker still writes, so that the return value and the result
-    /// agree.
+    /// result from now on, whatever the worker still writes, so that the return value and the
+    /// result agree.
     pub(super) fn cancel(
         &mut self,
         segment: &PoolSegment,
@@ -599,7 +599,7 @@ impl Scheduler {
         true
     }
 
-    // ---------------------------------------------------------------------------------------- workers
+    // ------------------------------------------------------------------------------------- workers
     /// Sets the intended number of workers.
     pub(super) fn set_workers(&mut self, segment: &PoolSegment, target: usize) {
         self.target = target;

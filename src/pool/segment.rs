@@ -13,13 +13,14 @@
 //! | `progress` | worker | the number of the message, and how many of its tasks have begun |
 //!
 //! # Invariants
-//! - I1. A message is taken once, by one compare-exchange of `tasks.head`, which both sides use. The
-//!   worker copies a message and then claims it. If the owner has withdrawn the message meanwhile,
-//!   the worker discards the copy.
+//! - I1. A message is taken once, by one compare-exchange of `tasks.head`, which both sides use.
+//!   The worker copies a message and then claims it. If the owner has withdrawn the message
+//!   meanwhile, the worker discards the copy.
 //! - I2. `progress` is written before a task begins, and a task's result is complete before
-//!   `progress` names the next task. The owner therefore knows which task a dead worker was running,
-//!   which tasks it had finished, and that it had begun no other. `progress` names the first task of
-//!   a message before the message is claimed, so a worker that dies after the claim dies at a task.
+//!   `progress` names the next task. The owner therefore knows which task a dead worker was
+//!   running, which tasks it had finished, and that it had begun no other. `progress` names the
+//!   first task of a message before the message is claimed, so a worker that dies after the claim
+//!   dies at a task.
 //! - I3. A thread that sleeps on an event has looked for work after it reset the event. A thread
 //!   that changes something sets the event afterwards.
 //!

@@ -63,7 +63,9 @@ impl Supervisor {
             if core.is_over() {
                 return;
             }
-            if !vacant.is_empty() && self.again_at.is_none_or(|at| Instant::now() >= at) {
+            if vacant.is_empty() {
+                self.again_at = None;
+            } else if self.again_at.is_none_or(|at| Instant::now() >= at) {
                 self.again_at = None;
                 vacant.into_iter().for_each(|i| self.replace(core, i));
                 continue; // watch the new workers, too
@@ -92,7 +94,8 @@ impl Supervisor {
                 self.failing = None;
                 core.with(|scheduler, segment| {
                     scheduler.assign(i, worker);
-                    scheduler.retire_surplus(segment); // `set_workers` may have been called meanwhile
+                    // `set_workers` may have been called meanwhile.
+                    scheduler.retire_surplus(segment);
                     if scheduler.closed.as_ref().is_some_and(TaskError::ends_pool) {
                         scheduler.end(&TaskError::Terminated); // the pool has ended meanwhile
                     }

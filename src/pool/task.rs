@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 
 /// A task that was submitted to a [`Pool`](super::Pool).
 ///
-/// The task runs even if its handle is dropped, unless [`cancel_on_drop`](Self::cancel_on_drop) says
-/// otherwise. The value can be taken once. A `Task` is also a `Future`, for any runtime. In the child of a fork every method that
-/// takes the value returns [`TaskError::Forked`] immediately.
+/// The task runs even if its handle is dropped, unless [`cancel_on_drop`](Self::cancel_on_drop)
+/// says otherwise. The value can be taken once. A `Task` is also a `Future`, for any runtime. In
+/// the child of a fork every method that takes the value returns [`TaskError::Forked`] immediately.
 #[doc(alias = "AsyncResult")]
 #[must_use = "the result of a task whose handle is dropped is lost"]
 pub struct Task<R> {

@@ -119,7 +119,8 @@ impl<R> TaskSet<R> {
         self.tasks.is_empty()
     }
 
-    /// Blocks until a task is done, and takes it out of the set. Returns `None` if the set is empty.
+    /// Blocks until a task is done, and takes it out of the set. Returns `None` if the set is
+    /// empty.
     ///
     /// In the child of a fork all tasks count as done, and give
     /// [`TaskError::Forked`](super::TaskError::Forked).
@@ -248,8 +249,8 @@ pub enum Until {
     All,
 }
 
-/// Blocks until one or all of `tasks` are done, or `timeout` has elapsed. Returns the indices of the
-/// tasks that are done, in order.
+/// Blocks until one or all of `tasks` are done, or `timeout` has elapsed. Returns the indices of
+/// the tasks that are done, in order.
 ///
 /// Returns immediately if `tasks` is empty. Use a [`TaskSet`] to wait for one task after the other.
 #[doc(alias = "wait_all")]

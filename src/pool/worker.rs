@@ -270,8 +270,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Returns the argument of the message with this number, or why there is none. Skips arguments of
-    /// withdrawn messages.
+    /// Returns the argument of the message with this number, or why there is none. Skips arguments
+    /// of withdrawn messages.
     #[cold]
     fn large_argument(&mut self, number: u32) -> Result<io::Result<Mmap>, WorkerEnd> {
         loop {
@@ -286,8 +286,8 @@ impl Worker<'_> {
 
     /// Receives the next argument from the socket. With `wait`, blocks until there is one.
     ///
-    /// An argument for which there is no descriptor stays in the socket. With `wait`, it stays there
-    /// only for `RESOURCE_TIMEOUT`. Then it is lost, and its task reports the error.
+    /// An argument for which there is no descriptor stays in the socket. With `wait`, it stays
+    /// there only for `RESOURCE_TIMEOUT`. Then it is lost, and its task reports the error.
     fn receive_argument(&mut self, wait: bool) -> Result<(), WorkerEnd> {
         let (mut tag, mut files) = ([0; 4], Vec::new());
         let socket = self.socket.as_fd();

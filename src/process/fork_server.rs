@@ -13,16 +13,16 @@
 //!   nothing has run and nothing will.
 //! - I2. Only a process's own descriptor tells that it has ended. Silence, the end of a channel and
 //!   a missing descriptor tell nothing: each may be a lack of descriptors or memory.
-//! - I3. The fork server has a spare descriptor whenever it reads a request. The channel, which is a
-//!   request's first descriptor, therefore arrives even if the others do not, and the owner gets an
-//!   answer.
+//! - I3. The fork server has a spare descriptor whenever it reads a request. The channel, which is
+//!   a request's first descriptor, therefore arrives even if the others do not, and the owner gets
+//!   an answer.
 //!
 //! # Death
 //! - The owner: the fork server watches it, kills all workers that are not detached, reaps them and
 //!   ends.
-//! - The fork server: the kernel kills its workers. The owner notices at its next request, and starts
-//!   another fork server. A request that was in flight is sent again, which is safe: its function
-//!   has not begun (I1).
+//! - The fork server: the kernel kills its workers. The owner notices at its next request, and
+//!   starts another fork server. A request that was in flight is sent again, which is safe: its
+//!   function has not begun (I1).
 //! - A worker: the fork server reaps it and reports its exit status to the owner.
 #![expect(unsafe_code, reason = "forks; inherits a descriptor by its number")]
 use super::code;
@@ -59,7 +59,7 @@ const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// How long the fork server sleeps after a failed `poll`.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-// ------------------------------------------------------------------------------------------ the owner
+// --------------------------------------------------------------------------------------- the owner
 /// The owner's side of the fork server.
 #[derive(Debug)]
 pub(super) struct ForkServer {
@@ -89,13 +89,13 @@ fn global() -> MutexGuard<'static, Global> {
 /// that it has started, end with this process. A second call has no effect.
 ///
 /// If the fork server is killed, this program is started once more as the new fork server. `init`
-/// recognises that by an environment variable, and does not return there. The program must therefore
-/// do nothing before `init` that it should not do twice.
+/// recognises that by an environment variable, and does not return there. The program must
+/// therefore do nothing before `init` that it should not do twice.
 ///
 /// Standard output and the C library's streams are flushed before the fork, so that no process
 /// prints again what the program has printed before. Signal handlers and the signal mask are not
-/// inherited: in the processes, a signal for which the program has a handler has its default action,
-/// and no signal is blocked. A signal that the program ignores is ignored there as well.
+/// inherited: in the processes, a signal for which the program has a handler has its default
+/// action, and no signal is blocked. A signal that the program ignores is ignored there as well.
 ///
 /// The usual test harness has its own `main`: tests use
 /// [`init_in_tests!`](crate::init_in_tests).
@@ -127,8 +127,8 @@ fn become_fork_server(request: &str) -> ! {
     if socket < 3 {
         exit_now(1);
     }
-    // SAFETY: the owner has passed the descriptor on for this, and nothing else in this program uses
-    // it.
+    // SAFETY: the owner has passed the descriptor on for this, and nothing else in this program
+    // uses it.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
     if set_close_on_exec(socket.as_fd(), true).is_err() {
         exit_now(1);
@@ -312,7 +312,7 @@ pub(super) fn start(
     Err(SpawnError::ForkServerLost)
 }
 
-// ------------------------------------------------------------------------------------ the fork server
+// --------------------------------------------------------------------------------- the fork server
 /// A worker as the fork server knows it.
 struct Worker {
     pid: u32,
@@ -371,7 +371,8 @@ fn refuse(channel: BorrowedFd<'_>, error: &io::Error) {
 }
 
 impl Server {
-    /// Sleeps until there is something to do, and does it. Returns `false` when the owner has ended.
+    /// Sleeps until there is something to do, and does it. Returns `false` when the owner has
+    /// ended.
     fn step(&mut self, buffer: &mut [u8]) -> bool {
         let mut watched: Vec<_> = self.own.iter().map(OwnedFd::as_fd).collect();
         watched.extend(self.workers.iter().map(|worker| worker.handle.as_fd()));
@@ -493,8 +494,8 @@ impl Server {
 ///
 /// The `main` of `cargo test` belongs to the harness, so a test cannot call `init` before there are
 /// other threads. This macro places a call of it in the program's `.init_array` section, which runs
-/// before `main`. Use it once, at the top of a file in `tests/`, or, with `#[cfg(test)]`, in the root
-/// module of a crate whose unit tests start processes:
+/// before `main`. Use it once, at the top of a file in `tests/`, or, with `#[cfg(test)]`, in the
+/// root module of a crate whose unit tests start processes:
 ///
 /// ```standalone_crate
 /// outlast::init_in_tests!();

@@ -24,12 +24,12 @@
 //! handed on with [`Builder::share`], or opened in the process by its name.
 //!
 //! # Where it runs
-//! In a fork of the *fork server*, which [`init`] starts at the beginning of `main`. The fork server
-//! has one thread and holds no locks, so a fork copies nothing that another thread is changing. The
-//! process has the standard output, standard error, environment and working directory that the
-//! program was started with, and no standard input. It is in the fork server's process group: Ctrl-C
-//! on the terminal reaches only the owner, which can shut down in order with a [`Stop`]. A panic is
-//! printed on standard error, as a thread's is.
+//! In a fork of the *fork server*, which [`init`] starts at the beginning of `main`. The fork
+//! server has one thread and holds no locks, so a fork copies nothing that another thread is
+//! changing. The process has the standard output, standard error, environment and working directory
+//! that the program was started with, and no standard input. It is in the fork server's process
+//! group: Ctrl-C on the terminal reaches only the owner, which can shut down in order with a
+//! [`Stop`]. A panic is printed on standard error, as a thread's is.
 //!
 //! Any other program can take part as well: `std::process::Command` starts it, with
 //! [`CommandExt::share`](crate::CommandExt::share).

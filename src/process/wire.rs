@@ -135,8 +135,8 @@ pub(crate) fn is_disconnected(error: &io::Error) -> bool {
     )
 }
 
-/// Sends a message: the kind, a flag that tells whether the body is in a file (the last descriptor),
-/// `head`, and the body.
+/// Sends a message: the kind, a flag that tells whether the body is in a file (the last
+/// descriptor), `head`, and the body.
 pub(super) fn send_message(
     to: BorrowedFd<'_>,
     kind: MessageKind,
