@@ -112,7 +112,7 @@ mod imp {
 
     /// An atomic before each of whose operations the calling thread may be killed.
     #[derive(Debug, Default)]
-    pub(crate) struct Mortal<A>(A);
+    pub struct Mortal<A>(A);
 
     impl<A> Mortal<A> {
         /// The atomic itself, if the calling thread lives on.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// As in `src/sync.rs`.
 const SLOTS: usize = 32;
 /// Bytes before the first slot, and from slot to slot.
-#[cfg(feature = "futex")]
+#[cfg(all(feature = "futex", not(outlast_hooks)))]
 const LINE: u64 = 64;
 
 outlast::shared! {
