@@ -111,6 +111,10 @@ fn main() -> ExitCode {
             ("children_of_a_task_are_killed", children_of_a_task_are_killed),
             ("a_backtrace_shows_the_users_frames", a_backtrace_shows_the_users_frames),
             ("killed_at_every_instruction", step::killed_at_every_instruction),
+            (
+                "submitters_killed_at_every_instruction",
+                step::submitters_killed_at_every_instruction,
+            ),
         ],
         &[("owner", play_owner), ("without_init", play_without_init)],
     )
@@ -1957,7 +1961,7 @@ fn the_panic_that_is_told() {
 #[cfg(target_arch = "x86_64")]
 mod step {
     #![expect(unsafe_code, reason = "a signal handler, and the processor's trap flag")]
-    use super::{AtomicU64, Pool, SeqCst, TaskError, double, is_error, number};
+    use super::{AtomicU64, Pool, SeqCst, TaskError, double, is_error, number, pool};
 
     static LEFT: AtomicU64 = AtomicU64::new(0);
 
@@ -2028,9 +2032,49 @@ mod step {
             eprintln!("{failed} failed, {survived} survived");
         }
     }
+
+    /// Submits two tasks and waits for them, with so many instructions to live.
+    fn submits_and_dies(instructions: u64) -> u64 {
+        let pool = pool::current().unwrap();
+        // The first task makes the connection and its thread, which must not inherit the trap flag.
+        assert_eq!(pool.apply(double, 1).unwrap(), 2);
+        if instructions > 0 {
+            live_for(instructions);
+        }
+        let tasks = [pool.submit(double, 10), pool.submit(double, 20)];
+        tasks.iter().map(|task| task.join().unwrap()).sum()
+    }
+
+    /// Wherever a worker dies that submits tasks, its own task fails and no other is lost.
+    pub(crate) fn submitters_killed_at_every_instruction() {
+        let pool = Pool::builder().workers(2).retries(0).build().unwrap();
+        let (stride, most) = (number("STRIDE", 1_009), number("INSTRUCTIONS", 30_000));
+        let (mut failed, mut n) = (0, 1);
+        while n < most {
+            let other = pool.submit(double, n);
+            // A worker that has returned from the task dies in the next one, or while it sleeps.
+            let results = [(pool.apply(submits_and_dies, n), 60), (other.join(), 2 * n)];
+            let mut wrong = 0;
+            for (result, expected) in results {
+                match result {
+                    Ok(value) => assert_eq!(value, expected, "{n}"),
+                    Err(TaskError::WorkerDied { signal: Some(9), .. }) => wrong += 1,
+                    Err(error) => panic!("{n}: {error}"),
+                }
+            }
+            assert!(wrong <= 1, "{n}: {wrong} failed");
+            failed += wrong;
+            super::eventually("nothing is left", || pool.stats().unfinished == 0);
+            n += stride;
+        }
+        assert!(failed > 0);
+        let pool = Pool::builder().workers(2).build().unwrap(); // of workers with no trap flag
+        assert_eq!(pool.apply(submits_and_dies, 0), Ok(60), "the control");
+    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 mod step {
     pub(crate) fn killed_at_every_instruction() {}
+    pub(crate) fn submitters_killed_at_every_instruction() {}
 }
