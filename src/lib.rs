@@ -5,11 +5,12 @@
 //   pool                                 workers, tasks
 //   process                              functions in processes of their own
 //   log                                  records of all processes, to one collector
+//   owned  command                       guards that own their `Shared`; handing a segment on
 //   queue                                built on the wait layer and the peer table
 //   condition                            waiting for what a lock guards
-//   reentrant                            a lock around a lock
+//   reentrant  locked_slice              a lock around a lock, or around an array
 //   lock  rwlock  semaphore  event  barrier  once  latch    standalone
-//   shared  command                      Shared<T>, handing on
+//   shared                               Shared<T>
 //   segment/{header,memory,names,peers,table}    memory, names, who uses it, recovery
 //   wait/{robust,spin}                   the only blocking loop, robust words
 //   sys/{futex,pthread,robust,thread,file,clock}    the only place for libc
@@ -30,8 +31,12 @@ mod error;
 pub mod event;
 pub mod latch;
 pub mod lock;
+#[cfg(not(outlast_loom))]
+mod locked_slice;
 pub mod log;
 pub mod once;
+#[cfg(not(outlast_loom))]
+mod owned;
 mod plain_types;
 #[cfg(all(feature = "pool", not(outlast_loom)))]
 pub mod pool;
@@ -55,13 +60,17 @@ pub use any_error::Error;
 pub use atomic_bool::AtomicBool;
 pub use barrier::{Arrival, Barrier, BarrierError, BrokenCause};
 #[cfg(not(outlast_loom))]
-pub use command::CommandExt;
+pub use command::{CommandExt, HandOver};
 pub use condition::{Condition, ConditionGuard, WaitTimeoutResult};
 pub use error::{Fault, OpenError};
 pub use event::Event;
 pub use latch::{Latch, LatchError, Member, OnDeath};
 pub use lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
+#[cfg(not(outlast_loom))]
+pub use locked_slice::{LockedSlice, LockedSliceGuard, LockedSliceResult};
 pub use once::{Once, OnceCell, OnceError};
+#[cfg(not(outlast_loom))]
+pub use owned::Owned;
 pub use plain_types::{
     FixedStr, Pair, PlainDuration, PlainIpAddr, PlainOption, PlainSocketAddr, StrTooLong, Triple,
 };

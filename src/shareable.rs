@@ -176,7 +176,9 @@ pub unsafe trait Shareable {
 
 /// A shareable type whose capacity is chosen when a value is created.
 ///
-/// Implemented by the queues, channels, rings, pipes and journals of this crate.
+/// Implemented by the queues, channels, rings, pipes and journals of this crate, by
+/// [`LockedSlice`](crate::LockedSlice), and by slices of shareable types: a
+/// `Shared<[AtomicU64]>` has as many elements as its capacity says, zero-filled.
 /// [`Shared::with_capacity`](crate::Shared::with_capacity) creates such a value.
 pub trait WithCapacity: Shareable {
     /// The number of elements ([`Shareable::size`]) that gives at least `capacity`, or `None` if
@@ -482,6 +484,46 @@ unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {
         self.iter().all(T::is_sound)
     }
 }
+
+// SAFETY: as an array; the number of elements is the pointer's, which `at` got from the checked
+// header.
+unsafe impl<T: Shareable> Shareable for [T] {
+    const FINGERPRINT: u64 = mix(<T as Shareable>::FINGERPRINT, b"slice");
+    const SEAL: Seal = Seal;
+    const ALIGN: usize = align_of::<T>();
+    const NEEDS_PEERS: bool = T::NEEDS_PEERS;
+    fn size(len: usize) -> Option<usize> {
+        let size = size_of::<T>().checked_mul(len)?;
+        Some(size).filter(|&size| len > 0 && isize::try_from(size).is_ok())
+    }
+    fn at(base: NonNull<u8>, len: usize) -> NonNull<Self> {
+        NonNull::slice_from_raw_parts(base.cast(), len)
+    }
+    fn layout() -> Layout {
+        Layout {
+            name: "slice",
+            size: 0,
+            align: Self::ALIGN,
+            fields: const {
+                &[Field { name: "element", offset: 0, count: 1, layout: <T as Shareable>::layout }]
+            },
+        }
+    }
+    fn place(&self) {
+        self.iter().for_each(T::place);
+    }
+    fn recover(&self, dead: &Dead) {
+        self.iter().for_each(|element| element.recover(dead));
+    }
+    fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
+        self.iter().any(|element| element.in_use(ours))
+    }
+    fn is_sound(&self) -> bool {
+        self.iter().all(T::is_sound)
+    }
+}
+
+impl<T: Shareable> WithCapacity for [T] {}
 
 /// Refuses a struct that `repr(packed)`, in any of its forms, lets begin at an address at which one
 /// of its fields could not. Without it, the alignment of a struct is that of its fields or greater.

@@ -6,15 +6,16 @@ use crate::segment::header::{self, Expected, Geometry, Lifetime, Spec};
 use crate::segment::memory::Memory;
 use crate::segment::names;
 use crate::segment::peers::Peers;
-use crate::segment::{Attachment, discard};
+use crate::segment::{Attachment, discard, is_last_use};
 use crate::shareable::{Dead, Shareable, WithCapacity};
-use crate::sys::file::{self, Named};
+use crate::sync::atomic::AtomicU8;
+use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys::thread;
 use core::fmt;
 use core::ops::Deref;
 use core::ptr::NonNull;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -302,6 +303,7 @@ impl Options {
     ///   to use the segment, and used by nobody else.
     /// - They stay mapped, and are used for nothing else, as long as this process has a clone of
     ///   the result, any of its threads that used it is alive, or a guard of it was forgotten.
+    ///   [`Shared::close_timeout`] waits for the end of all that.
     pub unsafe fn create_in<T: Shareable + Sync + 'static>(
         self,
         memory: NonNull<u8>,
@@ -311,6 +313,37 @@ impl Options {
         // SAFETY: the caller's promise.
         let memory = unsafe { Memory::callers(memory, len) };
         self.make(Home::Callers(memory), 0, |at| Self::put(at, value))
+    }
+
+    /// The memory that [`create_in`](Self::create_in) needs for a value of this type: its size and
+    /// its alignment.
+    ///
+    /// ```
+    /// use outlast::{Lock, Options, Shared};
+    /// use std::time::Duration;
+    ///
+    /// let layout = Options::new().layout_in::<Lock<u64>>()?;
+    /// # #[allow(unsafe_code)]
+    /// // SAFETY: the layout is not empty.
+    /// let memory = unsafe { std::alloc::alloc(layout) }; // for this process alone
+    /// let memory = core::ptr::NonNull::new(memory).unwrap();
+    /// # #[allow(unsafe_code)]
+    /// // SAFETY: so many bytes, which stay until `close_timeout` has returned `Ok`.
+    /// let lock = unsafe { Options::new().create_in(memory, layout.size(), Lock::new(1_u64)) }?;
+    /// *lock.lock()? += 1;
+    /// lock.close_timeout(Duration::from_secs(10)).unwrap();
+    /// # #[allow(unsafe_code)]
+    /// // SAFETY: allocated above, with this layout, and no longer in use.
+    /// unsafe { std::alloc::dealloc(memory.as_ptr(), layout) };
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidPeers`], [`OpenError::InvalidAlignment`]: `create_in` would fail as well.
+    pub fn layout_in<T: Shareable>(self) -> Result<core::alloc::Layout, OpenError> {
+        let (spec, geometry) = self.plan::<T>(0, None)?;
+        core::alloc::Layout::from_size_align(geometry.total, spec.align())
+            .map_err(|_| OpenError::InvalidCapacity(0))
     }
 
     fn put<T: Shareable>(at: NonNull<T>, value: T) {
@@ -335,12 +368,12 @@ impl Options {
         unsafe { at.as_ref() }.place();
     }
 
-    fn make<T: ?Sized + Shareable + Sync + 'static>(
+    /// What a segment for such a value is like.
+    fn plan<T: ?Sized + Shareable>(
         self,
-        home: Home<'_>,
         len: usize,
-        fill: impl FnOnce(NonNull<T>),
-    ) -> Result<Shared<T>, OpenError> {
+        lifetime: Option<Lifetime>,
+    ) -> Result<(Spec, Geometry), OpenError> {
         if !(1..=header::MAX_PROCESSES).contains(&self.processes)
             || !(1..=header::MAX_THREADS).contains(&self.threads)
         {
@@ -357,9 +390,20 @@ impl Options {
             len,
             processes: if T::NEEDS_PEERS { self.processes } else { 0 },
             threads: if T::NEEDS_PEERS { self.threads } else { 0 },
-            lifetime: matches!(home, Home::Named(_)).then_some(self.lifetime),
+            lifetime,
         };
         let geometry = spec.geometry().ok_or(OpenError::InvalidCapacity(len))?;
+        Ok((spec, geometry))
+    }
+
+    fn make<T: ?Sized + Shareable + Sync + 'static>(
+        self,
+        home: Home<'_>,
+        len: usize,
+        fill: impl FnOnce(NonNull<T>),
+    ) -> Result<Shared<T>, OpenError> {
+        let (spec, geometry) =
+            self.plan::<T>(len, matches!(home, Home::Named(_)).then_some(self.lifetime))?;
         let (named, anonymous) = (matches!(home, Home::Named(_)), matches!(home, Home::Anonymous));
         let memory = match home {
             Home::Anonymous => Memory::anonymous(geometry.total)?,
@@ -491,6 +535,44 @@ impl<T: ?Sized + WithCapacity + Sync + 'static> Shared<T> {
     }
 }
 
+/// A region of bytes whose length is chosen at run time. Its address is
+/// [`as_ptr`](slice::as_ptr).
+///
+/// ```
+/// use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+/// use outlast::Shared;
+///
+/// let here = Shared::<[AtomicU8]>::with_capacity(1 << 20)?;
+/// let there = Shared::<[AtomicU8]>::from_fd(here.try_clone_fd()?)?; // as another process would
+/// here.copy_in(5, b"hello");
+/// let mut copy = [0; 5];
+/// there.copy_out(5, &mut copy);
+/// assert_eq!((&copy, there[4].load(Relaxed)), (b"hello", 0));
+/// # Ok::<(), outlast::Error>(())
+/// ```
+///
+/// Nothing orders the bytes or keeps other threads from them: a copy that another thread writes to
+/// meanwhile may be partly old and partly new. A lock, or an event, in another value orders them.
+impl Shared<[AtomicU8]> {
+    /// Copies `bytes` into the region, from byte `at` on.
+    ///
+    /// # Panics
+    /// If the region is too short.
+    pub fn copy_in(&self, at: usize, bytes: &[u8]) {
+        let region = &self[at..][..bytes.len()];
+        region.iter().zip(bytes).for_each(|(to, byte)| to.store(*byte, Relaxed));
+    }
+
+    /// Fills `to` with bytes of the region, from byte `at` on.
+    ///
+    /// # Panics
+    /// If the region is too short.
+    pub fn copy_out(&self, at: usize, to: &mut [u8]) {
+        let region = &self[at..][..to.len()];
+        region.iter().zip(to).for_each(|(byte, to)| *to = byte.load(Relaxed));
+    }
+}
+
 impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
     /// Opens the segment called `name`.
     ///
@@ -605,26 +687,6 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         Self::adopt(Memory::from_fd(fd)?, true)
     }
 
-    /// Opens what the parent handed on under `key` with
-    /// [`CommandExt::share`](crate::CommandExt::share).
-    ///
-    /// # Errors
-    /// [`OpenError::NotInherited`] if it handed on nothing under that key; see [`OpenError`].
-    pub fn inherited(key: &str) -> Result<Self, OpenError> {
-        let number =
-            std::env::var(crate::command::variable(key)).map_err(|_| OpenError::NotInherited)?;
-        let number: RawFd = number.parse().map_err(|_| OpenError::NotInherited)?;
-        if number < 3 {
-            return Err(OpenError::NotInherited);
-        }
-        // SAFETY: borrowed for two calls, which fail if there is no such descriptor.
-        let parent = unsafe { BorrowedFd::borrow_raw(number) };
-        let fd = file::duplicate(parent).map_err(|_| OpenError::NotInherited)?;
-        // For this process, not for its children.
-        file::set_close_on_exec(parent, true).named("fcntl(F_SETFD)")?;
-        Self::from_fd(fd)
-    }
-
     /// Opens a segment in memory of the caller's, made there with [`Options::create_in`].
     ///
     /// # Errors
@@ -636,6 +698,40 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         // SAFETY: the caller's promise.
         let memory = unsafe { Memory::callers(memory, len) };
         Self::adopt(memory, false)
+    }
+
+    /// Drops the handle as soon as nothing else in this process needs the memory, so that memory of
+    /// the caller's may be unmapped afterwards.
+    ///
+    /// Waits until
+    /// - all other clones, parts, owned guards and owned ends have been dropped, and
+    /// - every other thread that has used the segment has ended, or has used another segment since.
+    ///   (The system looks into the memory when such a thread ends.) This includes a thread that
+    ///   holds a lock whose guard was forgotten.
+    ///
+    /// Other processes may go on using the memory.
+    ///
+    /// # Errors
+    /// Returns the handle if `timeout` elapses first.
+    pub fn close_timeout(self, timeout: Duration) -> Result<(), Self> {
+        let deadline = Deadline::after(timeout);
+        loop {
+            let is_over = deadline.is_over();
+            let is_last = Arc::strong_count(&self.inner) == 1
+                && !(self.inner.in_use)()
+                && self
+                    .inner
+                    .memory
+                    .as_ref()
+                    .is_none_or(|memory| is_last_use(memory.base().addr()));
+            if is_last {
+                return Ok(()); // drops the handle
+            }
+            if is_over {
+                return Err(self);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// A file descriptor of the memory, to be given to other processes.
@@ -727,26 +823,5 @@ impl<T: ?Sized + Shareable> Clone for Shared<T> {
 impl<T: ?Sized + Shareable + fmt::Debug> fmt::Debug for Shared<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Shared").field(&&**self).finish()
-    }
-}
-
-/// The descriptor that a child process is to inherit under its own number.
-#[derive(Debug)]
-pub(crate) struct InheritedHandle(OwnedFd);
-
-impl InheritedHandle {
-    pub(crate) fn of<T: ?Sized + Shareable + Sync + 'static>(
-        shared: &Shared<T>,
-    ) -> io::Result<Self> {
-        shared.try_clone_fd().map(InheritedHandle)
-    }
-
-    pub(crate) fn number(&self) -> RawFd {
-        std::os::fd::AsRawFd::as_raw_fd(&self.0)
-    }
-
-    /// To be called in the child, before exec.
-    pub(crate) fn keep(&self) -> io::Result<()> {
-        file::set_close_on_exec(std::os::fd::AsFd::as_fd(&self.0), false)
     }
 }

@@ -182,7 +182,7 @@ fn references(file: &str, line: &str) -> Vec<String> {
 
 /// Parts of one folder of which the first uses the second, in a circle that is still to be mended.
 /// One that has been mended is an error.
-const CIRCLES: &[(&str, &str)] = &[("command", "shared"), ("shared", "command")];
+const CIRCLES: &[(&str, &str)] = &[];
 
 /// The modules of the crate by their paths, such as `queue::ring`. The root is the empty path.
 struct Modules<'a> {

@@ -161,7 +161,7 @@ fn play_ring(capacity: usize, plays: &[(Act, bool)]) {
     let mut model = Model { capacity, ..Model::default() };
     let mut ends = (Some(here.producer().unwrap()), Some(there.consumer().unwrap()));
     for &(act, first) in plays {
-        let ring: &Ring<u32> = if first { &here } else { &there };
+        let ring = if first { &here } else { &there };
         match act {
             Act::Send(message) => {
                 let producer = ends.0.as_ref().unwrap();

@@ -498,6 +498,47 @@ fn memory_that_does_not_fit() {
 
 /// Two handles on the very same memory in one process: when one goes, the other is still a peer.
 #[test]
+fn closed_before_it_is_unmapped() {
+    let _watchdog = watch_alone("closed_before_it_is_unmapped");
+    let layout = Options::new().layout_in::<Office>().unwrap();
+    let memory = borrowed(layout.size() + layout.align());
+    let start = start(&memory);
+    // What is said to be needed is what is needed.
+    // SAFETY: the memory is that long, and mapped until the end; a byte less is not enough.
+    let refused = unsafe { Options::new().create_in(start, layout.size() - 1, Office::new()) };
+    let needed = matches!(refused, Err(OpenError::Unfit { needed, align })
+        if needed == layout.size() && align == layout.align());
+    assert!(needed, "{refused:?}");
+    // SAFETY: as above.
+    let shared = unsafe { Options::new().create_in(start, layout.size(), Office::new()) }.unwrap();
+    shared.work();
+    // Another handle, or a part.
+    let part = shared.project(|office| &office.till);
+    let shared = shared.close_timeout(ms(5)).unwrap_err();
+    drop(part);
+    // A thread that has used it, and lives.
+    let (used, leave) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+    let shared = std::thread::scope(|scope| {
+        let clone = shared.clone();
+        let (used, leave) = (&used, &leave);
+        let user = scope.spawn(move || {
+            clone.work();
+            drop(clone);
+            used.wait();
+            leave.wait();
+        });
+        used.wait();
+        let shared = shared.close_timeout(ms(5)).unwrap_err();
+        leave.wait();
+        user.join().unwrap();
+        shared
+    });
+    shared.work();
+    shared.close_timeout(ms(10_000)).unwrap();
+    drop(memory);
+}
+
+#[test]
 fn the_same_memory_twice() {
     let _watchdog = watch_alone("the_same_memory_twice");
     let memory = borrowed(1 << 20);

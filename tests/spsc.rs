@@ -567,3 +567,25 @@ fn errors_become_one() {
     };
     assert!(fails().unwrap_err().to_string().starts_with("this end of the ring is taken"));
 }
+
+/// The ends keep the ring mapped, move into threads, and give their roles back when they go.
+#[test]
+fn ends_that_own_their_ring() {
+    let here = ring(4);
+    let _watchdog = watch("ends_that_own_their_ring", &here);
+    let there = Shared::<Ring<u64>>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    let (producer, consumer) = (here.producer().unwrap(), there.consumer().unwrap());
+    assert_eq!(there.producer_timeout(ms(1)).unwrap_err(), RoleError::TimedOut);
+    let last = here.clone();
+    drop((here, there));
+    let sender = std::thread::spawn(move || {
+        (0..1_000).for_each(|i| producer.send(i).unwrap());
+        producer.close();
+    });
+    let received = std::thread::spawn(move || consumer.iter().collect::<Vec<_>>()).join().unwrap();
+    assert_eq!(received, (0..1_000).collect::<Vec<_>>());
+    sender.join().unwrap();
+    let next = last.producer_deadline(Instant::now()).unwrap();
+    assert!(!next.predecessor_died());
+    assert!(!last.consumer().unwrap().predecessor_died());
+}

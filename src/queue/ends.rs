@@ -91,7 +91,12 @@ impl Ends {
     ///
     /// [`Fault::TooManyPeers`] if 64 processes hold the side.
     pub(crate) fn hold(&self) -> Result<Hold, Fault> {
-        let hold = self.join()?;
+        self.hold_for(identify(core::ptr::from_ref(self).addr())?)
+    }
+
+    /// As [`hold`](Self::hold), for the process slot or stand-in `owner`.
+    pub(crate) fn hold_for(&self, owner: u32) -> Result<Hold, Fault> {
+        let hold = self.join(owner)?;
         let taken = |takes: u32| Some(takes.wrapping_add(2 * OPENED) | OPENED);
         self.takes.fetch_update(AcqRel, Relaxed, taken).ok(); // keeps I2
         Ok(hold)
@@ -106,9 +111,8 @@ impl Ends {
         self.hold().unwrap_or_else(|_| Hold::nothing())
     }
 
-    fn join(&self) -> Result<Hold, Fault> {
+    fn join(&self, owner: u32) -> Result<Hold, Fault> {
         let forks = forks();
-        let owner = identify(core::ptr::from_ref(self).addr())?;
         let ours = |seen: u32| seen & OWNER == owner && seen < u32::MAX - OWNER;
         let free = |seen: u32| seen & OWNER == 0;
         loop {

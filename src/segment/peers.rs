@@ -11,7 +11,8 @@
 //! | being taken | 0 | `JOINING`, and the control lock is held (if not: its taker died, it is free) |
 //! | taken | sentinel's tid | `LIVE` |
 //! | taken, process is about to exit by itself | sentinel's tid | `LEFT` |
-//! | dead | `OWNER_DIED` | `LIVE` or `LEFT` (or `JOINING`) until recovered |
+//! | stands in for a process that is to come | a process's id | `HANDED`, or `ENDING` |
+//! | dead | `OWNER_DIED` | any but `FREE` until recovered |
 //!
 //! A thread slot belongs to the process whose tag (slot and generation) it bears. Any thread can
 //! take it if its token is free or marked: it takes the token first, then writes its tag.
@@ -45,6 +46,14 @@
 //! All of it may be done twice. A sentinel that takes the control lock has `pending` on it instead
 //! of on the bell, so it first wakes all others.
 //!
+//! # Handing on
+//! What a process hands on to a child belongs to a *stand-in* until the child has taken it: a slot
+//! with a tag of its own. Its token names the process that hands on, and from the fork on the
+//! child, which is no peer yet. The token is in no robust list, because exec would mark it: so
+//! sentinels look once a second whether the process that it names has ended. The child takes what
+//! belongs to the stand-in, and then ends it: it marks the token, and moves the roster, so that
+//! sentinels look. A stand-in that nobody takes ends in the same way when it is dropped.
+//!
 //! # Invariants
 //! - I1. A process whose tag stands in any primitive has a taken slot, and its claims are made by
 //!   threads with a token.
@@ -77,6 +86,10 @@ const FREE: u32 = 0;
 const JOINING: u32 = 1;
 const LIVE: u32 = 2;
 const LEFT: u32 = 3;
+/// A stand-in: see "Handing on".
+const HANDED: u32 = 4;
+/// A stand-in that is about to be marked.
+const ENDING: u32 = 5;
 
 /// How long a process waits for the control lock, which is held for moments only, unless its owner
 /// is stopped.
@@ -221,7 +234,7 @@ impl Peers {
     fn join(&self, stop: &Stop, recover: &Recover) -> Result<usize, Fault> {
         let mut has_waited = false;
         loop {
-            match self.take_slot(stop) {
+            match self.take_slot(stop, LIVE, RobustWord::enlist) {
                 Err(Fault::TooManyPeers) => {}
                 joined => return joined,
             }
@@ -244,8 +257,13 @@ impl Peers {
         self.processes().iter().filter(gone).count() > 0
     }
 
-    /// Takes a free slot. Keeps I2.
-    fn take_slot(&self, stop: &Stop) -> Result<usize, Fault> {
+    /// Takes a free slot, whose token `own` takes. Keeps I2.
+    fn take_slot(
+        &self,
+        stop: &Stop,
+        state: u32,
+        own: impl Fn(&RobustWord) -> Result<bool, Fault>,
+    ) -> Result<usize, Fault> {
         let _locked = self.lock(stop)?;
         let free =
             || self.processes().iter().enumerate().filter(|(_, slot)| slot.token.value() == 0);
@@ -259,13 +277,25 @@ impl Peers {
             slot.state().store(JOINING, Release);
             self.announce_roster();
             hooks::pause("peers: joining");
-            if slot.token.enlist()? {
-                slot.state().store(LIVE, Release);
+            if own(&slot.token)? {
+                slot.state().store(state, Release);
                 return Ok(i);
             }
             slot.state().store(FREE, Relaxed); // a mutex that stays taken: see `mark_if_gone`
         }
         Err(Fault::TooManyPeers)
+    }
+
+    /// Marks the token of each stand-in whose process has ended. Returns whether there was one.
+    fn mark_ended_stand_ins(&self) -> bool {
+        let ended = |slot: &&ProcessSlot| {
+            let owner = slot.token.value() & OWNER;
+            matches!(slot.state().load(Relaxed), HANDED | ENDING)
+                && owner != 0
+                && thread::has_ended(owner)
+                && slot.token.mark_entrusted(owner)
+        };
+        self.processes().iter().filter(ended).count() > 0
     }
 
     fn announce_roster(&self) {
@@ -338,8 +368,8 @@ impl Peers {
     fn clear(&self, i: usize, generation: u32, recover: &Recover) {
         let slot = &self.processes()[i];
         let owner = tag(i, 0);
-        let (clean, pid) = (slot.state().load(Relaxed) == LEFT, slot.token.note[PID].load(Relaxed));
-        recover(&Dead { tag: owner, clean, pid });
+        let clean = matches!(slot.state().load(Relaxed), LEFT | ENDING);
+        recover(&Dead { tag: owner, clean, pid: slot.token.note[PID].load(Relaxed) });
         self.untag(tag(i, generation));
         slot.state().store(FREE, Relaxed);
         slot.generation().store(generation.wrapping_add(1), Release);
@@ -471,6 +501,71 @@ impl Drop for Locked<'_> {
     }
 }
 
+/// A slot that has claims until another process takes them: see "Handing on".
+///
+/// It is to be used while the segment is mapped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StandIn {
+    peers: Peers,
+    slot: usize,
+    generation: u32,
+}
+
+impl StandIn {
+    /// A new one, which ends with this process unless it is [passed on](Self::pass_on).
+    pub(crate) fn new(peers: Peers) -> Result<Self, Fault> {
+        let pid = std::process::id();
+        let own = |token: &RobustWord| Ok(token.entrust(0, pid));
+        let slot = peers.take_slot(&Stop::new(LOCK_LIMIT), HANDED, own)?;
+        let generation = peers.processes()[slot].generation().load(Relaxed);
+        Ok(StandIn { peers, slot, generation })
+    }
+
+    /// The one that another process has described by [`describe`](Self::describe), if it has been
+    /// passed on to this process.
+    pub(crate) fn find(peers: Peers, (slot, generation): (usize, u32)) -> Option<Self> {
+        let found = peers.processes().get(slot)?;
+        let is_ours = found.state().load(Acquire) == HANDED
+            && found.generation().load(Relaxed) == generation
+            && found.token.value() & OWNER == std::process::id();
+        is_ours.then_some(StandIn { peers, slot, generation })
+    }
+
+    /// What [`find`](Self::find) needs.
+    pub(crate) fn describe(&self) -> (usize, u32) {
+        (self.slot, self.generation)
+    }
+
+    /// What stands in the cells that it claims.
+    pub(crate) fn tag(&self) -> u32 {
+        tag(self.slot, 0)
+    }
+
+    /// Makes the stand-in end with the process `to` in place of `from`. Returns whether it belonged
+    /// to that one. Makes no system call, and takes no lock.
+    pub(crate) fn pass_on(&self, from: u32, to: u32) -> bool {
+        let slot = &self.peers.processes()[self.slot];
+        let done = slot.token.entrust(from, to);
+        if done {
+            slot.token.note[PID].store(to, Relaxed);
+        }
+        done
+    }
+
+    /// Ends the stand-in, if it belongs to the process `owner`: what it has is given back.
+    pub(crate) fn end(&self, owner: u32) {
+        let slot = &self.peers.processes()[self.slot];
+        if slot.token.value() & OWNER != owner {
+            return;
+        }
+        slot.state().store(ENDING, Release);
+        hooks::pause("peers: a stand-in is about to end");
+        if slot.token.mark_entrusted(owner) {
+            self.peers.announce_roster();
+        }
+    }
+}
+
 /// Mends one segment's primitives after a death.
 pub(crate) type Recover = dyn Fn(&Dead) + Send + Sync;
 
@@ -554,6 +649,12 @@ impl Membership {
         let t = self.peers.register(self.slot, self.sentinel_tid)?;
         self.threads.push((t, me));
         Ok(())
+    }
+
+    /// Whether a registered thread of this process, other than the calling one, is alive.
+    pub(crate) fn has_other_threads(&self) -> bool {
+        let me = thread::id();
+        self.threads.iter().any(|&(_, tid)| tid != me && thread::is_ours(tid))
     }
 
     /// Notes that this process is about to end by itself.
@@ -644,10 +745,11 @@ impl Sentinel {
             }
             hooks::pause("peers: the dead are recovered");
             let Some((at, before, joining)) = self.peers.watched(me, &survey) else { continue };
-            if at != me && looked_at.elapsed() >= PATIENCE {
+            if looked_at.elapsed() >= PATIENCE {
                 looked_at = Instant::now();
-                if self.peers.processes()[at].token.mark_if_gone() {
-                    continue; // keeps I3
+                let is_gone = at != me && self.peers.processes()[at].token.mark_if_gone(); // keeps I3
+                if self.peers.mark_ended_stand_ins() || is_gone {
+                    continue;
                 }
             }
             hooks::pause("peers: the sentinel is about to sleep");

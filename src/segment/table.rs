@@ -91,6 +91,7 @@ struct Grave {
     remains: Option<Remains>,
     /// Kept mapped. `None` if it is the caller's.
     memory: Option<Memory>,
+    start: usize,
 }
 
 impl Grave {
@@ -324,6 +325,31 @@ pub(crate) fn introduce(address: usize) {
     }
 }
 
+/// The peers of the segment that `address` lies in, which the calling thread is one of.
+pub(crate) fn peers_of(address: usize) -> Result<Peers, Fault> {
+    identify(address)?;
+    table().within(address).map(|mapping| mapping.peers).ok_or(Fault::NotShared)
+}
+
+/// Whether a single handle, in the calling thread, is all that still needs the memory that starts
+/// there.
+pub(crate) fn is_last_use(start: usize) -> bool {
+    let mut table = table();
+    table.give_up_own();
+    table.bury();
+    let is_last = |mapping: &Mapping| {
+        let is_mine = |place: &Place| match place {
+            Place::None => true,
+            Place::Joining => false,
+            Place::Peer(membership) => !membership.has_other_threads(),
+        };
+        mapping.users == 1 && (mapping.is_inherited() || is_mine(&mapping.place))
+    };
+    table.mappings.iter().filter(|mapping| mapping.start == start).all(is_last)
+        && table.ranges.iter().filter(|range| range.start == start).count() <= 1
+        && table.graves.iter().all(|grave| grave.start != start)
+}
+
 /// Runs `act`, which must not look at segments, while no other thread of this process runs one.
 pub(crate) fn one_at_a_time<R>(act: impl FnOnce() -> R) -> R {
     let _table = table(); // held across a fork, so that the child finds it free
@@ -488,7 +514,7 @@ impl Table {
     /// never.
     fn give_up(&mut self, memory: Memory, remains: Option<Remains>, keep: bool) {
         let (start, len) = (memory.base().addr(), memory.len());
-        let mut grave = Grave { remains, memory: None };
+        let mut grave = Grave { remains, memory: None, start };
         if keep {
             core::mem::forget(memory);
         } else if !self.has(start) {

@@ -164,6 +164,17 @@ pub(crate) fn at_exit(handler: Handler) {
     assert_eq!(r, 0, "atexit: no memory");
 }
 
+/// Whether the process `pid` has ended, also if its parent has not taken notice of that.
+pub(crate) fn has_ended(pid: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        // The state follows the name, which is in brackets.
+        Ok(stat) => {
+            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
+        }
+        Err(_) => !exists(pid),
+    }
+}
+
 /// Sleeps until the process ends.
 pub(crate) fn park_for_ever() -> ! {
     loop {

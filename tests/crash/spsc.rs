@@ -4,7 +4,7 @@ use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::__private::Dead;
 use outlast::spsc::{
-    Consumer, FixedRing, Producer, RecvTimeoutError, SendTimeoutError, TryRecvError,
+    Consumer, FixedRing, Producer, RecvTimeoutError, Ring, SendTimeoutError, TryRecvError,
 };
 use outlast::{Shareable, Shared, Spin};
 use std::time::{Duration, Instant};
@@ -34,12 +34,12 @@ fn warm() {
 }
 
 /// The producer, once the victim is dead; it has had it, or never had it.
-fn next_producer(world: &World) -> Result<Producer<'_, u64>, String> {
+fn next_producer(world: &World) -> Result<Producer<u64, &Ring<u64>>, String> {
     warm();
     world.producer_timeout(patience()).map_err(|error| format!("producer: {error}"))
 }
 
-fn next_consumer(world: &World) -> Result<Consumer<'_, u64>, String> {
+fn next_consumer(world: &World) -> Result<Consumer<u64, &Ring<u64>>, String> {
     warm();
     world.consumer_timeout(patience()).map_err(|error| format!("consumer: {error}"))
 }

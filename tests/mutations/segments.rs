@@ -199,10 +199,26 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "peers_clean_exit_is_a_death",
         file: "src/segment/peers.rs",
-        from: "slot.state().load(Relaxed) == LEFT",
-        to: "slot.state().load(Relaxed) == FREE",
+        from: "matches!(slot.state().load(Relaxed), LEFT | ENDING)",
+        to: "matches!(slot.state().load(Relaxed), ENDING)",
         rule: "A process that ends by itself is not dead to its peers.",
         outcome: ordinary("queue", &["attempts_after_an_end"]),
+    },
+    Mutation {
+        name: "nobody_holds_an_end_on_its_way",
+        file: "src/command.rs",
+        from: "end.hold_for(stand_in.tag()).map_err(io::Error::other)?;",
+        to: "",
+        rule: "An end that is handed on counts as held until the child has taken it.",
+        outcome: ordinary("hand_over", &["taken_by_the_child"]),
+    },
+    Mutation {
+        name: "a_child_that_has_ended_is_waited_for",
+        file: "src/segment/peers.rs",
+        from: "&& thread::has_ended(owner)",
+        to: "&& false",
+        rule: "An end that is handed on is gone if the child ends before it has taken it.",
+        outcome: ordinary("hand_over", &["killed_before_it_takes"]),
     },
     Mutation {
         name: "table_child_uses_the_parents_slot",

@@ -54,8 +54,19 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         Self::of(pipe, 1)
     }
 
-    fn of(pipe: C, side: usize) -> Result<Self, Fault> {
+    pub(crate) fn of(pipe: C, side: usize) -> Result<Self, Fault> {
         Ok(Connection { hold: pipe.sides.ends[side].hold()?, side, pipe })
+    }
+
+    /// What leads to the pipe, and which side of it this is.
+    pub(crate) fn parts(&self) -> (&C, usize) {
+        (&self.pipe, self.side)
+    }
+
+    /// Has the process slot or stand-in `owner` hold the side as well.
+    pub(crate) fn hold_for(&self, owner: u32) -> Result<(), Fault> {
+        self.hold.check()?;
+        self.pipe.sides.ends[self.side].hold_for(owner).map(drop)
     }
 
     /// The pipe.

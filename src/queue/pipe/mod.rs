@@ -97,11 +97,10 @@ const MAX_BLOCKS: usize = 1 << 25;
 /// neither receives meanwhile, both wait for ever: one of them has to receive first, or in another
 /// thread, or to send with a timeout.
 ///
-/// A side belongs to the processes that hold a handle of it. To hand a side on, the receiving
-/// process takes its handle before the giving one drops its own. If the only handle is dropped
-/// first, the other side gets `Disconnected` in between. If the receiving process dies before it
-/// takes the handle, the other side is not told; a handle that the parent keeps until then closes
-/// that gap.
+/// A side belongs to the processes that hold a handle of it. To hand a side on to a program that is
+/// started, use [`CommandExt::hand_over`](crate::CommandExt::hand_over): the other side does not
+/// notice it. Otherwise the receiving process takes its handle before the giving one drops its own.
+/// If the only handle is dropped first, the other side gets `Disconnected` in between.
 ///
 /// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 1,073,741,824
 /// bytes each way, rounded up to 64 times a power of two. To embed one in a struct, see [`FixedPipe`].

@@ -6,21 +6,26 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::assert_in_place;
 use crate::shareable::Plain;
+use crate::shared::Shared;
 use crate::wait::verbs::{Verb, verbs};
 use core::fmt;
 use core::mem::MaybeUninit;
+use core::ops::Deref;
 
 /// The end of a [`Ring`] that receives.
 ///
 /// It belongs to the process: it may be sent to another thread, and is given up when it is dropped
 /// or the process dies. A copy made by `fork` can do nothing.
 ///
+/// Made by [`Ring::consumer`] it borrows the ring; made by
+/// [`Shared::consumer`](crate::Shared::consumer) it keeps the ring mapped.
+///
 /// ```compile_fail,E0277
 /// fn shared_by_threads<T: Sync>() {}
-/// shared_by_threads::<outlast::spsc::Consumer<'static, u64>>();
+/// shared_by_threads::<outlast::spsc::Consumer<u64>>();
 /// ```
-pub struct Consumer<'a, T: Plain> {
-    end: End<'a, T, false>,
+pub struct Consumer<T: Plain, R: Deref<Target = Ring<T>> = Shared<Ring<T>>> {
+    end: End<T, R, false>,
 }
 
 /// Messages in their places, to be read there.
@@ -28,20 +33,20 @@ pub struct Consumer<'a, T: Plain> {
 /// [`consume`](Self::consume) gives their slots back. Dropped otherwise, or if the process is
 /// killed, all are received again.
 #[must_use = "a chunk that is dropped consumes nothing"]
-pub struct ReadChunk<'c, 'a, T: Plain> {
-    end: &'c mut End<'a, T, false>,
+pub struct ReadChunk<'c, T: Plain, R: Deref<Target = Ring<T>> = Shared<Ring<T>>> {
+    end: &'c mut End<T, R, false>,
     len: usize,
 }
 
-impl<'a, T: Plain> Consumer<'a, T> {
-    pub(super) fn new(end: End<'a, T, false>) -> Self {
+impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {
+    pub(super) fn new(end: End<T, R, false>) -> Self {
         Consumer { end }
     }
 
     /// The ring.
     #[must_use]
-    pub fn ring(&self) -> &'a Ring<T> {
-        self.end.ring
+    pub fn ring(&self) -> &Ring<T> {
+        &self.end.ring
     }
 
     /// Whether the consumer before this one died.
@@ -94,11 +99,11 @@ impl<'a, T: Plain> Consumer<'a, T> {
         ///
         /// # Errors
         /// As [`recv`](Self::recv).
-        pub fn read_chunk(&mut self, most: usize) -> Result<ReadChunk<'_, 'a, T>, RecvError>
+        pub fn read_chunk(&mut self, most: usize) -> Result<ReadChunk<'_, T, R>, RecvError>
             = |deadline| self.chunk(most, deadline);
-        try_read_chunk -> Result<ReadChunk<'_, 'a, T>, TryRecvError>,
+        try_read_chunk -> Result<ReadChunk<'_, T, R>, TryRecvError>,
             else Err(TryRecvError::Empty);
-        read_chunk_timeout, read_chunk_deadline -> Result<ReadChunk<'_, 'a, T>, RecvTimeoutError>,
+        read_chunk_timeout, read_chunk_deadline -> Result<ReadChunk<'_, T, R>, RecvTimeoutError>,
             else Err(RecvTimeoutError::TimedOut);
     }
 
@@ -141,7 +146,7 @@ impl<'a, T: Plain> Consumer<'a, T> {
         self.received(received)
     }
 
-    fn chunk(&mut self, most: usize, deadline: Deadline) -> Result<ReadChunk<'_, 'a, T>, Nothing> {
+    fn chunk(&mut self, most: usize, deadline: Deadline) -> Result<ReadChunk<'_, T, R>, Nothing> {
         let room = self.end.room_until(deadline)?;
         let len = self.valid(self.end.most(room, most)?).map_err(Nothing::Failed)?;
         Ok(ReadChunk { end: &mut self.end, len })
@@ -205,9 +210,9 @@ impl<'a, T: Plain> Consumer<'a, T> {
 }
 
 /// Receiving a message.
-struct Recv<'c, 'a, T: Plain>(&'c Consumer<'a, T>);
+struct Recv<'c, T: Plain, R: Deref<Target = Ring<T>>>(&'c Consumer<T, R>);
 
-impl<T: Plain> Verb for Recv<'_, '_, T> {
+impl<T: Plain, R: Deref<Target = Ring<T>>> Verb for Recv<'_, T, R> {
     type Output = Result<T, Nothing>;
 
     #[inline(always)]
@@ -263,7 +268,7 @@ fn copy_all<T: Plain>(slots: &[Slot<T>], to: &mut [MaybeUninit<T>]) -> usize {
         .count()
 }
 
-impl<T: Plain> ReadChunk<'_, '_, T> {
+impl<T: Plain, R: Deref<Target = Ring<T>>> ReadChunk<'_, T, R> {
     /// How many messages.
     #[must_use]
     #[expect(
@@ -321,13 +326,13 @@ fn slice<T: Plain>(slots: &[Slot<T>]) -> &[T] {
     unsafe { core::slice::from_raw_parts(slots.as_ptr().cast(), slots.len()) }
 }
 
-impl<T: Plain> fmt::Debug for Consumer<'_, T> {
+impl<T: Plain, R: Deref<Target = Ring<T>>> fmt::Debug for Consumer<T, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consumer").field("ring", &self.ring()).finish_non_exhaustive()
     }
 }
 
-impl<T: Plain> fmt::Debug for ReadChunk<'_, '_, T> {
+impl<T: Plain, R: Deref<Target = Ring<T>>> fmt::Debug for ReadChunk<'_, T, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReadChunk").field("len", &self.len).finish_non_exhaustive()
     }

@@ -10,7 +10,7 @@ use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::wait::signal::Signal;
 use core::cell::Cell;
-use core::ops::Range;
+use core::ops::{Deref, Range};
 
 /// Why an end can do nothing.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +24,8 @@ pub(super) enum Nothing {
 
 /// The role of the producer (`SENDS`) or of the consumer. The cells make it one thread's at a time.
 #[derive(Debug)]
-pub(super) struct End<'a, T: Plain, const SENDS: bool> {
-    pub(super) ring: &'a Ring<T>,
+pub(super) struct End<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> {
+    pub(super) ring: R,
     tag: u32,
     forks: u32,
     pub(super) inherited: bool,
@@ -53,9 +53,9 @@ impl Nothing {
     }
 }
 
-impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
+impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
     /// For a role that was just taken: where the last owner's last commit left it.
-    pub(super) fn new(ring: &'a Ring<T>, tag: u32, forks: u32, inherited: bool) -> Self {
+    pub(super) fn new(ring: R, tag: u32, forks: u32, inherited: bool) -> Self {
         let position = if SENDS { &ring.tail.0 } else { &ring.head.0 };
         let at = position.load(Acquire);
         let index = at.checked_rem(ring.capacity() as u64).unwrap_or(0);
@@ -240,12 +240,12 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
 
     /// The next slot.
     #[inline(always)]
-    pub(super) fn slot(&self) -> &'a Slot<T> {
+    pub(super) fn slot(&self) -> &Slot<T> {
         &self.ring.slots[self.index()]
     }
 
     /// The next `n` slots, in two runs.
-    pub(super) fn runs(&self, n: usize) -> (&'a [Slot<T>], &'a [Slot<T>]) {
+    pub(super) fn runs(&self, n: usize) -> (&[Slot<T>], &[Slot<T>]) {
         let slots = &self.ring.slots;
         let first: Range<usize> = self.index()..(self.index() + n).min(slots.len());
         let second = n - first.len();
@@ -253,7 +253,7 @@ impl<'a, T: Plain, const SENDS: bool> End<'a, T, SENDS> {
     }
 }
 
-impl<T: Plain, const SENDS: bool> Drop for End<'_, T, SENDS> {
+impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> Drop for End<T, R, SENDS> {
     fn drop(&mut self) {
         // The calling thread need not be registered: see `Ends::release`.
         if self.forks == forks() {

@@ -71,6 +71,7 @@ use crate::segment::{become_known, forks, identify};
 use crate::shareable::{
     Dead, Field, Layout, Plain, Shareable, WithCapacity, begin, mix_u64, slice_shareable,
 };
+use crate::shared::Shared;
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
@@ -233,24 +234,24 @@ impl<T: Plain> Ring<T> {
     /// its death is noticed: [`producer_timeout`](Self::producer_timeout) waits for that); if this
     /// process cannot become a peer.
     #[doc(alias = "try_producer")]
-    pub fn producer(&self) -> Result<Producer<'_, T>, RoleError> {
-        Ok(Producer::new(self.take(None)?))
+    pub fn producer(&self) -> Result<Producer<T, &Self>, RoleError> {
+        Ok(Producer::new(take(self, None)?))
     }
 
     /// Becomes the producer, waiting at most `timeout` for the present one to go.
     ///
     /// # Errors
     /// [`RoleError::TimedOut`] if there still is one; if this process cannot become a peer.
-    pub fn producer_timeout(&self, timeout: Duration) -> Result<Producer<'_, T>, RoleError> {
-        Ok(Producer::new(self.take(Some(Deadline::after(timeout)))?))
+    pub fn producer_timeout(&self, timeout: Duration) -> Result<Producer<T, &Self>, RoleError> {
+        Ok(Producer::new(take(self, Some(Deadline::after(timeout)))?))
     }
 
     /// Becomes the producer, waiting until `deadline` at most for the present one to go.
     ///
     /// # Errors
     /// [`RoleError::TimedOut`] if there still is one; if this process cannot become a peer.
-    pub fn producer_deadline(&self, deadline: Instant) -> Result<Producer<'_, T>, RoleError> {
-        Ok(Producer::new(self.take(Some(Deadline::at(deadline)))?))
+    pub fn producer_deadline(&self, deadline: Instant) -> Result<Producer<T, &Self>, RoleError> {
+        Ok(Producer::new(take(self, Some(Deadline::at(deadline)))?))
     }
 
     /// Becomes the consumer. Never blocks.
@@ -260,37 +261,24 @@ impl<T: Plain> Ring<T> {
     /// # Errors
     /// As [`producer`](Self::producer).
     #[doc(alias = "try_consumer")]
-    pub fn consumer(&self) -> Result<Consumer<'_, T>, RoleError> {
-        Ok(Consumer::new(self.take(None)?))
+    pub fn consumer(&self) -> Result<Consumer<T, &Self>, RoleError> {
+        Ok(Consumer::new(take(self, None)?))
     }
 
     /// Becomes the consumer, waiting at most `timeout` for the present one to go.
     ///
     /// # Errors
     /// [`RoleError::TimedOut`] if there still is one; if this process cannot become a peer.
-    pub fn consumer_timeout(&self, timeout: Duration) -> Result<Consumer<'_, T>, RoleError> {
-        Ok(Consumer::new(self.take(Some(Deadline::after(timeout)))?))
+    pub fn consumer_timeout(&self, timeout: Duration) -> Result<Consumer<T, &Self>, RoleError> {
+        Ok(Consumer::new(take(self, Some(Deadline::after(timeout)))?))
     }
 
     /// Becomes the consumer, waiting until `deadline` at most for the present one to go.
     ///
     /// # Errors
     /// [`RoleError::TimedOut`] if there still is one; if this process cannot become a peer.
-    pub fn consumer_deadline(&self, deadline: Instant) -> Result<Consumer<'_, T>, RoleError> {
-        Ok(Consumer::new(self.take(Some(Deadline::at(deadline)))?))
-    }
-
-    fn take<const SENDS: bool>(
-        &self,
-        deadline: Option<Deadline>,
-    ) -> Result<End<'_, T, SENDS>, RoleError> {
-        let forks = forks();
-        let tag = self.identify().map_err(RoleError::Failed)?;
-        let role = self.role(SENDS);
-        let wait = || self.rare.vacant.wait(deadline?, || role.take(tag)).ok();
-        let late = if deadline.is_some() { RoleError::TimedOut } else { RoleError::Taken };
-        let inherited = role.take(tag).or_else(wait).ok_or(late)?;
-        Ok(End::new(self, tag, forks, inherited))
+    pub fn consumer_deadline(&self, deadline: Instant) -> Result<Consumer<T, &Self>, RoleError> {
+        Ok(Consumer::new(take(self, Some(Deadline::at(deadline)))?))
     }
 
     /// How many messages the ring can hold.
@@ -389,6 +377,76 @@ impl<T: Plain> Ring<T> {
     }
 
     const BASE: u64 = mix_u64(begin::<FixedRing<T, 1>>(b"spsc::Ring 1"), T::FINGERPRINT);
+}
+
+/// Takes the role of the producer (`SENDS`) or of the consumer, waiting until `deadline` for the
+/// present owner to go. Without a deadline, it does not wait.
+fn take<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool>(
+    ring: R,
+    deadline: Option<Deadline>,
+) -> Result<End<T, R, SENDS>, RoleError> {
+    let forks = forks();
+    let tag = ring.identify().map_err(RoleError::Failed)?;
+    let role = ring.role(SENDS);
+    let wait = || ring.rare.vacant.wait(deadline?, || role.take(tag)).ok();
+    let late = if deadline.is_some() { RoleError::TimedOut } else { RoleError::Taken };
+    let inherited = role.take(tag).or_else(wait).ok_or(late)?;
+    Ok(End::new(ring, tag, forks, inherited))
+}
+
+/// Ends that keep the ring mapped, and may go to any thread.
+impl<T: Plain> Shared<Ring<T>> {
+    /// Becomes the producer, with an end that keeps the ring mapped. Never blocks.
+    ///
+    /// # Errors
+    /// As [`Ring::producer`].
+    pub fn producer(&self) -> Result<Producer<T>, RoleError> {
+        Ok(Producer::new(take(self.clone(), None)?))
+    }
+
+    /// Becomes the producer, with an end that keeps the ring mapped, waiting at most `timeout` for the
+    /// present one to go.
+    ///
+    /// # Errors
+    /// As [`Ring::producer_timeout`].
+    pub fn producer_timeout(&self, timeout: Duration) -> Result<Producer<T>, RoleError> {
+        Ok(Producer::new(take(self.clone(), Some(Deadline::after(timeout)))?))
+    }
+
+    /// Becomes the producer, with an end that keeps the ring mapped, waiting until `deadline` at most
+    /// for the present one to go.
+    ///
+    /// # Errors
+    /// As [`Ring::producer_deadline`].
+    pub fn producer_deadline(&self, deadline: Instant) -> Result<Producer<T>, RoleError> {
+        Ok(Producer::new(take(self.clone(), Some(Deadline::at(deadline)))?))
+    }
+
+    /// Becomes the consumer, with an end that keeps the ring mapped. Never blocks.
+    ///
+    /// # Errors
+    /// As [`Ring::consumer`].
+    pub fn consumer(&self) -> Result<Consumer<T>, RoleError> {
+        Ok(Consumer::new(take(self.clone(), None)?))
+    }
+
+    /// Becomes the consumer, with an end that keeps the ring mapped, waiting at most `timeout` for the
+    /// present one to go.
+    ///
+    /// # Errors
+    /// As [`Ring::consumer_timeout`].
+    pub fn consumer_timeout(&self, timeout: Duration) -> Result<Consumer<T>, RoleError> {
+        Ok(Consumer::new(take(self.clone(), Some(Deadline::after(timeout)))?))
+    }
+
+    /// Becomes the consumer, with an end that keeps the ring mapped, waiting until `deadline` at most
+    /// for the present one to go.
+    ///
+    /// # Errors
+    /// As [`Ring::consumer_deadline`].
+    pub fn consumer_deadline(&self, deadline: Instant) -> Result<Consumer<T>, RoleError> {
+        Ok(Consumer::new(take(self.clone(), Some(Deadline::at(deadline)))?))
+    }
 }
 
 // SAFETY: `repr(C)`; atomics, for which any bytes will do, and plain data that is checked before it

@@ -5,21 +5,26 @@ use super::{SendError, SendTimeoutError, TrySendError};
 use crate::deadline::Deadline;
 use crate::queue::assert_in_place;
 use crate::shareable::Plain;
+use crate::shared::Shared;
 use crate::wait::verbs::{Verb, verbs};
 use core::fmt;
 use core::mem::MaybeUninit;
+use core::ops::Deref;
 
 /// The end of a [`Ring`] that sends.
 ///
 /// It belongs to the process: it may be sent to another thread, and is given up when it is dropped
 /// or the process dies. A copy made by `fork` can do nothing.
 ///
+/// Made by [`Ring::producer`] it borrows the ring; made by
+/// [`Shared::producer`](crate::Shared::producer) it keeps the ring mapped.
+///
 /// ```compile_fail,E0277
 /// fn shared_by_threads<T: Sync>() {}
-/// shared_by_threads::<outlast::spsc::Producer<'static, u64>>();
+/// shared_by_threads::<outlast::spsc::Producer<u64>>();
 /// ```
-pub struct Producer<'a, T: Plain> {
-    end: End<'a, T, true>,
+pub struct Producer<T: Plain, R: Deref<Target = Ring<T>> = Shared<Ring<T>>> {
+    end: End<T, R, true>,
 }
 
 /// Free slots, to be written in place.
@@ -27,20 +32,20 @@ pub struct Producer<'a, T: Plain> {
 /// [`commit`](Self::commit) sends them. Dropped otherwise, or if the process is killed, nothing is
 /// sent.
 #[must_use = "a chunk that is dropped sends nothing"]
-pub struct WriteChunk<'p, 'a, T: Plain> {
-    end: &'p mut End<'a, T, true>,
+pub struct WriteChunk<'p, T: Plain, R: Deref<Target = Ring<T>> = Shared<Ring<T>>> {
+    end: &'p mut End<T, R, true>,
     len: usize,
 }
 
-impl<'a, T: Plain> Producer<'a, T> {
-    pub(super) fn new(end: End<'a, T, true>) -> Self {
+impl<T: Plain, R: Deref<Target = Ring<T>>> Producer<T, R> {
+    pub(super) fn new(end: End<T, R, true>) -> Self {
         Producer { end }
     }
 
     /// The ring.
     #[must_use]
-    pub fn ring(&self) -> &'a Ring<T> {
-        self.end.ring
+    pub fn ring(&self) -> &Ring<T> {
+        &self.end.ring
     }
 
     /// Whether the producer before this one died.
@@ -106,12 +111,12 @@ impl<'a, T: Plain> Producer<'a, T> {
         ///
         /// # Errors
         /// As [`send`](Self::send).
-        pub fn write_chunk(&mut self, most: usize) -> Result<WriteChunk<'_, 'a, T>, SendError<()>>
+        pub fn write_chunk(&mut self, most: usize) -> Result<WriteChunk<'_, T, R>, SendError<()>>
             = |deadline| self.chunk(most, deadline);
-        try_write_chunk -> Result<WriteChunk<'_, 'a, T>, TrySendError<()>>,
+        try_write_chunk -> Result<WriteChunk<'_, T, R>, TrySendError<()>>,
             else Err(TrySendError::Full(()));
         write_chunk_timeout, write_chunk_deadline
-            -> Result<WriteChunk<'_, 'a, T>, SendTimeoutError<()>>,
+            -> Result<WriteChunk<'_, T, R>, SendTimeoutError<()>>,
             else Err(SendTimeoutError::TimedOut(()));
     }
 
@@ -119,7 +124,7 @@ impl<'a, T: Plain> Producer<'a, T> {
         &mut self,
         most: usize,
         deadline: Deadline,
-    ) -> Result<WriteChunk<'_, 'a, T>, ((), Nothing)> {
+    ) -> Result<WriteChunk<'_, T, R>, ((), Nothing)> {
         let len = self.end.room_until(deadline).and_then(|room| self.end.most(room, most));
         Ok(WriteChunk { len: len.map_err(|nothing| ((), nothing))?, end: &mut self.end })
     }
@@ -148,12 +153,12 @@ impl<'a, T: Plain> Producer<'a, T> {
 }
 
 /// Sending a message.
-struct Send<'p, 'a, T: Plain> {
-    producer: &'p Producer<'a, T>,
+struct Send<'p, T: Plain, R: Deref<Target = Ring<T>>> {
+    producer: &'p Producer<T, R>,
     message: T,
 }
 
-impl<T: Plain> Verb for Send<'_, '_, T> {
+impl<T: Plain, R: Deref<Target = Ring<T>>> Verb for Send<'_, T, R> {
     type Output = Result<(), (T, Nothing)>;
 
     #[inline(always)]
@@ -185,7 +190,7 @@ fn write<T: Plain>(slot: &Slot<T>, message: T) {
     slot.0.with_mut(|value| unsafe { value.write(MaybeUninit::new(message)) });
 }
 
-impl<T: Plain> WriteChunk<'_, '_, T> {
+impl<T: Plain, R: Deref<Target = Ring<T>>> WriteChunk<'_, T, R> {
     /// How many slots.
     #[must_use]
     #[expect(
@@ -248,13 +253,13 @@ fn slice<T: Plain>(slots: &[Slot<T>]) -> &mut [T] {
     unsafe { core::slice::from_raw_parts_mut(at, slots.len()) }
 }
 
-impl<T: Plain> fmt::Debug for Producer<'_, T> {
+impl<T: Plain, R: Deref<Target = Ring<T>>> fmt::Debug for Producer<T, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Producer").field("ring", &self.ring()).finish_non_exhaustive()
     }
 }
 
-impl<T: Plain> fmt::Debug for WriteChunk<'_, '_, T> {
+impl<T: Plain, R: Deref<Target = Ring<T>>> fmt::Debug for WriteChunk<'_, T, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WriteChunk").field("len", &self.len).finish_non_exhaustive()
     }

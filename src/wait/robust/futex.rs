@@ -219,6 +219,21 @@ impl RobustWord {
         done
     }
 
+    /// Makes `to` the owner in place of `from`, where 0 is nobody, if `from` is the owner. The node
+    /// is in no list: only [`mark_entrusted`](Self::mark_entrusted) marks the word.
+    #[cfg(not(outlast_loom))]
+    pub(crate) fn entrust(&self, from: u32, to: u32) -> bool {
+        let word = |owner: u32| if owner == 0 { 0 } else { owner | WAITERS };
+        self.word.value.compare_exchange(word(from), word(to), AcqRel, Relaxed).is_ok()
+    }
+
+    /// Marks an [entrusted](Self::entrust) word of `owner`.
+    #[cfg(not(outlast_loom))]
+    pub(crate) fn mark_entrusted(&self, owner: u32) -> bool {
+        let seen = owner | WAITERS;
+        self.word.value.compare_exchange(seen, OWNER_DIED, AcqRel, Relaxed).is_ok()
+    }
+
     /// In the model the kernel marks every word.
     #[cfg(outlast_loom)]
     #[expect(clippy::unused_self, reason = "one contract with the real builds")]

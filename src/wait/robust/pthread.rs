@@ -268,6 +268,17 @@ impl RobustWord {
         is_gone && self.owner.compare_exchange(seen, OWNER_DIED, AcqRel, Relaxed).is_ok()
     }
 
+    /// Makes `to` the owner in place of `from`, where 0 is nobody, if `from` is the owner. The mutex
+    /// stays free: only [`mark_entrusted`](Self::mark_entrusted) marks the word.
+    pub(crate) fn entrust(&self, from: u32, to: u32) -> bool {
+        self.owner.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
+    }
+
+    /// Marks an [entrusted](Self::entrust) word of `owner`.
+    pub(crate) fn mark_entrusted(&self, owner: u32) -> bool {
+        self.owner.compare_exchange(owner, OWNER_DIED, AcqRel, Relaxed).is_ok()
+    }
+
     /// Makes a marked token free again. Idempotent.
     pub(crate) fn bury(&self) {
         self.owner.compare_exchange(OWNER_DIED, 0, Release, Relaxed).ok();

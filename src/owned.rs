@@ -1,0 +1,299 @@
+//! Guards, permits and deliveries that keep what they belong to mapped.
+//!
+//! # How it works
+//! [`Shared::owned`] calls a verb with a reference that it says to be `'static`, and puts the guard
+//! beside a clone of the handle. That is sound:
+//! - O1. The fields of [`Owned`] drop in order: the guard before the handle.
+//! - O2. The verb works for every lifetime. So it cannot keep the reference elsewhere, and it can
+//!   return it only within what [`Keep`] admits: guards, which end up in an `Owned`, and errors
+//!   without references.
+//! - O3. No caller gets the guard with its `'static` lifetime, neither by value nor by reference:
+//!   only what it guards ([`Deref`]), or the guard with a lifetime that ends with the call.
+//! - O4. If an `Owned` is forgotten, so is its handle, and the mapping stays.
+#![expect(unsafe_code, reason = "extends the lifetime of a guard that lies beside its handle")]
+use crate::error::Fault;
+use crate::latch::{LatchError, Member};
+use crate::lock::{LockError, LockGuard};
+use crate::locked_slice::LockedSliceGuard;
+use crate::queue::bytes::{Message, Reservation};
+use crate::queue::{Delivery, Loan, Ref};
+use crate::queue::{
+    RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
+};
+use crate::reentrant::ReentrantLockGuard;
+use crate::rwlock::{ReadGuard, WriteGuard};
+use crate::semaphore::{OwnedPermit, Permit};
+use crate::shareable::{Plain, Shareable};
+use crate::shared::Shared;
+use core::fmt;
+use core::mem::{ManuallyDrop, transmute_copy};
+use core::ops::{Deref, DerefMut};
+
+/// A guard, permit or delivery together with a handle that keeps its memory mapped.
+///
+/// [`Shared::owned`] makes it. It dereferences to what its guard guards. Unlike the guard it
+/// borrows nothing, so it can be a field of a struct, beside the handle or without it. It can move
+/// into another thread if the guard can: permits and deliveries can, the guards of locks cannot,
+/// because a lock belongs to the thread that took it.
+///
+/// Dropping it drops the guard and then the handle. In a process made by `fork`, a copy does what a
+/// copy of the guard does there: nothing.
+///
+/// ```
+/// use outlast::{Lock, LockGuard, Owned, Shared};
+///
+/// struct Turn {
+///     guard: Owned<LockGuard<'static, u64>, Lock<u64>>,
+/// }
+///
+/// let here = Shared::anonymous(Lock::new(1_u64))?;
+/// let there = Shared::<Lock<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+/// let mut turn = Turn { guard: here.owned(Lock::lock)? };
+/// drop(here); // the guard keeps the mapping
+/// *turn.guard += 41;
+/// drop(turn);
+/// assert_eq!(*there.lock()?, 42);
+/// # Ok::<(), outlast::Error>(())
+/// ```
+///
+/// ```compile_fail,E0277
+/// # use outlast::{Lock, LockGuard, Owned};
+/// fn moves_into_a_thread<T: Send>() {}
+/// moves_into_a_thread::<Owned<LockGuard<'static, u64>, Lock<u64>>>();
+/// ```
+///
+/// # Death
+/// The guard decides: see the type whose verb was called.
+#[must_use = "the guard is given up immediately if this is not kept"]
+pub struct Owned<G, T: ?Sized + Shareable> {
+    guard: G,
+    // After the guard: O1.
+    shared: Shared<T>,
+}
+
+impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
+    /// Calls a verb that returns a guard, and returns a guard that owns a clone of this handle.
+    ///
+    /// The result has the shape of the verb's result, with each guard in an [`Owned`]. This works
+    /// for locks, semaphores, latches, deliveries, and messages that are read or written in place.
+    /// The ends of channels, rings and pipes own their handle if they are taken from a `Shared`.
+    ///
+    /// ```
+    /// use outlast::{Owned, Queue, Shared};
+    ///
+    /// let here = Shared::<Queue<u64>>::with_capacity(4)?;
+    /// let there = Shared::<Queue<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// there.send(7)?;
+    /// let job = here.owned(Queue::recv_ack)?;
+    /// let worker = std::thread::spawn(move || {
+    ///     assert_eq!(*job, 7);
+    ///     Owned::finish(job, |job| job.ack())
+    /// });
+    /// assert_eq!(worker.join().unwrap()?, 7);
+    /// there.join()?;
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    pub fn owned<F>(&self, verb: F) -> <<F as Verb<'static, T>>::Output as Keep<T>>::Kept
+    where
+        F: for<'a> Verb<'a, T>,
+        <F as Verb<'static, T>>::Output: Keep<T>,
+    {
+        verb(self.for_a_guard()).keep(self)
+    }
+
+    /// As [`owned`](Self::owned), with a verb that takes one argument, a timeout for example.
+    ///
+    /// ```
+    /// use outlast::{Lock, LockError, Shared};
+    /// use std::time::Duration;
+    ///
+    /// let lock = Shared::anonymous(Lock::new(0_u64))?;
+    /// let guard = lock.owned_with(Lock::lock_timeout, Duration::from_secs(10))?;
+    /// let other = lock.clone();
+    /// let late = std::thread::spawn(move || {
+    ///     let taken = other.owned_with(Lock::lock_timeout, Duration::from_millis(10));
+    ///     matches!(taken, Err(LockError::TimedOut { .. }))
+    /// });
+    /// assert!(late.join().unwrap());
+    /// # drop(guard);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    pub fn owned_with<A, F>(
+        &self,
+        verb: F,
+        argument: A,
+    ) -> <<F as VerbWith<'static, T, A>>::Output as Keep<T>>::Kept
+    where
+        F: for<'a> VerbWith<'a, T, A>,
+        <F as VerbWith<'static, T, A>>::Output: Keep<T>,
+    {
+        verb(self.for_a_guard(), argument).keep(self)
+    }
+
+    /// A reference for a verb whose guard is kept beside a clone of this handle.
+    fn for_a_guard(&self) -> &'static T {
+        let value: &T = self;
+        // SAFETY: only `owned` and `owned_with` use it, during which `self` keeps the value
+        // mapped. After that the guard has it, beside a clone of `self` (O1 to O4).
+        unsafe { &*core::ptr::from_ref(value) }
+    }
+}
+
+impl<G: Guard, T: ?Sized + Shareable> Owned<G, T> {
+    /// The handle that keeps the memory mapped.
+    pub fn shared(owned: &Self) -> &Shared<T> {
+        &owned.shared
+    }
+
+    /// Calls a method of the guard that it does not dereference to.
+    ///
+    /// ```
+    /// use outlast::{Owned, Queue, Shared};
+    /// let queue = Shared::<Queue<u64>>::with_capacity(4)?;
+    /// queue.send(7)?;
+    /// let mut job = queue.owned(Queue::recv_ack)?;
+    /// assert_eq!(Owned::with(&mut job, |job| job.attempts()), 0);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    pub fn with<R>(owned: &mut Self, act: impl for<'a> FnOnce(&mut G::At<'a>) -> R) -> R {
+        let guard = core::ptr::from_mut(&mut owned.guard).cast::<G::At<'_>>();
+        // SAFETY: the same type but for a shorter lifetime, as `Guard` promises, borrowed
+        // exclusively. What the closure puts there instead lives longer than any lifetime that it
+        // knows, and so is `'static`.
+        act(unsafe { &mut *guard })
+    }
+
+    /// Calls a method of the guard that consumes it, and then drops the handle.
+    ///
+    /// For example `Owned::finish(delivery, |delivery| delivery.ack())`.
+    pub fn finish<R>(owned: Self, act: impl for<'a> FnOnce(G::At<'a>) -> R) -> R {
+        let Owned { guard, shared } = owned;
+        let guard = ManuallyDrop::new(guard);
+        // SAFETY: the same type but for a shorter lifetime, as `Guard` promises, and the original
+        // is not used again.
+        let guard = unsafe { transmute_copy::<G, G::At<'_>>(&guard) };
+        let result = act(guard);
+        drop(shared); // keeps O1
+        result
+    }
+}
+
+impl<G: Guard + Deref, T: ?Sized + Shareable> Deref for Owned<G, T> {
+    type Target = G::Target;
+    #[inline(always)]
+    fn deref(&self) -> &G::Target {
+        &self.guard
+    }
+}
+
+impl<G: Guard + DerefMut, T: ?Sized + Shareable> DerefMut for Owned<G, T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut G::Target {
+        &mut self.guard
+    }
+}
+
+impl<G: Guard + fmt::Debug, T: ?Sized + Shareable> fmt::Debug for Owned<G, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Owned").field(&self.guard).finish()
+    }
+}
+
+/// What [`Owned`] can keep: a guard, permit or delivery of this crate.
+///
+/// # Safety
+/// - `At<'a>` is the same type with the lifetime `'a`, and `Self` is `At<'static>`.
+/// - What it dereferences to does not depend on the lifetime.
+pub unsafe trait Guard: Sized + 'static {
+    /// The guard with another lifetime.
+    type At<'a>;
+}
+
+macro_rules! guards {
+    ($($guard:ident $(<$value:ident>)?)*) => {$(
+        // SAFETY: the lifetime is the type's parameter, and it dereferences, if at all, to plain
+        // data, or to a slice of it.
+        unsafe impl$(<$value: Plain>)? Guard for $guard<'static $(, $value)?> {
+            type At<'a> = $guard<'a $(, $value)?>;
+        }
+    )*};
+}
+guards! {
+    LockGuard<V> LockedSliceGuard<V> ReentrantLockGuard<V> ReadGuard<V> WriteGuard<V>
+    Permit OwnedPermit Member
+    Delivery<V> Loan<V> Ref<V>
+    Message Reservation
+}
+
+/// A function that takes a reference to a shared value.
+pub trait Verb<'a, T: ?Sized + 'a>: FnOnce(&'a T) -> <Self as Verb<'a, T>>::Output {
+    /// What it returns.
+    type Output;
+}
+
+impl<'a, T: ?Sized + 'a, F: FnOnce(&'a T) -> R, R> Verb<'a, T> for F {
+    type Output = R;
+}
+
+/// A function that takes a reference to a shared value, and an argument.
+pub trait VerbWith<'a, T: ?Sized + 'a, A>:
+    FnOnce(&'a T, A) -> <Self as VerbWith<'a, T, A>>::Output
+{
+    /// What it returns.
+    type Output;
+}
+
+impl<'a, T: ?Sized + 'a, A, F: FnOnce(&'a T, A) -> R, R> VerbWith<'a, T, A> for F {
+    type Output = R;
+}
+
+/// What a verb returns: guards, in results and options, and errors.
+pub trait Keep<T: ?Sized + Shareable> {
+    /// The same with each guard in an [`Owned`].
+    type Kept;
+    /// Puts each guard beside a clone of `shared`.
+    fn keep(self, shared: &Shared<T>) -> Self::Kept;
+}
+
+impl<G: Guard, T: ?Sized + Shareable> Keep<T> for G {
+    type Kept = Owned<G, T>;
+    fn keep(self, shared: &Shared<T>) -> Owned<G, T> {
+        Owned { guard: self, shared: shared.clone() }
+    }
+}
+
+impl<K: Keep<T>, T: ?Sized + Shareable> Keep<T> for Option<K> {
+    type Kept = Option<K::Kept>;
+    fn keep(self, shared: &Shared<T>) -> Self::Kept {
+        self.map(|kept| kept.keep(shared))
+    }
+}
+
+impl<K: Keep<T>, E: Keep<T>, T: ?Sized + Shareable> Keep<T> for Result<K, E> {
+    type Kept = Result<K::Kept, E::Kept>;
+    fn keep(self, shared: &Shared<T>) -> Self::Kept {
+        self.map(|kept| kept.keep(shared)).map_err(|error| error.keep(shared))
+    }
+}
+
+impl<G: Guard, T: ?Sized + Shareable> Keep<T> for LockError<G> {
+    type Kept = LockError<Owned<G, T>>;
+    fn keep(self, shared: &Shared<T>) -> Self::Kept {
+        self.map(|guard| guard.keep(shared))
+    }
+}
+
+macro_rules! errors {
+    ($($error:ty)*) => {$(
+        impl<T: ?Sized + Shareable> Keep<T> for $error {
+            type Kept = Self;
+            fn keep(self, _shared: &Shared<T>) -> Self {
+                self
+            }
+        }
+    )*};
+}
+errors! {
+    Fault LatchError RecvError TryRecvError RecvTimeoutError
+    SendError<()> TrySendError<()> SendTimeoutError<()>
+}

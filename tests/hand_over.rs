@@ -1,0 +1,143 @@
+//! `CommandExt::hand_over`: an end on its way to a child is held, whatever is killed and when.
+#![cfg(not(outlast_loom))]
+mod common;
+
+use common::{
+    KILLED, exit_now, fork_child, ms, my_part, part_is_done, sleep_for_ever, start_again, watch,
+};
+use outlast::{
+    CommandExt, Connection, Fault, HandOver, OpenError, Pipe, RecvError, RecvTimeoutError, Shared,
+};
+use std::process::Command;
+
+type End = Connection<Shared<Pipe>>;
+
+fn pipe() -> (Shared<Pipe>, End) {
+    let pipe = Shared::<Pipe>::with_capacity(4096).unwrap();
+    let first = pipe.first().unwrap();
+    (pipe, first)
+}
+
+/// Longer than a sentinel takes to look whether owners exist.
+const LONG: u64 = 1_500;
+
+#[test]
+fn taken_by_the_child() {
+    if my_part().is_some() {
+        std::thread::sleep(ms(LONG));
+        let end = End::inherited("the pipe").unwrap();
+        // Taken once; and not under another name.
+        assert!(matches!(End::inherited("the pipe"), Err(OpenError::NotInherited)));
+        assert!(matches!(End::inherited("a pipe"), Err(OpenError::NotInherited)));
+        end.send_bytes(b"here").unwrap();
+        assert_eq!(end.recv_bytes(), Ok(b"and there".to_vec()));
+        // What was the stand-in's is given back by now, or soon; what is this process's stays.
+        std::thread::sleep(ms(LONG));
+        end.send_bytes(b"still here").unwrap();
+        part_is_done();
+    }
+    let (pipe, first) = pipe();
+    let _watchdog = watch("taken_by_the_child", &pipe);
+    let second = pipe.second().unwrap();
+    let child = start_again("taken_by_the_child", "child", |command| {
+        command.hand_over("the pipe", second);
+    });
+    // On its way.
+    assert_eq!(first.recv_bytes_timeout(ms(LONG / 2)), Err(RecvTimeoutError::TimedOut));
+    assert_eq!(first.recv_bytes(), Ok(b"here".to_vec()));
+    first.send_bytes(b"and there").unwrap();
+    assert_eq!(first.recv_bytes(), Ok(b"still here".to_vec()));
+    assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+    child.has_played();
+}
+
+#[test]
+fn killed_before_it_takes() {
+    if my_part().is_some() {
+        sleep_for_ever();
+    }
+    let (pipe, first) = pipe();
+    let _watchdog = watch("killed_before_it_takes", &pipe);
+    let second = pipe.second().unwrap();
+    let child = start_again("killed_before_it_takes", "child", |command| {
+        command.hand_over("pipe", second);
+    });
+    assert_eq!(first.recv_bytes_timeout(ms(LONG)), Err(RecvTimeoutError::TimedOut));
+    // Nobody has to take notice of its end by `wait`.
+    child.signal(libc::SIGKILL);
+    assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+    assert_eq!(child.wait(), KILLED);
+    // The side can be had again.
+    pipe.second().unwrap().send_bytes(b"again").unwrap();
+    assert_eq!(first.recv_bytes(), Ok(b"again".to_vec()));
+}
+
+/// The parent dies on the way: the child takes its end all the same.
+#[test]
+fn the_parent_dies_first() {
+    if my_part().is_some() {
+        let end = End::inherited("pipe").unwrap();
+        end.send_bytes(b"here").unwrap();
+        part_is_done();
+    }
+    let (pipe, first) = pipe();
+    let _watchdog = watch("the_parent_dies_first", &pipe);
+    let parent = fork_child(|| {
+        let second = pipe.second().unwrap();
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "sleep 2; exec \"$@\"", "sh"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "the_parent_dies_first", "--nocapture", "--test-threads=1"])
+            .env("OUTLAST_TEST_PART", "child")
+            .stdout(std::process::Stdio::null())
+            .hand_over("pipe", second);
+        core::mem::forget(command.spawn().unwrap()); // outlives this process
+        exit_now(0);
+    });
+    parent.succeeds();
+    assert_eq!(first.recv_bytes_timeout(ms(LONG)), Err(RecvTimeoutError::TimedOut));
+    assert_eq!(first.recv_bytes(), Ok(b"here".to_vec()));
+    assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+}
+
+#[test]
+fn one_child_gets_it() {
+    let (pipe, first) = pipe();
+    let _watchdog = watch("one_child_gets_it", &pipe);
+    // None is started.
+    let mut command = Command::new("true");
+    command.hand_over("pipe", pipe.second().unwrap());
+    assert_eq!(first.recv_bytes_timeout(ms(LONG)), Err(RecvTimeoutError::TimedOut));
+    drop(command);
+    assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+    // A program that does not exist.
+    let mut command = Command::new("/nonexistent/program");
+    command.hand_over("pipe", pipe.second().unwrap());
+    assert!(command.spawn().is_err());
+    assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+    // A second child is refused.
+    let mut command = Command::new("true");
+    command.hand_over("pipe", pipe.second().unwrap());
+    assert!(command.status().unwrap().success());
+    assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+    assert!(command.status().is_err());
+}
+
+#[test]
+fn what_cannot_be_handed_on() {
+    let (pipe, first) = pipe();
+    let _watchdog = watch("what_cannot_be_handed_on", &pipe);
+    // A part of a segment has no descriptor.
+    let part = pipe.project(|pipe| pipe).second().unwrap();
+    assert!(Command::new("true").hand_over("pipe", part).status().is_err());
+    assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+    // A copy made by fork is no end.
+    let second = pipe.second().unwrap();
+    let child = fork_child(move || {
+        assert_eq!(second.send_bytes(b"x"), Err(outlast::SendError::Failed((), Fault::Forked)));
+        assert!(Command::new("true").hand_over("pipe", second).status().is_err());
+    });
+    child.succeeds();
+    assert!(matches!(End::inherited("pipe"), Err(OpenError::NotInherited)));
+}
