@@ -1,13 +1,12 @@
-//! A function as a number that means the same in each process that runs this executable.
+//! Numbers of functions that mean the same in every process that runs this executable.
 //!
-//! The kernel loads each process's copy wherever it likes, but in one piece: what stays is the
-//! distance from the start of the code. A request says which code that is, and both ends look
-//! whether the number lies in it.
+//! The kernel loads the executable at a different address in each process, but in one piece. The
+//! number of a function is its distance from the start of the code. A request names the executable,
+//! and both ends check that the number lies within its code.
 use crate::sys::process::code_around;
 use std::sync::OnceLock;
 
-/// What tells executables apart: the length of the code, and where in it a function of this crate
-/// lies.
+/// Identifies an executable: the length of its code, and the position of a function of this crate.
 pub(crate) type Image = (u64, u64);
 
 struct Code {
@@ -25,19 +24,19 @@ fn anchor() -> &'static Option<Code> {
     })
 }
 
-/// The executable that this process runs.
+/// Returns the executable that this process runs.
 pub(crate) fn image() -> Option<Image> {
     anchor().as_ref().map(|code| (code.len as u64, code.anchor as u64))
 }
 
-/// The number of the function at `address`, if it lies in the same code as this crate.
+/// Returns the number of the function at `address`, if it is part of this executable.
 pub(crate) fn number(address: usize) -> Option<u64> {
     let code = anchor().as_ref()?;
     let offset = address.wrapping_sub(code.start);
     (offset < code.len).then_some(offset as u64)
 }
 
-/// Where the function with this number is in this process.
+/// Returns the address of the function with this number in this process.
 pub(crate) fn address(number: u64) -> Option<usize> {
     let code = anchor().as_ref()?;
     let offset = usize::try_from(number).ok()?;

@@ -83,7 +83,7 @@ use wire::{Bytes, MAX_MESSAGE, MessageKind, StartRequest, receive_message};
 
 /// A function that runs, or ran, in a process of its own.
 ///
-/// Dropped, it runs on by itself. All verbs take `&self`; the value can be taken once.
+/// The process goes on if its handle is dropped. The value can be taken once.
 #[doc(alias = "multiprocessing")]
 pub struct Process<R> {
     channel: OwnedFd,
@@ -110,8 +110,8 @@ struct Outcome {
     body: io::Result<Bytes>,
 }
 
-/// How a process is to be started: made by [`Process::builder`].
-#[must_use = "it starts nothing before `spawn`"]
+/// The settings of a process. Made by [`Process::builder`].
+#[must_use = "no process exists before `spawn`"]
 pub struct Builder<A, R> {
     function: fn(A) -> R,
     name: String,
@@ -147,26 +147,28 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
         }
     }
 
-    /// Waits until the process ends, and takes what its function returned.
+    /// Blocks until the process ends, and takes the value that its function returned.
     ///
     /// # Errors
-    /// If it panicked, was killed or gave no value for other reasons: see [`ProcessError`].
+    /// If the process panicked, was killed or has no value for another reason: see
+    /// [`ProcessError`].
     pub fn join(&self) -> Result<R, ProcessError> {
         self.wait_until(Deadline::NEVER)?;
         self.take()
     }
 
-    /// The same, within `timeout`; `None` if the process has not ended then.
+    /// Like [`join`](Self::join), but returns `None` if the process has not ended when `timeout`
+    /// has elapsed.
     pub fn join_timeout(&self, timeout: Duration) -> Option<Result<R, ProcessError>> {
         self.join_until(Deadline::after(timeout))
     }
 
-    /// The same, until `deadline`; `None` if the process has not ended then.
+    /// Like [`join`](Self::join), but returns `None` if the process has not ended at `deadline`.
     pub fn join_deadline(&self, deadline: Instant) -> Option<Result<R, ProcessError>> {
         self.join_until(Deadline::at(deadline))
     }
 
-    /// What the function returned, if the process has ended.
+    /// Takes the value that the function returned, or returns `None` if the process has not ended.
     pub fn try_join(&self) -> Option<Result<R, ProcessError>> {
         self.join_timeout(Duration::ZERO)
     }
@@ -213,26 +215,25 @@ fn decoding(error: postcard::Error) -> ProcessError {
 }
 
 impl<R> Process<R> {
-    /// The kernel's number of the process.
+    /// Returns the process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// A descriptor that stands for the process, readable once it has ended: for `poll` and the
-    /// like.
+    /// Returns the process descriptor, which becomes readable when the process ends.
     #[must_use]
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
     }
 
-    /// Whether the process has not ended.
+    /// Returns whether the process has not ended.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         !self.wait_until(Deadline::after(Duration::ZERO)).unwrap_or(false)
     }
 
-    /// Waits until the process ends; what it gave stays to be taken.
+    /// Blocks until the process ends. Does not take its value.
     ///
     /// # Errors
     /// If the operating system refuses.
@@ -240,7 +241,7 @@ impl<R> Process<R> {
         self.wait_until(Deadline::NEVER).map(drop)
     }
 
-    /// The same, at most `timeout`; whether it has ended.
+    /// Blocks until the process ends or `timeout` has elapsed. Returns whether it has ended.
     ///
     /// # Errors
     /// If the operating system refuses.
@@ -248,8 +249,8 @@ impl<R> Process<R> {
         self.wait_until(Deadline::after(timeout))
     }
 
-    /// How the process ended. `None` as long as it has not, and if it was lost together with the
-    /// fork server.
+    /// Returns how the process ended. Returns `None` if it has not ended, or if it was lost
+    /// together with the fork server.
     #[must_use]
     #[doc(alias = "exitcode")]
     pub fn exit_status(&self) -> Option<ExitStatus> {
@@ -257,7 +258,7 @@ impl<R> Process<R> {
         self.state().status
     }
 
-    /// Asks the process to end: `SIGTERM`. One that has ended is left alone.
+    /// Asks the process to end, with `SIGTERM`. Has no effect if it has ended.
     ///
     /// # Errors
     /// If the operating system refuses.
@@ -265,7 +266,7 @@ impl<R> Process<R> {
         self.signal(SIGTERM)
     }
 
-    /// Kills the process: `SIGKILL`. One that has ended is left alone.
+    /// Kills the process, with `SIGKILL`. Has no effect if it has ended.
     ///
     /// # Errors
     /// If the operating system refuses.
@@ -273,7 +274,7 @@ impl<R> Process<R> {
         self.signal(SIGKILL)
     }
 
-    /// Sends the process a signal. One that has ended is left alone.
+    /// Sends the process a signal. Has no effect if it has ended.
     ///
     /// # Errors
     /// If there is no such signal, or the operating system refuses.
@@ -310,7 +311,7 @@ impl<R> Process<R> {
         Ok(true)
     }
 
-    /// Waits for the end; whether it has come.
+    /// Blocks until the process ends. Returns `false` if the deadline passes first.
     fn wait_until(&self, deadline: Deadline) -> io::Result<bool> {
         let mut ended = false;
         loop {
@@ -335,7 +336,8 @@ impl<R> Process<R> {
     }
 }
 
-/// A copy of the descriptor that was handed to this process under `key` with [`Builder::share_fd`].
+/// Returns a copy of the descriptor that [`Builder::share_fd`] has handed to this process under
+/// `key`. Returns `None` if there is none.
 #[must_use]
 pub fn inherited_fd(key: &str) -> Option<OwnedFd> {
     let number = std::env::var(crate::command::variable(key)).ok()?.parse().ok()?;
@@ -350,7 +352,7 @@ pub fn inherited_fd(key: &str) -> Option<OwnedFd> {
 impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A, R> {
     /// Lets the process open `shared` with [`Shared::inherited`]`(key)`.
     ///
-    /// Any text will do as a key. At most 250 segments.
+    /// The key can be any text. At most 250 segments and descriptors can be handed on.
     pub fn share<T: ?Sized + Shareable + Sync + 'static>(
         mut self,
         key: &str,
@@ -366,7 +368,8 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A
         self
     }
 
-    /// Hands a descriptor on, a socket or a file: in the process, [`inherited_fd`]`(key)` gives it.
+    /// Hands a descriptor on, such as a socket or a file. The process gets it by
+    /// [`inherited_fd`]`(key)`.
     pub fn share_fd(mut self, key: &str, fd: OwnedFd) -> Self {
         if let Ok(all) = &mut self.shared {
             all.push(fd);
@@ -375,8 +378,8 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A
         self
     }
 
-    /// Whether the process goes on when its owner ends. It gets a session of its own then, away
-    /// from the terminal.
+    /// Sets whether the process goes on when its owner ends. If so, it has a session of its own,
+    /// without a terminal. Default: `false`.
     #[doc(alias = "daemon")]
     pub fn detached(mut self, detached: bool) -> Self {
         self.detached = detached;
@@ -417,7 +420,7 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A
         self
     }
 
-    /// A name for tools such as `top`, which show 15 bytes of it.
+    /// Names the process for tools such as `top`, which show 15 bytes of the name.
     pub fn name(mut self, name: &str) -> Self {
         self.name = name.chars().take(64).collect();
         self

@@ -1,4 +1,4 @@
-//! Stopping when asked to, by a signal.
+//! An event that signals set, for programs that stop in order.
 use crate::error::OpenError;
 use crate::event::Event;
 use crate::segment::{forks, leave};
@@ -12,7 +12,8 @@ use core::ops::Deref;
 use std::io::{self, Write as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// An [`Event`] that `SIGINT` (Ctrl-C) and `SIGTERM` set, for all who have the segment to see.
+/// An [`Event`] that `SIGINT` (Ctrl-C) and `SIGTERM` set, visible in every process that has opened
+/// its segment.
 ///
 /// ```standalone_crate
 /// use outlast::process::Stop;
@@ -25,7 +26,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// while !stop.wait_timeout(Duration::from_millis(10))? {
 ///     // a step of the work
 /// }
-/// // what is to be tidied up
+/// // clean up here
 /// assert_eq!(Stop::signal(&stop), Some(15));
 /// # if Stop::signal(&stop).is_some() { return Ok(()) }
 /// Stop::reraise(&stop); // ends this process as the signal would have: 128 + 15 for a shell
@@ -35,32 +36,32 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// It dereferences to the [`Shared`] that holds the event: `.share("stop", &stop)` hands it on to a
 /// [process](crate::process::Builder::share), a pool's workers or a
 /// [command](crate::CommandExt::share), where `Shared::<Event>::inherited("stop")` is the same
-/// event. Anybody may set it.
+/// event. Every process may set it.
 ///
 /// # Signals
-/// The first one sets the event, and that is all: the program decides when it ends. It then calls
-/// the handler that was there before, if there was one. A second one ends the process at once, as
-/// if neither had been caught; not if it comes within 50 ms, which is one key or one command that
-/// came twice. When it is dropped, the signals do again what they did before.
+/// The first signal only sets the event, and calls the handler that was there before, if there was
+/// one: the program decides when it ends. A second signal ends the process immediately, as if
+/// neither had been caught. A second signal within 50 ms is ignored, because it comes from the same
+/// key or command. When the `Stop` is dropped, the signals have their former effect again.
 ///
-/// A signal that the process ignores stays ignored, as `SIGINT` is by what a shell starts in the
-/// background. In the child of a fork, signals do what they did before.
+/// A signal that the process ignores stays ignored. Shells start background commands with `SIGINT`
+/// ignored. In the child of a fork, signals have their former effect.
 ///
-/// What [`Process`](super::Process) and `Pool` start is in a process group of its own: Ctrl-C on
-/// the terminal reaches this process only. Should this process be killed, they end as well.
+/// The processes of [`Process`](super::Process) and `Pool` are in another process group: Ctrl-C on
+/// the terminal reaches this process only. If this process is killed, they end as well.
 pub struct Stop<T: ?Sized + Shareable + Sync + 'static = Event> {
     shared: Shared<T>,
-    /// Of the watch.
+    /// The number of its subscription.
     number: u64,
-    /// Of the process that it was made in.
+    /// The value of [`forks`] in the process that made it.
     forks: u32,
 }
 
-/// What is to be told when a signal comes.
+/// Called when a signal comes.
 type Watch = Box<dyn Fn() + Send>;
 
 struct Watches {
-    /// Whose they are: after a fork, the parent's.
+    /// The process that they belong to: in the child of a fork, the parent.
     owner: u32,
     next: u64,
     all: Vec<(u64, Watch)>,
@@ -69,18 +70,17 @@ struct Watches {
 static WATCHES: Mutex<Watches> = Mutex::new(Watches { owner: 0, next: 0, all: Vec::new() });
 
 fn watches() -> MutexGuard<'static, Watches> {
-    // Nothing that can panic runs under it, but for the caller's `pick`; what it guards is true all
-    // the same.
+    // Only the caller's `event` can panic under this lock. The value is valid nevertheless.
     WATCHES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Stop {
-    /// A new event, in an anonymous segment, that the signals set from now on.
+    /// Creates an event, in an anonymous segment, that the signals set from now on.
     ///
-    /// The first use in a process starts a thread, which sleeps: call [`init`](super::init) before.
+    /// The first use in a process starts a thread, which sleeps. Call [`init`](super::init) before.
     ///
     /// # Errors
-    /// If there is no segment, or the operating system refuses.
+    /// If the segment cannot be created, or the operating system refuses.
     pub fn on_signals() -> Result<Stop, OpenError> {
         Stop::on_signals_in(Shared::anonymous(Event::manual(false))?, |event| event)
             .named("catching signals")
@@ -88,7 +88,8 @@ impl Stop {
 }
 
 impl<T: ?Sized + Shareable + Sync + Send + 'static> Stop<T> {
-    /// The same, for a [manual](Event::manual) event that is part of a larger value:
+    /// Like [`on_signals`](Stop::on_signals), for a [manual](Event::manual) event that is part of a
+    /// larger value:
     /// `Stop::on_signals_in(state, |state| &state.stop)`.
     ///
     /// # Errors
@@ -111,7 +112,7 @@ impl<T: ?Sized + Shareable + Sync + Send + 'static> Stop<T> {
         }
         want(true);
         if first().is_some() {
-            watch(); // for another one, that is there still
+            watch(); // the signal came before, for another `Stop`
         }
         let number = watches.next;
         watches.next += 1;
@@ -121,18 +122,18 @@ impl<T: ?Sized + Shareable + Sync + Send + 'static> Stop<T> {
 }
 
 impl<T: ?Sized + Shareable + Sync + 'static> Stop<T> {
-    /// The signal that has come, if one has: 2 for `SIGINT`, 15 for `SIGTERM`. The event may be set
-    /// by others as well.
+    /// Returns the signal that has come, if one has: 2 for `SIGINT`, 15 for `SIGTERM`. The event
+    /// may also be set without a signal.
     #[must_use]
     pub fn signal(_this: &Stop<T>) -> Option<i32> {
         first()
     }
 
-    /// Ends this process by the signal that has come, as if it had not been caught: a shell sees
-    /// 128 and its number. Returns if none has.
+    /// Ends this process by the signal that has come, as if it had not been caught: the shell's
+    /// exit status is 128 and the number of the signal. Returns if no signal has come.
     ///
-    /// Nothing is dropped, and nothing that is registered for the end runs: whatever needs that is
-    /// to be dropped before, such as named segments. Standard output is flushed.
+    /// Standard output is flushed. No destructors and no exit handlers run, so drop values that
+    /// need it before, such as named segments.
     pub fn reraise(_this: &Stop<T>) {
         if let Some(signal) = first() {
             io::stdout().flush().ok();
@@ -152,7 +153,7 @@ impl<T: ?Sized + Shareable + Sync + 'static> Deref for Stop<T> {
 impl<T: ?Sized + Shareable + Sync + 'static> Drop for Stop<T> {
     fn drop(&mut self) {
         if self.forks != forks() {
-            return; // a copy, in the child of a fork, where the lock may be held by nobody
+            return; // a copy in the child of a fork, where the lock may be held for ever
         }
         let mut watches = watches();
         let at = watches.all.iter().position(|&(number, _)| number == self.number);

@@ -297,7 +297,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "stop_set_before_is_missed",
         file: "src/process/stop.rs",
-        from: "if first().is_some() { watch(); // for another one, that is there still }",
+        from: "if first().is_some() { watch(); // the signal came before, for another `Stop` }",
         to: "",
         rule: "A `Stop` that is made after the signal is set at once.",
         outcome: ordinary("stop", &["several"]),
