@@ -80,6 +80,8 @@ pub use queue::{ByteQueue, FixedByteQueue};
 pub use queue::{Channel, PriorityQueue, Receiver, Sender};
 pub use queue::{Connection, FixedPipe, Pipe};
 pub use queue::{Delivery, FixedQueue, Loan, Queue, Ref};
+#[cfg(all(feature = "serde", not(outlast_loom)))]
+pub use queue::{FixedValueQueue, ValueDelivery, ValueQueue};
 pub use queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };

@@ -280,18 +280,64 @@ fn closed_and_left() {
 #[cfg(feature = "serde")]
 #[test]
 fn values_of_any_shape() {
-    use outlast::queue::ValueError;
-    let channel = channel(64);
+    use outlast::{Fault, ValueQueue};
+    type Job = (String, Vec<Option<u64>>);
+    let channel = Shared::<Channel<ValueQueue<Job>>>::with_capacity(4096).unwrap();
     let _watchdog = watch("values_of_any_shape", &channel);
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     let job = (String::from("fetch"), vec![Some(7_u64), None]);
-    sender.send_value(&job).unwrap();
-    sender.try_send_value("no job").unwrap();
-    sender.send_value_timeout(&job, ms(5)).unwrap();
-    assert_eq!(receiver.recv_value(), Ok(job.clone()));
-    let wrong = receiver.try_recv_value::<(String, Vec<Option<u64>>)>();
-    assert_eq!(wrong, Err(ValueError::Undecodable(b"\x06no job".to_vec())));
+    let bytes = Shared::<Channel<outlast::ByteQueue>>::from_fd(channel.try_clone_fd().unwrap());
+    assert!(bytes.is_err()); // it is another type
+    sender.send(&job).unwrap();
+    sender.try_send(&job).unwrap();
+    sender.send_timeout(&job, ms(5)).unwrap();
+    sender.send_deadline(&job, std::time::Instant::now()).unwrap();
+    assert_eq!(receiver.recv(), Ok(job.clone()));
+    let delivery = receiver.recv_ack().unwrap();
+    assert_eq!((&*delivery, delivery.attempts()), (&job, 0));
     drop(sender);
-    assert_eq!(receiver.recv_value_timeout(ms(5)), Ok(job));
-    assert_eq!(receiver.recv_value::<u8>(), Err(ValueError::Recv(RecvError::Disconnected)));
+    // The process that has a delivery does not wait for its own.
+    assert_eq!(receiver.recv_timeout(ms(5)), Ok(job.clone()));
+    assert_eq!(receiver.try_iter().collect::<Vec<_>>(), std::slice::from_ref(&job));
+    assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+    delivery.nack();
+    let delivery = receiver.recv_ack_timeout(ms(5)).unwrap();
+    assert_eq!((delivery.attempts(), delivery.ack()), (1, Ok(job.clone())));
+    channel.join().unwrap();
+    drop(receiver);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    drop(receiver);
+    assert_eq!(sender.send(&job), Err(SendError::Disconnected(())));
+    let _receiver = channel.receiver().unwrap();
+    let long = ("long".repeat(2_000), Vec::new());
+    assert_eq!(sender.send(&long), Err(SendError::Failed((), Fault::TooLong)));
+}
+
+/// Deliveries in a channel of bytes: the end is told when none may come back from another process.
+#[test]
+fn deliveries_that_may_come_back() {
+    for comes_back in [false, true] {
+        let channel = channel(16);
+        let _watchdog = watch("deliveries_that_may_come_back", &channel);
+        let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+        sender.send(b"7").unwrap();
+        let job = receiver.recv_ack().unwrap();
+        let waits = fork_child(|| {
+            let receiver = channel.receiver().unwrap();
+            match receiver.recv_ack() {
+                Ok(job) => assert!(comes_back && job.attempts() == 1 && job.ack().is_ok()),
+                Err(error) => assert!(!comes_back && error == RecvError::Disconnected),
+            }
+        });
+        waits.until_waiting();
+        drop(sender);
+        waits.until_waiting();
+        if comes_back {
+            drop(job)
+        } else {
+            job.ack().unwrap()
+        }
+        waits.succeeds();
+        channel.join().unwrap();
+    }
 }

@@ -58,9 +58,9 @@ fn up_to(seed: &mut u64, below: usize) -> usize {
 
 /// Takes and drops handles at random: whether two of them ever had a byte in common.
 fn overlaps(queue: &ByteQueue, seed: &mut u64) -> bool {
-    let (mut rooms, mut messages) = (Vec::new(), Vec::new());
+    let (mut rooms, mut messages, mut deliveries) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..30 {
-        match random(seed, 6) {
+        match random(seed, 8) {
             0 | 1 => rooms.extend(queue.try_reserve(up_to(seed, 300)).ok()),
             2 | 3 => messages.extend(queue.try_recv_ref().ok()),
             4 if !messages.is_empty() => {
@@ -71,10 +71,16 @@ fn overlaps(queue: &ByteQueue, seed: &mut u64) -> bool {
                 let i = up_to(seed, rooms.len());
                 rooms.swap_remove(i).commit().unwrap();
             }
+            6 => deliveries.extend(queue.try_recv_ack().ok()),
+            7 if !deliveries.is_empty() => {
+                let job = deliveries.swap_remove(up_to(seed, deliveries.len()));
+                if random(seed, 2) == 0 { drop(job) } else { job.ack().unwrap() }
+            }
             _ => {}
         }
         let all = rooms.iter().map(|room| room.as_ptr_range());
-        let mut all: Vec<_> = all.chain(messages.iter().map(|m| m.as_ptr_range())).collect();
+        let all = all.chain(messages.iter().map(|m| m.as_ptr_range()));
+        let mut all: Vec<_> = all.chain(deliveries.iter().map(|m| m.as_ptr_range())).collect();
         all.retain(|range| !range.is_empty());
         all.sort_unstable_by_key(|range| range.start);
         if all.windows(2).any(|pair| pair[1].start < pair[0].end) {
@@ -94,8 +100,10 @@ fn handles_never_overlap() {
         // A queue that was used, and then a few words, or all, written over.
         for _ in 0..random(seed, 12) {
             queue.try_send(&vec![1; up_to(seed, 300)]).ok();
-            if random(seed, 3) > 0 {
-                queue.try_recv().ok();
+            match random(seed, 4) {
+                0 => {}
+                1 => drop(queue.try_recv_ack()),
+                _ => drop(queue.try_recv()),
             }
         }
         let bytes = Bytes::of(&queue);
@@ -109,6 +117,14 @@ fn handles_never_overlap() {
             if round % 3 == 0 || random(seed, 16) == 0 {
                 let (extent, phase) = (random(seed, BLOCKS as u64), random(seed, 7));
                 bytes.put(header(block), state(lap + random(seed, 2), extent, phase));
+                bytes.put(header(block) + 8, random(seed, 64 * extent + 1));
+            }
+        }
+        // Those of the in-flight area follow those of the ring, and have no lap.
+        for block in BLOCKS as u64..2 * BLOCKS as u64 {
+            if round % 2 == 0 && random(seed, 24) == 0 {
+                let (extent, phase) = (random(seed, 4), random(seed, 8));
+                bytes.put(header(block), state(0, extent, phase));
                 bytes.put(header(block) + 8, random(seed, 64 * extent + 1));
             }
         }
@@ -169,6 +185,28 @@ fn a_ring_of_more_messages_than_slots_is_refused() {
     assert!(Shared::<Ring<u64>>::from_fd(ring.try_clone_fd().unwrap()).is_ok());
 }
 
+/// Runs of the in-flight area that have a block in common, or go past its end.
+#[test]
+fn an_in_flight_area_with_overlapping_runs_is_refused() {
+    const ORPHAN: u64 = 4;
+    let last = 2 * BLOCKS as u64 - 1;
+    let wrong = [
+        vec![(8, 3, ORPHAN), (9, 1, ORPHAN)],
+        vec![(8, 2, ORPHAN)], // and a free one
+        vec![(8, 0, ORPHAN)],
+        vec![(8, 1, FULL)],
+        vec![(last, 2, ORPHAN)],
+    ];
+    let is_opened = |words: &[(u64, u64, u64)]| {
+        let queue = Shared::<ByteQueue>::with_capacity(BLOCKS * 64).unwrap();
+        let bytes = Bytes::of(&queue);
+        words.iter().for_each(|&(block, n, phase)| bytes.put(header(block), state(0, n, phase)));
+        Shared::<ByteQueue>::from_fd(queue.try_clone_fd().unwrap()).is_ok()
+    };
+    assert!(is_opened(&[(8, 2, ORPHAN), (9, 1, 1), (last, 1, ORPHAN)]));
+    wrong.iter().for_each(|words| assert!(!is_opened(words), "{words:?}"));
+}
+
 /// A queue that peers use is opened all the while.
 #[test]
 fn a_queue_in_use_is_sound() {
@@ -184,6 +222,14 @@ fn a_queue_in_use_is_sound() {
                 }
             });
             scope.spawn(|| queue.iter().for_each(drop));
+            scope.spawn(|| {
+                while let Ok(job) = queue.recv_ack() {
+                    match (job.len() % 2, job.attempts()) {
+                        (0, 0) => drop(job),
+                        _ => job.ack().unwrap(),
+                    }
+                }
+            });
         }
         for _ in 0..300 {
             drop(Shared::<ByteQueue>::from_fd(queue.try_clone_fd().unwrap()).unwrap());

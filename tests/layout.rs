@@ -59,8 +59,8 @@ fn sizes_and_alignments() {
     // Two ends of 260 bytes, and the queue.
     assert_eq!(size_of::<Channel<FixedQueue<u64, 4>>>(), 640 + 2_048);
     assert_eq!(size_of::<Channel<PriorityQueue<u64, 2, 4>>>(), 640 + 128 + 2 * 2_048);
-    assert_eq!((size_of::<FixedByteQueue<4>>(), align_of::<FixedByteQueue<4>>()), (896, 128));
-    assert_eq!(size_of::<Channel<FixedByteQueue<4>>>(), 640 + 896);
+    assert_eq!((size_of::<FixedByteQueue<4>>(), align_of::<FixedByteQueue<4>>()), (1152, 128));
+    assert_eq!(size_of::<Channel<FixedByteQueue<4>>>(), 640 + 1152);
     assert_eq!(align_of::<Channel<FixedByteQueue<4>>>(), 128);
 }
 
@@ -83,7 +83,7 @@ fn fields() {
     assert_eq!(rows::<Channel<FixedQueue<u64, 4>>>(), [("queue", 640, 1, 2_048)]);
     assert_eq!(rows::<Channel<PriorityQueue<u64, 2, 4>>>(), [("queue", 640, 1, 128 + 2 * 2_048)]);
     assert_eq!(rows::<FixedByteQueue<4>>(), [("blocks", 512, 4, 8)]);
-    assert_eq!(rows::<Channel<FixedByteQueue<4>>>(), [("queue", 640, 1, 896)]);
+    assert_eq!(rows::<Channel<FixedByteQueue<4>>>(), [("queue", 640, 1, 1152)]);
     assert_eq!(rows::<Channel<ByteQueue>>(), [("queue", 640, 1, 512)]);
     let jobs = [
         ("pending", 0, 1, 3_072),
@@ -146,9 +146,9 @@ fn fingerprints() {
         0x36aa_f62d_474d_1bfc,
         0x38ec_57dc_2788_3b24,
         0xccb6_d458_6232_c766,
-        0x4937_8ea9_931a_db93,
-        0xc28c_8b7b_1ff2_816c,
-        0xd6e6_7277_69d8_0ca7,
+        0xa124_4190_dd3a_a0d8,
+        0x1845_da60_908f_1057,
+        0xd80b_daad_57a9_4304,
         0x0cea_8f1c_5a2a_1fe8,
         0x56ad_5249_19b8_96ef,
         0x2ce0_06e8_554b_cb10,

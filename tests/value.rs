@@ -9,10 +9,9 @@ use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::SeqCst;
 use outlast::queue::ValueError;
 use outlast::{
-    ByteQueue, Fault, FixedByteQueue, FixedPipe, Pipe, RecvError, RecvTimeoutError, SendError,
-    SendTimeoutError, Shared, TryRecvError, TrySendError,
+    Fault, FixedPipe, FixedValueQueue, Pipe, RecvError, RecvTimeoutError, SendError,
+    SendTimeoutError, Shared, TryRecvError, TrySendError, ValueQueue,
 };
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -56,8 +55,16 @@ impl Serialize for Growing {
     }
 }
 
-fn bytes() -> (Shared<ByteQueue>, Shared<ByteQueue>) {
-    let here = Shared::<ByteQueue>::with_capacity(4096).unwrap();
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Odd {
+    Endless(Endless),
+    Growing(Growing),
+    Text(&'static str),
+}
+
+fn values<V: 'static>() -> (Shared<ValueQueue<V>>, Shared<ValueQueue<V>>) {
+    let here = Shared::<ValueQueue<V>>::with_capacity(4096).unwrap();
     let there = Shared::from_fd(here.try_clone_fd().unwrap()).unwrap();
     (here, there)
 }
@@ -70,21 +77,41 @@ fn pipes() -> (Shared<Pipe>, Shared<Pipe>) {
 
 #[test]
 fn values_of_every_shape() {
-    let (here, there) = bytes();
+    let (here, there) = values::<Shape>();
     let _watchdog = watch("values_of_every_shape", &here);
     let soon = || Instant::now() + ms(5_000);
     for shape in shapes() {
-        here.send_value(&shape).unwrap();
-        here.try_send_value(&shape).unwrap();
-        here.send_value_timeout(&shape, ms(0)).unwrap();
-        here.send_value_deadline(&shape, soon()).unwrap();
-        assert_eq!(there.recv_value(), Ok(shape.clone()));
-        assert_eq!(there.try_recv_value(), Ok(shape.clone()));
-        assert_eq!(there.recv_value_timeout(ms(0)), Ok(shape.clone()));
-        assert_eq!(there.recv_value_deadline(soon()), Ok(shape));
+        let sends = || {
+            here.send(&shape).unwrap();
+            here.try_send(&shape).unwrap();
+            here.send_timeout(&shape, ms(0)).unwrap();
+            here.send_deadline(&shape, soon()).unwrap();
+        };
+        sends();
+        assert_eq!(there.recv(), Ok(shape.clone()));
+        assert_eq!(there.try_recv(), Ok(shape.clone()));
+        assert_eq!(there.recv_timeout(ms(0)), Ok(shape.clone()));
+        assert_eq!(there.recv_deadline(soon()), Ok(shape.clone()));
+        sends();
+        assert_eq!(*there.recv_ack().unwrap(), shape); // and drops it
+        for attempts in [1, 0, 0, 0] {
+            let job = match attempts {
+                1 => there.recv_ack_timeout(ms(0)).unwrap(),
+                _ => there.recv_ack_deadline(soon()).unwrap(),
+            };
+            assert_eq!((&*job, job.attempts()), (&shape, attempts));
+            assert_eq!(job.ack(), Ok(shape.clone()));
+        }
+        here.join().unwrap();
     }
-    here.send_value(&()).unwrap(); // no bytes at all
-    assert_eq!((there.len(), there.recv_value()), (1, Ok(())));
+    here.send(&Shape::Nothing).unwrap();
+    assert_eq!(there.try_iter().collect::<Vec<_>>(), [Shape::Nothing]);
+    here.send(&Shape::Nothing).unwrap();
+    here.close();
+    assert_eq!(there.iter().collect::<Vec<_>>(), [Shape::Nothing]);
+    let (here, there) = values();
+    here.send(&()).unwrap(); // no bytes at all
+    assert_eq!((there.len(), there.recv()), (1, Ok(())));
 
     let (here, there) = pipes();
     let (first, second) = (here.first().unwrap(), there.second().unwrap());
@@ -105,20 +132,21 @@ fn values_of_every_shape() {
 /// No message, nor a part of one, is left behind.
 #[test]
 fn what_cannot_be_encoded_is_not_sent() {
-    let (here, there) = bytes();
+    let (here, there) = values::<Odd>();
     let _watchdog = watch("what_cannot_be_encoded_is_not_sent", &here);
-    let fault = Fault::Unencodable;
-    assert_eq!(here.send_value(&Endless), Err(SendError::Failed((), fault)));
-    assert_eq!(here.try_send_value(&Endless), Err(TrySendError::Failed((), fault)));
+    let (fault, endless) = (Fault::Unencodable, &Odd::Endless(Endless));
+    assert_eq!(here.send(endless), Err(SendError::Failed((), fault)));
+    assert_eq!(here.try_send(endless), Err(TrySendError::Failed((), fault)));
     let failed = Err(SendTimeoutError::Failed((), fault));
-    assert_eq!(here.send_value_timeout(&Endless, ms(1)), failed);
-    assert_eq!(here.send_value_deadline(&Endless, Instant::now()), failed);
+    assert_eq!(here.send_timeout(endless, ms(1)), failed);
+    assert_eq!(here.send_deadline(endless, Instant::now()), failed);
     // It is found out when its place is taken already, which is passed over.
-    assert_eq!(here.send_value(&Growing(Cell::new(0))), Err(SendError::Failed((), fault)));
-    assert_eq!(there.try_recv_value::<()>(), Err(ValueError::Recv(TryRecvError::Empty)));
-    here.send_value("next").unwrap();
-    assert_eq!(there.recv_value::<String>().unwrap(), "next");
-    assert_eq!(here.send(&vec![0; here.capacity()]), Ok(())); // all room is there
+    let growing = Odd::Growing(Growing(Cell::new(0)));
+    assert_eq!(here.send(&growing), Err(SendError::Failed((), fault)));
+    assert_eq!(there.bytes().try_recv(), Err(TryRecvError::Empty));
+    here.send(&Odd::Text("next")).unwrap();
+    assert_eq!(there.bytes().recv().unwrap(), b"\x04next");
+    assert_eq!(here.bytes().send(&vec![0; here.capacity()]), Ok(())); // all room is there
 
     let (here, there) = pipes();
     let (first, second) = (here.first().unwrap(), there.second().unwrap());
@@ -142,29 +170,32 @@ fn undecodable<T: Debug, E: Debug>(received: Result<T, ValueError<E>>) -> Vec<u8
 /// and the next one comes.
 #[test]
 fn what_cannot_be_decoded_is_not_lost() {
-    let (here, there) = bytes();
+    let (here, there) = values::<Shape>();
     let _watchdog = watch("what_cannot_be_decoded_is_not_lost", &here);
     let wrong: [&[u8]; 3] = [&[1, 200], &[0, 0], &[77]];
     for bytes in wrong {
-        (0..5).for_each(|_| here.send(bytes).unwrap());
-        here.send_value(&Shape::Nothing).unwrap();
-        assert_eq!(undecodable(there.recv_value::<Shape>()), bytes);
-        assert_eq!(undecodable(there.try_recv_value::<Shape>()), bytes);
-        assert_eq!(undecodable(there.recv_value_timeout::<Shape>(ms(0))), bytes);
-        assert_eq!(undecodable(there.recv_value_deadline::<Shape>(Instant::now())), bytes);
+        let fault = Fault::Undecodable;
+        let late = Instant::now();
+        (0..8).for_each(|_| here.bytes().send(bytes).unwrap());
+        here.send(&Shape::Nothing).unwrap();
+        assert_eq!(there.try_iter().next(), None); // it cannot say why
+        assert_eq!(there.recv(), Err(RecvError::Failed(fault)));
+        assert_eq!(there.try_recv(), Err(TryRecvError::Failed(fault)));
+        assert_eq!(there.recv_timeout(ms(0)), Err(RecvTimeoutError::Failed(fault)));
+        assert_eq!(there.recv_deadline(late), Err(RecvTimeoutError::Failed(fault)));
+        assert_eq!(there.recv_ack().unwrap_err(), RecvError::Failed(fault));
+        assert_eq!(there.try_recv_ack().unwrap_err(), TryRecvError::Failed(fault));
         // Or it stays where it is, for another.
-        let message = there.recv_ref().unwrap();
-        assert_eq!(message.decode::<Shape>(), Err(Fault::Undecodable));
+        let message = there.bytes().recv_ref().unwrap();
+        assert_eq!(message.decode::<Shape>(), Err(fault));
         message.give_back().unwrap();
-        assert_eq!([here.recv().unwrap(), here.recv().unwrap()], [bytes, &[0]]);
+        let job = here.bytes().recv_ack().unwrap();
+        assert_eq!((&*job, job.decode::<Shape>()), (bytes, Err(fault)));
+        job.ack().unwrap();
+        assert_eq!(there.iter().next(), None); // it is consumed
+        assert_eq!(there.recv(), Ok(Shape::Nothing));
+        there.join().unwrap();
     }
-
-    // What is inside the error is the whole message: sent on, another reads it.
-    here.send_value("text").unwrap();
-    let bytes = undecodable(there.recv_value::<[u64; 3]>());
-    assert_eq!(there.try_recv_value::<String>(), Err(ValueError::Recv(TryRecvError::Empty)));
-    there.send(&bytes).unwrap();
-    assert_eq!(here.recv_value::<String>().unwrap(), "text");
 
     let (here, there) = pipes();
     let (first, second) = (here.first().unwrap(), there.second().unwrap());
@@ -182,21 +213,22 @@ fn what_cannot_be_decoded_is_not_lost() {
 /// What ends a wait for bytes ends one for a value.
 #[test]
 fn too_long_closed_late_and_gone() {
-    let (here, there) = bytes();
+    let (here, there) = values::<Vec<u8>>();
     let _watchdog = watch("too_long_closed_late_and_gone", &here);
-    let long = vec![7_u8; 5_000];
-    assert_eq!(here.send_value(&long), Err(SendError::Failed((), Fault::TooLong)));
+    let (long, short) = (vec![7_u8; 5_000], vec![1; 64]);
+    assert_eq!(here.send(&long), Err(SendError::Failed((), Fault::TooLong)));
     let begun = Instant::now();
-    let late = there.recv_value_timeout::<()>(ms(5));
-    assert_eq!(late, Err(ValueError::Recv(RecvTimeoutError::TimedOut)));
-    assert!(begun.elapsed() >= ms(5));
-    while here.try_send_value(&[1_u64; 8]).is_ok() {}
-    assert_eq!(here.try_send_value(&[1_u64; 8]), Err(TrySendError::Full(())));
-    assert_eq!(here.send_value_timeout(&[1_u64; 8], ms(1)), Err(SendTimeoutError::TimedOut(())));
+    assert_eq!(there.recv_timeout(ms(5)), Err(RecvTimeoutError::TimedOut));
+    assert_eq!(there.recv_ack_timeout(ms(5)).unwrap_err(), RecvTimeoutError::TimedOut);
+    assert!(begun.elapsed() >= ms(10));
+    assert_eq!(there.try_recv_ack().unwrap_err(), TryRecvError::Empty);
+    while here.try_send(&short).is_ok() {}
+    assert_eq!(here.try_send(&short), Err(TrySendError::Full(())));
+    assert_eq!(here.send_timeout(&short, ms(1)), Err(SendTimeoutError::TimedOut(())));
     here.close();
-    assert_eq!(here.send_value(&1), Err(SendError::Closed(())));
-    while there.try_recv_value::<[u64; 8]>().is_ok() {}
-    assert_eq!(there.recv_value::<()>(), Err(ValueError::Recv(RecvError::Closed)));
+    assert_eq!(here.send(&short), Err(SendError::Closed(())));
+    assert!(there.iter().all(|value| value == short));
+    assert_eq!(there.recv(), Err(RecvError::Closed));
 
     let (here, there) = pipes();
     let (first, second) = (here.first().unwrap(), there.second().unwrap());
@@ -225,14 +257,20 @@ fn too_long_closed_late_and_gone() {
     assert_eq!(second.send(&1), Err(SendError::Disconnected(())));
 }
 
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Work {
+    Answer(u32, String),
+    Shape(Shape),
+}
+
 outlast::shared! {
     #[derive(Debug)]
-    struct Line { work: FixedByteQueue<64>, pipe: FixedPipe<64>, done: AtomicU32, stuck: AtomicU32 }
+    struct Line { work: FixedValueQueue<Work, 64>, pipe: FixedPipe<64>, done: AtomicU32, stuck: AtomicU32 }
 }
 
 fn line() -> Shared<Line> {
     Shared::anonymous(Line {
-        work: FixedByteQueue::new(),
+        work: FixedValueQueue::new(),
         pipe: FixedPipe::new(),
         done: AtomicU32::new(0),
         stuck: AtomicU32::new(0),
@@ -240,14 +278,10 @@ fn line() -> Shared<Line> {
     .unwrap()
 }
 
-fn received<T: DeserializeOwned + Debug>(line: &Line) -> T {
-    line.work.recv_value().unwrap()
-}
-
 #[test]
 fn in_every_world() {
     const COUNT: u32 = 200;
-    let answer = |n: u32| (n, n.to_string().repeat(n as usize % 9));
+    let answer = |n: u32| Work::Answer(n, n.to_string().repeat(n as usize % 9));
     let (name, roles) = ("in_every_world", 4);
     worlds(
         name,
@@ -256,12 +290,20 @@ fn in_every_world() {
         line,
         |line, i| {
             if i < 2 {
-                (0..COUNT).for_each(|n| line.work.send_value(&answer(n)).unwrap());
+                (0..COUNT).for_each(|n| line.work.send(&answer(n)).unwrap());
             } else {
-                for _ in 0..COUNT {
-                    let (n, text): (u32, String) = received(line);
-                    assert_eq!((n, text), answer(n));
+                let mut done = 0;
+                while done < COUNT {
+                    let job = line.work.recv_ack().unwrap();
+                    let Work::Answer(n, _) = *job else { panic!("{job:?}") };
+                    assert_eq!(*job, answer(n));
+                    if n % 7 == 0 && job.attempts() == 0 {
+                        job.nack();
+                        continue;
+                    }
                     line.done.fetch_add(n, SeqCst);
+                    job.ack().unwrap();
+                    done += 1;
                 }
             }
         },
@@ -276,27 +318,32 @@ fn between_processes() {
     let line = line();
     let _watchdog = watch_alone("between_processes");
     let dies = fork_child(|| {
-        let message = line.work.recv_ref().unwrap();
-        assert_eq!(message.decode::<Shape>(), Ok(Shape::Nothing));
+        let job = line.work.recv_ack().unwrap();
+        assert_eq!((&*job, job.attempts()), (&Work::Shape(Shape::Nothing), 0));
         line.stuck.store(1, SeqCst);
         sleep_for_ever();
     });
-    line.work.send_value(&Shape::Nothing).unwrap();
+    line.work.send(&Work::Shape(Shape::Nothing)).unwrap();
     eventually("the first worker has it", || line.stuck.load(SeqCst) == 1);
     let worker = fork_child(|| {
         let answers = line.pipe.second().unwrap();
         for _ in shapes() {
-            answers.send(&received::<Shape>(&line)).unwrap();
+            let job = line.work.recv_ack().unwrap();
+            let Work::Shape(shape) = &*job else { panic!("{job:?}") };
+            assert_eq!(job.attempts(), u32::from(*shape == Shape::Nothing));
+            answers.send(shape).unwrap();
             line.done.fetch_add(1, SeqCst);
+            job.ack().unwrap();
         }
     });
     let side = line.pipe.first().unwrap();
     for shape in &shapes()[1..] {
-        line.work.send_value(shape).unwrap();
+        line.work.send(&Work::Shape(shape.clone())).unwrap();
         assert_eq!(side.recv(), Ok(shape.clone()));
     }
     dies.kill9();
     assert_eq!(side.recv(), Ok(Shape::Nothing)); // comes back
+    line.work.join().unwrap();
     worker.succeeds();
     assert_eq!(side.recv::<Shape>(), Err(ValueError::Recv(RecvError::Disconnected)));
     assert_eq!(line.done.load(SeqCst), 4);

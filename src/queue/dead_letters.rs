@@ -1,24 +1,22 @@
 //! Dead letters: a message that was delivered too often goes to another queue.
 //!
-//! This is for messages of fixed size only: a [`ByteQueue`](super::ByteQueue) does not count
-//! deliveries (see [`bytes`](super::bytes)).
-//!
 //! # Death
 //! A receiver first sends the message to the other queue, and then acknowledges it here. If the
 //! receiver is killed between the two, the message is in both queues, and the next receiver sends
 //! it to the other queue once more. No message is lost. The process that reads dead letters must
 //! expect to see one twice.
+use super::bytes::{self, ByteQueue, Store};
 use super::channel::AsQueue;
 use super::{Channel, Delivery, PriorityQueue, Queue, Receiver, RecvFailure, priority};
 use super::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::shareable::Plain;
+use crate::shareable::{Plain, Shareable};
 use core::ops::Deref;
 use std::time::{Duration, Instant};
 
 /// A message that is to be acknowledged.
-trait Counted: Deref {
+pub(super) trait Counted {
     fn attempts(&self) -> u32;
     fn done(self) -> Result<(), Fault>;
 }
@@ -41,18 +39,45 @@ impl<T: Plain> Counted for priority::Delivery<'_, T> {
     }
 }
 
+impl Counted for bytes::Delivery<'_> {
+    fn attempts(&self) -> u32 {
+        self.attempts()
+    }
+    fn done(self) -> Result<(), Fault> {
+        self.ack()
+    }
+}
+
+/// A queue that takes the messages that were delivered too often.
+pub(super) trait DeadLetters<D> {
+    /// Returns `false` if it is full or closed.
+    fn bury(&self, delivery: &D) -> bool;
+}
+
+impl<T: Plain, D: Deref<Target = T>> DeadLetters<D> for Queue<T> {
+    fn bury(&self, delivery: &D) -> bool {
+        self.try_send(**delivery).is_ok()
+    }
+}
+
+impl<S: Store + ?Sized> DeadLetters<bytes::Delivery<'_>> for ByteQueue<S> {
+    fn bury(&self, delivery: &bytes::Delivery<'_>) -> bool {
+        self.try_send(delivery).is_ok()
+    }
+}
+
 /// Gives the next message that was delivered less than `limit` times. Sends the others to
 /// `dead_letters`.
-fn next_live<D: Counted<Target: Plain>>(
+pub(super) fn next_live<D: Counted>(
     limit: u32,
-    dead_letters: &Queue<D::Target>,
+    dead_letters: &(impl DeadLetters<D> + ?Sized),
     next: impl Fn() -> Result<Option<D>, RecvFailure>,
 ) -> Result<Option<D>, RecvFailure> {
     // Otherwise a queue that is its own queue of dead letters would be an endless loop.
     let limit = limit.max(1);
     loop {
         let Some(delivery) = next()? else { return Ok(None) };
-        if delivery.attempts() < limit || dead_letters.try_send(*delivery).is_err() {
+        if delivery.attempts() < limit || !dead_letters.bury(&delivery) {
             return Ok(Some(delivery));
         }
         delivery.done().map_err(RecvFailure::Failed)?;
@@ -61,8 +86,9 @@ fn next_live<D: Counted<Target: Plain>>(
 
 /// For what delivers messages by `deliver_now` and `deliver_until`.
 macro_rules! dead_letter_verbs {
-    ($(#[$example:meta])* [$($generics:tt)*] $receiver:ty, $delivery:ty $(where $queue:ty)?) => {
-        impl<$($generics)*> $receiver $(where $queue: AsQueue<T>)? {
+    ($(#[$example:meta])* [$($generics:tt)*]
+        $receiver:ty, $delivery:ty, $letters:ty $(where $($bounds:tt)+)?) => {
+        impl<$($generics)*> $receiver $(where $($bounds)+)? {
             /// Like [`recv_ack`](Self::recv_ack), but sends a message that was delivered `limit`
             /// times without an acknowledgement to `dead_letters`, and acknowledges it here.
             ///
@@ -78,7 +104,7 @@ macro_rules! dead_letter_verbs {
             pub fn recv_ack_or_dead_letter(
                 &self,
                 limit: u32,
-                dead_letters: &Queue<T>,
+                dead_letters: &$letters,
             ) -> Result<$delivery, RecvError> {
                 let next = || self.deliver_until(Deadline::NEVER);
                 RecvFailure::for_ever(next_live(limit, dead_letters, next))
@@ -92,7 +118,7 @@ macro_rules! dead_letter_verbs {
             pub fn try_recv_ack_or_dead_letter(
                 &self,
                 limit: u32,
-                dead_letters: &Queue<T>,
+                dead_letters: &$letters,
             ) -> Result<$delivery, TryRecvError> {
                 RecvFailure::at_once(next_live(limit, dead_letters, || self.deliver_now()))
             }
@@ -104,7 +130,7 @@ macro_rules! dead_letter_verbs {
             pub fn recv_ack_or_dead_letter_timeout(
                 &self,
                 limit: u32,
-                dead_letters: &Queue<T>,
+                dead_letters: &$letters,
                 timeout: Duration,
             ) -> Result<$delivery, RecvTimeoutError> {
                 let deadline = Deadline::after(timeout);
@@ -118,7 +144,7 @@ macro_rules! dead_letter_verbs {
             pub fn recv_ack_or_dead_letter_deadline(
                 &self,
                 limit: u32,
-                dead_letters: &Queue<T>,
+                dead_letters: &$letters,
                 deadline: Instant,
             ) -> Result<$delivery, RecvTimeoutError> {
                 let deadline = Deadline::at(deadline);
@@ -127,6 +153,8 @@ macro_rules! dead_letter_verbs {
         }
     };
 }
+
+pub(super) use dead_letter_verbs;
 
 dead_letter_verbs! {
     /// ```
@@ -143,7 +171,7 @@ dead_letter_verbs! {
     /// assert_eq!(dead_letters.recv()?, 666);
     /// # Ok::<(), outlast::Error>(())
     /// ```
-    [T: Plain] Queue<T>, Delivery<'_, T>
+    [T: Plain] Queue<T>, Delivery<'_, T>, Queue<T>
 }
 
 dead_letter_verbs! {
@@ -165,7 +193,7 @@ dead_letter_verbs! {
     /// # Ok::<(), outlast::Error>(())
     /// ```
     [T: Plain, S: ?Sized, H: Deref<Target = Channel<Queue<T, S>>>]
-    Receiver<Queue<T, S>, H>, Delivery<'_, T> where Queue<T, S>
+    Receiver<Queue<T, S>, H>, Delivery<'_, T>, Queue<T> where Queue<T, S>: AsQueue<T>
 }
 
 dead_letter_verbs! {
@@ -183,7 +211,7 @@ dead_letter_verbs! {
     /// assert_eq!(dead_letters.recv()?, 666); // without its level
     /// # Ok::<(), outlast::Error>(())
     /// ```
-    [T: Plain, const LEVELS: usize, const N: usize] PriorityQueue<T, LEVELS, N>, priority::Delivery<'_, T>
+    [T: Plain, const LEVELS: usize, const N: usize] PriorityQueue<T, LEVELS, N>, priority::Delivery<'_, T>, Queue<T>
 }
 
 dead_letter_verbs! {
@@ -203,5 +231,43 @@ dead_letter_verbs! {
     /// # Ok::<(), outlast::Error>(())
     /// ```
     [T: Plain, const LEVELS: usize, const N: usize, H: Deref<Target = Channel<PriorityQueue<T, LEVELS, N>>>]
-    Receiver<PriorityQueue<T, LEVELS, N>, H>, priority::Delivery<'_, T>
+    Receiver<PriorityQueue<T, LEVELS, N>, H>, priority::Delivery<'_, T>, Queue<T>
+}
+
+dead_letter_verbs! {
+    /// ```
+    /// use outlast::{ByteQueue, Shared};
+    ///
+    /// let jobs = Shared::<ByteQueue>::with_capacity(4096)?;
+    /// let there = Shared::<ByteQueue>::from_fd(jobs.try_clone_fd()?)?; // as another process would
+    /// let dead_letters = Shared::<ByteQueue>::with_capacity(4096)?;
+    /// jobs.send(b"kills")?;
+    /// drop(there.recv_ack()?); // it fails
+    /// jobs.send(b"works")?;
+    /// assert_eq!(&*there.recv_ack_or_dead_letter(1, &*dead_letters)?, b"works");
+    /// assert_eq!(dead_letters.recv()?, b"kills");
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    [S: Store + ?Sized]
+    ByteQueue<S>, bytes::Delivery<'_>, ByteQueue<impl Store + ?Sized>
+}
+
+dead_letter_verbs! {
+    /// ```
+    /// use outlast::{ByteQueue, Channel, Shared};
+    ///
+    /// let here = Shared::<Channel<ByteQueue>>::with_capacity(4096)?;
+    /// let there = Shared::<Channel<ByteQueue>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// let dead_letters = Shared::<ByteQueue>::with_capacity(4096)?;
+    /// let (sender, receiver) = (here.sender()?, there.receiver()?);
+    /// sender.send(b"kills")?;
+    /// drop(receiver.recv_ack()?); // it fails
+    /// sender.send(b"works")?;
+    /// assert_eq!(&*receiver.recv_ack_or_dead_letter(1, &*dead_letters)?, b"works");
+    /// assert_eq!(dead_letters.recv()?, b"kills");
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    [S: Store + ?Sized, H: Deref<Target = Channel<ByteQueue<S>>>]
+    Receiver<ByteQueue<S>, H>, bytes::Delivery<'_>, ByteQueue<impl Store + ?Sized>
+    where ByteQueue<S>: Shareable
 }

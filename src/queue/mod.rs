@@ -123,7 +123,7 @@ pub use pipe::{Connection, FixedPipe, Pipe};
 pub use priority::PriorityQueue;
 pub use ring::Slot;
 #[cfg(all(feature = "serde", not(outlast_loom)))]
-pub use value::ValueError;
+pub use value::{FixedValueQueue, ValueDelivery, ValueError, ValueQueue};
 
 use crate::deadline::Deadline;
 use crate::error::Fault;

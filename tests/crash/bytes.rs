@@ -284,6 +284,140 @@ fn bytes_close_and_the_last_message() {
     Sweep { sleepers: &[told], after: Some(close), ..sweep }.must_hold();
 }
 
+// ------------------------------------------------------------- deliveries
+
+/// As [`two`], with the second message in the in-flight area, to be received again.
+fn one_came_back() -> World {
+    let world = empty();
+    world.send(&message(1)).expect("room");
+    drop(world.recv_ack().expect("a message"));
+    world.send(&message(0)).expect("room");
+    world
+}
+
+/// As [`carries_on`], and all of the in-flight area can be used again.
+fn delivers_on(world: &World) -> Verdict {
+    carries_on(world)?;
+    world.try_send(&[9; 256]).map_err(|error| error.to_string())?;
+    let whole = world.recv_ack_timeout(patience()).map_err(|error| error.to_string())?;
+    if *whole != [9; 256] {
+        return fail(format!("sent 256 bytes, delivered {}", whole.len()));
+    }
+    whole.ack().map_err(|error| error.to_string())?;
+    is_done(world)
+}
+
+fn is_done(world: &World) -> Verdict {
+    match world.join_timeout(patience()) {
+        Ok(true) => Ok(()),
+        other => fail(format!("join: {other:?}")),
+    }
+}
+
+/// Acknowledges all that comes.
+fn works(world: &World) -> Verdict {
+    Spin::Never.set();
+    while let Ok(job) = world.recv_ack_timeout(Duration::from_millis(20)) {
+        number(&job)?;
+        job.ack().map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+fn acknowledges(world: &World) -> Box<dyn FnOnce() + '_> {
+    warm(world);
+    Box::new(|| {
+        for _ in 0..2 {
+            if let Ok(job) = world.try_recv_ack() {
+                job.ack().ok();
+            }
+        }
+    })
+}
+
+/// Prepared with a delivery of two blocks.
+fn holding(world: &World) -> outlast::queue::bytes::Delivery<'_> {
+    Spin::Never.set();
+    let first = world.recv_ack().expect("a message");
+    if first.len() == LENGTHS[1] {
+        return first;
+    }
+    let second = world.recv_ack().expect("a message");
+    drop(first);
+    second
+}
+
+fn nacks(world: &World) -> Box<dyn FnOnce() + '_> {
+    let job = holding(world);
+    Box::new(|| job.nack())
+}
+
+fn acks(world: &World) -> Box<dyn FnOnce() + '_> {
+    let job = holding(world);
+    Box::new(|| _ = job.ack())
+}
+
+#[test]
+fn bytes_delivered_alone() {
+    Sweep::new("bytes: recv_ack, ack, twice", &two, memory, acknowledges, delivers_on).must_hold();
+    Sweep::new("bytes: nack", &two, memory, nacks, delivers_on).must_hold();
+    Sweep::new("bytes: ack of two blocks", &two, memory, acks, delivers_on).must_hold();
+    let name = "bytes: recv_ack, ack, of what came back";
+    Sweep::new(name, &one_came_back, memory, acknowledges, delivers_on).must_hold();
+    let name = "bytes: recv_ref, twice, of what came back";
+    Sweep::new(name, &one_came_back, memory, receives, delivers_on).must_hold();
+}
+
+/// Acknowledged once, or delivered again: the receiver that sleeps gets it if it comes back, and
+/// the room if it does not.
+#[test]
+fn bytes_delivered_with_others_asleep() {
+    let long: fn() -> World = || {
+        let world = two();
+        world.recv().expect("a message");
+        world
+    };
+    let needs_all_room: fn(&World) -> Verdict = |world| {
+        Spin::Never.set();
+        let job = world.recv_ack_timeout(patience()).map_err(|error| error.to_string())?;
+        if job.len() != 256 {
+            number(&job)?; // that of the victim, and its room is free then
+        }
+        job.ack().map_err(|error| error.to_string())
+    };
+    let with_one_more: Operation<World> = |world| {
+        let job = holding(world);
+        world.send(&[9; 256]).expect("room");
+        Box::new(|| _ = job.ack())
+    };
+    let rest: fn(&World) -> Verdict = |world| {
+        Spin::Never.set();
+        while let Ok(message) = world.recv_timeout(Duration::from_millis(20)) {
+            if message != [9; 256] {
+                number(&message)?;
+            }
+        }
+        delivers_on(world)
+    };
+    let sweep = Sweep::new("bytes: ack; asleep for room", &long, memory, with_one_more, rest);
+    Sweep { sleepers: &[needs_all_room], ..sweep }.must_hold();
+    let sweep = Sweep::new("bytes: nack; receiver asleep", &long, memory, nacks, delivers_on);
+    Sweep { sleepers: &[receives_one], ..sweep }.must_hold();
+    // It is done, or another does it.
+    let sweep = Sweep::new("bytes: ack; join asleep", &long, memory, acks, delivers_on);
+    Sweep { sleepers: &[is_done], after: Some(works), ..sweep }.must_hold();
+    let sweep = Sweep::new("bytes: recv_ref; join asleep", &long, memory, receives, delivers_on);
+    Sweep { sleepers: &[is_done], after: Some(works), ..sweep }.must_hold();
+}
+
+#[test]
+fn bytes_delivered_to_the_frozen_are_caught() {
+    let sweep = Sweep::new("bytes: recv_ack, ack", &two, memory, acknowledges, delivers_on);
+    sweep.must_be_caught_unmended();
+    Sweep::new("bytes: ack of two blocks", &two, memory, acks, delivers_on)
+        .must_be_caught_unmended();
+}
+
 #[test]
 fn bytes_of_the_frozen_are_caught() {
     let sweep = Sweep::new("bytes: send, send", &empty, memory, sends, carries_on);

@@ -295,6 +295,141 @@ fn bytes_given_back_come_to_another() {
     });
 }
 
+// -------------------------------------------------------------- deliveries
+
+/// No message is out, and the whole in-flight area is free.
+fn assert_done<const N: usize>(queue: &FixedByteQueue<N>) {
+    queue.try_send(&message(64 * N)).unwrap();
+    let job = queue.try_recv_ack().unwrap();
+    assert_eq!((job.len(), job.attempts()), (64 * N, 0));
+    job.ack().unwrap();
+    assert_eq!(queue.join_timeout(SOON), Ok(true));
+    assert_intact(queue);
+}
+
+#[test]
+fn bytes_join_waits_for_the_acknowledgement() {
+    check(|| {
+        let queue = share(Two::new());
+        let done = Arc::new(AtomicU32::new(0));
+        queue.send(&message(7)).unwrap();
+        let worker = {
+            let done = done.clone();
+            spawn(&queue, move |queue| {
+                let job = queue.recv_ack().unwrap();
+                assert_eq!((job.len(), job.attempts()), (7, 0));
+                done.store(1, Relaxed);
+                job.ack().unwrap();
+            })
+        };
+        queue.join().unwrap();
+        assert_eq!(done.load(Relaxed), 1);
+        worker.join().unwrap();
+        assert_done(&queue);
+    });
+}
+
+/// Each message is acknowledged once, by one of two workers.
+#[test]
+fn bytes_join_waits_for_all_workers() {
+    check_up_to(1, || {
+        let queue = share(FixedByteQueue::<3>::new());
+        queue.send(&message(1)).unwrap();
+        queue.send(&message(70)).unwrap();
+        let work = |queue: &FixedByteQueue<3>| {
+            let job = queue.recv_ack().unwrap();
+            let len = job.len();
+            job.ack().unwrap();
+            len
+        };
+        let workers = [(); 2].map(|()| spawn(&queue, work));
+        queue.join().unwrap();
+        assert_eq!(sorted(join(workers)), [1, 70]);
+        assert_done(&queue);
+    });
+}
+
+/// The worker sends a further message before it acknowledges: there is no moment without one.
+#[test]
+fn bytes_join_waits_for_what_a_worker_sends() {
+    check_up_to(1, || {
+        let queue = share(Two::new());
+        let done = Arc::new(AtomicU32::new(0));
+        queue.send(&message(1)).unwrap();
+        let worker = {
+            let done = done.clone();
+            spawn(&queue, move |queue| {
+                let job = queue.recv_ack().unwrap();
+                queue.send(&message(2)).unwrap();
+                job.ack().unwrap();
+                let job = queue.recv_ack().unwrap();
+                done.store(1, Relaxed);
+                job.ack().unwrap();
+            })
+        };
+        queue.join().unwrap();
+        assert_eq!(done.load(Relaxed), 1);
+        worker.join().unwrap();
+    });
+}
+
+/// Given back or acknowledged: once in all.
+#[test]
+fn bytes_deliver_once_what_was_given_back() {
+    check_up_to(1, || {
+        let queue = share(Two::new());
+        queue.send(&message(70)).unwrap();
+        let other = spawn(&queue, |queue| queue.try_recv_ack().map(|job| job.nack()).is_ok());
+        let job = queue.recv_ack().unwrap();
+        assert!(job.len() == 70);
+        let attempts = job.attempts();
+        job.ack().unwrap();
+        assert_eq!(other.join().unwrap(), attempts == 1);
+        assert_done(&queue);
+    });
+}
+
+/// Two that wait for room, which one of them gets, and then the other.
+#[test]
+fn bytes_wake_all_that_wait_for_room_in_flight() {
+    check_up_to(1, || {
+        let queue = share(Two::new());
+        queue.send(&message(100)).unwrap();
+        let held = queue.recv_ack().unwrap();
+        queue.send(&message(1)).unwrap();
+        queue.send(&message(2)).unwrap();
+        let workers = asleep(|| {
+            [(); 2].map(|()| {
+                spawn(&queue, |queue| {
+                    let job = queue.recv_ack().unwrap();
+                    let len = job.len();
+                    job.ack().unwrap();
+                    len
+                })
+            })
+        });
+        held.ack().unwrap();
+        assert_eq!(sorted(join(workers)), [1, 2]);
+        assert_done(&queue);
+    });
+}
+
+/// The message that found no room is received by another; the next one needs less.
+#[test]
+fn bytes_wake_one_that_waits_for_room_when_the_message_is_gone() {
+    check_up_to(1, || {
+        let queue = share(Two::new());
+        queue.send(&message(1)).unwrap();
+        let held = queue.recv_ack().unwrap();
+        queue.send(&message(100)).unwrap();
+        let worker = asleep(|| spawn(&queue, |queue| queue.recv_ack().unwrap().len()));
+        assert_eq!(recv(&queue), 100);
+        queue.send(&message(2)).unwrap();
+        assert_eq!(worker.join().unwrap(), 2);
+        drop(held);
+    });
+}
+
 // ---------------------------------------------------------------- recovery
 
 #[test]
@@ -403,5 +538,78 @@ fn bytes_recovery_outlasts_a_recoverer_killed_anywhere() {
         queue.recover(&dead);
         assert_eq!(receiver.join().unwrap(), 5);
         assert_intact(&queue);
+    });
+}
+
+/// Acknowledged once, or delivered again to another.
+#[test]
+fn bytes_lose_nothing_to_a_worker_killed_anywhere() {
+    killed_anywhere(|victim| {
+        let queue = share(FixedByteQueue::<3>::new());
+        queue.send(&message(70)).unwrap();
+        queue.send(&message(1)).unwrap();
+        let victim = victim.spawn(&queue, |queue| {
+            let job = queue.try_recv_ack().ok()?;
+            let len = job.len();
+            job.ack().unwrap();
+            Some(len)
+        });
+        let mut all = Vec::new();
+        let mut work = |queue: &FixedByteQueue<3>| {
+            while let Ok(job) = queue.try_recv_ack() {
+                all.push(job.len());
+                job.ack().unwrap();
+            }
+        };
+        work(&queue);
+        let life = victim.join().unwrap();
+        queue.recover(&life.dead);
+        queue.recover(&life.dead);
+        work(&queue);
+        // Only a message that the victim had acknowledged can be missing.
+        let got = life.result.flatten();
+        all.extend(got);
+        let all = sorted(all);
+        assert!([&[1][..], &[70], &[1, 70]].contains(&&all[..]), "{all:?}");
+        assert!(life.result.is_none() || all.len() == 2);
+        assert_done(&queue);
+    });
+}
+
+#[test]
+fn bytes_recovery_delivers_again_what_a_dead_worker_held() {
+    check(|| {
+        let queue = share(Two::new());
+        queue.send(&message(70)).unwrap();
+        let dying = spawn_dying(&queue, |queue| forget(queue.recv_ack().unwrap()));
+        let dead = dying.join().unwrap();
+        let worker = spawn(&queue, |queue| {
+            let job = queue.recv_ack().unwrap();
+            assert_eq!((job.len(), job.attempts()), (70, 1));
+            job.ack()
+        });
+        queue.recover(&dead);
+        queue.recover(&dead);
+        assert_eq!(worker.join().unwrap(), Ok(()));
+        assert_done(&queue);
+    });
+}
+
+/// A recoverer that is killed does not make one message into two.
+#[test]
+fn bytes_recovery_of_a_delivery_outlasts_a_recoverer_killed_anywhere() {
+    killed_anywhere(|victim| {
+        let queue = share(Two::new());
+        queue.send(&message(70)).unwrap();
+        let dying = spawn_dying(&queue, |queue| forget(queue.recv_ack().unwrap()));
+        let dead = dying.join().unwrap();
+        let recoverer = victim.spawn(&queue, move |queue| queue.recover(&dead));
+        let other = recoverer.join().unwrap();
+        queue.recover(&other.dead);
+        queue.recover(&dead);
+        let job = queue.try_recv_ack().unwrap();
+        assert_eq!((job.len(), job.attempts()), (70, 1));
+        job.ack().unwrap();
+        assert_done(&queue);
     });
 }

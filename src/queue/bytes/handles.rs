@@ -8,6 +8,7 @@ use crate::queue::ends::Ends;
 use crate::queue::{SendFailure, assert_ours};
 use crate::segment::forks;
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 
 /// Room for a message, to be written in place: bytes that hold what earlier messages left.
@@ -34,6 +35,22 @@ pub struct Reservation<'a> {
 /// A copy in a process made by `fork` panics when the message is read.
 #[must_use = "a message that is dropped is consumed"]
 pub struct Message<'a> {
+    pub(super) view: View<'a>,
+    pub(super) claim: Claim,
+    pub(super) len: usize,
+    pub(super) forks: u32,
+}
+
+/// A message that has been received, and must be acknowledged.
+///
+/// Dereferences to its bytes. [`ack`](Self::ack) says that the work is done. A delivery that is
+/// dropped otherwise, or whose process is killed, goes back and is delivered again. It belongs to
+/// the process, not to the thread, and may be sent between threads. It does not hold up the queue.
+///
+/// # Panics
+/// A copy in a process made by `fork` panics when the message is read.
+#[must_use = "a delivery that is dropped is delivered again"]
+pub struct Delivery<'a> {
     pub(super) view: View<'a>,
     pub(super) claim: Claim,
     pub(super) len: usize,
@@ -114,11 +131,49 @@ impl Message<'_> {
     }
 }
 
+impl Delivery<'_> {
+    /// How often this message was delivered before without being acknowledged; 255 stands for more.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.claim.state.attempts()
+    }
+
+    /// Acknowledges the message, which is then gone.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`] in a process made by `fork` after the delivery; [`Fault::Corrupt`] if the
+    /// memory says that the delivery is not of this process.
+    #[doc(alias = "task_done")]
+    pub fn ack(self) -> Result<(), Fault> {
+        let delivery = ManuallyDrop::new(self);
+        if delivery.forks != forks() {
+            return Err(Fault::Forked);
+        }
+        if delivery.view.consume(delivery.claim) { Ok(()) } else { Err(Fault::Corrupt) }
+    }
+
+    /// Gives the message back, to be delivered again with one attempt more. Has the same effect as
+    /// dropping the delivery.
+    pub fn nack(self) {}
+}
+
+/// Copies blocks of one claimed record to another, which the same call has claimed.
+pub(super) fn copy(view: View<'_>, from: usize, to: usize, extent: usize) {
+    let blocks = |first: usize| view.parts.blocks().get(first..first + extent).unwrap_or(&[]);
+    let (from, to) = (blocks(from), blocks(to));
+    let len = from.len().min(to.len());
+    // SAFETY: so many blocks are in both slices, which do not overlap: one is in the ring, the other
+    // in the in-flight area. Their bytes lie in cells, and nobody else reads or writes those of a
+    // claimed record (I1, I2).
+    unsafe { from.as_ptr().copy_to_nonoverlapping(to.as_ptr().cast_mut(), len) }
+}
+
 /// The first byte of a claimed record, and as many as it has at most. What is wrong in damaged
 /// memory has no blocks.
 #[inline(always)]
 fn bytes(view: View<'_>, claim: Claim, len: usize) -> (*mut u8, usize) {
-    let blocks = view.blocks.get(claim.index..claim.index + claim.state.extent()).unwrap_or(&[]);
+    let blocks =
+        view.parts.blocks().get(claim.index..claim.index + claim.state.extent()).unwrap_or(&[]);
     (blocks.as_ptr().cast_mut().cast(), len.min(size_of_val(blocks)))
 }
 
@@ -156,6 +211,17 @@ impl Deref for Message<'_> {
     }
 }
 
+impl Deref for Delivery<'_> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        assert_ours(self.forks);
+        let (start, len) = bytes(self.view, self.claim, self.len);
+        // SAFETY: so many bytes in blocks of the run, which nobody writes before it is acknowledged
+        // or given back (I1, A1).
+        unsafe { core::slice::from_raw_parts(start, len) }
+    }
+}
+
 impl Drop for Reservation<'_> {
     #[inline(always)]
     fn drop(&mut self) {
@@ -174,6 +240,15 @@ impl Drop for Message<'_> {
     }
 }
 
+impl Drop for Delivery<'_> {
+    fn drop(&mut self) {
+        if self.forks == forks() {
+            let Claim { index, state } = self.claim;
+            self.view.give_back(Claim { index, state: state.tried() });
+        }
+    }
+}
+
 impl fmt::Debug for Reservation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reservation").field("len", &self.len).finish_non_exhaustive()
@@ -187,5 +262,15 @@ impl fmt::Debug for Message<'_> {
             message.field(&&**self);
         }
         message.finish()
+    }
+}
+
+impl fmt::Debug for Delivery<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut delivery = f.debug_struct("Delivery");
+        if self.forks == forks() {
+            delivery.field("message", &&**self);
+        }
+        delivery.field("attempts", &self.attempts()).finish()
     }
 }

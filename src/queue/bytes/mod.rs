@@ -15,6 +15,13 @@
 //! let frame = there.recv_ref()?;
 //! assert_eq!((frame.len(), frame[29_999]), (30_000, 7));
 //! drop(frame); // received; if its process is killed before, another receives it
+//!
+//! // Work that must be done even if the worker is killed is acknowledged when it is done:
+//! here.send(b"a job")?;
+//! let job = there.recv_ack()?;
+//! assert_eq!((&*job, job.attempts()), (&b"a job"[..], 0));
+//! job.ack()?;
+//! here.join()?; // returns when every message is received and acknowledged
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
@@ -32,6 +39,9 @@
 //! | `Orphan` | - | a message to be received again | `Reading` |
 //! | `Done` | - | room | what a header of an earlier lap says is as good as `Free` |
 //!
+//! Messages that `recv_ack` delivered are in an area of their own, as large as the ring: see
+//! `in_flight.rs`.
+//!
 //! Three marks say how far the ring has come: `freed` <= `head` <= `tail` <= `freed` + capacity.
 //!
 //! # Invariants
@@ -44,11 +54,17 @@
 //!   moved it is missed by nobody. `freed` is moved to where `head` has been. All three lie on the
 //!   chain of records; opening a segment checks this: other bytes could give two claims the same
 //!   blocks.
-//! - I4. Some record is an `Orphan` => `returned` != `searched`, or a living process is about to
-//!   make it so.
+//! - I4. Some record, in the ring or in flight, is an `Orphan` => `returned` != `searched`, or a
+//!   living process is about to make it so.
 //! - I5. A claim that leaves another message to claim wakes one more receiver, if some are asleep:
 //!   the one that its commit woke may have found its way barred by a slower sender and gone back to
 //!   sleep.
+//! - I6. A thread that sleeps in `join`, or for room in flight, has set `WATCHED` before its last
+//!   look. So the end of each later claim wakes it: the message that it has no room for may be gone,
+//!   and the next one may need less.
+//! - I7. A message that moves to the in-flight area is `Delivered` there before its record is
+//!   `Done`, and the record says where it went. So a look at the ring and then at the area sees it,
+//!   and recovery delivers it once.
 //!
 //! # Messages longer than the ring
 //! are refused ([`Fault::TooLong`]). In parts, they would keep all other senders and receivers out
@@ -57,12 +73,12 @@
 //! the other through a [`Pipe`](super::Pipe), which sends in parts; or lies in a segment of its
 //! own, and the message names it.
 //!
-//! # Messages that kill whoever reads them
-//! come back for ever with `recv_ref`: nobody counts how often, as the word of a header has no bit
-//! left for that, and a reader may not write to the message. So there is no
-//! [`recv_ack_or_dead_letter`](super::Queue::recv_ack_or_dead_letter) here. What may kill is received by
-//! [`recv`](ByteQueue::recv), with which it is gone when it kills; or lies in a segment of its own,
-//! and is named by a message of a [`Queue`](super::Queue), which counts.
+//! # Messages that kill every reader
+//! With [`recv`](ByteQueue::recv), a message is gone when its reader is killed. With
+//! [`recv_ref`](ByteQueue::recv_ref) it comes back, and deliveries are not counted. With
+//! [`recv_ack`](ByteQueue::recv_ack) it comes back, and
+//! [`attempts`](Delivery::attempts) says how often it was delivered;
+//! [`recv_ack_or_dead_letter`](ByteQueue::recv_ack_or_dead_letter) sends it elsewhere then.
 //!
 //! # Ordering
 //! What was written before the commit is seen after the claim: Release store of `Full`, Acquire
@@ -79,34 +95,42 @@
 //! another. After: it is gone, with the process that had it. Waiters and wakes that died with their
 //! process: recovery wakes all.
 //!
+//! Killed with a [`Delivery`]: the message goes to another process, with one attempt more. Killed
+//! after the commit of `ack`: the message is done.
+//!
 //! The protocol is this crate's own: that of [`Queue`](super::Queue), with the slot's length in the
 //! claim.
 #![expect(unsafe_code, reason = "the blocks of a record are reached by its claimer alone")]
 
 mod handles;
+mod in_flight;
 mod records;
 
-pub use handles::{Message, Reservation};
+pub use handles::{Delivery, Message, Reservation};
 
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::Ends;
 use crate::queue::{CLOSED, LIGHT, NO_RECEIVERS, NO_SENDERS, RecvFailure, SendFailure};
+use crate::queue::{DeliveryFailure, deliver_until};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::segment::{become_known, forks, identify};
 use crate::shareable::{Dead, Field, Layout, Shareable, WithCapacity, at_slice, begin, mix_u64};
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::fence;
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sys::hooks;
 use crate::wait::signal::Signal;
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::marker::PhantomData;
 use core::mem::offset_of;
 use core::ops::ControlFlow;
+use core::ptr::NonNull;
+use in_flight::InFlight;
 pub(crate) use records::BLOCK;
-use records::{Claim, Header, MAX_BLOCKS, Marks, Nothing, Phase, Records};
+use records::{Claim, Header, MAX_BLOCKS, Marks, Nothing, Phase, Records, State};
 use std::time::{Duration, Instant};
 
 /// A bounded queue of byte messages, whose capacity is chosen when it is created.
@@ -115,6 +139,10 @@ use std::time::{Duration, Instant};
 /// order. Any number of processes and threads may send and receive. A message takes its length
 /// rounded up to a multiple of 64 bytes, and at least 64; it may be as long as the capacity, but
 /// one of more than half of that may have to wait until the queue has run empty.
+///
+/// Messages that are received with [`recv_ack`](Self::recv_ack) and not yet acknowledged are in an
+/// area of their own, which is as large as the queue. So the memory of a queue is about two and a
+/// half times its capacity.
 ///
 /// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 1,073,741,568
 /// bytes of messages, rounded up to a multiple of 256. To embed one in a struct, see [`FixedByteQueue`].
@@ -139,47 +167,100 @@ pub(in crate::queue) struct Rare {
     pub(in crate::queue) not_empty: Signal<LIGHT>,
     /// A message is done with.
     pub(in crate::queue) not_full: Signal<LIGHT>,
-    /// `CLOSED`, `NO_RECEIVERS`, `NO_SENDERS`.
+    /// Blocks of the in-flight area are free, or another message is the next one.
+    in_flight_free: Signal<LIGHT>,
+    /// Every message is done with.
+    idle: Signal<LIGHT>,
+    /// `CLOSED`, `NO_RECEIVERS`, `NO_SENDERS`, `WATCHED`.
     pub(in crate::queue) ended: AtomicU32,
+    /// No block of the in-flight area from here on was ever claimed.
+    in_flight_used: AtomicU32,
     /// Counts messages that came back.
     returned: AtomicU64,
     /// The count up to which somebody has looked for them in vain.
     searched: AtomicU64,
 }
 
+/// Of `ended`: a thread has waited in `join`, or for room in the in-flight area. Each release of a
+/// record is to ask whether one does so now.
+const WATCHED: u32 = 8;
+
 /// 64 bytes of messages.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Block(UnsafeCell<[u8; BLOCK]>);
 
+impl Block {
+    fn new() -> Self {
+        Block(UnsafeCell::new([0; BLOCK]))
+    }
+}
+
 // SAFETY: blocks are reached by the claimer of their record alone (I1, I2), and are bytes.
 unsafe impl Sync for Block {}
 
-/// The room of a queue whose capacity is chosen at run time: as many headers as blocks, then the
-/// blocks.
+/// The memory of a queue whose capacity is chosen at run time, one unit for each block of the ring.
+/// The headers of all units come first: those of the ring, then those of the in-flight area. The
+/// blocks follow in the same order.
 #[repr(C, align(16))]
 #[derive(Debug)]
 pub struct Unit {
-    _header: Header,
-    _block: UnsafeCell<[u8; BLOCK]>,
+    _headers: [Header; 2],
+    _blocks: UnsafeCell<[[u8; BLOCK]; 2]>,
 }
 
 // SAFETY: as for `Block`.
 unsafe impl Sync for Unit {}
 
-/// The room of a queue of `N` blocks.
+/// The memory of a queue of `N` blocks.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Blocks<const N: usize> {
-    headers: [Header; N],
-    blocks: [Block; N],
+    headers: [[Header; N]; 2],
+    blocks: [[Block; N]; 2],
 }
 
-/// Where headers and blocks lie.
+/// Where headers and blocks lie: `count` headers of the ring, as many of the in-flight area, and as
+/// many blocks as headers, in the same order.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'a> {
+    headers: NonNull<Header>,
+    blocks: NonNull<Block>,
+    count: usize,
+    of: PhantomData<&'a [Header]>,
+}
+
+// SAFETY: it stands for `&[Header]` and `&[Block]`.
+unsafe impl Send for Parts<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Parts<'_> {}
+
+impl<'a> Parts<'a> {
+    #[inline(always)]
+    fn ring(self) -> &'a [Header] {
+        // SAFETY: so many headers lie there, in cells for which any bytes will do.
+        unsafe { core::slice::from_raw_parts(self.headers.as_ptr(), self.count) }
+    }
+
+    #[inline(always)]
+    fn in_flight(self) -> &'a [Header] {
+        let first = self.headers.as_ptr().wrapping_add(self.count);
+        // SAFETY: as many follow those of the ring.
+        unsafe { core::slice::from_raw_parts(first, self.count) }
+    }
+
+    #[inline(always)]
+    fn blocks(self) -> &'a [Block] {
+        // SAFETY: so many blocks lie there.
+        unsafe { core::slice::from_raw_parts(self.blocks.as_ptr(), 2 * self.count) }
+    }
+}
+
+/// The memory of a queue.
 #[doc(hidden)]
 pub trait Store: sealed::Sealed {
-    /// As many headers as blocks.
-    fn parts(&self) -> (&[Header], &[Block]);
+    fn parts(&self) -> Parts<'_>;
 }
 
 mod sealed {
@@ -191,22 +272,21 @@ impl<const N: usize> sealed::Sealed for Blocks<N> {}
 
 impl<const N: usize> Store for Blocks<N> {
     #[inline(always)]
-    fn parts(&self) -> (&[Header], &[Block]) {
-        (&self.headers, &self.blocks)
+    fn parts(&self) -> Parts<'_> {
+        let (headers, blocks) = (NonNull::from(&self.headers), NonNull::from(&self.blocks));
+        Parts { headers: headers.cast(), blocks: blocks.cast(), count: N, of: PhantomData }
     }
 }
 
 impl Store for [Unit] {
     #[inline(always)]
-    fn parts(&self) -> (&[Header], &[Block]) {
-        let (count, headers) = (self.len(), self.as_ptr().cast::<Header>());
-        let blocks = headers.wrapping_add(count).cast::<Block>();
-        // SAFETY: the first of the units' bytes are as many headers, in cells for which any bytes
-        // will do.
-        let headers = unsafe { core::slice::from_raw_parts(headers, count) };
-        // SAFETY: the others are as many blocks: a unit is as long as both. They are aligned, as
-        // the units begin at a multiple of 128 bytes and their number is a multiple of `GRAIN`.
-        (headers, unsafe { core::slice::from_raw_parts(blocks, count) })
+    fn parts(&self) -> Parts<'_> {
+        let count = self.len();
+        let headers = NonNull::from(self).cast::<Header>();
+        // SAFETY: a unit is as long as two headers and two blocks. The blocks are aligned, as the
+        // units begin at a multiple of 128 bytes and their number is a multiple of `GRAIN`.
+        let blocks = unsafe { headers.add(2 * count) };
+        Parts { headers, blocks: blocks.cast(), count, of: PhantomData }
     }
 }
 
@@ -229,13 +309,16 @@ impl<const BLOCKS: usize> FixedByteQueue<BLOCKS> {
             rare: Rare {
                 not_empty: Signal::new(),
                 not_full: Signal::new(),
+                in_flight_free: Signal::new(),
+                idle: Signal::new(),
                 ended: AtomicU32::new(0),
+                in_flight_used: AtomicU32::new(0),
                 returned: AtomicU64::new(0),
                 searched: AtomicU64::new(0),
             },
             slots: Blocks {
-                headers: core::array::from_fn(|_| Header::new()),
-                blocks: core::array::from_fn(|_| Block(UnsafeCell::new([0; BLOCK]))),
+                headers: core::array::from_fn(|_| core::array::from_fn(|_| Header::new())),
+                blocks: core::array::from_fn(|_| core::array::from_fn(|_| Block::new())),
             },
         }
     }
@@ -452,6 +535,90 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         RecvFailure::in_time(self.view().recv_until(Deadline::at(deadline)))
     }
 
+    /// Receives a message that counts as done only when it is acknowledged, blocking until one is
+    /// available.
+    ///
+    /// If this process is killed before it acknowledges the message, or drops the [`Delivery`], the
+    /// message goes to another receiver. An unacknowledged message does not hold up the queue: it
+    /// moves to an area of its own, which has room for [`capacity`](Self::capacity) bytes, counted
+    /// as in the queue. If the next message finds no room there, this blocks until others are
+    /// acknowledged. A message of more than half of the capacity may have to wait until all are.
+    ///
+    /// ```
+    /// use outlast::{ByteQueue, Shared};
+    /// use std::time::Duration;
+    ///
+    /// let here = Shared::<ByteQueue>::with_capacity(4096)?;
+    /// let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// here.send(b"a job of any length")?;
+    /// drop(there.recv_ack()?); // not acknowledged
+    /// let job = there.recv_ack()?;
+    /// assert_eq!((&*job, job.attempts()), (&b"a job of any length"[..], 1));
+    /// assert!(!here.join_timeout(Duration::ZERO)?);
+    /// job.ack()?;
+    /// assert!(here.join_timeout(Duration::ZERO)?);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn recv_ack(&self) -> Result<Delivery<'_>, RecvError> {
+        RecvFailure::for_ever(self.deliver_until(Deadline::NEVER))
+    }
+
+    /// Like [`recv_ack`](Self::recv_ack), but never blocks.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    pub fn try_recv_ack(&self) -> Result<Delivery<'_>, TryRecvError> {
+        RecvFailure::at_once(self.deliver_now())
+    }
+
+    /// Like [`recv_ack`](Self::recv_ack), but blocks for at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_ack_timeout(&self, timeout: Duration) -> Result<Delivery<'_>, RecvTimeoutError> {
+        RecvFailure::in_time(self.deliver_until(Deadline::after(timeout)))
+    }
+
+    /// Like [`recv_ack`](Self::recv_ack), but blocks until `deadline` at most.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_ack_deadline(&self, deadline: Instant) -> Result<Delivery<'_>, RecvTimeoutError> {
+        RecvFailure::in_time(self.deliver_until(Deadline::at(deadline)))
+    }
+
+    /// Blocks until every message that was sent has been received and, if it was delivered by
+    /// [`recv_ack`](Self::recv_ack), acknowledged.
+    ///
+    /// A message that a dead process held counts as undone until another process has acknowledged
+    /// it.
+    ///
+    /// # Errors
+    /// If this process cannot become a peer.
+    pub fn join(&self) -> Result<(), Fault> {
+        self.view().join_until(Deadline::NEVER).map(drop)
+    }
+
+    /// Like [`join`](Self::join), but blocks for at most `timeout`. Returns `true` if all was done.
+    ///
+    /// # Errors
+    /// If this process cannot become a peer.
+    pub fn join_timeout(&self, timeout: Duration) -> Result<bool, Fault> {
+        self.view().join_until(Deadline::after(timeout))
+    }
+
+    /// Like [`join`](Self::join), but blocks until `deadline` at most. Returns `true` if all was
+    /// done.
+    ///
+    /// # Errors
+    /// If this process cannot become a peer.
+    pub fn join_deadline(&self, deadline: Instant) -> Result<bool, Fault> {
+        self.view().join_until(Deadline::at(deadline))
+    }
+
     /// Messages until the queue is closed and empty, or cannot be used, waiting for each.
     pub fn iter(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
         core::iter::from_fn(|| self.recv().ok())
@@ -470,7 +637,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     /// long.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.view().blocks.len() * BLOCK
+        self.view().parts.count * BLOCK
     }
 
     /// How many messages are to be received. May change at any moment. Takes time in proportion.
@@ -488,7 +655,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     pub fn is_empty(&self) -> bool {
         let view = self.view();
         let has_returned = || view.count(|claim| claim.state.is_in(Phase::Orphan)) > 0;
-        !matches!(view.records.find_full(), Ok(()) | Err(Nothing::Yet))
+        !matches!(view.records().find_full(), Ok(_) | Err(Nothing::Yet))
             && (!view.may_have_returned() || !has_returned())
     }
 
@@ -511,10 +678,20 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         self.rare.has_ended(CLOSED)
     }
 
+    pub(in crate::queue) fn deliver_now(&self) -> Result<Option<Delivery<'_>>, RecvFailure> {
+        self.view().deliver_now()
+    }
+
+    pub(in crate::queue) fn deliver_until(
+        &self,
+        deadline: Deadline,
+    ) -> Result<Option<Delivery<'_>>, RecvFailure> {
+        self.view().deliver_until(deadline)
+    }
+
     #[inline(always)]
     pub(in crate::queue) fn view(&self) -> View<'_> {
-        let (headers, blocks) = self.slots.parts();
-        View { rare: &self.rare, records: Records { marks: &self.marks, headers }, blocks }
+        View { rare: &self.rare, marks: &self.marks, parts: self.slots.parts() }
     }
 
     const BASE: u64 = begin::<FixedByteQueue<1>>(b"ByteQueue 1");
@@ -526,8 +703,21 @@ impl Rare {
         self.ended.load(Relaxed) & how != 0
     }
 
-    fn signals(&self) -> [&Signal<LIGHT>; 2] {
-        [&self.not_empty, &self.not_full]
+    /// From here on each release of a record asks who waits.
+    #[cold]
+    fn watch(&self) {
+        if !self.has_ended(WATCHED) {
+            self.ended.fetch_or(WATCHED, AcqRel);
+        }
+    }
+
+    /// Where receivers sleep: until a message comes, and until there is room for it in flight.
+    pub(in crate::queue) fn receivers(&self) -> [&Signal<LIGHT>; 2] {
+        [&self.not_empty, &self.in_flight_free]
+    }
+
+    fn signals(&self) -> [&Signal<LIGHT>; 4] {
+        [&self.not_empty, &self.not_full, &self.in_flight_free, &self.idle]
     }
 
     pub(in crate::queue) fn wake_everybody(&self) {
@@ -539,11 +729,29 @@ impl Rare {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::queue) struct View<'a> {
     rare: &'a Rare,
-    records: Records<'a>,
-    blocks: &'a [Block],
+    marks: &'a Marks,
+    parts: Parts<'a>,
+}
+
+/// What comes next, for a delivery.
+enum Next {
+    /// It was in the in-flight area.
+    Delivered(Claim),
+    /// It has so many blocks.
+    InRing(usize),
 }
 
 impl<'a> View<'a> {
+    #[inline(always)]
+    fn records(self) -> Records<'a> {
+        Records { marks: self.marks, headers: self.parts.ring() }
+    }
+
+    #[inline(always)]
+    fn in_flight(self) -> InFlight<'a> {
+        InFlight { headers: self.parts.in_flight(), used: &self.rare.in_flight_used }
+    }
+
     #[inline(always)]
     fn send_until(self, message: &[u8], deadline: Deadline) -> Result<(), SendFailure> {
         self.reserve_until(message.len(), deadline).map(|room| room.send(message))
@@ -579,10 +787,10 @@ impl<'a> View<'a> {
             return Err(SendFailure::Closed);
         }
         let extent = len.div_ceil(BLOCK).max(1);
-        if extent > self.blocks.len() {
+        if extent > self.parts.count {
             return Err(SendFailure::Failed(Fault::TooLong));
         }
-        match self.records.claim_free(extent, owner) {
+        match self.records().claim_free(extent, owner) {
             Ok(claim) => {
                 let room = Reservation { view: self, claim, len, forks };
                 Signal::<LIGHT>::fence_after_change();
@@ -601,8 +809,8 @@ impl<'a> View<'a> {
     /// A claimed record is a message.
     #[inline(always)]
     fn publish(self, claim: Claim, len: u64) {
-        let header = &self.records.headers[claim.index];
-        header.len.store(len, Relaxed);
+        let header = &self.records().headers[claim.index];
+        header.set_len(len);
         header.store(claim.state.to(Phase::Full, 0)); // the commit
         Signal::<LIGHT>::fence_after_change();
         if self.rare.not_empty.is_armed() {
@@ -623,7 +831,7 @@ impl<'a> View<'a> {
         let (full, done) = (claim.state.to(Phase::Full, 0), claim.state.to(Phase::Done, 0));
         let ended = core::iter::once(&self.rare.ended);
         let gone = receivers.confirm_gone(ended, NO_RECEIVERS, || self.rare.not_full.notify_all());
-        if !gone || !self.records.headers[claim.index].exchange(full, done) {
+        if !gone || !self.records().headers[claim.index].exchange(full, done) {
             return Ok(());
         }
         self.after_abort();
@@ -637,7 +845,7 @@ impl<'a> View<'a> {
     /// A claimed record is none.
     #[cold]
     fn abandon(self, claim: Claim) {
-        self.records.headers[claim.index].store(claim.state.to(Phase::Done, 0));
+        self.records().headers[claim.index].store(claim.state.to(Phase::Done, 0));
         self.after_abort();
     }
 
@@ -647,6 +855,7 @@ impl<'a> View<'a> {
         let over = self.rare.has_ended(CLOSED | NO_SENDERS);
         self.rare.not_empty.notify(if over { u32::MAX } else { 1 });
         self.rare.not_full.notify(u32::MAX);
+        self.notify_if_idle();
     }
 
     #[inline(always)]
@@ -671,23 +880,11 @@ impl<'a> View<'a> {
     pub(in crate::queue) fn claim_message(self) -> Result<Option<Message<'a>>, RecvFailure> {
         let forks = forks();
         let owner = self.identify().map_err(RecvFailure::Failed)?;
-        let claim = match self.claim_next(owner) {
-            Ok(claim) => claim,
-            Err(Nothing::Here) if self.rare.has_ended(CLOSED | NO_SENDERS) => {
-                match self.claim_last(owner)? {
-                    Some(claim) => claim,
-                    None => return Ok(None),
-                }
-            }
-            Err(Nothing::Here | Nothing::Yet) => return Ok(None),
-            Err(Nothing::Damaged) => return Err(RecvFailure::Failed(Fault::Corrupt)),
+        let Some(claim) = self.find_next(owner, || self.claim_next(owner))? else {
+            return Ok(None);
         };
-        Signal::<LIGHT>::fence_after_change();
-        if self.rare.not_empty.is_armed() && self.records.find_full().is_ok() {
-            self.rare.not_empty.notify(1); // keeps I5
-        }
-        let stated = self.records.headers[claim.index].len.load(Relaxed);
-        let len = usize::try_from(stated).unwrap_or(usize::MAX);
+        self.after_claim();
+        let len = self.stated_len(claim);
         let message = Message { view: self, claim, len, forks };
         if len <= claim.state.extent() * BLOCK {
             Ok(Some(message))
@@ -697,22 +894,64 @@ impl<'a> View<'a> {
     }
 
     #[inline(always)]
+    fn after_claim(self) {
+        Signal::<LIGHT>::fence_after_change();
+        if self.rare.not_empty.is_armed() && self.records().find_full().is_ok() {
+            self.rare.not_empty.notify(1); // keeps I5
+        }
+    }
+
+    /// What the header says of the length of a claimed message. To be checked.
+    #[inline(always)]
+    fn stated_len(self, claim: Claim) -> usize {
+        let stated = self.header(claim.index).map_or(u64::MAX, Header::len);
+        usize::try_from(stated).unwrap_or(usize::MAX)
+    }
+
+    /// The header of a claim in the ring, or in the in-flight area.
+    #[inline(always)]
+    fn header(self, index: usize) -> Option<&'a Header> {
+        self.records().headers.get(index).or_else(|| self.in_flight().header(index))
+    }
+
+    #[inline(always)]
     fn claim_next(self, owner: u32) -> Result<Claim, Nothing> {
         if self.may_have_returned()
             && let Some(claim) = self.claim_returned(owner)
         {
             return Ok(claim);
         }
-        self.records.claim_full(owner)
+        self.records().claim_full(owner)
+    }
+
+    /// What `find` finds, or whether nothing is left.
+    #[inline(always)]
+    fn find_next<R>(
+        self,
+        owner: u32,
+        find: impl Fn() -> Result<R, Nothing>,
+    ) -> Result<Option<R>, RecvFailure> {
+        match find() {
+            Ok(found) => Ok(Some(found)),
+            Err(Nothing::Here) if self.rare.has_ended(CLOSED | NO_SENDERS) => {
+                self.find_last(owner, find)
+            }
+            Err(Nothing::Here | Nothing::Yet) => Ok(None),
+            Err(Nothing::Damaged) => Err(RecvFailure::Failed(Fault::Corrupt)),
+        }
     }
 
     /// The last look at a queue that is closed, or has no senders: whoever claims after the fence
     /// sees the flag, or comes too late; and what was claimed before it is seen here.
     #[cold]
-    fn claim_last(self, owner: u32) -> Result<Option<Claim>, RecvFailure> {
+    fn find_last<R>(
+        self,
+        owner: u32,
+        find: impl Fn() -> Result<R, Nothing>,
+    ) -> Result<Option<R>, RecvFailure> {
         Signal::<LIGHT>::fence_before_verdict();
-        match self.claim_next(owner) {
-            Ok(claim) => Ok(Some(claim)),
+        match find() {
+            Ok(found) => Ok(Some(found)),
             Err(Nothing::Here) if self.may_come_back(owner) => Ok(None),
             Err(Nothing::Here) => Err(RecvFailure::Closed),
             Err(Nothing::Yet) => Ok(None),
@@ -720,18 +959,18 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether a message is in the hands of others, from where it comes back if they die. They are
-    /// not waited for by a process that has one itself: such would wait for each other.
+    /// Whether another process has a message that comes back if that process dies. A process that
+    /// has one itself does not wait for the others: two such processes would wait for each other.
     fn may_come_back(self, owner: u32) -> bool {
         let (mut ours, mut others) = (false, false);
         let look = |_: &Header, claim: Claim| {
             let state = claim.state;
-            ours |= state.is_in(Phase::Reading) && state.owner() == owner;
-            others |=
-                state.is_in(Phase::Orphan) || state.is_in(Phase::Reading) && state.owner() != owner;
+            let is_held = state.is_in(Phase::Reading) || state.is_in(Phase::Delivered);
+            ours |= is_held && state.owner() == owner;
+            others |= state.is_in(Phase::Orphan) || is_held && state.owner() != owner;
             ControlFlow::Continue(())
         };
-        self.records.visit(look).is_ok() && others && !ours
+        self.visit(look).is_ok() && others && !ours
     }
 
     #[inline(always)]
@@ -740,7 +979,7 @@ impl<'a> View<'a> {
     }
 
     pub(in crate::queue) fn may_have_message(self) -> bool {
-        let found = self.records.find_full();
+        let found = self.records().find_full();
         self.may_have_returned() || !matches!(found, Err(Nothing::Here | Nothing::Yet))
     }
 
@@ -750,57 +989,260 @@ impl<'a> View<'a> {
     pub(in crate::queue) fn is_quiet(self) -> bool {
         Signal::<LIGHT>::fence_before_verdict();
         let may_come_back = || self.identify().is_ok_and(|owner| self.may_come_back(owner));
-        let is_empty = matches!(self.records.find_full(), Err(Nothing::Here));
+        let is_empty = matches!(self.records().find_full(), Err(Nothing::Here));
         !self.may_have_returned() && is_empty && !may_come_back()
     }
 
     /// Claims a message that came back.
     #[cold]
     fn claim_returned(self, owner: u32) -> Option<Claim> {
+        self.search_returned(|header, Claim { index, state }| {
+            let taken = state.to(Phase::Reading, owner);
+            header.exchange(state, taken).then_some(Claim { index, state: taken })
+        })
+    }
+
+    /// Shows messages that came back to `take` until it takes one.
+    #[cold]
+    fn search_returned<R>(self, take: impl Fn(&Header, Claim) -> Option<R>) -> Option<R> {
         let before = self.rare.searched.load(Relaxed);
         let returned = self.rare.returned.load(Acquire);
-        let mut claimed = None;
-        let look = |header: &Header, Claim { index, state }: Claim| {
-            let taken = state.to(Phase::Reading, owner);
-            if state.is_in(Phase::Orphan) && header.exchange(state, taken) {
-                claimed = Some(Claim { index, state: taken });
-                return ControlFlow::Break(());
+        let mut taken = None;
+        let look = |header: &Header, claim: Claim| {
+            if claim.state.is_in(Phase::Orphan) {
+                taken = take(header, claim);
             }
-            ControlFlow::Continue(())
+            if taken.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        self.records.visit(look).ok()?;
-        if claimed.is_none() {
+        self.visit(look).ok()?;
+        if taken.is_none() {
             self.rare.searched.compare_exchange(before, returned, Relaxed, Relaxed).ok(); // keeps I4
         }
-        claimed
+        taken
+    }
+
+    /// Shows the records of the ring that are not done with to `visit`, and then those of the
+    /// in-flight area. A message goes from the first to the second, not the other way.
+    fn visit(
+        self,
+        mut visit: impl FnMut(&Header, Claim) -> ControlFlow<()>,
+    ) -> Result<(), Nothing> {
+        let mut is_over = false;
+        self.records().visit(|header, claim| {
+            let flow = visit(header, claim);
+            is_over = flow.is_break();
+            flow
+        })?;
+        if !is_over {
+            self.in_flight().visit(visit);
+        }
+        Ok(())
     }
 
     /// A claimed message is received.
     #[inline(always)]
     fn release(self, claim: Claim) {
-        self.records.headers[claim.index].store(claim.state.to(Phase::Done, 0)); // the commit
+        let Some(header) = self.records().headers.get(claim.index) else {
+            self.consume(claim);
+            return;
+        };
+        header.store(claim.state.to(Phase::Done, 0)); // the commit
         Signal::<LIGHT>::fence_after_change();
-        if self.rare.not_full.is_armed() || self.rare.has_ended(CLOSED | NO_SENDERS) {
+        if self.rare.not_full.is_armed() || self.rare.has_ended(CLOSED | NO_SENDERS | WATCHED) {
             self.after_release();
         }
+    }
+
+    /// The message in the in-flight area that this process has is done with.
+    #[cold]
+    fn consume(self, claim: Claim) -> bool {
+        let is_ours = self.in_flight().consume(claim);
+        if is_ours {
+            fence(SeqCst);
+            self.after_release();
+        }
+        is_ours
     }
 
     #[cold]
     fn after_release(self) {
         // All of them: they wait for different lengths.
         self.rare.not_full.notify(u32::MAX);
+        self.rare.in_flight_free.notify(u32::MAX);
         if self.rare.has_ended(CLOSED | NO_SENDERS) {
             self.rare.not_empty.notify(u32::MAX); // for those who waited whether it would come back
         }
+        self.notify_if_idle();
     }
 
     /// A claimed message is to be received again.
     #[cold]
     fn give_back(self, claim: Claim) {
-        self.records.headers[claim.index].store(claim.state.to(Phase::Orphan, 0));
+        if let Some(header) = self.header(claim.index) {
+            header.store(claim.state.to(Phase::Orphan, 0));
+        }
         self.rare.returned.fetch_add(1, Release); // keeps I4
         fence(SeqCst);
         self.rare.not_empty.notify(1);
+        self.rare.in_flight_free.notify(u32::MAX); // it may need no room there
+    }
+
+    pub(in crate::queue) fn deliver_until(
+        self,
+        deadline: Deadline,
+    ) -> Result<Option<Delivery<'a>>, RecvFailure> {
+        deliver_until(self.rare.receivers(), deadline, || {
+            let delivered = self.deliver();
+            if let Err(DeliveryFailure::TooManyInFlight) = delivered {
+                self.rare.watch();
+            }
+            delivered
+        })
+    }
+
+    pub(in crate::queue) fn deliver_now(self) -> Result<Option<Delivery<'a>>, RecvFailure> {
+        DeliveryFailure::at_once(self.deliver())
+    }
+
+    fn deliver(self) -> Result<Option<Delivery<'a>>, DeliveryFailure> {
+        let forks = forks();
+        let failed = |fault| DeliveryFailure::Recv(RecvFailure::Failed(fault));
+        let owner = self.identify().map_err(failed)?;
+        let claim = loop {
+            let next = self.find_next(owner, || self.find_for_delivery(owner));
+            let extent = match next.map_err(DeliveryFailure::Recv)? {
+                None => return Ok(None),
+                Some(Next::Delivered(claim)) => break claim,
+                Some(Next::InRing(extent)) => extent,
+            };
+            // Blocks are claimed before the message: a message that is claimed and finds no room
+            // would have to be given back.
+            let wake = || self.after_vain_claim();
+            let Some(first) = self.in_flight().claim(extent, owner, wake) else {
+                return Err(DeliveryFailure::TooManyInFlight);
+            };
+            let claimed = self.claim_next(owner);
+            // The message may be another than the one that was found.
+            let kept = match claimed {
+                Ok(claim) if self.is_in_flight(claim) || claim.state.extent() > extent => 0,
+                Ok(claim) => claim.state.extent(),
+                Err(_) => 0,
+            };
+            if kept < extent {
+                self.in_flight().free(first + kept, extent - kept);
+                self.after_vain_claim();
+            }
+            match claimed {
+                Ok(claim) => {
+                    self.after_claim();
+                    if kept > 0 {
+                        break self.move_to(first, claim, owner);
+                    } else if self.is_in_flight(claim) {
+                        break self.deliver_in_place(claim, owner);
+                    }
+                    self.give_back(claim); // it is longer
+                }
+                Err(Nothing::Damaged) => return Err(failed(Fault::Corrupt)),
+                Err(Nothing::Here | Nothing::Yet) => {} // another receiver was faster
+            }
+        };
+        let len = self.stated_len(claim);
+        let delivery = Delivery { view: self, claim, len, forks };
+        if len <= claim.state.extent() * BLOCK {
+            Ok(Some(delivery))
+        } else {
+            delivery.ack().map_err(failed)?; // consumed, as by `recv`
+            Err(failed(Fault::Corrupt))
+        }
+    }
+
+    /// The next message: delivered, if that needs no room in the in-flight area, and otherwise only
+    /// found.
+    fn find_for_delivery(self, owner: u32) -> Result<Next, Nothing> {
+        let take = |header: &Header, claim: Claim| {
+            if !self.is_in_flight(claim) {
+                return Some(Next::InRing(claim.state.extent()));
+            }
+            let state = claim.state.to(Phase::Delivered, owner);
+            let taken = header.exchange(claim.state, state); // the commit
+            taken.then_some(Next::Delivered(Claim { state, ..claim }))
+        };
+        if self.may_have_returned()
+            && let Some(next) = self.search_returned(take)
+        {
+            return Ok(next);
+        }
+        self.records().find_full().map(Next::InRing)
+    }
+
+    fn is_in_flight(self, claim: Claim) -> bool {
+        self.in_flight().header(claim.index).is_some()
+    }
+
+    /// Delivers a message that came back, and that this call has claimed where it is.
+    fn deliver_in_place(self, claim: Claim, owner: u32) -> Claim {
+        let state = claim.state.to(Phase::Delivered, owner);
+        if let Some(header) = self.in_flight().header(claim.index) {
+            header.store(state); // the commit
+        }
+        Claim { state, ..claim }
+    }
+
+    /// Moves a message from the ring to as many blocks of the in-flight area, all claimed by this
+    /// call.
+    fn move_to(self, first: usize, from: Claim, owner: u32) -> Claim {
+        let extent = from.state.extent();
+        let state = State::delivered(extent, owner);
+        if let (Some(source), Some(target)) = (self.header(from.index), self.header(first)) {
+            handles::copy(self, from.index, first, extent);
+            target.set_len(source.len());
+            source.set_moved(first);
+            hooks::pause("byte queue: a message is copied, and not yet delivered");
+            target.store(state); // the commit
+        }
+        self.release(from);
+        Claim { index: first, state }
+    }
+
+    pub(in crate::queue) fn join_until(self, deadline: Deadline) -> Result<bool, Fault> {
+        self.identify()?;
+        self.rare.watch();
+        Ok(self.rare.idle.wait(deadline, || self.is_idle().then_some(())).is_ok())
+    }
+
+    /// Blocks of the in-flight area were claimed, and are free again.
+    #[cold]
+    fn after_vain_claim(self) {
+        fence(SeqCst);
+        self.rare.in_flight_free.notify(u32::MAX);
+    }
+
+    /// Wakes the threads that wait in `join`, if all is done. Of two processes that make the last
+    /// changes at the same time, one sees both: each fences after its own.
+    fn notify_if_idle(self) {
+        if !self.rare.idle.is_armed() {
+            return;
+        }
+        fence(SeqCst);
+        if self.is_idle() {
+            self.rare.idle.notify(u32::MAX);
+        }
+    }
+
+    /// Whether there was a moment at which every message that was sent was done with.
+    ///
+    /// First every record of the ring is done with, so that no message moves to the in-flight area
+    /// any more; then the area is empty; then nothing was sent meanwhile.
+    fn is_idle(self) -> bool {
+        let first = self.records().end_if_done();
+        fence(SeqCst);
+        let mut is_empty = true;
+        self.in_flight().visit(|_, claim| {
+            is_empty = claim.state.is_in(Phase::Writing);
+            if is_empty { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        fence(SeqCst);
+        first.is_some() && is_empty && first == self.records().end_if_done()
     }
 
     fn count(self, counts: impl Fn(Claim) -> bool) -> usize {
@@ -809,12 +1251,12 @@ impl<'a> View<'a> {
             count += usize::from(counts(claim));
             ControlFlow::Continue(())
         };
-        self.records.visit(look).ok();
+        self.visit(look).ok();
         count
     }
 
     pub(in crate::queue) fn is_sound(self) -> bool {
-        self.records.is_sound()
+        self.records().is_sound() && self.in_flight().is_sound()
     }
 
     #[inline(always)]
@@ -822,21 +1264,52 @@ impl<'a> View<'a> {
         identify(core::ptr::from_ref(self.rare).addr())
     }
 
+    /// Whether the message that the dead process was reading here had arrived in the in-flight area.
+    fn has_moved(self, header: &Header, dead: &Dead) -> bool {
+        let moved = header.moved().and_then(|index| self.in_flight().header(index));
+        let state = moved.map_or(State::FREE, Header::load);
+        let has_moved = state.is_in(Phase::Delivered) && state.owner() == dead.tag;
+        if !has_moved {
+            header.forget_moved();
+        }
+        has_moved
+    }
+
     pub(in crate::queue) fn recover(self, dead: &Dead) {
         let mut returned = false;
         let mend = |header: &Header, Claim { state, .. }: Claim| {
             if state.owner() == dead.tag {
-                let back = state.is_in(Phase::Reading);
-                let mended = state.to(if back { Phase::Orphan } else { Phase::Done }, 0);
-                if state.is_in(Phase::Reading) || state.is_in(Phase::Writing) {
-                    header.exchange(state, mended);
-                }
+                let mended = match () {
+                    () if state.is_in(Phase::Writing) => state.to(Phase::Done, 0),
+                    () if state.is_in(Phase::Reading) && self.has_moved(header, dead) => {
+                        state.to(Phase::Done, 0)
+                    }
+                    () if state.is_in(Phase::Reading) => state.to(Phase::Orphan, 0),
+                    () => state,
+                };
+                header.exchange(state, mended);
             }
             // Also one that an earlier recoverer, or a process that gave it back, left unannounced.
             returned |= header.load().is_in(Phase::Orphan);
             ControlFlow::Continue(())
         };
-        self.records.visit(mend).ok(); // in damaged memory, as far as that goes
+        self.records().visit(mend).ok(); // in damaged memory, as far as that goes
+        self.in_flight().visit(|header, Claim { state, .. }| {
+            if state.owner() == dead.tag {
+                let back = state.to(Phase::Orphan, 0);
+                let mended = match () {
+                    () if state.is_in(Phase::Writing) => State::FREE,
+                    () if state.is_in(Phase::Reading) => back,
+                    // A process that left by itself did not fail at the message.
+                    () if state.is_in(Phase::Delivered) && dead.clean => back,
+                    () if state.is_in(Phase::Delivered) => back.tried(),
+                    () => state,
+                };
+                header.exchange(state, mended);
+            }
+            returned |= header.load().is_in(Phase::Orphan);
+            ControlFlow::Continue(())
+        });
         if returned {
             self.rare.returned.fetch_add(1, Release); // keeps I4
         }

@@ -19,6 +19,9 @@ const OWNER_BITS: u32 = 12;
 const EXTENT_BITS: u32 = 24;
 const LAP_BITS: u32 = 25;
 
+const MOVED_AT: u32 = 32;
+const LEN: u64 = (1 << MOVED_AT) - 1;
+
 const OWNER_AT: u32 = PHASE_BITS;
 const EXTENT_AT: u32 = OWNER_AT + OWNER_BITS;
 const LAP_AT: u32 = EXTENT_AT + EXTENT_BITS;
@@ -48,6 +51,8 @@ pub(crate) enum Phase {
     Reading = 3,
     Orphan = 4,
     Done = 5,
+    /// Only in the in-flight area.
+    Delivered = 6,
 }
 
 /// The word of a header: {lap: 25, extent: 24, owner: 12, phase: 3 bits}.
@@ -59,7 +64,35 @@ const fn bits(word: u64, at: u32, bits: u32) -> u64 {
     (word >> at) & ((1 << bits) - 1)
 }
 
+/// This many attempts stand for all beyond.
+const MOST_ATTEMPTS: u64 = 255;
+
 impl State {
+    /// Of a block in the in-flight area.
+    pub(crate) const FREE: State = State(0);
+
+    /// Of a block in the in-flight area.
+    pub(crate) const fn claimed(owner: u32) -> Self {
+        State::new(0, 1, owner, Phase::Writing)
+    }
+
+    /// Of a message in the in-flight area, delivered for the first time.
+    pub(crate) const fn delivered(extent: usize, owner: u32) -> Self {
+        State::new(0, extent, owner, Phase::Delivered)
+    }
+
+    /// How often a message in the in-flight area was delivered before. It has no lap.
+    #[expect(clippy::cast_possible_truncation, reason = "25 bits")]
+    pub(crate) const fn attempts(self) -> u32 {
+        bits(self.0, LAP_AT, LAP_BITS) as u32
+    }
+
+    /// One attempt more.
+    pub(crate) fn tried(self) -> Self {
+        let more = u64::from(bits(self.0, LAP_AT, LAP_BITS) < MOST_ATTEMPTS);
+        State(self.0 + (more << LAP_AT))
+    }
+
     const fn new(lap: u64, extent: usize, owner: u32, phase: Phase) -> Self {
         let lap = bits(lap, 0, LAP_BITS) << LAP_AT;
         State(lap | ((extent as u64) << EXTENT_AT) | ((owner as u64) << OWNER_AT) | phase as u64)
@@ -105,15 +138,42 @@ impl State {
 /// What is known of the record that begins at a block.
 #[repr(C)]
 #[derive(Debug)]
-pub struct Header {
+pub(crate) struct Header {
     state: AtomicU64,
-    /// Bytes of the message: written before the commit.
-    pub(crate) len: AtomicU64,
+    /// {where in the in-flight area the message is, plus 1: 32, bytes of the message: 32 bits}:
+    /// written before the commit, and by the process that moves the message.
+    len: AtomicU64,
 }
 
 impl Header {
     pub(crate) fn new() -> Self {
         Header { state: AtomicU64::new(0), len: AtomicU64::new(0) }
+    }
+
+    /// Bytes of the message. To be checked before it is used.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> u64 {
+        self.len.load(Relaxed)
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_len(&self, len: u64) {
+        self.len.store(len, Relaxed);
+    }
+
+    /// Notes where a message goes, which the caller has claimed.
+    pub(crate) fn set_moved(&self, index: usize) {
+        self.len.store(self.len() & LEN | (index as u64 + 1) << MOVED_AT, Relaxed);
+    }
+
+    /// Where the message of a dead reader went, or was to go.
+    pub(crate) fn moved(&self) -> Option<usize> {
+        usize::try_from(self.len() >> MOVED_AT).ok()?.checked_sub(1)
+    }
+
+    /// The message stays here.
+    pub(crate) fn forget_moved(&self) {
+        self.len.store(self.len() & LEN, Relaxed);
     }
 
     #[inline(always)]
@@ -358,9 +418,9 @@ impl Records<'_> {
         rest == 0 && left == [None; 3]
     }
 
-    /// Whether there is a message to claim.
-    pub(crate) fn find_full(&self) -> Result<(), Nothing> {
-        self.next_full(|_, _, _| Ok(Some(())))
+    /// How many blocks the next message has, without a claim.
+    pub(crate) fn find_full(&self) -> Result<usize, Nothing> {
+        self.next_full(|at, _, seen| self.extent(at, seen).map(Some))
     }
 
     #[inline(always)]
@@ -479,6 +539,24 @@ impl Records<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Where the next record will begin, if every record before it is done with.
+    pub(crate) fn end_if_done(&self) -> Option<Position> {
+        let blocks = self.headers.len();
+        let start = self.position(&self.marks.freed).ok()?;
+        let mut at = start;
+        while at.since(start, blocks).is_some_and(|walked| walked < blocks as u64) {
+            let state = self.headers[at.index].load();
+            if !state.is_of(at.lap) {
+                break;
+            }
+            if !state.is_in(Phase::Done) {
+                return None;
+            }
+            at = at.after(self.extent(at, state).ok()?, blocks);
+        }
+        Some(at)
     }
 
     /// Moves a mark over the record that begins at `at`.

@@ -2,7 +2,7 @@
 #![expect(private_interfaces, reason = "the traits cannot be named outside of the crate")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::bytes::{ByteQueue, Store};
+use crate::queue::bytes::{self, ByteQueue, Store, View};
 use crate::queue::{
     Delivery, FixedQueue, Invalid, LIGHT, NO_SENDERS, PriorityQueue, Queue, RecvFailure, priority,
 };
@@ -11,8 +11,8 @@ use crate::sync::atomic::AtomicU32;
 use crate::wait::signal::Signal;
 use core::fmt;
 
-/// A kind of queue that a [`Channel`](super::Channel) can be made of: [`Queue`], [`PriorityQueue`]
-/// or [`ByteQueue`].
+/// A kind of queue that a [`Channel`](super::Channel) can be made of: [`Queue`], [`PriorityQueue`],
+/// [`ByteQueue`] or, with the feature `serde`, `ValueQueue`.
 ///
 /// Nothing outside of this crate can implement it. `C::Received` is what a receiver gets: the
 /// message, with its level if the queue has levels.
@@ -64,6 +64,21 @@ pub trait Deliver: Kind {
     fn deliver_now(&self) -> Result<Option<Self::Delivery<'_>>, RecvFailure>;
     fn deliver_until(&self, deadline: Deadline) -> Result<Option<Self::Delivery<'_>>, RecvFailure>;
     fn join_until(&self, deadline: Deadline) -> Result<bool, Fault>;
+}
+
+/// A [`ByteQueue`], or a queue that has one inside.
+pub trait AsBytes: Kind {
+    fn view(&self) -> View<'_>;
+}
+
+impl<S: Store + ?Sized> AsBytes for ByteQueue<S>
+where
+    ByteQueue<S>: Shareable,
+{
+    #[inline(always)]
+    fn view(&self) -> View<'_> {
+        self.view()
+    }
 }
 
 /// A [`Queue`] whose capacity is chosen at run time, or one of the fixed form.
@@ -282,8 +297,11 @@ where
         core::iter::once(&self.rare.ended)
     }
     fn tell(&self, bit: u32) {
-        let waiting = if bit == NO_SENDERS { &self.rare.not_empty } else { &self.rare.not_full };
-        waiting.notify_all();
+        if bit == NO_SENDERS {
+            self.rare.receivers().into_iter().for_each(Signal::notify_all);
+        } else {
+            self.rare.not_full.notify_all();
+        }
     }
     fn arrived(&self) -> &Signal<LIGHT> {
         &self.rare.not_empty
@@ -299,5 +317,25 @@ where
     }
     fn wake_everybody(&self) {
         self.rare.wake_everybody();
+    }
+}
+
+impl<S: Store + ?Sized> Deliver for ByteQueue<S>
+where
+    ByteQueue<S>: Shareable,
+{
+    type Delivery<'a>
+        = bytes::Delivery<'a>
+    where
+        S: 'a;
+
+    fn deliver_now(&self) -> Result<Option<Self::Delivery<'_>>, RecvFailure> {
+        self.view().deliver_now()
+    }
+    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Self::Delivery<'_>>, RecvFailure> {
+        self.view().deliver_until(deadline)
+    }
+    fn join_until(&self, deadline: Deadline) -> Result<bool, Fault> {
+        self.view().join_until(deadline)
     }
 }

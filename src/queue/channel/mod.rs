@@ -21,6 +21,7 @@
 //! | `Channel<Queue<T>>` | plain data |
 //! | `Channel<PriorityQueue<T, LEVELS, N>>` | plain data, the most urgent first |
 //! | `Channel<ByteQueue>` | bytes of any length, written and read in place |
+//! | `Channel<ValueQueue<V>>` | values of any type that `serde` can encode |
 //!
 //! The ends have the verbs of the queue. Code that needs no notice of the other end uses the queue
 //! itself.
@@ -90,8 +91,7 @@ use crate::shared::Shared;
 use crate::sync::atomic::Ordering::AcqRel;
 use core::fmt;
 use core::ptr::NonNull;
-pub(in crate::queue) use kind::AsQueue;
-use kind::Deliver;
+pub(in crate::queue) use kind::{AsBytes, AsQueue, Deliver, Ended};
 use std::time::{Duration, Instant};
 
 /// A bounded queue with two ends to hold: [`Sender`]s and [`Receiver`]s.

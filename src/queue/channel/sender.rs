@@ -1,5 +1,5 @@
 //! The senders' end.
-use super::kind::AsQueue;
+use super::kind::{AsBytes, AsQueue};
 use super::{Channel, Kind};
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -356,9 +356,12 @@ where
         let room = self.room_until(len, Deadline::at(deadline));
         room.map_err(|failure| SendFailure::in_time(((), failure)))
     }
+}
 
+/// Room for messages of bytes, also for those of a queue that has a [`ByteQueue`] inside.
+impl<C: AsBytes + ?Sized, H: Deref<Target = Channel<C>>> Sender<C, H> {
     #[inline(always)]
-    fn room_now(&self, len: usize) -> Result<Room<'_>, SendFailure> {
+    pub(in crate::queue) fn room_now(&self, len: usize) -> Result<Room<'_>, SendFailure> {
         self.check()?;
         match self.channel.queue.view().claim_room(len) {
             Err(SendFailure::Closed) => self.room_slow(len, Deadline::after(Duration::ZERO)),
@@ -367,7 +370,11 @@ where
     }
 
     #[inline(always)]
-    fn room_until(&self, len: usize, deadline: Deadline) -> Result<Room<'_>, SendFailure> {
+    pub(in crate::queue) fn room_until(
+        &self,
+        len: usize,
+        deadline: Deadline,
+    ) -> Result<Room<'_>, SendFailure> {
         self.check()?;
         match self.channel.queue.view().claim_room(len) {
             Err(SendFailure::Full | SendFailure::Closed) => self.room_slow(len, deadline),
