@@ -5,6 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
 use std::thread::Thread;
 
+/// Locks one of the pool's mutexes.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic under these locks is a bug of this crate. Their values are valid after each
+    // statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A waker that unparks a thread.
 pub(super) struct Unpark(pub(super) Thread);
 
@@ -27,7 +34,7 @@ struct State {
 
 impl TaskCell {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Takes the result. Returns `None` if it has been taken, or has not arrived.

@@ -1,12 +1,12 @@
 //! The worker's end of its connection to the pool's owner, for tasks that submit tasks.
 use super::Call;
 use super::call::{retry, run_call};
-use super::cell::{TaskCell, Unpark};
+use super::cell::{TaskCell, Unpark, lock};
 use super::chunk::{Outcome, ResultSink as _, TaskOptions};
 use super::error::TaskError;
 use super::protocol::{
-    ANSWER, BUFFER, CANCEL, RESULT, Reply, Request, SUBMIT, TAKE_BACK, decode_error, encode_head,
-    send_with_body,
+    ANSWER, BUFFER, CANCEL, CONTROL, RESULT, Reply, Request, SUBMIT, TAKE_BACK, decode_error,
+    encode_head, send_with_body,
 };
 use super::segment::RESOURCE_TIMEOUT;
 use crate::deadline::Deadline;
@@ -20,18 +20,9 @@ use core::task::Waker;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
-
-/// The key under which a worker inherits the control socket.
-pub(super) const CONTROL: &str = "outlast pool control";
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic under these locks is a bug of this crate. Their values are valid after each
-    // statement.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The slot of this worker, and the value of [`forks`] in it.
 static WORKER: OnceLock<(u32, u32)> = OnceLock::new();

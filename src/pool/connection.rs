@@ -1,6 +1,7 @@
 //! The owner's end of the connection of a worker that submits tasks.
+use super::cell::lock;
 use super::chunk::{Outcome, ResultSink, TaskOptions, record_of};
-use super::core::{Core, lock};
+use super::core::Core;
 use super::error::TaskError;
 use super::protocol::{
     ANSWER, BUFFER, FAILED, RESULT, Reply, Request, SUBMIT, TAKE_BACK, encode_error, encode_head,

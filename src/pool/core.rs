@@ -10,10 +10,10 @@
 //! *dispatcher*, a thread of the pool, leads. The *supervisor*, another thread of the pool, starts
 //! workers and notices deaths and tasks that exceed their time limit.
 use super::TaskOrigin;
-use super::cell::Unpark;
+use super::cell::{Unpark, lock};
 use super::chunk::{Chunk, ResultSink};
-use super::client::CONTROL;
 use super::error::TaskError;
+use super::protocol::CONTROL;
 use super::scheduler::{Scheduler, WorkerHandle};
 use super::segment::PoolSegment;
 use super::worker::{self, SOCKET, WorkerOrders};
@@ -29,7 +29,7 @@ use crate::sys::process::{send, socket_pair};
 use core::fmt;
 use core::task::Waker;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
@@ -88,12 +88,6 @@ struct Lead {
     led: bool,
     followers: Vec<Thread>,
     over: bool,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic under these locks is a bug of this crate. Their values are valid after each
-    // statement.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Core {

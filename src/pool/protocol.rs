@@ -29,6 +29,9 @@ use serde::Serialize;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+/// The key under which a worker inherits the control socket.
+pub(super) const CONTROL: &str = "outlast pool control";
+
 /// Longer than any message: its head, and a body of up to [`MAX_INLINE`] bytes.
 pub(super) const BUFFER: usize = MAX_INLINE + 256;
 

@@ -35,7 +35,7 @@
 //! [`CommandExt::share`](crate::CommandExt::share).
 //!
 //! # Death
-//! | who is killed | what happens |
+//! | killed process | consequence |
 //! |---|---|
 //! | the process | [`ProcessError::Signalled`], unless it had given its result |
 //! | its owner | the process is killed, unless it is [detached](Builder::detached) |
