@@ -16,9 +16,10 @@
 //! # Invariants
 //! - A1. The blocks behind the head of a run are *hidden*: the head's word speaks for them. Their
 //!   own words say `Writing`, so that a process that walks into a run by mistake claims nothing.
-//! - A2. A hidden word names the process that made the run from single blocks, or a process that is
-//!   about to free it. The dead process is therefore never named by a hidden word of a run that
-//!   another process changes: recovery, which steps over hidden words, frees no block of a run.
+//! - A2. A hidden word names the process that made the run, or a process that is about to free it.
+//!   The process that frees a run writes its own name into the hidden words before it changes the
+//!   head. So the blocks behind a head that changes never name a dead process, and recovery, which
+//!   steps over the hidden words, frees no block of a run.
 //! - A3. `used` is not less than the end of any block that was ever claimed.
 //!
 //! # Death
@@ -81,9 +82,8 @@ impl<'a> InFlight<'a> {
             .for_each(|header| header.store(State::FREE));
     }
 
-    /// Frees the run of a message that this process holds, which is gone with the first of these
-    /// instructions that the head sees. Returns `false`, and changes nothing, if the memory says
-    /// that this process does not hold it.
+    /// Frees the run of a message that this process holds. Returns `false`, and changes nothing, if
+    /// the head is not in the state of the claim.
     pub(crate) fn consume(self, Claim { index, state }: Claim) -> bool {
         let Some(head) = self.header(index).filter(|head| head.load() == state) else {
             return false;
