@@ -219,6 +219,7 @@ impl<'a> TakePermits<'a> {
 
 impl<'a> Verb for TakePermits<'a> {
     type Output = Result<OwnedPermit<'a>, Fault>;
+    const HAS_FAST_PATH: bool = false;
 
     fn attempt(&mut self) -> Option<Self::Output> {
         match identify(core::ptr::from_ref(self.semaphore).addr()) {

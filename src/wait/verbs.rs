@@ -61,6 +61,9 @@ pub(crate) trait Verb: Sized {
     /// A `Result`: what the blocking form returns, or what is converted to it.
     type Output;
 
+    /// Whether [`fast`](Self::fast) mostly succeeds, so that [`wait`](Self::wait) is rare.
+    const HAS_FAST_PATH: bool = true;
+
     /// Tries the common case, short enough to be inlined into every caller. It may fail where
     /// [`attempt`](Self::attempt) would succeed.
     #[inline(always)]
@@ -83,6 +86,7 @@ pub(crate) struct Call<F>(pub(crate) F);
 
 impl<R, F: FnMut(Deadline) -> Option<R>> Verb for Call<F> {
     type Output = R;
+    const HAS_FAST_PATH: bool = false;
     #[inline(always)]
     fn attempt(&mut self) -> Option<R> {
         (self.0)(Deadline::NOW)
@@ -95,20 +99,26 @@ impl<R, F: FnMut(Deadline) -> Option<R>> Verb for Call<F> {
 
 /// The blocking form.
 #[inline(always)]
-pub(crate) fn block<T, E, F: From<E>>(mut verb: impl Verb<Output = Result<T, E>>) -> Result<T, F> {
+pub(crate) fn block<V: Verb>(mut verb: V) -> V::Output {
     match verb.fast() {
-        Some(done) => done.map_err(F::from),
-        None => block_slow(verb),
+        Some(done) => done,
+        None if V::HAS_FAST_PATH => block_slow(verb),
+        None => wait_for_ever(verb),
     }
 }
 
-/// By value, and up to the final result, so that the fast path keeps both in registers.
+/// By value, so that the fast path keeps the verb in registers.
 #[cold]
 #[inline(never)]
-fn block_slow<T, E, F: From<E>>(mut verb: impl Verb<Output = Result<T, E>>) -> Result<T, F> {
+fn block_slow<V: Verb>(verb: V) -> V::Output {
+    wait_for_ever(verb)
+}
+
+#[inline(always)]
+fn wait_for_ever<V: Verb>(mut verb: V) -> V::Output {
     loop {
         if let Some(done) = verb.wait(Deadline::NEVER) {
-            return done.map_err(F::from);
+            return done;
         }
     }
 }
@@ -127,7 +137,8 @@ pub(crate) fn block_until<V: Verb>(
 ) -> Option<V::Output> {
     match verb.fast() {
         Some(done) => Some(done),
-        None => block_until_slow(verb, deadline()),
+        None if V::HAS_FAST_PATH => block_until_slow(verb, deadline()),
+        None => verb.wait(deadline()),
     }
 }
 
@@ -253,7 +264,8 @@ macro_rules! verbs {
         let $deadline = $crate::deadline::Deadline::NEVER;
         $call.map_err(From::from)
     }};
-    (@block [$value:expr]) => { $crate::wait::verbs::block($value) };
+    // Even where the error stays the same, this takes the result apart: a guard stays in registers.
+    (@block [$value:expr]) => { $crate::wait::verbs::block($value).map_err(From::from) };
     (@attempt [|$deadline:ident| ($call:expr)] $($late:tt)+) => {{
         let $deadline = $crate::deadline::Deadline::NOW;
         $call.map_err(From::from)
