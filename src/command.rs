@@ -1,4 +1,4 @@
-//! Handing a segment, or an end of a pipe, on to a program that is started.
+//! Handing a segment, or an end of a pipe or channel, on to a program that is started.
 //!
 //! # How an end is handed on
 //! The end belongs to a stand-in (`segment/peers.rs`, "Handing on") from before its holder gives
@@ -13,7 +13,9 @@
 //! | the stand-in is ended | child | the end is the child's |
 #![expect(unsafe_code, reason = "runs system calls in the child between fork and exec")]
 use crate::error::{Fault, OpenError};
+use crate::queue::channel::Kind;
 use crate::queue::pipe::{Connection, Pipe};
+use crate::queue::{Channel, Receiver, Sender};
 use crate::segment::peers::StandIn;
 use crate::segment::peers_of;
 use crate::shareable::Shareable;
@@ -142,7 +144,7 @@ fn refuse<'a>(command: &'a mut Command, error: &io::Error) -> &'a mut Command {
 
 /// An end that can be handed on to a child process without a gap: see [`CommandExt::hand_over`].
 ///
-/// Implemented by a [`Connection`] that owns its [`Shared`].
+/// Implemented by a [`Connection`], [`Sender`] or [`Receiver`] that owns its [`Shared`].
 pub trait HandOver: Sized {
     /// The value that it is an end of.
     #[doc(hidden)]
@@ -197,6 +199,30 @@ impl HandOver for Connection<Shared<Pipe>> {
         Ok(Connection::of(shared, which)?)
     }
 }
+
+macro_rules! channel_ends {
+    ($($end:ident = $which:literal)*) => {$(
+        impl<C: Kind + ?Sized> HandOver for $end<C>
+        where
+            Channel<C>: Shareable + Sync + 'static,
+        {
+            type Value = Channel<C>;
+            fn parts(&self) -> (&Shared<Channel<C>>, usize) {
+                (self.pointer(), $which)
+            }
+            fn hold_for(&self, owner: u32) -> Result<(), Fault> {
+                $end::hold_for(self, owner)
+            }
+            fn take(shared: Shared<Channel<C>>, which: usize) -> Result<Self, OpenError> {
+                if which != $which {
+                    return Err(OpenError::NotInherited);
+                }
+                Ok($end::of(shared)?)
+            }
+        }
+    )*};
+}
+channel_ends! { Sender = 0 Receiver = 1 }
 
 fn address<T: ?Sized + Shareable>(shared: &Shared<T>) -> usize {
     core::ptr::from_ref::<T>(shared).addr()

@@ -6,7 +6,8 @@ use common::{
     KILLED, exit_now, fork_child, ms, my_part, part_is_done, sleep_for_ever, start_again, watch,
 };
 use outlast::{
-    CommandExt, Connection, Fault, HandOver, OpenError, Pipe, RecvError, RecvTimeoutError, Shared,
+    Channel, CommandExt, Connection, Fault, HandOver, OpenError, Pipe, Queue, Receiver, RecvError,
+    RecvTimeoutError, Sender, Shared,
 };
 use std::process::Command;
 
@@ -99,6 +100,40 @@ fn the_parent_dies_first() {
     assert_eq!(first.recv_bytes_timeout(ms(LONG)), Err(RecvTimeoutError::TimedOut));
     assert_eq!(first.recv_bytes(), Ok(b"here".to_vec()));
     assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+}
+
+#[test]
+fn ends_of_channels() {
+    type Line = Queue<u64>;
+    if let Some(part) = my_part() {
+        std::thread::sleep(ms(LONG));
+        if part == "sender" {
+            // It is no receiver.
+            assert!(matches!(Receiver::<Line>::inherited("end"), Err(OpenError::NotInherited)));
+            Sender::<Line>::inherited("end").unwrap().send(7).unwrap();
+        } else {
+            assert_eq!(Receiver::<Line>::inherited("end").unwrap().recv(), Ok(8));
+        }
+        part_is_done();
+    }
+    let channel = Shared::<Channel<Line>>::with_capacity(1).unwrap();
+    let _watchdog = watch("ends_of_channels", &channel);
+    let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
+    let child = start_again("ends_of_channels", "sender", |command| {
+        command.hand_over("end", sender);
+    });
+    assert_eq!(receiver.recv_timeout(ms(LONG / 2)), Err(RecvTimeoutError::TimedOut));
+    assert_eq!(receiver.recv(), Ok(7));
+    assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
+    child.has_played();
+    let sender = channel.sender().unwrap();
+    let child = start_again("ends_of_channels", "receiver", |command| {
+        command.hand_over("end", receiver);
+    });
+    sender.send(8).unwrap();
+    child.has_played();
+    // The receiver is gone, with a message that it took.
+    assert!(sender.send(9).is_err());
 }
 
 #[test]

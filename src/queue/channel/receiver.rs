@@ -36,6 +36,19 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
         Ok(Receiver { hold: channel.receivers.hold()?, channel, kind: PhantomData })
     }
 
+    /// The pointer to the channel.
+    #[cfg_attr(outlast_loom, expect(dead_code, reason = "no programs are started in the model"))]
+    pub(crate) fn pointer(&self) -> &H {
+        &self.channel
+    }
+
+    /// Has the process slot or stand-in `owner` hold the end as well.
+    #[cfg_attr(outlast_loom, expect(dead_code, reason = "no programs are started in the model"))]
+    pub(crate) fn hold_for(&self, owner: u32) -> Result<(), Fault> {
+        self.hold.check()?;
+        self.channel.receivers.hold_for(owner).map(drop)
+    }
+
     /// Returns the channel.
     pub fn channel(&self) -> &Channel<C> {
         &self.channel

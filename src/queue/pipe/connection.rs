@@ -59,11 +59,13 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     }
 
     /// What leads to the pipe, and which side of it this is.
+    #[cfg_attr(outlast_loom, expect(dead_code, reason = "no programs are started in the model"))]
     pub(crate) fn parts(&self) -> (&C, usize) {
         (&self.pipe, self.side)
     }
 
     /// Has the process slot or stand-in `owner` hold the side as well.
+    #[cfg_attr(outlast_loom, expect(dead_code, reason = "no programs are started in the model"))]
     pub(crate) fn hold_for(&self, owner: u32) -> Result<(), Fault> {
         self.hold.check()?;
         self.pipe.sides.ends[self.side].hold_for(owner).map(drop)
