@@ -63,6 +63,7 @@ const OWED_AT: u32 = 32;
 
 /// What the death of a member means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnDeath {
     /// The latch fails: all who wait, and all who come, get [`LatchError::MemberDied`].
     #[default]

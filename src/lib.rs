@@ -18,6 +18,12 @@
 //   deadline  error  shareable            when to give up, errors, what may cross
 //   sync                                  atomics, the clock
 
+#[cfg(not(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64")))]
+compile_error!(
+    "outlast needs 64-bit Linux with glibc: it relies on futexes, on robust lists and on 64-bit \
+     atomics in shared memory"
+);
+
 #[cfg(not(outlast_loom))]
 mod any_error;
 #[cfg(not(outlast_loom))]
@@ -65,7 +71,7 @@ pub use condition::{Condition, ConditionGuard, WaitTimeoutResult};
 pub use error::{Fault, OpenError};
 pub use event::Event;
 pub use latch::{Latch, LatchError, Member, OnDeath};
-pub use lock::{Lock, LockError, LockGuard, LockResult, PoisonCause};
+pub use lock::{Holder, Lock, LockError, LockGuard, LockResult, PoisonCause};
 #[cfg(not(outlast_loom))]
 pub use locked_slice::{LockedSlice, LockedSliceGuard, LockedSliceResult};
 pub use once::{Once, OnceCell, OnceError};
@@ -96,6 +102,10 @@ pub use shared::Options;
 pub use shared::Shared;
 pub use wait::TimedOut;
 pub use wait::spin::Spin;
+
+#[cfg(not(outlast_loom))]
+#[doc = include_str!("glossary.md")]
+pub mod glossary {}
 
 #[cfg(all(feature = "pool", not(outlast_loom)))]
 #[doc = include_str!("multiprocessing.md")]

@@ -41,6 +41,7 @@ use crate::shareable::{Field, Layout, Plain, Shareable, begin, mix_u64};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
+use crate::sys::process_of;
 use crate::sys::robust::Thread;
 use crate::wait::robust::{Refused, RobustWord, Taken};
 use crate::wait::verbs::{Verb, verbs};
@@ -91,6 +92,59 @@ pub struct LockGuard<'a, T: Plain> {
 // SAFETY: a shared guard gives `&T` only, and `Plain` data may be read by any thread.
 unsafe impl<T: Plain> Sync for LockGuard<'_, T> {}
 
+/// The thread that holds a lock.
+///
+/// ```
+/// use outlast::{Lock, Shared};
+///
+/// let here = Shared::anonymous(Lock::new(0_u64))?;
+/// let there = Shared::<Lock<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+/// assert_eq!(there.holder(), None);
+/// let guard = here.lock()?;
+/// let holder = there.holder().expect("a thread of this process");
+/// assert_eq!(holder.pid, Some(std::process::id()));
+/// println!("locked by {holder}"); // "locked by thread 4711 of process 4710 (app)"
+/// # drop(guard);
+/// # Ok::<(), outlast::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The kernel's id of the thread.
+    pub thread_id: u32,
+    /// The id of the thread's process, if `/proc` shows it.
+    pub pid: Option<u32>,
+    /// The name of the process, if `/proc` shows it.
+    pub process_name: Option<String>,
+}
+
+impl Holder {
+    pub(crate) fn of(word: &RobustWord) -> Option<Self> {
+        let thread_id = word.owner()?;
+        let (pid, process_name) = process_of(thread_id).unzip();
+        Some(Holder { thread_id, pid, process_name: process_name.flatten() })
+    }
+
+    /// The same for an error, which is not to grow.
+    #[cold]
+    pub(crate) fn boxed(word: &RobustWord) -> Option<Box<Self>> {
+        Holder::of(word).map(Box::new)
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "thread {}", self.thread_id)?;
+        if let Some(pid) = self.pid {
+            write!(f, " of process {pid}")?;
+        }
+        match &self.process_name {
+            Some(name) => write!(f, " ({name})"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What taking a lock gives.
 pub type LockResult<'a, T> = Result<LockGuard<'a, T>, LockError<LockGuard<'a, T>>>;
 
@@ -123,7 +177,8 @@ impl<T: Plain> Lock<T> {
         /// # Panics
         /// If the lock does not lie in shared memory.
         #[inline]
-        lock_timeout, lock_deadline -> LockResult<'_, T>, else Err(LockError::TimedOut);
+        lock_timeout, lock_deadline -> LockResult<'_, T>,
+            else Err(LockError::TimedOut(Holder::boxed(&self.word)));
     }
 
     #[cold]
@@ -166,6 +221,26 @@ impl<T: Plain> Lock<T> {
     pub fn poison_cause(&self) -> Option<PoisonCause> {
         let died = || RobustWord::is_marked(self.word.value()).then_some(PoisonCause::OwnerDied);
         PoisonCause::of(self.poison().load(Relaxed)).or_else(died)
+    }
+
+    /// Returns whether a thread holds the lock. May change at any moment.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        self.word.owner().is_some()
+    }
+
+    /// Returns whether the calling thread holds the lock, through whichever mapping.
+    #[must_use]
+    pub fn is_held_by_me(&self) -> bool {
+        Thread::current().is_ok_and(|me| self.word.is_held_by(me))
+    }
+
+    /// Returns the thread that holds the lock, to be shown to people. May change at any moment.
+    ///
+    /// It reads `/proc`, which takes some microseconds.
+    #[must_use]
+    pub fn holder(&self) -> Option<Holder> {
+        Holder::of(&self.word)
     }
 
     /// Declares the value sound, whatever happened to its last owners.
@@ -234,7 +309,7 @@ impl<'a, T: Plain> LockGuard<'a, T> {
     /// Declares the value sound again, after the death or panic of an owner.
     ///
     /// ```
-    /// use outlast::{Lock, LockError, LockGuard, Shared};
+    /// use outlast::{Lock, LockError, Shared};
     ///
     /// let here = Shared::anonymous(Lock::new([0_u64; 2]))?; // two numbers that should be equal
     /// let there = here.clone();
@@ -247,15 +322,15 @@ impl<'a, T: Plain> LockGuard<'a, T> {
     /// match here.lock() {
     ///     Err(LockError::OwnerDied(mut guard)) => {
     ///         guard[1] = guard[0];
-    ///         LockGuard::mark_consistent(&mut guard);
+    ///         guard.mark_consistent();
     ///     }
     ///     other => panic!("{other:?}"),
     /// }
     /// assert_eq!(*here.lock()?, [1, 1]);
     /// # Ok::<(), outlast::Error>(())
     /// ```
-    pub fn mark_consistent(guard: &mut Self) {
-        guard.lock.clear_poison();
+    pub fn mark_consistent(&mut self) {
+        self.lock.clear_poison();
     }
 
     #[cold]
@@ -371,7 +446,24 @@ impl PoisonCause {
     }
 }
 
+/// A guard by which the value can be declared sound: what [`LockError::recover`] needs.
+///
+/// Implemented by [`LockGuard`], [`WriteGuard`](crate::WriteGuard) and
+/// [`ReentrantLockGuard`](crate::ReentrantLockGuard).
+pub trait MarkConsistent {
+    /// Declares the value sound again, after the death or panic of an owner.
+    fn mark_consistent(&mut self);
+}
+
+impl<T: Plain> MarkConsistent for LockGuard<'_, T> {
+    fn mark_consistent(&mut self) {
+        LockGuard::mark_consistent(self);
+    }
+}
+
 /// Why a lock was not simply taken. `G` is the guard.
+///
+/// Two errors are equal if they say the same of the lock: neither guards nor holders are compared.
 #[non_exhaustive]
 pub enum LockError<G> {
     /// The lock is taken; an owner before was killed, or its thread ended, and the value may be
@@ -381,12 +473,42 @@ pub enum LockError<G> {
     Poisoned(G),
     /// Another thread has the lock, and the call does not block.
     WouldBlock,
-    /// Another thread kept the lock past the deadline.
-    TimedOut,
+    /// Another thread kept the lock past the deadline: the holder at that moment, if there was one.
+    TimedOut(Option<Box<Holder>>),
     /// The calling thread has the lock already.
     WouldDeadlock,
-    /// The lock could not even be tried.
+    /// The attempt failed.
     Failed(Fault),
+}
+
+impl<G: MarkConsistent> LockError<G> {
+    /// Returns the guard if the lock is taken, and declares the value sound.
+    ///
+    /// This is for values that are valid after every instruction of their owner, such as a counter.
+    ///
+    /// ```
+    /// use outlast::{Lock, LockError, Shared};
+    ///
+    /// let here = Shared::anonymous(Lock::new(41_u64))?;
+    /// let there = here.clone();
+    /// let owner = std::thread::spawn(move || core::mem::forget(there.lock().unwrap()));
+    /// owner.join().unwrap(); // the thread has ended and held the lock
+    /// *here.lock().or_else(LockError::recover)? += 1;
+    /// assert_eq!(*here.lock()?, 42); // no error: the value is sound
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The error itself if the lock is not taken.
+    pub fn recover(self) -> Result<G, Self> {
+        match self {
+            LockError::OwnerDied(mut guard) | LockError::Poisoned(mut guard) => {
+                guard.mark_consistent();
+                Ok(guard)
+            }
+            other => Err(other),
+        }
+    }
 }
 
 impl<G> LockError<G> {
@@ -420,7 +542,7 @@ impl<G> LockError<G> {
             LockError::OwnerDied(guard) => LockError::OwnerDied(with(guard)),
             LockError::Poisoned(guard) => LockError::Poisoned(with(guard)),
             LockError::WouldBlock => LockError::WouldBlock,
-            LockError::TimedOut => LockError::TimedOut,
+            LockError::TimedOut(holder) => LockError::TimedOut(holder),
             LockError::WouldDeadlock => LockError::WouldDeadlock,
             LockError::Failed(fault) => LockError::Failed(fault),
         }
@@ -443,7 +565,10 @@ impl<G> fmt::Display for LockError<G> {
             LockError::OwnerDied(_) => f.write_str("an owner of the lock died while it held it"),
             LockError::Poisoned(_) => f.write_str("an owner of the lock panicked while it held it"),
             LockError::WouldBlock => f.write_str("another thread has the lock"),
-            LockError::TimedOut => f.write_str("another thread kept the lock past the deadline"),
+            LockError::TimedOut(Some(holder)) => {
+                write!(f, "{holder} kept the lock past the deadline")
+            }
+            LockError::TimedOut(None) => f.write_str("the lock stayed taken past the deadline"),
             LockError::WouldDeadlock => f.write_str("this thread has the lock already"),
             LockError::Failed(fault) => fault.fmt(f),
         }
@@ -456,7 +581,7 @@ impl<G> fmt::Debug for LockError<G> {
             LockError::OwnerDied(_) => "OwnerDied",
             LockError::Poisoned(_) => "Poisoned",
             LockError::WouldBlock => "WouldBlock",
-            LockError::TimedOut => "TimedOut",
+            LockError::TimedOut(holder) => return f.debug_tuple("TimedOut").field(holder).finish(),
             LockError::WouldDeadlock => "WouldDeadlock",
             LockError::Failed(fault) => return f.debug_tuple("Failed").field(fault).finish(),
         };
@@ -464,7 +589,37 @@ impl<G> fmt::Debug for LockError<G> {
     }
 }
 
-impl<G> core::error::Error for LockError<G> {}
+impl<G> core::error::Error for LockError<G> {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            LockError::Failed(fault) => Some(fault),
+            _ => None,
+        }
+    }
+}
+
+impl<G> PartialEq for LockError<G> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (LockError::Failed(fault), LockError::Failed(other)) => fault == other,
+            _ => core::mem::discriminant(self) == core::mem::discriminant(other),
+        }
+    }
+}
+
+impl<G> Eq for LockError<G> {}
+
+impl<T: Plain + Default> Default for Lock<T> {
+    fn default() -> Self {
+        Lock::new(T::default())
+    }
+}
+
+impl<T: Plain> From<T> for Lock<T> {
+    fn from(value: T) -> Self {
+        Lock::new(value)
+    }
+}
 
 impl<T: Plain + fmt::Debug> fmt::Debug for Lock<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

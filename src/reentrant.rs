@@ -46,7 +46,9 @@
 #![expect(unsafe_code, reason = "the value is reached through the lock's promise of exclusion")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::lock::{Lock, LockError, LockGuard, LockResult, PoisonCause, Take};
+use crate::lock::{
+    Holder, Lock, LockError, LockGuard, LockResult, MarkConsistent, PoisonCause, Take,
+};
 use crate::segment::forks;
 use crate::shareable::{Field, Layout, Plain, Shareable, begin, mix_u64};
 use crate::sync::atomic::AtomicU32;
@@ -132,7 +134,8 @@ impl<T: Plain> ReentrantLock<T> {
         /// # Panics
         /// If the lock does not lie in shared memory.
         #[inline]
-        lock_timeout, lock_deadline -> ReentrantLockResult<'_, T>, else Err(LockError::TimedOut);
+        lock_timeout, lock_deadline -> ReentrantLockResult<'_, T>,
+            else Err(LockError::TimedOut(Holder::boxed(&self.lock.word)));
     }
 
     /// One level deeper.
@@ -173,6 +176,24 @@ impl<T: Plain> ReentrantLock<T> {
     #[must_use]
     pub fn poison_cause(&self) -> Option<PoisonCause> {
         self.lock.poison_cause()
+    }
+
+    /// Returns whether a thread holds the lock. May change at any moment.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        self.lock.is_locked()
+    }
+
+    /// Returns whether the calling thread holds the lock, through whichever mapping.
+    #[must_use]
+    pub fn is_held_by_me(&self) -> bool {
+        self.lock.is_held_by_me()
+    }
+
+    /// Returns the thread that holds the lock, as [`Lock::holder`] does.
+    #[must_use]
+    pub fn holder(&self) -> Option<Holder> {
+        self.lock.holder()
     }
 
     /// Declares the value sound, whatever happened to its last owners.
@@ -238,6 +259,12 @@ fn wrap<T: Plain>(taken: LockResult<'_, T>) -> ReentrantLockResult<'_, T> {
     match taken {
         Ok(guard) => Ok(wrap(guard)),
         Err(error) => Err(error.map(wrap)),
+    }
+}
+
+impl<T: Plain> MarkConsistent for ReentrantLockGuard<'_, T> {
+    fn mark_consistent(&mut self) {
+        ReentrantLockGuard::mark_consistent(self);
     }
 }
 
@@ -339,6 +366,7 @@ impl<'a, T: Plain> ReentrantLockGuard<'a, T> {
 }
 
 /// A lock that its owner has given up for a while.
+#[doc(hidden)] // a part of what `Condition` asks of its guards
 #[derive(Debug)]
 pub struct Interrupted<'a, T: Plain> {
     lock: &'a Lock<T>,
@@ -387,6 +415,18 @@ unsafe impl<T: Plain> Shareable for ReentrantLock<T> {
     }
     fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
         self.lock.in_use(ours)
+    }
+}
+
+impl<T: Plain + Default> Default for ReentrantLock<T> {
+    fn default() -> Self {
+        ReentrantLock::new(T::default())
+    }
+}
+
+impl<T: Plain> From<T> for ReentrantLock<T> {
+    fn from(value: T) -> Self {
+        ReentrantLock::new(value)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys::thread;
 use core::fmt;
 use core::ops::Deref;
+use core::panic::{RefUnwindSafe, UnwindSafe};
 use core::ptr::NonNull;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -81,6 +82,11 @@ pub struct Shared<T: ?Sized + Shareable> {
 unsafe impl<T: ?Sized + Shareable + Sync> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T: ?Sized + Shareable + Sync> Sync for Shared<T> {}
+
+// The handle has no state that a panic could leave half changed, and a value's primitives repair or
+// report what a panic leaves.
+impl<T: ?Sized + Shareable> UnwindSafe for Shared<T> {}
+impl<T: ?Sized + Shareable> RefUnwindSafe for Shared<T> {}
 
 /// Memory with a value, which threads of this process may use.
 ///

@@ -16,6 +16,9 @@ mod imp {
     #[derive(Debug)]
     pub(crate) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
 
+    // A panic leaves shared memory as a death does, and each protocol repairs or reports that.
+    impl<T> core::panic::RefUnwindSafe for UnsafeCell<T> {}
+
     impl<T> UnsafeCell<T> {
         pub(crate) fn new(value: T) -> Self {
             UnsafeCell(core::cell::UnsafeCell::new(value))

@@ -372,7 +372,7 @@ fn laps_of_a_journal() {
 }
 
 // What a signal and a role look like depends on the way to wait.
-#[cfg(not(all(feature = "pthread", not(feature = "futex"))))]
+#[cfg(not(outlast_pthread))]
 mod of_the_futex_backend {
     use super::*;
     use common::{KILLED, fork_child, sleep_for_ever};

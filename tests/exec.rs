@@ -26,7 +26,7 @@ outlast::shared! {
 }
 
 /// Robust mutexes of the C library stay locked.
-const LOCKS_ARE_FREED: bool = cfg!(any(feature = "futex", not(feature = "pthread")));
+const LOCKS_ARE_FREED: bool = cfg!(not(outlast_pthread));
 
 fn become_another_program() -> ! {
     panic!("{}", Command::new("/bin/sleep").arg("60").exec());

@@ -177,7 +177,7 @@ fn closed_in_a_sandbox() {
 
 /// A waiter has the kernel fence for the owner, who does not fence: between the two looks at the
 /// word, before it sleeps.
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 #[test]
 fn a_waiter_has_the_kernel_fence_for_the_owner() {
     let shared = court();

@@ -484,7 +484,7 @@ fn arbitrary_bytes() {
         // (With the other backend an object of the C library's lies between the state and the
         // cells.)
         let cells = size_of::<Latch>() - 8 * MAX_MEMBERS;
-        let (at, len) = if cfg!(feature = "futex") {
+        let (at, len) = if cfg!(not(outlast_pthread)) {
             let at = random.index(size_of::<Latch>());
             (at, 1 + random.index(size_of::<Latch>() - at))
         } else {

@@ -1,7 +1,7 @@
 //! Where everything lies, as numbers: a change of layout must be meant, and then counts up the
 //! version in the header. (With the other backend it is the C library that says how large its
 //! objects are.)
-#![cfg(all(not(outlast_loom), feature = "futex"))]
+#![cfg(all(not(outlast_loom), not(outlast_pthread)))]
 use core::mem::{align_of, size_of};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::spsc::FixedRing;

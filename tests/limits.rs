@@ -145,7 +145,7 @@ fn a_refused_call_is_named() {
 
 /// A new thread gets no robust list: locks would outlive their owners, and nobody would hear of a
 /// death.
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 #[test]
 fn without_robust_lists() {
     let _watchdog = watch_alone("without_robust_lists");

@@ -102,14 +102,14 @@ fn times() {
             assert!(matches!(lock.try_lock(), Err(LockError::WouldBlock)));
             for wait in [0, 1, 70] {
                 let began = Instant::now();
-                assert!(matches!(lock.lock_timeout(ms(wait)), Err(LockError::TimedOut)));
+                assert!(matches!(lock.lock_timeout(ms(wait)), Err(LockError::TimedOut(_))));
                 assert!(began.elapsed() >= ms(wait), "too early: {:?}", began.elapsed());
                 let at = Instant::now() + ms(wait);
-                assert!(matches!(lock.lock_deadline(at), Err(LockError::TimedOut)));
+                assert!(matches!(lock.lock_deadline(at), Err(LockError::TimedOut(_))));
                 assert!(Instant::now() >= at, "too early");
             }
             let past = Instant::now().checked_sub(ms(5)).unwrap();
-            assert!(matches!(lock.lock_deadline(past), Err(LockError::TimedOut)));
+            assert!(matches!(lock.lock_deadline(past), Err(LockError::TimedOut(_))));
             step.reach(2);
             step.until(3);
             // A free lock is taken, however late it is.
@@ -131,7 +131,7 @@ fn a_waiter_sleeps() {
     let guard = shared.lock.lock().unwrap();
     let child = fork_child(|| {
         let before = common::thread_cpu();
-        assert!(matches!(shared.lock.lock_timeout(ms(300)), Err(LockError::TimedOut)));
+        assert!(matches!(shared.lock.lock_timeout(ms(300)), Err(LockError::TimedOut(_))));
         let used = common::thread_cpu() - before;
         assert!(used < ms(20), "waiting used {used:?} of CPU");
     });
@@ -143,7 +143,7 @@ fn a_waiter_sleeps() {
 
 /// Frees the lock in a way that no waiter is told of, as if the owner's look at the waiters had
 /// come before its store.
-#[cfg(all(feature = "futex", not(outlast_hooks)))] // which lays the word out where this test writes
+#[cfg(all(not(outlast_pthread), not(outlast_hooks)))] // which lays the word out where this test writes
 fn free_silently<T: outlast::Plain>(lock: &Lock<T>, guard: LockGuard<'_, T>) {
     core::mem::forget(guard);
     common::scribble(lock, 0, &[0; 4]);
@@ -151,7 +151,7 @@ fn free_silently<T: outlast::Plain>(lock: &Lock<T>, guard: LockGuard<'_, T>) {
 
 /// A waiter that the owner did not see, as fences between CPUs may fail, looks once more after a
 /// moment.
-#[cfg(all(feature = "futex", not(outlast_hooks)))] // where the look is on
+#[cfg(all(not(outlast_pthread), not(outlast_hooks)))] // where the look is on
 #[test]
 fn a_second_look_soon_after_the_first() {
     common::in_own_process("a_second_look_soon_after_the_first", || {
@@ -177,7 +177,7 @@ fn a_second_look_soon_after_the_first() {
 
 /// An owner finds nobody asleep. Before it says so, others fall asleep, who count on being found:
 /// it wakes them all.
-#[cfg(all(feature = "futex", outlast_hooks))]
+#[cfg(all(not(outlast_pthread), outlast_hooks))]
 #[test]
 fn an_owner_that_disarms_the_word_wakes_everybody() {
     use outlast::hooks::{Action, plan};
@@ -192,7 +192,7 @@ fn an_owner_that_disarms_the_word_wakes_everybody() {
         drop(guard);
     });
     step.until(1);
-    assert!(matches!(lock.lock_timeout(ms(50)), Err(LockError::TimedOut))); // the word stays armed
+    assert!(matches!(lock.lock_timeout(ms(50)), Err(LockError::TimedOut(_)))); // the word stays armed
     step.reach(2);
     owner.until_stopped();
     let guard = lock.lock().unwrap();
@@ -224,7 +224,7 @@ fn signals_do_not_end_a_wait() {
         catch_user_signal();
         shared.step.reach(1);
         let began = Instant::now();
-        assert!(matches!(shared.lock.lock_timeout(ms(200)), Err(LockError::TimedOut)));
+        assert!(matches!(shared.lock.lock_timeout(ms(200)), Err(LockError::TimedOut(_))));
         assert!(began.elapsed() >= ms(200));
         assert!(CAUGHT.load(SeqCst) > 0, "no signal came");
         shared.step.reach(2);
@@ -680,7 +680,10 @@ fn a_guard_copied_by_fork_is_inert() {
                 }
                 guards.iter_mut().for_each(|guard| drop(guard.take()));
                 assert!(matches!(lock.try_lock(), Err(LockError::WouldBlock)));
-                assert!(matches!(shared.locks[1].lock_timeout(ms(10)), Err(LockError::TimedOut)));
+                assert!(matches!(
+                    shared.locks[1].lock_timeout(ms(10)),
+                    Err(LockError::TimedOut(_))
+                ));
                 // The child is an owner of its own.
                 let mine = shared.locks[2].lock().unwrap();
                 assert!(!is_free(&shared.locks[2]));
@@ -841,7 +844,7 @@ fn among_foreign_robust_mutexes() {
 
 /// The control of the test above, and the documented limit: what a mutex taken inside our section
 /// does to it.
-#[cfg(feature = "futex")] // of how futexes are used
+#[cfg(not(outlast_pthread))] // of how futexes are used
 #[test]
 fn why_there_is_an_eager_mode() {
     for eager in [true, false] {
@@ -921,7 +924,7 @@ fn a_forgotten_guard_keeps_the_mapping() {
 
 /// A peer frees a word that another thread of this process holds. The thread still has it in its
 /// list: the memory stays.
-#[cfg(feature = "futex")] // which lays the words out where this test writes
+#[cfg(not(outlast_pthread))] // which lays the words out where this test writes
 #[test]
 fn a_lock_that_a_peer_has_freed_keeps_the_mapping() {
     common::in_own_process("a_lock_that_a_peer_has_freed_keeps_the_mapping", || {
@@ -966,7 +969,7 @@ fn a_lock_that_a_peer_has_freed_keeps_the_mapping() {
 }
 
 /// Where the `pending` field of a thread's robust list leads.
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 fn pending(tid: libc::pid_t) -> usize {
     let (mut head, mut len) = (core::ptr::null::<[usize; 3]>(), 0_usize);
     // SAFETY: writes a pointer and a length to the live variables.
@@ -978,14 +981,14 @@ fn pending(tid: libc::pid_t) -> usize {
     unsafe { pending.read_volatile() }
 }
 
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 fn leads_into<T: Shareable>(entry: usize, shared: &T) -> bool {
     entry.wrapping_sub(core::ptr::from_ref(shared).addr()) < size_of::<T>()
 }
 
 /// A lock that was given up stays in the `pending` field of whoever had it for as long as there is
 /// that lock: later the kernel would take what comes to lie there for one.
-#[cfg(feature = "futex")] // of how futexes are used
+#[cfg(not(outlast_pthread))] // of how futexes are used
 #[test]
 fn what_threads_have_left_pending_goes_with_the_memory() {
     let _watchdog = watch_alone("what_threads_have_left_pending_goes_with_the_memory");
@@ -1026,7 +1029,7 @@ fn what_threads_have_left_pending_goes_with_the_memory() {
 }
 
 /// In the child of a fork nothing is pending: the lock is the parent's.
-#[cfg(feature = "futex")] // of how futexes are used
+#[cfg(not(outlast_pthread))] // of how futexes are used
 #[test]
 fn nothing_is_pending_in_a_forked_child() {
     let shared = counter();
@@ -1038,7 +1041,7 @@ fn nothing_is_pending_in_a_forked_child() {
 
 /// A thread that is ending locks while its variables are dropped: nothing stays pending, and what
 /// it holds is a death's.
-#[cfg(feature = "futex")] // of how futexes are used
+#[cfg(not(outlast_pthread))] // of how futexes are used
 #[test]
 fn locks_of_a_thread_that_is_ending() {
     use std::cell::RefCell;
@@ -1121,7 +1124,7 @@ fn bits_that_are_no_value() {
 }
 
 /// The word of a lock holds what nobody writes: an error, neither a panic nor a hang.
-#[cfg(feature = "futex")] // of how futexes are used
+#[cfg(not(outlast_pthread))] // of how futexes are used
 #[test]
 fn a_word_that_is_damaged() {
     let shared = Shared::anonymous(Lock::new(5_u64)).unwrap();

@@ -357,7 +357,7 @@ fn waiting_uses_no_cpu() {
 }
 
 /// (The C library trusts its mutexes.)
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 #[test]
 fn any_bytes() {
     let mut random = Random::new(4);

@@ -501,7 +501,7 @@ fn arbitrary_bytes() {
         if round % 2 == 0 {
             deed.colour.set(Colour::Green).unwrap();
         }
-        if cfg!(feature = "futex") {
+        if cfg!(not(outlast_pthread)) {
             let at = random.index(size);
             let bytes = random.bytes(size);
             common::scribble(&deed.colour, at, &bytes[..1 + random.index(size - at)]);
@@ -521,7 +521,7 @@ fn arbitrary_bytes() {
         core::hint::black_box(deed.colour.is_completed());
         // With a word that nobody living owns, the turn comes as well. (A living owner is waited
         // for.)
-        if cfg!(feature = "futex") {
+        if cfg!(not(outlast_pthread)) {
             for word in [0, 1 << 30, 1 << 31, 3 << 30, (1 << 30) - 1, u32::MAX] {
                 common::scribble(&deed.colour, 0, &u32::to_ne_bytes(word));
                 sane(deed.colour.get_or_init(|| Colour::Red).map(Some).map_err(|error| {
@@ -534,7 +534,7 @@ fn arbitrary_bytes() {
 }
 
 /// A value that comes without a wake is had once the deadline has passed.
-#[cfg(feature = "futex")] // which lays the words out where this test writes
+#[cfg(not(outlast_pthread))] // which lays the words out where this test writes
 #[test]
 fn a_last_look_after_the_deadline() {
     let cell = Shared::anonymous(OnceCell::<u64>::new()).unwrap();

@@ -282,7 +282,7 @@ fn copies_by_fork_are_inert() {
 }
 
 #[test]
-#[cfg(feature = "futex")] // the other backend has objects of the C library in front
+#[cfg(not(outlast_pthread))] // the other backend has objects of the C library in front
 fn foreign_bytes() {
     let _watchdog = common::watch_alone("foreign_bytes");
     let child = fork_child(|| {

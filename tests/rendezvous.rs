@@ -5,7 +5,7 @@
 //! that this is about is left out. No second look hides that: they are off in this build.
 //!
 //! Built under `RUSTFLAGS='--cfg outlast_hooks'` only.
-#![cfg(all(outlast_hooks, feature = "futex", not(outlast_loom)))]
+#![cfg(all(outlast_hooks, not(outlast_pthread), not(outlast_loom)))]
 #![expect(unsafe_code, reason = "a segment in memory of which the parent is no user")]
 mod common;
 

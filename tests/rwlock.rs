@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// As in `src/sync.rs`.
 const SLOTS: usize = 32;
 /// Bytes before the first slot, and from slot to slot.
-#[cfg(all(feature = "futex", not(outlast_hooks)))]
+#[cfg(all(not(outlast_pthread), not(outlast_hooks)))]
 const LINE: u64 = 64;
 
 outlast::shared! {
@@ -210,26 +210,26 @@ fn times() {
             let past = Instant::now().checked_sub(ms(5)).unwrap();
             let cannot_write = || {
                 assert!(matches!(lock.try_write(), Err(LockError::WouldBlock)));
-                assert!(matches!(lock.write_deadline(past), Err(LockError::TimedOut)));
+                assert!(matches!(lock.write_deadline(past), Err(LockError::TimedOut(_))));
                 for wait in [0, 1, 70] {
                     let began = Instant::now();
-                    assert!(matches!(lock.write_timeout(ms(wait)), Err(LockError::TimedOut)));
+                    assert!(matches!(lock.write_timeout(ms(wait)), Err(LockError::TimedOut(_))));
                     assert!(began.elapsed() >= ms(wait), "too early: {:?}", began.elapsed());
                     let at = Instant::now() + ms(wait);
-                    assert!(matches!(lock.write_deadline(at), Err(LockError::TimedOut)));
+                    assert!(matches!(lock.write_deadline(at), Err(LockError::TimedOut(_))));
                     assert!(Instant::now() >= at, "too early");
                 }
             };
             step.until(1);
             cannot_write();
             assert!(matches!(lock.try_read(), Err(LockError::WouldBlock)));
-            assert!(matches!(lock.read_deadline(past), Err(LockError::TimedOut)));
+            assert!(matches!(lock.read_deadline(past), Err(LockError::TimedOut(_))));
             for wait in [0, 1, 70] {
                 let began = Instant::now();
-                assert!(matches!(lock.read_timeout(ms(wait)), Err(LockError::TimedOut)));
+                assert!(matches!(lock.read_timeout(ms(wait)), Err(LockError::TimedOut(_))));
                 assert!(began.elapsed() >= ms(wait), "too early: {:?}", began.elapsed());
                 let at = Instant::now() + ms(wait);
-                assert!(matches!(lock.read_deadline(at), Err(LockError::TimedOut)));
+                assert!(matches!(lock.read_deadline(at), Err(LockError::TimedOut(_))));
                 assert!(Instant::now() >= at, "too early");
             }
             step.reach(2);
@@ -271,8 +271,9 @@ fn a_waiter_sleeps() {
         assert_eq!(exit, OK);
         assert!(used < ms(150), "the child used {used:?}");
     };
-    let write = || assert!(matches!(shared.lock.write_timeout(ms(300)), Err(LockError::TimedOut)));
-    let read = || assert!(matches!(shared.lock.read_timeout(ms(300)), Err(LockError::TimedOut)));
+    let write =
+        || assert!(matches!(shared.lock.write_timeout(ms(300)), Err(LockError::TimedOut(_))));
+    let read = || assert!(matches!(shared.lock.read_timeout(ms(300)), Err(LockError::TimedOut(_))));
     let guard = shared.lock.write().unwrap();
     waits(&write);
     waits(&read);
@@ -305,12 +306,12 @@ fn signals_do_not_end_a_wait() {
         catch_user_signal();
         shared.step.reach(1);
         let began = Instant::now();
-        assert!(matches!(shared.lock.read_timeout(ms(100)), Err(LockError::TimedOut)));
+        assert!(matches!(shared.lock.read_timeout(ms(100)), Err(LockError::TimedOut(_))));
         assert!(began.elapsed() >= ms(100));
         shared.step.reach(2);
         shared.step.until(3); // there is a reader now
         let began = Instant::now();
-        assert!(matches!(shared.lock.write_timeout(ms(100)), Err(LockError::TimedOut)));
+        assert!(matches!(shared.lock.write_timeout(ms(100)), Err(LockError::TimedOut(_))));
         assert!(began.elapsed() >= ms(100));
         assert!(CAUGHT.load(SeqCst) > 0, "no signal came");
         shared.step.reach(4);
@@ -434,7 +435,7 @@ fn a_writer_that_gives_up_lets_the_readers_in() {
         let guard = shared.lock.read().unwrap();
         let writer = fork_child(|| {
             Spin::Never.set();
-            assert!(matches!(shared.lock.write_timeout(ms(80)), Err(LockError::TimedOut)));
+            assert!(matches!(shared.lock.write_timeout(ms(80)), Err(LockError::TimedOut(_))));
         });
         writer.until_waiting();
         let readers = [(); 3].map(|()| {
@@ -1157,8 +1158,8 @@ fn more_readers_than_slots() {
         // otherwise.
         beside_readers(&shared, SLOTS + 1, || {
             assert!(matches!(lock.try_read(), Err(LockError::WouldBlock)));
-            assert!(matches!(lock.read_timeout(ms(30)), Err(LockError::TimedOut)));
-            assert!(matches!(lock.write_timeout(ms(30)), Err(LockError::TimedOut)));
+            assert!(matches!(lock.read_timeout(ms(30)), Err(LockError::TimedOut(_))));
+            assert!(matches!(lock.write_timeout(ms(30)), Err(LockError::TimedOut(_))));
         });
         beside_readers(&shared, SLOTS, || {
             // This thread is the one without a slot. It is a reader like any other.
@@ -1252,7 +1253,7 @@ fn a_guard_copied_by_fork_is_inert() {
                     }
                     assert!(matches!(lock.try_write(), Err(LockError::WouldBlock)));
                     if kind == 0 {
-                        assert!(matches!(lock.read_timeout(ms(5)), Err(LockError::TimedOut)));
+                        assert!(matches!(lock.read_timeout(ms(5)), Err(LockError::TimedOut(_))));
                     } else {
                         drop(lock.read().unwrap());
                     }
@@ -1424,7 +1425,7 @@ fn bits_that_are_no_value() {
 }
 
 /// Every word holds what nobody writes: an error at worst, neither a panic nor a hang.
-#[cfg(all(feature = "futex", not(outlast_hooks)))] // a later look finds owners that do not exist
+#[cfg(all(not(outlast_pthread), not(outlast_hooks)))] // a later look finds owners that do not exist
 #[test]
 fn words_that_are_damaged() {
     let shared = Shared::anonymous(RwLock::new(5_u64)).unwrap();
@@ -1453,7 +1454,7 @@ fn words_that_are_damaged() {
     assert_eq!(*lock.read().unwrap(), 5);
     assert!(matches!(lock.try_write(), Err(LockError::WouldBlock)));
     // At its end a wait finds out about one owner, the one that it has slept for.
-    assert!(matches!(lock.write_timeout(ms(5)), Err(LockError::TimedOut)));
+    assert!(matches!(lock.write_timeout(ms(5)), Err(LockError::TimedOut(_))));
     assert_eq!(*lock.write().unwrap(), 5);
     // Any bytes at all.
     let mut random = Random::new(3);
@@ -1529,7 +1530,7 @@ fn sleeping_threads_are_woken() {
 }
 
 #[test]
-#[cfg(feature = "futex")] // which lays the words out where this test writes
+#[cfg(not(outlast_pthread))] // which lays the words out where this test writes
 fn too_many_guards_of_one_reader() {
     let lock = Shared::anonymous(RwLock::new(1_u64)).unwrap();
     let _watchdog = watch("too_many_guards_of_one_reader", &lock);
@@ -1549,7 +1550,7 @@ fn too_many_guards_of_one_reader() {
 /// A peer that writes over the count of a reader's guards keeps the lock taken, and no more: the
 /// memory is not touched when it has gone.
 #[test]
-#[cfg(feature = "futex")] // which lays the words out where this test writes
+#[cfg(not(outlast_pthread))] // which lays the words out where this test writes
 fn a_forged_count_of_guards() {
     let _watchdog = common::watch_alone("a_forged_count_of_guards");
     let other = Shared::anonymous([Lock::new(0_u8), Lock::new(0)]).unwrap();

@@ -812,7 +812,7 @@ fn owned_permits_of_a_lost_cell() {
 
 /// One that is stopped in the midst of taking permits keeps nobody longer than they want to wait.
 #[test]
-#[cfg(feature = "futex")] // which has its word first, in which the owner's thread id stands
+#[cfg(not(outlast_pthread))] // which has its word first, in which the owner's thread id stands
 fn owned_by_one_that_is_stopped() {
     let hall = hall(2);
     let _watchdog = watch("owned_by_one_that_is_stopped", &hall);
@@ -855,7 +855,7 @@ fn owned_arbitrary_bytes() {
         let permit = seats.acquire();
         // (With the other backend, objects of the C library's lie before the cells.)
         let size = size_of::<OwnedSemaphore>();
-        let first = if cfg!(feature = "futex") { 0 } else { size - 8 * MAX_HOLDERS };
+        let first = if cfg!(not(outlast_pthread)) { 0 } else { size - 8 * MAX_HOLDERS };
         let at = first + random.index(size - first);
         let bytes = random.bytes(size - at);
         common::scribble(seats, at, &bytes[..1 + random.index(size - at)]);

@@ -109,6 +109,7 @@ const fn ahead(a: u64, b: u64) -> i64 {
 /// What to do with a new record when the collector has not read the oldest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
+#[non_exhaustive]
 pub enum WhenFull {
     /// The oldest one is overwritten.
     OverwriteOldest = 0,

@@ -52,6 +52,7 @@ pub(super) struct Settings {
 
 /// What a pool does when its [stop event](super::Builder::stop) is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnStop {
     /// Runs all tasks that it has, and accepts no more. A [`map`](super::Pool::map) that has begun
     /// continues to the end of its input. The input can check the event itself:

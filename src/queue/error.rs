@@ -16,9 +16,9 @@ pub enum SendError<T> {
     /// The queue is a full [`Ring`](super::spsc::Ring), and its consumer has died.
     #[error("the queue is full and its consumer has died: another process can become the consumer")]
     PeerDied(T),
-    /// It could not even be tried.
+    /// The attempt failed.
     #[error("{1}")]
-    Failed(T, Fault),
+    Failed(T, #[source] Fault),
 }
 
 /// Why [`try_send`](super::Queue::try_send) did not send.
@@ -37,9 +37,9 @@ pub enum TrySendError<T> {
     /// The queue is a full [`Ring`](super::spsc::Ring), and its consumer has died.
     #[error("the queue is full and its consumer has died: another process can become the consumer")]
     PeerDied(T),
-    /// It could not even be tried.
+    /// The attempt failed.
     #[error("{1}")]
-    Failed(T, Fault),
+    Failed(T, #[source] Fault),
 }
 
 /// Why [`send_timeout`](super::Queue::send_timeout) did not send.
@@ -58,9 +58,9 @@ pub enum SendTimeoutError<T> {
     /// The queue is a full [`Ring`](super::spsc::Ring), and its consumer has died.
     #[error("the queue is full and its consumer has died: another process can become the consumer")]
     PeerDied(T),
-    /// It could not even be tried.
+    /// The attempt failed.
     #[error("{1}")]
-    Failed(T, Fault),
+    Failed(T, #[source] Fault),
 }
 
 /// Why [`recv`](super::Queue::recv) received nothing.
@@ -79,9 +79,9 @@ pub enum RecvError {
         "the queue is empty and its producer has died: another process can become the producer"
     )]
     PeerDied,
-    /// It could not even be tried, or what came out is no value of the type.
-    #[error(transparent)]
-    Failed(Fault),
+    /// The attempt failed, or the message is no value of the type.
+    #[error("{0}")]
+    Failed(#[source] Fault),
 }
 
 /// Why [`try_recv`](super::Queue::try_recv) received nothing.
@@ -103,9 +103,9 @@ pub enum TryRecvError {
         "the queue is empty and its producer has died: another process can become the producer"
     )]
     PeerDied,
-    /// It could not even be tried, or what came out is no value of the type.
-    #[error(transparent)]
-    Failed(Fault),
+    /// The attempt failed, or the message is no value of the type.
+    #[error("{0}")]
+    Failed(#[source] Fault),
 }
 
 /// Why [`recv_timeout`](super::Queue::recv_timeout) received nothing.
@@ -127,9 +127,9 @@ pub enum RecvTimeoutError {
         "the queue is empty and its producer has died: another process can become the producer"
     )]
     PeerDied,
-    /// It could not even be tried, or what came out is no value of the type.
-    #[error(transparent)]
-    Failed(Fault),
+    /// The attempt failed, or the message is no value of the type.
+    #[error("{0}")]
+    Failed(#[source] Fault),
 }
 
 impl<T> SendError<T> {

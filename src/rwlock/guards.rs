@@ -3,7 +3,7 @@
 use super::taking::again;
 use super::{ReadResult, RwLock, WriteResult};
 use crate::error::Fault;
-use crate::lock::{CLEAN, LockError, PANICKED, PoisonCause};
+use crate::lock::{CLEAN, LockError, MarkConsistent, PANICKED, PoisonCause};
 use crate::shareable::Plain;
 use crate::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use crate::sync::compiler_fence;
@@ -96,10 +96,16 @@ pub(super) fn apart<T: Plain>(taken: ReadResult<'_, T>) -> ReadResult<'_, T> {
     Ok(ReadGuard { lock, word, me, not_send: PhantomData })
 }
 
+impl<T: Plain> MarkConsistent for WriteGuard<'_, T> {
+    fn mark_consistent(&mut self) {
+        WriteGuard::mark_consistent(self);
+    }
+}
+
 impl<'a, T: Plain> WriteGuard<'a, T> {
     /// Declares the value sound again, after the death or panic of a writer.
-    pub fn mark_consistent(guard: &mut Self) {
-        guard.lock.clear_poison();
+    pub fn mark_consistent(&mut self) {
+        self.lock.clear_poison();
     }
 
     /// Goes on as a reader: others may read from here on, and nobody can have written in between.

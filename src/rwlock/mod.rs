@@ -65,7 +65,7 @@ pub use guards::{ReadGuard, WriteGuard};
 use guards::apart;
 
 use crate::deadline::Deadline;
-use crate::lock::{CLEAN, LockError, PoisonCause};
+use crate::lock::{CLEAN, Holder, LockError, PoisonCause};
 use crate::shareable::{Field, Layout, Plain, Shareable, begin, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -154,7 +154,8 @@ impl<T: Plain> RwLock<T> {
         /// # Panics
         /// If the lock does not lie in shared memory.
         #[inline]
-        read_timeout, read_deadline -> ReadResult<'_, T>, else Err(LockError::TimedOut);
+        read_timeout, read_deadline -> ReadResult<'_, T>,
+            else Err(LockError::TimedOut(self.first_holder()));
 
         /// Acquires the lock for writing, blocking until no other thread has it.
         ///
@@ -179,7 +180,8 @@ impl<T: Plain> RwLock<T> {
         /// # Panics
         /// If the lock does not lie in shared memory.
         #[inline]
-        write_timeout, write_deadline -> WriteResult<'_, T>, else Err(LockError::TimedOut);
+        write_timeout, write_deadline -> WriteResult<'_, T>,
+            else Err(LockError::TimedOut(self.first_holder()));
     }
 
     /// The writer word, and then the slots.
@@ -212,6 +214,26 @@ impl<T: Plain> RwLock<T> {
             died.then_some(PoisonCause::OwnerDied)
         };
         PoisonCause::of(self.poison().load(Relaxed)).or_else(died)
+    }
+
+    /// Returns whether a thread holds the lock, for reading or writing. May change at any moment.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        self.words().any(|word| word.owner().is_some())
+    }
+
+    #[cold]
+    fn first_holder(&self) -> Option<Box<Holder>> {
+        self.words().find_map(Holder::boxed)
+    }
+
+    /// Returns the threads that hold the lock, the writer first, to be shown to people. May change
+    /// at any moment.
+    ///
+    /// It reads `/proc`, which takes some microseconds.
+    #[must_use]
+    pub fn holders(&self) -> Vec<Holder> {
+        self.words().filter_map(Holder::of).collect()
     }
 
     /// Declares the value sound, whatever happened to its last writers.
@@ -308,6 +330,18 @@ unsafe impl<T: Plain> Shareable for RwLock<T> {
     }
     fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
         self.words().any(|word| word.is_owned_by_one_of(ours))
+    }
+}
+
+impl<T: Plain + Default> Default for RwLock<T> {
+    fn default() -> Self {
+        RwLock::new(T::default())
+    }
+}
+
+impl<T: Plain> From<T> for RwLock<T> {
+    fn from(value: T) -> Self {
+        RwLock::new(value)
     }
 }
 

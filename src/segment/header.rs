@@ -96,6 +96,7 @@ const DESCRIPTION_AT: usize = HEADER + CONTROL;
 /// A segment without a name (anonymous, or in memory of the caller) has no lifetime: it goes with
 /// its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Lifetime {
     /// The last process that leaves removes it.
     ///

@@ -22,36 +22,21 @@
 
 #[cfg(not(outlast_loom))]
 mod clock;
-#[cfg_attr(
-    any(outlast_loom, all(feature = "pthread", not(feature = "futex"))),
-    path = "fence_full.rs"
-)]
+#[cfg_attr(any(outlast_loom, outlast_pthread), path = "fence_full.rs")]
 pub(crate) mod fence;
 #[cfg(not(outlast_loom))]
 pub(crate) mod file;
 #[cfg_attr(not(outlast_hooks), path = "no_hooks.rs")]
 pub(crate) mod hooks;
 #[cfg_attr(outlast_loom, path = "model.rs")]
-#[cfg_attr(
-    all(feature = "pthread", not(feature = "futex"), not(outlast_loom)),
-    path = "pthread.rs"
-)]
-#[cfg_attr(
-    not(any(outlast_loom, all(feature = "pthread", not(feature = "futex")))),
-    path = "futex.rs"
-)]
+#[cfg_attr(all(outlast_pthread, not(outlast_loom)), path = "pthread.rs")]
+#[cfg_attr(not(any(outlast_loom, outlast_pthread)), path = "futex.rs")]
 mod parker;
 #[cfg(all(feature = "process", not(outlast_loom)))]
 pub(crate) mod process;
 #[cfg_attr(outlast_loom, path = "robust_model.rs")]
-#[cfg_attr(
-    all(feature = "pthread", not(feature = "futex"), not(outlast_loom)),
-    path = "robust_pthread.rs"
-)]
-#[cfg_attr(
-    not(any(outlast_loom, all(feature = "pthread", not(feature = "futex")))),
-    path = "robust_futex.rs"
-)]
+#[cfg_attr(all(outlast_pthread, not(outlast_loom)), path = "robust_pthread.rs")]
+#[cfg_attr(not(any(outlast_loom, outlast_pthread)), path = "robust_futex.rs")]
 pub(crate) mod robust;
 #[cfg(all(feature = "process", not(outlast_loom)))]
 pub(crate) mod signal;
@@ -66,12 +51,18 @@ pub(crate) use parker::Parker;
 #[cfg(not(outlast_loom))]
 pub(crate) use parker::{BACKEND, wake_all};
 #[cfg(not(outlast_loom))]
-pub(crate) use thread::cpus;
+pub(crate) use thread::{cpus, process_of};
 
 /// The model's threads take turns.
 #[cfg(outlast_loom)]
 pub(crate) fn cpus() -> usize {
     1
+}
+
+/// The model's threads have no process.
+#[cfg(outlast_loom)]
+pub(crate) fn process_of(_tid: u32) -> Option<(u32, Option<String>)> {
+    None
 }
 
 /// A word, and the value at which to sleep on it.
@@ -95,7 +86,7 @@ pub(crate) enum Wake {
 pub(crate) enum Change {
     /// Stores zero.
     #[cfg_attr(
-        any(outlast_loom, all(feature = "pthread", not(feature = "futex"))),
+        any(outlast_loom, outlast_pthread),
         expect(dead_code, reason = "for the tokens of robust futexes")
     )]
     Clear,

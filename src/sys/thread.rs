@@ -189,3 +189,13 @@ pub(crate) fn exists(tid: u32) -> bool {
     let r = unsafe { libc::syscall(libc::SYS_tkill, tid, 0) };
     r == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
+
+/// The process of a thread in this PID namespace, and the name of the process, as far as `/proc`
+/// shows them.
+pub(crate) fn process_of(tid: u32) -> Option<(u32, Option<String>)> {
+    let read = |path| Some(String::from_utf8_lossy(&std::fs::read(path).ok()?).into_owned());
+    let status = read(format!("/proc/{tid}/status"))?;
+    let pid = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()?;
+    let name = read(format!("/proc/{pid}/comm")).map(|name| name.trim_end().to_owned());
+    Some((pid, name))
+}

@@ -41,7 +41,7 @@ impl WaitWord {
 
     /// Like `park`, but the thread sleeps only while the word beside has its value, too. Wakes are
     /// for this word.
-    #[cfg(any(feature = "futex", not(feature = "pthread"), outlast_loom))]
+    #[cfg(any(not(outlast_pthread), outlast_loom))]
     pub(crate) fn park_beside(&self, seen: u32, beside: Watch<'_>, deadline: Deadline) -> Wake {
         self.parker.park_beside(&self.value, seen, beside, deadline)
     }
@@ -64,7 +64,7 @@ impl WaitWord {
     }
 
     /// The same, but changes the word `beside` this one.
-    #[cfg(any(feature = "futex", not(feature = "pthread"), outlast_loom))]
+    #[cfg(any(not(outlast_pthread), outlast_loom))]
     pub(crate) fn change_beside_and_wake(
         &self,
         beside: &AtomicU32,

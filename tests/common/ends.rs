@@ -349,7 +349,7 @@ fn foreign_bytes() {
                 (office.jobs.sender().unwrap(), office.jobs.receiver().unwrap());
             let bytes = random.bytes(size_of_val(&office.jobs));
             // The ends only, or all; what the C library keeps in the other backend is none of ours.
-            let ends_only = round % 2 == 0 || !cfg!(feature = "futex");
+            let ends_only = round % 2 == 0 || cfg!(outlast_pthread);
             let len = if ends_only { 520 } else { bytes.len() };
             scribble(&office.jobs, 0, &bytes[..len]);
             for n in 0..4 {

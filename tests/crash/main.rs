@@ -2,41 +2,41 @@
 #![cfg(not(outlast_loom))]
 #![expect(unsafe_code, reason = "forks, traces and kills processes, and looks at their memory")]
 
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod barrier;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod byte_channel;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod bytes;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod channel;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod condition;
 mod controls;
 mod heir;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod latch;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod letters;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod log;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod newcomers;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod pipe;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod primitives;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod priority;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod priority_channel;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod reentrant;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod rwlock;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod semaphore;
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 mod spsc;
 mod stepper;
 mod sweep;

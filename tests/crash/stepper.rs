@@ -86,7 +86,7 @@ impl Child {
     }
 
     /// How the process has ended, if it has.
-    #[cfg(feature = "futex")]
+    #[cfg(not(outlast_pthread))]
     pub(crate) fn end_now(&mut self) -> Option<End> {
         match self.poll() {
             Some(Status::Ended(end)) => Some(end),

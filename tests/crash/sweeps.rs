@@ -14,7 +14,7 @@ pub(crate) fn fail<T>(what: impl fmt::Display) -> Result<T, String> {
 
 /// Looks again until nothing is wrong any more, within the [`patience`]: the dead may not be mended
 /// yet.
-#[cfg(feature = "futex")] // with the other backend only locks are swept, which nobody mends
+#[cfg(not(outlast_pthread))] // with the other backend only locks are swept, which nobody mends
 pub(crate) fn once_mended(verdict: impl Fn() -> Verdict) -> Verdict {
     let began = std::time::Instant::now();
     loop {
@@ -26,7 +26,7 @@ pub(crate) fn once_mended(verdict: impl Fn() -> Verdict) -> Verdict {
 }
 
 /// The owner tag of the process that makes a segment.
-#[cfg(feature = "futex")]
+#[cfg(not(outlast_pthread))]
 pub(crate) const FIRST: u32 = 1;
 
 /// The value's bytes.

@@ -36,7 +36,7 @@ fn lock_timeout_loses_no_wake_of_others() {
         let mut held = lock.lock().unwrap();
         let timed = spawn(&lock, |lock| match lock.lock_timeout(SOON) {
             Ok(mut value) => *value += 1,
-            Err(error) => assert!(matches!(error, LockError::TimedOut)),
+            Err(error) => assert!(matches!(error, LockError::TimedOut(_))),
         });
         let patient = spawn(&lock, |lock| *lock.lock().unwrap() += 1);
         *held += 1;

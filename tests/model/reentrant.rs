@@ -41,7 +41,7 @@ fn reentrant_lock_timeout_loses_no_wake_of_others() {
         let outer = lock.lock().unwrap();
         let timed = spawn(&lock, |lock| match lock.lock_timeout(SOON) {
             Ok(guard) => _ = guard.update(|value| value + 1),
-            Err(error) => assert!(matches!(error, LockError::TimedOut)),
+            Err(error) => assert!(matches!(error, LockError::TimedOut(_))),
         });
         let patient = spawn(&lock, |lock| add_one(lock, false));
         let inner = lock.try_lock().unwrap();

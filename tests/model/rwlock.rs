@@ -160,7 +160,7 @@ fn rwlock_timeout_of_a_writer_lets_the_readers_in() {
                 value[0] += 1;
                 value[1] += 1;
             }
-            Err(error) => assert!(matches!(error, LockError::TimedOut)),
+            Err(error) => assert!(matches!(error, LockError::TimedOut(_))),
         });
         let patient = spawn(&lock, read);
         drop(held);
@@ -179,7 +179,7 @@ fn rwlock_timeout_of_a_reader_loses_no_wake() {
         let held = lock.write().unwrap();
         let timed = spawn(&lock, |lock| match lock.read_timeout(SOON) {
             Ok(value) => drop(value),
-            Err(error) => assert!(matches!(error, LockError::TimedOut)),
+            Err(error) => assert!(matches!(error, LockError::TimedOut(_))),
         });
         let patient = spawn(&lock, add_one);
         drop(held);
@@ -286,7 +286,7 @@ fn rwlock_without_slots_wakes_everybody() {
         join(holders);
         let readers = [spawn(&lock, read), spawn(&lock, read)];
         let writer = lock.write_timeout(Duration::ZERO);
-        assert!(matches!(writer, Err(LockError::TimedOut)));
+        assert!(matches!(writer, Err(LockError::TimedOut(_))));
         join(readers);
         assert!(matches!(lock.try_write(), Err(LockError::WouldBlock)));
     });

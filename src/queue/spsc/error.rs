@@ -17,8 +17,8 @@ pub enum RoleError {
     #[error("another process kept this end of the ring past the deadline")]
     TimedOut,
     /// The attempt failed.
-    #[error(transparent)]
-    Failed(Fault),
+    #[error("{0}")]
+    Failed(#[source] Fault),
 }
 
 impl<T> From<(T, Nothing)> for SendError<T> {

@@ -3,14 +3,8 @@
 //! `Lock`, the tokens of the peer table and the recovery lock stand on it. Both backends show it as
 //! the same number, and give it up to the next taker with the word that its owner died.
 
-#[cfg_attr(
-    all(feature = "pthread", not(feature = "futex"), not(outlast_loom)),
-    path = "pthread.rs"
-)]
-#[cfg_attr(
-    not(all(feature = "pthread", not(feature = "futex"), not(outlast_loom))),
-    path = "futex.rs"
-)]
+#[cfg_attr(all(outlast_pthread, not(outlast_loom)), path = "pthread.rs")]
+#[cfg_attr(not(all(outlast_pthread, not(outlast_loom))), path = "futex.rs")]
 mod imp;
 
 pub(crate) use imp::RobustWord;
@@ -53,6 +47,12 @@ pub(crate) enum Refused {
 }
 
 impl RobustWord {
+    /// The thread that owns the word.
+    pub(crate) fn owner(&self) -> Option<u32> {
+        let owner = self.value() & OWNER;
+        (owner != 0 && owner != UNPLACED).then_some(owner)
+    }
+
     /// Whether the kernel has marked the word that showed this value: its owner has left user mode
     /// for good.
     pub(crate) fn is_marked(value: u32) -> bool {
