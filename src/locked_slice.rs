@@ -18,7 +18,9 @@
 #![expect(unsafe_code, reason = "the elements are reached through the lock's promise of exclusion")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::lock::{Lock, LockError, LockGuard, LockResult, PoisonCause, Take};
+use crate::lock::{
+    Holder, Lock, LockError, LockGuard, LockResult, MarkConsistent, PoisonCause, Take,
+};
 use crate::shareable::{
     Field, Layout, Plain, Shareable, WithCapacity, begin, mix_u64, slice_shareable,
 };
@@ -78,7 +80,8 @@ impl<T: Plain> LockedSlice<T> {
         #[inline]
         try_lock -> LockedSliceResult<'_, T>, else Err(LockError::WouldBlock);
         #[inline]
-        lock_timeout, lock_deadline -> LockedSliceResult<'_, T>, else Err(LockError::TimedOut);
+        lock_timeout, lock_deadline -> LockedSliceResult<'_, T>,
+            else Err(LockError::TimedOut(Holder::boxed(&self.lock.word)));
     }
 
     /// The number of elements.
@@ -143,8 +146,14 @@ impl<'a, T: Plain> Verb for TakeSlice<'a, T> {
 
 impl<T: Plain> LockedSliceGuard<'_, T> {
     /// Declares the elements sound again, after the death or panic of an owner.
-    pub fn mark_consistent(guard: &mut Self) {
-        LockGuard::mark_consistent(&mut guard.lock);
+    pub fn mark_consistent(&mut self) {
+        self.lock.mark_consistent();
+    }
+}
+
+impl<T: Plain> MarkConsistent for LockedSliceGuard<'_, T> {
+    fn mark_consistent(&mut self) {
+        LockedSliceGuard::mark_consistent(self);
     }
 }
 

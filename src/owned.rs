@@ -13,7 +13,7 @@
 #![expect(unsafe_code, reason = "extends the lifetime of a guard that lies beside its handle")]
 use crate::error::Fault;
 use crate::latch::{LatchError, Member};
-use crate::lock::{LockError, LockGuard};
+use crate::lock::{LockError, LockGuard, MarkConsistent};
 use crate::locked_slice::LockedSliceGuard;
 use crate::queue::bytes::{Message, Reservation};
 use crate::queue::{Delivery, Loan, Ref};
@@ -190,6 +190,19 @@ impl<G: Guard + DerefMut, T: ?Sized + Shareable> DerefMut for Owned<G, T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut G::Target {
         &mut self.guard
+    }
+}
+
+impl<G: Guard + MarkConsistent, T: ?Sized + Shareable> Owned<G, T> {
+    /// Declares the value sound again, after the death or panic of an owner.
+    pub fn mark_consistent(&mut self) {
+        self.guard.mark_consistent();
+    }
+}
+
+impl<G: Guard + MarkConsistent, T: ?Sized + Shareable> MarkConsistent for Owned<G, T> {
+    fn mark_consistent(&mut self) {
+        Owned::mark_consistent(self);
     }
 }
 
