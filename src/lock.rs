@@ -292,6 +292,18 @@ impl<'a, T: Plain> Verb for Take<'a, T> {
     }
 
     #[inline(always)]
+    fn fast_or<R>(
+        self,
+        done: impl FnOnce(Self::Output) -> R,
+        otherwise: impl FnOnce(Self) -> R,
+    ) -> R {
+        match self.0.word.try_take_fast() {
+            Some(me) => done(self.0.guard(me)),
+            None => otherwise(self),
+        }
+    }
+
+    #[inline(always)]
     fn attempt(&mut self) -> Option<Self::Output> {
         match self.0.word.try_take_fast() {
             Some(me) => Some(self.0.guard(me)),

@@ -263,6 +263,18 @@ impl<'a, T: Plain> Verb for Read<'a, T> {
     }
 
     #[inline(always)]
+    fn fast_or<R>(
+        self,
+        done: impl FnOnce(Self::Output) -> R,
+        otherwise: impl FnOnce(Self) -> R,
+    ) -> R {
+        match self.0.read_fast() {
+            Some((slot, me)) => done(self.0.reader(slot, me)),
+            None => otherwise(self),
+        }
+    }
+
+    #[inline(always)]
     fn attempt(&mut self) -> Option<Self::Output> {
         match self.0.read_fast() {
             Some((slot, me)) => Some(self.0.reader(slot, me)),
@@ -286,6 +298,18 @@ impl<'a, T: Plain> Verb for Write<'a, T> {
     fn fast(&mut self) -> Option<Self::Output> {
         let me = self.0.write_fast()?;
         Some(self.0.writer(me))
+    }
+
+    #[inline(always)]
+    fn fast_or<R>(
+        self,
+        done: impl FnOnce(Self::Output) -> R,
+        otherwise: impl FnOnce(Self) -> R,
+    ) -> R {
+        match self.0.write_fast() {
+            Some(me) => done(self.0.writer(me)),
+            None => otherwise(self),
+        }
     }
 
     #[inline(always)]

@@ -71,6 +71,22 @@ pub(crate) trait Verb: Sized {
         None
     }
 
+    /// Continues with what [`fast`](Self::fast) gives, or with the verb if that fails.
+    ///
+    /// A verb whose output is made by a function that is not inlined calls that function here: the
+    /// output then stays in registers, which it does not inside an `Option`.
+    #[inline(always)]
+    fn fast_or<R>(
+        mut self,
+        done: impl FnOnce(Self::Output) -> R,
+        otherwise: impl FnOnce(Self) -> R,
+    ) -> R {
+        match self.fast() {
+            Some(output) => done(output),
+            None => otherwise(self),
+        }
+    }
+
     /// Tries once. Never blocks, and changes nothing if it fails.
     #[inline(always)]
     fn attempt(&mut self) -> Option<Self::Output> {
@@ -99,12 +115,14 @@ impl<R, F: FnMut(Deadline) -> Option<R>> Verb for Call<F> {
 
 /// The blocking form.
 #[inline(always)]
-pub(crate) fn block<V: Verb>(mut verb: V) -> V::Output {
-    match verb.fast() {
-        Some(done) => done,
-        None if V::HAS_FAST_PATH => block_slow(verb),
-        None => wait_for_ever(verb),
-    }
+pub(crate) fn block<T, E, F: From<E>, V: Verb<Output = Result<T, E>>>(verb: V) -> Result<T, F> {
+    verb.fast_or(
+        |done| done.map_err(F::from),
+        |verb| match V::HAS_FAST_PATH {
+            true => block_slow(verb).map_err(F::from),
+            false => wait_for_ever(verb).map_err(F::from),
+        },
+    )
 }
 
 /// By value, so that the fast path keeps the verb in registers.
@@ -265,7 +283,7 @@ macro_rules! verbs {
         $call.map_err(From::from)
     }};
     // Even where the error stays the same, this takes the result apart: a guard stays in registers.
-    (@block [$value:expr]) => { $crate::wait::verbs::block($value).map_err(From::from) };
+    (@block [$value:expr]) => { $crate::wait::verbs::block($value) };
     (@attempt [|$deadline:ident| ($call:expr)] $($late:tt)+) => {{
         let $deadline = $crate::deadline::Deadline::NOW;
         $call.map_err(From::from)
