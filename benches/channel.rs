@@ -2,15 +2,15 @@
 //! beside one of them.
 mod support;
 
-use outlast::{Channel, PriorityQueue, Queue, Shared};
+use outlast::{Channel, FixedPriorityQueue, Queue, Shared};
 use std::sync::mpsc::sync_channel;
 use support::scenes::{World, stream};
 use support::{ALONE, Bench, Contest, TOGETHER};
 
 const CAPACITY: usize = 1_024;
 
-type Levels = PriorityQueue<u64, 4, CAPACITY>;
-type LevelsBetween = Channel<PriorityQueue<u64, 4, CAPACITY>>;
+type Levels = FixedPriorityQueue<u64, 4, CAPACITY>;
+type LevelsBetween = Channel<FixedPriorityQueue<u64, 4, CAPACITY>>;
 
 fn queue() -> Shared<Queue<u64>> {
     Shared::<Queue<u64>>::with_capacity(CAPACITY).expect("memory")

@@ -147,6 +147,7 @@ impl From<TryRecvError> for Error {
     fn from(error: TryRecvError) -> Self {
         match error {
             TryRecvError::Empty => Error::Empty,
+            TryRecvError::TooManyInFlight => Error::Recv(RecvTimeoutError::TooManyInFlight),
             TryRecvError::Closed => Error::Recv(RecvTimeoutError::Closed),
             TryRecvError::Disconnected => Error::Recv(RecvTimeoutError::Disconnected),
             TryRecvError::PeerDied => Error::Recv(RecvTimeoutError::PeerDied),

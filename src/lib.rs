@@ -83,7 +83,7 @@ pub use plain_types::{
 pub use queue::bytes;
 pub use queue::spsc;
 pub use queue::{ByteQueue, FixedByteQueue};
-pub use queue::{Channel, PriorityQueue, Receiver, Sender};
+pub use queue::{Channel, FixedPriorityQueue, PriorityQueue, Receiver, Sender};
 pub use queue::{Connection, FixedPipe, Pipe};
 pub use queue::{Delivery, FixedQueue, Loan, Queue, Ref};
 #[cfg(all(feature = "serde", not(outlast_loom)))]

@@ -234,9 +234,18 @@ macro_rules! guards {
 guards! {
     LockGuard<V> LockedSliceGuard<V> ReentrantLockGuard<V> ReadGuard<V> WriteGuard<V>
     Permit OwnedPermit Member
-    Delivery<V> Loan<V> Ref<V>
     Message Reservation
 }
+
+macro_rules! guards_of_levels {
+    ($($guard:ident)*) => {$(
+        // SAFETY: as above.
+        unsafe impl<V: Plain, const LEVELS: usize> Guard for $guard<'static, V, LEVELS> {
+            type At<'a> = $guard<'a, V, LEVELS>;
+        }
+    )*};
+}
+guards_of_levels! { Delivery Loan Ref }
 
 /// A function that takes a reference to a shared value.
 pub trait Verb<'a, T: ?Sized + 'a>: FnOnce(&'a T) -> <Self as Verb<'a, T>>::Output {

@@ -188,6 +188,19 @@ pub trait WithCapacity: Shareable {
     fn units(capacity: usize) -> Option<usize> {
         Some(capacity)
     }
+
+    /// Like [`units`](Self::units), with room for `in_flight` unacknowledged messages. `None` also
+    /// if messages of the type are not acknowledged.
+    #[doc(hidden)]
+    #[must_use]
+    fn units_in_flight(_capacity: usize, _in_flight: usize) -> Option<usize> {
+        None
+    }
+
+    /// Divides the elements of a new value, of which there are `units_in_flight`. Called before
+    /// [`place`](Shareable::place).
+    #[doc(hidden)]
+    fn set_in_flight(&self, _in_flight: usize) {}
 }
 
 /// Data that primitives guard and carry: what may be in a `Lock` or pass through a `Queue`.

@@ -147,11 +147,12 @@ pub struct Options {
     lifetime: Lifetime,
     processes: u32,
     threads: u32,
+    in_flight: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { lifetime: Lifetime::UntilLast, processes: 256, threads: 1_024 }
+        Options { lifetime: Lifetime::UntilLast, processes: 256, threads: 1_024, in_flight: None }
     }
 }
 
@@ -189,6 +190,28 @@ impl Options {
     #[must_use]
     pub fn processes(self, processes: u32) -> Self {
         Options { processes, ..self }
+    }
+
+    /// How many messages of a queue can be delivered and not acknowledged at a time: 1 to 1,048,575,
+    /// 64 if it is not chosen.
+    ///
+    /// For queues and channels whose messages can be acknowledged, of a capacity that is chosen at
+    /// run time. For other types, [`with_capacity`](Self::with_capacity) fails with
+    /// [`OpenError::InvalidCapacity`].
+    ///
+    /// ```
+    /// use outlast::{Options, Queue, TryRecvError};
+    /// let jobs = Options::new().in_flight(1).with_capacity::<Queue<u64>>(16)?;
+    /// jobs.send_batch(&[7, 8])?;
+    /// let first = jobs.recv_ack()?;
+    /// assert_eq!(jobs.try_recv_ack().err(), Some(TryRecvError::TooManyInFlight));
+    /// first.ack()?;
+    /// assert_eq!(*jobs.recv_ack()?, 8);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    #[must_use]
+    pub fn in_flight(self, in_flight: usize) -> Self {
+        Options { in_flight: Some(in_flight), ..self }
     }
 
     /// How many threads of all processes can wait or send or receive in it: 1 to 65,535. Each takes
@@ -266,7 +289,7 @@ impl Options {
         self,
         capacity: usize,
     ) -> Result<Shared<T>, OpenError> {
-        self.make(Home::Anonymous, Self::units::<T>(capacity)?, Self::empty)
+        self.make_for(Home::Anonymous, capacity)
     }
 
     /// As [`Shared::create_with_capacity`].
@@ -278,7 +301,7 @@ impl Options {
         name: &str,
         capacity: usize,
     ) -> Result<Shared<T>, OpenError> {
-        self.make(Home::Named(name), Self::units::<T>(capacity)?, Self::empty)
+        self.make_for(Home::Named(name), capacity)
     }
 
     /// As [`Shared::open_or_create_with_capacity`].
@@ -293,9 +316,23 @@ impl Options {
         open_or(name, || self.create_with_capacity(name, capacity))
     }
 
-    fn units<T: ?Sized + WithCapacity>(capacity: usize) -> Result<usize, OpenError> {
-        let units = T::units(capacity).filter(|&units| T::size(units).is_some());
-        units.ok_or(OpenError::InvalidCapacity(capacity))
+    fn make_for<T: ?Sized + WithCapacity + Sync + 'static>(
+        self,
+        home: Home<'_>,
+        capacity: usize,
+    ) -> Result<Shared<T>, OpenError> {
+        let units = match self.in_flight {
+            Some(in_flight) => T::units_in_flight(capacity, in_flight),
+            None => T::units(capacity),
+        };
+        let units = units.filter(|&units| T::size(units).is_some());
+        self.make(home, units.ok_or(OpenError::InvalidCapacity(capacity))?, |at: NonNull<T>| {
+            if let Some(in_flight) = self.in_flight {
+                // SAFETY: `make` gives zero-filled memory that is a value of the type.
+                unsafe { at.as_ref() }.set_in_flight(in_flight);
+            }
+            Self::empty(at);
+        })
     }
 
     /// Makes a segment in memory of the caller's, for example of a `shared_memory::Shmem`.

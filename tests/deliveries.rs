@@ -7,11 +7,10 @@ mod common;
 use common::{cpu_time, ms, until_waiting, watch};
 use outlast::queue::IN_FLIGHT;
 use outlast::{
-    Channel, Delivery, PriorityQueue, Queue, RecvError, RecvTimeoutError, Shareable, Shared, Spin,
-    TryRecvError, queue::priority,
+    Channel, Delivery, FixedPriorityQueue, Queue, RecvError, RecvTimeoutError, Shareable, Shared,
+    Spin, TryRecvError,
 };
 use std::os::unix::fs::FileExt as _;
-use std::sync::Barrier;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -55,7 +54,7 @@ fn claim_first_slot<T: ?Sized + Shareable + Sync + 'static>(
     let file = std::fs::File::from(shared.try_clone_fd().unwrap());
     let mut word = [0; 8];
     file.read_exact_at(&mut word, 104).unwrap();
-    let slots = (field.layout)().fields[1].offset;
+    let slots = (field.layout)().fields[0].offset;
     let slot = u64::from_ne_bytes(word) + (field.offset + slots) as u64;
     file.write_all_at(&(4_095_u64 << 4 | 1).to_ne_bytes(), slot).unwrap();
     (file, slot)
@@ -86,8 +85,8 @@ fn closed_and_empty_is_seen_without_a_cell() {
     assert_eq!(queue.recv_ack_timeout(ms(5)).err(), Some(RecvTimeoutError::TimedOut));
     queue.send(ALL).unwrap();
     queue.close();
-    assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::Empty), "a message waits for a cell");
-    assert_eq!(queue.recv_ack_timeout(ms(5)).err(), Some(RecvTimeoutError::TimedOut));
+    assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::TooManyInFlight));
+    assert_eq!(queue.recv_ack_timeout(ms(5)).err(), Some(RecvTimeoutError::TooManyInFlight));
     assert_eq!(queue.recv(), Ok(ALL));
     assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::Closed));
     assert_eq!(queue.recv_ack_timeout(ms(5_000)).err(), Some(RecvTimeoutError::Closed));
@@ -191,7 +190,7 @@ fn a_receiver_without_a_cell_sleeps_when_the_senders_are_gone() {
     drop(sender);
     let used = cpu_time(|| {
         let received = receiver.recv_ack_timeout(ms(1_000));
-        assert_eq!(received.err(), Some(RecvTimeoutError::TimedOut));
+        assert_eq!(received.err(), Some(RecvTimeoutError::TooManyInFlight));
     });
     assert!(used < ms(50), "{used:?}");
 }
@@ -269,7 +268,7 @@ fn a_message_that_is_given_back_wakes_a_receiver_that_sleeps_for_a_cell() {
 
 // ---------------------------------------------------------------------------------- priority
 
-type Levels = PriorityQueue<u64, 2, { IN_FLIGHT + 8 }>;
+type Levels = FixedPriorityQueue<u64, 2, { IN_FLIGHT + 8 }>;
 
 /// The same of the upper level of two.
 fn exhausted_level() -> Shared<Levels> {
@@ -278,7 +277,7 @@ fn exhausted_level() -> Shared<Levels> {
     queue
 }
 
-fn take_all_of(queue: &Levels) -> Vec<priority::Delivery<'_, u64>> {
+fn take_all_of(queue: &Levels) -> Vec<Delivery<'_, u64, 2>> {
     (0..IN_FLIGHT).map(|_| queue.recv_ack().unwrap()).collect()
 }
 
@@ -338,8 +337,8 @@ fn levels_a_receiver_that_sleeps_for_a_cell_of_a_closed_queue_hears_that_the_mes
 /// Receivers that sleep for a cell wake neither themselves nor each other.
 #[test]
 fn levels_receivers_without_a_cell_sleep_when_the_senders_are_gone() {
-    type Levels = Channel<PriorityQueue<u64, 2, { IN_FLIGHT + 8 }>>;
-    let channel = Shared::anonymous(Levels::new(PriorityQueue::new())).unwrap();
+    type Levels = Channel<FixedPriorityQueue<u64, 2, { IN_FLIGHT + 8 }>>;
+    let channel = Shared::anonymous(Levels::new(FixedPriorityQueue::new())).unwrap();
     let _watchdog =
         watch("levels_receivers_without_a_cell_sleep_when_the_senders_are_gone", &channel);
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
@@ -350,7 +349,7 @@ fn levels_receivers_without_a_cell_sleep_when_the_senders_are_gone() {
         let wait = || {
             cpu_time(|| {
                 let received = receiver.recv_ack_timeout(ms(1_000));
-                assert_eq!(received.err(), Some(RecvTimeoutError::TimedOut));
+                assert_eq!(received.err(), Some(RecvTimeoutError::TooManyInFlight));
             })
         };
         let receivers = [scope.spawn(wait), scope.spawn(wait)];
@@ -378,51 +377,17 @@ fn levels_a_free_cell_that_one_receiver_leaves_is_for_the_next() {
     });
 }
 
-/// A receiver that sleeps for a cell of one level is woken by a message of a level that has cells.
+/// A message that is given back ends the sleep of a receiver that waits with a more urgent one.
 #[test]
-fn levels_a_message_of_another_level_ends_the_sleep_for_a_cell() {
+fn levels_a_message_that_is_given_back_ends_the_sleep_for_an_entry() {
     let queue = exhausted_level();
-    let _watchdog = watch("levels_a_message_of_another_level_ends_the_sleep_for_a_cell", &queue);
+    let _watchdog =
+        watch("levels_a_message_that_is_given_back_ends_the_sleep_for_an_entry", &queue);
     let mut held = take_all_of(&queue);
     queue.send(1, ALL).unwrap();
     std::thread::scope(|scope| {
-        let acker = sleeper(scope, || queue.recv_ack().unwrap().ack());
-        queue.send(0, 7).unwrap();
-        assert_eq!(acker.join().unwrap(), Ok(7));
-        // A message that is given back does the same.
         let acker = sleeper(scope, || queue.recv_ack().map(|back| (*back, back.attempts())));
         held.remove(5).nack();
         assert_eq!(acker.join().unwrap(), Ok((5, 1)));
-    });
-}
-
-/// A slow sender bars the way to the messages of later senders: their wakes came too early. Each
-/// receiver keeps its delivery, so that no acknowledgement wakes the next one.
-#[test]
-fn levels_messages_behind_a_slow_sender_reach_all_that_sleep_for_a_cell() {
-    let queue = exhausted_level();
-    let _watchdog =
-        watch("levels_messages_behind_a_slow_sender_reach_all_that_sleep_for_a_cell", &queue);
-    let _held = take_all_of(&queue);
-    queue.send(1, ALL).unwrap();
-    let (file, slot) = claim_first_slot(&queue, <Levels as Shareable>::layout().fields[0]);
-    let all = Barrier::new(3);
-    let take = || {
-        let delivery = queue.recv_ack().unwrap();
-        all.wait();
-        delivery.ack().unwrap()
-    };
-    std::thread::scope(|scope| {
-        let ackers: Vec<_> = (0..3).map(|_| sleeper(scope, take)).collect();
-        queue.send(0, 101).unwrap();
-        std::thread::sleep(ms(100));
-        assert!(ackers.iter().all(|acker| !acker.is_finished()));
-        // It commits, and its wake is that of the third.
-        file.write_all_at(&100_u64.to_ne_bytes(), slot + 8).unwrap();
-        file.write_all_at(&2_u64.to_ne_bytes(), slot).unwrap();
-        queue.send(0, 102).unwrap();
-        let mut got: Vec<_> = ackers.into_iter().map(|acker| acker.join().unwrap()).collect();
-        got.sort_unstable();
-        assert_eq!(got, [100, 101, 102]);
     });
 }

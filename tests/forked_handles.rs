@@ -4,7 +4,7 @@ mod common;
 
 use common::{fork_child, watch};
 use outlast::spsc::Ring;
-use outlast::{ByteQueue, Channel, PriorityQueue, Queue, Shared};
+use outlast::{ByteQueue, Channel, FixedPriorityQueue, Queue, Shared};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Whether it panics, as each way to the bytes of the parent's handle does.
@@ -38,7 +38,7 @@ fn messages_in_place() {
 
 #[test]
 fn deliveries_of_a_level() {
-    let queue = Shared::anonymous(PriorityQueue::<u64, 2, 4>::new()).unwrap();
+    let queue = Shared::anonymous(FixedPriorityQueue::<u64, 2, 4>::new()).unwrap();
     let _watchdog = watch("deliveries_of_a_level", &queue);
     queue.send(1, 5).unwrap();
     let delivery = queue.recv_ack().unwrap();

@@ -15,7 +15,9 @@ use common::{
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU8, AtomicU64};
 use outlast::spsc::{self, Ring};
-use outlast::{ByteQueue, Channel, Pipe, PriorityQueue, Queue, RecvError, Shared, TryRecvError};
+use outlast::{
+    ByteQueue, Channel, FixedPriorityQueue, Pipe, Queue, RecvError, Shared, TryRecvError,
+};
 use std::time::{Duration, Instant};
 
 const CAPACITY: usize = 256;
@@ -316,7 +318,7 @@ fn kills_of_pipe() {
 
 #[test]
 fn kills_of_priority() {
-    let queue = Shared::anonymous(PriorityQueue::<u64, 3, CAPACITY>::new()).unwrap();
+    let queue = Shared::anonymous(FixedPriorityQueue::<u64, 3, CAPACITY>::new()).unwrap();
     let shown = queue.clone();
     let _watchdog = watchdog("kills_of_priority", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
@@ -341,7 +343,7 @@ fn kills_of_priority() {
 #[test]
 fn kills_of_priority_channel() {
     let channel =
-        Shared::anonymous(Channel::new(PriorityQueue::<u64, 3, CAPACITY>::new())).unwrap();
+        Shared::anonymous(Channel::new(FixedPriorityQueue::<u64, 3, CAPACITY>::new())).unwrap();
     let shown = channel.clone();
     let _watchdog = watchdog("kills_of_priority_channel", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());

@@ -6,9 +6,9 @@ use core::mem::{align_of, size_of};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::spsc::FixedRing;
 use outlast::{
-    Barrier, ByteQueue, Channel, Condition, Event, FixedByteQueue, FixedPipe, FixedQueue, Latch,
-    Lock, OnDeath, Once, OnceCell, Options, OwnedSemaphore, PriorityQueue, Queue, ReentrantLock,
-    RwLock, Semaphore, Shareable, Shared,
+    Barrier, ByteQueue, Channel, Condition, Event, FixedByteQueue, FixedPipe, FixedPriorityQueue,
+    FixedQueue, Latch, Lock, OnDeath, Once, OnceCell, Options, OwnedSemaphore, Queue,
+    ReentrantLock, RwLock, Semaphore, Shareable, Shared,
 };
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -52,13 +52,13 @@ fn sizes_and_alignments() {
     assert_eq!((size_of::<RwLock<u64>>(), align_of::<RwLock<u64>>()), (2_176, 64));
     assert_eq!((size_of::<ReentrantLock<u64>>(), align_of::<ReentrantLock<u64>>()), (64, 64));
     assert_eq!((size_of::<Condition>(), align_of::<Condition>()), (8, 4));
-    assert_eq!(size_of::<FixedQueue<u64, 4>>(), 2_048);
+    assert_eq!(size_of::<FixedQueue<u64, 4>>(), 1_536);
     assert_eq!(align_of::<FixedQueue<u64, 4>>(), 128);
     assert_eq!(size_of::<FixedQueue<u64, 5>>() - size_of::<FixedQueue<u64, 4>>(), 0);
     assert_eq!(size_of::<FixedQueue<u64, 12>>() - size_of::<FixedQueue<u64, 4>>(), 128);
     // Two ends of 260 bytes, and the queue.
-    assert_eq!(size_of::<Channel<FixedQueue<u64, 4>>>(), 640 + 2_048);
-    assert_eq!(size_of::<Channel<PriorityQueue<u64, 2, 4>>>(), 640 + 128 + 2 * 2_048);
+    assert_eq!(size_of::<Channel<FixedQueue<u64, 4>>>(), 640 + 1_536);
+    assert_eq!(size_of::<Channel<FixedPriorityQueue<u64, 2, 4>>>(), 640 + 1_792);
     assert_eq!((size_of::<FixedByteQueue<4>>(), align_of::<FixedByteQueue<4>>()), (1152, 128));
     assert_eq!(size_of::<Channel<FixedByteQueue<4>>>(), 640 + 1152);
     assert_eq!(align_of::<Channel<FixedByteQueue<4>>>(), 128);
@@ -77,19 +77,19 @@ fn fields() {
     assert_eq!(rows::<OnceCell<u64>>(), [("value", 48, 1, 8)]);
     assert_eq!(rows::<RwLock<u64>>(), [("value", 2_112, 1, 8)]);
     assert_eq!(rows::<ReentrantLock<u64>>(), [("lock", 0, 1, 64)]);
-    let queue = [("cells", 384, 64, 8), ("slots", 1_920, 4, 8)];
+    let queue = [("slots", 384, 4, 8), ("in_flight", 448, 64, 8)];
     assert_eq!(rows::<FixedQueue<u64, 4>>(), queue);
-    assert_eq!(rows::<Queue<u64>>(), [("cells", 384, 64, 8), ("slots", 1_920, 1, 8)]);
-    assert_eq!(rows::<Channel<FixedQueue<u64, 4>>>(), [("queue", 640, 1, 2_048)]);
-    assert_eq!(rows::<Channel<PriorityQueue<u64, 2, 4>>>(), [("queue", 640, 1, 128 + 2 * 2_048)]);
+    assert_eq!(rows::<Queue<u64>>(), [("slots", 384, 1, 8)]);
+    assert_eq!(rows::<Channel<FixedQueue<u64, 4>>>(), [("queue", 640, 1, 1_536)]);
+    assert_eq!(rows::<Channel<FixedPriorityQueue<u64, 2, 4>>>(), [("queue", 640, 1, 1_792)]);
     assert_eq!(rows::<FixedByteQueue<4>>(), [("blocks", 512, 4, 8)]);
     assert_eq!(rows::<Channel<FixedByteQueue<4>>>(), [("queue", 640, 1, 1152)]);
     assert_eq!(rows::<Channel<ByteQueue>>(), [("queue", 640, 1, 512)]);
     let jobs = [
-        ("pending", 0, 1, 3_072),
-        ("done", 3_072, 1, 8),
-        ("total", 3_136, 1, 64),
-        ("ticks", 3_200, 1, 8),
+        ("pending", 0, 1, 2_560),
+        ("done", 2_560, 1, 8),
+        ("total", 2_624, 1, 64),
+        ("ticks", 2_688, 1, 8),
     ];
     assert_eq!(rows::<Jobs>(), jobs);
 }
@@ -121,8 +121,8 @@ fn fingerprints() {
         <Channel<ByteQueue> as Shareable>::FINGERPRINT,
         <Channel<FixedByteQueue<4>> as Shareable>::FINGERPRINT,
         <Channel<FixedQueue<u64, 4>> as Shareable>::FINGERPRINT,
-        <PriorityQueue<u64, 2, 4> as Shareable>::FINGERPRINT,
-        <Channel<PriorityQueue<u64, 2, 4>> as Shareable>::FINGERPRINT,
+        <FixedPriorityQueue<u64, 2, 4> as Shareable>::FINGERPRINT,
+        <Channel<FixedPriorityQueue<u64, 2, 4>> as Shareable>::FINGERPRINT,
         <FixedRing<u64, 4> as Shareable>::FINGERPRINT,
         <FixedPipe<4> as Shareable>::FINGERPRINT,
     ];
@@ -132,10 +132,10 @@ fn fingerprints() {
         0xfb51_7bfa_09ae_ca90,
         0xa744_bd1b_0936_6c33,
         0xf042_4e6e_ec14_6d58,
-        0x4065_0ca0_d8eb_571d,
-        0xf70a_7109_7871_8579,
+        0x835f_9a5b_1aa8_3132,
+        0xcac6_ceb0_5059_dc76,
         0xbd04_2e84_90d4_1c05,
-        0x920d_45dc_1aca_64be,
+        0xac84_1505_70e8_3100,
         0xadf2_7874_fc39_95ae,
         0xc144_d05c_d847_d729,
         0x36d6_7bfd_bca6_5fd3,
@@ -150,7 +150,7 @@ fn fingerprints() {
         0x1845_da60_908f_1057,
         0xd80b_daad_57a9_4304,
         0x0cea_8f1c_5a2a_1fe8,
-        0x56ad_5249_19b8_96ef,
+        0x9f63_686f_23bc_0da1,
         0x2ce0_06e8_554b_cb10,
         0x5196_9d10_b465_a8e9,
         0x537e_3777_6a59_00a2,
@@ -215,7 +215,7 @@ fn header() {
     golden.extend(*b"outlast\0");
     golden.extend([1_u32, 1, 8].map(u32::to_ne_bytes).concat()); // version, backend, word
     golden.extend((-32_i32).to_ne_bytes());
-    golden.extend(90_112_u64.to_ne_bytes()); // total
+    golden.extend(86_016_u64.to_ne_bytes()); // total
     golden.extend(<Jobs as Shareable>::FINGERPRINT.to_ne_bytes());
     // What differs from machine to machine.
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
@@ -227,18 +227,18 @@ fn header() {
     golden.extend(0_u64.to_ne_bytes()); // elements
     let text = DESCRIPTION;
     golden.extend([256, u32::try_from(text.len()).unwrap()].map(u32::to_ne_bytes).concat());
-    golden.extend([1_088_u64, VALUE_AT, 3_328, 0].map(u64::to_ne_bytes).concat()); // tables, value, its size, reserved
+    golden.extend([1_088_u64, VALUE_AT, 2_816, 0].map(u64::to_ne_bytes).concat()); // tables, value, its size, reserved
     assert_eq!(golden.len(), 128);
     assert_eq!(bytes[..], golden[..]);
     let mut found = vec![0; text.len()];
     file.read_exact_at(&mut found, 256).unwrap();
     assert_eq!(String::from_utf8(found).unwrap(), text);
-    assert_eq!(file.metadata().unwrap().len(), 90_112);
+    assert_eq!(file.metadata().unwrap().len(), 86_016);
     // The value is where it says, with what it was born with.
     let mut value = [0; 8];
-    file.read_exact_at(&mut value, VALUE_AT + 3_072).unwrap();
+    file.read_exact_at(&mut value, VALUE_AT + 2_560).unwrap();
     assert_eq!(value[..4], 1_u32.to_ne_bytes(), "the event is set");
-    file.read_exact_at(&mut value, VALUE_AT + 3_136 + 40).unwrap();
+    file.read_exact_at(&mut value, VALUE_AT + 2_624 + 40).unwrap();
     assert_eq!(value, 0x0102_0304_u64.to_ne_bytes());
 }
 
@@ -246,22 +246,22 @@ fn header() {
 const VALUE_AT: u64 = 83_072;
 
 /// What people are shown if the types differ.
-const DESCRIPTION: &str = "Jobs (3328 bytes, aligned to 128)
-  pending: FixedQueue at 0 (3072 bytes, aligned to 128)
-    cells: Job x 64 at 384 (24 bytes, aligned to 8)
+const DESCRIPTION: &str = "Jobs (2816 bytes, aligned to 128)
+  pending: FixedQueue at 0 (2560 bytes, aligned to 128)
+    slots: Job x 3 at 384 (24 bytes, aligned to 8)
       id: u64 at 0 (8 bytes, aligned to 8)
       kind: Kind at 8 (1 bytes, aligned to 1)
       bounds: array at 12 (12 bytes, aligned to 4)
         element: f32 x 3 at 0 (4 bytes, aligned to 4)
-    slots: Job x 3 at 2944 (24 bytes, aligned to 8)
+    in_flight: Job x 64 at 480 (24 bytes, aligned to 8)
       id: u64 at 0 (8 bytes, aligned to 8)
       kind: Kind at 8 (1 bytes, aligned to 1)
       bounds: array at 12 (12 bytes, aligned to 4)
         element: f32 x 3 at 0 (4 bytes, aligned to 4)
-  done: Event at 3072 (8 bytes, aligned to 4)
-  total: Lock at 3136 (64 bytes, aligned to 64)
+  done: Event at 2560 (8 bytes, aligned to 4)
+  total: Lock at 2624 (64 bytes, aligned to 64)
     value: u64 at 40 (8 bytes, aligned to 8)
-  ticks: array at 3200 (8 bytes, aligned to 4)
+  ticks: array at 2688 (8 bytes, aligned to 4)
     element: AtomicU32 x 2 at 0 (4 bytes, aligned to 4)
 ";
 
@@ -281,7 +281,7 @@ fn tables() {
     let queue = options.with_capacity::<Queue<u64>>(7).unwrap();
     let file = File::from(queue.try_clone_fd().unwrap());
     assert_eq!(word(&file, 72), 3 | 5 << 32);
-    assert_eq!(word(&file, 80), 7);
+    assert_eq!(word(&file, 80), 7 + 64); // slots, with those of the in-flight table
     let (peers, value) = (word(&file, 96), word(&file, 104));
     assert_eq!(value, (peers + 8 * 64).next_multiple_of(128));
 }
@@ -290,6 +290,7 @@ fn tables() {
 /// which becomes usable when it is placed).
 #[test]
 fn zeros_are_an_empty_value() {
+    const CAPACITY: core::ops::Range<usize> = 284..288;
     let image = |shared: &Shared<Jobs>| {
         let file = File::from(shared.try_clone_fd().unwrap());
         let mut bytes = vec![0; size_of::<Jobs>()];
@@ -304,10 +305,14 @@ fn zeros_are_an_empty_value() {
     })
     .unwrap();
     let zeros = Options::new().anonymous_with(|_: &Jobs| {}).unwrap();
-    assert!(image(&zeros).iter().all(|&byte| byte == 0));
-    // (Padding, and slots and cells without a message, hold whatever was on the stack.)
-    let born = image(&born);
-    for part in [0..8, 128..136, 256..300, 3_072..3_080, 3_136..3_184, 3_200..3_208] {
+    // The queue learns its capacity when it is placed.
+    let (born, mut zeros) = (image(&born), image(&zeros));
+    assert_eq!(zeros[CAPACITY].first(), Some(&3));
+    assert_eq!(zeros[CAPACITY], born[CAPACITY]);
+    zeros[CAPACITY].fill(0);
+    assert!(zeros.iter().all(|&byte| byte == 0));
+    // (Padding, and slots without a message, hold whatever was on the stack.)
+    for part in [0..8, 128..136, 256..284, 288..312, 2_560..2_568, 2_624..2_672, 2_688..2_696] {
         assert!(born[part.clone()].iter().all(|&byte| byte == 0), "{part:?}");
     }
 }

@@ -6,16 +6,16 @@ use common::{eventually, fork_child, ms, sleep_for_ever, thread_cpu, watch, worl
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
-    Fault, PriorityQueue, Queue, RecvError, RecvTimeoutError, SendError, SendTimeoutError, Shared,
-    TryRecvError, TrySendError,
+    Fault, FixedPriorityQueue, Options, PriorityQueue, Queue, RecvError, RecvTimeoutError,
+    SendError, SendTimeoutError, Shared, TryRecvError, TrySendError,
 };
 use std::time::{Duration, Instant};
 
-type Levels = PriorityQueue<u64, 3, 2>;
+type Levels = FixedPriorityQueue<u64, 3, 2>;
 
 outlast::shared! {
     #[derive(Debug)]
-    struct Office { jobs: PriorityQueue<u64, 4, 3>, step: AtomicU32, sum: AtomicU64, count: AtomicU64 }
+    struct Office { jobs: FixedPriorityQueue<u64, 4, 3>, step: AtomicU32, sum: AtomicU64, count: AtomicU64 }
 }
 
 fn levels() -> Shared<Levels> {
@@ -24,7 +24,7 @@ fn levels() -> Shared<Levels> {
 
 fn office() -> Shared<Office> {
     Shared::anonymous(Office {
-        jobs: PriorityQueue::new(),
+        jobs: FixedPriorityQueue::new(),
         step: AtomicU32::new(0),
         sum: AtomicU64::new(0),
         count: AtomicU64::new(0),
@@ -67,44 +67,71 @@ fn deliveries() {
     assert_eq!(queue.try_recv_ack().unwrap_err(), TryRecvError::Empty);
 }
 
-/// A level whose cells are all taken is passed by; who waits for a cell gets the first.
+/// The messages of all levels that are unacknowledged count together.
 #[test]
-fn cells_run_out() {
+fn too_many_in_flight() {
     let queue = levels();
-    let _watchdog = watch("cells_run_out", &queue);
+    let _watchdog = watch("too_many_in_flight", &queue);
     let mut held: Vec<_> = (0..64)
         .map(|n| {
             queue.send(2, n).unwrap();
             queue.recv_ack().unwrap()
         })
         .collect();
-    queue.send(2, 64).unwrap();
-    assert_eq!(queue.try_recv_ack().unwrap_err(), TryRecvError::Empty);
-    queue.send(0, 7).unwrap();
-    assert_eq!(queue.recv_ack().unwrap().ack(), Ok(7));
-    for n in 0..2 {
-        let child = fork_child(|| {
-            let job = queue.recv_ack().unwrap();
-            assert_eq!((job.priority(), job.ack()), if n == 0 { (2, Ok(64)) } else { (1, Ok(8)) });
-        });
-        child.until_waiting();
-        if n == 0 {
-            held.pop().unwrap().ack().unwrap();
-        } else {
-            queue.send(1, 8).unwrap(); // in another level than the one that is waited for
-        }
-        child.succeeds();
-        if n == 0 {
-            queue.send(2, 65).unwrap();
-            held.push(queue.recv_ack().unwrap());
-            queue.send(2, 66).unwrap();
-        }
-    }
+    queue.send(0, 64).unwrap();
+    assert_eq!(queue.try_recv_ack().unwrap_err(), TryRecvError::TooManyInFlight);
+    assert_eq!(queue.recv_ack_timeout(ms(5)).unwrap_err(), RecvTimeoutError::TooManyInFlight);
+    let child = fork_child(|| {
+        let job = queue.recv_ack().unwrap();
+        assert_eq!((job.priority(), job.ack()), (1, Ok(8)));
+    });
+    child.until_waiting();
+    queue.send(1, 8).unwrap(); // more urgent than the message that it waits with
+    held.pop().unwrap().ack().unwrap();
+    child.succeeds();
+    held.push(queue.recv_ack().unwrap());
+    queue.send(1, 9).unwrap();
     queue.close();
-    assert_eq!(queue.try_recv_ack().unwrap_err(), TryRecvError::Empty); // there is one
+    assert_eq!(queue.try_recv_ack().unwrap_err(), TryRecvError::TooManyInFlight);
+    // A message that comes back has an entry, so that it is delivered although others are more
+    // urgent.
+    let lowest = held.pop().unwrap();
+    assert_eq!((lowest.priority(), *lowest), (0, 64));
+    lowest.nack();
+    let job = queue.recv_ack().unwrap();
+    assert_eq!((job.priority(), *job, job.attempts()), (0, 64, 1));
+    drop(job);
     held.clear();
-    assert_eq!(queue.try_iter().count(), 65);
+    let all: Vec<_> = queue.try_iter().collect();
+    assert_eq!((all.len(), all[0].0, all[63], all[64]), (65, 2, (1, 9), (0, 64)));
     assert_eq!(queue.recv_ack().unwrap_err(), RecvError::Closed);
+}
+
+/// A queue whose capacity is chosen at run time, with as many unacknowledged messages as its
+/// creator wants.
+#[test]
+fn chosen_at_run_time() {
+    let here = Options::new().in_flight(2).with_capacity::<PriorityQueue<u64, 3>>(4).unwrap();
+    let there = Shared::<PriorityQueue<u64, 3>>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    let _watchdog = watch("chosen_at_run_time", &here);
+    assert_eq!((there.levels(), there.capacity(), there.in_flight_capacity()), (3, 4, 2));
+    for n in 0..12 {
+        here.try_send(usize::try_from(n % 3).unwrap(), n).unwrap();
+    }
+    assert!((0..3).all(|level| here.try_send(level, 0).is_err_and(|error| error.is_full())));
+    let (first, second) = (there.recv_ack().unwrap(), there.recv_ack().unwrap());
+    assert_eq!((*first, *second, first.priority()), (2, 5, 2));
+    assert_eq!(here.try_recv_ack().unwrap_err(), TryRecvError::TooManyInFlight);
+    first.nack();
+    second.ack().unwrap();
+    assert_eq!(here.recv_ack().map(|job| (*job, job.attempts())).unwrap(), (2, 1));
+    let rest: Vec<_> = there.try_iter().map(|(level, n)| (level, n % 3)).collect();
+    let ordered = [2, 1, 0].into_iter().flat_map(|level| [(level, level as u64); 4]).skip(1);
+    assert_eq!(rest, Vec::from_iter(ordered));
+    let with_default = Shared::<PriorityQueue<u64, 3>>::with_capacity(4).unwrap();
+    assert_eq!((with_default.capacity(), with_default.in_flight_capacity()), (4, 64));
+    assert!(Shared::<PriorityQueue<u64, 3>>::with_capacity(0).is_err());
+    assert!(Options::new().in_flight(0).with_capacity::<PriorityQueue<u64, 3>>(4).is_err());
 }
 
 #[test]
@@ -291,7 +318,7 @@ fn foreign_bytes() {
             let office = office();
             office.jobs.send(1, 1).unwrap();
             let job = office.jobs.recv_ack().unwrap();
-            let bytes = random.bytes(size_of::<PriorityQueue<u64, 4, 3>>());
+            let bytes = random.bytes(size_of::<FixedPriorityQueue<u64, 4, 3>>());
             let len = if round % 2 == 0 { 64 } else { bytes.len() };
             common::scribble(&office.jobs, 0, &bytes[..len]);
             for n in 0..4 {

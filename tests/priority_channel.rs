@@ -21,22 +21,22 @@ use common::{eventually, fork_child, ms, watch, worlds};
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
-    Channel, Fault, PriorityQueue, Queue, RecvError, RecvTimeoutError, SendError, SendTimeoutError,
-    Shared, TryRecvError, TrySendError,
+    Channel, Fault, FixedPriorityQueue, Queue, RecvError, RecvTimeoutError, SendError,
+    SendTimeoutError, Shared, TryRecvError, TrySendError,
 };
 use std::time::{Duration, Instant};
 
-type Levels = Channel<PriorityQueue<u64, 3, 4>>;
+type Levels = Channel<FixedPriorityQueue<u64, 3, 4>>;
 
 outlast::shared! {
     #[derive(Debug)]
-    struct Office { jobs: Channel<PriorityQueue<u64, 3, 4>>, answers: Channel<PriorityQueue<u64, 3, 4>>, step: AtomicU32, sum: AtomicU64 }
+    struct Office { jobs: Channel<FixedPriorityQueue<u64, 3, 4>>, answers: Channel<FixedPriorityQueue<u64, 3, 4>>, step: AtomicU32, sum: AtomicU64 }
 }
 
 fn office() -> Shared<Office> {
     Shared::anonymous(Office {
-        jobs: Channel::new(PriorityQueue::new()),
-        answers: Channel::new(PriorityQueue::new()),
+        jobs: Channel::new(FixedPriorityQueue::new()),
+        answers: Channel::new(FixedPriorityQueue::new()),
         step: AtomicU32::new(0),
         sum: AtomicU64::new(0),
     })
@@ -44,7 +44,7 @@ fn office() -> Shared<Office> {
 }
 
 fn channel(capacity: usize) -> Shared<Levels> {
-    let channel = Shared::anonymous(Levels::new(PriorityQueue::new())).unwrap();
+    let channel = Shared::anonymous(Levels::new(FixedPriorityQueue::new())).unwrap();
     assert_eq!(channel.capacity(), capacity);
     channel
 }
@@ -140,14 +140,14 @@ fn jobs_of_all_levels() {
 
 #[test]
 fn not_in_a_segment() {
-    let channel = Levels::new(PriorityQueue::new());
+    let channel = Levels::new(FixedPriorityQueue::new());
     assert_eq!(channel.sender().map(drop), Err(Fault::NotShared));
 }
 
 #[test]
 fn by_name() {
     let name = format!("priority-channel-{}", std::process::id());
-    let here = Shared::create(&name, Levels::new(PriorityQueue::new())).unwrap();
+    let here = Shared::create(&name, Levels::new(FixedPriorityQueue::new())).unwrap();
     let _watchdog = watch("by_name", &here);
     let there = Shared::<Levels>::open(&name).unwrap();
     let (sender, receiver) = (here.sender().unwrap(), there.receiver().unwrap());
@@ -157,7 +157,7 @@ fn by_name() {
     }
     drop(sender);
     assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
-    let other = Shared::<Channel<PriorityQueue<u64, 4, 4>>>::open(&name);
+    let other = Shared::<Channel<FixedPriorityQueue<u64, 4, 4>>>::open(&name);
     assert!(matches!(other, Err(outlast::OpenError::OtherType { .. })), "{other:?}");
 }
 

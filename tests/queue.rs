@@ -12,7 +12,7 @@ use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU8, AtomicU32};
 use outlast::queue::IN_FLIGHT;
 use outlast::{
-    Channel, Fault, FixedQueue, OpenError, Plain, PriorityQueue, Queue, RecvError,
+    Channel, Fault, FixedPriorityQueue, FixedQueue, OpenError, Plain, Queue, RecvError,
     RecvTimeoutError, SendError, SendTimeoutError, Shared, TryRecvError, TrySendError,
 };
 use std::collections::VecDeque;
@@ -962,9 +962,10 @@ fn in_flight_has_a_limit() {
     let all = IN_FLIGHT as u64 + 3;
     (0..all).for_each(|n| queue.send(n).unwrap());
     let mut held: VecDeque<_> = (0..IN_FLIGHT).map(|_| queue.recv_ack().unwrap()).collect();
-    assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::Empty));
-    assert_eq!(queue.recv_ack_timeout(ms(20)).err(), Some(RecvTimeoutError::TimedOut));
-    assert_eq!(queue.recv(), Ok(IN_FLIGHT as u64), "a plain receiver needs no cell");
+    let full = (TryRecvError::TooManyInFlight, RecvTimeoutError::TooManyInFlight);
+    assert_eq!(queue.try_recv_ack().err(), Some(full.0));
+    assert_eq!(queue.recv_ack_timeout(ms(20)).err(), Some(full.1));
+    assert_eq!(queue.recv(), Ok(IN_FLIGHT as u64), "a plain receiver needs no entry");
     std::thread::scope(|scope| {
         // Two wait; each acknowledgement lets one through.
         let waiters: Vec<_> =
@@ -1475,7 +1476,7 @@ fn bits_that_are_no_value() {
                 u64::from_ne_bytes(bytes)
             };
             let slots =
-                word(104) + <Queue<Card> as outlast::Shareable>::layout().fields[1].offset as u64;
+                word(104) + <Queue<Card> as outlast::Shareable>::layout().fields[0].offset as u64;
             // The older of the two: the full slot (phase 2) of the lowest lap, and then of the
             // lowest index.
             let slot = (0..3)
@@ -1586,14 +1587,14 @@ fn iterators_end_at_what_is_no_value() {
     assert_eq!((receiver.try_iter().next(), receiver.iter().next()), (None, None));
     assert_eq!(receiver.into_iter().next(), Some(Coin::Head));
 
-    let levels = Shared::anonymous(PriorityQueue::<Coin, 2, 4>::new()).unwrap();
+    let levels = Shared::anonymous(FixedPriorityQueue::<Coin, 2, 4>::new()).unwrap();
     levels.send(1, Coin::Tail).unwrap();
     spoil(&levels, 2);
     levels.send(1, Coin::Head).unwrap();
     assert_eq!((levels.try_iter().next(), levels.iter().next()), (None, None));
     assert_eq!(levels.iter().next(), Some((1, Coin::Head)));
 
-    let urgent = Shared::anonymous(Channel::new(PriorityQueue::<Coin, 2, 4>::new())).unwrap();
+    let urgent = Shared::anonymous(Channel::new(FixedPriorityQueue::<Coin, 2, 4>::new())).unwrap();
     let (sender, receiver) = (urgent.sender().unwrap(), urgent.receiver().unwrap());
     sender.send(1, Coin::Tail).unwrap();
     spoil(&urgent, 2);

@@ -10,8 +10,8 @@ use outlast::log::Journal;
 use outlast::queue::IN_FLIGHT;
 use outlast::spsc::Ring;
 use outlast::{
-    ByteQueue, Channel, Pipe, PriorityQueue, Queue, RecvError, RecvTimeoutError, SendTimeoutError,
-    Shared, TryRecvError,
+    ByteQueue, Channel, FixedPriorityQueue, Pipe, Queue, RecvError, RecvTimeoutError,
+    SendTimeoutError, Shared, TryRecvError,
 };
 
 /// A forked child closes as the first thing that it does.
@@ -40,7 +40,7 @@ fn a_killed_closer_of_any_queue_leaves_nobody_asleep() {
     let waiter = fork_child(|| assert!(channel.receiver().unwrap().recv().is_err()));
     outlasts("Channel", waiter, || channel.close());
 
-    let levels = Shared::anonymous(PriorityQueue::<u64, 3, 4>::new()).unwrap();
+    let levels = Shared::anonymous(FixedPriorityQueue::<u64, 3, 4>::new()).unwrap();
     let waiter = fork_child(|| assert!(levels.recv().is_err()));
     outlasts("PriorityQueue", waiter, || levels.close());
 
@@ -96,7 +96,7 @@ fn a_receiver_without_a_cell_fences_only_when_the_message_is_gone() {
     queue.close();
     let receiver = fork_child(|| {
         hooks::plan(FENCED, Action::Nap(0));
-        assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::Empty));
+        assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::TooManyInFlight));
         let waited = queue.recv_ack_timeout(ms(20));
         assert_eq!(waited.err(), Some(RecvTimeoutError::TimedOut));
         assert_eq!(hooks::visits(FENCED), 0);

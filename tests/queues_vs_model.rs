@@ -7,8 +7,8 @@ use common::watch_alone;
 use outlast::bytes::Message;
 use outlast::spsc::{self, Ring};
 use outlast::{
-    ByteQueue, Channel, Delivery, Fault, Pipe, PriorityQueue, Queue, RecvTimeoutError, SendError,
-    Shared, TryRecvError, TrySendError,
+    ByteQueue, Channel, Delivery, Fault, FixedPriorityQueue, Pipe, Queue, RecvTimeoutError,
+    SendError, Shared, TryRecvError, TrySendError,
 };
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -646,7 +646,7 @@ fn pipe_and_model_agree() {
 const LEVELS: usize = 3;
 
 fn play_priority(plays: &[(Act, bool)]) {
-    type Levels = PriorityQueue<u32, LEVELS, 2>;
+    type Levels = FixedPriorityQueue<u32, LEVELS, 2>;
     let here = Shared::anonymous(Levels::new()).unwrap();
     let there = Shared::<Levels>::from_fd(here.try_clone_fd().unwrap()).unwrap();
     let mut models: [Model; LEVELS] =
@@ -702,8 +702,8 @@ fn play_priority(plays: &[(Act, bool)]) {
 
 /// What the ends do, in all levels.
 fn play_priority_channel(plays: &[(Act, bool)]) {
-    type Levels = Channel<PriorityQueue<u32, LEVELS, 2>>;
-    let here = Shared::anonymous(Levels::new(PriorityQueue::new())).unwrap();
+    type Levels = Channel<FixedPriorityQueue<u32, LEVELS, 2>>;
+    let here = Shared::anonymous(Levels::new(FixedPriorityQueue::new())).unwrap();
     let there = Shared::<Levels>::from_fd(here.try_clone_fd().unwrap()).unwrap();
     let mut models: [Model; LEVELS] =
         core::array::from_fn(|_| Model { capacity: 2, ..Model::default() });

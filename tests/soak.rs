@@ -37,9 +37,9 @@ mod soak {
     use outlast::pool::Pool;
     use outlast::spsc::{self, FixedRing, RoleError};
     use outlast::{
-        Barrier, BarrierError, Channel, Condition, Event, FixedByteQueue, FixedPipe, FixedQueue,
-        Latch, Lock, LockError, LockGuard, OnDeath, OnceCell, Options, OwnedSemaphore,
-        PriorityQueue, ReentrantLock, RwLock, Semaphore, Shareable, Shared, WriteGuard,
+        Barrier, BarrierError, Channel, Condition, Event, FixedByteQueue, FixedPipe,
+        FixedPriorityQueue, FixedQueue, Latch, Lock, LockError, LockGuard, OnDeath, OnceCell,
+        Options, OwnedSemaphore, ReentrantLock, RwLock, Semaphore, Shareable, Shared, WriteGuard,
     };
     use std::collections::BTreeMap;
     use std::process::{Command, ExitCode};
@@ -102,11 +102,11 @@ mod soak {
             latch: Mended<Latch, 12>,
             queue: Mended<FixedQueue<u64, 8>, 13>,
             jobs: Mended<FixedQueue<u64, 8>, 14>,
-            priority: Mended<PriorityQueue<u64, 3, 4>, 15>,
+            priority: Mended<FixedPriorityQueue<u64, 3, 4>, 15>,
             bytes: Mended<FixedByteQueue<64>, 16>,
             channel: Mended<Channel<FixedQueue<u64, 8>>, 17>,
             byte_channel: Mended<Channel<FixedByteQueue<64>>, 18>,
-            priority_channel: Mended<Channel<PriorityQueue<u64, 3, 4>>, 19>,
+            priority_channel: Mended<Channel<FixedPriorityQueue<u64, 3, 4>>, 19>,
             pipe: Mended<FixedPipe<32>, 20>,
             ring: Mended<FixedRing<u64, 8>, 21>,
         }
@@ -129,11 +129,11 @@ mod soak {
             latch: Mended(Latch::with(1, OnDeath::CountDown)),
             queue: Mended(FixedQueue::new()),
             jobs: Mended(FixedQueue::new()),
-            priority: Mended(PriorityQueue::new()),
+            priority: Mended(FixedPriorityQueue::new()),
             bytes: Mended(FixedByteQueue::new()),
             channel: Mended(Channel::new(FixedQueue::new())),
             byte_channel: Mended(Channel::new(FixedByteQueue::new())),
-            priority_channel: Mended(Channel::new(PriorityQueue::new())),
+            priority_channel: Mended(Channel::new(FixedPriorityQueue::new())),
             pipe: Mended(FixedPipe::new()),
             ring: Mended(FixedRing::new()),
         });

@@ -13,8 +13,8 @@ use common::{Exit, KILLED, OK, filter_calls, fork_child, watch_alone};
 use core::time::Duration;
 use outlast::spsc::FixedRing;
 use outlast::{
-    Barrier, Channel, Condition, Event, FixedByteQueue, FixedPipe, FixedQueue, Latch, Lock, Once,
-    OnceCell, Options, OwnedSemaphore, PriorityQueue, Queue, ReentrantLock, RwLock, Semaphore,
+    Barrier, Channel, Condition, Event, FixedByteQueue, FixedPipe, FixedPriorityQueue, FixedQueue,
+    Latch, Lock, Once, OnceCell, Options, OwnedSemaphore, Queue, ReentrantLock, RwLock, Semaphore,
     Shared, TryRecvError,
 };
 
@@ -345,7 +345,7 @@ outlast::shared! {
     #[derive(Debug)]
     struct Ways {
         ring: FixedRing<u64, 4>, bytes: FixedByteQueue<64>, pipe: FixedPipe<64>, channel: Channel<FixedQueue<u64, 4>>, letters: Channel<FixedByteQueue<64>>,
-        urgent: PriorityQueue<u64, 3, 4>, urgent_ends: Channel<PriorityQueue<u64, 3, 4>>, stream: FixedQueue<u64, 1024>, fast: FixedRing<u64, 1024>
+        urgent: FixedPriorityQueue<u64, 3, 4>, urgent_ends: Channel<FixedPriorityQueue<u64, 3, 4>>, stream: FixedQueue<u64, 1024>, fast: FixedRing<u64, 1024>
     }
 }
 
@@ -431,7 +431,7 @@ fn the_other_queues() {
 /// That the upper levels are empty for good is asked only when the lower ones are, too.
 #[test]
 fn what_is_left_in_the_lowest_level() {
-    type Levels = PriorityQueue<u64, 3, 65_536>;
+    type Levels = FixedPriorityQueue<u64, 3, 65_536>;
     let queue = Options::new().anonymous_with(|_: &Levels| {}).unwrap();
     let _watchdog = common::watch("what_is_left_in_the_lowest_level", &queue);
     (0..queue.capacity() as u64).for_each(|i| queue.send(0, i).unwrap());

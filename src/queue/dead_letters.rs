@@ -6,8 +6,8 @@
 //! it to the other queue once more. No message is lost. The process that reads dead letters must
 //! expect to see one twice.
 use super::bytes::{self, ByteQueue, Store};
-use super::channel::AsQueue;
-use super::{Channel, Delivery, PriorityQueue, Queue, Receiver, RecvFailure, priority};
+use super::channel::{AsPriorityQueue, AsQueue};
+use super::{Channel, Delivery, PriorityQueue, Queue, Receiver, RecvFailure};
 use super::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -21,16 +21,7 @@ pub(super) trait Counted {
     fn done(self) -> Result<(), Fault>;
 }
 
-impl<T: Plain> Counted for Delivery<'_, T> {
-    fn attempts(&self) -> u32 {
-        self.attempts()
-    }
-    fn done(self) -> Result<(), Fault> {
-        self.ack().map(drop)
-    }
-}
-
-impl<T: Plain> Counted for priority::Delivery<'_, T> {
+impl<T: Plain, const LEVELS: usize> Counted for Delivery<'_, T, LEVELS> {
     fn attempts(&self) -> u32 {
         self.attempts()
     }
@@ -51,17 +42,17 @@ impl Counted for bytes::Delivery<'_> {
 /// A queue that takes the messages that were delivered too often.
 pub(super) trait DeadLetters<D> {
     /// Returns `false` if it is full or closed.
-    fn bury(&self, delivery: &D) -> bool;
+    fn take(&self, delivery: &D) -> bool;
 }
 
 impl<T: Plain, D: Deref<Target = T>> DeadLetters<D> for Queue<T> {
-    fn bury(&self, delivery: &D) -> bool {
+    fn take(&self, delivery: &D) -> bool {
         self.try_send(**delivery).is_ok()
     }
 }
 
 impl<S: Store + ?Sized> DeadLetters<bytes::Delivery<'_>> for ByteQueue<S> {
-    fn bury(&self, delivery: &bytes::Delivery<'_>) -> bool {
+    fn take(&self, delivery: &bytes::Delivery<'_>) -> bool {
         self.try_send(delivery).is_ok()
     }
 }
@@ -77,7 +68,7 @@ pub(super) fn next_live<D: Counted>(
     let limit = limit.max(1);
     loop {
         let Some(delivery) = next()? else { return Ok(None) };
-        if delivery.attempts() < limit || !dead_letters.bury(&delivery) {
+        if delivery.attempts() < limit || !dead_letters.take(&delivery) {
             return Ok(Some(delivery));
         }
         delivery.done().map_err(RecvFailure::Failed)?;
@@ -200,8 +191,8 @@ dead_letter_verbs! {
     /// ```
     /// use outlast::{PriorityQueue, Queue, Shared};
     ///
-    /// let jobs = Shared::anonymous(PriorityQueue::<u64, 2, 16>::new())?;
-    /// let there = Shared::<PriorityQueue<u64, 2, 16>>::from_fd(jobs.try_clone_fd()?)?; // as another process would
+    /// let jobs = Shared::<PriorityQueue<u64, 2>>::with_capacity(16)?;
+    /// let there = Shared::<PriorityQueue<u64, 2>>::from_fd(jobs.try_clone_fd()?)?; // as another process would
     /// let dead_letters = Shared::<Queue<u64>>::with_capacity(16)?;
     /// jobs.send(1, 666)?;
     /// drop(there.recv_ack()?); // it fails
@@ -211,15 +202,15 @@ dead_letter_verbs! {
     /// assert_eq!(dead_letters.recv()?, 666); // without its level
     /// # Ok::<(), outlast::Error>(())
     /// ```
-    [T: Plain, const LEVELS: usize, const N: usize] PriorityQueue<T, LEVELS, N>, priority::Delivery<'_, T>, Queue<T>
+    [T: Plain, const LEVELS: usize] PriorityQueue<T, LEVELS>, Delivery<'_, T, LEVELS>, Queue<T>
 }
 
 dead_letter_verbs! {
     /// ```
     /// use outlast::{Channel, PriorityQueue, Queue, Shared};
     ///
-    /// type Jobs = Channel<PriorityQueue<u64, 2, 16>>;
-    /// let here = Shared::anonymous(Jobs::new(PriorityQueue::new()))?;
+    /// type Jobs = Channel<PriorityQueue<u64, 2>>;
+    /// let here = Shared::<Jobs>::with_capacity(16)?;
     /// let there = Shared::<Jobs>::from_fd(here.try_clone_fd()?)?; // as another process would
     /// let dead_letters = Shared::<Queue<u64>>::with_capacity(16)?;
     /// let (sender, receiver) = (here.sender()?, there.receiver()?);
@@ -230,8 +221,9 @@ dead_letter_verbs! {
     /// assert_eq!(dead_letters.recv()?, 666); // without its level
     /// # Ok::<(), outlast::Error>(())
     /// ```
-    [T: Plain, const LEVELS: usize, const N: usize, H: Deref<Target = Channel<PriorityQueue<T, LEVELS, N>>>]
-    Receiver<PriorityQueue<T, LEVELS, N>, H>, priority::Delivery<'_, T>, Queue<T>
+    [T: Plain, const LEVELS: usize, S: ?Sized, H: Deref<Target = Channel<PriorityQueue<T, LEVELS, S>>>]
+    Receiver<PriorityQueue<T, LEVELS, S>, H>, Delivery<'_, T, LEVELS>, Queue<T>
+    where PriorityQueue<T, LEVELS, S>: AsPriorityQueue<T, LEVELS>
 }
 
 dead_letter_verbs! {

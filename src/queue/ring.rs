@@ -1,5 +1,6 @@
-//! The ring of slots: claiming, committing, stepping over.
+//! The ring of slots of one level: claims, commits, and slots that are passed over.
 use crate::error::Fault;
+use crate::shareable::Plain;
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -12,6 +13,10 @@ pub(crate) const MAX_CAPACITY: usize = (1 << INDEX_BITS) - 1;
 const INDEX_BITS: u32 = 24;
 const LAP_BITS: u32 = 40;
 
+/// The largest number of entries of an in-flight table: the word of a slot keeps the index of one
+/// in 20 bits.
+pub(crate) const MAX_IN_FLIGHT: usize = (1 << 20) - 1;
+
 /// What a slot is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -19,12 +24,24 @@ pub(crate) enum Phase {
     Writing = 1,
     Full = 2,
     Reading = 3,
-    Orphan = 4,
+    Returned = 4,
+    Moved = 5,
 }
 
 /// The word of a slot in phase `phase` of lap `lap`, claimed by `owner` (0: by nobody).
 pub(crate) const fn state(lap: u64, owner: u32, phase: Phase) -> u64 {
     ((lap & ((1 << LAP_BITS) - 1)) << 16) | (((owner & 0xfff) as u64) << 4) | phase as u64
+}
+
+/// The word of a slot whose message has moved to entry `entry` of the in-flight table.
+pub(crate) const fn moved(lap: u64, entry: usize) -> u64 {
+    let entry = entry as u64;
+    state(lap, 0, Phase::Moved) | (entry & 0xfff) << 4 | ((entry >> 12) & 0xff) << 56
+}
+
+/// The entry in the word of a slot in phase `Moved`.
+pub(crate) const fn entry_of(state: u64) -> usize {
+    ((((state >> 4) & 0xfff) | (state >> 56) << 12) & 0xf_ffff) as usize
 }
 
 /// The owner in a slot's word.
@@ -90,7 +107,7 @@ impl Position {
     }
 }
 
-/// One place for a message.
+/// A place for a message: in a ring, or an entry of the in-flight table.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Slot<T> {
@@ -98,16 +115,21 @@ pub struct Slot<T> {
     pub(crate) value: UnsafeCell<MaybeUninit<T>>,
 }
 
+// SAFETY: its value is reached through claims only, which exclude each other, and `Plain` data may
+// be used by any thread.
+#[expect(unsafe_code, reason = "a claimed slot is reached by its claimer alone")]
+unsafe impl<T: Plain> Sync for Slot<T> {}
+
 impl<T> Slot<T> {
     pub(crate) fn new() -> Self {
         Slot { state: AtomicU64::new(0), value: UnsafeCell::new(MaybeUninit::uninit()) }
     }
 }
 
-/// Why there was nothing to claim.
+/// Why a claim failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClaimError {
-    /// No free slot; no message.
+    /// No slot is free, or no message is there.
     Unavailable,
     /// The next message is being written.
     Pending,
@@ -115,7 +137,7 @@ pub(crate) enum ClaimError {
     Corrupt,
 }
 
-/// One end of the ring: where it is thought to be, and the slots.
+/// One end of the ring: a hint at its position, and the slots.
 ///
 /// The hint may be stale, never ahead: it is stored after a claim, and the claims of one end follow
 /// each other without gaps. So walking forward from it finds the next slot to claim. A slot that is
@@ -125,17 +147,36 @@ pub(crate) enum ClaimError {
 /// a writer to claim it, position (*s* - 2, *i*) must have been done with, and all before it.
 pub(crate) struct End<'a, T> {
     pub(crate) hint: &'a AtomicU64,
+    /// All slots of the queue.
     pub(crate) slots: &'a [Slot<T>],
+    /// The index of the first slot of this ring, and the number of its slots.
+    pub(crate) first: usize,
+    pub(crate) capacity: usize,
 }
+
+/// A slot that was claimed or found, and its lap.
+#[derive(Debug)]
+pub(crate) struct Found<'a, T> {
+    pub(crate) slot: &'a Slot<T>,
+    pub(crate) lap: u64,
+}
+
+impl<T> Clone for Found<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Found<'_, T> {}
 
 /// How many laps before its own a slot proves an end to have passed.
 const WRITERS: u64 = 1;
 const READERS: u64 = 2;
 
-impl<T> End<'_, T> {
+impl<'a, T> End<'a, T> {
     /// Claims the next free slot for writing: the claim names its owner in the same instruction.
     #[inline(always)]
-    pub(crate) fn claim_free(&self, owner: u32) -> Result<Position, ClaimError> {
+    pub(crate) fn claim_free(&self, owner: u32) -> Result<Found<'a, T>, ClaimError> {
         self.walk(
             WRITERS,
             |at| state(at.lap, 0, Phase::Free),
@@ -146,7 +187,7 @@ impl<T> End<'_, T> {
 
     /// Claims the next message for reading.
     #[inline(always)]
-    pub(crate) fn claim_full(&self, owner: u32) -> Result<Position, ClaimError> {
+    pub(crate) fn claim_full(&self, owner: u32) -> Result<Found<'a, T>, ClaimError> {
         self.walk(
             READERS,
             |at| state(at.lap, 0, Phase::Full),
@@ -156,12 +197,12 @@ impl<T> End<'_, T> {
     }
 
     /// Where the next free slot is, without claiming it.
-    pub(crate) fn find_free(&self) -> Result<Position, ClaimError> {
+    pub(crate) fn find_free(&self) -> Result<Found<'a, T>, ClaimError> {
         self.walk(WRITERS, |at| state(at.lap, 0, Phase::Free), |_| None, |_, _| None)
     }
 
     /// Where the next message is, without claiming it.
-    pub(crate) fn find_full(&self) -> Result<Position, ClaimError> {
+    pub(crate) fn find_full(&self) -> Result<Found<'a, T>, ClaimError> {
         self.walk(READERS, |at| state(at.lap, 0, Phase::Full), |_| None, Self::before_full)
     }
 
@@ -184,20 +225,21 @@ impl<T> End<'_, T> {
         wanted: impl Fn(Position) -> u64,
         claimed: impl Fn(Position) -> Option<u64>,
         stop: impl Fn(Position, u64) -> Option<ClaimError>,
-    ) -> Result<Position, ClaimError> {
-        let capacity = self.slots.len();
+    ) -> Result<Found<'a, T>, ClaimError> {
+        let capacity = self.capacity;
         let mut at = Position::decode(self.hint.load(Relaxed));
-        let round = 3 * capacity + 64;
         let mut probes = 0;
         loop {
-            let Some(slot) = self.slots.get(at.index) else { return Err(ClaimError::Corrupt) };
+            let slot = self.slots.get(self.first.wrapping_add(at.index));
+            let Some(slot) = slot else { return Err(ClaimError::Corrupt) };
             let seen = slot.state.load(Acquire);
             if seen == wanted(at) {
-                let Some(claimed) = claimed(at) else { return Ok(at) };
+                let found = Found { slot, lap: at.lap };
+                let Some(claimed) = claimed(at) else { return Ok(found) };
                 if slot.state.compare_exchange(seen, claimed, Acquire, Relaxed).is_ok() {
                     hooks::pause("ring: a slot claimed");
                     self.hint.store(at.next(capacity).encode(), Relaxed);
-                    return Ok(at);
+                    return Ok(found);
                 }
             } else {
                 let lap = lap_of(seen);
@@ -212,6 +254,7 @@ impl<T> End<'_, T> {
                 }
             }
             probes += 1;
+            let round = 3 * capacity.min(self.slots.len()) + 64;
             if probes % round == 0 {
                 if probes == 64 * round {
                     return Err(ClaimError::Corrupt);

@@ -7,8 +7,8 @@ use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::log::FixedJournal;
 use outlast::spsc::FixedRing;
 use outlast::{
-    Barrier, Channel, Condition, Event, FixedByteQueue, FixedQueue, Latch, Lock, LockError,
-    LockGuard, OnceCell, PriorityQueue, Semaphore, Shareable, Shared, Spin,
+    Barrier, Channel, Condition, Event, FixedByteQueue, FixedPriorityQueue, FixedQueue, Latch,
+    Lock, LockError, LockGuard, OnceCell, Semaphore, Shareable, Shared, Spin,
 };
 use std::fmt;
 use std::sync::atomic::AtomicU32;
@@ -200,9 +200,9 @@ fn queue_close() {
 
 #[test]
 fn priority_send() {
-    Newcomer::<PriorityQueue<u64, 2, 4>, 1> {
+    Newcomer::<FixedPriorityQueue<u64, 2, 4>, 1> {
         name: "newcomer: priority queue, send",
-        world: || shared(PriorityQueue::new()),
+        world: || shared(FixedPriorityQueue::new()),
         verb: |queue| queue.send(1, 1).expect("open"),
         is_changed: |queue| !queue.is_empty(),
         wait: |queue| _ = queue.recv_timeout(patience()),
@@ -212,9 +212,9 @@ fn priority_send() {
 
 #[test]
 fn priority_close() {
-    Newcomer::<PriorityQueue<u64, 2, 4>, 2> {
+    Newcomer::<FixedPriorityQueue<u64, 2, 4>, 2> {
         name: "newcomer: priority queue, close",
-        world: || shared(PriorityQueue::new()),
+        world: || shared(FixedPriorityQueue::new()),
         verb: PriorityQueue::close,
         is_changed: PriorityQueue::is_closed,
         wait: |queue| _ = queue.recv_timeout(patience()),
@@ -282,10 +282,10 @@ fn byte_channel_close() {
 
 #[test]
 fn priority_channel_close() {
-    Newcomer::<Channel<PriorityQueue<u64, 2, 4>>, 2> {
+    Newcomer::<Channel<FixedPriorityQueue<u64, 2, 4>>, 2> {
         name: "newcomer: priority channel, close",
         world: || {
-            let world = shared(Channel::new(PriorityQueue::new()));
+            let world = shared(Channel::new(FixedPriorityQueue::new()));
             std::mem::forget((*world).sender().expect("room"));
             world
         },

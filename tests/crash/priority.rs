@@ -3,12 +3,12 @@ use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use core::time::Duration;
-use outlast::{FixedQueue, PriorityQueue, Shared, Spin, TryRecvError};
+use outlast::{FixedPriorityQueue, FixedQueue, Shared, Spin, TryRecvError};
 
-type World = Shared<PriorityQueue<u64, 2, 2>>;
+type World = Shared<FixedPriorityQueue<u64, 2, 2>>;
 
 fn empty() -> World {
-    options().anonymous(PriorityQueue::new()).expect("a segment")
+    options().anonymous(FixedPriorityQueue::new()).expect("a segment")
 }
 
 /// With message 0 in level 0, and 1 in level 1.
@@ -19,7 +19,7 @@ fn two() -> World {
     world
 }
 
-fn warm<const N: usize>(world: &Shared<PriorityQueue<u64, 2, N>>) {
+fn warm<const N: usize>(world: &Shared<FixedPriorityQueue<u64, 2, N>>) {
     Spin::Never.set();
     world.join_timeout(Duration::ZERO).ok(); // known to the segment
 }

@@ -9,12 +9,12 @@ use crate::sweeps::{FIRST, Verdict, fail, memory, options};
 use core::time::Duration;
 use outlast::__private::Dead;
 use outlast::{
-    Channel, PriorityQueue, RecvTimeoutError, SendTimeoutError, Shareable as _, Shared, Spin,
+    Channel, FixedPriorityQueue, RecvTimeoutError, SendTimeoutError, Shareable as _, Shared, Spin,
     TryRecvError, TrySendError,
 };
 
 /// Two levels for two messages each.
-type World = Shared<Channel<PriorityQueue<u64, 2, 2>>>;
+type World = Shared<Channel<FixedPriorityQueue<u64, 2, 2>>>;
 
 const KIND: &str = "priority channel";
 
@@ -22,7 +22,7 @@ const KIND: &str = "priority channel";
 const SENT: [(usize, u64); 2] = [(0, 0), (1, 1)];
 
 fn empty() -> World {
-    options().anonymous(Channel::new(PriorityQueue::new())).expect("a segment")
+    options().anonymous(Channel::new(FixedPriorityQueue::new())).expect("a segment")
 }
 
 /// With a message in each level, whose sender has left.

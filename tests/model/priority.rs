@@ -2,9 +2,11 @@
 #![expect(unsafe_code, reason = "a payload that has bytes which are no value")]
 use crate::{SOON, asleep, check, join, killed_anywhere, share, spawn};
 use outlast::__private::{Layout, Seal};
-use outlast::{Fault, Plain, PriorityQueue, RecvError, RecvTimeoutError, Shareable, TryRecvError};
+use outlast::{
+    Fault, FixedPriorityQueue, Plain, RecvError, RecvTimeoutError, Shareable, TryRecvError,
+};
 
-type Levels = PriorityQueue<u32, 2, 1>;
+type Levels = FixedPriorityQueue<u32, 2, 1>;
 
 /// Apart, as the stack of a model is small.
 #[inline(never)]
@@ -179,9 +181,9 @@ unsafe impl Plain for Even {
 
 /// Who is woken for what is no value passes the wake on to who can have the other message, which
 /// may have been sent before, behind a slower sender.
-fn wakes_for_the_next(receive: fn(&PriorityQueue<Even, 1, 2>) -> Result<Even, RecvError>) {
+fn wakes_for_the_next(receive: fn(&FixedPriorityQueue<Even, 1, 2>) -> Result<Even, RecvError>) {
     check(move || {
-        let queue = share(PriorityQueue::<Even, 1, 2>::new());
+        let queue = share(FixedPriorityQueue::<Even, 1, 2>::new());
         let receivers = asleep(|| [spawn(&queue, receive), spawn(&queue, receive)]);
         let sender = spawn(&queue, |queue| queue.send(0, Even(1)).unwrap());
         queue.send(0, Even(2)).unwrap();

@@ -13,12 +13,12 @@ mod ends;
 use crate::{SOON, check, killed_anywhere, share, spawn};
 use core::mem::forget;
 use outlast::Shareable as _;
-use outlast::{Channel, PriorityQueue, RecvError, SendError, Shared, TryRecvError};
+use outlast::{Channel, FixedPriorityQueue, RecvError, SendError, Shared, TryRecvError};
 
-type Levels = Channel<PriorityQueue<u32, 2, 1>>;
+type Levels = Channel<FixedPriorityQueue<u32, 2, 1>>;
 
 fn channel() -> Shared<Levels> {
-    share(Levels::new(PriorityQueue::new()))
+    share(Levels::new(FixedPriorityQueue::new()))
 }
 
 fn message(n: u32) -> u32 {

@@ -6,7 +6,7 @@ use outlast::queue::priority;
 use outlast::spsc::{Consumer, FixedRing, Producer, Ring};
 use outlast::{
     ByteQueue, Channel, Connection, Delivery, FixedByteQueue, FixedPipe, FixedQueue, Pipe,
-    PriorityQueue, Queue, Receiver, Sender,
+    FixedPriorityQueue, Queue, Receiver, Sender,
 };
 use std::fmt::Debug;
 use std::mem::offset_of;
@@ -18,9 +18,9 @@ outlast::shared! {
     pub struct Queues {
         pub jobs: FixedQueue<u64, 4>,
         pub buried: FixedQueue<u64, 2>,
-        pub priority: PriorityQueue<Kind, 3, 2>,
+        pub priority: FixedPriorityQueue<Kind, 3, 2>,
         pub channel: Channel<FixedQueue<Kind, 3>>,
-        pub urgent: Channel<PriorityQueue<Kind, 3, 2>>,
+        pub urgent: Channel<FixedPriorityQueue<Kind, 3, 2>>,
         pub ring: FixedRing<Kind, 4>,
         pub bytes: FixedByteQueue<8>,
         pub pipe: FixedPipe<8>,
@@ -28,16 +28,16 @@ outlast::shared! {
     }
 }
 
-type Urgent = Channel<PriorityQueue<Kind, 3, 2>>;
+type Urgent = Channel<FixedPriorityQueue<Kind, 3, 2>>;
 
 impl Queues {
     pub fn new() -> Self {
         Queues {
             jobs: FixedQueue::new(),
             buried: FixedQueue::new(),
-            priority: PriorityQueue::new(),
+            priority: FixedPriorityQueue::new(),
             channel: Channel::new(FixedQueue::new()),
-            urgent: Channel::new(PriorityQueue::new()),
+            urgent: Channel::new(FixedPriorityQueue::new()),
             ring: FixedRing::new(),
             bytes: FixedByteQueue::new(),
             pipe: FixedPipe::new(),
@@ -95,8 +95,8 @@ pub struct Held<'a> {
     messages: Vec<Message<'a>>,
     sides: [Vec<Connection<&'a Pipe>>; 2],
     records: Vec<Records<'a>>,
-    urgent_senders: Vec<Sender<PriorityQueue<Kind, 3, 2>, &'a Urgent>>,
-    urgent_receivers: Vec<Receiver<PriorityQueue<Kind, 3, 2>, &'a Urgent>>,
+    urgent_senders: Vec<Sender<FixedPriorityQueue<Kind, 3, 2>, &'a Urgent>>,
+    urgent_receivers: Vec<Receiver<FixedPriorityQueue<Kind, 3, 2>, &'a Urgent>>,
     byte_senders: Vec<Sender<ByteQueue, &'a Channel<ByteQueue>>>,
     byte_receivers: Vec<Receiver<ByteQueue, &'a Channel<ByteQueue>>>,
 }
@@ -155,7 +155,7 @@ impl<'a> Held<'a> {
 
     fn use_priority<const LEVELS: usize, const N: usize>(
         &mut self,
-        queue: &'a PriorityQueue<Kind, LEVELS, N>,
+        queue: &'a FixedPriorityQueue<Kind, LEVELS, N>,
         how: u8,
     ) {
         let (level, value) = (usize::from(how) % LEVELS, kind(how));

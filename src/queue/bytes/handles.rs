@@ -5,7 +5,7 @@ use crate::error::Fault;
 use crate::queue::bytes::View;
 use crate::queue::bytes::records::Claim;
 use crate::queue::ends::Ends;
-use crate::queue::{SendFailure, assert_ours};
+use crate::queue::{assert_ours, error::SendFailure};
 use crate::segment::forks;
 use core::fmt;
 use core::mem::ManuallyDrop;

@@ -3,8 +3,10 @@
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::bytes::{self, ByteQueue, Store, View};
+use crate::queue::error::RecvFailure;
+use crate::queue::levels::Invalid;
 use crate::queue::{
-    Delivery, FixedQueue, Invalid, LIGHT, NO_SENDERS, PriorityQueue, Queue, RecvFailure, priority,
+    Delivery, FixedPriorityQueue, FixedQueue, LIGHT, NO_SENDERS, PriorityQueue, Queue,
 };
 use crate::shareable::{Dead, Plain, Shareable};
 use crate::sync::atomic::AtomicU32;
@@ -38,8 +40,8 @@ pub trait Ended: Shareable + fmt::Debug {
     /// Like `take`, but waits.
     fn take_until(&self, deadline: Deadline) -> Result<Option<Self::Received>, RecvFailure>;
 
-    /// The words that have the bits of the ends.
-    fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone;
+    /// The word that has the bits of the ends.
+    fn ended(&self) -> &AtomicU32;
     /// Wakes all threads that wait for the end that `bit` stands for. To be called after a change.
     fn tell(&self, bit: u32);
     /// The signal that receivers sleep on until a message comes.
@@ -93,170 +95,133 @@ impl<T: Plain> AsQueue<T> for Queue<T> {
     }
 }
 
-impl<T: Plain, const N: usize> AsQueue<T> for FixedQueue<T, N> {
+impl<T: Plain, const N: usize, const ENTRIES: usize> AsQueue<T> for FixedQueue<T, N, ENTRIES> {
     #[inline(always)]
     fn as_queue(&self) -> &Queue<T> {
         self
     }
 }
 
-impl<T: Plain, S: ?Sized> Kind for Queue<T, S> where Queue<T, S>: AsQueue<T> {}
-impl<T: Plain, const LEVELS: usize, const N: usize> Kind for PriorityQueue<T, LEVELS, N> {}
+/// A [`PriorityQueue`] whose capacity is chosen at run time, or one of the fixed form.
+pub trait AsPriorityQueue<T: Plain, const LEVELS: usize>: Shareable + fmt::Debug {
+    fn as_queue(&self) -> &PriorityQueue<T, LEVELS>;
+}
+
+impl<T: Plain, const LEVELS: usize> AsPriorityQueue<T, LEVELS> for PriorityQueue<T, LEVELS> {
+    #[inline(always)]
+    fn as_queue(&self) -> &PriorityQueue<T, LEVELS> {
+        self
+    }
+}
+
+impl<T: Plain, const LEVELS: usize, const N: usize, const ENTRIES: usize> AsPriorityQueue<T, LEVELS>
+    for FixedPriorityQueue<T, LEVELS, N, ENTRIES>
+{
+    #[inline(always)]
+    fn as_queue(&self) -> &PriorityQueue<T, LEVELS> {
+        self
+    }
+}
+
 impl<S: Store + ?Sized> Kind for ByteQueue<S> where ByteQueue<S>: Shareable {}
 
-impl<T: Plain, S: ?Sized> Ended for Queue<T, S>
-where
-    Queue<T, S>: AsQueue<T>,
-{
-    type Received = T;
+/// A queue of levels as a kind: `$received` makes what a receiver gets of a level and a message.
+macro_rules! kind_of_levels {
+    ($queue:ident [$($LEVELS:ident)?] $levels:expr, $as_queue:path, $Received:ty, $received:expr) => {
+        impl<T: Plain $(, const $LEVELS: usize)?, S: ?Sized> Kind for $queue<T $(, $LEVELS)?, S>
+        where
+            Self: $as_queue
+        {}
 
-    fn capacity(&self) -> usize {
-        self.as_queue().capacity()
-    }
-    fn len(&self) -> usize {
-        self.as_queue().len()
-    }
-    fn is_empty(&self) -> bool {
-        self.as_queue().is_empty()
-    }
-    fn close(&self) {
-        self.as_queue().close();
-    }
-    fn is_closed(&self) -> bool {
-        self.as_queue().is_closed()
-    }
+        impl<T: Plain $(, const $LEVELS: usize)?, S: ?Sized> Ended for $queue<T $(, $LEVELS)?, S>
+        where
+            Self: $as_queue
+        {
+            type Received = $Received;
 
-    #[inline(always)]
-    fn take_usual(&self) -> Result<Option<T>, RecvFailure> {
-        Ok(self.as_queue().pop())
-    }
-    #[inline(always)]
-    fn take(&self, invalid: Invalid) -> Result<Option<T>, RecvFailure> {
-        self.as_queue().take(invalid)
-    }
-    fn take_until(&self, deadline: Deadline) -> Result<Option<T>, RecvFailure> {
-        self.as_queue().take_until(deadline, Invalid::Consumed)
-    }
+            fn capacity(&self) -> usize {
+                self.as_queue().capacity()
+            }
+            fn len(&self) -> usize {
+                self.as_queue().len()
+            }
+            fn is_empty(&self) -> bool {
+                self.as_queue().is_empty()
+            }
+            fn close(&self) {
+                self.as_queue().close();
+            }
+            fn is_closed(&self) -> bool {
+                self.as_queue().is_closed()
+            }
 
-    fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone {
-        core::iter::once(&self.shared.ended)
-    }
-    fn tell(&self, bit: u32) {
-        if bit == NO_SENDERS {
-            self.as_queue().receivers().into_iter().for_each(Signal::notify_all);
-        } else {
-            self.shared.not_full.notify_all();
+            #[inline(always)]
+            fn take_usual(&self) -> Result<Option<Self::Received>, RecvFailure> {
+                Ok(self.as_queue().core.take_usual().map($received))
+            }
+            #[inline(always)]
+            fn take(&self, invalid: Invalid) -> Result<Option<Self::Received>, RecvFailure> {
+                self.as_queue().core.take(invalid).map(|taken| taken.map($received))
+            }
+            fn take_until(&self, deadline: Deadline) -> Result<Option<Self::Received>, RecvFailure> {
+                let taken = self.as_queue().core.take_until(deadline, Invalid::Consumed);
+                taken.map(|taken| taken.map($received))
+            }
+
+            fn ended(&self) -> &AtomicU32 {
+                &self.as_queue().core.control.ended
+            }
+            fn tell(&self, bit: u32) {
+                let core = &self.as_queue().core;
+                if bit == NO_SENDERS {
+                    core.receivers().into_iter().for_each(Signal::notify_all);
+                } else {
+                    core.senders().for_each(Signal::notify_all);
+                }
+            }
+            fn arrived(&self) -> &Signal<LIGHT> {
+                &self.as_queue().core.control.not_empty
+            }
+            fn may_have_message(&self) -> bool {
+                self.as_queue().core.may_have_message()
+            }
+            fn is_quiet(&self) -> bool {
+                self.as_queue().core.is_quiet()
+            }
+            fn mend(&self, dead: &Dead) {
+                self.as_queue().core.mend(dead);
+            }
+            fn wake_everybody(&self) {
+                self.as_queue().core.wake_everybody();
+            }
         }
-    }
-    fn arrived(&self) -> &Signal<LIGHT> {
-        &self.shared.not_empty
-    }
-    fn may_have_message(&self) -> bool {
-        self.as_queue().may_have_message()
-    }
-    fn is_quiet(&self) -> bool {
-        let queue = self.as_queue();
-        queue.identify().is_ok_and(|owner| queue.is_quiet(owner))
-    }
-    fn mend(&self, dead: &Dead) {
-        self.as_queue().mend(dead);
-    }
-    fn wake_everybody(&self) {
-        self.as_queue().wake_everybody();
-    }
-}
 
-impl<T: Plain, S: ?Sized> Deliver for Queue<T, S>
-where
-    Queue<T, S>: AsQueue<T>,
-{
-    type Delivery<'a>
-        = Delivery<'a, T>
-    where
-        S: 'a;
+        impl<T: Plain $(, const $LEVELS: usize)?, S: ?Sized> Deliver for $queue<T $(, $LEVELS)?, S>
+        where
+            Self: $as_queue
+        {
+            type Delivery<'a>
+                = Delivery<'a, T, $levels>
+            where
+                S: 'a;
 
-    fn deliver_now(&self) -> Result<Option<Self::Delivery<'_>>, RecvFailure> {
-        self.as_queue().deliver_now()
-    }
-    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Self::Delivery<'_>>, RecvFailure> {
-        self.as_queue().deliver_until(deadline)
-    }
-    fn join_until(&self, deadline: Deadline) -> Result<bool, Fault> {
-        self.as_queue().join_until(deadline)
-    }
-}
-
-impl<T: Plain, const LEVELS: usize, const N: usize> Ended for PriorityQueue<T, LEVELS, N> {
-    type Received = (usize, T);
-
-    fn capacity(&self) -> usize {
-        self.capacity()
-    }
-    fn len(&self) -> usize {
-        self.len()
-    }
-    fn is_empty(&self) -> bool {
-        self.is_empty()
-    }
-    fn close(&self) {
-        self.close();
-    }
-    fn is_closed(&self) -> bool {
-        self.is_closed()
-    }
-
-    #[inline(always)]
-    fn take_usual(&self) -> Result<Option<(usize, T)>, RecvFailure> {
-        self.take(Invalid::Consumed)
-    }
-    #[inline(always)]
-    fn take(&self, invalid: Invalid) -> Result<Option<(usize, T)>, RecvFailure> {
-        self.take(invalid)
-    }
-    fn take_until(&self, deadline: Deadline) -> Result<Option<(usize, T)>, RecvFailure> {
-        self.recv_until(deadline, Invalid::Consumed)
-    }
-
-    fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone {
-        self.levels.iter().map(|level| &level.shared.ended)
-    }
-    fn tell(&self, bit: u32) {
-        if bit == NO_SENDERS {
-            self.signals().into_iter().for_each(Signal::notify_all);
-        } else {
-            self.levels.iter().for_each(|level| level.shared.not_full.notify_all());
+            fn deliver_now(&self) -> Result<Option<Self::Delivery<'_>>, RecvFailure> {
+                self.as_queue().core.deliver()
+            }
+            fn deliver_until(
+                &self,
+                deadline: Deadline,
+            ) -> Result<Option<Self::Delivery<'_>>, RecvFailure> {
+                self.as_queue().core.deliver_until(deadline)
+            }
+            fn join_until(&self, deadline: Deadline) -> Result<bool, Fault> {
+                self.as_queue().core.join_until(deadline)
+            }
         }
-    }
-    fn arrived(&self) -> &Signal<LIGHT> {
-        &self.arrived
-    }
-    fn may_have_message(&self) -> bool {
-        self.may_have_message()
-    }
-    fn is_quiet(&self) -> bool {
-        self.is_quiet()
-    }
-    fn mend(&self, dead: &Dead) {
-        self.mend(dead);
-    }
-    fn wake_everybody(&self) {
-        self.wake_everybody();
-    }
+    };
 }
-
-impl<T: Plain, const LEVELS: usize, const N: usize> Deliver for PriorityQueue<T, LEVELS, N> {
-    type Delivery<'a> = priority::Delivery<'a, T>;
-
-    fn deliver_now(&self) -> Result<Option<Self::Delivery<'_>>, RecvFailure> {
-        self.deliver_now()
-    }
-    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Self::Delivery<'_>>, RecvFailure> {
-        self.deliver_until(deadline)
-    }
-    fn join_until(&self, deadline: Deadline) -> Result<bool, Fault> {
-        self.join_until(deadline)
-    }
-}
+kind_of_levels!(Queue [] 1, AsQueue<T>, T, |(_, message)| message);
+kind_of_levels!(PriorityQueue [LEVELS] LEVELS, AsPriorityQueue<T, LEVELS>, (usize, T), |both| both);
 
 impl<S: Store + ?Sized> Ended for ByteQueue<S>
 where
@@ -293,8 +258,8 @@ where
         self.view().recv_until(deadline).map(|message| message.map(|message| message.to_vec()))
     }
 
-    fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone {
-        core::iter::once(&self.rare.ended)
+    fn ended(&self) -> &AtomicU32 {
+        &self.rare.ended
     }
     fn tell(&self, bit: u32) {
         if bit == NO_SENDERS {

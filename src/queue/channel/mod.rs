@@ -19,7 +19,7 @@
 //! | channel | its messages |
 //! |---|---|
 //! | `Channel<Queue<T>>` | plain data |
-//! | `Channel<PriorityQueue<T, LEVELS, N>>` | plain data, the most urgent first |
+//! | `Channel<PriorityQueue<T, LEVELS>>` | plain data, the most urgent first |
 //! | `Channel<ByteQueue>` | bytes of any length, written and read in place |
 //! | `Channel<ValueQueue<V>>` | values of any type that `serde` can encode |
 //!
@@ -91,7 +91,7 @@ use crate::shared::Shared;
 use crate::sync::atomic::Ordering::AcqRel;
 use core::fmt;
 use core::ptr::NonNull;
-pub(in crate::queue) use kind::{AsBytes, AsQueue, Deliver, Ended};
+pub(in crate::queue) use kind::{AsBytes, AsPriorityQueue, AsQueue, Deliver, Ended};
 use std::time::{Duration, Instant};
 
 /// A bounded queue with two ends to hold: [`Sender`]s and [`Receiver`]s.
@@ -209,7 +209,7 @@ impl<C: Kind + ?Sized> Channel<C> {
     /// last.
     fn give_back(&self, hold: &Hold, bit: u32) {
         if self.end(bit).release(hold) {
-            self.queue.ended().for_each(|word| _ = word.fetch_or(bit, AcqRel));
+            self.queue.ended().fetch_or(bit, AcqRel);
             self.queue.tell(bit); // keeps I3
         }
     }
@@ -217,7 +217,8 @@ impl<C: Kind + ?Sized> Channel<C> {
     /// Whether the end whose bit was seen is really gone: keeps I2.
     #[cold]
     fn is_cut_off(&self, bit: u32) -> bool {
-        self.end(bit).confirm_gone(self.queue.ended(), bit, || self.queue.tell(bit))
+        self.end(bit)
+            .confirm_gone(core::iter::once(self.queue.ended()), bit, || self.queue.tell(bit))
     }
 
     /// Repeats `send` as long as the receivers' bit made it fail with `Closed` in vain. `is_closed`
@@ -313,17 +314,20 @@ where
     }
 }
 
-impl<T: Plain, const LEVELS: usize, const N: usize> Channel<PriorityQueue<T, LEVELS, N>> {
+impl<T: Plain, const LEVELS: usize, S: ?Sized> Channel<PriorityQueue<T, LEVELS, S>>
+where
+    PriorityQueue<T, LEVELS, S>: AsPriorityQueue<T, LEVELS>,
+{
     /// Returns the number of levels.
     #[must_use]
     pub fn levels(&self) -> usize {
-        self.queue.levels()
+        LEVELS
     }
 
     /// Returns the number of messages in level `priority`, 0 if there is no such level.
     #[must_use]
     pub fn len_of(&self, priority: usize) -> usize {
-        self.queue.len_of(priority)
+        self.queue.as_queue().len_of(priority)
     }
 }
 
@@ -383,7 +387,7 @@ unsafe impl<C: Kind + ?Sized> Shareable for Channel<C> {
     fn recover(&self, dead: &Dead) {
         self.queue.mend(dead);
         for bit in [NO_SENDERS, NO_RECEIVERS] {
-            self.end(bit).recover(dead, self.queue.ended(), bit); // keeps I1
+            self.end(bit).recover(dead, core::iter::once(self.queue.ended()), bit); // keeps I1
         }
         self.queue.wake_everybody();
     }

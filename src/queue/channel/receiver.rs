@@ -5,7 +5,8 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::bytes::{ByteQueue, Message, Store};
 use crate::queue::ends::Hold;
-use crate::queue::{Invalid, NO_RECEIVERS, RecvFailure};
+use crate::queue::levels::Invalid;
+use crate::queue::{NO_RECEIVERS, RecvFailure};
 use crate::queue::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::shareable::Shareable;
 use crate::shared::Shared;
@@ -188,8 +189,8 @@ impl<C: Deliver + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
     /// ```
     /// use outlast::{Channel, PriorityQueue, RecvError, Shared};
     ///
-    /// type Jobs = Channel<PriorityQueue<u64, 2, 16>>;
-    /// let here = Shared::anonymous(Jobs::new(PriorityQueue::new()))?;
+    /// type Jobs = Channel<PriorityQueue<u64, 2>>;
+    /// let here = Shared::<Jobs>::with_capacity(16)?;
     /// let there = Shared::<Jobs>::from_fd(here.try_clone_fd()?)?; // as another process would
     /// let receiver = there.receiver()?;
     /// here.sender()?.send(1, 7)?; // and leaves

@@ -1,5 +1,5 @@
 //! The senders' end.
-use super::kind::{AsBytes, AsQueue};
+use super::kind::{AsBytes, AsPriorityQueue, AsQueue};
 use super::{Channel, Kind};
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -86,7 +86,7 @@ where
     /// As [`send`](Self::send), and if the channel is full.
     #[inline]
     pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
-        match self.check().and_then(|()| self.queue().push(&message)) {
+        match self.check().and_then(|()| self.queue().core.push(0, &message)) {
             Err(SendFailure::Closed) => self.send_slow(message, Deadline::after(Duration::ZERO)),
             sent => sent.map_err(|failure| (message, failure)),
         }
@@ -131,7 +131,7 @@ where
         if let Err(failure) = self.check() {
             return Err((message, failure));
         }
-        match self.queue().push(&message) {
+        match self.queue().core.push(0, &message) {
             Ok(()) => Ok(()),
             Err(_) => self.send_slow(message, deadline),
         }
@@ -142,24 +142,25 @@ where
     #[inline(never)]
     fn send_slow(&self, message: T, deadline: Deadline) -> Result<(), (T, SendFailure)> {
         let queue = self.queue();
-        let send = |message| queue.send_slow(message, deadline);
+        let send = |message| queue.core.send_slow(0, message, deadline);
         self.channel.send_to_holders(message, || queue.is_closed(), send)
     }
 }
 
 /// Plain data, each message with its level.
-impl<T, const LEVELS: usize, const N: usize, H> Sender<PriorityQueue<T, LEVELS, N>, H>
+impl<T, const LEVELS: usize, S: ?Sized, H> Sender<PriorityQueue<T, LEVELS, S>, H>
 where
     T: Plain,
-    H: Deref<Target = Channel<PriorityQueue<T, LEVELS, N>>>,
+    PriorityQueue<T, LEVELS, S>: AsPriorityQueue<T, LEVELS>,
+    H: Deref<Target = Channel<PriorityQueue<T, LEVELS, S>>>,
 {
     /// Sends a message of level `priority`, blocking until a slot of that level is free.
     ///
     /// ```
     /// use outlast::{Channel, Fault, PriorityQueue, SendError, Shared};
     ///
-    /// type Jobs = Channel<PriorityQueue<u64, 2, 16>>; // two levels for 16 messages each
-    /// let here = Shared::anonymous(Jobs::new(PriorityQueue::new()))?;
+    /// type Jobs = Channel<PriorityQueue<u64, 2>>;
+    /// let here = Shared::<Jobs>::with_capacity(16)?; // two levels for 16 messages each
     /// let there = Shared::<Jobs>::from_fd(here.try_clone_fd()?)?; // as another process would
     /// let (sender, receiver) = (here.sender()?, there.receiver()?);
     /// assert_eq!(sender.send(2, 7), Err(SendError::Failed(7, Fault::NoSuchLevel)));
@@ -185,7 +186,10 @@ where
     /// As [`send`](Self::send), and if the level is full.
     #[inline]
     pub fn try_send(&self, priority: usize, message: T) -> Result<(), TrySendError<T>> {
-        match self.check().and_then(|()| self.channel.queue.push(priority, &message)) {
+        match self
+            .check()
+            .and_then(|()| self.channel.queue.as_queue().core.push(priority, &message))
+        {
             Err(SendFailure::Closed) => {
                 self.send_slow(priority, message, Deadline::after(Duration::ZERO))
             }
@@ -231,7 +235,7 @@ where
         if let Err(failure) = self.check() {
             return Err((message, failure));
         }
-        match self.channel.queue.push(priority, &message) {
+        match self.channel.queue.as_queue().core.push(priority, &message) {
             Ok(()) => Ok(()),
             Err(_) => self.send_slow(priority, message, deadline),
         }
@@ -246,11 +250,9 @@ where
         message: T,
         deadline: Deadline,
     ) -> Result<(), (T, SendFailure)> {
-        let queue = &self.channel.queue;
-        // Of the level that refused it: the others may differ for a moment, or be damaged.
-        let is_closed = || queue.levels.get(priority).is_some_and(|level| level.is_closed());
-        let send = |message| queue.send_until(priority, message, deadline);
-        self.channel.send_to_holders(message, is_closed, send)
+        let queue = self.channel.queue.as_queue();
+        let send = |message| queue.core.send_slow(priority, message, deadline);
+        self.channel.send_to_holders(message, || queue.is_closed(), send)
     }
 }
 
