@@ -149,9 +149,9 @@ fn fingerprints() {
         0xa124_4190_dd3a_a0d8,
         0x1845_da60_908f_1057,
         0xd80b_daad_57a9_4304,
-        0x0cea_8f1c_5a2a_1fe8,
+        0x3330_e21a_7a1e_3df2,
         0x9f63_686f_23bc_0da1,
-        0x2ce0_06e8_554b_cb10,
+        0xe46b_6d67_aeb7_4964,
         0x5196_9d10_b465_a8e9,
         0x537e_3777_6a59_00a2,
     ];

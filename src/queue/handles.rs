@@ -1,7 +1,7 @@
 //! Handles of messages: messages that must be acknowledged, and messages that are written or read in
 //! place.
 use super::error::{RecvFailure, SendFailure};
-use super::in_flight::DeliveryWord;
+use super::in_flight::{DeliveryWord, deliver_until};
 use super::levels::{Levels, Place};
 use super::ring::{ClaimError, Found, Slot};
 use super::{SendError, assert_in_place, assert_ours};
@@ -50,46 +50,12 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
 
     /// Delivers a message, or fails with `TooManyInFlight` if one is there but no entry for it until
     /// the deadline.
-    ///
-    /// This thread sleeps on one signal only, and the wake that ends its sleep may be the only one
-    /// for what it does not take. Therefore it wakes another sleeper of the signal that it leaves:
-    /// the message is received by a thread that needs no entry, and the entry is used by a thread
-    /// that finds a message. (If it slept on both, two such threads would wake each other without
-    /// end.)
     #[inline(always)]
     pub(super) fn deliver_until(
         &self,
         deadline: Deadline,
     ) -> Result<Option<Delivery<'_, T, LEVELS>>, RecvFailure> {
-        match self.deliver() {
-            Ok(None) | Err(RecvFailure::TooManyInFlight) => self.deliver_slow(deadline),
-            done => done,
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn deliver_slow(
-        &self,
-        deadline: Deadline,
-    ) -> Result<Option<Delivery<'_, T, LEVELS>>, RecvFailure> {
-        let mut full = false;
-        loop {
-            let signal = if full { &self.control.room } else { &self.control.not_empty };
-            let attempt = || match self.deliver() {
-                Ok(None) if !full => None,
-                Err(RecvFailure::TooManyInFlight) if full => None,
-                done => Some(done),
-            };
-            match signal.wait(deadline, attempt) {
-                Ok(Ok(None)) => full = false,
-                Ok(Err(RecvFailure::TooManyInFlight)) => full = true,
-                Ok(done) => return done,
-                Err(_) if full => return Err(RecvFailure::TooManyInFlight),
-                Err(_) => return Ok(None),
-            }
-            signal.notify(1); // keeps I5
-        }
+        deliver_until(self.receivers(), deadline, || self.deliver())
     }
 
     /// One attempt.

@@ -2,8 +2,12 @@
 //!
 //! A message that is received with `recv_ack` moves from the ring to an entry of this table, so that
 //! a slow worker does not hold up the ring.
+use super::LIGHT;
+use super::error::RecvFailure;
 use super::ring::Slot;
+use crate::deadline::Deadline;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::wait::signal::Signal;
 
 /// How many messages of a queue can be delivered and unacknowledged at a time, unless its creator
 /// chooses another number: 64.
@@ -70,5 +74,51 @@ impl<T> Slot<T> {
 
     pub(crate) fn exchange(&self, from: DeliveryWord, to: DeliveryWord) -> bool {
         self.state.compare_exchange(from.0, to.0, AcqRel, Relaxed).is_ok()
+    }
+}
+
+/// Repeats `deliver` until it gives a delivery, or the deadline has passed. `deliver` fails with
+/// `TooManyInFlight` if a message is there but no room for it in the in-flight table.
+///
+/// Receivers sleep on two signals: `arrived` until a message comes, `room` while one is there but no
+/// room for it. This thread sleeps on one of them only, and the wake that ends its sleep may be the
+/// only one for what it does not take. Therefore it wakes another sleeper of the signal that it
+/// leaves: the message is received by a thread that needs no room, and the room is used by a thread
+/// that finds a message. (If it slept on both, two such threads would wake each other without end.)
+#[inline(always)]
+pub(crate) fn deliver_until<D>(
+    signals: [&Signal<LIGHT>; 2],
+    deadline: Deadline,
+    deliver: impl Fn() -> Result<Option<D>, RecvFailure>,
+) -> Result<Option<D>, RecvFailure> {
+    match deliver() {
+        Ok(None) | Err(RecvFailure::TooManyInFlight) => deliver_slow(signals, deadline, deliver),
+        done => done,
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn deliver_slow<D>(
+    [arrived, room]: [&Signal<LIGHT>; 2],
+    deadline: Deadline,
+    deliver: impl Fn() -> Result<Option<D>, RecvFailure>,
+) -> Result<Option<D>, RecvFailure> {
+    let mut full = false;
+    loop {
+        let signal = if full { room } else { arrived };
+        let attempt = || match deliver() {
+            Ok(None) if !full => None,
+            Err(RecvFailure::TooManyInFlight) if full => None,
+            done => Some(done),
+        };
+        match signal.wait(deadline, attempt) {
+            Ok(Ok(None)) => full = false,
+            Ok(Err(RecvFailure::TooManyInFlight)) => full = true,
+            Ok(done) => return done,
+            Err(_) if full => return Err(RecvFailure::TooManyInFlight),
+            Err(_) => return Ok(None),
+        }
+        signal.notify(1); // keeps I5
     }
 }

@@ -726,7 +726,10 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     }
 
     fn announce_returned(&self, level: usize) {
-        self.control.levels[level].returned.fetch_add(1, Release); // keeps I3
+        // (Damaged memory can say any level.)
+        if let Some(control) = self.control.levels.get(level) {
+            control.returned.fetch_add(1, Release); // keeps I3
+        }
         fence(SeqCst);
         self.control.not_empty.notify(1);
         self.control.room.notify(1); // a delivery can use the entry of the message

@@ -513,7 +513,7 @@ where
         self.take_until(deadline)
     }
 
-    fn ended(&self) -> impl Iterator<Item = &AtomicU32> + Clone {
+    fn ended(&self) -> &AtomicU32 {
         Ended::ended(&self.bytes)
     }
     fn tell(&self, bit: u32) {
@@ -618,8 +618,8 @@ impl<V> Counted for ValueDelivery<'_, V> {
 }
 
 impl<V, S: Store + ?Sized> DeadLetters<ValueDelivery<'_, V>> for ValueQueue<V, S> {
-    fn bury(&self, delivery: &ValueDelivery<'_, V>) -> bool {
-        self.bytes.bury(&delivery.delivery)
+    fn take(&self, delivery: &ValueDelivery<'_, V>) -> bool {
+        self.bytes.take(&delivery.delivery)
     }
 }
 

@@ -196,7 +196,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "queue_wake_is_kept",
-        file: "src/queue/handles.rs",
+        file: "src/queue/in_flight.rs",
         from: "signal.notify(1); // keeps I5",
         to: "",
         rule: "A receiver that goes from one of two signals to the other passes its wake on.",

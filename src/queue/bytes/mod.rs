@@ -111,8 +111,8 @@ pub use handles::{Delivery, Message, Reservation};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::Ends;
+use crate::queue::in_flight::deliver_until;
 use crate::queue::{CLOSED, LIGHT, NO_RECEIVERS, NO_SENDERS, RecvFailure, SendFailure};
-use crate::queue::{DeliveryFailure, deliver_until};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::segment::{become_known, forks, identify};
@@ -1093,7 +1093,7 @@ impl<'a> View<'a> {
     ) -> Result<Option<Delivery<'a>>, RecvFailure> {
         deliver_until(self.rare.receivers(), deadline, || {
             let delivered = self.deliver();
-            if let Err(DeliveryFailure::TooManyInFlight) = delivered {
+            if let Err(RecvFailure::TooManyInFlight) = delivered {
                 self.rare.watch();
             }
             delivered
@@ -1101,16 +1101,15 @@ impl<'a> View<'a> {
     }
 
     pub(in crate::queue) fn deliver_now(self) -> Result<Option<Delivery<'a>>, RecvFailure> {
-        DeliveryFailure::at_once(self.deliver())
+        self.deliver()
     }
 
-    fn deliver(self) -> Result<Option<Delivery<'a>>, DeliveryFailure> {
+    fn deliver(self) -> Result<Option<Delivery<'a>>, RecvFailure> {
         let forks = forks();
-        let failed = |fault| DeliveryFailure::Recv(RecvFailure::Failed(fault));
-        let owner = self.identify().map_err(failed)?;
+        let owner = self.identify()?;
         let claim = loop {
             let next = self.find_next(owner, || self.find_for_delivery(owner));
-            let extent = match next.map_err(DeliveryFailure::Recv)? {
+            let extent = match next? {
                 None => return Ok(None),
                 Some(Next::Delivered(claim)) => break claim,
                 Some(Next::InRing(extent)) => extent,
@@ -1119,7 +1118,7 @@ impl<'a> View<'a> {
             // would have to be given back.
             let wake = || self.after_vain_claim();
             let Some(first) = self.in_flight().claim(extent, owner, wake) else {
-                return Err(DeliveryFailure::TooManyInFlight);
+                return Err(RecvFailure::TooManyInFlight);
             };
             let claimed = self.claim_next(owner);
             // The message may be another than the one that was found.
@@ -1151,7 +1150,7 @@ impl<'a> View<'a> {
         if len <= claim.state.extent() * BLOCK {
             Ok(Some(delivery))
         } else {
-            delivery.ack().map_err(failed)?; // consumed, as by `recv`
+            delivery.ack()?; // consumed, as by `recv`
             Err(failed(Fault::Corrupt))
         }
     }
