@@ -215,8 +215,8 @@ fn priority_close() {
     Newcomer::<FixedPriorityQueue<u64, 2, 4>, 2> {
         name: "newcomer: priority queue, close",
         world: || shared(FixedPriorityQueue::new()),
-        verb: PriorityQueue::close,
-        is_changed: PriorityQueue::is_closed,
+        verb: |queue| queue.close(),
+        is_changed: |queue| queue.is_closed(),
         wait: |queue| _ = queue.recv_timeout(patience()),
     }
     .must_hold();
