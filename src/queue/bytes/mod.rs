@@ -1141,7 +1141,7 @@ impl<'a> View<'a> {
                     }
                     self.give_back(claim); // it is longer
                 }
-                Err(Nothing::Damaged) => return Err(failed(Fault::Corrupt)),
+                Err(Nothing::Damaged) => return Err(RecvFailure::Failed(Fault::Corrupt)),
                 Err(Nothing::Here | Nothing::Yet) => {} // another receiver was faster
             }
         };
@@ -1151,7 +1151,7 @@ impl<'a> View<'a> {
             Ok(Some(delivery))
         } else {
             delivery.ack()?; // consumed, as by `recv`
-            Err(failed(Fault::Corrupt))
+            Err(RecvFailure::Failed(Fault::Corrupt))
         }
     }
 
