@@ -234,7 +234,7 @@ fn bytes_find_no_room_in_flight() {
         held.push(pool.jobs.recv_ack().unwrap());
     }
     pool.jobs.send(&[6; 300]).unwrap();
-    assert_eq!(pool.jobs.recv_ack_timeout(ms(5)).unwrap_err(), RecvTimeoutError::TimedOut);
+    assert_eq!(pool.jobs.recv_ack_timeout(ms(5)).unwrap_err(), RecvTimeoutError::TooManyInFlight);
     // Five blocks that follow each other are needed.
     let waits = fork_child(|| {
         let job = pool.jobs.recv_ack().unwrap();
