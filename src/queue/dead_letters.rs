@@ -6,7 +6,7 @@
 //! it to the other queue once more. No message is lost. The process that reads dead letters must
 //! expect to see one twice.
 use super::bytes::{self, ByteQueue, Store};
-use super::channel::{AsPriorityQueue, AsQueue};
+use super::channel::kind::{AsPriorityQueue, AsQueue};
 use super::{Channel, Delivery, PriorityQueue, Queue, Receiver, RecvFailure};
 use super::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::deadline::Deadline;
@@ -147,7 +147,7 @@ macro_rules! dead_letter_verbs {
 
 pub(super) use dead_letter_verbs;
 
-dead_letter_verbs! {
+super::dead_letters::dead_letter_verbs! {
     /// ```
     /// use outlast::{Queue, Shared};
     ///

@@ -74,7 +74,7 @@
 //! message that was sent after the first one by a sender that then left.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
 
-mod kind;
+pub(in crate::queue) mod kind;
 mod receiver;
 mod sender;
 
@@ -91,7 +91,7 @@ use crate::shared::Shared;
 use crate::sync::atomic::Ordering::AcqRel;
 use core::fmt;
 use core::ptr::NonNull;
-pub(in crate::queue) use kind::{AsBytes, AsPriorityQueue, AsQueue, Deliver, Ended};
+use kind::{AsPriorityQueue, AsQueue, Deliver};
 use std::time::{Duration, Instant};
 
 /// A bounded queue with two ends to hold: [`Sender`]s and [`Receiver`]s.
