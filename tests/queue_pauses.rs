@@ -98,7 +98,7 @@ fn a_receiver_without_a_cell_fences_only_when_the_message_is_gone() {
         hooks::plan(FENCED, Action::Nap(0));
         assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::TooManyInFlight));
         let waited = queue.recv_ack_timeout(ms(20));
-        assert_eq!(waited.err(), Some(RecvTimeoutError::TimedOut));
+        assert_eq!(waited.err(), Some(RecvTimeoutError::TooManyInFlight));
         assert_eq!(hooks::visits(FENCED), 0);
         queue.recv().unwrap();
         assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::Closed));
