@@ -322,10 +322,7 @@ fn use_grown(which: usize, target: &Target, input: &mut Unstructured<'_>, all: b
             play!(Channel<Queue<Kind>>, |held, channel, _what, how| held.use_channel(&channel, how))
         }
         1 => play!(Ring<Kind>, |held, ring, _what, how| held.use_ring(&ring, how)),
-        2 => play!(ByteQueue, |held, queue, what, how| match what % 4 {
-            0 => held.use_values(&*queue, how),
-            _ => held.use_bytes(&*queue, how),
-        }),
+        2 => play!(ByteQueue, |held, queue, _what, how| held.use_bytes(&*queue, how)),
         3 => play!(Channel<ByteQueue>, |held, channel, _what, how| held
             .use_byte_channel(&channel, how)),
         4 => play!(Pipe, |held, pipe, _what, how| {

@@ -1,12 +1,12 @@
 //! Queues of every other kind, and what is done with them.
 use crate::{Kind, Memory, Quietly as _, SOON, UNPLACED, assert_apart, bytes_of, keep, kind};
-use outlast::bytes::{Message, Reservation, Store};
+use outlast::bytes::{self, Message, Reservation, Store};
 use outlast::log::{FixedJournal, Journal, Level, Records, WhenFull};
-use outlast::queue::priority;
+use outlast::queue::value::FixedValueQueue;
 use outlast::spsc::{Consumer, FixedRing, Producer, Ring};
 use outlast::{
-    ByteQueue, Channel, Connection, Delivery, FixedByteQueue, FixedPipe, FixedQueue, Pipe,
-    FixedPriorityQueue, Queue, Receiver, Sender,
+    ByteQueue, Channel, Connection, Delivery, FixedByteQueue, FixedPipe, FixedPriorityQueue,
+    FixedQueue, Pipe, Queue, Receiver, Sender,
 };
 use std::fmt::Debug;
 use std::mem::offset_of;
@@ -23,12 +23,17 @@ outlast::shared! {
         pub urgent: Channel<FixedPriorityQueue<Kind, 3, 2>>,
         pub ring: FixedRing<Kind, 4>,
         pub bytes: FixedByteQueue<8>,
+        pub values: FixedValueQueue<Value, 8>,
         pub pipe: FixedPipe<8>,
         pub journal: FixedJournal<4>,
     }
 }
 
-type Urgent = Channel<FixedPriorityQueue<Kind, 3, 2>>;
+type Levels = FixedPriorityQueue<Kind, 3, 2>;
+type Urgent = Channel<Levels>;
+type Few = FixedQueue<Kind, 3>;
+/// Of a type with all that a decoder checks: lengths, text, the kind of an enum.
+type Value = (Option<String>, Vec<Result<u64, bool>>, char);
 
 impl Queues {
     pub fn new() -> Self {
@@ -40,6 +45,7 @@ impl Queues {
             urgent: Channel::new(FixedPriorityQueue::new()),
             ring: FixedRing::new(),
             bytes: FixedByteQueue::new(),
+            values: FixedValueQueue::new(),
             pipe: FixedPipe::new(),
             journal: FixedJournal::new(),
         }
@@ -54,12 +60,14 @@ impl Queues {
             self.urgent.sender().expect("an end").try_send(2, Kind::Erase).expect("room");
             self.ring.producer().expect("the role").try_send(Kind::Draw).expect("room");
             self.bytes.try_send(b"message").expect("room");
+            self.values.try_send(&(Some("text".into()), vec![Ok(1)], 'x')).expect("room");
             self.journal.write(Level::Info, "target", "message").expect("a peer");
         }
         let (first, _second) = (self.pipe.first().expect("a side"), self.pipe.second());
         first.try_send_bytes(b"message").expect("room");
         self.jobs.try_recv_ack().expect("a message").nack();
         self.priority.try_recv_ack().expect("a message").nack();
+        self.bytes.try_recv_ack().expect("a message").nack();
     }
 }
 
@@ -86,19 +94,51 @@ pub fn locks() -> impl Iterator<Item = usize> {
 /// What is held from step to step.
 pub struct Held<'a> {
     jobs: Vec<Delivery<'a, u64>>,
-    priority: Vec<priority::Delivery<'a, Kind>>,
+    priority: Vec<Delivery<'a, Kind, 3>>,
+    few_senders: Vec<Sender<Few, &'a Channel<Few>>>,
+    few_receivers: Vec<Receiver<Few, &'a Channel<Few>>>,
     senders: Vec<Sender<Queue<Kind>, &'a Channel<Queue<Kind>>>>,
     receivers: Vec<Receiver<Queue<Kind>, &'a Channel<Queue<Kind>>>>,
     producer: Option<Producer<Kind, &'a Ring<Kind>>>,
     consumer: Option<Consumer<Kind, &'a Ring<Kind>>>,
     reservations: Vec<Reservation<'a>>,
     messages: Vec<Message<'a>>,
+    deliveries: Vec<bytes::Delivery<'a>>,
     sides: [Vec<Connection<&'a Pipe>>; 2],
     records: Vec<Records<'a>>,
-    urgent_senders: Vec<Sender<FixedPriorityQueue<Kind, 3, 2>, &'a Urgent>>,
-    urgent_receivers: Vec<Receiver<FixedPriorityQueue<Kind, 3, 2>, &'a Urgent>>,
+    urgent_senders: Vec<Sender<Levels, &'a Urgent>>,
+    urgent_receivers: Vec<Receiver<Levels, &'a Urgent>>,
     byte_senders: Vec<Sender<ByteQueue, &'a Channel<ByteQueue>>>,
     byte_receivers: Vec<Receiver<ByteQueue, &'a Channel<ByteQueue>>>,
+}
+
+/// What is done with a channel of plain messages.
+macro_rules! use_channel {
+    ($use:ident, $queue:ty, $senders:ident, $receivers:ident) => {
+        pub fn $use(&mut self, channel: &'a Channel<$queue>, how: u8) {
+            let (sender, receiver) = (self.$senders.last(), self.$receivers.last());
+            match how % 20 {
+                0 | 1 => channel.sender().map_or((), |end| keep(&mut self.$senders, 0x40, end)),
+                2 | 3 => channel.receiver().map_or((), |end| keep(&mut self.$receivers, 0x40, end)),
+                4 => drop(self.$senders.pop()),
+                5 => drop(self.$receivers.pop()),
+                6 => drop(sender.map(|end| end.try_send(kind(how)))),
+                7 => drop(sender.map(|end| end.send_timeout(kind(how), SOON))),
+                8 => drop(sender.map(|end| end.send_deadline(kind(how), Instant::now()))),
+                9 => drop(receiver.map(|end| seen(end.try_recv()))),
+                10 => drop(receiver.map(|end| seen(end.recv_timeout(SOON)))),
+                11 => drop(receiver.map(|end| seen(end.recv_deadline(Instant::now())))),
+                12 => drop(receiver.map(|end| end.try_recv_ack().map(Delivery::ack))),
+                13 => drop(receiver.map(|end| drop(end.recv_ack_timeout(SOON)))),
+                14 => drop(receiver.map(|end| end.try_iter().take(9).count())),
+                15 => drop((sender.cloned(), receiver.cloned())),
+                16 => drop(channel.join_timeout(SOON)),
+                17 => channel.close(),
+                18 => seen_all(&(channel.senders(), channel.receivers(), channel.len())),
+                _ => seen_all(&(channel, sender, receiver)),
+            }
+        }
+    };
 }
 
 impl<'a> Held<'a> {
@@ -106,12 +146,15 @@ impl<'a> Held<'a> {
         Held {
             jobs: Vec::new(),
             priority: Vec::new(),
+            few_senders: Vec::new(),
+            few_receivers: Vec::new(),
             senders: Vec::new(),
             receivers: Vec::new(),
             producer: None,
             consumer: None,
             reservations: Vec::new(),
             messages: Vec::new(),
+            deliveries: Vec::new(),
             sides: [Vec::new(), Vec::new()],
             records: Vec::new(),
             urgent_senders: Vec::new(),
@@ -126,11 +169,11 @@ impl<'a> Held<'a> {
             8 => self.use_priority_channel(&all.urgent, how),
             0 => self.bury(&all.jobs, &all.buried, how),
             1 => self.use_priority(&all.priority, how),
-            2 => self.use_channel(&all.channel, how),
+            2 => self.use_few(&all.channel, how),
             3 => self.use_ring(&all.ring, how),
             4 => self.use_bytes(&all.bytes, how),
             5 => self.use_pipe(&all.pipe, how),
-            6 => self.use_values(&all.bytes, how),
+            6 => self.use_values(&all.values, how),
             _ => self.use_journal(&all.journal, how),
         }
     }
@@ -153,13 +196,9 @@ impl<'a> Held<'a> {
         }
     }
 
-    fn use_priority<const LEVELS: usize, const N: usize>(
-        &mut self,
-        queue: &'a FixedPriorityQueue<Kind, LEVELS, N>,
-        how: u8,
-    ) {
-        let (level, value) = (usize::from(how) % LEVELS, kind(how));
-        let mut hold = |job: Option<priority::Delivery<'a, Kind>>| {
+    fn use_priority(&mut self, queue: &'a Levels, how: u8) {
+        let (level, value) = (usize::from(how) % 3, kind(how));
+        let mut hold = |job: Option<Delivery<'a, Kind, 3>>| {
             job.into_iter().for_each(|job| {
                 drop(format!("{job:?} {} {}", job.priority(), job.attempts()));
                 keep(&mut self.priority, how, job);
@@ -175,7 +214,7 @@ impl<'a> Held<'a> {
             6 => hold(queue.try_recv_ack().ok()),
             7 => hold(queue.recv_ack_timeout(SOON).ok()),
             8 => hold(queue.recv_ack_deadline(Instant::now()).ok()),
-            9 => drop(self.priority.pop().map(priority::Delivery::ack)),
+            9 => drop(self.priority.pop().map(Delivery::ack)),
             10 => drop(self.priority.pop()),
             11 => queue.try_iter().take(9).for_each(|message| drop(format!("{message:?}"))),
             12 => drop(queue.join_timeout(SOON)),
@@ -193,7 +232,9 @@ impl<'a> Held<'a> {
         match how % 16 {
             0 | 1 => channel.sender().map_or((), |end| keep(&mut self.urgent_senders, 0x40, end)),
             2 | 3 => {
-                channel.receiver().map_or((), |end| keep(&mut self.urgent_receivers, 0x40, end));
+                if let Ok(end) = channel.receiver() {
+                    keep(&mut self.urgent_receivers, 0x40, end);
+                }
             }
             4 => drop(self.urgent_senders.pop()),
             5 => drop(self.urgent_receivers.pop()),
@@ -202,7 +243,7 @@ impl<'a> Held<'a> {
             8 => drop(sender.map(|end| end.send_deadline(level, value, Instant::now()))),
             9 => drop(receiver.map(|end| seen(end.try_recv()))),
             10 => drop(receiver.map(|end| seen(end.recv_timeout(SOON)))),
-            11 => drop(receiver.map(|end| end.try_recv_ack().map(priority::Delivery::ack))),
+            11 => drop(receiver.map(|end| end.try_recv_ack().map(Delivery::ack))),
             12 => drop(receiver.map(|end| end.try_iter().take(9).count())),
             13 => drop((sender.cloned(), receiver.cloned())),
             14 => channel.close(),
@@ -210,29 +251,8 @@ impl<'a> Held<'a> {
         }
     }
 
-    pub fn use_channel(&mut self, channel: &'a Channel<Queue<Kind>>, how: u8) {
-        let (sender, receiver) = (self.senders.last(), self.receivers.last());
-        match how % 20 {
-            0 | 1 => channel.sender().map_or((), |end| keep(&mut self.senders, 0x40, end)),
-            2 | 3 => channel.receiver().map_or((), |end| keep(&mut self.receivers, 0x40, end)),
-            4 => drop(self.senders.pop()),
-            5 => drop(self.receivers.pop()),
-            6 => drop(sender.map(|end| end.try_send(kind(how)))),
-            7 => drop(sender.map(|end| end.send_timeout(kind(how), SOON))),
-            8 => drop(sender.map(|end| end.send_deadline(kind(how), Instant::now()))),
-            9 => drop(receiver.map(|end| seen(end.try_recv()))),
-            10 => drop(receiver.map(|end| seen(end.recv_timeout(SOON)))),
-            11 => drop(receiver.map(|end| seen(end.recv_deadline(Instant::now())))),
-            12 => drop(receiver.map(|end| end.try_recv_ack().map(Delivery::ack))),
-            13 => drop(receiver.map(|end| drop(end.recv_ack_timeout(SOON)))),
-            14 => drop(receiver.map(|end| end.try_iter().take(9).count())),
-            15 => drop((sender.cloned(), receiver.cloned())),
-            16 => drop(channel.join_timeout(SOON)),
-            17 => channel.close(),
-            18 => seen_all(&(channel.senders(), channel.receivers(), channel.len())),
-            _ => seen_all(&(channel, sender, receiver)),
-        }
-    }
+    use_channel! { use_few, Few, few_senders, few_receivers }
+    use_channel! { use_channel, Queue<Kind>, senders, receivers }
 
     pub fn use_ring(&mut self, ring: &'a Ring<Kind>, how: u8) {
         let many = usize::from(how) / 24;
@@ -294,7 +314,7 @@ impl<'a> Held<'a> {
                 keep(&mut self.messages, how, message);
             });
         };
-        match how % 20 {
+        match how % 24 {
             0 => queue.try_send(&message).quietly(),
             1 => queue.send_timeout(&message, SOON).quietly(),
             2 => queue.send_deadline(&message, Instant::now()).quietly(),
@@ -319,9 +339,13 @@ impl<'a> Held<'a> {
             16 => queue.try_iter().take(9).for_each(drop),
             17 => queue.close(),
             18 => seen_all(&(queue.len(), queue.is_empty(), queue.is_closed(), queue.capacity())),
-            _ => seen_all(&(queue, &self.messages, &self.reservations)),
+            19 | 20 => queue.try_recv_ack().map_or((), |job| keep(&mut self.deliveries, how, job)),
+            21 => drop(self.deliveries.pop()),
+            22 => drop(self.deliveries.pop().map(bytes::Delivery::ack)),
+            _ => seen_all(&(queue, &self.messages, &self.reservations, &self.deliveries)),
         }
-        let lent = self.messages.iter().map(|message| bytes_of(&**message));
+        let delivered = self.deliveries.iter().map(|job| bytes_of(&**job));
+        let lent = delivered.chain(self.messages.iter().map(|message| bytes_of(&**message)));
         assert_apart(lent.chain(self.reservations.iter().map(|place| bytes_of(&**place))));
     }
 
@@ -351,7 +375,7 @@ impl<'a> Held<'a> {
             13 => drop(receiver.map(|end| end.try_recv_ref().map(Message::give_back))),
             14 => drop(receiver.map(|end| end.try_iter().take(9).count())),
             15 => drop((sender.cloned(), receiver.cloned())),
-            16 => drop(sender.map(|end| end.try_send_value(&message))),
+            16 => drop(receiver.map(|end| end.try_recv_ack().map(bytes::Delivery::ack))),
             17 => channel.close(),
             18 => seen_all(&(channel.senders(), channel.receivers(), channel.len())),
             _ => seen_all(&(channel, sender, receiver)),
@@ -381,22 +405,20 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// Of a type with all that a decoder checks: lengths, text, the kind of an enum.
-    pub fn use_values<S: Store + ?Sized>(&mut self, queue: &'a ByteQueue<S>, how: u8) {
-        type Value = (Option<String>, Vec<Result<u64, bool>>, char);
+    fn use_values(&mut self, queue: &'a FixedValueQueue<Value, 8>, how: u8) {
         let value: Value = (Some("ä".repeat(how.into())), vec![Ok(u64::MAX); how.into()], 'ö');
         let here = self.sides[usize::from(how & 0x80 != 0)].last();
         match how % 10 {
-            0 => queue.try_send_value(&value).quietly(),
-            1 => queue.send_value_timeout(&value, SOON).quietly(),
-            2 => seen(queue.try_recv_value::<Value>()),
-            3 => seen(queue.recv_value_timeout::<Value>(SOON)),
-            4 => drop(self.messages.last().map(|message| seen(message.decode::<Value>()))),
+            0 => queue.try_send(&value).quietly(),
+            1 => queue.send_timeout(&value, SOON).quietly(),
+            2 => seen(queue.try_recv()),
+            3 => seen(queue.recv_timeout(SOON)),
+            4 => drop(queue.try_recv_ack().map(|job| drop(format!("{job:?}")))),
             5 => drop(here.map(|end| end.try_send(&value))),
             6 => drop(here.map(|end| end.send_timeout(&value, SOON))),
             7 => drop(here.map(|end| seen(end.try_recv::<Value>()))),
             8 => drop(here.map(|end| seen(end.recv_timeout::<Value>(SOON)))),
-            _ => seen(queue.recv_value_deadline::<Vec<Value>>(Instant::now())),
+            _ => seen(queue.recv_deadline(Instant::now())),
         }
     }
 
