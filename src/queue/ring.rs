@@ -218,6 +218,7 @@ impl<'a, T> End<'a, T> {
     }
 
     /// Walks from the hint to the first slot that is as `wanted`, and makes it as `claimed` says.
+    /// The common case alone is inlined: the slot at the hint is the one.
     #[inline(always)]
     fn walk(
         &self,
@@ -226,7 +227,41 @@ impl<'a, T> End<'a, T> {
         claimed: impl Fn(Position) -> Option<u64>,
         stop: impl Fn(Position, u64) -> Option<ClaimError>,
     ) -> Result<Found<'a, T>, ClaimError> {
+        let at = Position::decode(self.hint.load(Relaxed));
+        match self.slots.get(self.first.wrapping_add(at.index)) {
+            Some(slot)
+                if slot.state.load(Acquire) == wanted(at)
+                    && self.claim(slot, at, wanted(at), claimed(at)) =>
+            {
+                Ok(Found { slot, lap: at.lap })
+            }
+            _ => self.walk_on(behind, wanted, claimed, stop),
+        }
+    }
+
+    /// Makes a slot that was `seen` as `claimed` says, if that says anything.
+    #[inline(always)]
+    fn claim(&self, slot: &Slot<T>, at: Position, seen: u64, claimed: Option<u64>) -> bool {
+        let Some(claimed) = claimed else { return true };
+        let done = slot.state.compare_exchange(seen, claimed, Acquire, Relaxed).is_ok();
+        if done {
+            hooks::pause("ring: a slot claimed");
+            self.hint.store(at.next(self.capacity).encode(), Relaxed);
+        }
+        done
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn walk_on(
+        &self,
+        behind: u64,
+        wanted: impl Fn(Position) -> u64,
+        claimed: impl Fn(Position) -> Option<u64>,
+        stop: impl Fn(Position, u64) -> Option<ClaimError>,
+    ) -> Result<Found<'a, T>, ClaimError> {
         let capacity = self.capacity;
+        let round = 3 * capacity.min(self.slots.len()) + 64;
         let mut at = Position::decode(self.hint.load(Relaxed));
         let mut probes = 0;
         loop {
@@ -234,19 +269,15 @@ impl<'a, T> End<'a, T> {
             let Some(slot) = slot else { return Err(ClaimError::Corrupt) };
             let seen = slot.state.load(Acquire);
             if seen == wanted(at) {
-                let found = Found { slot, lap: at.lap };
-                let Some(claimed) = claimed(at) else { return Ok(found) };
-                if slot.state.compare_exchange(seen, claimed, Acquire, Relaxed).is_ok() {
-                    hooks::pause("ring: a slot claimed");
-                    self.hint.store(at.next(capacity).encode(), Relaxed);
-                    return Ok(found);
+                if self.claim(slot, at, seen, claimed(at)) {
+                    return Ok(Found { slot, lap: at.lap });
                 }
             } else {
                 let lap = lap_of(seen);
                 match ahead(lap, at.lap) {
                     ..0 => return Err(ClaimError::Unavailable),
                     0 => match stop(at, seen) {
-                        Some(nothing) => return Err(nothing),
+                        Some(error) => return Err(error),
                         None => at = at.next(capacity),
                     },
                     laps if laps.unsigned_abs() < behind => at = at.next(capacity),
@@ -254,7 +285,6 @@ impl<'a, T> End<'a, T> {
                 }
             }
             probes += 1;
-            let round = 3 * capacity.min(self.slots.len()) + 64;
             if probes % round == 0 {
                 if probes == 64 * round {
                     return Err(ClaimError::Corrupt);
