@@ -235,7 +235,10 @@ impl Model {
 
     fn refuse_delivery(&self) -> TryRecvError {
         assert!(!self.can_deliver(), "nothing was delivered from {self:#?}");
-        if self.has_cell() { self.refuse() } else { TryRecvError::Empty }
+        match self.has_message() {
+            true => TryRecvError::TooManyInFlight,
+            false => self.refuse(),
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -286,6 +289,7 @@ fn pick<T>(from: &mut Vec<T>, choice: u8) -> Option<T> {
 fn try_again(error: RecvTimeoutError) -> TryRecvError {
     match error {
         RecvTimeoutError::TimedOut => TryRecvError::Empty,
+        RecvTimeoutError::TooManyInFlight => TryRecvError::TooManyInFlight,
         RecvTimeoutError::Closed => TryRecvError::Closed,
         error => panic!("{error}"),
     }
