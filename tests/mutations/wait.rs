@@ -16,7 +16,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "late = operation.park(sleep, deadline) == Wake::TimedOut;",
         to: "operation.park(sleep, deadline); late = true;",
         rule: "Only the deadline ends a wait; a signal or a stale wake does not.",
-        outcome: ordinary("semaphore", &["as_many_as_released_get_through"]),
+        outcome: ordinary("semaphore", &["signals_during_a_timeout"]),
     },
     Mutation {
         name: "a_doze_is_the_whole_wait",
