@@ -425,14 +425,6 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: loom(&["bytes::bytes_wake_one_that_waits_for_room_when_the_message_is_gone"]),
     },
     Mutation {
-        name: "bytes_join_looks_once",
-        file: "src/queue/bytes/mod.rs",
-        from: "first.is_some() && is_empty && first == self.records().end_if_done()",
-        to: "first.is_some() && is_empty",
-        rule: "A worker that sends before it acknowledges is not done.",
-        outcome: loom(&["bytes::bytes_join_waits_for_what_a_worker_sends"]),
-    },
-    Mutation {
         name: "bytes_any_runs_are_opened",
         file: "src/queue/bytes/mod.rs",
         from: "self.records().is_sound() && self.in_flight().is_sound()",
