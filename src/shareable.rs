@@ -485,16 +485,16 @@ unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {
         )
     }
     fn place(&self) {
-        self.iter().for_each(T::place);
+        self.as_slice().place();
     }
     fn recover(&self, dead: &Dead) {
-        self.iter().for_each(|element| element.recover(dead));
+        self.as_slice().recover(dead);
     }
     fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
-        self.iter().any(|element| element.in_use(ours))
+        self.as_slice().in_use(ours)
     }
     fn is_sound(&self) -> bool {
-        self.iter().all(T::is_sound)
+        self.as_slice().is_sound()
     }
 }
 

@@ -1,8 +1,10 @@
 //! The layers drawn in `src/lib.rs`, circles of imports, and what belongs to one place only.
 #![cfg(not(outlast_loom))]
+#[path = "common/sources.rs"]
+mod sources;
+
+use sources::{Source, sources};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
 
 /// A module under another name: the loom model takes its place.
 const STANDS_FOR: [(&str, &str); 1] = [("shared_model", "shared")];
@@ -76,31 +78,6 @@ const FOR_OUTSIDERS: [&str; 14] = [
     // How a descriptor is handed on by an environment variable.
     "command",
 ];
-
-/// A source file: its path under `src`, and its text.
-type Source = (String, String);
-
-fn sources() -> Vec<Source> {
-    fn collect(folder: &Path, to: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                collect(&path, to);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                to.push(path);
-            }
-        }
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut paths = Vec::new();
-    collect(&root, &mut paths);
-    paths.sort();
-    let read = |path: PathBuf| {
-        let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-        (name, fs::read_to_string(path).unwrap())
-    };
-    paths.into_iter().map(read).collect()
-}
 
 /// The modules of the drawing, each with its height: the lowest line is 0.
 fn drawing(lib: &str) -> BTreeMap<String, usize> {

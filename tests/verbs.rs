@@ -1,9 +1,11 @@
 //! Every verb that blocks has every form, and the macro `verbs!` wrote it: checked in the sources.
 #![cfg(not(outlast_loom))]
+#[path = "common/sources.rs"]
+mod sources;
+
+use sources::Source;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 /// Built on the crate as any program could be: what they wait for is not in shared memory.
 const OUTSIDERS: [&str; 4] = ["process/", "pool/", "command.rs", "sys/"];
@@ -53,9 +55,6 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("Shared", "try_clone_fd", "no verb: named as in the standard library"),
 ];
 
-/// A source file: its path under `src`, and its text.
-type Source = (String, String);
-
 /// A method, by the type that has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Method {
@@ -85,27 +84,11 @@ struct Found {
     by_hand: Vec<(Method, String)>,
 }
 
+/// The sources that may use the macro.
 fn sources() -> Vec<Source> {
-    fn collect(folder: &Path, to: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                collect(&path, to);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                to.push(path);
-            }
-        }
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut paths = Vec::new();
-    collect(&root, &mut paths);
-    paths.sort();
-    let read = |path: PathBuf| {
-        let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-        (name, fs::read_to_string(path).unwrap())
-    };
-    let inside = |(file, _): &Source| !OUTSIDERS.iter().any(|outsider| file.starts_with(outsider));
-    paths.into_iter().map(read).filter(inside).collect()
+    let mut all = sources::sources();
+    all.retain(|(file, _)| !OUTSIDERS.iter().any(|outsider| file.starts_with(outsider)));
+    all
 }
 
 /// The identifier with which a text begins.
