@@ -192,8 +192,8 @@ impl Options {
         Options { processes, ..self }
     }
 
-    /// How many messages of a queue can be delivered and not acknowledged at a time: 1 to 1,048,575,
-    /// 64 if it is not chosen.
+    /// How many messages of a queue can be delivered and not acknowledged at a time: 1 to
+    /// 1,048,575, 64 if it is not chosen.
     ///
     /// For queues and channels whose messages can be acknowledged, of a capacity that is chosen at
     /// run time. For other types, [`with_capacity`](Self::with_capacity) fails with
@@ -382,7 +382,8 @@ impl Options {
     /// ```
     ///
     /// # Errors
-    /// [`OpenError::InvalidPeers`], [`OpenError::InvalidAlignment`]: `create_in` would fail as well.
+    /// [`OpenError::InvalidPeers`], [`OpenError::InvalidAlignment`]: `create_in` would fail as
+    /// well.
     pub fn layout_in<T: Shareable>(self) -> Result<core::alloc::Layout, OpenError> {
         let (spec, geometry) = self.plan::<T>(0, None)?;
         core::alloc::Layout::from_size_align(geometry.total, spec.align())

@@ -1,5 +1,5 @@
-//! `Channel<ByteQueue>`: messages of any length, between two ends that notice each other's (see `ends`,
-//! too).
+//! `Channel<ByteQueue>`: messages of any length, between two ends that notice each other's (see
+//! `ends`, too).
 #![cfg(not(outlast_loom))]
 mod common;
 

@@ -91,7 +91,8 @@ fn laps_of_a_queue() {
     }
 }
 
-/// The next position of the senders is in lap 0, and the slot that they wait for is in the last lap.
+/// The next position of the senders is in lap 0, and the slot that they wait for is in the last
+/// lap.
 #[test]
 fn a_full_queue_across_the_last_lap() {
     for (capacity, passed) in [(1, 0), (2, 0), (2, 1), (3, 2), (16, 5)] {

@@ -1,5 +1,5 @@
-//! Plain types: each value comes through shared memory unchanged, and bytes that are no value of the
-//! type are refused.
+//! Plain types: each value comes through shared memory unchanged, and bytes that are no value of
+//! the type are refused.
 #![cfg(not(outlast_loom))]
 #![expect(unsafe_code, reason = "asks the hidden checks about bytes of all kinds")]
 use outlast::{

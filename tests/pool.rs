@@ -1590,7 +1590,8 @@ fn parent(pid: u32) -> Option<u32> {
     stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// With the fork server, all workers die at once, and the next fork server is the program started once more.
+/// With the fork server, all workers die at once, and the next fork server is the program started
+/// once more.
 fn random_kills_of_fork_servers() {
     let pool = Pool::builder().workers(3).retries(1_000).build().unwrap();
     let over = AtomicBool::new(false);

@@ -1,5 +1,5 @@
-//! `Channel<PriorityQueue>`: the most urgent first, between two ends that notice each other's (see `ends`,
-//! too).
+//! `Channel<PriorityQueue>`: the most urgent first, between two ends that notice each other's (see
+//! `ends`, too).
 #![cfg(not(outlast_loom))]
 mod common;
 

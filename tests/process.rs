@@ -331,8 +331,8 @@ fn no_input_and_own_group() {
     let (read, rest, open) = Process::spawn(looks, ()).unwrap().join().unwrap();
     assert_eq!(read, 0);
     assert_ne!(stat(&rest), stat(own.rsplit(')').next().unwrap()));
-    // Nothing of its siblings or of the fork server's: three standard ones, the channel, the folder that
-    // is just read.
+    // Nothing of its siblings or of the fork server's: three standard ones, the channel, the folder
+    // that is just read.
     let inherited = 0..=2;
     let mine = descriptors(std::process::id());
     assert!(usize::try_from(open).unwrap() <= 5 + mine.saturating_sub(*inherited.end()), "{open}");
@@ -600,8 +600,8 @@ fn play_few_descriptors() {
     assert!(all.iter().skip(3).all(Process::is_alive));
 }
 
-/// A fork server that has no room for an order's descriptors refuses the order. It does not count as
-/// dead.
+/// A fork server that has no room for an order's descriptors refuses the order. It does not count
+/// as dead.
 #[expect(unsafe_code, reason = "a limit for the child")]
 fn a_fork_server_without_descriptors() {
     use std::os::unix::process::CommandExt as _;

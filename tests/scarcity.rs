@@ -1,6 +1,6 @@
 //! One system call fails, for lack of descriptors, memory or processes: the n-th that the owner of
-//! a pool makes, or its fork server, or a worker, for each n. Every task still ends, with its value or
-//! with an error, no process ends that should live, nothing hangs and nothing stays open.
+//! a pool makes, or its fork server, or a worker, for each n. Every task still ends, with its value
+//! or with an error, no process ends that should live, nothing hangs and nothing stays open.
 //!
 //! A filter has the kernel stop each such call, and this program, the tracer, makes the chosen one
 //! fail. `STRIDE=7` tries every seventh call only.

@@ -223,7 +223,8 @@ fn dropped() {
     }
 }
 
-/// As the terminal sends it. The fork server and the workers do not get it, however they were started.
+/// As the terminal sends it. The fork server and the workers do not get it, however they were
+/// started.
 fn ctrl_c_to_the_whole_group() {
     for settings in [&[("ON_STOP", "drain")][..], &[("ON_STOP", "drain"), ("LATE_INIT", "1")]] {
         let mut run = Run::start("owner", settings);

@@ -101,8 +101,8 @@ macro_rules! dead_letter_verbs {
                 RecvFailure::for_ever(next_live(limit, dead_letters, next))
             }
 
-            /// As [`recv_ack_or_dead_letter`](Self::recv_ack_or_dead_letter), if a message and a cell for it are
-            /// there. Never blocks.
+            /// As [`recv_ack_or_dead_letter`](Self::recv_ack_or_dead_letter), if a message and a
+            /// cell for it are there. Never blocks.
             ///
             /// # Errors
             /// As [`try_recv_ack`](Self::try_recv_ack).
@@ -114,7 +114,8 @@ macro_rules! dead_letter_verbs {
                 RecvFailure::at_once(next_live(limit, dead_letters, || self.deliver_now()))
             }
 
-            /// As [`recv_ack_or_dead_letter`](Self::recv_ack_or_dead_letter), waiting at most `timeout`.
+            /// As [`recv_ack_or_dead_letter`](Self::recv_ack_or_dead_letter), waiting at most
+            /// `timeout`.
             ///
             /// # Errors
             /// As [`recv_ack_timeout`](Self::recv_ack_timeout).
@@ -128,7 +129,8 @@ macro_rules! dead_letter_verbs {
                 RecvFailure::in_time(next_live(limit, dead_letters, || self.deliver_until(deadline)))
             }
 
-            /// As [`recv_ack_or_dead_letter`](Self::recv_ack_or_dead_letter), waiting until `deadline` at most.
+            /// As [`recv_ack_or_dead_letter`](Self::recv_ack_or_dead_letter), waiting until
+            /// `deadline` at most.
             ///
             /// # Errors
             /// As [`recv_ack_deadline`](Self::recv_ack_deadline).

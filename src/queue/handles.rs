@@ -1,5 +1,5 @@
-//! Handles of messages: messages that must be acknowledged, and messages that are written or read in
-//! place.
+//! Handles of messages: messages that must be acknowledged, and messages that are written or read
+//! in place.
 use super::error::{RecvFailure, SendFailure};
 use super::in_flight::{DeliveryWord, deliver_until};
 use super::levels::{Levels, Place};
@@ -48,8 +48,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         self.wait_for_message(deadline, || self.claim_ref())
     }
 
-    /// Delivers a message, or fails with `TooManyInFlight` if one is there but no entry for it until
-    /// the deadline.
+    /// Delivers a message, or fails with `TooManyInFlight` if one is there but no entry for it
+    /// until the deadline.
     #[inline(always)]
     pub(super) fn deliver_until(
         &self,
@@ -208,8 +208,8 @@ impl<T: Plain + fmt::Debug, const LEVELS: usize> fmt::Debug for Delivery<'_, T, 
 /// A free slot, to be written in place.
 ///
 /// [`send`](Self::send) gives it to the receivers. If it is dropped without that, or the process is
-/// killed, nothing is sent, and its place in the ring is free again when the messages before it have
-/// been received. Messages that are sent later wait for it: keep it for a short time only.
+/// killed, nothing is sent, and its place in the ring is free again when the messages before it
+/// have been received. Messages that are sent later wait for it: keep it for a short time only.
 ///
 /// # Panics
 /// A copy in a process made by `fork` panics when it is read or written.

@@ -1,7 +1,7 @@
 //! The in-flight table: messages that were delivered and are not acknowledged.
 //!
-//! A message that is received with `recv_ack` moves from the ring to an entry of this table, so that
-//! a slow worker does not hold up the ring.
+//! A message that is received with `recv_ack` moves from the ring to an entry of this table, so
+//! that a slow worker does not hold up the ring.
 use super::LIGHT;
 use super::error::RecvFailure;
 use super::ring::Slot;
@@ -80,9 +80,9 @@ impl<T> Slot<T> {
 /// Repeats `deliver` until it gives a delivery, or the deadline has passed. `deliver` fails with
 /// `TooManyInFlight` if a message is there but no room for it in the in-flight table.
 ///
-/// Receivers sleep on two signals: `arrived` until a message comes, `room` while one is there but no
-/// room for it. This thread sleeps on one of them only, and the wake that ends its sleep may be the
-/// only one for what it does not take. Therefore it wakes another sleeper of the signal that it
+/// Receivers sleep on two signals: `arrived` until a message comes, `room` while one is there but
+/// no room for it. This thread sleeps on one of them only, and the wake that ends its sleep may be
+/// the only one for what it does not take. Therefore it wakes another sleeper of the signal that it
 /// leaves: the message is received by a thread that needs no room, and the room is used by a thread
 /// that finds a message. (If it slept on both, two such threads would wake each other without end.)
 #[inline(always)]

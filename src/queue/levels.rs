@@ -40,8 +40,8 @@
 //!   more is woken. The thread that the earlier commit woke may have found a slower peer in its way
 //!   and gone back to sleep.
 //! - I5. A thread in `recv_ack` sleeps on `room` if a message is there but no entry is free, and on
-//!   `not_empty` otherwise. Before it goes from one to the other, it wakes a sleeper of the one that
-//!   it leaves.
+//!   `not_empty` otherwise. Before it goes from one to the other, it wakes a sleeper of the one
+//!   that it leaves.
 //! - I6. The end of any claim (of a slot or an entry, with or without a message) wakes all
 //!   receivers of a queue that is closed, or that has no senders: the claim may have been the last
 //!   thing that they waited for. A receiver makes no claim before it has seen a message. Otherwise
@@ -429,8 +429,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         true
     }
 
-    /// After a claimed slot was given up without a message: readers may pass it, and writers find it
-    /// in the next lap.
+    /// After a claimed slot was given up without a message: readers may pass it, and writers find
+    /// it in the next lap.
     #[cold]
     pub(super) fn after_abort(&self, level: usize) {
         fence(SeqCst);
@@ -549,9 +549,9 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         message.map(|message| Some((place.level(), message))).map_err(RecvFailure::Failed)
     }
 
-    /// Looks for a message with `find`. If there is none and nothing more can be sent, it looks once
-    /// more behind a fence: a sender that commits after the fence sees the flag, and a message that
-    /// was committed before it is seen here.
+    /// Looks for a message with `find`. If there is none and nothing more can be sent, it looks
+    /// once more behind a fence: a sender that commits after the fence sees the flag, and a message
+    /// that was committed before it is seen here.
     #[inline(always)]
     pub(super) fn look<R>(
         &self,
@@ -777,9 +777,9 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         )
     }
 
-    /// Whether no message is in a ring, and no other process has one that would come back if it died
-    /// now. To be asked when nothing more can be sent. For a process that holds deliveries itself,
-    /// those of others do not count: such processes would wait for each other.
+    /// Whether no message is in a ring, and no other process has one that would come back if it
+    /// died now. To be asked when nothing more can be sent. For a process that holds deliveries
+    /// itself, those of others do not count: such processes would wait for each other.
     pub(super) fn is_quiet(&self) -> bool {
         let Ok(owner) = self.identify() else { return false };
         let rings = self.slots.len() - self.entries().len();

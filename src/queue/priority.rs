@@ -34,9 +34,9 @@ use std::time::{Duration, Instant};
 ///
 /// A message of a level with a larger number is received before any of a smaller one. Within a
 /// level, first in, first out, with the exceptions of [`Queue`](crate::Queue). A receiver chooses
-/// from the messages that were sent before it asks. A message behind one that is still being written
-/// does not count yet. Each level has its own slots, so that urgent messages find room among
-/// others.
+/// from the messages that were sent before it asks. A message behind one that is still being
+/// written does not count yet. Each level has its own slots, so that urgent messages find room
+/// among others.
 ///
 /// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 16,777,215 messages
 /// of each level. To embed one in a struct, see [`FixedPriorityQueue`].

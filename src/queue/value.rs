@@ -39,8 +39,8 @@
 //!
 //! # Death
 //! As with the bytes: a message is sent whole or not at all. A plain `recv` decodes a message where
-//! it is: if the process is killed meanwhile, another receives it. A `Deserialize` that panics takes
-//! the message with it. With `recv_ack`, the message is delivered again in both cases.
+//! it is: if the process is killed meanwhile, another receives it. A `Deserialize` that panics
+//! takes the message with it. With `recv_ack`, the message is delivered again in both cases.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
 #![expect(
     private_interfaces,
@@ -120,8 +120,8 @@ impl<V: Serialize, S: Store + ?Sized> ValueQueue<V, S> {
         /// Sends a value, blocking until there is room.
         ///
         /// # Errors
-        /// As [`ByteQueue::send`], and [`Fault::Unencodable`] if the value cannot be encoded. Nothing
-        /// is sent then.
+        /// As [`ByteQueue::send`], and [`Fault::Unencodable`] if the value cannot be encoded.
+        /// Nothing is sent then.
         #[doc(alias = "push")]
         #[doc(alias = "put")]
         pub fn send(&self, value: &V) -> Result<(), SendError<()>>
@@ -164,8 +164,8 @@ impl<V: DeserializeOwned, S: Store + ?Sized> ValueQueue<V, S> {
         /// matters, see [`recv_ack`](Self::recv_ack).
         ///
         /// # Errors
-        /// As [`ByteQueue::recv`], and [`Fault::Undecodable`] if the message is not an encoding of a
-        /// `V` (it is consumed).
+        /// As [`ByteQueue::recv`], and [`Fault::Undecodable`] if the message is not an encoding of
+        /// a `V` (it is consumed).
         #[doc(alias = "pop")]
         #[doc(alias = "get")]
         pub fn recv(&self) -> Result<V, RecvError>
@@ -242,8 +242,8 @@ fn value_in<V: DeserializeOwned>(message: Message<'_>, invalid: Invalid) -> Resu
 }
 
 impl Message<'_> {
-    /// Returns the value that the message is an encoding of. The message stays as it is: to leave it
-    /// to another receiver, [give it back](Self::give_back).
+    /// Returns the value that the message is an encoding of. The message stays as it is: to leave
+    /// it to another receiver, [give it back](Self::give_back).
     ///
     /// ```
     /// use outlast::{Fault, Shared, ValueQueue};
@@ -285,8 +285,8 @@ fn decode_copy<V: DeserializeOwned>(bytes: &[u8]) -> Result<V, Fault> {
 /// A value that has been received, and must be acknowledged.
 ///
 /// Dereferences to the value, which is a copy of this process's own. [`ack`](Self::ack) says that
-/// the work is done. A delivery that is dropped otherwise, or whose process is killed, goes back and
-/// is delivered again. It belongs to the process, not to the thread.
+/// the work is done. A delivery that is dropped otherwise, or whose process is killed, goes back
+/// and is delivered again. It belongs to the process, not to the thread.
 #[must_use = "a delivery that is dropped is delivered again"]
 pub struct ValueDelivery<'a, V> {
     value: V,

@@ -284,7 +284,8 @@ pub(crate) fn own_group() {
 /// Kills all processes of the group that `leader`, a child that has not been reaped, may have led.
 pub(crate) fn kill_group(leader: u32) {
     if let Ok(leader) = number(leader) {
-        // SAFETY: takes no pointers. The kernel does not reuse the number before the child is reaped.
+        // SAFETY: takes no pointers. The kernel does not reuse the number before the child is
+        // reaped.
         unsafe { libc::kill(-leader, libc::SIGKILL) };
     }
 }

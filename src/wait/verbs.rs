@@ -2,8 +2,8 @@
 //! `verb_deadline`.
 //!
 //! A [`Verb`] is a call that has not begun: how to try, and how to block until a deadline. A verb
-//! that says what it sleeps on is an [`Operation`](super::operation::Operation), whose loop does the
-//! waiting. The macro stands in an `impl` block, and writes methods:
+//! that says what it sleeps on is an [`Operation`](super::operation::Operation), whose loop does
+//! the waiting. The macro stands in an `impl` block, and writes methods:
 //!
 //! ```text
 //! verbs! {
@@ -23,7 +23,8 @@
 //! # The blocking form
 //! The first line has the whole documentation, the signature, and behind `=` what does the work:
 //!
-//! - A [`Verb`]. Its output is a `Result`. `From` converts the error, if it is not that of the form.
+//! - A [`Verb`]. Its output is a `Result`. `From` converts the error, if it is not that of the
+//!   form.
 //! - [`Call`] of a function that blocks until a deadline, and returns `None` if it is late:
 //!   `= Call(|deadline| self.recv_until(deadline).transpose());`.
 //! - A function that returns a `Result` whose errors say whether it was late, and are converted by

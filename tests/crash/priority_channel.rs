@@ -1,4 +1,5 @@
-//! The sweeps of `Channel<PriorityQueue>`: coming, sending to two levels, receiving from both, leaving.
+//! The sweeps of `Channel<PriorityQueue>`: coming, sending to two levels, receiving from both,
+//! leaving.
 #[path = "ends.rs"]
 #[expect(clippy::duplicate_mod, reason = "the same sweeps, of all kinds of channels")]
 mod ends;

@@ -270,7 +270,8 @@ impl Victim {
         ptrace(libc::PTRACE_SETOPTIONS, self.child.pid, 0, options);
     }
 
-    /// Waits wherever the victim waits for a thread that the operation starts, and that runs freely.
+    /// Waits wherever the victim waits for a thread that the operation starts, and that runs
+    /// freely.
     pub(crate) fn wait_for_its_threads(&mut self) {
         self.waits_for_its_own = true;
     }

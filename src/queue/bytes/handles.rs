@@ -162,9 +162,9 @@ pub(super) fn copy(view: View<'_>, from: usize, to: usize, extent: usize) {
     let blocks = |first: usize| view.parts.blocks().get(first..first + extent).unwrap_or(&[]);
     let (from, to) = (blocks(from), blocks(to));
     let len = from.len().min(to.len());
-    // SAFETY: so many blocks are in both slices, which do not overlap: one is in the ring, the other
-    // in the in-flight area. Their bytes lie in cells, and nobody else reads or writes those of a
-    // claimed record (I1, I2).
+    // SAFETY: so many blocks are in both slices, which do not overlap: one is in the ring, the
+    // other in the in-flight area. Their bytes lie in cells, and nobody else reads or writes those
+    // of a claimed record (I1, I2).
     unsafe { from.as_ptr().copy_to_nonoverlapping(to.as_ptr().cast_mut(), len) }
 }
 

@@ -60,8 +60,8 @@
 //!   the one that its commit woke may have found its way barred by a slower sender and gone back to
 //!   sleep.
 //! - I6. A thread that sleeps in `join`, or for room in flight, has set `WATCHED` before its last
-//!   look. So the end of each later claim wakes it: the message that it has no room for may be gone,
-//!   and the next one may need less.
+//!   look. So the end of each later claim wakes it: the message that it has no room for may be
+//!   gone, and the next one may need less.
 //! - I7. A message that moves to the in-flight area is `Delivered` there before its record is
 //!   `Done`, and the record says where it went. So a look at the ring and then at the area sees it,
 //!   and recovery delivers it once.
@@ -144,8 +144,8 @@ use std::time::{Duration, Instant};
 /// area of their own, which is as large as the queue. So the memory of a queue is about two and a
 /// half times its capacity.
 ///
-/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 1,073,741,568
-/// bytes of messages, rounded up to a multiple of 256. To embed one in a struct, see [`FixedByteQueue`].
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 1,073,741,568 bytes
+/// of messages, rounded up to a multiple of 256. To embed one in a struct, see [`FixedByteQueue`].
 #[repr(C)]
 #[doc(alias = "ring buffer")]
 #[doc(alias = "bbqueue")]
@@ -1263,7 +1263,8 @@ impl<'a> View<'a> {
         identify(core::ptr::from_ref(self.rare).addr())
     }
 
-    /// Whether the message that the dead process was reading here had arrived in the in-flight area.
+    /// Whether the message that the dead process was reading here had arrived in the in-flight
+    /// area.
     fn has_moved(self, header: &Header, dead: &Dead) -> bool {
         let moved = header.moved().and_then(|index| self.in_flight().header(index));
         let state = moved.map_or(State::FREE, Header::load);

@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 ///
 /// A clone is a further handle; each message goes to one of them. [`Shared::receiver`] makes a
 /// handle that keeps the channel mapped, so that it can be a field of a struct
-/// (`Receiver<Queue<u64>>`) and move to another thread. [`Channel::receiver`] makes one that borrows
-/// the channel. In the child of a `fork`, a copied handle does nothing: the child takes its own.
+/// (`Receiver<Queue<u64>>`) and move to another thread. [`Channel::receiver`] makes one that
+/// borrows the channel. In the child of a `fork`, a copied handle does nothing: the child takes its
+/// own.
 #[must_use = "the end is given up immediately if this is not kept"]
 pub struct Receiver<C: Kind + ?Sized, H: Deref<Target = Channel<C>> = Shared<Channel<C>>> {
     hold: Hold,
@@ -72,8 +73,8 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
     /// Like [`recv`](Self::recv), but never blocks.
     ///
     /// # Errors
-    /// As [`recv`](Self::recv), and `Empty` if no message is available, or if none can come any more
-    /// except from another receiver that is just receiving the last one.
+    /// As [`recv`](Self::recv), and `Empty` if no message is available, or if none can come any
+    /// more except from another receiver that is just receiving the last one.
     #[inline]
     pub fn try_recv(&self) -> Result<C::Received, TryRecvError> {
         RecvFailure::at_once(self.recv_now(Invalid::Consumed))

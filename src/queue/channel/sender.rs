@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 ///
 /// A clone is a further handle. [`Shared::sender`] makes a handle that keeps the channel mapped, so
 /// that it can be a field of a struct (`Sender<Queue<u64>>`) and move to another thread.
-/// [`Channel::sender`] makes one that borrows the channel. In the child of a `fork`, a copied handle
-/// does nothing: the child takes its own.
+/// [`Channel::sender`] makes one that borrows the channel. In the child of a `fork`, a copied
+/// handle does nothing: the child takes its own.
 #[must_use = "the end is given up immediately if this is not kept"]
 pub struct Sender<C: Kind + ?Sized, H: Deref<Target = Channel<C>> = Shared<Channel<C>>> {
     hold: Hold,

@@ -102,8 +102,8 @@ const MAX_BLOCKS: usize = 1 << 25;
 /// notice it. Otherwise the receiving process takes its handle before the giving one drops its own.
 /// If the only handle is dropped first, the other side gets `Disconnected` in between.
 ///
-/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 1,073,741,824
-/// bytes each way, rounded up to 64 times a power of two. To embed one in a struct, see [`FixedPipe`].
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 1,073,741,824 bytes
+/// each way, rounded up to 64 times a power of two. To embed one in a struct, see [`FixedPipe`].
 #[repr(C)]
 #[doc(alias = "duplex")]
 #[doc(alias = "socketpair")]

@@ -404,8 +404,8 @@ impl<T: Plain> Shared<Ring<T>> {
         Ok(Producer::new(take(self.clone(), None)?))
     }
 
-    /// Becomes the producer, with an end that keeps the ring mapped, waiting at most `timeout` for the
-    /// present one to go.
+    /// Becomes the producer, with an end that keeps the ring mapped, waiting at most `timeout` for
+    /// the present one to go.
     ///
     /// # Errors
     /// As [`Ring::producer_timeout`].
@@ -413,8 +413,8 @@ impl<T: Plain> Shared<Ring<T>> {
         Ok(Producer::new(take(self.clone(), Some(Deadline::after(timeout)))?))
     }
 
-    /// Becomes the producer, with an end that keeps the ring mapped, waiting until `deadline` at most
-    /// for the present one to go.
+    /// Becomes the producer, with an end that keeps the ring mapped, waiting until `deadline` at
+    /// most for the present one to go.
     ///
     /// # Errors
     /// As [`Ring::producer_deadline`].
@@ -430,8 +430,8 @@ impl<T: Plain> Shared<Ring<T>> {
         Ok(Consumer::new(take(self.clone(), None)?))
     }
 
-    /// Becomes the consumer, with an end that keeps the ring mapped, waiting at most `timeout` for the
-    /// present one to go.
+    /// Becomes the consumer, with an end that keeps the ring mapped, waiting at most `timeout` for
+    /// the present one to go.
     ///
     /// # Errors
     /// As [`Ring::consumer_timeout`].
@@ -439,8 +439,8 @@ impl<T: Plain> Shared<Ring<T>> {
         Ok(Consumer::new(take(self.clone(), Some(Deadline::after(timeout)))?))
     }
 
-    /// Becomes the consumer, with an end that keeps the ring mapped, waiting until `deadline` at most
-    /// for the present one to go.
+    /// Becomes the consumer, with an end that keeps the ring mapped, waiting until `deadline` at
+    /// most for the present one to go.
     ///
     /// # Errors
     /// As [`Ring::consumer_deadline`].

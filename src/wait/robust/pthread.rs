@@ -268,8 +268,8 @@ impl RobustWord {
         is_gone && self.owner.compare_exchange(seen, OWNER_DIED, AcqRel, Relaxed).is_ok()
     }
 
-    /// Makes `to` the owner in place of `from`, where 0 is nobody, if `from` is the owner. The mutex
-    /// stays free: only [`mark_entrusted`](Self::mark_entrusted) marks the word.
+    /// Makes `to` the owner in place of `from`, where 0 is nobody, if `from` is the owner. The
+    /// mutex stays free: only [`mark_entrusted`](Self::mark_entrusted) marks the word.
     pub(crate) fn entrust(&self, from: u32, to: u32) -> bool {
         self.owner.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
     }
