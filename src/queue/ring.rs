@@ -129,7 +129,7 @@ impl<T> Slot<T> {
 /// Why a claim failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClaimError {
-    /// No slot is free, or no message is there.
+    /// No room for a message is free, or no message is there.
     Unavailable,
     /// The next message is being written.
     Pending,

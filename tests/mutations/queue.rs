@@ -387,8 +387,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "bytes_a_message_that_is_gone_is_damage",
         file: "src/queue/bytes/records.rs",
-        from: "return if header.load() == seen { Err(Nothing::Damaged) } else { Ok(None) };",
-        to: "return Err(Nothing::Damaged);",
+        from: "return if header.load() == seen { Err(ClaimError::Corrupt) } else { Ok(None) };",
+        to: "return Err(ClaimError::Corrupt);",
         rule: "A receiver that was held up for laps finds no damage.",
         outcome: hooks("queue_pauses", &["a_receiver_that_is_laps_behind_goes_on"]),
     },

@@ -112,6 +112,7 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::Ends;
 use crate::queue::in_flight::deliver_until;
+use crate::queue::ring::ClaimError;
 use crate::queue::{CLOSED, LIGHT, NO_RECEIVERS, NO_SENDERS, RecvFailure, SendFailure};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
@@ -130,7 +131,7 @@ use core::ops::ControlFlow;
 use core::ptr::NonNull;
 use in_flight::InFlight;
 pub(crate) use records::BLOCK;
-use records::{Claim, Header, MAX_BLOCKS, Marks, Nothing, Phase, Records, State};
+use records::{Claim, Header, MAX_BLOCKS, Marks, Phase, Records, State};
 use std::time::{Duration, Instant};
 
 /// A bounded queue of byte messages, whose capacity is chosen when it is created.
@@ -655,7 +656,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     pub fn is_empty(&self) -> bool {
         let view = self.view();
         let has_returned = || view.count(|claim| claim.state.is_in(Phase::Orphan)) > 0;
-        !matches!(view.records().find_full(), Ok(_) | Err(Nothing::Yet))
+        !matches!(view.records().find_full(), Ok(_) | Err(ClaimError::Pending))
             && (!view.may_have_returned() || !has_returned())
     }
 
@@ -801,8 +802,8 @@ impl<'a> View<'a> {
                     Ok(room)
                 }
             }
-            Err(Nothing::Here | Nothing::Yet) => Err(SendFailure::Full),
-            Err(Nothing::Damaged) => Err(SendFailure::Failed(Fault::Corrupt)),
+            Err(ClaimError::Unavailable | ClaimError::Pending) => Err(SendFailure::Full),
+            Err(ClaimError::Corrupt) => Err(SendFailure::Failed(Fault::Corrupt)),
         }
     }
 
@@ -915,7 +916,7 @@ impl<'a> View<'a> {
     }
 
     #[inline(always)]
-    fn claim_next(self, owner: u32) -> Result<Claim, Nothing> {
+    fn claim_next(self, owner: u32) -> Result<Claim, ClaimError> {
         if self.may_have_returned()
             && let Some(claim) = self.claim_returned(owner)
         {
@@ -929,15 +930,15 @@ impl<'a> View<'a> {
     fn find_next<R>(
         self,
         owner: u32,
-        find: impl Fn() -> Result<R, Nothing>,
+        find: impl Fn() -> Result<R, ClaimError>,
     ) -> Result<Option<R>, RecvFailure> {
         match find() {
             Ok(found) => Ok(Some(found)),
-            Err(Nothing::Here) if self.rare.has_ended(CLOSED | NO_SENDERS) => {
+            Err(ClaimError::Unavailable) if self.rare.has_ended(CLOSED | NO_SENDERS) => {
                 self.find_last(owner, find)
             }
-            Err(Nothing::Here | Nothing::Yet) => Ok(None),
-            Err(Nothing::Damaged) => Err(RecvFailure::Failed(Fault::Corrupt)),
+            Err(ClaimError::Unavailable | ClaimError::Pending) => Ok(None),
+            Err(ClaimError::Corrupt) => Err(RecvFailure::Failed(Fault::Corrupt)),
         }
     }
 
@@ -947,15 +948,15 @@ impl<'a> View<'a> {
     fn find_last<R>(
         self,
         owner: u32,
-        find: impl Fn() -> Result<R, Nothing>,
+        find: impl Fn() -> Result<R, ClaimError>,
     ) -> Result<Option<R>, RecvFailure> {
         Signal::<LIGHT>::fence_before_verdict();
         match find() {
             Ok(found) => Ok(Some(found)),
-            Err(Nothing::Here) if self.may_come_back(owner) => Ok(None),
-            Err(Nothing::Here) => Err(RecvFailure::Closed),
-            Err(Nothing::Yet) => Ok(None),
-            Err(Nothing::Damaged) => Err(RecvFailure::Failed(Fault::Corrupt)),
+            Err(ClaimError::Unavailable) if self.may_come_back(owner) => Ok(None),
+            Err(ClaimError::Unavailable) => Err(RecvFailure::Closed),
+            Err(ClaimError::Pending) => Ok(None),
+            Err(ClaimError::Corrupt) => Err(RecvFailure::Failed(Fault::Corrupt)),
         }
     }
 
@@ -980,7 +981,8 @@ impl<'a> View<'a> {
 
     pub(in crate::queue) fn may_have_message(self) -> bool {
         let found = self.records().find_full();
-        self.may_have_returned() || !matches!(found, Err(Nothing::Here | Nothing::Yet))
+        self.may_have_returned()
+            || !matches!(found, Err(ClaimError::Unavailable | ClaimError::Pending))
     }
 
     /// Whether no message is there, nor one that may come back to this process. To be asked when
@@ -989,7 +991,7 @@ impl<'a> View<'a> {
     pub(in crate::queue) fn is_quiet(self) -> bool {
         Signal::<LIGHT>::fence_before_verdict();
         let may_come_back = || self.identify().is_ok_and(|owner| self.may_come_back(owner));
-        let is_empty = matches!(self.records().find_full(), Err(Nothing::Here));
+        let is_empty = matches!(self.records().find_full(), Err(ClaimError::Unavailable));
         !self.may_have_returned() && is_empty && !may_come_back()
     }
 
@@ -1026,7 +1028,7 @@ impl<'a> View<'a> {
     fn visit(
         self,
         mut visit: impl FnMut(&Header, Claim) -> ControlFlow<()>,
-    ) -> Result<(), Nothing> {
+    ) -> Result<(), ClaimError> {
         let mut is_over = false;
         self.records().visit(|header, claim| {
             let flow = visit(header, claim);
@@ -1141,8 +1143,9 @@ impl<'a> View<'a> {
                     }
                     self.give_back(claim); // it is longer
                 }
-                Err(Nothing::Damaged) => return Err(RecvFailure::Failed(Fault::Corrupt)),
-                Err(Nothing::Here | Nothing::Yet) => {} // another receiver was faster
+                Err(ClaimError::Corrupt) => return Err(RecvFailure::Failed(Fault::Corrupt)),
+                // Another receiver was faster.
+                Err(ClaimError::Unavailable | ClaimError::Pending) => {}
             }
         };
         let len = self.stated_len(claim);
@@ -1157,7 +1160,7 @@ impl<'a> View<'a> {
 
     /// The next message: delivered, if that needs no room in the in-flight area, and otherwise only
     /// found.
-    fn find_for_delivery(self, owner: u32) -> Result<Next, Nothing> {
+    fn find_for_delivery(self, owner: u32) -> Result<Next, ClaimError> {
         let take = |header: &Header, claim: Claim| {
             if !self.is_in_flight(claim) {
                 return Some(Next::InRing(claim.state.extent()));

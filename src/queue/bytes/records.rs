@@ -3,6 +3,7 @@
 //! A record is a run of blocks; the header of its first block says how many they are. Headers lie
 //! apart from what is written to the blocks, so that no message can look like one.
 use crate::queue::Line;
+use crate::queue::ring::ClaimError;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::hooks;
@@ -234,17 +235,6 @@ impl Position {
     }
 }
 
-/// Why there was nothing to claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Nothing {
-    /// No room; no message.
-    Here,
-    /// The next message is being written.
-    Yet,
-    /// No peer that follows the protocol leaves the ring like this.
-    Damaged,
-}
-
 /// A record that the caller has claimed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
@@ -282,7 +272,7 @@ pub(crate) struct Records<'a> {
 impl Records<'_> {
     /// Claims `extent` blocks that follow each other for writing; at most as many as the ring has.
     #[inline(always)]
-    pub(crate) fn claim_free(&self, extent: usize, owner: u32) -> Result<Claim, Nothing> {
+    pub(crate) fn claim_free(&self, extent: usize, owner: u32) -> Result<Claim, ClaimError> {
         let blocks = self.headers.len();
         self.attempt(|| {
             let at = self.position(&self.marks.tail)?;
@@ -328,13 +318,13 @@ impl Records<'_> {
 
     /// Claims the next message for reading.
     #[inline(always)]
-    pub(crate) fn claim_full(&self, owner: u32) -> Result<Claim, Nothing> {
+    pub(crate) fn claim_full(&self, owner: u32) -> Result<Claim, ClaimError> {
         self.next_full(|at, header, seen| {
             let extent = self.extent(at, seen)?;
             hooks::pause("byte queue: a message is seen, and not yet claimed");
             if extent > 1 && !self.is_before_tail(at.after(extent, self.headers.len())) {
                 // Or the message is another receiver's by now, and the writers are laps ahead.
-                return if header.load() == seen { Err(Nothing::Damaged) } else { Ok(None) };
+                return if header.load() == seen { Err(ClaimError::Corrupt) } else { Ok(None) };
             }
             let state = seen.to(Phase::Reading, owner);
             if !header.exchange(seen, state) {
@@ -419,15 +409,15 @@ impl Records<'_> {
     }
 
     /// How many blocks the next message has, without a claim.
-    pub(crate) fn find_full(&self) -> Result<usize, Nothing> {
+    pub(crate) fn find_full(&self) -> Result<usize, ClaimError> {
         self.next_full(|at, _, seen| self.extent(at, seen).map(Some))
     }
 
     #[inline(always)]
     fn next_full<R>(
         &self,
-        take: impl Fn(Position, &Header, State) -> Result<Option<R>, Nothing>,
-    ) -> Result<R, Nothing> {
+        take: impl Fn(Position, &Header, State) -> Result<Option<R>, ClaimError>,
+    ) -> Result<R, ClaimError> {
         self.attempt(|| {
             let at = self.position(&self.marks.head)?;
             let header = &self.headers[at.index];
@@ -435,8 +425,8 @@ impl Records<'_> {
             if !seen.is_of(at.lap) || seen.is_in(Phase::Writing) {
                 // If the mark has moved meanwhile, the header is not what is next.
                 return match self.marks.head.0.load(Acquire) == at.encode() {
-                    true if seen.is_of(at.lap) => Err(Nothing::Yet),
-                    true => Err(Nothing::Here),
+                    true if seen.is_of(at.lap) => Err(ClaimError::Pending),
+                    true => Err(ClaimError::Unavailable),
                     false => Ok(None),
                 };
             }
@@ -451,7 +441,7 @@ impl Records<'_> {
     /// Whether `needed` blocks from `at`, where the next record begins, are done with. Nothing if
     /// that is not so any more.
     #[inline(always)]
-    fn has_room(&self, at: Position, needed: usize) -> Result<bool, Nothing> {
+    fn has_room(&self, at: Position, needed: usize) -> Result<bool, ClaimError> {
         match self.is_free(at, needed) {
             Ok(Some(false)) => self.makes_room(at, needed),
             known => known.map(|free| free.unwrap_or(false)),
@@ -460,11 +450,11 @@ impl Records<'_> {
 
     /// Whether `freed` says so; nothing if the next record begins elsewhere.
     #[inline(always)]
-    fn is_free(&self, at: Position, needed: usize) -> Result<Option<bool>, Nothing> {
+    fn is_free(&self, at: Position, needed: usize) -> Result<Option<bool>, ClaimError> {
         let blocks = self.headers.len() as u64;
         let freed = self.position(&self.marks.freed)?;
         match at.since(freed, self.headers.len()) {
-            Some(used) if used > blocks => Err(Nothing::Damaged),
+            Some(used) if used > blocks => Err(ClaimError::Corrupt),
             Some(used) => Ok(Some(used + needed as u64 <= blocks)),
             None => Ok(None),
         }
@@ -472,17 +462,19 @@ impl Records<'_> {
 
     #[cold]
     #[inline(never)]
-    fn makes_room(&self, at: Position, needed: usize) -> Result<bool, Nothing> {
+    fn makes_room(&self, at: Position, needed: usize) -> Result<bool, ClaimError> {
         self.reclaim()?;
         match self.is_free(at, needed)? {
-            Some(false) if self.marks.tail.0.load(Acquire) == at.encode() => Err(Nothing::Here),
+            Some(false) if self.marks.tail.0.load(Acquire) == at.encode() => {
+                Err(ClaimError::Unavailable)
+            }
             free => Ok(free == Some(true)),
         }
     }
 
     /// Moves `freed` over all records that are done with.
     #[cold]
-    pub(crate) fn reclaim(&self) -> Result<(), Nothing> {
+    pub(crate) fn reclaim(&self) -> Result<(), ClaimError> {
         let blocks = self.headers.len();
         self.attempt(|| {
             let start = self.position(&self.marks.freed)?;
@@ -500,7 +492,7 @@ impl Records<'_> {
                     self.pass(&self.marks.head, at, seen)?;
                     head = self.position(&self.marks.head)?;
                     if at.since(head, blocks).is_some() {
-                        return Err(Nothing::Damaged);
+                        return Err(ClaimError::Corrupt);
                     }
                 }
                 at = at.after(self.extent(at, seen)?, blocks);
@@ -516,7 +508,7 @@ impl Records<'_> {
     pub(crate) fn visit(
         &self,
         mut visit: impl FnMut(&Header, Claim) -> ControlFlow<()>,
-    ) -> Result<(), Nothing> {
+    ) -> Result<(), ClaimError> {
         let blocks = self.headers.len();
         let start = self.position(&self.marks.freed)?;
         let mut at = start;
@@ -561,7 +553,7 @@ impl Records<'_> {
 
     /// Moves a mark over the record that begins at `at`.
     #[inline(always)]
-    fn pass(&self, mark: &Line, at: Position, state: State) -> Result<(), Nothing> {
+    fn pass(&self, mark: &Line, at: Position, state: State) -> Result<(), ClaimError> {
         let next = at.after(self.extent(at, state)?, self.headers.len());
         mark.0.compare_exchange(at.encode(), next.encode(), AcqRel, Relaxed).ok();
         Ok(())
@@ -569,31 +561,31 @@ impl Records<'_> {
 
     /// The blocks of a record, none of which is beyond the end.
     #[inline(always)]
-    fn extent(&self, at: Position, state: State) -> Result<usize, Nothing> {
+    fn extent(&self, at: Position, state: State) -> Result<usize, ClaimError> {
         let extent = state.extent();
         if extent > 0 && extent <= self.headers.len() - at.index {
             Ok(extent)
         } else {
-            Err(Nothing::Damaged)
+            Err(ClaimError::Corrupt)
         }
     }
 
     #[inline(always)]
-    fn position(&self, mark: &Line) -> Result<Position, Nothing> {
+    fn position(&self, mark: &Line) -> Result<Position, ClaimError> {
         let at = Position::decode(mark.0.load(Acquire));
-        if at.index < self.headers.len() { Ok(at) } else { Err(Nothing::Damaged) }
+        if at.index < self.headers.len() { Ok(at) } else { Err(ClaimError::Corrupt) }
     }
 
     /// Repeats until there is something, or nothing for good: each time in vain, another has done
     /// something.
     #[inline(always)]
-    fn attempt<R>(&self, act: impl Fn() -> Result<Option<R>, Nothing>) -> Result<R, Nothing> {
+    fn attempt<R>(&self, act: impl Fn() -> Result<Option<R>, ClaimError>) -> Result<R, ClaimError> {
         for _ in 0..ATTEMPTS {
             if let Some(done) = act()? {
                 return Ok(done);
             }
         }
-        Err(Nothing::Damaged)
+        Err(ClaimError::Corrupt)
     }
 
     /// Once a lap: wipes some of the headers that have been in the middle of records for so long
