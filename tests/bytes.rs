@@ -38,6 +38,30 @@ fn again(queue: &Shared<ByteQueue>) -> Shared<ByteQueue> {
     Shared::from_fd(queue.try_clone_fd().unwrap()).unwrap()
 }
 
+/// Messages that came back occupy all of the in-flight area, and a message that needs room there
+/// came back to the ring: those of the area are delivered first.
+#[test]
+fn what_needs_no_room_is_delivered_first() {
+    let here = queue(4 * 64);
+    let there = again(&here);
+    let _watchdog = watch("what_needs_no_room_is_delivered_first", &here);
+    let [first, second, third] = [text(1, 128), text(2, 128), text(3, 1)];
+    here.send(&first).unwrap();
+    here.send(&second).unwrap();
+    let held = [there.recv_ack().unwrap(), here.recv_ack().unwrap()];
+    here.send(&third).unwrap();
+    there.recv_ref().unwrap().give_back().unwrap();
+    assert_eq!(here.try_recv_ack().unwrap_err(), TryRecvError::TooManyInFlight);
+    drop(held);
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let delivery = here.try_recv_ack().unwrap();
+        seen.push(delivery.to_vec());
+        delivery.ack().unwrap();
+    }
+    assert_eq!(seen, [first, second, third]);
+}
+
 #[test]
 fn alone() {
     let here = queue(1_000);

@@ -496,4 +496,12 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         rule: "A message may come behind the look for messages that `join` makes.",
         outcome: loom(&["queue::queue_join_sees_a_message_that_comes_behind_its_look"]),
     },
+    Mutation {
+        name: "bytes_that_came_back_to_the_ring_come_first",
+        file: "src/queue/bytes/mod.rs",
+        from: "self.in_flight().visit(&mut look); let is_sound = self.records().visit(look).is_ok();",
+        to: "let is_sound = self.records().visit(&mut look).is_ok(); self.in_flight().visit(look);",
+        rule: "What came back and needs no room in flight is delivered before what needs some.",
+        outcome: ordinary(&["bytes::what_needs_no_room_is_delivered_first"]),
+    },
 ];

@@ -65,6 +65,9 @@
 //! - I7. A message that moves to the in-flight area is `Delivered` there before its record is
 //!   `Done`, and the record says where it went. So a look at the ring and then at the area sees it,
 //!   and recovery delivers it once.
+//! - I8. A message that came back in the in-flight area is delivered before one that came back in the
+//!   ring, which needs room there. Otherwise the first could occupy all the room that the second
+//!   waits for, with no delivery held whose end would wake a receiver.
 //!
 //! # Messages longer than the ring
 //! are refused ([`Fault::TooLong`]). In parts, they would keep all other senders and receivers out
@@ -1004,20 +1007,22 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Shows messages that came back to `take` until it takes one.
+    /// Shows messages that came back to `take` until it takes one: those of the in-flight area
+    /// first, which keeps I8.
     #[cold]
     fn search_returned<R>(self, take: impl Fn(&Header, Claim) -> Option<R>) -> Option<R> {
         let before = self.rare.searched.load(Relaxed);
         let returned = self.rare.returned.load(Acquire);
         let mut taken = None;
-        let look = |header: &Header, claim: Claim| {
-            if claim.state.is_in(Phase::Orphan) {
+        let mut look = |header: &Header, claim: Claim| {
+            if taken.is_none() && claim.state.is_in(Phase::Orphan) {
                 taken = take(header, claim);
             }
             if taken.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        self.visit(look).ok()?;
-        if taken.is_none() {
+        self.in_flight().visit(&mut look);
+        let is_sound = self.records().visit(look).is_ok();
+        if taken.is_none() && is_sound {
             self.rare.searched.compare_exchange(before, returned, Relaxed, Relaxed).ok(); // keeps I4
         }
         taken
