@@ -16,7 +16,8 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU8, AtomicU64};
 use outlast::spsc::{self, Ring};
 use outlast::{
-    ByteQueue, Channel, FixedPriorityQueue, Pipe, Queue, RecvError, Shared, TryRecvError,
+    ByteQueue, Channel, FixedPriorityQueue, FixedQueue, Options, Pipe, Queue, RecvError, Shared,
+    TryRecvError, ValueQueue,
 };
 use std::time::{Duration, Instant};
 
@@ -118,11 +119,11 @@ impl<'a> Crew<'a> {
         self.members.iter_mut().filter_map(|(_, child)| child.take()).for_each(Child::succeeds);
     }
 
-    fn report(&self, name: &str, what: &str, began: Instant) {
+    fn report(&self, name: &str, what: &str, books: Books, began: Instant) {
         let [senders, receivers] = self.killed;
         complain(&format!(
             "{name}: {} messages, {senders} senders and {receivers} receivers killed, {what}, {:.1} s\n",
-            messages(),
+            books.sent.len(),
             began.elapsed().as_secs_f64()
         ));
     }
@@ -137,7 +138,7 @@ fn judge_plain(name: &str, books: Books, crew: &Crew<'_>, began: Instant) {
     let missing = books.count(|sent, received, _| sent == 2 && received == 0);
     let doubled = books.count(|_, received, _| received > 1);
     let foreign = books.count(|sent, received, _| sent == 0 && received > 0);
-    crew.report(name, &format!("{missing} gone with a receiver, {doubled} doubled"), began);
+    crew.report(name, &format!("{missing} gone with a receiver, {doubled} doubled"), books, began);
     assert_eq!((doubled, foreign), (0, 0));
     assert!(missing <= crew.killed[1], "{missing} are missing");
 }
@@ -165,13 +166,20 @@ fn letter(n: u64) -> Vec<u8> {
     n.to_le_bytes().into_iter().chain(rest).collect()
 }
 
+/// The number of a message, which must be whole.
+fn number(message: &[u8]) -> u64 {
+    let n = u64::from_le_bytes(message[..8].try_into().unwrap());
+    assert!(message == letter(n), "message {n} is torn");
+    n
+}
+
 /// None is missing of what is consumed after it was noted; again comes only what a killed receiver
 /// had.
 fn judge_in_place(name: &str, books: Books, crew: &Crew<'_>, began: Instant) {
     let missing = books.count(|sent, received, _| sent == 2 && received == 0);
     let again = books.count(|_, received, _| received > 1);
     let foreign = books.count(|sent, received, _| sent == 0 && received > 0);
-    crew.report(name, &format!("{missing} missing, {again} seen again"), began);
+    crew.report(name, &format!("{missing} missing, {again} seen again"), books, began);
     assert_eq!((missing, foreign), (0, 0));
     assert!(again <= crew.killed[1], "{again} seen again");
 }
@@ -194,9 +202,7 @@ fn kills_of_bytes() {
     };
     let receives = || {
         while let Ok(message) = queue.recv_ref() {
-            let n = u64::from_le_bytes(message[..8].try_into().unwrap());
-            assert!(*message == letter(n), "message {n} is torn");
-            Books::note(books.received, n);
+            Books::note(books.received, number(&message));
         }
     };
     let mut crew = Crew::new(2, [&sends, &receives]);
@@ -271,9 +277,7 @@ fn kills_of_byte_channel() {
     let receives = || {
         let receiver = channel.receiver().unwrap();
         while let Ok(message) = receiver.recv_ref() {
-            let n = u64::from_le_bytes(message[..8].try_into().unwrap());
-            assert!(*message == letter(n), "message {n} is torn");
-            Books::note(books.received, n);
+            Books::note(books.received, number(&message));
         }
         assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
     };
@@ -302,9 +306,7 @@ fn kills_of_pipe() {
     let receives = || {
         let side = pipe.second().unwrap();
         while let Ok(message) = side.recv_bytes() {
-            let n = u64::from_le_bytes(message[..8].try_into().unwrap());
-            assert!(message == letter(n), "message {n} is torn");
-            Books::note(books.received, n);
+            Books::note(books.received, number(&message));
         }
         assert_eq!(side.recv_bytes(), Err(RecvError::Disconnected));
     };
@@ -370,37 +372,125 @@ fn kills_of_priority_channel() {
     judge_plain("Channel<PriorityQueue>", books, &crew, began);
 }
 
-#[test]
-fn kills_of_acknowledged() {
-    let queue = Shared::<Queue<u64>>::with_capacity(CAPACITY).unwrap();
-    let shown = queue.clone();
-    let _watchdog = watchdog("kills_of_acknowledged", move || format!("{shown:?}"));
-    let (books, began) = (Books::new(messages()), Instant::now());
-    let sends = || books.send_all(|n| queue.send(n).unwrap());
+/// Kills senders and workers of a queue whose messages are acknowledged. Each message is worked at
+/// at least once and acknowledged once; only a killed worker has it worked at again.
+///
+/// `work` receives a message, calls its argument with the message's number, and acknowledges the
+/// message. It returns the number, or `None` if the queue is closed. `finish` waits in `join`, and
+/// closes the queue.
+fn kill_workers(
+    name: &str,
+    messages: usize,
+    send: impl Fn(u64),
+    work: impl Fn(&dyn Fn(u64)) -> Option<u64>,
+    finish: impl FnOnce(),
+) {
+    let (books, began) = (Books::new(messages), Instant::now());
+    let sends = || books.send_all(&send);
     let works = || {
-        while let Ok(job) = queue.recv_ack() {
-            Books::note(books.received, *job);
-            let n = job.ack().unwrap();
+        while let Some(n) = work(&|n| Books::note(books.received, n)) {
             Books::note(books.acknowledged, n);
         }
     };
     let mut crew = Crew::new(2, [&sends, &works]);
     crew.kill();
-    queue.join().unwrap();
-    queue.close();
+    finish();
     crew.ends();
     let missing = books.count(|sent, received, _| sent == 2 && received == 0);
     let again = books.count(|_, received, _| received > 1);
+    let foreign = books.count(|sent, received, _| sent == 0 && received > 0);
     let twice = books.count(|_, _, acknowledged| acknowledged > 1);
     let silent = books.count(|sent, _, acknowledged| sent == 2 && acknowledged == 0);
-    crew.report(
-        "recv_ack",
-        &format!("{missing} missing, {again} done again, {twice} acknowledged twice"),
-        began,
-    );
-    assert_eq!((missing, twice), (0, 0));
-    // Killed before its `ack`: done again. Killed in it, or right after: nobody has noted that.
+    let what = format!("{missing} missing, {again} done again, {twice} acknowledged twice");
+    crew.report(name, &what, books, began);
+    assert_eq!((missing, foreign, twice), (0, 0, 0));
+    // A worker killed before the end of its `ack` has its message done again. One killed in the
+    // `ack` or right after it has not noted the acknowledgement.
     assert!(again + silent <= crew.killed[1], "{again} again, {silent} not noted");
+}
+
+fn kill_workers_at_numbers(name: &str, messages: usize, queue: &Queue<u64>) {
+    let work = |received: &dyn Fn(u64)| {
+        let job = queue.recv_ack().ok()?;
+        received(*job);
+        Some(job.ack().unwrap())
+    };
+    let finish = || {
+        queue.join().unwrap();
+        queue.close();
+    };
+    kill_workers(name, messages, |n| queue.send(n).unwrap(), work, finish);
+}
+
+#[test]
+fn kills_of_acknowledged() {
+    let queue = Shared::<Queue<u64>>::with_capacity(CAPACITY).unwrap();
+    let shown = queue.clone();
+    let _watchdog = watchdog("kills_of_acknowledged", move || format!("{shown:?}"));
+    kill_workers_at_numbers("recv_ack", messages(), &queue);
+}
+
+/// A worker waits for the other's acknowledgement or death before it receives a message.
+#[test]
+fn kills_of_acknowledged_one_at_a_time() {
+    let queue = Options::new().in_flight(1).with_capacity::<Queue<u64>>(CAPACITY).unwrap();
+    let shown = queue.clone();
+    let _watchdog = watchdog("kills_of_acknowledged_one_at_a_time", move || format!("{shown:?}"));
+    kill_workers_at_numbers("recv_ack, one in flight", messages() / 4, &queue);
+    assert_eq!(queue.in_flight_capacity(), 1);
+}
+
+/// The table has an entry for each worker, and none for one that has just been killed.
+#[test]
+fn kills_of_acknowledged_two_at_a_time() {
+    let queue = Shared::anonymous(FixedQueue::<u64, CAPACITY, 2>::new()).unwrap();
+    let shown = queue.clone();
+    let _watchdog = watchdog("kills_of_acknowledged_two_at_a_time", move || format!("{shown:?}"));
+    kill_workers_at_numbers("recv_ack, two in flight", messages() / 4, &queue);
+    assert_eq!(queue.in_flight_capacity(), 2);
+}
+
+/// Messages of one to five blocks. The in-flight area has room for a few of them.
+#[test]
+fn kills_of_acknowledged_bytes() {
+    let queue = Shared::<ByteQueue>::with_capacity(64 * 16).unwrap();
+    let shown = queue.clone();
+    let _watchdog = watchdog("kills_of_acknowledged_bytes", move || format!("{shown:?}"));
+    let work = |received: &dyn Fn(u64)| {
+        let job = queue.recv_ack().ok()?;
+        let n = number(&job);
+        received(n);
+        job.ack().unwrap();
+        Some(n)
+    };
+    let finish = || {
+        queue.join().unwrap();
+        queue.close();
+    };
+    let send = |n| queue.send(&letter(n)).unwrap();
+    kill_workers("recv_ack of bytes", messages() / 2, send, work, finish);
+}
+
+#[test]
+fn kills_of_acknowledged_values() {
+    let queue = Shared::<ValueQueue<(u64, String)>>::with_capacity(64 * CAPACITY).unwrap();
+    let shown = queue.clone();
+    let _watchdog = watchdog("kills_of_acknowledged_values", move || format!("{shown:?}"));
+    let text = |n: u64| "x".repeat(usize::try_from(n % 150).unwrap());
+    let work = |received: &dyn Fn(u64)| {
+        let job = queue.recv_ack().ok()?;
+        let n = job.0;
+        assert!(job.1 == text(n), "message {n} is torn");
+        received(n);
+        job.ack().unwrap();
+        Some(n)
+    };
+    let finish = || {
+        queue.join().unwrap();
+        queue.close();
+    };
+    let send = |n| queue.send(&(n, text(n))).unwrap();
+    kill_workers("recv_ack of values", messages() / 4, send, work, finish);
 }
 
 #[test]
@@ -444,6 +534,6 @@ fn kills_of_spsc() {
     crew.kill();
     crew.ends();
     let missing = books.count(|_, received, _| received == 0);
-    crew.report("spsc", &format!("{missing} missing, each at its index"), began);
+    crew.report("spsc", &format!("{missing} missing, each at its index"), books, began);
     assert_eq!((missing, ring.sent(), ring.received()), (0, all, all));
 }

@@ -425,6 +425,22 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: loom(&["bytes::bytes_wake_one_that_waits_for_room_when_the_message_is_gone"]),
     },
     Mutation {
+        name: "bytes_join_looks_once",
+        file: "src/queue/bytes/mod.rs",
+        from: "first.is_some() && is_empty && first == self.records().end_if_done()",
+        to: "first.is_some() && is_empty",
+        rule: "A worker that sends before it acknowledges is not done.",
+        outcome: loom(&["bytes::bytes_join_notices_what_is_sent_between_its_looks"]),
+    },
+    Mutation {
+        name: "bytes_what_came_back_in_the_ring_is_first",
+        file: "src/queue/bytes/mod.rs",
+        from: "in_ring.set(Some(Next::InRing(claim.state.extent())));\n                return None;",
+        to: "return Some(Next::InRing(claim.state.extent()));",
+        rule: "A message that came back and needs no room is delivered before one that needs room.",
+        outcome: ordinary("joinable", &["bytes_a_message_that_came_back_holds_up_no_other"]),
+    },
+    Mutation {
         name: "bytes_any_runs_are_opened",
         file: "src/queue/bytes/mod.rs",
         from: "self.records().is_sound() && self.in_flight().is_sound()",
@@ -502,6 +518,6 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "self.in_flight().visit(&mut look); let is_sound = self.records().visit(look).is_ok();",
         to: "let is_sound = self.records().visit(&mut look).is_ok(); self.in_flight().visit(look);",
         rule: "What came back and needs no room in flight is delivered before what needs some.",
-        outcome: ordinary(&["bytes::what_needs_no_room_is_delivered_first"]),
+        outcome: ordinary("bytes", &["what_needs_no_room_is_delivered_first"]),
     },
 ];
