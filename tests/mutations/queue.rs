@@ -319,9 +319,9 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "bytes_laps_do_not_come_round",
-        file: "src/queue/bytes/records.rs",
-        from: "match self.lap.wrapping_sub(earlier.lap) << EXTENT_BITS >> EXTENT_BITS {",
-        to: "match self.lap.wrapping_sub(earlier.lap) {",
+        file: "src/queue/ring.rs",
+        from: "match ahead(self.lap, earlier.lap) {",
+        to: "match self.lap.wrapping_sub(earlier.lap).cast_signed() {",
         rule: "The count of laps comes round and is compared by distance.",
         outcome: ordinary("counters", &["laps_of_a_byte_queue"]),
     },
@@ -379,8 +379,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "bytes_room_is_not_counted",
         file: "src/queue/bytes/records.rs",
-        from: "Some(used) => Ok(Some(used + needed as u64 <= blocks)),",
-        to: "Some(_) => Ok(Some(true)),",
+        from: "used + needed <= self.headers.len()",
+        to: "used + needed > 0",
         rule: "A record is written only where the last one has been read.",
         outcome: ordinary("bytes", &["every_length_everywhere"]),
     },

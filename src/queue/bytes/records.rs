@@ -1,9 +1,9 @@
-//! The ring of records: claiming, committing, stepping over.
+//! The ring of records: how records are claimed, committed and passed over.
 //!
-//! A record is a run of blocks; the header of its first block says how many they are. Headers lie
-//! apart from what is written to the blocks, so that no message can look like one.
+//! A record is a run of consecutive blocks. The header of its first block holds the number of
+//! blocks. Headers are stored apart from the blocks, so that no message can look like a header.
 use crate::queue::Line;
-use crate::queue::ring::ClaimError;
+use crate::queue::ring::{ClaimError, Position};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::hooks;
@@ -27,22 +27,21 @@ const OWNER_AT: u32 = PHASE_BITS;
 const EXTENT_AT: u32 = OWNER_AT + OWNER_BITS;
 const LAP_AT: u32 = EXTENT_AT + EXTENT_BITS;
 
-/// A header this many laps old is of no record, and is wiped before its lap comes round again.
+/// A header that is this many laps old belongs to no record. It is wiped before its lap number
+/// comes round again.
 const STALE: u64 = 1 << 20;
-/// Within so many laps each header is looked at once.
+/// The number of laps in which every header is looked at once, to wipe it if it is stale.
 const SWEEP: usize = 1 << 16;
 
-/// A position that is so many laps after another is before it: laps have 40 bits.
-const HALF_THE_LAPS: u64 = 1 << (u64::BITS - EXTENT_BITS - 1);
-
-/// Looks at a ring that others move, before it is held to be sound.
+/// The number of looks at memory that peers change all the while. After that it counts as sound:
+/// peers that make progress have found it sound.
 const LOOKS: usize = 1_000;
 
-/// Attempts that come to nothing because others were faster, before the memory is held to be
-/// damaged.
+/// The number of attempts that fail because other threads are faster. After that the memory counts
+/// as damaged.
 const ATTEMPTS: usize = 1 << 22;
 
-/// What a record is doing.
+/// The phase of a record, or of a message in the in-flight area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// No record.
@@ -50,9 +49,11 @@ pub(crate) enum Phase {
     Writing = 1,
     Full = 2,
     Reading = 3,
+    /// The message is to be received again.
     Orphan = 4,
+    /// The message was received, or was given up.
     Done = 5,
-    /// Only in the in-flight area.
+    /// The message waits to be acknowledged. Only in the in-flight area.
     Delivered = 6,
 }
 
@@ -60,35 +61,36 @@ pub(crate) enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct State(u64);
 
-/// Fewer than 32 bits of a word.
+/// The field of `bits` bits that begins at bit `at`.
 const fn bits(word: u64, at: u32, bits: u32) -> u64 {
     (word >> at) & ((1 << bits) - 1)
 }
 
-/// This many attempts stand for all beyond.
+/// The count of attempts stops here.
 const MOST_ATTEMPTS: u64 = 255;
 
 impl State {
-    /// Of a block in the in-flight area.
+    /// A free block of the in-flight area.
     pub(crate) const FREE: State = State(0);
 
-    /// Of a block in the in-flight area.
+    /// A claimed block of the in-flight area.
     pub(crate) const fn claimed(owner: u32) -> Self {
         State::new(0, 1, owner, Phase::Writing)
     }
 
-    /// Of a message in the in-flight area, delivered for the first time.
+    /// A message in the in-flight area that was delivered for the first time.
     pub(crate) const fn delivered(extent: usize, owner: u32) -> Self {
         State::new(0, extent, owner, Phase::Delivered)
     }
 
-    /// How often a message in the in-flight area was delivered before. It has no lap.
+    /// How often a message in the in-flight area was delivered before. The count takes the place of
+    /// the lap, which such a message does not have.
     #[expect(clippy::cast_possible_truncation, reason = "25 bits")]
     pub(crate) const fn attempts(self) -> u32 {
         bits(self.0, LAP_AT, LAP_BITS) as u32
     }
 
-    /// One attempt more.
+    /// The same message with one attempt more.
     pub(crate) fn tried(self) -> Self {
         let more = u64::from(bits(self.0, LAP_AT, LAP_BITS) < MOST_ATTEMPTS);
         State(self.0 + (more << LAP_AT))
@@ -99,7 +101,7 @@ impl State {
         State(lap | ((extent as u64) << EXTENT_AT) | ((owner as u64) << OWNER_AT) | phase as u64)
     }
 
-    /// The same record in another phase; `owner` is 0 where nobody has it.
+    /// The same record in another phase. An `owner` of 0 means that no process holds it.
     #[inline(always)]
     pub(crate) const fn to(self, phase: Phase, owner: u32) -> Self {
         State::new(bits(self.0, LAP_AT, LAP_BITS), self.extent(), owner, phase)
@@ -111,7 +113,7 @@ impl State {
         bits(self.0, OWNER_AT, OWNER_BITS) as u32
     }
 
-    /// Its blocks. To be checked before it is used.
+    /// The number of blocks. A peer may have written any number: check it before use.
     #[expect(clippy::cast_possible_truncation, reason = "24 bits")]
     #[inline(always)]
     pub(crate) const fn extent(self) -> usize {
@@ -123,26 +125,27 @@ impl State {
         bits(self.0, 0, PHASE_BITS) == phase as u64
     }
 
-    /// How many laps before `lap`.
+    /// How many laps ago this was written, as seen from `lap`.
     #[inline(always)]
     const fn age(self, lap: u64) -> u64 {
         bits(lap.wrapping_sub(bits(self.0, LAP_AT, LAP_BITS)), 0, LAP_BITS)
     }
 
-    /// Whether it is that of a record that begins here in `lap`.
+    /// Whether a record begins here in `lap`.
     #[inline(always)]
     const fn is_of(self, lap: u64) -> bool {
         self.age(lap) == 0 && !self.is_in(Phase::Free)
     }
 }
 
-/// What is known of the record that begins at a block.
+/// The header of a block: what is known of the record that begins there.
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Header {
     state: AtomicU64,
-    /// {where in the in-flight area the message is, plus 1: 32, bytes of the message: 32 bits}:
-    /// written before the commit, and by the process that moves the message.
+    /// {index in the in-flight area that the message moves to, plus 1: 32, length in bytes: 32
+    /// bits}. The sender writes it before the commit, and the process that moves the message
+    /// writes the index.
     len: AtomicU64,
 }
 
@@ -151,7 +154,7 @@ impl Header {
         Header { state: AtomicU64::new(0), len: AtomicU64::new(0) }
     }
 
-    /// Bytes of the message. To be checked before it is used.
+    /// The length of the message in bytes. A peer may have written any number: check it before use.
     #[inline(always)]
     pub(crate) fn len(&self) -> u64 {
         self.len.load(Relaxed)
@@ -162,17 +165,17 @@ impl Header {
         self.len.store(len, Relaxed);
     }
 
-    /// Notes where a message goes, which the caller has claimed.
+    /// Notes where a message, which the caller has claimed, moves to.
     pub(crate) fn set_moved(&self, index: usize) {
         self.len.store(self.len() & LEN | (index as u64 + 1) << MOVED_AT, Relaxed);
     }
 
-    /// Where the message of a dead reader went, or was to go.
+    /// Where the message of a dead receiver moved to, or was about to move to.
     pub(crate) fn moved(&self) -> Option<usize> {
         usize::try_from(self.len() >> MOVED_AT).ok()?.checked_sub(1)
     }
 
-    /// The message stays here.
+    /// Notes that the message stays here.
     pub(crate) fn forget_moved(&self) {
         self.len.store(self.len() & LEN, Relaxed);
     }
@@ -182,7 +185,7 @@ impl Header {
         State(self.state.load(Acquire))
     }
 
-    /// Of a record that the caller has claimed.
+    /// Stores the state of a record that the caller has claimed.
     #[inline(always)]
     pub(crate) fn store(&self, state: State) {
         self.state.store(state.0, Release);
@@ -194,47 +197,6 @@ impl Header {
     }
 }
 
-/// A place in the endless sequence of blocks. Its laps are counted round the clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Position {
-    lap: u64,
-    pub(crate) index: usize,
-}
-
-impl Position {
-    #[inline(always)]
-    fn decode(word: u64) -> Self {
-        Position { lap: word >> EXTENT_BITS, index: (word & ((1 << EXTENT_BITS) - 1)) as usize }
-    }
-
-    #[inline(always)]
-    fn encode(self) -> u64 {
-        (self.lap << EXTENT_BITS) | self.index as u64
-    }
-
-    /// The position after a record of `extent` blocks, in a ring of `blocks`.
-    #[inline(always)]
-    fn after(self, extent: usize, blocks: usize) -> Self {
-        match self.index + extent {
-            index if index < blocks => Position { lap: self.lap, index },
-            _ => Position { lap: self.lap.wrapping_add(1) & (u64::MAX >> EXTENT_BITS), index: 0 },
-        }
-    }
-
-    /// How many blocks it is after `earlier`, or a number larger than any ring's if it is more than
-    /// a lap or two; `None` if it is before.
-    #[inline(always)]
-    fn since(self, earlier: Position, blocks: usize) -> Option<u64> {
-        let (index, earlier_index) = (self.index as u64, earlier.index as u64);
-        match self.lap.wrapping_sub(earlier.lap) << EXTENT_BITS >> EXTENT_BITS {
-            0 => index.checked_sub(earlier_index),
-            1 => Some(blocks as u64 + index - earlier_index),
-            laps if laps < HALF_THE_LAPS => Some(u64::MAX >> 1),
-            _ => None,
-        }
-    }
-}
-
 /// A record that the caller has claimed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
@@ -242,16 +204,16 @@ pub(crate) struct Claim {
     pub(crate) state: State,
 }
 
-/// How far the ring has come: three positions, each moved over one record at a time, by whoever
-/// sees that it can be.
+/// Three positions in the ring. Any process moves a mark over the next record, one at a time, as
+/// soon as the record's state allows it.
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Marks {
-    /// Writers claim here.
+    /// Where senders claim.
     tail: Line,
-    /// Readers claim here.
+    /// Where receivers claim.
     head: Line,
-    /// All before it is done with.
+    /// Every record before this position is done.
     freed: Line,
 }
 
@@ -262,7 +224,7 @@ impl Marks {
     }
 }
 
-/// The ring itself.
+/// The ring: its marks and the headers of its blocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Records<'a> {
     pub(crate) marks: &'a Marks,
@@ -270,7 +232,7 @@ pub(crate) struct Records<'a> {
 }
 
 impl Records<'_> {
-    /// Claims `extent` blocks that follow each other for writing; at most as many as the ring has.
+    /// Claims `extent` consecutive blocks for writing; at most as many as the ring has.
     #[inline(always)]
     pub(crate) fn claim_free(&self, extent: usize, owner: u32) -> Result<Claim, ClaimError> {
         let blocks = self.headers.len();
@@ -284,9 +246,9 @@ impl Records<'_> {
             }
             let rest = blocks - at.index;
             let fits = extent <= rest;
-            // A record does not go round the end: what is left there is skipped, and not before the
-            // record has room, too. One that is too long for that has it when the ring has run
-            // empty.
+            // A record does not go round the end of the ring. If it does not fit before the end,
+            // the blocks there are skipped, as soon as the record fits behind them. A record that
+            // is too long for that fits once the ring is empty.
             let (claimed, needed) = if fits {
                 (State::new(at.lap, extent, owner, Phase::Writing), extent)
             } else {
@@ -297,14 +259,14 @@ impl Records<'_> {
             if !self.has_room(at, needed)? || !header.exchange(seen, claimed) {
                 return Ok(None);
             }
-            // The mark moves on, by this or another's hand. If it was elsewhere all the while, the
-            // claim is of a lap long gone, and nobody's: its header is in the middle of a record,
-            // or in an earlier state than that of the lap.
+            // This thread or another one moves the mark on. If the mark had already left this lap,
+            // the claim is stale and must be undone. The header then was in the middle of a record,
+            // or in a state from an earlier lap.
             let next = at.after(claimed.extent(), blocks);
             let moved =
                 self.marks.tail.0.compare_exchange(at.encode(), next.encode(), AcqRel, Acquire);
             if let Err(now) = moved
-                && Position::decode(now).since(at, blocks).is_none_or(|ahead| ahead > blocks as u64)
+                && Position::decode(now).since(at, blocks).is_none_or(|ahead| ahead > blocks)
             {
                 header.exchange(claimed, seen);
                 return Ok(None);
@@ -323,7 +285,7 @@ impl Records<'_> {
             let extent = self.extent(at, seen)?;
             hooks::pause("byte queue: a message is seen, and not yet claimed");
             if extent > 1 && !self.is_before_tail(at.after(extent, self.headers.len())) {
-                // Or the message is another receiver's by now, and the writers are laps ahead.
+                // Unless another receiver has the message by now, and the senders are laps ahead.
                 return if header.load() == seen { Err(ClaimError::Corrupt) } else { Ok(None) };
             }
             let state = seen.to(Phase::Reading, owner);
@@ -335,40 +297,29 @@ impl Records<'_> {
         })
     }
 
-    /// Whether a message that ends there, and was committed, ends where no writer claims any more.
+    /// Whether a committed message, which ends at `end`, ends before the tail. If not, the memory
+    /// is damaged.
     ///
-    /// It does, or the memory is damaged. This is asked of messages of several blocks only; the
-    /// others are not worth a look at the line of the writers. [`is_sound`](Self::is_sound) has
-    /// looked at all that was there when the segment was opened.
+    /// It is asked of messages of several blocks only: for the others it would cost a look at the
+    /// cache line of the senders. [`is_sound`](Self::is_sound) has checked every message that was
+    /// there when the segment was opened.
     #[inline(always)]
     fn is_before_tail(&self, end: Position) -> bool {
         self.marks.tail.0.load(Relaxed).wrapping_sub(end.encode()) < 2 << EXTENT_BITS
     }
 
-    /// Whether the marks lie on one chain of records of at most the ring's length, and no other
-    /// header says that a record begins there in this lap or a later one.
+    /// Whether the three marks lie on one chain of records that is not longer than the ring, and no
+    /// other header says that a record begins there in this lap or a later one. It is asked when
+    /// memory is opened.
     ///
-    /// If so, claims never overlap (I2): each begins at a mark and moves that mark to its end.
-    /// Other bytes could give two claims the same blocks. To be asked when the memory is opened.
+    /// If so, claims never overlap (I2): each begins at a mark and moves that mark to its end. With
+    /// other bytes, two claims could get the same blocks.
     pub(crate) fn is_sound(&self) -> bool {
-        // Peers that follow the protocol may be at work meanwhile. What they do moves a mark, all
-        // but the first step of a claim, which the next look sees from the beginning.
-        let mut still = 0;
-        for _ in 0..LOOKS {
-            let marks = || {
-                [&self.marks.freed, &self.marks.head, &self.marks.tail]
-                    .map(|mark| mark.0.load(Acquire))
-            };
-            let before = marks();
-            if self.is_chain(before) {
-                return true;
-            }
-            still += u32::from(marks() == before);
-            if still == 3 {
-                return false;
-            }
-        }
-        true // they move the marks all the while, so they have found the chain whole
+        // Every step that a peer takes meanwhile moves a mark, except for the first step of a
+        // claim, which the next look sees from the beginning.
+        let marks = [&self.marks.freed, &self.marks.head, &self.marks.tail];
+        let read = || marks.map(|mark| mark.0.load(Acquire));
+        check_while_changing(read, |marks| self.is_chain(marks).then_some(()), ()).is_some()
     }
 
     fn is_chain(&self, marks: [u64; 3]) -> bool {
@@ -377,11 +328,10 @@ impl Records<'_> {
         if marks.iter().any(|&mark| Position::decode(mark).index >= blocks) {
             return false;
         }
-        // Only `tail` may lag behind the others, over records that were given up: I3.
+        // Only `tail` may be behind the others: before records that were given up (I3).
         let tail_is_first = freed.since(tail, blocks).is_some();
         let mut at = if tail_is_first { tail } else { freed };
-        // How far the record goes that was last found on the chain, and the marks that were not yet
-        // met.
+        // What is left of the last record on the chain, and the marks that were not yet found.
         let (mut rest, mut is_on_chain, mut left) = (0, true, [freed, head, tail].map(Some));
         for _ in 0..blocks {
             let seen = self.headers[at.index].load();
@@ -401,14 +351,14 @@ impl Records<'_> {
             rest = rest.saturating_sub(1);
             at = at.after(1, blocks);
         }
-        // A full ring: a mark is where the next lap begins.
+        // If the ring is full, a mark is where the next lap begins.
         if is_on_chain && rest == 0 {
             left.iter_mut().for_each(|mark| *mark = mark.filter(|&mark| mark != at));
         }
         rest == 0 && left == [None; 3]
     }
 
-    /// How many blocks the next message has, without a claim.
+    /// Returns the number of blocks of the next message, without claiming it.
     pub(crate) fn find_full(&self) -> Result<usize, ClaimError> {
         self.next_full(|at, _, seen| self.extent(at, seen).map(Some))
     }
@@ -423,7 +373,7 @@ impl Records<'_> {
             let header = &self.headers[at.index];
             let seen = header.load();
             if !seen.is_of(at.lap) || seen.is_in(Phase::Writing) {
-                // If the mark has moved meanwhile, the header is not what is next.
+                // If the mark has moved meanwhile, this is not the next header.
                 return match self.marks.head.0.load(Acquire) == at.encode() {
                     true if seen.is_of(at.lap) => Err(ClaimError::Pending),
                     true => Err(ClaimError::Unavailable),
@@ -438,41 +388,43 @@ impl Records<'_> {
         })
     }
 
-    /// Whether `needed` blocks from `at`, where the next record begins, are done with. Nothing if
-    /// that is not so any more.
+    /// Whether `needed` blocks from `at` are free. `Ok(false)` means that the next record does not
+    /// begin at `at` any more.
     #[inline(always)]
     fn has_room(&self, at: Position, needed: usize) -> Result<bool, ClaimError> {
-        match self.is_free(at, needed) {
-            Ok(Some(false)) => self.makes_room(at, needed),
-            known => known.map(|free| free.unwrap_or(false)),
+        match self.used_before(at)? {
+            Some(used) if self.fit(used, needed) => Ok(true),
+            _ => self.makes_room(at, needed),
         }
     }
 
-    /// Whether `freed` says so; nothing if the next record begins elsewhere.
+    /// The number of blocks from `freed` to `at`; `None` if `at` is before `freed`.
     #[inline(always)]
-    fn is_free(&self, at: Position, needed: usize) -> Result<Option<bool>, ClaimError> {
-        let blocks = self.headers.len() as u64;
+    fn used_before(&self, at: Position) -> Result<Option<usize>, ClaimError> {
         let freed = self.position(&self.marks.freed)?;
-        match at.since(freed, self.headers.len()) {
-            Some(used) if used > blocks => Err(ClaimError::Corrupt),
-            Some(used) => Ok(Some(used + needed as u64 <= blocks)),
-            None => Ok(None),
-        }
+        Ok(at.since(freed, self.headers.len()))
+    }
+
+    #[inline(always)]
+    fn fit(&self, used: usize, needed: usize) -> bool {
+        used + needed <= self.headers.len()
     }
 
     #[cold]
     #[inline(never)]
     fn makes_room(&self, at: Position, needed: usize) -> Result<bool, ClaimError> {
         self.reclaim()?;
-        match self.is_free(at, needed)? {
-            Some(false) if self.marks.tail.0.load(Acquire) == at.encode() => {
+        match self.used_before(at)? {
+            Some(used) if used > self.headers.len() => Err(ClaimError::Corrupt),
+            Some(used) if self.fit(used, needed) => Ok(true),
+            Some(_) if self.marks.tail.0.load(Acquire) == at.encode() => {
                 Err(ClaimError::Unavailable)
             }
-            free => Ok(free == Some(true)),
+            _ => Ok(false),
         }
     }
 
-    /// Moves `freed` over all records that are done with.
+    /// Moves `freed` over all records that are done.
     #[cold]
     pub(crate) fn reclaim(&self) -> Result<(), ClaimError> {
         let blocks = self.headers.len();
@@ -482,13 +434,12 @@ impl Records<'_> {
             let mut head = self.position(&self.marks.head)?;
             loop {
                 let seen = self.headers[at.index].load();
-                let far =
-                    at.since(start, blocks).is_none_or(|blocks_on| blocks_on >= blocks as u64);
-                if far || !seen.is_of(at.lap) || !seen.is_in(Phase::Done) {
+                let is_far = at.since(start, blocks).is_none_or(|walked| walked >= blocks);
+                if is_far || !seen.is_of(at.lap) || !seen.is_in(Phase::Done) {
                     break;
                 }
                 if at.since(head, blocks).is_some() {
-                    // Readers come first: keeps I3.
+                    // The head comes first: keeps I3.
                     self.pass(&self.marks.head, at, seen)?;
                     head = self.position(&self.marks.head)?;
                     if at.since(head, blocks).is_some() {
@@ -499,12 +450,12 @@ impl Records<'_> {
             }
             let freed = &self.marks.freed.0;
             let moved = freed.compare_exchange(start.encode(), at.encode(), AcqRel, Relaxed);
-            // Another's move may have been shorter.
+            // If another thread has moved the mark, it may have moved it less far.
             Ok((at == start || moved.is_ok()).then_some(()))
         })
     }
 
-    /// Shows every record that is not done with to `visit`, and others.
+    /// Calls `visit` for every record that is not done, and for others.
     pub(crate) fn visit(
         &self,
         mut visit: impl FnMut(&Header, Claim) -> ControlFlow<()>,
@@ -512,8 +463,8 @@ impl Records<'_> {
         let blocks = self.headers.len();
         let start = self.position(&self.marks.freed)?;
         let mut at = start;
-        // What was there at the beginning lies within a lap from it.
-        while at.since(start, blocks).is_some_and(|walked| walked < blocks as u64) {
+        // Every record that was there at the beginning is less than a lap away.
+        while at.since(start, blocks).is_some_and(|walked| walked < blocks) {
             let header = &self.headers[at.index];
             let state = header.load();
             if state.is_of(at.lap) {
@@ -527,18 +478,18 @@ impl Records<'_> {
                 if at.since(freed, blocks).is_some() {
                     break;
                 }
-                at = freed; // what was here is done with, and others write here
+                at = freed; // the record that was here is done, and other threads write here
             }
         }
         Ok(())
     }
 
-    /// Where the next record will begin, if every record before it is done with.
+    /// Returns where the next record will begin, if every record before that is done.
     pub(crate) fn end_if_done(&self) -> Option<Position> {
         let blocks = self.headers.len();
         let start = self.position(&self.marks.freed).ok()?;
         let mut at = start;
-        while at.since(start, blocks).is_some_and(|walked| walked < blocks as u64) {
+        while at.since(start, blocks).is_some_and(|walked| walked < blocks) {
             let state = self.headers[at.index].load();
             if !state.is_of(at.lap) {
                 break;
@@ -559,7 +510,7 @@ impl Records<'_> {
         Ok(())
     }
 
-    /// The blocks of a record, none of which is beyond the end.
+    /// The number of blocks of a record, which do not go past the end of the ring.
     #[inline(always)]
     fn extent(&self, at: Position, state: State) -> Result<usize, ClaimError> {
         let extent = state.extent();
@@ -576,8 +527,8 @@ impl Records<'_> {
         if at.index < self.headers.len() { Ok(at) } else { Err(ClaimError::Corrupt) }
     }
 
-    /// Repeats until there is something, or nothing for good: each time in vain, another has done
-    /// something.
+    /// Repeats `act` until it gives a result or fails. Each time that it gives `None`, another
+    /// thread has made progress.
     #[inline(always)]
     fn attempt<R>(&self, act: impl Fn() -> Result<Option<R>, ClaimError>) -> Result<R, ClaimError> {
         for _ in 0..ATTEMPTS {
@@ -588,13 +539,13 @@ impl Records<'_> {
         Err(ClaimError::Corrupt)
     }
 
-    /// Once a lap: wipes some of the headers that have been in the middle of records for so long
-    /// that their lap could come again.
+    /// Wipes some of the stale headers: those that have been in the middle of records for so long
+    /// that their lap number could come round again. It is called once a lap.
     #[cold]
     fn wipe(&self, lap: u64) {
         let blocks = self.headers.len();
         let count = blocks.div_ceil(SWEEP);
-        // Any of the lap's bits will do, as long as laps follow each other.
+        // Any bits of the lap would do, as long as consecutive laps give consecutive numbers.
         let first = (lap & ((1 << EXTENT_BITS) - 1)) as usize % blocks * count;
         for i in first..first + count {
             let header = &self.headers[i % blocks];
@@ -604,4 +555,27 @@ impl Records<'_> {
             }
         }
     }
+}
+
+/// Checks memory that peers may be changing: repeats `check` on what `read` returns until it gives
+/// a result. Returns `None` if it gave none three times although nothing had changed, and
+/// `changing` if something changes all the while.
+pub(crate) fn check_while_changing<S: Copy + PartialEq, R>(
+    read: impl Fn() -> S,
+    check: impl Fn(S) -> Option<R>,
+    changing: R,
+) -> Option<R> {
+    let mut unchanged = 0;
+    for _ in 0..LOOKS {
+        let seen = read();
+        let checked = check(seen);
+        if checked.is_some() {
+            return checked;
+        }
+        unchanged += u32::from(read() == seen);
+        if unchanged == 3 {
+            return None;
+        }
+    }
+    Some(changing)
 }
