@@ -1,3 +1,23 @@
+//! Locks, queues and worker pools in shared memory. Any process that uses them may be killed at any
+//! instruction, and the others carry on.
+//!
+//! <div>
+#![doc = include_str!("picture.svg")]
+//! <style>img.outlast-readme { display: none }</style></div>
+//!
+// Links of the README, which has other targets for them: the first definition counts.
+//! [glossary]: crate::glossary
+//! [memory]: crate::glossary#memory-and-its-users
+//! [ownership]: crate::glossary#ownership
+//! [deaths]: crate::glossary#deaths
+//! [Shared]: crate::Shared
+//! [shared!]: crate::shared!
+//! [Plain]: crate::Plain
+#![cfg_attr(feature = "pool", doc = "[cookbook]: crate::cookbook")]
+#![cfg_attr(feature = "pool", doc = "[FAQ]: crate::faq")]
+#![cfg_attr(feature = "pool", doc = "[coming_from]: crate::coming_from")]
+#![cfg_attr(feature = "pool", doc = "[multiprocessing]: crate::multiprocessing")]
+//!
 #![doc = include_str!("../README.md")]
 // The layers, top to bottom; a module uses only those below it (`tests/layers.rs` checks it):
 //
@@ -102,6 +122,18 @@ pub use shared::Options;
 pub use shared::Shared;
 pub use wait::TimedOut;
 pub use wait::spin::Spin;
+
+#[cfg(all(feature = "pool", not(outlast_loom)))]
+#[doc = include_str!("coming_from.md")]
+pub mod coming_from {}
+
+#[cfg(all(feature = "pool", not(outlast_loom)))]
+#[doc = include_str!("cookbook.md")]
+pub mod cookbook {}
+
+#[cfg(all(feature = "pool", not(outlast_loom)))]
+#[doc = include_str!("faq.md")]
+pub mod faq {}
 
 #[cfg(not(outlast_loom))]
 #[doc = include_str!("glossary.md")]
