@@ -19,6 +19,8 @@
 #![cfg_attr(feature = "pool", doc = "[multiprocessing]: crate::multiprocessing")]
 //!
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))] // marks what a feature adds
+#![cfg_attr(docsrs, doc(auto_cfg(hide(outlast_loom))))]
 // The layers, top to bottom; a module uses only those below it (`tests/layers.rs` checks it):
 //
 //   any_error                            one error for all
