@@ -13,6 +13,38 @@
 //! [Shared]: crate::Shared
 //! [shared!]: crate::shared!
 //! [Plain]: crate::Plain
+//! [Lock]: crate::Lock
+//! [ReentrantLock]: crate::ReentrantLock
+//! [RwLock]: crate::RwLock
+//! [Semaphore]: crate::Semaphore
+//! [OwnedSemaphore]: crate::OwnedSemaphore
+//! [Condition]: crate::Condition
+//! [Barrier]: crate::Barrier
+//! [Latch]: crate::Latch
+//! [Once]: crate::Once
+//! [OnceCell]: crate::OnceCell
+//! [Event]: crate::Event
+//! [Queue]: crate::Queue
+//! [FixedQueue]: crate::FixedQueue
+//! [recv_ack]: crate::Queue::recv_ack
+//! [loan]: crate::Queue::loan
+//! [recv_ref]: crate::Queue::recv_ref
+//! [PriorityQueue]: crate::PriorityQueue
+//! [FixedPriorityQueue]: crate::FixedPriorityQueue
+//! [ByteQueue]: crate::ByteQueue
+//! [FixedByteQueue]: crate::FixedByteQueue
+#![cfg_attr(feature = "serde", doc = "[ValueQueue]: crate::ValueQueue")]
+#![cfg_attr(feature = "serde", doc = "[FixedValueQueue]: crate::FixedValueQueue")]
+//! [Channel]: crate::Channel
+//! [Pipe]: crate::Pipe
+//! [FixedPipe]: crate::FixedPipe
+//! [Ring]: crate::spsc::Ring
+//! [FixedRing]: crate::spsc::FixedRing
+//! [Journal]: crate::log::Journal
+//! [FixedJournal]: crate::log::FixedJournal
+#![cfg_attr(feature = "process", doc = "[Process]: crate::process::Process")]
+#![cfg_attr(feature = "process", doc = "[Stop]: crate::process::Stop")]
+#![cfg_attr(feature = "pool", doc = "[Pool]: crate::pool::Pool")]
 #![cfg_attr(feature = "pool", doc = "[cookbook]: crate::cookbook")]
 #![cfg_attr(feature = "pool", doc = "[FAQ]: crate::faq")]
 #![cfg_attr(feature = "pool", doc = "[coming_from]: crate::coming_from")]
