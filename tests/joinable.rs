@@ -1,24 +1,220 @@
-//! Work that is acknowledged: `join`, and messages that nobody gets done.
+//! Work that is acknowledged: `join`, and messages that no worker gets done.
 #![cfg(not(outlast_loom))]
 mod common;
 
 use common::{eventually, fork_child, ms, sleep_for_ever, watch, worlds};
+use core::fmt::Debug;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::SeqCst;
-use outlast::{ByteQueue, Fault, FixedByteQueue, FixedQueue, Queue};
+use outlast::{ByteQueue, Fault, FixedByteQueue, FixedQueue, Queue, Shareable};
 use outlast::{RecvError, RecvTimeoutError, Shared, TryRecvError};
 use std::time::{Duration, Instant};
 
-outlast::shared! {
-    #[derive(Debug)]
-    struct Pool { jobs: FixedQueue<u64, 4>, dead: FixedQueue<u64, 2>, done: AtomicU32, step: AtomicU32 }
+/// A place of work, whose jobs are numbers or bytes.
+trait Workplace: Shareable + Sync + Debug + 'static {
+    type Job<'a>: Debug;
+    fn new() -> Shared<Self>;
+    fn send(&self, n: u32);
+    /// Receives a job. After `limit` failed attempts it goes to the dead letters instead.
+    fn receive(&self, limit: u32) -> Result<Self::Job<'_>, RecvError>;
+    /// The job's number, and the attempts before this one.
+    fn told(job: &Self::Job<'_>) -> (u32, u32);
+    fn acknowledge(job: Self::Job<'_>);
+    fn join(&self);
+    fn join_timeout(&self, timeout: Duration) -> bool;
+    fn close(&self);
+    fn dead_letters(&self) -> Vec<u32>;
+    fn done(&self) -> &AtomicU32;
+    fn step(&self) -> &AtomicU32;
 }
 
-fn pool() -> Shared<Pool> {
-    let (jobs, dead) = (FixedQueue::new(), FixedQueue::new());
-    Shared::anonymous(Pool { jobs, dead, done: AtomicU32::new(0), step: AtomicU32::new(0) })
-        .unwrap()
+macro_rules! workplace {
+    ($place:ident: $jobs:ty, $dead:ty, $job:ty, $send:expr, $number:expr) => {
+        outlast::shared! {
+            #[derive(Debug)]
+            struct $place { jobs: $jobs, dead: $dead, done: AtomicU32, step: AtomicU32 }
+        }
+
+        impl Workplace for $place {
+            type Job<'a> = $job;
+            fn new() -> Shared<Self> {
+                let (jobs, dead) = (<$jobs>::new(), <$dead>::new());
+                let [done, step] = [0; 2].map(AtomicU32::new);
+                Shared::anonymous($place { jobs, dead, done, step }).unwrap()
+            }
+            fn send(&self, n: u32) {
+                $send(&self.jobs, n)
+            }
+            fn receive(&self, limit: u32) -> Result<Self::Job<'_>, RecvError> {
+                self.jobs.recv_ack_or_dead_letter(limit, &self.dead)
+            }
+            fn told(job: &Self::Job<'_>) -> (u32, u32) {
+                ($number(&**job), job.attempts())
+            }
+            fn acknowledge(job: Self::Job<'_>) {
+                job.ack().map(drop).unwrap()
+            }
+            fn join(&self) {
+                self.jobs.join().unwrap()
+            }
+            fn join_timeout(&self, timeout: Duration) -> bool {
+                self.jobs.join_timeout(timeout).unwrap()
+            }
+            fn close(&self) {
+                self.jobs.close()
+            }
+            fn dead_letters(&self) -> Vec<u32> {
+                let letters = core::iter::from_fn(|| self.dead.try_recv().ok());
+                letters.map(|letter| $number(&letter)).collect()
+            }
+            fn done(&self) -> &AtomicU32 {
+                &self.done
+            }
+            fn step(&self) -> &AtomicU32 {
+                &self.step
+            }
+        }
+    };
 }
+
+workplace!(Pool: FixedQueue<u64, 4>, FixedQueue<u64, 2>, outlast::Delivery<'a, u64>,
+    |jobs: &Queue<u64>, n: u32| jobs.send(n.into()).unwrap(),
+    |job: &u64| u32::try_from(*job).unwrap());
+
+workplace!(BytePool: FixedByteQueue<6>, FixedByteQueue<2>, outlast::queue::bytes::Delivery<'a>,
+|jobs: &FixedByteQueue<6>, n: u32| jobs.send(&job(n)).unwrap(),
+|message: &[u8]| {
+    let n = u32::from_le_bytes(message[..4].try_into().unwrap());
+    assert_eq!(message, job(n));
+    n
+});
+
+/// Message `n`: of one to four blocks.
+fn job(n: u32) -> Vec<u8> {
+    let mut message = n.to_le_bytes().to_vec();
+    message.resize(5 + n as usize * 77 % 250, n.to_le_bytes()[0]);
+    message
+}
+
+/// Workers die, with a job or without it. Others do the job, and `join` returns.
+fn join_outlasts_workers_at<W: Workplace>(name: &str) {
+    let place = W::new();
+    let _watchdog = watch(name, &place);
+    for round in 0..10 {
+        place.send(round);
+        let victim = fork_child(|| {
+            let _job = place.receive(9).unwrap();
+            place.step().fetch_add(1, SeqCst);
+            sleep_for_ever();
+        });
+        eventually("it has the job", || place.step().load(SeqCst) == round + 1);
+        let joins = fork_child(|| place.join());
+        joins.until_waiting();
+        let worker = fork_child(|| {
+            let job = place.receive(9).unwrap();
+            assert_eq!(W::told(&job), (round, 1));
+            W::acknowledge(job);
+        });
+        worker.until_waiting();
+        assert!(!place.join_timeout(ms(2)));
+        victim.kill9();
+        worker.succeeds();
+        joins.succeeds();
+        assert!(place.join_timeout(Duration::ZERO));
+    }
+}
+
+#[test]
+fn join_outlasts_workers() {
+    join_outlasts_workers_at::<Pool>("join_outlasts_workers");
+}
+
+#[test]
+fn bytes_join_outlasts_workers() {
+    join_outlasts_workers_at::<BytePool>("bytes_join_outlasts_workers");
+}
+
+/// A job that kills each worker becomes a dead letter before the next one.
+fn a_job_that_kills_at<W: Workplace>(name: &str) {
+    let place = W::new();
+    let _watchdog = watch(name, &place);
+    place.send(66);
+    for attempt in 0..3 {
+        let victim = fork_child(|| {
+            let job = place.receive(3).unwrap();
+            assert_eq!(W::told(&job), (66, attempt));
+            place.step().fetch_add(1, SeqCst);
+            sleep_for_ever();
+        });
+        eventually("it has the job", || place.step().load(SeqCst) == attempt + 1);
+        victim.kill9();
+    }
+    let worker = fork_child(|| {
+        let job = place.receive(3).unwrap();
+        assert_eq!(W::told(&job), (7, 0));
+        W::acknowledge(job);
+    });
+    let mut letters = Vec::new();
+    eventually("it is a dead letter", || {
+        letters.extend(place.dead_letters());
+        !letters.is_empty()
+    });
+    place.join(); // it counts as done
+    place.send(7);
+    worker.succeeds();
+    assert_eq!((letters, place.dead_letters()), (vec![66], vec![]));
+}
+
+#[test]
+fn a_job_that_kills() {
+    a_job_that_kills_at::<Pool>("a_job_that_kills");
+}
+
+#[test]
+fn bytes_a_job_that_kills() {
+    a_job_that_kills_at::<BytePool>("bytes_a_job_that_kills");
+}
+
+/// One role sends jobs and joins; the others do the jobs, and fail at some of them.
+fn pools_in_every_world_of<W: Workplace>(name: &str) {
+    const JOBS: u32 = 300;
+    worlds(
+        name,
+        "",
+        4,
+        W::new,
+        |place, i| {
+            if i == 0 {
+                (0..JOBS).for_each(|n| place.send(n));
+                place.join();
+                assert_eq!(place.done().load(SeqCst), JOBS);
+                place.close();
+            } else {
+                while let Ok(job) = place.receive(200) {
+                    let (n, attempts) = W::told(&job);
+                    if n % 5 == 0 && attempts == 0 {
+                        continue; // it fails
+                    }
+                    place.done().fetch_add(1, SeqCst);
+                    W::acknowledge(job);
+                }
+            }
+        },
+        |place| assert!(place.dead_letters().is_empty()),
+    );
+}
+
+#[test]
+fn pools_in_every_world() {
+    pools_in_every_world_of::<Pool>("pools_in_every_world");
+}
+
+#[test]
+fn byte_pools_in_every_world() {
+    pools_in_every_world_of::<BytePool>("byte_pools_in_every_world");
+}
+
+// ------------------------------------------------------------------ numbers
 
 #[test]
 fn join_takes_its_time() {
@@ -41,67 +237,11 @@ fn join_takes_its_time() {
     assert_eq!(queue.join_deadline(began), Ok(true));
 }
 
-/// Workers die, with a job or without; it is done all the same, and `join` returns.
-#[test]
-fn join_outlasts_workers() {
-    let pool = pool();
-    let _watchdog = watch("join_outlasts_workers", &pool);
-    for round in 0..10_u32 {
-        pool.jobs.send(round.into()).unwrap();
-        let victim = fork_child(|| {
-            let _job = pool.jobs.recv_ack().unwrap();
-            pool.step.fetch_add(1, SeqCst);
-            sleep_for_ever();
-        });
-        eventually("it has the job", || pool.step.load(SeqCst) == round + 1);
-        let joins = fork_child(|| pool.jobs.join().unwrap());
-        joins.until_waiting();
-        let worker = fork_child(|| {
-            let job = pool.jobs.recv_ack().unwrap();
-            assert_eq!((*job, job.attempts()), (round.into(), 1));
-            job.ack().unwrap();
-        });
-        worker.until_waiting();
-        assert_eq!(pool.jobs.join_timeout(ms(2)), Ok(false));
-        victim.kill9();
-        worker.succeeds();
-        joins.succeeds();
-        assert_eq!(pool.jobs.join_timeout(Duration::ZERO), Ok(true));
-    }
-}
-
-/// A job that kills each worker is buried by the next.
-#[test]
-fn a_job_that_kills() {
-    let pool = pool();
-    let _watchdog = watch("a_job_that_kills", &pool);
-    pool.jobs.send(666).unwrap();
-    for attempt in 0..3 {
-        let victim = fork_child(|| {
-            let job = pool.jobs.recv_ack_or_dead_letter(3, &pool.dead).unwrap();
-            assert_eq!((*job, job.attempts()), (666, attempt));
-            pool.step.fetch_add(1, SeqCst);
-            sleep_for_ever();
-        });
-        eventually("it has the job", || pool.step.load(SeqCst) == attempt + 1);
-        victim.kill9();
-    }
-    let worker = fork_child(|| {
-        let job = pool.jobs.recv_ack_or_dead_letter(3, &pool.dead).unwrap();
-        assert_eq!(job.ack(), Ok(7));
-    });
-    eventually("it is buried", || pool.dead.len() == 1);
-    assert_eq!(pool.jobs.join(), Ok(())); // it counts as done
-    pool.jobs.send(7).unwrap();
-    worker.succeeds();
-    assert_eq!(pool.dead.drain(), [666]);
-}
-
 /// Without a delivery there is nothing that may have failed; and a queue that buries in itself
 /// comes to an end.
 #[test]
 fn nothing_is_buried_undelivered() {
-    let pool = pool();
+    let pool = Pool::new();
     let _watchdog = watch("nothing_is_buried_undelivered", &pool);
     pool.jobs.send_batch(&[7, 8]).unwrap();
     let job = pool.jobs.recv_ack_or_dead_letter(0, &pool.dead).unwrap();
@@ -116,7 +256,7 @@ fn nothing_is_buried_undelivered() {
 /// Nothing is lost if there is no room for it.
 #[test]
 fn no_room_for_a_dead_letter() {
-    let pool = pool();
+    let pool = Pool::new();
     let _watchdog = watch("no_room_for_a_dead_letter", &pool);
     pool.dead.send_batch(&[1, 2]).unwrap();
     pool.jobs.send(666).unwrap();
@@ -136,54 +276,7 @@ fn no_room_for_a_dead_letter() {
     assert_eq!(job.ack(), Ok(8));
 }
 
-/// One hands out jobs and joins, the others do them, and fail at some.
-#[test]
-fn pools_in_every_world() {
-    const JOBS: u32 = 300;
-    worlds(
-        "pools_in_every_world",
-        "",
-        4,
-        pool,
-        |pool, i| {
-            if i == 0 {
-                (0..JOBS).for_each(|n| pool.jobs.send(n.into()).unwrap());
-                pool.jobs.join().unwrap();
-                assert_eq!(pool.done.load(SeqCst), JOBS);
-                pool.jobs.close();
-            } else {
-                while let Ok(job) = pool.jobs.recv_ack_or_dead_letter(200, &pool.dead) {
-                    if *job % 5 == 0 && job.attempts() == 0 {
-                        continue; // it fails
-                    }
-                    pool.done.fetch_add(1, SeqCst);
-                    job.ack().unwrap();
-                }
-            }
-        },
-        |pool| assert!(pool.dead.is_empty()),
-    );
-}
-
 // ------------------------------------------------------------ byte messages
-
-outlast::shared! {
-    #[derive(Debug)]
-    struct BytePool {
-        jobs: FixedByteQueue<6>, dead: FixedByteQueue<2>, done: AtomicU32, step: AtomicU32,
-    }
-}
-
-fn byte_pool() -> Shared<BytePool> {
-    let (jobs, dead) = (FixedByteQueue::new(), FixedByteQueue::new());
-    Shared::anonymous(BytePool { jobs, dead, done: AtomicU32::new(0), step: AtomicU32::new(0) })
-        .unwrap()
-}
-
-/// Message `n`: of one to four blocks, each byte like the others.
-fn job(n: usize) -> Vec<u8> {
-    vec![n.to_le_bytes()[0]; 1 + n * 77 % 250]
-}
 
 #[test]
 fn bytes_are_acknowledged() {
@@ -226,7 +319,7 @@ fn bytes_are_acknowledged() {
 /// The in-flight area is as large as the queue; what finds no room there waits.
 #[test]
 fn bytes_find_no_room_in_flight() {
-    let pool = byte_pool();
+    let pool = BytePool::new();
     let _watchdog = watch("bytes_find_no_room_in_flight", &pool);
     let mut held = Vec::new();
     for n in 0..6 {
@@ -256,7 +349,7 @@ fn bytes_find_no_room_in_flight() {
 /// received the long one.
 #[test]
 fn bytes_another_message_needs_less_room() {
-    let pool = byte_pool();
+    let pool = BytePool::new();
     let _watchdog = watch("bytes_another_message_needs_less_room", &pool);
     pool.jobs.send(&[1; 200]).unwrap();
     let held = pool.jobs.recv_ack().unwrap();
@@ -269,43 +362,13 @@ fn bytes_another_message_needs_less_room() {
     drop(held);
 }
 
-/// Workers die, with a job or without; it is done all the same, and `join` returns.
-#[test]
-fn bytes_join_outlasts_workers() {
-    let pool = byte_pool();
-    let _watchdog = watch("bytes_join_outlasts_workers", &pool);
-    for round in 0..10_u32 {
-        let message = job(round as usize);
-        pool.jobs.send(&message).unwrap();
-        let victim = fork_child(|| {
-            let _job = pool.jobs.recv_ack().unwrap();
-            pool.step.fetch_add(1, SeqCst);
-            sleep_for_ever();
-        });
-        eventually("it has the job", || pool.step.load(SeqCst) == round + 1);
-        let joins = fork_child(|| pool.jobs.join().unwrap());
-        joins.until_waiting();
-        let worker = fork_child(|| {
-            let job = pool.jobs.recv_ack().unwrap();
-            assert_eq!((&*job, job.attempts()), (&message[..], 1));
-            job.ack().unwrap();
-        });
-        worker.until_waiting();
-        assert_eq!(pool.jobs.join_timeout(ms(2)), Ok(false));
-        victim.kill9();
-        worker.succeeds();
-        joins.succeeds();
-        assert_eq!(pool.jobs.join_timeout(Duration::ZERO), Ok(true));
-    }
-}
-
 /// The end is told when no other process has a message that may come back.
 #[test]
 fn bytes_closed_with_a_delivery_out() {
-    let pool = byte_pool();
+    let pool = BytePool::new();
     let _watchdog = watch("bytes_closed_with_a_delivery_out", &pool);
     for comes_back in [false, true] {
-        let pool = byte_pool();
+        let pool = BytePool::new();
         pool.jobs.send(b"7").unwrap();
         let held = pool.jobs.recv_ack().unwrap();
         pool.jobs.close();
@@ -327,7 +390,7 @@ fn bytes_closed_with_a_delivery_out() {
 /// A delivery is of its process: a forked copy does nothing.
 #[test]
 fn bytes_forked_deliveries() {
-    let pool = byte_pool();
+    let pool = BytePool::new();
     let _watchdog = watch("bytes_forked_deliveries", &pool);
     pool.jobs.send(b"7").unwrap();
     let mut held = Some(pool.jobs.recv_ack().unwrap());
@@ -340,34 +403,4 @@ fn bytes_forked_deliveries() {
     assert_eq!(pool.jobs.try_recv_ack().unwrap_err(), TryRecvError::Empty);
     held.unwrap().ack().unwrap();
     pool.jobs.join().unwrap();
-}
-
-/// One hands out jobs and joins, the others do them, and fail at some.
-#[test]
-fn byte_pools_in_every_world() {
-    const JOBS: usize = 300;
-    worlds(
-        "byte_pools_in_every_world",
-        "",
-        4,
-        byte_pool,
-        |pool, i| {
-            if i == 0 {
-                (0..JOBS).for_each(|n| pool.jobs.send(&job(n)).unwrap());
-                pool.jobs.join().unwrap();
-                assert_eq!(pool.done.load(SeqCst), u32::try_from(JOBS).unwrap());
-                pool.jobs.close();
-            } else {
-                while let Ok(job) = pool.jobs.recv_ack() {
-                    assert!(job.iter().all(|byte| *byte == job[0]));
-                    if job[0] % 5 == 0 && job.attempts() == 0 {
-                        continue; // it fails
-                    }
-                    pool.done.fetch_add(1, SeqCst);
-                    job.ack().unwrap();
-                }
-            }
-        },
-        |pool| assert!(pool.dead.is_empty()),
-    );
 }

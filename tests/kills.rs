@@ -1,7 +1,7 @@
-//! Long runs in which senders and receivers are processes that are killed at random, and replaced:
-//! what was sent is received once.
+//! Long runs in which senders and receivers are processes that are killed at random and replaced.
+//! Each message is received once.
 //!
-//! `OUTLAST_MESSAGES` says how many messages each run has.
+//! `OUTLAST_MESSAGES` sets the number of messages of each run.
 #![cfg(not(outlast_loom))]
 #![expect(
     unsafe_code,
@@ -28,15 +28,15 @@ fn messages() -> usize {
     number.unwrap_or(200_000)
 }
 
-/// What became of each message, in memory that the crate under test knows nothing of.
+/// A record of what became of each message, in memory that the crate under test does not know.
 #[derive(Clone, Copy)]
 struct Books {
     next: &'static AtomicU64,
-    /// 1 before it is sent, 2 after that.
+    /// 1 before the message is sent, 2 afterwards.
     sent: &'static [AtomicU8],
-    /// How often it was received.
+    /// How often the message was received.
     received: &'static [AtomicU8],
-    /// How often an acknowledgement has returned.
+    /// How often an acknowledgement of the message has returned.
     acknowledged: &'static [AtomicU8],
 }
 
@@ -73,7 +73,7 @@ impl Books {
         column[usize::try_from(n).unwrap()].fetch_add(1, SeqCst);
     }
 
-    /// How many messages there are of which it is so.
+    /// The number of messages whose record fulfils `is_so`.
     fn count(self, is_so: impl Fn(u8, u8, u8) -> bool) -> u64 {
         let rows = self.sent.iter().zip(self.received).zip(self.acknowledged);
         let is_so = |((s, r), a): &((&AtomicU8, &AtomicU8), &AtomicU8)| {
@@ -83,7 +83,7 @@ impl Books {
     }
 }
 
-/// Processes that play two roles, and are killed at random while the first one is played.
+/// Processes in two roles, which are killed at random while the first role is played.
 struct Crew<'a> {
     roles: [&'a dyn Fn(); 2],
     members: Vec<(usize, Option<Child>)>,
@@ -96,7 +96,7 @@ impl<'a> Crew<'a> {
         Crew { roles, members, killed: [0; 2] }
     }
 
-    /// Until all who play the first role have come to their end.
+    /// Kills and replaces processes until all those of the first role have ended by themselves.
     fn kill(&mut self) {
         let mut random = Random::new(11);
         while self.members.iter().any(|(role, child)| *role == 0 && child.is_some()) {
@@ -133,7 +133,7 @@ fn watchdog(name: &str, describe: impl Fn() -> String + Send + 'static) -> commo
     watch_for(Duration::from_secs(580), name, describe)
 }
 
-/// Received at most once each; what is missing was with a receiver when it was killed.
+/// Each message was received at most once. A missing one was with a receiver that was killed.
 fn judge_plain(name: &str, books: Books, crew: &Crew<'_>, began: Instant) {
     let missing = books.count(|sent, received, _| sent == 2 && received == 0);
     let doubled = books.count(|_, received, _| received > 1);
@@ -153,14 +153,14 @@ fn kills_of_queue() {
     let receives = || queue.iter().for_each(|n| Books::note(books.received, n));
     let mut crew = Crew::new(2, [&sends, &receives]);
     crew.kill();
-    // What the last ones who were killed had comes back.
+    // Messages of the processes that were killed last come back.
     eventually("all is received", || queue.join_timeout(Duration::from_millis(10)).unwrap());
     queue.close();
     crew.ends();
     judge_plain("Queue", books, &crew, began);
 }
 
-/// What message `n` is: as long as it says, and of its own bytes.
+/// Makes message `n`. Its length and its bytes depend on `n`.
 fn letter(n: u64) -> Vec<u8> {
     let rest = (0..n % 300).map(|i| (n + i).to_le_bytes()[0]);
     n.to_le_bytes().into_iter().chain(rest).collect()
@@ -173,8 +173,8 @@ fn number(message: &[u8]) -> u64 {
     n
 }
 
-/// None is missing of what is consumed after it was noted; again comes only what a killed receiver
-/// had.
+/// No message is missing, since each is noted before it is consumed. Only a killed receiver has its
+/// message received again.
 fn judge_in_place(name: &str, books: Books, crew: &Crew<'_>, began: Instant) {
     let missing = books.count(|sent, received, _| sent == 2 && received == 0);
     let again = books.count(|_, received, _| received > 1);
@@ -184,8 +184,8 @@ fn judge_in_place(name: &str, books: Books, crew: &Crew<'_>, began: Instant) {
     assert!(again <= crew.killed[1], "{again} seen again");
 }
 
-/// In place on both sides: each message in one piece, and none missing, as it is consumed after it
-/// was noted.
+/// Messages are written and read in place. Each is whole, and none is missing, since each is noted
+/// before it is consumed.
 #[test]
 fn kills_of_bytes() {
     let queue = Shared::<ByteQueue>::with_capacity(64 * CAPACITY).unwrap();
@@ -208,11 +208,11 @@ fn kills_of_bytes() {
     let mut crew = Crew::new(2, [&sends, &receives]);
     crew.kill();
     queue.close();
-    crew.ends(); // not before they had what the killed ones left
+    crew.ends(); // they have received what the killed ones left
     judge_in_place("ByteQueue", books, &crew, began);
 }
 
-/// Copied out: each message in one piece, and gone only with a receiver that had it.
+/// Messages are copied. Each is whole, and is missing only if its receiver was killed.
 #[test]
 fn kills_of_bytes_copied() {
     let queue = Shared::<ByteQueue>::with_capacity(64 * CAPACITY).unwrap();
@@ -223,7 +223,7 @@ fn kills_of_bytes_copied() {
     let receives = || {
         for message in queue.iter() {
             let n = u64::from_le_bytes(message[..8].try_into().unwrap());
-            Books::note(books.received, n); // first: what is killed before has it for nothing
+            Books::note(books.received, n); // first: a kill before this loses the message
             assert!(message == letter(n), "message {n} is torn");
         }
         assert_eq!(queue.recv(), Err(RecvError::Closed)); // and no fault
@@ -231,7 +231,7 @@ fn kills_of_bytes_copied() {
     let mut crew = Crew::new(2, [&sends, &receives]);
     crew.kill();
     queue.close();
-    crew.ends(); // not before they had what the killed ones left
+    crew.ends(); // they have received what the killed ones left
     judge_plain("ByteQueue, recv", books, &crew, began);
 }
 
@@ -241,7 +241,7 @@ fn kills_of_channel() {
     let shown = channel.clone();
     let _watchdog = watchdog("kills_of_channel", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
-    // So that no end is ever empty while the others are replaced.
+    // These keep both ends held while processes are replaced.
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     let sends = || {
         let sender = channel.sender().unwrap();
@@ -256,19 +256,19 @@ fn kills_of_channel() {
     crew.kill();
     drop(sender);
     crew.ends();
-    // They were not told before they had what the killed ones left.
+    // The receivers were disconnected only after they had received what the killed ones left.
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
     judge_plain("Channel", books, &crew, began);
 }
 
-/// In place at one end, copied at the other, by senders and receivers that are counted.
+/// Counted senders copy their messages into a channel, and counted receivers read them in place.
 #[test]
 fn kills_of_byte_channel() {
     let channel = Shared::<Channel<ByteQueue>>::with_capacity(64 * CAPACITY).unwrap();
     let shown = channel.clone();
     let _watchdog = watchdog("kills_of_byte_channel", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
-    // So that no end is ever empty while the others are replaced.
+    // These keep both ends held while processes are replaced.
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     let sends = || {
         let sender = channel.sender().unwrap();
@@ -285,19 +285,19 @@ fn kills_of_byte_channel() {
     crew.kill();
     drop(sender);
     crew.ends();
-    // They were not told before they had what the killed ones left.
+    // The receivers were disconnected only after they had received what the killed ones left.
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
     judge_in_place("ByteChannel", books, &crew, began);
 }
 
-/// Some go through in parts, which no receiver puts together with those of another.
+/// Some messages go through in parts. No receiver joins parts of different messages.
 #[test]
 fn kills_of_pipe() {
     let pipe = Shared::<Pipe>::with_capacity(248).unwrap();
     let shown = pipe.clone();
     let _watchdog = watchdog("kills_of_pipe", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
-    // So that no side is ever gone while the others are replaced.
+    // These keep both sides held while processes are replaced.
     let (first, second) = (pipe.first().unwrap(), pipe.second().unwrap());
     let sends = || {
         let side = pipe.first().unwrap();
@@ -340,8 +340,8 @@ fn kills_of_priority() {
     judge_plain("PriorityQueue", books, &crew, began);
 }
 
-/// The same between counted ends: nobody is told of the end before he had what the killed ones
-/// left, in any level.
+/// The same in a channel. A receiver is disconnected only after the messages of the killed ones
+/// were received, in all levels.
 #[test]
 fn kills_of_priority_channel() {
     let channel =
@@ -349,7 +349,7 @@ fn kills_of_priority_channel() {
     let shown = channel.clone();
     let _watchdog = watchdog("kills_of_priority_channel", move || format!("{shown:?}"));
     let (books, began) = (Books::new(messages()), Instant::now());
-    // So that no end is ever empty while the others are replaced.
+    // These keep both ends held while processes are replaced.
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     let level = |n: u64| usize::try_from(n % 3).unwrap();
     let sends = || {

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-/// Where the example is. Cargo builds it beside the tests, unless only some test was asked for.
+/// The path of an example's program. `cargo test` builds the examples; `cargo test --test NAME`
+/// does not, and then this builds it.
 pub(crate) fn built(example: &str) -> PathBuf {
     static BUILDING: Mutex<()> = Mutex::new(());
     let tests = std::env::current_exe().unwrap(); // target/<profile>/deps/<test>-<hash>

@@ -1,4 +1,4 @@
-//! How the stories in `ends.rs` hold a message, of channels with deliveries.
+//! How the tests in `ends.rs` hold a message of a channel with deliveries.
 
 /// Receives a message that comes back if the process is killed.
 macro_rules! hold {
@@ -7,21 +7,21 @@ macro_rules! hold {
     };
 }
 
-/// The same, if there is one.
+/// Like `hold!`, but does not wait.
 macro_rules! try_hold {
     ($receiver:ident) => {
         $receiver.try_recv_ack()
     };
 }
 
-/// Whether it is the message of that number, and has come back once.
+/// Whether a held message is message `n`, and has come back once.
 macro_rules! is_back {
     ($held:ident, $n:expr) => {
         (*$held, $held.attempts()) == (message($n), 1)
     };
 }
 
-/// Is done with it.
+/// Acknowledges a held message.
 macro_rules! let_go {
     ($held:ident) => {
         $held.ack().map(drop)

@@ -1,7 +1,9 @@
-//! What all kinds of channels have in common: who holds the ends, and what those at the other end
-//! learn of it. The file that includes this one says what a channel is (of so many messages), how a
-//! message is sent (`send!`), how it is received so that it comes back from the dead (`hold!`,
-//! `try_hold!`, `is_back!`, `let_go!`), what comes out, and what an error gives back.
+//! Tests of what all kinds of channels have in common: which processes hold the ends, and what the
+//! processes at the other end learn about that.
+//!
+//! The file that includes this one defines how a channel is made, how a message is sent (`send!`),
+//! and what a receiver and an error return. It also defines how a message is received so that it
+//! comes back if its receiver dies (`hold!`, `try_hold!`, `is_back!`, `let_go!`).
 use super::common::{
     self, Random, eventually, fork_child, ms, scribble, sleep_for_ever, thread_cpu, watch,
     watch_alone,
@@ -31,13 +33,14 @@ fn time_passes() {
     assert_eq!(receiver.recv_deadline(began), Err(RecvTimeoutError::Disconnected));
 }
 
-/// What is buffered comes before the end, which is no longer one when somebody sends again.
+/// A receiver gets the buffered messages before it is disconnected. It is connected again as soon
+/// as there is a sender again.
 #[test]
 fn the_last_sender_leaves() {
     let channel = channel(4);
     let _watchdog = watch("the_last_sender_leaves", &channel);
     let receiver = channel.receiver().unwrap();
-    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty)); // nobody has come yet
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty)); // the other end was never held
     assert_eq!(receiver.recv_timeout(ms(5)), Err(RecvTimeoutError::TimedOut));
     let sender = channel.sender().unwrap();
     let second = sender.clone();
@@ -66,7 +69,7 @@ fn the_last_receiver_leaves() {
     let channel = channel(4);
     let _watchdog = watch("the_last_receiver_leaves", &channel);
     let sender = channel.sender().unwrap();
-    send!(sender.send(1)).unwrap(); // nobody has come yet
+    send!(sender.send(1)).unwrap(); // the other end was never held
     let receiver = channel.receiver().unwrap();
     let second = receiver.clone();
     drop(receiver);
@@ -133,7 +136,7 @@ fn handles_move_into_threads() {
     senders.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
-/// Those who sleep are told, whether the last one at the other end leaves, or is killed.
+/// Sleeping threads are woken if the last process at the other end leaves, or is killed.
 #[test]
 fn sleepers_learn_of_the_end() {
     for killed in [false, true] {
@@ -171,7 +174,7 @@ fn sleepers_learn_of_the_end() {
     }
 }
 
-/// The copies of handles that a fork makes do nothing.
+/// The copies of handles in a forked child do nothing.
 #[test]
 fn copies_by_fork_are_inert() {
     let channel = channel(4);
@@ -198,7 +201,7 @@ fn copies_by_fork_are_inert() {
     assert_eq!((channel.senders(), channel.receivers()), (0, 0));
 }
 
-/// A process counts once, and 64 can hold an end.
+/// A process counts once, and 64 processes can hold an end.
 #[test]
 fn no_more_than_64_processes() {
     let channel = channel(4);
@@ -207,7 +210,7 @@ fn no_more_than_64_processes() {
     let mut senders: Vec<_> = mappings[..64].iter().map(|there| there.sender().unwrap()).collect();
     assert_eq!(channel.senders(), 64);
     assert_eq!(mappings[64].sender().map(drop), Err(Fault::TooManyPeers));
-    assert_eq!(mappings[0].sender().map(drop), Ok(())); // it has it already
+    assert_eq!(mappings[0].sender().map(drop), Ok(())); // its process has one already
     senders.pop();
     let late = mappings[64].sender().unwrap();
     send!(late.send(1)).unwrap();
@@ -233,7 +236,8 @@ fn a_wait_is_a_wait() {
     waiter.succeeds();
 }
 
-/// Two at one end leave at the same time, again and again: the other end is told each time.
+/// Two processes at one end leave at the same time, again and again. The other end learns of it
+/// each time.
 #[test]
 fn ends_race() {
     let channel = channel(4);
@@ -254,7 +258,7 @@ fn ends_race() {
     }
 }
 
-/// An end is handed on, and never empty: nobody is told that it was.
+/// An end is handed on without a gap. The other end is never disconnected.
 #[test]
 fn an_end_that_is_handed_on() {
     let channel = channel(4);
@@ -283,7 +287,8 @@ fn an_end_that_is_handed_on() {
     assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
 }
 
-/// What a killed process had goes to another, who is not told before that nobody can send.
+/// A message that a killed process held goes to another receiver. That receiver is not disconnected
+/// before.
 #[test]
 fn what_a_killed_receiver_had_comes_first() {
     let office = office();
@@ -303,7 +308,7 @@ fn what_a_killed_receiver_had_comes_first() {
         assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
         let held = hold!(receiver).unwrap();
         assert!(is_back!(held, 7), "{held:?}");
-        // Who holds one is not to wait for others.
+        // A process that holds a message itself does not wait for those of others.
         assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
         assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
         assert_eq!(hold!(receiver).unwrap_err(), RecvError::Disconnected);
@@ -315,8 +320,8 @@ fn what_a_killed_receiver_had_comes_first() {
     other.succeeds();
 }
 
-/// The last receiver leaves while somebody sends: what was sent is there for the next one, and
-/// nothing else.
+/// The last receiver leaves while a sender sends. The next receiver gets the message if and only if
+/// the send succeeded.
 #[test]
 fn sends_race_with_the_last_receiver() {
     let channel = channel(4);

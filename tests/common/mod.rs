@@ -1,9 +1,10 @@
-//! The harness: one test body in four worlds, children that are always reaped, and a watchdog over
-//! all of it.
+//! The harness: it runs one test body in four worlds, reaps all children, and has a watchdog.
 //!
-//! Rules that the helpers keep: a child is reaped and its exit status asserted; whoever might hang
-//! is watched; no test asserts a *maximum* time, only that nothing returns too early, that a
-//! sleeper used no CPU, and that all ends at all.
+//! The helpers keep these rules:
+//! - A child is reaped, and its exit status is asserted.
+//! - A watchdog ends each test that could hang.
+//! - No test asserts a *maximum* time. A test asserts that no call returns too early, that a
+//!   sleeping thread uses no CPU, and that every call returns.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of the harness")]
 #![expect(unsafe_code, reason = "fork, signals and memory shared without the crate under test")]
 use core::fmt::Debug;
@@ -17,14 +18,15 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, Once, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-/// What must happen is given up only after this long: the machine may be busy.
+/// How long a test waits for what must happen. It is long because the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
-/// What the watchdog gives a whole test.
+/// How long a whole test may take before the watchdog ends it.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Not 0, so that a re-executed test program that found no such test is noticed.
+/// The exit status of a part that was played. It is not 0: a test program that finds no test of the
+/// given name exits with 0.
 const PART_DONE: i32 = 73;
 
-/// A message of `len` bytes that shows which one it is, and that none of its bytes is another's.
+/// Makes message `n`, of `len` bytes. A message with bytes of another message differs from it.
 pub(crate) fn text(n: u64, len: usize) -> Vec<u8> {
     (0..len as u64).map(|i| n.wrapping_mul(31).wrapping_add(i * 7).to_le_bytes()[0]).collect()
 }
@@ -45,7 +47,7 @@ pub(crate) enum Exit {
 pub(crate) const OK: Exit = Exit::Code(0);
 pub(crate) const KILLED: Exit = Exit::Signal(libc::SIGKILL);
 
-/// Whom the watchdog has to kill: leaders of process groups.
+/// The leaders of the process groups that the watchdog has to kill.
 static CHILDREN: Mutex<Vec<libc::pid_t>> = Mutex::new(Vec::new());
 
 fn children() -> std::sync::MutexGuard<'static, Vec<libc::pid_t>> {
@@ -61,14 +63,13 @@ pub(crate) struct Child {
     reaped: bool,
 }
 
-/// Runs `body` in a forked child, which then exits by itself (by `exit`, so that it counts as
-/// having left).
+/// Runs `body` in a forked child, which then calls `exit`: its peers see that it has left.
 ///
-/// The child dies with the thread that calls this.
+/// The kernel kills the child when the calling thread ends.
 pub(crate) fn fork_child(body: impl FnOnce()) -> Child {
     let parent = std::process::id();
     show_panics_of_children();
-    // Held across the fork, so that the child finds no lock held by a thread that it does not have.
+    // Held across the fork: otherwise another thread could hold this lock, for ever in the child.
     let mut registered = children();
     // SAFETY: takes nothing. The child uses `malloc` and the like, which glibc keeps usable in it.
     let pid = unsafe { libc::fork() };
@@ -87,14 +88,15 @@ pub(crate) fn fork_child(body: impl FnOnce()) -> Child {
     Child { pid, reaped: false }
 }
 
-/// What each child does first: it dies with its parent, or after a while, and its panics are shown.
+/// The first steps of each child: it asks to be killed with its parent, or after a while, and shows
+/// its panics.
 fn become_child(parent: u32) {
     own_group(0);
     // SAFETY: takes no pointers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     // SAFETY: takes nothing.
     if u32::try_from(unsafe { libc::getppid() }) != Ok(parent) {
-        exit_now(100); // it was too late for that
+        exit_now(100); // the parent had ended before
     }
     rearm();
     IN_CHILD.store(true, SeqCst);
@@ -103,10 +105,10 @@ fn become_child(parent: u32) {
 /// Whether this process is a child of the test program.
 static IN_CHILD: AtomicBool = AtomicBool::new(false);
 
-/// Has panics of children shown past what the test runner captures.
+/// Shows panics of children in spite of the test runner, which captures output.
 ///
-/// To be done before the fork: the child must not change the hook, since a thread that it does not
-/// have may be just panicking, and so keep the hook's lock.
+/// Called before the fork. A child cannot change the hook: a thread of its parent may have been
+/// panicking at the fork, and in the child the hook's lock then stays locked.
 fn show_panics_of_children() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -121,21 +123,20 @@ fn show_panics_of_children() {
     });
 }
 
-/// Gives the calling child the full time again before it is ended.
+/// Restarts the time after which the calling child is killed.
 pub(crate) fn rearm() {
-    // Later than the watchdog, which can tell more.
+    // Longer than the watchdog waits, whose report says more.
     let seconds = u32::try_from(2 * LIMIT.as_secs()).unwrap_or(u32::MAX);
     // SAFETY: takes no pointers.
     unsafe { libc::alarm(seconds) };
 }
 
 fn own_group(pid: libc::pid_t) {
-    // SAFETY: takes no pointers. Parent and child both do it; one of the two may be too late, and
-    // fail.
+    // SAFETY: takes no pointers. Parent and child both call it; the second call may fail.
     unsafe { libc::setpgid(pid, pid) };
 }
 
-/// Ends this process without any of what happens at exit: to the others it looks like a kill.
+/// Ends this process without its exit handlers: its peers see a death, as after a kill.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: ends this process.
     unsafe { libc::_exit(code) }
@@ -148,7 +149,7 @@ pub(crate) fn sleep_for_ever() -> ! {
     }
 }
 
-/// Writes a line to the true standard error, past what the test runner captures.
+/// Writes a line to standard error in spite of the test runner, which captures output.
 pub(crate) fn complain(text: &str) {
     let line = format!("[{}] {text}\n", std::process::id());
     // SAFETY: reads as many bytes as the string has.
@@ -156,14 +157,14 @@ pub(crate) fn complain(text: &str) {
 }
 
 impl Child {
-    /// Takes over a child that was started by name, as the leader of its own process group.
+    /// Takes over a child that a [`Command`] started as the leader of its own process group.
     fn adopt(child: &std::process::Child) -> Child {
         let pid = libc::pid_t::try_from(child.id()).expect("a pid is positive");
         children().push(pid);
         Child { pid, reaped: false }
     }
 
-    /// Waits until the child ends; how it did, and the CPU time that it took.
+    /// Waits until the child ends. Returns how it ended, and the CPU time that it used.
     pub(crate) fn wait_with_cpu(mut self) -> (Exit, Duration) {
         let mut status = 0;
         let mut usage = core::mem::MaybeUninit::<libc::rusage>::zeroed();
@@ -192,13 +193,13 @@ impl Child {
         self.wait_with_cpu().0
     }
 
-    /// Waits, and asserts that nothing went wrong in the child.
+    /// Waits until the child ends, and asserts that it succeeded.
     #[track_caller]
     pub(crate) fn succeeds(self) {
         assert_eq!(self.wait(), OK, "a child failed");
     }
 
-    /// Kills it, and asserts that it was alive until then.
+    /// Kills the child, and asserts that it was alive until then.
     #[track_caller]
     pub(crate) fn kill9(self) {
         self.signal(libc::SIGKILL);
@@ -249,7 +250,7 @@ impl Drop for Child {
     }
 }
 
-/// Whether the child has not ended yet. It is not reaped by this.
+/// Whether the child has not ended yet. This does not reap it.
 pub(crate) fn is_alive(pid: libc::pid_t) -> bool {
     // SAFETY: all zero is an empty answer.
     let mut info: libc::siginfo_t = unsafe { core::mem::zeroed() };
@@ -286,8 +287,8 @@ pub(crate) fn thread_id() -> libc::pid_t {
     unsafe { libc::gettid() }
 }
 
-/// Has the calling process call `handler` at a signal. Calls of the system are cut short, as there
-/// is no `SA_RESTART`.
+/// Makes `handler` the calling process's handler of a signal. The signal interrupts system calls,
+/// since `SA_RESTART` is not set.
 pub(crate) fn handle(signal: i32, handler: extern "C" fn(i32)) {
     // SAFETY: all zero is an empty mask, no flags.
     let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
@@ -297,14 +298,14 @@ pub(crate) fn handle(signal: i32, handler: extern "C" fn(i32)) {
     assert_eq!(r, 0);
 }
 
-/// Has the calling process survive SIGUSR1, with a handler that does nothing.
+/// Gives the calling process a handler of SIGUSR1 that does nothing.
 pub(crate) fn catch_user_signals() {
     extern "C" fn nothing(_signal: i32) {}
     handle(libc::SIGUSR1, nothing);
 }
 
-/// From here on the process, and what it executes, has each of its system calls answered by
-/// `program`, which finds the number of the call loaded: see [`filter_step`].
+/// Filters the system calls of this process, and of programs that it executes, by `program`. The
+/// steps of a program are in [`filter_step`].
 pub(crate) fn filter_calls(program: &mut [libc::sock_filter]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(io::Error::other)?;
     let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
@@ -319,7 +320,7 @@ pub(crate) fn filter_calls(program: &mut [libc::sock_filter]) -> io::Result<()> 
     }
 }
 
-/// Steps of such a program.
+/// The steps of a filter of system calls.
 pub(crate) mod filter_step {
     use libc::sock_filter;
 
@@ -327,12 +328,12 @@ pub(crate) mod filter_step {
         sock_filter { code: u16::try_from(code).expect("16 bits"), jt, jf: 0, k }
     }
 
-    /// Loads the number of the call: the first step of all.
+    /// Loads the number of the call. This is the first step of a program.
     pub(crate) fn load() -> sock_filter {
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)
     }
 
-    /// Passes over so many steps if it is this call.
+    /// Skips `steps` steps if the number is that of `call`.
     pub(crate) fn pass_over_if(steps: u8, call: libc::c_long) -> sock_filter {
         step(
             libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
@@ -341,14 +342,14 @@ pub(crate) mod filter_step {
         )
     }
 
-    /// The answer.
+    /// Ends the program with this answer.
     pub(crate) fn answer(with: u32) -> sock_filter {
         step(libc::BPF_RET | libc::BPF_K, 0, with)
     }
 }
 
-/// Whether the thread sleeps in a futex call on shared memory (a private one has another operation
-/// number).
+/// Whether the thread sleeps in a futex call on shared memory. A futex call on private memory has
+/// another operation number.
 pub(crate) fn waits(pid: libc::pid_t, tid: libc::pid_t) -> bool {
     let call = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall"));
     let call = call.unwrap_or_default();
@@ -366,13 +367,14 @@ pub(crate) fn until_waiting(tid: libc::pid_t) {
     eventually("a thread waits", || waits(pid, tid));
 }
 
-/// The calling thread, for [`is_waiting`] in another process.
+/// The number of the calling thread, for [`is_waiting`] in another process.
 pub(crate) fn who_am_i() -> u64 {
     let tid = u64::try_from(thread_id()).expect("a thread id is positive");
     u64::from(std::process::id()) << 32 | tid
 }
 
-/// Whether the thread that gave this number (0: none) sleeps on a word in shared memory.
+/// Whether the thread with this number of [`who_am_i`] sleeps on a word in shared memory. There is
+/// no thread with the number 0.
 pub(crate) fn is_waiting(who: u64) -> bool {
     let number = |bits: u64| libc::pid_t::try_from(bits & 0xffff_ffff).unwrap_or(0);
     who != 0 && waits(number(who >> 32), number(who))
@@ -395,13 +397,13 @@ fn cpu_of(usage: &libc::rusage) -> Duration {
     time(usage.ru_utime) + time(usage.ru_stime)
 }
 
-/// Has this child live on when its parent ends.
+/// Lets this child live on when its parent ends.
 pub(crate) fn outlive_parent() {
     // SAFETY: takes no pointers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) };
 }
 
-/// Uses the CPU for about that long.
+/// Uses the CPU for about `length`.
 pub(crate) fn busy(length: Duration) {
     let end = Instant::now() + length;
     while Instant::now() < end {
@@ -409,13 +411,13 @@ pub(crate) fn busy(length: Duration) {
     }
 }
 
-/// Looks again and again until it is so.
+/// Waits until `is_so` returns `true`. `what` describes this in the panic message.
 #[track_caller]
 pub(crate) fn eventually(what: &str, is_so: impl FnMut() -> bool) {
     eventually_within(PATIENCE, what, is_so);
 }
 
-/// The same, for what would never be so if it went wrong.
+/// Like [`eventually`], with a patience of the test's own.
 #[track_caller]
 pub(crate) fn eventually_within(patience: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + patience;
@@ -425,20 +427,20 @@ pub(crate) fn eventually_within(patience: Duration, what: &str, mut is_so: impl 
     }
 }
 
-/// Memory full of zeros that this process shares with the children it forks, without the crate
-/// under test. Never freed.
+/// Memory full of zeros that this process shares with the children it forks, made without the crate
+/// under test. It is never freed.
 pub(crate) fn plain_shared<T: Shareable>() -> &'static T {
     let (access, kind) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
-    // SAFETY: a new mapping, wherever there is room.
+    // SAFETY: makes a new mapping at an address of the kernel's choice.
     let at = unsafe { libc::mmap(core::ptr::null_mut(), size_of::<T>(), access, kind, -1, 0) };
     assert_ne!(at, libc::MAP_FAILED, "mmap: {}", io::Error::last_os_error());
-    // SAFETY: as long as a `T`, aligned to a page, never unmapped; any bytes are a `Shareable`
-    // value.
+    // SAFETY: the mapping is as long as a `T`, aligned to a page and never unmapped, and any bytes
+    // are a `Shareable` value.
     unsafe { &*at.cast::<T>() }
 }
 
-/// Writes over a value in shared memory, byte by byte, as no peer that follows the protocol does.
+/// Overwrites bytes of a value in shared memory. No peer that follows the protocol does this.
 pub(crate) fn scribble<T: Shareable>(over: &T, at: usize, bytes: &[u8]) {
     assert!(at + bytes.len() <= size_of::<T>());
     let start = core::ptr::from_ref(over).cast::<u8>().cast_mut();
@@ -450,11 +452,11 @@ pub(crate) fn scribble<T: Shareable>(over: &T, at: usize, bytes: &[u8]) {
     }
 }
 
-/// Steps of a plot that several threads or processes play, told by one number in shared memory.
+/// The steps of a test that several threads or processes play: one number in shared memory.
 pub(crate) trait Stage {
     /// Declares that step `n` has been reached.
     fn reach(&self, n: u32);
-    /// Waits until it has.
+    /// Waits until step `n` has been reached.
     fn until(&self, n: u32);
 }
 
@@ -468,7 +470,7 @@ impl Stage for AtomicU32 {
     }
 }
 
-/// Numbers that look random, the same each time.
+/// Pseudo-random numbers, the same in each run.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
@@ -488,7 +490,7 @@ impl Random {
     pub(crate) fn index(&mut self, n: usize) -> usize {
         usize::try_from(self.below(n as u64)).expect("smaller than a usize")
     }
-    /// Bytes of which many are 0 or all ones, as numbers near the limits have them.
+    /// Random bytes. Two thirds of them are 0 or 255, as in numbers near the limits of their types.
     pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
         let byte = |random: &mut Self| match random.below(3) {
             0 => 0,
@@ -504,12 +506,12 @@ impl Random {
 
 // ------------------------------------------------------------------------------------------ watchdog
 
-/// Ends the whole test program, with all children, if it is not dropped in time.
+/// Ends the whole test program and all its children if it is not dropped in time.
 #[must_use = "it watches until it is dropped"]
 #[derive(Debug)]
 pub(crate) struct Watchdog(mpsc::Sender<()>);
 
-/// Watches over a test, and shows `shared` if it hangs. Keeps `shared` alive.
+/// Watches a test, and prints `shared` if the test hangs. Keeps `shared` alive.
 pub(crate) fn watch<T>(name: &str, shared: &Shared<T>) -> Watchdog
 where
     T: ?Sized + Shareable + Sync + Debug + 'static,
@@ -518,17 +520,17 @@ where
     watch_with(name, move || format!("{shared:#?}"))
 }
 
-/// Watches over a test that has nothing to show.
+/// Watches a test that has nothing to print.
 pub(crate) fn watch_alone(name: &str) -> Watchdog {
     watch_with(name, String::new)
 }
 
-/// Watches over a test, and shows what `describe` says if it hangs.
+/// Watches a test, and prints what `describe` returns if the test hangs.
 pub(crate) fn watch_with(name: &str, describe: impl Fn() -> String + Send + 'static) -> Watchdog {
     watch_for(LIMIT, name, describe)
 }
 
-/// As [`watch_with`], with a limit of the test's own.
+/// Like [`watch_with`], with a limit of the test's own.
 pub(crate) fn watch_for(
     limit: Duration,
     name: &str,
@@ -541,7 +543,7 @@ pub(crate) fn watch_for(
             return;
         }
         complain(&format!("{name}: hangs after {limit:?}"));
-        // Nobody keeps this lock for long, but for a fork that hangs: that must not keep us.
+        // Only a fork that hangs holds this lock for long, and the watchdog does not wait for it.
         let tries = (0..100).find_map(|_| {
             std::thread::sleep(ms(20));
             CHILDREN.try_lock().ok().map(|children| children.clone())
@@ -559,7 +561,7 @@ pub(crate) fn watch_for(
     Watchdog(drop_me)
 }
 
-/// What the threads of this process and of its children are doing.
+/// The system calls that the threads of this process and of its children are in.
 fn states(children: &[libc::pid_t]) -> String {
     let mut text = String::new();
     let mut pids = children.to_vec();
@@ -580,16 +582,15 @@ fn states(children: &[libc::pid_t]) -> String {
 
 // -------------------------------------------------------------------------------------------- worlds
 
-/// Plays the same roles
+/// Plays the same roles in four worlds:
 /// 1. as threads on one mapping,
 /// 2. as threads on two mappings of the same segment,
 /// 3. as forked processes,
-/// 4. as processes of this program started anew, to which the segment is handed on;
+/// 4. as new processes of this program, to which the segment is handed on.
 ///
-/// each time on a segment fresh from `make`, which `check` judges in the end.
+/// Each world gets a new segment from `make`, and `check` judges the segment at the end.
 ///
-/// `name` is the test's name as the test runner has it, `case` tells several calls in one test
-/// apart.
+/// `name` is the test's name in the test runner. `case` distinguishes several calls in one test.
 pub(crate) fn worlds<T>(
     name: &str,
     case: &str,
@@ -651,8 +652,7 @@ pub(crate) fn worlds<T>(
 
 // ------------------------------------------------------------------------- the program once more
 
-/// Starts this program anew for the test `name`, which finds out by [`my_part`] that it has a part
-/// to play.
+/// Starts this program once more for the test `name`, which learns its part from [`my_part`].
 pub(crate) fn start_again(name: &str, part: &str, prepare: impl FnOnce(&mut Command)) -> Child {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command
@@ -664,7 +664,7 @@ pub(crate) fn start_again(name: &str, part: &str, prepare: impl FnOnce(&mut Comm
     Child::adopt(&command.spawn().expect("this program starts"))
 }
 
-/// In a program that was started by [`start_again`], what it is there for.
+/// The part to play, in a program that [`start_again`] started.
 pub(crate) fn my_part() -> Option<String> {
     let part = std::env::var("OUTLAST_TEST_PART").ok()?;
     show_panics_of_children();
@@ -673,12 +673,11 @@ pub(crate) fn my_part() -> Option<String> {
     Some(part)
 }
 
-/// Runs a test in a process of its own.
+/// Runs a test in a process of its own, in which no other test forks children or starts threads.
 ///
-/// Where no other test forks children: each would have a copy of every descriptor, and so be a user
-/// of every segment that has a name. And where no other test starts threads: if one is just
-/// starting or ending as a child is forked, a lock of the standard library stays locked in the
-/// child, and no thread that *it* starts (by the standard library) ever runs.
+/// A forked child has a copy of every descriptor, so it is a user of every named segment. If a
+/// thread starts or ends while a child is forked, a lock of the standard library stays locked in
+/// the child. Then no thread that the child starts by the standard library ever runs.
 pub(crate) fn in_own_process(name: &str, body: impl FnOnce()) {
     if my_part().is_some() {
         body();
@@ -687,16 +686,16 @@ pub(crate) fn in_own_process(name: &str, body: impl FnOnce()) {
     start_again(name, ALONE, |_| {}).has_played();
 }
 
-/// The part of a program that plays all of a test.
+/// The part that is the whole test.
 pub(crate) const ALONE: &str = "alone";
 
-/// Ends such a program, by itself.
+/// Ends a program that has played its part.
 pub(crate) fn part_is_done() -> ! {
     std::process::exit(PART_DONE)
 }
 
 impl Child {
-    /// Sends it SIGUSR1 as long as it lives and it is `so`.
+    /// Sends SIGUSR1 to the child while it lives and `so` returns `true`.
     pub(crate) fn disturb_while(&self, so: impl Fn() -> bool) {
         while so() && is_alive(self.pid) {
             self.signal(libc::SIGUSR1);
@@ -704,7 +703,7 @@ impl Child {
         }
     }
 
-    /// Sends it SIGUSR1 so many times, with a pause after each, and each time when it sleeps.
+    /// Sends SIGUSR1 to the child `times` times, each time when it sleeps, with a pause after each.
     pub(crate) fn disturb_asleep(&self, times: u32, pause: Duration) {
         for _ in 0..times {
             self.until_waiting();
@@ -713,7 +712,7 @@ impl Child {
         }
     }
 
-    /// Waits for one that was started again, and asserts that it came to the end of its part.
+    /// Waits for a program that was started once more, and asserts that it has played its part.
     #[track_caller]
     pub(crate) fn has_played(self) {
         let exit = self.wait();

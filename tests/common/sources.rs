@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// A source file: its path under `src`, and its text.
 pub(crate) type Source = (String, String);
 
-/// All of them, in the order of their paths.
+/// All source files, sorted by path.
 pub(crate) fn sources() -> Vec<Source> {
     fn collect(folder: &Path, to: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {

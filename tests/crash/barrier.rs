@@ -25,7 +25,7 @@ fn warm(world: &Shared<Barrier>) {
     world.reset();
 }
 
-/// Waits as a survivor does: it passes, or is told that somebody died.
+/// Waits as a survivor: it passes, or learns that a party died.
 fn waits(world: &Shared<Barrier>) -> Verdict {
     Spin::Never.set();
     match world.wait_timeout(patience()) {
@@ -105,7 +105,7 @@ fn a_party_whose_death_is_not_told_is_caught() {
 }
 
 outlast::shared! {
-    /// A barrier, who is to die at it, and what the others were told.
+    /// A barrier, its victim, and what the other parties were told.
     #[derive(Debug)]
     struct Meeting { barrier: Barrier, victim: AtomicU32, done: AtomicU32, passed: AtomicU32, told: AtomicU32 }
 }
@@ -156,7 +156,7 @@ fn both_the_same(world: &Party) -> Verdict {
     }
 }
 
-/// And more: what the victim did to the generation, or else that it died.
+/// As before, and the generation ended as the victim has ended it, or broke at its death.
 fn all_or_nobody(world: &Party) -> Verdict {
     let [passed, told, done] =
         [&world.passed, &world.told, &world.done].map(|count| count.load(SeqCst));
@@ -197,7 +197,7 @@ fn one_that_is_told_alone_is_caught() {
     sweep.must_be_caught();
 }
 
-/// All have come, and one of those who were woken dies: the other one has passed all the same.
+/// All parties have arrived, and one of the woken parties dies. The other one passes all the same.
 #[test]
 fn the_woken_party_dies() {
     let wake: fn(&Party) = |world| {
@@ -260,7 +260,7 @@ fn reset_with_two_asleep() {
     Sweep { sleepers: &[is_told, is_told], meanwhile, ..sweep }.must_hold();
 }
 
-/// Who has left breaks nothing: the others wait on, for one who comes in its place.
+/// A party that has left breaks nothing. The others wait on, for a party that takes its place.
 #[test]
 fn leave_with_two_asleep() {
     let leaves: Operation<Party> = |world| {
@@ -358,8 +358,9 @@ fn recovery_of_a_shrinking_barrier_is_interrupted() {
     Sweep { sleepers: &[passes, passes], after: Some(recovers_again), ..sweep }.must_hold();
 }
 
-/// The recoverer is killed as well, at any point, and a survivor resets what it has broken: the
-/// next recoverer breaks the barrier if that has not happened, and not a second time.
+/// The recoverer is killed as well, at any point, and a survivor resets the barrier if it is
+/// broken. The next recoverer breaks the barrier if that has not happened yet, and not a second
+/// time.
 #[test]
 fn recovery_that_breaks_a_barrier_is_interrupted() {
     // The process that makes the world is a party, and counts as dead.
@@ -490,7 +491,7 @@ fn taken() -> Taken {
             Err(None::<OnceError>)
         });
         assert_eq!(made, Err(None));
-        forget_pending(); // its end wakes nobody beside the victim
+        forget_pending(); // its end wakes only the victim
         turns.gate.store(FAILED, SeqCst);
         0
     });

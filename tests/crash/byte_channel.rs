@@ -32,14 +32,14 @@ fn left() -> World {
     world
 }
 
-/// The same, but somebody, this process, can still send.
+/// The same, but this process still holds a sender.
 fn full() -> World {
     let world = left();
     std::mem::forget(world.sender().expect("room"));
     world
 }
 
-/// Only the message 0, and somebody, this process, can still send.
+/// With message 0 alone. This process still holds a sender.
 fn half() -> World {
     let world = empty();
     let sender = world.sender().expect("room");
@@ -59,7 +59,7 @@ fn sends_both(world: &World) {
     }
 }
 
-/// Waits for the end of what comes, which is a first part of 0, 1, or what is left of it.
+/// Receives until the end. The messages are 0 and 1, without those that went to others.
 fn receives_to_the_end(world: &World) -> Verdict {
     Spin::Never.set();
     let receiver = world.receiver().map_err(|fault| fault.to_string())?;
@@ -72,7 +72,7 @@ fn receives_to_the_end(world: &World) -> Verdict {
             Err(error) => return fail(error),
         }
     }
-    all.sort_unstable(); // what a killed receiver had comes out of order
+    all.sort_unstable(); // a message of a killed receiver comes out of order
     if [&[][..], &[0], &[0, 1], &[1]].contains(&&all[..]) {
         Ok(())
     } else {
@@ -80,7 +80,7 @@ fn receives_to_the_end(world: &World) -> Verdict {
     }
 }
 
-/// Sends until there is nobody to send to.
+/// Sends until no receiver is left.
 fn sends_to_the_end(world: &World) -> Verdict {
     Spin::Never.set();
     let sender = world.sender().map_err(|fault| fault.to_string())?;
@@ -93,7 +93,7 @@ fn sends_to_the_end(world: &World) -> Verdict {
     }
 }
 
-/// Nobody is left at either end; and both can be taken, used, and left again.
+/// Both ends are empty, and can be held, used and left again.
 fn carries_on(world: &World) -> Verdict {
     Spin::Never.set();
     let (sender, receiver) = (world.sender(), world.receiver());
@@ -182,8 +182,8 @@ fn byte_channel_commit_to_nobody() {
     sweep.must_be_caught_unmended();
 }
 
-/// The room is taken from the beginning, and another waits for it: until it is told that nobody is
-/// left.
+/// The victim holds all room from the beginning. Another sender waits for room until it is
+/// disconnected.
 fn commits_to_nobody_with_a_sender_asleep(name: &str) -> Sweep<'_, World> {
     let commits: Operation<World> = |world| {
         Spin::Never.set();
@@ -205,8 +205,8 @@ fn byte_channel_commit_to_nobody_with_a_sender_asleep() {
     commits_to_nobody_with_a_sender_asleep(&name).must_hold();
 }
 
-/// The recoverer is killed as well; the next one takes it up: what was being written is nothing,
-/// and the last sender is gone.
+/// The recoverer is killed as well, and the next one continues its work. The message that was being
+/// written is not sent, and the last sender is gone.
 #[test]
 fn byte_channel_recovery_is_interrupted() {
     // The process that makes the world is at a message, and counts as dead.
@@ -234,7 +234,7 @@ fn byte_channel_recovery_is_interrupted() {
     Sweep { sleepers: &[receives_to_the_end], ..sweep }.must_be_caught_unmended();
 }
 
-/// The sender who sleeps for room that a frozen process has taken.
+/// A negative control: a sender sleeps for room that a stopped process has claimed.
 #[test]
 fn byte_channel_sleeper_beside_the_frozen_is_caught() {
     let name = format!("{TO_NOBODY}; sender asleep");

@@ -8,7 +8,7 @@ use outlast::{FixedByteQueue, Shared, Spin, TryRecvError};
 
 type World = Shared<FixedByteQueue<4>>;
 
-/// Sleeps at once, and is known to the segment.
+/// Makes this process a peer, and its waits sleep immediately.
 fn warm(world: &World) {
     Spin::Never.set();
     drop(world.try_reserve(usize::MAX));
@@ -44,14 +44,15 @@ fn full() -> World {
     world
 }
 
-/// What is left is what was sent, whole and not twice; and all room can be used again.
+/// The messages that are left were sent, and are whole and not there twice. All room can be used
+/// again.
 fn carries_on(world: &World) -> Verdict {
     Spin::Never.set();
     let mut left = Vec::new();
     while let Ok(message) = world.recv_timeout(Duration::from_millis(20)) {
         left.push(number(&message)?);
     }
-    left.sort_unstable(); // what comes back comes out of order
+    left.sort_unstable(); // messages that come back come out of order
     if ![&[][..], &[0], &[1], &[0, 1]].contains(&&left[..]) {
         return fail(format!("left over: {left:?}"));
     }
@@ -156,7 +157,7 @@ fn bytes_send_with_receivers_asleep() {
     Sweep { sleepers: &[receives_one, receives_one], after: Some(more), ..sweep }.must_hold();
 }
 
-/// Room that is abandoned lets those through who wait behind it.
+/// A message behind room that is given up is received.
 #[test]
 fn bytes_abandoned_with_a_receiver_asleep() {
     let abandons: Operation<World> = |world| {
@@ -190,7 +191,7 @@ fn bytes_recv_with_senders_asleep() {
         .must_hold();
 }
 
-/// The one that was woken dies; the message is another's, who sleeps.
+/// The woken receiver dies. The message goes to another one, which sleeps.
 #[test]
 fn bytes_woken_receiver() {
     let wake: fn(&World) = |world| {
@@ -207,7 +208,7 @@ fn bytes_woken_receiver() {
     Sweep { wake: Some(wake), sleepers: &[receives_one], ..sweep }.must_hold();
 }
 
-/// Both that wait for room are woken: the victim, and another.
+/// Two senders wait for room, and both are woken: the victim and another one.
 #[test]
 fn bytes_woken_sender() {
     let wake: fn(&World) = |world| {
@@ -245,8 +246,8 @@ fn bytes_waits_that_give_up() {
     Sweep::new("bytes: send_timeout", &full, memory, gives_up, carries_on_with_more).must_hold();
 }
 
-/// Closed, or open; and whoever waits learns of it, though another has a message that may come
-/// back.
+/// The queue is closed, or still open. A waiting receiver learns that it is closed, although
+/// another process has a message that may come back.
 #[test]
 fn bytes_close_and_the_last_message() {
     let one: fn() -> World = || {
@@ -368,8 +369,8 @@ fn bytes_delivered_alone() {
     Sweep::new(name, &one_came_back, memory, receives, delivers_on).must_hold();
 }
 
-/// Acknowledged once, or delivered again: the receiver that sleeps gets it if it comes back, and
-/// the room if it does not.
+/// A message is acknowledged once, or delivered again. A sleeping receiver gets the message if it
+/// comes back, and its room otherwise.
 #[test]
 fn bytes_delivered_with_others_asleep() {
     let long: fn() -> World = || {

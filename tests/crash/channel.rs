@@ -27,7 +27,7 @@ fn left() -> World {
     world
 }
 
-/// The same, but somebody, this process, can still send.
+/// The same, but this process still holds a sender.
 fn full() -> World {
     let world = left();
     std::mem::forget(world.sender().expect("room"));
@@ -39,7 +39,7 @@ fn warm(world: &World) {
     world.join_timeout(core::time::Duration::ZERO).ok(); // known to the segment
 }
 
-/// Waits for the end of what comes, which is a first part of 0, 1, or what is left of it.
+/// Receives until the end. The messages are 0 and 1, without those that went to others.
 fn receives_to_the_end(world: &World) -> Verdict {
     warm(world);
     let receiver = world.receiver().map_err(|fault| fault.to_string())?;
@@ -51,7 +51,7 @@ fn receives_to_the_end(world: &World) -> Verdict {
             Err(error) => return fail(error),
         }
     }
-    all.sort_unstable(); // what a killed receiver had comes out of order
+    all.sort_unstable(); // a message of a killed receiver comes out of order
     if [&[][..], &[0], &[0, 1], &[1]].contains(&&all[..]) {
         Ok(())
     } else {
@@ -59,7 +59,7 @@ fn receives_to_the_end(world: &World) -> Verdict {
     }
 }
 
-/// Sends until there is nobody to send to.
+/// Sends until no receiver is left.
 fn sends_to_the_end(world: &World) -> Verdict {
     warm(world);
     let sender = world.sender().map_err(|fault| fault.to_string())?;
@@ -72,7 +72,7 @@ fn sends_to_the_end(world: &World) -> Verdict {
     }
 }
 
-/// Nobody is left at either end; and both can be taken, used, and left again.
+/// Both ends are empty, and can be held, used and left again.
 fn carries_on(world: &World) -> Verdict {
     warm(world);
     let (sender, receiver) = (world.sender(), world.receiver());

@@ -44,7 +44,7 @@ fn sound<G>(taken: Result<G, LockError<G>>) -> G {
     taken.or_else(|error| error.into_guard().ok_or("not taken")).expect("a guard")
 }
 
-/// What the sweeps do, whatever it is done with.
+/// What the sweeps do with each kind of condition.
 trait World: fmt::Debug + Sized {
     fn make() -> Self;
     fn bytes(&self) -> Vec<u8>;
@@ -63,7 +63,7 @@ trait World: fmt::Debug + Sized {
     fn warm(&self) {
         Spin::Never.set();
         assert!(!self.take(Some(Duration::ZERO)), "a token from nowhere");
-        self.notify(1); // finds nobody, and leaves no trace
+        self.notify(1); // there is no waiter, so this leaves no trace
     }
 }
 
@@ -242,7 +242,7 @@ fn waits<W: World>(world: &W) -> Box<dyn FnOnce() + '_> {
     Box::new(|| drop(takes(world)))
 }
 
-/// Killed on its way to sleep; one that comes later is woken all the same.
+/// The victim is killed while it falls asleep. A later waiter is woken all the same.
 #[test]
 fn condition_wait_until_asleep() {
     let sweep = sweep::<Plain>("condition: wait; one asleep, late arrival", waits);
@@ -308,7 +308,7 @@ fn the_woken_waiter_of_a_reentrant_lock_dies() {
     woken::<Deep>("condition: woken, reentrant").must_hold();
 }
 
-/// A recoverer that is killed has woken everybody or nobody; its own death wakes them as well.
+/// A killed recoverer has woken all waiters or none. Its own death wakes them as well.
 #[test]
 fn recovery_of_a_condition_is_interrupted() {
     let sweep = sweep::<Plain>("condition: recovery, interrupted; one asleep", |world| {
@@ -340,7 +340,7 @@ fn a_token_that_is_not_handed_on_is_caught() {
     woken::<Plain>("condition: woken").must_be_caught_unmended();
 }
 
-/// The kernel mends the lock, but nobody hands the wake on.
+/// A negative control: the kernel releases the lock, but no process passes the wake on.
 #[test]
 fn a_condition_that_hears_of_no_death_is_caught() {
     woken::<Shared<DeafWaits>>("control: condition: woken, no recovery").must_be_caught();

@@ -1,5 +1,5 @@
-//! What the harness must catch: broken and foreign variants. If one of these passed a sweep, the
-//! sweeps would prove nothing.
+//! Negative controls: broken variants and variants of others, which the sweeps must catch. If one
+//! of them passed, the sweeps would prove nothing.
 use crate::heir::Heir;
 use crate::stepper::{futex_wait, shared_page};
 use crate::sweep::Sweep;
@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 fn memory<W>(world: &&'static W) -> Vec<u8> {
     let at = std::ptr::from_ref::<W>(world).cast();
-    // SAFETY: as many bytes as the world has, which nobody writes at the moment.
+    // SAFETY: as many bytes as the world has. All processes that write them are stopped.
     unsafe { std::slice::from_raw_parts(at, size_of::<W>()) }.to_vec()
 }
 
 // ------------------------------------------------------------ a plain lock
 
-/// A futex lock that nobody releases for the dead.
+/// A futex lock that is not released when its owner dies.
 #[derive(Debug)]
 struct PlainLock {
     word: AtomicU32,
@@ -199,10 +199,10 @@ impl ClassicLock {
 
     fn unlock(&self) {
         if self.word.compare_exchange(tid(), 0, Release, Relaxed).is_err() {
-            // FUTEX_WAKE_OP: store 0 and wake one, which a kill cannot split; that is not what is
-            // wrong.
+            // FUTEX_WAKE_OP stores 0 and wakes one, which no kill can split. The fault is
+            // elsewhere.
             let word = self.word.as_ptr();
-            // SAFETY: a live word; nobody sleeps on a second one.
+            // SAFETY: a live word. No thread sleeps on a second one.
             unsafe {
                 libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE_OP, 1, 0_usize, word, 0xfff)
             };
@@ -258,7 +258,7 @@ impl Pthread {
         unsafe {
             libc::pthread_mutexattr_setrobust(attributes.as_mut_ptr(), libc::PTHREAD_MUTEX_ROBUST)
         };
-        // SAFETY: fresh memory that nobody uses yet.
+        // SAFETY: new memory, which no thread uses yet.
         unsafe { libc::pthread_mutex_init(lock.0.get(), attributes.as_ptr()) };
         lock
     }

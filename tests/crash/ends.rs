@@ -1,6 +1,6 @@
-//! The sweeps that all kinds of channels have in common. The file that includes this one says what
-//! a world is, empty, left by its sender or full, what senders and receivers do in it, and what
-//! must hold afterwards.
+//! The sweeps that all kinds of channels have in common. The file that includes this one defines
+//! the worlds (empty, without a sender, full), what senders and receivers do there, and what must
+//! hold afterwards.
 use super::{
     KIND, RECEIVERS, SENDERS, SENDERS_ASLEEP, World, carries_on, empty, full, left,
     receives_to_the_end, sends_both, warm,
@@ -90,7 +90,7 @@ fn senders_with_a_receiver_asleep() {
     }
 }
 
-/// Nobody but the recovery helps.
+/// Only the recovery helps.
 #[test]
 fn last_sender_with_two_asleep() {
     let (name, victim) = last_sender();
@@ -118,7 +118,7 @@ fn receivers_with_a_late_receiver() {
     }
 }
 
-/// The bit of an end that was gone is cleared by who finds that it is not.
+/// The bit of an end is cleared by a process that finds the end held again.
 #[test]
 fn stale_bit() {
     let looks: Operation<World> = |world| {
@@ -156,7 +156,7 @@ fn woken_receiver() {
     Sweep { wake: Some(wake), sleepers: &[receives_to_the_end], ..sweep }.must_hold();
 }
 
-/// An end that a frozen process keeps, and those who wait for it to leave.
+/// A negative control: a stopped process keeps an end, and others wait until it has left.
 #[test]
 fn held_by_the_frozen_are_caught() {
     let (name, victim) = last_sender();
@@ -166,7 +166,7 @@ fn held_by_the_frozen_are_caught() {
     }
 }
 
-/// Those who sleep for what a frozen process keeps: an end, or a message.
+/// A negative control: others sleep for an end or a message that a stopped process keeps.
 #[test]
 fn sleepers_beside_the_frozen_are_caught() {
     let (name, victim) = last_sender();

@@ -74,14 +74,16 @@ fn counts_last(world: &Shared<Latch>) -> Box<dyn FnOnce() + '_> {
     Box::new(|| world.count_down(1))
 }
 
-/// The last count, and somebody asleep: once counted, it opens, whoever does it.
+/// The victim makes the last count while another process sleeps. The latch opens, by the victim's
+/// count or by another one.
 #[test]
 fn last_count_with_two_asleep() {
     let sweep = Sweep::new("latch: last count; two asleep", &counted, memory, counts_last, is_open);
     Sweep { sleepers: &[waits, waits], after: Some(counts), ..sweep }.must_hold();
 }
 
-/// The same without help: what the victim has counted opens the latch, and wakes those who sleep.
+/// The same without another count: a count that the victim has made opens the latch, and wakes the
+/// sleepers.
 #[test]
 fn last_count_reaches_the_sleepers() {
     let sweep = Sweep::new("latch: last count, no help", &counted, memory, counts_last, is_open);

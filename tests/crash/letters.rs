@@ -1,4 +1,4 @@
-//! Messages of bytes that tell whether they are whole.
+//! Byte messages that show whether they are whole.
 use crate::sweeps::fail;
 
 /// The messages 0, 1 and 2: of one block, of two, and longer than a small ring.
@@ -8,7 +8,7 @@ pub(crate) fn message(n: usize) -> Vec<u8> {
     vec![u8::try_from(n).expect("small"); LENGTHS[n]]
 }
 
-/// Which one it is, and whether it is whole.
+/// The number of a message. Fails if the message is not whole.
 pub(crate) fn number(message: &[u8]) -> Result<usize, String> {
     match message.first() {
         Some(&n) if usize::from(n) < LENGTHS.len() && self::message(n.into()) == message => {

@@ -69,7 +69,7 @@ fn reads_all(world: &World) -> Result<Vec<String>, String> {
     Ok(messages)
 }
 
-/// The journal goes on, at once.
+/// The journal can be used immediately.
 fn goes_on(world: &World) -> Verdict {
     Spin::Never.set();
     let dead = Instant::now();
@@ -83,7 +83,7 @@ fn goes_on(world: &World) -> Verdict {
     if world.losses().unfinished > 1 {
         return fail(format!("{:?}", world.losses()));
     }
-    // What the dead left is mended: nobody is ever found writing.
+    // The dead process was recovered from: no writer is ever found in the middle of a record.
     let bytes = memory(world);
     let slots = bytes[bytes.len() - 4 * 512..].chunks(512);
     let states = slots.map(|slot| u64::from_ne_bytes(slot[..8].try_into().expect("8 bytes")));
@@ -93,9 +93,9 @@ fn goes_on(world: &World) -> Verdict {
     Ok(())
 }
 
-/// What is there without waiting.
+/// The records that are there, without waiting.
 fn reads_first(world: &World) -> Result<Vec<String>, String> {
-    // The sentinel of this process may not have mended yet what is left.
+    // The sentinel of this process may not have recovered yet what the victim left.
     let end = Instant::now() + patience();
     let is_writing = || {
         let bytes = memory(world);

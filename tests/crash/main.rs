@@ -1,4 +1,5 @@
-//! Processes killed at every instruction of every operation; the survivors prove that all is well.
+//! Processes are killed at every instruction of every operation. The survivors prove that they can
+//! carry on.
 #![cfg(not(outlast_loom))]
 #![expect(unsafe_code, reason = "forks, traces and kills processes, and looks at their memory")]
 
@@ -14,6 +15,8 @@ mod channel;
 mod condition;
 mod controls;
 mod heir;
+#[cfg(not(outlast_pthread))]
+mod in_flight;
 #[cfg(not(outlast_pthread))]
 mod latch;
 #[cfg(not(outlast_pthread))]

@@ -15,13 +15,13 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-/// A segment, what a newcomer does to it, and what others wait for there.
+/// A segment, what a newcomer does to it, and what other processes wait for there.
 struct Scene<T: Shareable> {
     shared: Shared<T>,
     verb: fn(&T),
     /// Whether the verb's change is there.
     is_changed: fn(&T) -> bool,
-    /// What a sleeper does; it must come back in time, whatever it gets.
+    /// What a sleeper does. It must return in time, with any result.
     wait: fn(&T),
     /// The number of sleepers that came back: they may have taken the change.
     back: Shared<AtomicU32>,
@@ -49,8 +49,9 @@ fn sleeper<T: Shareable>(scene: &Scene<T>) -> Verdict {
     Ok(())
 }
 
-/// A survivor makes the change that the victim did not make. One that is there wakes nobody again.
-/// What the victim left half made counts as a change until a peer has mended it.
+/// A survivor makes the change that the victim did not make. A change that was made before wakes no
+/// sleeper again. A change that the victim left half made counts as made until a peer has recovered
+/// from its death.
 fn change_if_unchanged<T: Shareable>(scene: &Scene<T>) -> Verdict {
     let began = Instant::now();
     while scene.back.load(SeqCst) == 0 && began.elapsed() < patience() {
@@ -333,7 +334,7 @@ fn a_change_that_is_not_told_is_caught() {
     closes.with_sweep(|sweep| sweep.must_be_caught_unmended());
 }
 
-/// What waiters look at lies in one segment, and what they sleep on in another.
+/// The waiters look at a value in one segment, and sleep on an object in another.
 #[derive(Debug)]
 struct Pair {
     value: Shared<Lock<u64>>,
@@ -375,7 +376,7 @@ impl Pair {
     }
 }
 
-/// A newcomer changes a value in one segment, and is killed before it notifies those who sleep in
+/// A newcomer changes a value in one segment, and is killed before it notifies the sleepers in
 /// another.
 #[test]
 fn a_lock_in_one_segment_and_a_condition_in_another() {

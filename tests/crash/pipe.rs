@@ -17,7 +17,7 @@ use std::time::Instant;
 type World = Shared<FixedPipe<8>>;
 type Side<'w> = Connection<&'w Pipe>;
 
-/// Nobody has had a side, so that each is waited for.
+/// No side was ever held, so each side waits for the other one.
 fn fresh() -> World {
     Spin::Never.set();
     options().anonymous(FixedPipe::new()).expect("a segment")
@@ -45,7 +45,7 @@ fn left() -> World {
     world
 }
 
-/// With all room taken, by four messages 0 to whom nobody has been yet.
+/// With all room taken by four messages 0 for a side that was never held.
 fn full() -> World {
     let world = fresh();
     let first = world.first().expect("room");
@@ -64,7 +64,7 @@ fn second(world: &World) -> Result<Side<'_>, String> {
     world.second().map_err(|fault| fault.to_string())
 }
 
-/// Receives until nobody is left to send.
+/// Receives until no sender is left.
 fn all_that_comes(side: &Side<'_>) -> Result<Vec<usize>, String> {
     let mut all = Vec::new();
     loop {
@@ -76,7 +76,7 @@ fn all_that_comes(side: &Side<'_>) -> Result<Vec<usize>, String> {
     }
 }
 
-/// What comes is in order, and nothing twice.
+/// The messages come in order, and none comes twice.
 fn receives_to_the_end(world: &World) -> Verdict {
     let all = all_that_comes(&second(world)?)?;
     if all.is_sorted_by(|a, b| a < b) { Ok(()) } else { fail(format!("{all:?}")) }
@@ -86,7 +86,7 @@ fn receives_to_the_end(world: &World) -> Verdict {
 fn carries_on(world: &World) -> Verdict {
     let (one, other) = (first(world)?, second(world)?);
     let end = Instant::now() + patience();
-    // What the dead have sent, whole or not, is passed over.
+    // Messages of the dead, whole or not, are passed over.
     for side in [&one, &other] {
         while side.recv_bytes_timeout(Duration::from_millis(1)).is_ok() {}
     }
@@ -147,7 +147,7 @@ fn sends(world: &World) -> Box<dyn FnOnce() + '_> {
     })
 }
 
-/// A message in parts, for each of which somebody has to make room, and the end.
+/// A message in parts, each of which needs room that a receiver has to make, and then the end.
 fn sends_in_parts(world: &World) -> Box<dyn FnOnce() + '_> {
     let side = first(world).expect("room");
     Box::new(move || {
@@ -204,7 +204,7 @@ fn pipe_send_with_receivers_asleep() {
     Sweep { sleepers, ..sweep }.must_hold();
 }
 
-/// Sends, and goes on when there is room, or ends when nobody is left to receive.
+/// Sends, and continues when there is room, or ends when no receiver is left.
 fn sends_on(world: &World, which: usize) -> Verdict {
     let side = first(world)?;
     for n in [which, 0] {
@@ -225,8 +225,7 @@ fn sends_a_long_one(world: &World) -> Verdict {
     sends_on(world, 2)
 }
 
-/// What is left of the work of senders, of which each message can be gone with a receiver, but none
-/// is torn.
+/// The messages that are left. Any of them may be gone with a receiver, but none is torn.
 fn takes_the_rest(world: &World) -> Verdict {
     all_that_comes(&second(world)?).map(drop)
 }
@@ -243,7 +242,7 @@ fn pipe_recv_with_senders_asleep() {
     Sweep { sleepers, after: Some(takes_the_rest), ..sweep }.must_hold();
 }
 
-/// The first side was kept by none but the victim: whoever waits at the other one hears of the end.
+/// Only the victim held the first side. A process that waits at the other side learns of the end.
 #[test]
 fn pipe_drop_with_both_asleep() {
     let goes: Operation<World> = |world| {
@@ -261,7 +260,7 @@ fn pipe_drop_with_both_asleep() {
     Sweep { sleepers: &[receives_to_the_end, blocked], ..sweep }.must_hold();
 }
 
-/// The one that was woken dies; what it had not taken is another's, who waits for the turn.
+/// The woken receiver dies. What it has not taken goes to another one, which waits for its turn.
 #[test]
 fn pipe_woken_receiver() {
     let wake: fn(&World) = |world| {

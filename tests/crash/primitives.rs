@@ -1,5 +1,6 @@
-//! The sweeps of what wakes by the wait layer and is mended by peers. With a backend that looks
-//! again every 100 milliseconds, a lost wake is only a late one, and cannot be told.
+//! The sweeps of events and queues, whose sleepers the wait layer wakes and whose dead are
+//! recovered from by peers. With the backend that looks again every 100 milliseconds, a lost wake
+//! is only a late one, which no sweep can notice.
 use crate::stepper::{Child, End, fork, patience};
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
@@ -35,7 +36,7 @@ fn events() -> Shared<Events> {
 fn warm_events(world: &Shared<Events>) {
     Spin::Never.set();
     world.manual.wait_timeout(Duration::ZERO).expect("a peer");
-    // Nobody sleeps: setting it finds out, and leaves no trace.
+    // No thread sleeps, so this leaves no trace.
     world.manual.set();
     world.manual.reset();
 }
@@ -92,7 +93,8 @@ fn set_with_two_asleep() {
     Sweep { sleepers: &[wait_manual, wait_manual], after: Some(after), ..sweep }.must_hold();
 }
 
-/// Nobody hears of the death of a process that is no peer: it sets and wakes in one step.
+/// No process learns of the death of a process that is no peer. So such a process sets and wakes in
+/// one step.
 #[test]
 fn set_by_a_stranger_with_two_asleep() {
     let sweep = event_sweep("event: set by a stranger; two asleep", |world| {
@@ -165,7 +167,8 @@ fn woken_by_an_auto_event() {
         .must_hold();
 }
 
-/// Who comes when the victim has been stopped gets its signal, or one that is set afterwards.
+/// A process that starts when the victim has been stopped gets the victim's signal, or one that is
+/// set afterwards.
 fn set_with_a_late_arrival(
     name: &str,
     victim: Operation<Shared<Events>>,
@@ -223,8 +226,8 @@ fn auto_set_by_a_stranger_with_one_asleep() {
 // ------------------------------------------------------------------ queues
 
 outlast::shared! {
-    /// A short queue, what the victim says it has done, and whether a sender that waited for room
-    /// has sent.
+    /// A short queue, a note of the victim that its operation has returned, and a note of the
+    /// sender that waited for room.
     struct Queued { queue: FixedQueue<u64, 4>, said: AtomicU64, sent: AtomicU64 }
 }
 
@@ -486,7 +489,7 @@ fn close_with_sleepers() {
         }
     };
     let after: fn(&World) -> Verdict = |world| {
-        // If the flag is up, those who sleep must learn of it by recovery; if not, by us.
+        // If the victim has closed the queue, the recovery wakes the sleepers; otherwise this does.
         if !world.queue.is_closed() {
             world.queue.close();
         }
@@ -499,7 +502,7 @@ fn close_with_sleepers() {
     Sweep { sleepers: &[waits, waits], after: Some(after), ..sweep }.must_hold();
 }
 
-/// What others do while the victim is frozen: three laps of traffic.
+/// What others do while the victim is stopped: three laps of traffic.
 fn traffic(world: &World) -> Verdict {
     for _ in 0..12 {
         match world.queue.try_send(50) {
@@ -664,7 +667,7 @@ fn the_woken_sender_dies() {
 
 // ---------------------------------------------------- recovery, interrupted
 
-/// The first process that attaches after the one that made the segment: its owner tag.
+/// The owner tag of the first process that attaches after the one that made the segment.
 const SECOND: u32 = 2;
 
 /// A world, and a process that has claimed something in it and does nothing more, which to the
@@ -738,7 +741,7 @@ fn recovery_of_a_slot_being_written_is_interrupted() {
 
 // ---------------------------------------------------------- coming and going
 
-/// A segment that nobody has open: its descriptor alone.
+/// A segment that no process has open: its descriptor alone.
 struct Unattended(OwnedFd);
 
 impl Unattended {
@@ -759,7 +762,7 @@ impl Unattended {
         let world = self.open()?;
         check(&world)?;
         drop(world);
-        // Nobody is left in the peer table: its tokens are all zero.
+        // The peer table is empty: its tokens are all zero.
         let bytes = self.bytes();
         let word =
             |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
@@ -820,7 +823,7 @@ fn attach_and_detach() {
     Sweep { thread: true, ..sweep }.must_hold();
 }
 
-/// The same for one who finds a dead peer's leavings: the recoverer is killed.
+/// The same for a process that finds a dead peer. It is killed while it recovers from that death.
 #[test]
 fn attach_and_recover() {
     let check: fn(&Unattended) -> Verdict = |segment| {
@@ -848,7 +851,7 @@ fn attach_and_recover() {
 fn register_a_thread() {
     let victim: Operation<World> = |world| {
         Spin::Never.set();
-        // Attached by one thread; the registration of another is what is stepped.
+        // One thread attaches the process. The registration of another thread is swept.
         std::thread::scope(|scope| {
             scope.spawn(|| world.queue.join_timeout(Duration::ZERO).expect("a peer"));
         });
@@ -861,7 +864,7 @@ fn register_a_thread() {
 
 // ------------------------------------------------------------------ controls
 
-/// If nobody mends what the victim has left, each kind of check must notice.
+/// If no process repairs what the victim has left, each kind of check notices.
 #[test]
 fn what_is_not_mended_is_caught() {
     queue_sweep("queue: send", &two, sends, |world| sent_or_not(world, &[1, 2]))

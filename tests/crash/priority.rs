@@ -24,14 +24,14 @@ fn warm<const N: usize>(world: &Shared<FixedPriorityQueue<u64, 2, N>>) {
     world.join_timeout(Duration::ZERO).ok(); // known to the segment
 }
 
-/// What is left is what was sent; and as much fits in again.
+/// The messages that are left were sent, and as many fit in again.
 fn carries_on(world: &World) -> Verdict {
     warm(world);
     let mut left = Vec::new();
     while let Ok(message) = world.recv_timeout(Duration::from_millis(20)) {
         left.push(message);
     }
-    left.sort_unstable(); // what comes back comes out of order
+    left.sort_unstable(); // messages that come back come out of order
     if ![&[][..], &[(0, 0)], &[(1, 1)], &[(0, 0), (1, 1)]].contains(&&left[..]) {
         return fail(format!("left over: {left:?}"));
     }
@@ -117,7 +117,7 @@ fn priority_send_with_receivers_asleep() {
         .must_hold();
 }
 
-/// One is woken for what the victim gave back, or what it left.
+/// A receiver is woken for a message that the victim gave back, or left.
 #[test]
 fn priority_given_back_with_a_receiver_asleep() {
     let one: fn() -> World = || {
@@ -135,7 +135,7 @@ fn priority_given_back_with_a_receiver_asleep() {
     Sweep { sleepers: &[receives_one], ..sweep }.must_hold();
 }
 
-/// The one that was woken dies; the message is another's, who sleeps.
+/// The woken receiver dies. The message goes to another one, which sleeps.
 #[test]
 fn priority_woken_receiver() {
     let wake: fn(&World) = |world| {
@@ -164,7 +164,7 @@ fn priority_receiver_that_gives_up() {
     Sweep::new("priority: recv_timeout", &empty, memory, gives_up, carries_on).must_hold();
 }
 
-/// Closed, or open; and whoever waits learns of it.
+/// The queue is closed, or still open. A waiting receiver learns that it is closed.
 #[test]
 fn priority_close_with_a_receiver_asleep() {
     let closes: Operation<World> = |world| {
@@ -209,7 +209,7 @@ outlast::shared! {
     struct Graves { jobs: FixedQueue<u64, 4>, dead: FixedQueue<u64, 4> }
 }
 
-/// A message that was delivered once in vain, and one that was not.
+/// One message that was delivered once and not acknowledged, and one that was never delivered.
 fn graves() -> Shared<Graves> {
     let graves = Graves { jobs: FixedQueue::new(), dead: FixedQueue::new() };
     let graves = options().anonymous(graves).expect("a segment");

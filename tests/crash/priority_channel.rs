@@ -35,7 +35,7 @@ fn left() -> World {
     world
 }
 
-/// Both levels are full, and somebody, this process, can still send.
+/// Both levels are full. This process still holds a sender.
 fn full() -> World {
     let world = left();
     let sender = world.sender().expect("room");
@@ -49,7 +49,7 @@ fn warm(world: &World) {
     world.join_timeout(Duration::ZERO).ok(); // known to the segment
 }
 
-/// Waits for the end of what comes, which is some of the two.
+/// Receives until the end. The messages are some of the two.
 fn receives_to_the_end(world: &World) -> Verdict {
     warm(world);
     let receiver = world.receiver().map_err(|fault| fault.to_string())?;
@@ -69,7 +69,7 @@ fn receives_to_the_end(world: &World) -> Verdict {
     }
 }
 
-/// Sends to a level until there is nobody to send to.
+/// Sends to a level until no receiver is left.
 fn sends_to_the_end(world: &World, level: usize) -> Verdict {
     warm(world);
     let sender = world.sender().map_err(|fault| fault.to_string())?;
@@ -85,7 +85,7 @@ fn sends_to_the_end(world: &World, level: usize) -> Verdict {
 const SENDERS_ASLEEP: [Act<World>; 2] =
     [|world| sends_to_the_end(world, 0), |world| sends_to_the_end(world, 1)];
 
-/// Nobody is left at either end; and both can be taken, used in all levels, and left again.
+/// Both ends are empty, and can be held, used in all levels and left again.
 fn carries_on(world: &World) -> Verdict {
     warm(world);
     let (sender, receiver) = (world.sender(), world.receiver());

@@ -20,7 +20,7 @@ fn change(guard: &ReentrantLockGuard<'_, [u64; 2]>) {
     guard.update(|[a, b]| [a, b + 1]);
 }
 
-/// Takes the lock as a survivor does, twice, and says what is wrong with it.
+/// Acquires the lock twice, as a survivor, and says what is wrong with it.
 fn inspect(lock: &ReentrantLock<[u64; 2]>, taken: ReentrantLockResult<'_, [u64; 2]>) -> Verdict {
     let guard = match taken {
         Ok(guard) if guard.get()[0] == guard.get()[1] => guard,
@@ -44,7 +44,7 @@ fn lock_it(world: &World) -> Verdict {
 
 fn is_sound(world: &World) -> Verdict {
     lock_it(world)?;
-    // What was mended stays mended.
+    // What was repaired stays repaired.
     inspect(world, world.try_lock())
 }
 
@@ -110,7 +110,7 @@ fn heir(name: &str, barger: bool) {
     };
     let prepare = |world: &World| {
         Spin::Never.set();
-        drop(world.try_lock()); // somebody has it
+        drop(world.try_lock()); // another process owns it
     };
     Heir { name, world: &world, memory, prepare, lock, barger }.must_hold();
 }
@@ -130,8 +130,8 @@ fn reentrant_that_is_not_mended_is_caught() {
     sweep("reentrant: lock, lock, unlock, unlock", locks_twice).must_be_caught_unmended();
 }
 
-/// A depth that is counted on from what a dead owner left, not from 1: nobody would give the lock
-/// up again.
+/// A negative control: the depth is counted from the value that a dead owner left, not from 1. Then
+/// the lock would never be released.
 #[test]
 fn a_depth_that_survives_its_owner_is_caught() {
     fn enter(world: &Shared<Lock<u64>>) -> Option<LockGuard<'_, u64>> {

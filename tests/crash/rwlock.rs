@@ -77,7 +77,7 @@ fn both_are_sound(world: &World) -> Verdict {
     for lock in [&world.a, &world.b] {
         inspect_read(lock.read_timeout(patience()))?;
         inspect_write(lock.write_timeout(patience()))?;
-        // What was mended stays mended, and nothing is held.
+        // What was repaired stays repaired, and the lock is free.
         match lock.try_write() {
             Ok(guard) if guard[0] == guard[1] => {}
             other => return fail(format!("not mended: {other:?}")),
@@ -103,8 +103,8 @@ fn nothing_to_tell(world: &World) -> Verdict {
     Ok(())
 }
 
-/// For a lock that this thread reads, when the victim is dead: nobody else has it, and nobody
-/// wrote.
+/// Checks a lock that this thread reads, when the victim is dead: no other thread holds it, and the
+/// value is unchanged.
 fn only_we_read(world: &World) -> Verdict {
     if world.a.poison_cause().is_some() {
         return fail("poisoned, and nobody wrote");
@@ -406,7 +406,8 @@ fn rwlock_the_woken_heir_dies_while_a_barger_holds() {
 
 // ------------------------------------------------------------------------------------- controls
 
-/// The same lock with a number of readers instead of slots: nobody knows whose they are.
+/// A negative control: the same lock with a number of readers instead of slots, which does not say
+/// whose they are.
 #[derive(Debug)]
 struct Counted {
     writer: AtomicU32,

@@ -17,7 +17,7 @@ fn warm(world: &Shared<Semaphore>) {
     assert!(world.acquire_many_timeout(9, Duration::ZERO).expect("a peer").is_none());
 }
 
-/// Takes a permit as a survivor does, for good.
+/// Acquires a permit as a survivor, and keeps it.
 fn takes_one(world: &Shared<Semaphore>) -> Verdict {
     Spin::Never.set();
     match world.acquire_timeout(patience()) {
@@ -74,7 +74,8 @@ fn acquire_with_a_late_arrival() {
     Sweep { late: Some(takes_one), ..sweep }.must_hold();
 }
 
-/// Two sleep, and get what the victim has released; or what is released after its death.
+/// Two processes sleep, and get permits that the victim releases, or that are released after its
+/// death.
 #[test]
 fn release_with_two_asleep() {
     let sweep = sweep("semaphore: release; two asleep", &make::<0>, releases_two, left::<0, 2>);
@@ -123,7 +124,7 @@ fn the_woken_acquirer_dies() {
 fn what_is_not_mended_is_caught() {
     // Woken and frozen, it keeps the wake of the other to itself.
     woken().must_be_caught_unmended();
-    // A release that wakes nobody after its step.
+    // A release that changes the count and wakes no sleeper.
     let broken =
         sweep("semaphore: released and not yet woken", &make::<0>, releases_two, left::<0, 2>);
     Sweep { sleepers: &[takes_one, takes_one], ..broken }.must_be_caught_unmended();
@@ -188,8 +189,8 @@ fn owned_given_back_with_one_asleep() {
     Sweep { sleepers: &[takes_two, takes_two], ..sweep }.must_hold();
 }
 
-/// What it got with its wake comes back, and reaches the last one; also if another one has taken it
-/// in between.
+/// A permit that the victim got when it was woken comes back, and reaches the last sleeper, also if
+/// another process has had it in between.
 #[test]
 fn owned_the_woken_heir_dies() {
     for barger in [false, true] {
@@ -244,7 +245,8 @@ fn owned_permits_that_stay_are_caught() {
     .must_be_caught_unmended();
 }
 
-/// What the victim did not release, others do; what it did, reaches the sleepers without help.
+/// Others release the permits that the victim did not release. Those that it did release reach the
+/// sleepers without help.
 fn releases_if_it_did_not(world: &Shared<Semaphore>) -> Verdict {
     match world.available() {
         0 => world.release(2).map_err(|error| error.to_string()),

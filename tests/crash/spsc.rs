@@ -44,8 +44,8 @@ fn next_consumer(world: &World) -> Result<Consumer<u64, &Ring<u64>>, String> {
     world.consumer_timeout(patience()).map_err(|error| format!("consumer: {error}"))
 }
 
-/// Successors take both roles; what is there is in order, without gaps, from the first that was not
-/// received; and room is for as many again.
+/// Successors take both roles. The messages are there in order, without gaps, from the first one
+/// that was not received, and there is room for as many again.
 fn carries_on(world: &World) -> Verdict {
     let (producer, consumer) = (next_producer(world)?, next_consumer(world)?);
     let mut left = Vec::new();
@@ -67,7 +67,7 @@ fn carries_on(world: &World) -> Verdict {
     if all == [7, 8, 9, 10] { Ok(()) } else { fail(format!("sent 7 to 10, received {all:?}")) }
 }
 
-/// Receives what comes until it has seen message 1, whoever sends it.
+/// Receives until it has got message 1, from any sender.
 fn receives(world: &World) -> Verdict {
     let consumer = next_consumer(world)?;
     let end = Instant::now() + patience();
@@ -85,7 +85,7 @@ fn receives(world: &World) -> Verdict {
     }
 }
 
-/// Sends what the victim did not.
+/// Sends the messages that the victim did not send.
 fn sends_the_rest(world: &World) -> Verdict {
     // The victim's messages are in the ring, or have been taken from it by a receiver.
     let producer = next_producer(world)?;
@@ -309,7 +309,7 @@ fn spsc_receiver_that_gives_up() {
     Sweep::new("spsc: recv_timeout", &empty, memory, gives_up, carries_on).must_hold();
 }
 
-/// A role that nobody gives up, and a receiver that nobody wakes.
+/// Negative controls: a role that is never given up, and a receiver that is never woken.
 #[test]
 fn spsc_roles_of_the_frozen_are_caught() {
     let sweep = Sweep::new("spsc: send, twice", &empty, memory, sends_two, carries_on);

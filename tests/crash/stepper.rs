@@ -9,22 +9,22 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-/// How long a process may take for what takes microseconds, before that counts as a hang.
+/// How long a process may take for work of microseconds before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The same where a hang is what is expected.
+/// The patience of a negative control, in which a hang is expected.
 const LITTLE_PATIENCE: Duration = Duration::from_millis(500);
 thread_local! {
-    /// Whether this thread, or the one whose process it was forked from, expects a hang. (Other
-    /// sweeps run beside it.)
+    /// Whether this thread, or the thread that forked this process, expects a hang. Other sweeps
+    /// run in other threads.
     static EXPECTS_A_HANG: Cell<bool> = const { Cell::new(false) };
 }
 
-/// How long a process may take for what takes microseconds, before that counts as a hang.
+/// How long a process may take for work of microseconds before it counts as hanging.
 pub(crate) fn patience() -> Duration {
     if EXPECTS_A_HANG.get() { LITTLE_PATIENCE } else { PATIENCE }
 }
 
-/// Whether from here on a hang is what is expected.
+/// Says whether a hang is expected from here on.
 pub(crate) fn expect_a_hang(is_expected: bool) {
     EXPECTS_A_HANG.set(is_expected);
 }
@@ -43,10 +43,10 @@ pub(crate) enum End {
     Killed(c_int),
 }
 
-/// Starts `body` in a child process, which exits with what it returns; a panic is status 101.
+/// Starts `body` in a child process. Its exit status is what `body` returns, or 101 after a panic.
 pub(crate) fn fork(body: impl FnOnce() -> c_int) -> Child {
-    // SAFETY: the child uses what the parent's thread had, and the library's own handlers make its
-    // state whole; it ends by _exit.
+    // SAFETY: the child continues with the calling thread's state, which the fork handlers of this
+    // crate and of the C library make consistent. It ends by `_exit`.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork: {}", io::Error::last_os_error());
     if pid == 0 {
@@ -73,7 +73,7 @@ impl Child {
         }
     }
 
-    /// Waits for the end; `None` if that takes longer than [`patience`].
+    /// Waits until the process ends. Returns `None` if that takes longer than [`patience`].
     pub(crate) fn end(&mut self) -> Option<End> {
         let started = Instant::now();
         loop {
@@ -94,7 +94,7 @@ impl Child {
         }
     }
 
-    /// Waits for the end, as long as that takes.
+    /// Waits until the process ends, without a limit.
     pub(crate) fn end_whenever(&mut self) -> End {
         loop {
             if let Some(Status::Ended(end)) = wait(self.pid, 0) {
@@ -148,12 +148,12 @@ impl Drop for Child {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
-    /// By a signal, and with it perhaps an event that the tracer asked for.
+    /// Stopped by a signal, perhaps with an event that the tracer asked for.
     Stopped(c_int, c_int),
     Ended(End),
 }
 
-/// Whether and how a child's or a traced thread's state has changed.
+/// How the state of a child or of a traced thread has changed, if it has.
 fn wait(pid: pid_t, flags: c_int) -> Option<Status> {
     let mut status = 0;
     // SAFETY: writes a status that lives here.
@@ -169,8 +169,8 @@ fn wait(pid: pid_t, flags: c_int) -> Option<Status> {
     }
 }
 
-/// Whether a thread is asleep on a futex that processes share. (Threads that wait for each other
-/// within a process, while one starts, use private ones, which say so in the call.)
+/// Whether a thread sleeps on a futex that processes share. Threads that wait for each other within
+/// a process use private futexes, which have other operation numbers.
 fn is_asleep(thread: pid_t) -> bool {
     let call = call_of(thread);
     let mut words = call.split(' ');
@@ -181,7 +181,7 @@ fn is_asleep(thread: pid_t) -> bool {
     }
 }
 
-/// Whether a thread sleeps with a deadline; or does not sleep any more.
+/// Whether a thread sleeps with a deadline, or sleeps no more.
 fn may_look_again(thread: pid_t) -> bool {
     let call = call_of(thread);
     !matches!(call.split(' ').nth(4), Some("0x0"))
@@ -194,35 +194,36 @@ fn sleeps_at(thread: pid_t) -> Option<usize> {
     usize::from_str_radix(address, 16).ok()
 }
 
-/// The system call that a thread sleeps in: its number, arguments, stack and next instruction.
+/// The system call that a thread sleeps in: its number, its arguments, and the thread's stack and
+/// next instruction.
 fn call_of(thread: pid_t) -> String {
     std::fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default()
 }
 
-/// Who waits for messages looks again once after a while, without a wake: after that, it sleeps for
-/// good.
+/// A thread that waits for messages wakes once by itself, after less time than this, and looks
+/// again. After that, only a wake or its deadline ends its sleep.
 pub(crate) const DOZE: Duration = Duration::from_millis(20);
 
-/// What one step came to.
+/// The result of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// One instruction was executed.
+    /// The victim executed one instruction.
     Done,
-    /// The instruction is a system call, and the process sleeps in it.
+    /// The instruction is a system call, in which the victim sleeps.
     Asleep,
     /// The operation is over.
     Finished,
 }
 
-/// A process that runs only when told.
+/// A traced process that runs one step at a time.
 #[derive(Debug)]
 pub(crate) struct Victim {
     child: Child,
-    /// The thread that is stepped: the first, or the one that the operation started.
+    /// The thread that is stepped: the first one, or the one that the operation started.
     thread: pid_t,
     asleep: bool,
-    /// Its sleeps are short, since it waits only for a thread that it has started, and count as
-    /// steps.
+    /// The victim sleeps only until a thread that it has started does something. Such a sleep is
+    /// short, and counts as a step.
     waits_for_its_own: bool,
 }
 
@@ -232,7 +233,8 @@ fn ptrace(request: libc::c_uint, pid: pid_t, address: usize, data: usize) -> c_l
 }
 
 impl Victim {
-    /// Starts a process that runs `prepare`, stops, and then does what that returned step by step.
+    /// Starts a process that calls `prepare` and stops. Its steps are those of the operation that
+    /// `prepare` returned.
     pub(crate) fn start<F: FnOnce()>(prepare: impl FnOnce() -> F) -> Self {
         let mut child = fork(|| {
             ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
@@ -270,13 +272,13 @@ impl Victim {
         ptrace(libc::PTRACE_SETOPTIONS, self.child.pid, 0, options);
     }
 
-    /// Waits wherever the victim waits for a thread that the operation starts, and that runs
-    /// freely.
+    /// From here on, a step waits where the victim waits for a thread that the operation starts.
+    /// Such a thread runs freely.
     pub(crate) fn wait_for_its_threads(&mut self) {
         self.waits_for_its_own = true;
     }
 
-    /// Lets the first thread run freely from here on, and steps the thread that it starts.
+    /// Lets the first thread run freely, and steps the thread that it starts.
     pub(crate) fn follow_new_thread(&mut self) {
         let main = self.child.pid;
         self.set_options(libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACECLONE);
@@ -336,7 +338,7 @@ impl Victim {
             looks += 1;
             let may_sleep = !self.waits_for_its_own && looks > 200 && looks.is_multiple_of(50);
             if may_sleep && is_asleep(self.thread) {
-                // Twice, as it may be about to return.
+                // The call may be about to return: look twice.
                 std::thread::sleep(Duration::from_micros(100));
                 if is_asleep(self.thread) {
                     self.asleep = true;
@@ -344,25 +346,25 @@ impl Victim {
                 }
             }
             assert!(started.elapsed() < patience(), "a step takes too long");
-            std::thread::yield_now(); // to the victim, on the same CPU
+            std::thread::yield_now(); // lets the victim run, which is on the same CPU
         }
     }
 
-    /// Executes so many instructions, unless it falls asleep or ends before: in one go up to one of
-    /// the last of them, if the way is known. False if it took another way: what others do may lead
-    /// it there.
+    /// Executes `steps` instructions, unless the victim falls asleep or ends before. If the way is
+    /// known, the victim runs to one of the last instructions without single steps. Returns `false`
+    /// if it took another way, to which the steps of other processes may lead it.
     pub(crate) fn steps(&mut self, steps: usize, way: &Way) -> bool {
         let mut done = 0;
         if self.asleep && steps > 0 {
             if self.step() != Step::Done {
-                return way.next.is_empty(); // another was woken; in the end, it dies where it sleeps
+                return way.next.is_empty(); // another one was woken: it dies asleep
             }
             done = 1;
         }
         if let Some((step, address, times)) = way.shortcut(done, steps) {
             self.stop_at(Some(address));
             if (0..times).any(|_| self.run_on() != Step::Done) {
-                return false; // and perhaps it sleeps: then there is nothing to be set
+                return false; // perhaps it sleeps, and then no register can be set
             }
             self.stop_at(None);
             done = step;
@@ -375,9 +377,10 @@ impl Victim {
         true
     }
 
-    /// Runs until it sleeps in a system call; false if the operation ends first.
+    /// Runs the victim until it sleeps in a system call. Returns `false` if the operation ends
+    /// first.
     pub(crate) fn run_until_asleep(&mut self, way: &mut Way) -> bool {
-        // It then stops as soon as it is woken, as a single step does.
+        // The victim then stops as soon as it is woken, as after a single step.
         self.stop_at(way.sleep);
         loop {
             let step = if way.sleep.is_some() { self.run_on() } else { self.step() };
@@ -391,8 +394,8 @@ impl Victim {
         true
     }
 
-    /// Whether it sleeps for good, or has at least not looked again after a while. (If it has, it
-    /// is stopped.)
+    /// Whether the victim sleeps without a deadline, or has slept for [`DOZE`] without looking
+    /// again. If it looks again, it is stopped.
     fn stays_asleep(&mut self) -> bool {
         let until = Instant::now() + DOZE;
         while may_look_again(self.thread) && Instant::now() < until {
@@ -408,7 +411,7 @@ impl Victim {
         true
     }
 
-    /// Executes instructions up to where it is to stop.
+    /// Executes instructions up to the breakpoint.
     fn run_on(&mut self) -> Step {
         if !self.asleep {
             let r = ptrace(libc::PTRACE_CONT, self.thread, 0, 0);
@@ -417,14 +420,14 @@ impl Victim {
         self.finish_step()
     }
 
-    /// Has the processor stop the thread before it executes the instruction there.
+    /// Sets a breakpoint: the processor stops the thread before the instruction at `address`.
     fn stop_at(&mut self, address: Option<usize>) {
         let register = |n| offset_of!(libc::user, u_debugreg) + n * size_of::<usize>();
         let set = |n, value| {
             let r = ptrace(libc::PTRACE_POKEUSER, self.thread, register(n), value);
             assert_eq!(r, 0, "debug register: {}", io::Error::last_os_error());
         };
-        // Bit 0 of register 7 makes use of register 0; its other bits, if 0, mean execution.
+        // Bit 0 of register 7 enables register 0. Zeros in its other bits mean: stop at execution.
         set(7, 0);
         if let Some(address) = address {
             set(0, address);
@@ -433,7 +436,7 @@ impl Victim {
     }
 
     /// What a kill right now would leave beside the shared memory: the robust list's head and its
-    /// pending field; and whether the next instruction, which is at that address, is a futex call.
+    /// pending field. Also tells where the next instruction is, and whether it is a futex call.
     pub(crate) fn surroundings(&self) -> Surroundings {
         let mut head = 0_usize;
         let mut len = 0_usize;
@@ -478,23 +481,23 @@ pub(crate) struct Surroundings {
     pub(crate) is_call: bool,
 }
 
-/// The way that an operation took once, by which another victim is brought to the same instruction
-/// without a stop after each before it.
+/// The way that an operation took once. By this way another victim gets to the same instruction
+/// with fewer stops.
 #[derive(Debug, Default)]
 pub(crate) struct Way {
     /// The address of the next instruction, at first and after each step.
     next: Vec<usize>,
-    /// How often that address has been come to since the first step, by then.
+    /// How often the victim has arrived at that address since the first step.
     times: Vec<usize>,
-    /// The same by address, so far.
-    comings: HashMap<usize, usize>,
-    /// Where the process slept before.
+    /// The same so far, by address.
+    arrivals: HashMap<usize, usize>,
+    /// The address after the system call in which the process slept before.
     sleep: Option<usize>,
 }
 
 impl Way {
-    /// Does what leads a victim along the way, and does it once more by single steps if that says
-    /// that it did not get there.
+    /// Calls `lead`, which leads a victim along the way. If the victim did not get there, `lead` is
+    /// called once more, with a way of single steps.
     pub(crate) fn follow(
         &mut self,
         mut lead: impl FnMut(&mut Way) -> Result<bool, String>,
@@ -505,21 +508,22 @@ impl Way {
         Ok(())
     }
 
-    /// Takes down where a victim is at first, and after each step.
+    /// Notes where a victim is at first, and after each step.
     pub(crate) fn push(&mut self, next: usize) {
-        // A string instruction that repeats itself is come to once, and counts as many steps.
-        let is_come_to = self.next.last().is_some_and(|&last| last != next);
-        let times = self.comings.entry(next).or_default();
-        *times += usize::from(is_come_to);
+        // A string instruction that repeats itself is many steps, and one arrival.
+        let has_arrived = self.next.last().is_some_and(|&last| last != next);
+        let times = self.arrivals.entry(next).or_default();
+        *times += usize::from(has_arrived);
         self.times.push(*times);
         self.next.push(next);
     }
 
-    /// How to get from one step to a later one with the fewest stops: the step to go to in one go,
-    /// its address, and how often the victim will come there; the rest is single steps.
+    /// How to get from one step to a later one with the fewest stops. Returns a step on the way,
+    /// its address, and how often the victim stops there until it has reached that step. The rest
+    /// of the way is single steps.
     fn shortcut(&self, from: usize, to: usize) -> Option<(usize, usize, usize)> {
         let here = *self.next.get(from)?;
-        // The last step ends in the signal that tells of the end: no breakpoint is come to there.
+        // The last step ends in the signal that marks the end, where no breakpoint can be reached.
         (from + 1..=to.min(self.next.len() - 2))
             .filter(|&step| self.next[step] != here && self.next[step] != self.next[step - 1])
             .map(|step| (step, self.next[step], self.times[step]))
@@ -533,24 +537,24 @@ fn mark() {
     unsafe { libc::raise(libc::SIGSTOP) };
 }
 
-/// How many CPUs there are, whichever this thread keeps to.
+/// The number of CPUs of the machine, whichever of them this thread may use.
 pub(crate) fn cpus() -> usize {
     // SAFETY: takes no pointers.
     usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1)
 }
 
-/// Keeps this thread, and the children it makes, on one CPU.
+/// Keeps this thread, and the children that it forks, on one CPU.
 pub(crate) fn pin_to(cpu: usize) {
     let mut set = std::mem::MaybeUninit::<libc::cpu_set_t>::zeroed();
-    // SAFETY: an all-zero set is a set.
+    // SAFETY: a set of zeros is an empty set.
     let set = unsafe { set.assume_init_mut() };
-    // SAFETY: a CPU that there is, of those that a set has room for.
+    // SAFETY: the set has room for this CPU.
     unsafe { libc::CPU_SET(cpu, set) };
-    // SAFETY: reads a set that lives here. If it fails, steps are slower.
+    // SAFETY: reads a set that lives here. If the call fails, steps are slower.
     unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set) };
 }
 
-/// Memory that forked processes share, zero-filled, for the negative controls.
+/// Zero-filled memory that forked processes share, for the negative controls.
 pub(crate) fn shared_page<T>() -> &'static T {
     assert!(size_of::<T>() <= 4096 && align_of::<T>() <= 4096);
     let (protection, flags) =
@@ -563,7 +567,7 @@ pub(crate) fn shared_page<T>() -> &'static T {
     unsafe { &*page.cast_const().cast() }
 }
 
-/// Sleeps on a futex while it has the value.
+/// Sleeps on a futex while it has this value.
 pub(crate) fn futex_wait(word: &std::sync::atomic::AtomicU32, value: u32) {
     // SAFETY: a live word, no timeout.
     unsafe {
@@ -577,7 +581,7 @@ pub(crate) fn futex_wait(word: &std::sync::atomic::AtomicU32, value: u32) {
     };
 }
 
-/// A victim comes to the same instruction, having done the same, by single steps and by its way.
+/// By its way, a victim gets to the same instruction as by single steps, and has stored the same.
 #[test]
 fn the_known_way_leads_where_single_steps_do() {
     crate::sweep::apart(|_| {

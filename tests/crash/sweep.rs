@@ -1,10 +1,11 @@
-//! Kills a process after every instruction of an operation that matters, and asks the survivors.
+//! A sweep kills a process at every instruction of an operation, and checks the survivors each
+//! time.
 //!
-//! A kill leaves behind exactly what the instructions before it have stored. So two kills between
-//! which neither the shared memory, nor the kernel's view of the robust list, nor the kernel itself
-//! (a system call) changed are the same kill. A dry run finds the steps after which something
-//! changed; the sweep kills right before and right after each of them (`OUTLAST_SWEEP=full`: after
-//! every single one).
+//! A killed process leaves behind exactly what its instructions have stored. Three things change
+//! what a kill leaves: a store to the shared memory, a change of the robust list that the kernel
+//! reads, and a system call. Two kills with none of these between them are the same kill. So a dry
+//! run finds the steps that change something, and the sweep kills the process right before and
+//! right after each of them. With `OUTLAST_SWEEP=full` it kills the process after every step.
 use crate::stepper::{
     Child, DOZE, End, Step, Victim, Way, cpus, expect_a_hang, fork, patience, pin_to,
 };
@@ -17,50 +18,47 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Instant;
 
-/// An operation more than this many instructions long is not one of ours.
+/// No operation of this crate has more instructions than this.
 const MOST_STEPS: usize = 200_000;
-/// As many kill points are taken of a sweep, evenly, unless it is to be full.
+/// How many kill points a sweep takes at most, evenly spread, unless it is to be full.
 const MOST_POINTS: usize = 256;
 
-/// A function that prepares, and returns the operation proper.
+/// A function that prepares an operation, and returns it.
 pub(crate) type Operation<W> = for<'w> fn(&'w W) -> Box<dyn FnOnce() + 'w>;
 
-/// What a survivor does or checks, and what is wrong with it.
+/// What a survivor does or checks. The error says what is wrong.
 pub(crate) type Act<W> = fn(&W) -> Result<(), String>;
 
 /// One sweep: a world in shared memory, and what each process does in it.
-///
-/// Functions get the world; those of survivors return what is wrong.
 #[derive(Clone, Copy)]
 pub(crate) struct Sweep<'a, W> {
     /// For messages.
     pub(crate) name: &'a str,
-    /// Makes a fresh world.
+    /// Makes a new world.
     pub(crate) world: &'a dyn Fn() -> W,
     /// The shared bytes that a crash leaves to the survivors.
     pub(crate) memory: fn(&W) -> Vec<u8>,
-    /// Prepares the victim, so that it is known to the segment, holds what it must, and so on; what
-    /// it returns is the operation that it is killed in.
+    /// Prepares the victim (for example, attaches it to the segment), and returns the operation in
+    /// which it is killed.
     pub(crate) victim: Operation<W>,
-    /// The victim is not the process's first thread, but the one that the operation starts.
+    /// The victim is the thread that the operation starts, not the process's first thread.
     pub(crate) thread: bool,
     /// The victim is a forked child that is no peer yet: the operation is its first use of the
     /// segment.
     pub(crate) newcomer: bool,
-    /// A negative control: the victim is frozen instead of killed, so that neither the kernel nor
-    /// the survivors mend anything. A check that holds all the same proves nothing.
+    /// A negative control: the victim is stopped instead of killed, so neither the kernel nor the
+    /// survivors repair anything. A check that passes all the same proves nothing.
     pub(crate) frozen: bool,
-    /// The victim sleeps; then this wakes it, and it is killed after each instruction from there
-    /// on.
+    /// Wakes the victim once it sleeps. The instructions after its sleep are swept.
     pub(crate) wake: Option<fn(&W)>,
-    /// Processes that fall asleep on the object before the victim's operation (if it is woken:
-    /// after it slept).
+    /// Processes that fall asleep on the object before the victim's operation, or, if the victim is
+    /// woken, after the victim.
     pub(crate) sleepers: &'a [Act<W>],
-    /// A process that comes when the victim has been stopped, and is given time to fall asleep.
+    /// A process that starts when the victim has been stopped, and has time to fall asleep.
     pub(crate) late: Option<Act<W>>,
-    /// What the survivors do while the victim is frozen, which cannot wait for it.
+    /// What the survivors do while the victim is stopped. It must not wait for the victim.
     pub(crate) meanwhile: Option<Act<W>>,
-    /// What is done once it is dead, so that the other processes can end.
+    /// What is done once the victim is dead, so that the other processes can end.
     pub(crate) after: Option<Act<W>>,
     /// What must hold when they have ended.
     pub(crate) check: Act<W>,
@@ -70,9 +68,9 @@ pub(crate) struct Sweep<'a, W> {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) instructions: usize,
-    /// How many points there are to kill at.
+    /// The number of kill points.
     pub(crate) points: usize,
-    /// At how many of them the victim was killed.
+    /// The number of kill points that were tried.
     pub(crate) killed: usize,
     pub(crate) violations: Vec<String>,
 }
@@ -83,12 +81,12 @@ impl Report {
         Report { instructions, points, ..Report::default() }
     }
 
-    /// Takes down what went wrong in the world, killed after so many steps.
+    /// Notes what went wrong in `world` after a kill at `step`.
     pub(crate) fn add(&mut self, step: usize, what: &str, world: &dyn Debug) {
         self.violations.push(format!("killed after {step}: {what}\n  {world:?}"));
     }
 
-    /// Makes a report in a process of its own, and prints it.
+    /// Makes a report in a process of its own, and prints its figures.
     pub(crate) fn made_apart(name: &str, make: impl FnOnce() -> Report) -> Self {
         let started = Instant::now();
         let text = apart(|file| {
@@ -113,24 +111,24 @@ impl Report {
         report
     }
 
-    /// Fails the test if anything went wrong.
+    /// Fails the test if there are violations, or if there was nothing to sweep.
     pub(crate) fn must_hold(&self, name: &str) {
         self.violations.iter().take(5).for_each(|violation| eprintln!("{name}: {violation}"));
         assert!(self.violations.is_empty(), "{name}: {} violations", self.violations.len());
         assert!(self.killed > 1, "{name}: nothing was swept");
     }
 
-    /// Fails the test if nothing went wrong.
+    /// Fails the test if there are no violations.
     pub(crate) fn must_be_caught(&self, name: &str) {
         assert!(!self.violations.is_empty(), "{name}: not caught");
     }
 }
 
-/// The steps after which to kill, found by a dry run.
+/// The steps after which to kill the victim, found by a dry run.
 #[derive(Debug)]
 pub(crate) struct Points {
     pub(crate) steps_to_kill_at: BTreeSet<usize>,
-    /// How many there are in all.
+    /// The number of all steps.
     pub(crate) steps: usize,
 }
 
@@ -139,7 +137,7 @@ impl Points {
         Points { steps_to_kill_at: BTreeSet::from([0]), steps: 0 }
     }
 
-    /// Steps the victim to its end, or to its sleep, and takes down the way.
+    /// Steps the victim until it ends or sleeps, and notes the way.
     pub(crate) fn record(
         &mut self,
         victim: &mut Victim,
@@ -163,16 +161,17 @@ impl Points {
     }
 }
 
-/// Runs `body` in a process of its own, which has a CPU for itself; what it wrote into the file.
+/// Runs `body` in a process of its own, on a CPU that no other sweep uses. Returns the text that
+/// `body` wrote into the file.
 ///
-/// A CPU, as a step is four times faster where all that take part are on one. A process, so that no
-/// child of another sweep is born with the segments of this one: a forked child becomes a peer of
-/// all segments that it was born with, and its death would wake the sleepers whom the victim left
+/// A step is four times as fast if the tracer and the victim share a CPU. A process of its own
+/// keeps the children of other sweeps away from the segments of this one. A forked child is a peer
+/// of every segment that its parent has mapped; its death would wake sleepers that the victim left
 /// asleep.
 pub(crate) fn apart(body: impl FnOnce(&mut File)) -> String {
     let (cpu, _turn) = turn();
     let mut file = tempfile::tempfile().expect("a file");
-    // What the test harness captures stays in the process that wrote it.
+    // The test harness captures output only in its own process.
     let mut panics = tempfile::tempfile().expect("a file");
     let mut process = fork(|| {
         pin_to(cpu);
@@ -197,7 +196,7 @@ fn text_of(file: &mut File) -> String {
     text
 }
 
-/// The turn at a CPU, and which one it is.
+/// Waits for a CPU that no other sweep uses. Returns it, and the guard that keeps it.
 fn turn() -> (usize, MutexGuard<'static, ()>) {
     static TURNS: [Mutex<()>; 8] = [const { Mutex::new(()) }; 8];
     let cpus = cpus().min(TURNS.len());
@@ -218,7 +217,7 @@ pub(crate) fn is_full() -> bool {
 }
 
 impl<'a, W: Debug> Sweep<'a, W> {
-    /// Killed alone; a newcomer finds what is left.
+    /// A sweep in which the victim is alone, and a survivor checks what it leaves.
     pub(crate) fn new(
         name: &'a str,
         world: &'a dyn Fn() -> W,
@@ -243,23 +242,24 @@ impl<'a, W: Debug> Sweep<'a, W> {
         }
     }
 
-    /// Runs the sweep, and fails the test if anything went wrong.
+    /// Runs the sweep, and fails the test if there are violations.
     pub(crate) fn must_hold(&self) {
         self.run(usize::MAX).must_hold(self.name);
     }
 
-    /// Runs the sweep, and fails the test if nothing went wrong.
+    /// Runs the sweep, and fails the test if there are no violations.
     pub(crate) fn must_be_caught(&self) {
         self.run(1).must_be_caught(self.name);
     }
 
-    /// Runs the sweep without mending: it must be caught.
+    /// Runs the sweep as a negative control, in which nothing is repaired, and fails the test if
+    /// there are no violations.
     pub(crate) fn must_be_caught_unmended(self) {
         let name = format!("control: {}; not mended", self.name);
         Sweep { name: &name, frozen: true, ..self }.must_be_caught();
     }
 
-    /// Runs the sweep until it has found `enough` violations.
+    /// Runs the sweep, up to the violation number `enough`.
     fn run(&self, enough: usize) -> Report {
         Report::made_apart(self.name, || {
             expect_a_hang(self.frozen);
@@ -287,7 +287,7 @@ impl<'a, W: Debug> Sweep<'a, W> {
         })
     }
 
-    /// The victim at the first instruction that counts, and those who sleep on the object.
+    /// Returns the victim, stopped before the first instruction that is swept, and the sleepers.
     fn start(&self, world: &W, way: &mut Way) -> (Victim, Vec<Child>) {
         let mut victim = Victim::start(|| (self.victim)(world));
         if self.thread {
@@ -319,7 +319,8 @@ impl<'a, W: Debug> Sweep<'a, W> {
         sleepers
     }
 
-    /// One kill: after `step` instructions. False if the victim did not get there by the known way.
+    /// Kills a victim after `step` instructions, and judges. Returns `false` if the victim did not
+    /// get there by the known way.
     fn point(&self, world: &W, step: usize, way: &mut Way) -> Result<bool, String> {
         let (mut victim, mut others) = self.start(world, way);
         if !victim.steps(step, way) {
@@ -344,10 +345,10 @@ impl<'a, W: Debug> Sweep<'a, W> {
     }
 }
 
-/// Starts a process whose exit status tells whether all went well.
+/// Starts a process whose exit status tells whether `body` succeeded within the patience.
 ///
-/// And in time: what was waited for is had even after the deadline, and so without the wake that
-/// was lost.
+/// A wait with a deadline looks once more at the end. So it succeeds even if its wake was lost, but
+/// late.
 pub(crate) fn survivor<W>(world: &W, body: Act<W>) -> Child {
     let started = Instant::now();
     let body = |world| {
@@ -368,19 +369,19 @@ pub(crate) fn survivor<W>(world: &W, body: Act<W>) -> Child {
     })
 }
 
-/// Leaves nothing to the kernel that it would look at once more when this thread ends: who goes on
-/// living for long wakes nobody by its end.
+/// Clears the robust list's pending entry. The kernel wakes a waiter of that word when this thread
+/// ends, which would hide a lost wake: a process that lives on makes no such wake.
 pub(crate) fn forget_pending() {
     let (mut head, mut len) = (std::ptr::null_mut::<[usize; 3]>(), 0_usize);
     // SAFETY: the kernel writes two words that live here.
     unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut len) };
     assert!(!head.is_null() && len == size_of::<[usize; 3]>());
-    // SAFETY: this thread's head, whose last word is for whoever takes locks: it is about to take
-    // none.
+    // SAFETY: this is the calling thread's head. Only code that takes or gives up a lock uses its
+    // last word, and this thread is about to do neither.
     unsafe { (*head)[2] = 0 };
 }
 
-/// Waits until all survivors are done.
+/// Waits until all survivors have ended. Fails unless all of them succeeded.
 pub(crate) fn settle(children: &mut [Child]) -> Result<(), String> {
     for child in children {
         match child.end() {

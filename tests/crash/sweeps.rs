@@ -1,4 +1,4 @@
-//! The sweeps of the crate's own operations.
+//! What all sweeps share, and the sweeps of locks.
 use crate::heir::Heir;
 use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
@@ -12,9 +12,9 @@ pub(crate) fn fail<T>(what: impl fmt::Display) -> Result<T, String> {
     Err(what.to_string())
 }
 
-/// Looks again until nothing is wrong any more, within the [`patience`]: the dead may not be mended
-/// yet.
-#[cfg(not(outlast_pthread))] // with the other backend only locks are swept, which nobody mends
+/// Repeats a check until it passes, or until the [`patience`] is over. A dead process may not be
+/// recovered from yet.
+#[cfg(not(outlast_pthread))] // with the other backend only locks are swept, without a recovery
 pub(crate) fn once_mended(verdict: impl Fn() -> Verdict) -> Verdict {
     let began = std::time::Instant::now();
     loop {
@@ -32,7 +32,8 @@ pub(crate) const FIRST: u32 = 1;
 /// The value's bytes.
 pub(crate) fn memory<T: Shareable>(world: &Shared<T>) -> Vec<u8> {
     let at = std::ptr::from_ref::<T>(world).cast();
-    // SAFETY: as many bytes as the value has; a torn picture costs a kill point at worst.
+    // SAFETY: as many bytes as the value has. If they are changed meanwhile, a kill point too many
+    // or too few may be found.
     unsafe { std::slice::from_raw_parts(at, size_of::<T>()) }.to_vec()
 }
 
@@ -43,7 +44,7 @@ pub(crate) fn options() -> Options {
 // ------------------------------------------------------------------- locks
 
 outlast::shared! {
-    /// Two locks, each around two numbers that are equal when nobody is at it.
+    /// Two locks. The two numbers in each are equal whenever the lock is free.
     struct Locks { a: Lock<[u64; 2]>, b: Lock<[u64; 2]> }
 }
 
@@ -57,17 +58,17 @@ fn locks() -> Shared<Locks> {
     options().anonymous(Locks { a: Lock::new([0; 2]), b: Lock::new([0; 2]) }).expect("a segment")
 }
 
-/// Changes the value so that a reader in between would see it.
+/// Changes the value in two steps, so that a kill between them shows.
 fn change(guard: &mut LockGuard<'_, [u64; 2]>) {
     guard[0] += 1;
     guard[1] += 1;
 }
 
-/// Takes a lock as a survivor does, and says what is wrong with it.
+/// Judges the result of a survivor's attempt to acquire a lock.
 fn inspect(taken: LockResult<'_, [u64; 2]>) -> Verdict {
     match taken {
         Ok(guard) if guard[0] == guard[1] => Ok(()),
-        Ok(guard) => fail(format!("torn without a word: {guard:?}")),
+        Ok(guard) => fail(format!("half changed, and not poisoned: {guard:?}")),
         Err(LockError::OwnerDied(mut guard)) => {
             *guard = [0; 2];
             LockGuard::mark_consistent(&mut guard);
@@ -84,12 +85,12 @@ fn lock_a(world: &Shared<Locks>) -> Verdict {
 fn both_locks_are_sound(world: &Shared<Locks>) -> Verdict {
     inspect(world.a.lock_timeout(patience()))?;
     inspect(world.b.lock_timeout(patience()))?;
-    // What was mended stays mended.
+    // What was repaired stays repaired.
     inspect(world.a.try_lock())?;
     inspect(world.b.try_lock())
 }
 
-/// So that the victim's first-time work is done.
+/// Does the victim's first-time work.
 fn warm_locks(world: &Shared<Locks>) {
     Spin::Never.set();
     drop(world.b.lock());
@@ -186,7 +187,7 @@ fn nested_locks_with_late_arrivals() {
     Sweep { late: Some(late), ..sweep }.must_hold();
 }
 
-/// A waiter that gives up leaves no trace.
+/// A waiter that times out leaves no trace.
 #[test]
 fn lock_that_times_out() {
     let sweep = lock_sweep("lock_timeout on a lock that is held", |world| {
@@ -199,7 +200,7 @@ fn lock_that_times_out() {
         world
     };
     let give_up: fn(&Shared<Locks>) -> Verdict = |world| {
-        // This thread has it: the word must say nothing else, whatever the victim did.
+        // This thread owns the lock: the word must say so, whatever the victim did.
         match world.a.try_lock() {
             Err(LockError::WouldDeadlock) => Ok(()),
             other => fail(format!("{other:?}")),
@@ -230,7 +231,7 @@ fn the_woken_heir_dies_while_a_barger_holds() {
     heir("heir, barger", true);
 }
 
-/// The same check, and nobody gives the lock back.
+/// A negative control: the victim's lock is not released for it.
 #[test]
 fn a_lock_that_is_not_given_back_is_caught() {
     lock_sweep("lock, unlock", locks_and_unlocks).must_be_caught_unmended();

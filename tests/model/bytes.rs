@@ -4,7 +4,6 @@ use crate::{SOON, asleep, check, check_up_to, join, killed_anywhere, share, spaw
 use core::mem::forget;
 use loom::sync::atomic::AtomicU32;
 use loom::sync::atomic::Ordering::Relaxed;
-use loom::thread;
 use outlast::{FixedByteQueue, RecvError, RecvTimeoutError, SendError, Shareable, TryRecvError};
 use std::sync::Arc;
 
@@ -374,23 +373,18 @@ fn bytes_join_waits_for_what_a_worker_sends() {
     });
 }
 
-/// The worker sends a further message between the two looks of `join`, and then acknowledges the
-/// first one. Nobody receives the further message, so `join` never returns `true`.
+/// A worker sends a further message between the two looks of `join`, and then acknowledges the
+/// first one. No thread receives the further message, so `join` never returns `true`.
 #[test]
 fn bytes_join_notices_what_is_sent_between_its_looks() {
     check(|| {
         let queue = share(Two::new());
         queue.send(&message(1)).unwrap();
-        let worker = asleep(|| {
-            spawn(&queue, |queue| {
-                let job = queue.recv_ack().unwrap();
-                thread::yield_now(); // the exploration begins with the delivery out
-                queue.send(&message(2)).unwrap();
-                job.ack().unwrap();
-            })
-        });
-        assert_eq!(queue.join_timeout(SOON), Ok(false));
-        worker.join().unwrap();
+        let job = queue.recv_ack().unwrap();
+        let joins = spawn(&queue, |queue| queue.join_timeout(SOON));
+        queue.send(&message(2)).unwrap();
+        job.ack().unwrap();
+        assert_eq!(joins.join().unwrap(), Ok(false));
         assert_eq!(try_recv(&queue), Some(2));
     });
 }

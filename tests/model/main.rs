@@ -1,13 +1,13 @@
-//! The primitives under loom, which runs each model in every order of its threads' steps and with
+//! Models of the primitives. loom runs each model in every order of its threads' steps, and with
 //! every value that a weakly ordered memory may show, up to a number of preemptions.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg outlast_loom" LOOM_MAX_PREEMPTIONS=2 cargo test --profile loom --test model
 //! ```
 //!
-//! A thread stands for a process. A lost wake shows as a deadlock, a missing order as a race on a
-//! value or a stale relaxed load. Processes are killed before each of their atomic operations in
-//! turn ([`killed_anywhere`]), which no test with real processes can do.
+//! A thread stands for a process. A lost wake shows as a deadlock. A missing ordering shows as a
+//! race on a value, or as a relaxed load of an old value. A process is killed before each of its
+//! atomic operations in turn ([`killed_anywhere`]), which no test with real processes can do.
 #![cfg(outlast_loom)]
 
 mod barrier;
@@ -41,23 +41,23 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-/// A deadline that may pass at any moment.
+/// A timeout that may end at any moment.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
 
-/// How long one model is explored at most: all but the largest are through before. One that is not
-/// says so. With `OUTLAST_MODELS=full` there is no limit.
+/// How long one model is explored at most. All but the largest models are complete before. A model
+/// that is not complete says so. With `OUTLAST_MODELS=full` there is no limit.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn is_full() -> bool {
     std::env::var_os("OUTLAST_MODELS").is_some_and(|value| value == "full")
 }
 
-/// Runs `model` in every order. The bound is `LOOM_MAX_PREEMPTIONS`, or 2.
+/// Runs `model` in every order with up to `LOOM_MAX_PREEMPTIONS` preemptions, or 2.
 pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
     check_up_to(usize::MAX, model);
 }
 
-/// The same, however long it takes.
+/// Like [`check`], without a limit of time.
 pub(crate) fn check_whole(model: impl Fn() + Send + Sync + 'static) {
     builder(usize::MAX).check(model);
 }
@@ -69,7 +69,7 @@ fn builder(bound: usize) -> Builder {
     builder
 }
 
-/// The same for a model that is too large for more than `bound` preemptions.
+/// Like [`check`], for a model that is too large for more than `bound` preemptions.
 pub(crate) fn check_up_to(bound: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = builder(bound);
     if !is_full() {
@@ -79,12 +79,12 @@ pub(crate) fn check_up_to(bound: usize, model: impl Fn() + Send + Sync + 'static
     builder.check(model);
     if !is_full() && began.elapsed() >= PATIENCE {
         let name = std::thread::current().name().unwrap_or("a model").to_owned();
-        // Past what the runner captures.
+        // The test runner does not capture what is written to `stderr()` itself.
         writeln!(std::io::stderr(), "{name}: not all orders in {PATIENCE:?}").unwrap_or(());
     }
 }
 
-/// Starts threads that go to sleep, in one order only: falling asleep has models of its own.
+/// Starts threads that fall asleep, in one order only: falling asleep has models of its own.
 pub(crate) fn asleep<R>(start: impl FnOnce() -> R) -> R {
     loom::stop_exploring();
     let threads = start();
@@ -109,7 +109,7 @@ pub(crate) fn join<R>(threads: impl IntoIterator<Item = JoinHandle<R>>) -> Vec<R
     threads.into_iter().map(|thread| thread.join().unwrap()).collect()
 }
 
-/// A process that ends after `act`, with all that it then has.
+/// Spawns a process that is killed after `act`, with all that it then holds.
 pub(crate) fn spawn_dying<T: 'static, R: 'static>(
     shared: &Shared<T>,
     act: impl Fn(&T) -> R + 'static,
@@ -117,16 +117,16 @@ pub(crate) fn spawn_dying<T: 'static, R: 'static>(
     spawn(shared, move |shared| Dead::killed(live(u32::MAX, || act(shared)).0))
 }
 
-/// A process that `killed_anywhere` kills.
+/// A process that [`killed_anywhere`] kills.
 pub(crate) struct Victim {
     life: u32,
     killed: Arc<AtomicBool>,
 }
 
-/// How a victim's life went.
+/// What became of a victim.
 pub(crate) struct Life<R> {
     pub(crate) dead: Dead,
-    /// What its work came to, unless it was killed.
+    /// What its work returned, unless it was killed.
     pub(crate) result: Option<R>,
 }
 
@@ -145,9 +145,10 @@ impl Victim {
     }
 }
 
-/// Checks `model` with a victim that is killed before its first atomic operation, before its
-/// second, and so on until it always comes to its end. The kill itself interrupts at every place,
-/// so one preemption more is enough, unless `OUTLAST_MODELS` is `full`.
+/// Checks `model` with a victim that is killed before its first atomic operation, then with one
+/// that is killed before its second one, and so on until the victim always reaches its end. The
+/// kill itself interrupts the victim at every place. So one preemption is enough, unless
+/// `OUTLAST_MODELS` is `full`.
 pub(crate) fn killed_anywhere(model: impl Fn(&Victim) + Send + Sync + 'static) {
     let bound = if is_full() { usize::MAX } else { 1 };
     let model = Arc::new(model);

@@ -3,20 +3,20 @@
 //! ```text
 //! cargo test --test mutations                              # checks the list, in a moment
 //! cargo test --test mutations -- run                       # plants every fault in turn
-//! cargo test --test mutations -- run --part 3/10           # the fourth tenth of the list
-//! cargo test --test mutations -- run lock semaphore        # those with such a name or file
+//! cargo test --test mutations -- run --part 3/10           # plants the fourth tenth of the list
+//! cargo test --test mutations -- run lock semaphore        # selects by name or file
 //! ```
 //!
 //! A test that passes whatever the source says proves nothing. Each entry of the list breaks one
-//! rule of the source in a copy of the repository, builds the copy, and runs the tests that the
-//! entry names. All of them must fail there, and pass on the unchanged copy. A fault that none of
-//! its tests notices has *survived*: either the rule needs a test, or the fault changes nothing,
-//! and its entry says why (`equivalent`).
+//! rule of the source. The runner changes a copy of the repository, builds it, and runs the tests
+//! that the entry names. All of them must fail there, and pass on the unchanged copy. A fault that
+//! its tests do not notice has *survived*. Then the rule needs a test, or the fault changes nothing
+//! that a test could notice, and its entry says why (`equivalent`).
 //!
 //! # How to add an entry
-//! Put it into the file of its area. `from` must be found exactly once in the source file; any run
-//! of white space in it matches any other, so that it may go over several lines. Name the fastest
-//! test that notices the fault. Then run it: `cargo test --test mutations -- run NAME`.
+//! Put the entry into the file of its area. `from` must be found exactly once in the source file.
+//! White space in it matches any white space, so it may span several lines. Name the fastest test
+//! that notices the fault. Then run it: `cargo test --test mutations -- run NAME`.
 #![cfg(not(outlast_loom))]
 
 mod lock;
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// All that is wrong with the list, in words.
+/// Describes all that is wrong with the list.
 fn faults_of_the_list(root: &Path, all: &[&Mutation]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut names = BTreeSet::new();
@@ -120,7 +120,7 @@ fn faults_of_the_list(root: &Path, all: &[&Mutation]) -> Vec<String> {
     wrong
 }
 
-/// Whether the file where the test must be has its name, as a whole word.
+/// Whether the file of the test contains the test's name as a whole word.
 fn is_test(root: &Path, target: &str, test: &str) -> bool {
     let tests = root.join("tests");
     let (modules, function) = test.rsplit_once("::").unwrap_or(("", test));

@@ -1,4 +1,4 @@
-//! What an entry of the list says.
+//! The entries of the list.
 
 /// A fault to be planted.
 #[derive(Clone, Copy, Debug)]
@@ -6,7 +6,7 @@ pub(crate) struct Mutation {
     pub(crate) name: &'static str,
     /// The source file, from the root of the repository.
     pub(crate) file: &'static str,
-    /// What is replaced. It is found exactly once in the file.
+    /// The text that `to` replaces. The file contains it exactly once.
     pub(crate) from: &'static str,
     pub(crate) to: &'static str,
     /// The rule that the fault breaks, and why the rule exists.
@@ -19,7 +19,7 @@ pub(crate) struct Mutation {
 pub(crate) enum Outcome {
     /// Each of these tests fails.
     Caught { build: Build, target: &'static str, tests: &'static [&'static str] },
-    /// Nothing changes that a test could notice. The reason is the proof.
+    /// The fault changes nothing that a test could notice. The text proves it.
     Equivalent(&'static str),
 }
 
@@ -27,34 +27,34 @@ pub(crate) enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Build {
     Ordinary,
-    /// With planted pauses: see `src/sys/hooks.rs`.
+    /// With pauses at certain places: see `src/sys/hooks.rs`.
     Hooks,
     /// The models: see `tests/model`.
     Loom,
 }
 
-/// Caught by these tests of `tests/{target}`.
+/// These tests of `tests/{target}` fail.
 pub(crate) const fn ordinary(target: &'static str, tests: &'static [&'static str]) -> Outcome {
     Outcome::Caught { build: Build::Ordinary, target, tests }
 }
 
-/// Caught by these tests of `tests/{target}`, if planted pauses are compiled in.
+/// These tests of `tests/{target}` fail in the build with pauses.
 pub(crate) const fn hooks(target: &'static str, tests: &'static [&'static str]) -> Outcome {
     Outcome::Caught { build: Build::Hooks, target, tests }
 }
 
-/// Caught by these models.
+/// These models fail.
 pub(crate) const fn loom(tests: &'static [&'static str]) -> Outcome {
     Outcome::Caught { build: Build::Loom, target: "model", tests }
 }
 
-/// Not to be noticed, for this reason.
+/// No test can notice the fault, for this reason.
 pub(crate) const fn equivalent(reason: &'static str) -> Outcome {
     Outcome::Equivalent(reason)
 }
 
 impl Mutation {
-    /// The text with the fault in it.
+    /// Returns `text` with the fault in it.
     pub(crate) fn planted(&self, text: &str) -> Result<String, String> {
         let found = places(text, self.from);
         let &[(start, end)] = found.as_slice() else {
@@ -65,7 +65,7 @@ impl Mutation {
     }
 }
 
-/// Where `pattern` begins and ends. White space matches any white space.
+/// The places where `pattern` begins and ends. White space matches any white space.
 fn places(text: &str, pattern: &str) -> Vec<(usize, usize)> {
     let mut words = pattern.split_whitespace();
     let Some(first) = words.next() else { return Vec::new() };

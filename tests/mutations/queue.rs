@@ -319,9 +319,9 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "bytes_laps_do_not_come_round",
-        file: "src/queue/ring.rs",
-        from: "match ahead(self.lap, earlier.lap) {",
-        to: "match self.lap.wrapping_sub(earlier.lap).cast_signed() {",
+        file: "src/queue/bytes/records.rs",
+        from: "match self.lap.wrapping_sub(earlier.lap) << EXTENT_BITS >> EXTENT_BITS {",
+        to: "match self.lap.wrapping_sub(earlier.lap) {",
         rule: "The count of laps comes round and is compared by distance.",
         outcome: ordinary("counters", &["laps_of_a_byte_queue"]),
     },
@@ -379,8 +379,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "bytes_room_is_not_counted",
         file: "src/queue/bytes/records.rs",
-        from: "used + needed <= self.headers.len()",
-        to: "used + needed > 0",
+        from: "Some(used) => Ok(Some(used + needed as u64 <= blocks)),",
+        to: "Some(_) => Ok(Some(true)),",
         rule: "A record is written only where the last one has been read.",
         outcome: ordinary("bytes", &["every_length_everywhere"]),
     },
@@ -431,14 +431,6 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         to: "first.is_some() && is_empty",
         rule: "A worker that sends before it acknowledges is not done.",
         outcome: loom(&["bytes::bytes_join_notices_what_is_sent_between_its_looks"]),
-    },
-    Mutation {
-        name: "bytes_what_came_back_in_the_ring_is_first",
-        file: "src/queue/bytes/mod.rs",
-        from: "in_ring.set(Some(Next::InRing(claim.state.extent())));\n                return None;",
-        to: "return Some(Next::InRing(claim.state.extent()));",
-        rule: "A message that came back and needs no room is delivered before one that needs room.",
-        outcome: ordinary("joinable", &["bytes_a_message_that_came_back_holds_up_no_other"]),
     },
     Mutation {
         name: "bytes_any_runs_are_opened",

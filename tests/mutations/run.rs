@@ -1,7 +1,7 @@
-//! Plants the faults, one after the other, in a copy of the repository.
+//! Plants the faults one after the other in a copy of the repository.
 //!
-//! One thread builds the copy; others run the programs that it has built, each a copy of its own,
-//! so that a test that hangs holds up nothing. All that a test has started is killed after it.
+//! One thread builds the copy. Other threads run copies of the programs that it has built, so a
+//! test that hangs holds up no other. After a test, all processes that it has started are killed.
 #![expect(unsafe_code, reason = "kills what the tests leave behind")]
 use crate::plan::{Build, Mutation, Outcome};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,13 +17,13 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// By this variable the runner knows the processes of a test again.
+/// The environment variable by which the runner recognises the processes of a test.
 const MARK: &str = "OUTLAST_MUTANT";
-/// What a test gets in addition to ten times the time that it takes on the unchanged sources. After
-/// that it counts as hanging.
+/// A test counts as hanging after ten times the time that it takes on the unchanged sources, and
+/// this in addition.
 const GRACE: Duration = Duration::from_secs(20);
-/// How often a test is run that may notice a fault by chance only. (Models leave nothing to
-/// chance.)
+/// How often a test is run before a fault counts as survived: a test may notice a fault by chance
+/// only. A model is run once, since it leaves nothing to chance.
 const TRIES: usize = 3;
 
 /// Which faults are planted.
@@ -31,7 +31,7 @@ const TRIES: usize = 3;
 pub(crate) struct Selection {
     /// The part, and the number of parts.
     part: Option<(usize, usize)>,
-    /// Parts of names or files.
+    /// Parts of the names or files of faults. None selects all.
     names: Vec<String>,
 }
 
@@ -52,8 +52,8 @@ impl Selection {
         Ok(selection)
     }
 
-    /// The selected ones that tests can notice: those of one build and test program together. A
-    /// number of the part that is too high begins anew, so that a day's or a commit's will do.
+    /// The selected faults that tests can notice, sorted by build and test program. The number of
+    /// the part wraps around, so the number of a day or of a commit can be given.
     fn of<'a>(&self, all: &[&'a Mutation]) -> Vec<&'a Mutation> {
         let is_meant = |mutation: &Mutation| {
             let fits = |name: &String| mutation.name.contains(name) || mutation.file.contains(name);
@@ -71,7 +71,7 @@ impl Selection {
     }
 }
 
-/// The build and the test program.
+/// The build and the test program of a fault; `None` for one that no test can notice.
 fn group(mutation: &Mutation) -> Option<(Build, &'static str)> {
     match mutation.outcome {
         Outcome::Caught { build, target, .. } => Some((build, target)),
@@ -86,10 +86,11 @@ fn tests_of(mutation: &Mutation) -> &'static [&'static str] {
     }
 }
 
-/// A mutant that is built: how long its tests take without the fault, and the program.
+/// A test program with a fault.
 struct Mutant<'a> {
     mutation: &'a Mutation,
     build: Build,
+    /// How long each of its tests takes without the fault.
     usual: Vec<Duration>,
     program: PathBuf,
 }
@@ -107,7 +108,7 @@ pub(crate) fn run(root: &Path, all: &[&Mutation], selection: &Selection) -> Exit
         count.fetch_add(1, Relaxed);
         print(&format!("{} [{}]: {text}", mutation.name, mutation.file));
     };
-    // Most tests sleep, or hang.
+    // Most tests sleep or hang, and leave the CPUs to others.
     let runners = 2 * std::thread::available_parallelism().map_or(1, usize::from);
     let (ready, built) = sync_channel::<Mutant<'_>>(1);
     let built = Mutex::new(built);
@@ -153,11 +154,11 @@ fn print(line: &str) {
     writeln!(out, "{line}").unwrap();
 }
 
-/// The copy of the repository, and where it is built.
+/// The copy of the repository, and the folder of its builds.
 struct Workshop {
     copy: PathBuf,
     folder: PathBuf,
-    /// For names of files and processes.
+    /// Numbers files and processes.
     runs: AtomicUsize,
     _lock: File,
 }
@@ -176,11 +177,11 @@ impl Workshop {
         let mut files = BTreeSet::new();
         for name in tracked.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
             let name = Path::new(std::ffi::OsStr::from_bytes(name));
-            // One that was deleted is tracked until the next commit.
+            // A file that was deleted is tracked until the next commit.
             let Ok(text) = fs::read(root.join(name)) else { continue };
             let to = copy.join(name);
             fs::create_dir_all(to.parent().unwrap()).unwrap();
-            // What has not changed need not be built again.
+            // A file that has not changed keeps its time, so that it is not built again.
             if fs::read(&to).ok().as_ref() != Some(&text) {
                 fs::write(&to, text).unwrap();
             }
@@ -191,7 +192,7 @@ impl Workshop {
         Workshop { copy, folder, runs: AtomicUsize::new(0), _lock: lock }
     }
 
-    /// Builds the test program. The error is the compiler's.
+    /// Builds a test program. The error is the compiler's output.
     fn build(&self, build: Build, target: &str) -> Result<PathBuf, String> {
         let (flags, folder, arguments) = match build {
             Build::Ordinary => ("", "ordinary", ["--features", "pool log tracing"]),
@@ -204,12 +205,12 @@ impl Workshop {
             .arg("--target-dir")
             .arg(self.folder.join(folder))
             .current_dir(&self.copy)
-            // A fault may leave something unused.
+            // A fault may leave names unused.
             .env("RUSTFLAGS", format!("{flags} --cap-lints allow"))
             .env("CARGO_INCREMENTAL", "1")
             .env("CARGO_PROFILE_DEV_DEBUG", "none")
             .env("CARGO_PROFILE_LOOM_DEBUG", "none")
-            // A mutant's model is stopped early, so that building it is what takes long.
+            // A mutant's model ends early: its build takes longer than its run.
             .env("CARGO_PROFILE_LOOM_OPT_LEVEL", "1")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .output()
@@ -225,7 +226,7 @@ impl Workshop {
         program.map(PathBuf::from).ok_or_else(|| "no test program was built".to_owned())
     }
 
-    /// How long each of the tests takes, or why it fails, on the unchanged sources.
+    /// How long each of the tests takes on the unchanged sources, or why it fails there.
     fn usual(
         &self,
         build: Build,
@@ -238,7 +239,7 @@ impl Workshop {
         let time = |test| {
             let run = self.test(program.as_ref().map_err(Clone::clone)?, test, build, 4 * GRACE);
             let passed = run.status.is_some_and(|status| status.success());
-            // A program without such a test ends well, too.
+            // A program without such a test succeeds too.
             if passed && run.log.contains(&format!("test {test} ... ")) {
                 Ok(run.time)
             } else {
@@ -248,7 +249,7 @@ impl Workshop {
         tests.into_iter().map(|test| (test, time(test))).collect()
     }
 
-    /// Plants a fault, builds, and takes the fault out again.
+    /// Plants a fault, builds the program, and removes the fault.
     fn make<'a>(
         &self,
         mutation: &'a Mutation,
@@ -265,7 +266,7 @@ impl Workshop {
         fs::write(&file, text).unwrap();
         let program = program?;
         let number = self.runs.fetch_add(1, Relaxed);
-        // Where tests look for what cargo has built beside them.
+        // Tests look beside their program for the examples that cargo has built.
         let copy = program.with_file_name(format!("mutant-{}-{number}", std::process::id()));
         fs::copy(&program, &copy).unwrap();
         Ok(Mutant { mutation, build, usual, program: copy })
@@ -294,7 +295,7 @@ impl Workshop {
         Ok(format!("caught by {}", words.join(", ")))
     }
 
-    /// Runs one test, and kills all that it leaves behind.
+    /// Runs one test, and kills all processes that it leaves behind.
     fn test(&self, program: &Path, test: &str, build: Build, limit: Duration) -> Run {
         let number = self.runs.fetch_add(1, Relaxed);
         let mark = format!("{}-{number}", std::process::id());
@@ -322,7 +323,7 @@ impl Workshop {
     }
 }
 
-/// How a test went.
+/// The outcome of one test.
 struct Run {
     /// `None` if it was killed because it hung.
     status: Option<ExitStatus>,
@@ -330,7 +331,7 @@ struct Run {
     log: String,
 }
 
-/// Kills all processes with this mark in their environment, until there are none.
+/// Kills all processes that have this mark in their environment.
 fn kill_marked(mark: &str) {
     let variable = format!("{MARK}={mark}");
     loop {
@@ -340,7 +341,7 @@ fn kill_marked(mark: &str) {
             let Some(pid) = name.to_str().and_then(|name| name.parse::<libc::pid_t>().ok()) else {
                 continue;
             };
-            // A zombie's is empty.
+            // The environment of a zombie is empty.
             let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
             if environment.split(|&byte| byte == 0).any(|entry| entry == variable.as_bytes()) {
                 found = true;
@@ -355,7 +356,7 @@ fn kill_marked(mark: &str) {
     }
 }
 
-/// The string of a line of JSON that begins after `key`.
+/// The string that begins after `key` in a line of JSON.
 fn text_after(line: &str, key: &str) -> Option<String> {
     let mut text = String::new();
     let mut rest = line.split_once(key)?.1.chars();
@@ -371,7 +372,7 @@ fn text_after(line: &str, key: &str) -> Option<String> {
     }
 }
 
-/// Removes what is tracked no more.
+/// Removes all files from the folder that are not among `files`.
 fn remove_others(folder: &Path, files: &BTreeSet<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

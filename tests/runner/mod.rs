@@ -8,12 +8,12 @@ use std::process::{Command, ExitCode};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// What must happen is given up only after this long: the machine may be busy.
+/// How long a test waits for what must happen. It is long because the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
-/// What the watchdog gives a whole test, and one of which more is asked than usual.
+/// How long a whole test may take, and how long one may take that is to do more than usual.
 const LIMIT: Duration = Duration::from_secs(180);
 const LONG: Duration = Duration::from_secs(3_600);
-/// Has the test program, started once more, play a part instead of running tests.
+/// The environment variable that names the part of a program that was started to play one.
 const PART: &str = "OUTLAST_TEST_PART";
 
 pub(crate) type Test = (&'static str, fn());
@@ -22,7 +22,7 @@ pub(crate) fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// Runs the tests whose names contain one of the arguments, as the usual runner does.
+/// Runs the tests whose names contain one of the arguments, like the usual runner.
 pub(crate) fn run(tests: &[Test], parts: &[Test]) -> ExitCode {
     if let Ok(part) = env::var(PART) {
         let (_, play) = parts.iter().find(|(name, _)| *name == part).expect("a known part");
@@ -32,7 +32,7 @@ pub(crate) fn run(tests: &[Test], parts: &[Test]) -> ExitCode {
     let mut arguments: Vec<String> = env::args().skip(1).collect();
     let exact = arguments.iter().any(|argument| argument == "--exact");
     let list = arguments.iter().any(|argument| argument == "--list");
-    // Options of the usual runner; those with a separate value take that along.
+    // Options of the usual runner, and their values, which are numbers.
     arguments.retain(|argument| !argument.starts_with('-') && argument.parse::<u32>().is_err());
     let wanted = |name: &str| {
         let fits =
@@ -81,7 +81,7 @@ pub(crate) fn run(tests: &[Test], parts: &[Test]) -> ExitCode {
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// This program, to play a part.
+/// A command that starts this program to play a part.
 pub(crate) fn part(name: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.env(PART, name);
@@ -125,7 +125,7 @@ pub(crate) fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
-/// Allows this process so many descriptors; how many it was allowed before.
+/// Sets how many descriptors this process may have. Returns the limit before.
 #[expect(unsafe_code, reason = "system calls")]
 pub(crate) fn limit_descriptors(to: u64) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -138,7 +138,7 @@ pub(crate) fn limit_descriptors(to: u64) -> u64 {
     before
 }
 
-/// All descriptors that this process may have. Dropped, it gives them back.
+/// Holds all descriptors that this process may have, until it is dropped.
 pub(crate) struct AllDescriptors(Vec<std::fs::File>, u64);
 
 impl AllDescriptors {
