@@ -69,8 +69,8 @@ fn barrier_is_reset_for_all_or_for_nobody() {
     });
 }
 
-/// An abort and the last arrival: the same, and who has passed is not told of an abort that came
-/// later.
+/// The same for an abort and the last arrival. A party that has passed does not learn of a later
+/// abort.
 #[test]
 fn barrier_is_aborted_for_all_or_for_nobody() {
     check(|| {
@@ -101,7 +101,7 @@ fn barrier_outlasts_a_party_killed_anywhere() {
     });
 }
 
-/// Who waits for one that is killed passes without it, whatever it had done.
+/// A party that waits for a killed one passes without it, whatever the killed one had done.
 #[test]
 fn shrinking_barrier_outlasts_a_party_killed_anywhere() {
     killed_anywhere(|victim| {

@@ -33,7 +33,7 @@ fn received(n: usize) -> Vec<u8> {
 
 fn back(_n: usize) {}
 
-/// Room that is given up by the last sender bars nobody's view of the end.
+/// Room that the last sender gives up hides the end from no receiver.
 #[test]
 fn byte_channel_room_is_given_up() {
     check(|| {
@@ -46,7 +46,7 @@ fn byte_channel_room_is_given_up() {
     });
 }
 
-/// Nobody is told of the end while another reads what may come back.
+/// No receiver is disconnected while another process reads a message that may come back.
 #[test]
 fn byte_channel_given_back_before_the_end() {
     check(|| {
@@ -64,7 +64,7 @@ fn byte_channel_given_back_before_the_end() {
     });
 }
 
-/// The receiver gets what was committed, then the end.
+/// The receiver gets the messages that were committed, and then the end.
 #[test]
 fn byte_channel_sender_killed_anywhere() {
     killed_anywhere(|victim| {
@@ -92,7 +92,7 @@ fn lens(messages: impl Iterator<Item = Vec<u8>>) -> Vec<usize> {
     messages.map(|message| message.len()).collect()
 }
 
-/// Takes room, and commits it; perhaps to nobody.
+/// Claims room and commits it, perhaps without a receiver.
 fn reserves_and_commits(channel: &Way) -> Result<(), SendError<()>> {
     let sender = channel.sender().unwrap();
     sender.reserve(3).map_or_else(Err, |room| room.commit())
@@ -107,8 +107,8 @@ fn assert_intact(channel: &Way) {
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
 }
 
-/// Room that is committed while the last receiver leaves: what was sent is there for the next one,
-/// and what was not is there for nobody.
+/// Room is committed while the last receiver leaves. The next receiver gets the message if it was
+/// sent, and no receiver gets it otherwise.
 #[test]
 fn byte_channel_commit_races_with_the_last_receiver() {
     check(|| {
@@ -125,7 +125,7 @@ fn byte_channel_commit_races_with_the_last_receiver() {
     });
 }
 
-/// The same while another comes to the receivers' end: he has it, or it was not sent.
+/// The same while another receiver arrives: it gets the message, or the message was not sent.
 #[test]
 fn byte_channel_commit_races_with_the_next_receiver() {
     check(|| {
@@ -147,7 +147,7 @@ fn byte_channel_commit_races_with_the_next_receiver() {
     });
 }
 
-/// A message that is taken back leaves its room to who waits for it: a sender that came with a
+/// A message that is taken back leaves its room to a waiting sender. That sender came with a
 /// receiver, too late to be seen.
 #[test]
 fn byte_channel_taken_back_makes_room() {
@@ -170,8 +170,8 @@ fn byte_channel_taken_back_makes_room() {
     });
 }
 
-/// Who waits for what another reads learns that it does not come back; the senders' end goes at the
-/// same time.
+/// A receiver that waits for a message that another one reads learns that it does not come back.
+/// The senders' end goes at the same time.
 #[test]
 fn byte_channel_ends_the_wait_for_what_was_consumed() {
     check(|| {
@@ -188,7 +188,7 @@ fn byte_channel_ends_the_wait_for_what_was_consumed() {
     });
 }
 
-/// It has the message in its hands for all its life: that comes back, to one who waits.
+/// The victim holds the message for all its life. The message comes back to a waiting receiver.
 #[test]
 fn byte_channel_reader_dies() {
     check(|| {
@@ -207,8 +207,7 @@ fn byte_channel_reader_dies() {
     });
 }
 
-/// A sender that is killed while it finds that nobody is left to receive: it has sent, or it has
-/// not.
+/// A sender is killed while it finds that no receiver is left. Its message is sent, or it is not.
 #[test]
 fn byte_channel_sender_to_nobody_killed_anywhere() {
     killed_anywhere(|victim| {
@@ -228,7 +227,7 @@ fn byte_channel_sender_to_nobody_killed_anywhere() {
     });
 }
 
-/// A recoverer is killed too; the next one ends its work, and tells who sleeps.
+/// A recoverer is killed too. The next one completes its work, and wakes the sleepers.
 #[test]
 fn byte_channel_recoverer_killed_anywhere() {
     killed_anywhere(|victim| {

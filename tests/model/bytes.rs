@@ -1,4 +1,4 @@
-//! Models of `ByteQueue`. A message is told by its length, which is read in no other order than its
+//! Models of `ByteQueue`. A message is known by its length, which has the same ordering as its
 //! bytes.
 use crate::{SOON, asleep, check, check_up_to, join, killed_anywhere, share, spawn, spawn_dying};
 use core::mem::forget;
@@ -60,7 +60,7 @@ fn bytes_come_once() {
     one_message_each::<3>([1, 140]);
 }
 
-/// The end of the ring is skipped, by two at once.
+/// Two senders at the same time skip the end of the ring.
 #[test]
 fn bytes_skip_the_end() {
     check(|| {
@@ -117,7 +117,7 @@ fn bytes_show_what_was_written_before() {
     });
 }
 
-/// What a reader did before it gave its room back is seen by who writes there.
+/// A writer sees what the last reader of its room did before it gave the room back.
 #[test]
 fn bytes_hand_room_on() {
     check(|| {
@@ -242,7 +242,8 @@ fn bytes_close_loses_nothing_that_was_sent() {
     });
 }
 
-/// Who asks after the close does not leave while another has a message that may come back.
+/// A receiver of a closed queue does not learn of the end while another process has a message that
+/// may come back.
 #[test]
 fn bytes_close_waits_for_what_may_come_back() {
     check(|| {
@@ -258,7 +259,7 @@ fn bytes_close_waits_for_what_may_come_back() {
     });
 }
 
-/// And learns of it when it does not.
+/// It learns of the end when that message does not come back.
 #[test]
 fn bytes_close_ends_the_wait_for_what_was_consumed() {
     check(|| {
@@ -389,7 +390,7 @@ fn bytes_join_notices_what_is_sent_between_its_looks() {
     });
 }
 
-/// Given back or acknowledged: once in all.
+/// A message that was given back is acknowledged once in all.
 #[test]
 fn bytes_deliver_once_what_was_given_back() {
     check_up_to(1, || {
@@ -405,7 +406,7 @@ fn bytes_deliver_once_what_was_given_back() {
     });
 }
 
-/// Two that wait for room, which one of them gets, and then the other.
+/// Two workers wait for room. One of them gets it, and then the other one.
 #[test]
 fn bytes_wake_all_that_wait_for_room_in_flight() {
     check_up_to(1, || {
@@ -430,7 +431,7 @@ fn bytes_wake_all_that_wait_for_room_in_flight() {
     });
 }
 
-/// The message that found no room is received by another; the next one needs less.
+/// Another process receives the message that found no room. The next one needs less.
 #[test]
 fn bytes_wake_one_that_waits_for_room_when_the_message_is_gone() {
     check_up_to(1, || {
@@ -509,7 +510,7 @@ fn bytes_outlast_a_receiver_killed_anywhere() {
         let mut all: Vec<usize> = queue.try_iter().map(|message| message.len()).collect();
         all.push(mine);
         all.extend(life.result);
-        // What a killed one had received is gone, or comes again to another.
+        // A message that the killed process had received is gone, or comes back to another one.
         let all = sorted(all);
         assert!([&[1][..], &[100], &[1, 100]].contains(&&all[..]), "{all:?}");
         assert!(life.result.is_none() || all.len() == 2);
@@ -517,7 +518,7 @@ fn bytes_outlast_a_receiver_killed_anywhere() {
     });
 }
 
-/// Room is made by whoever needs it, one of whom dies.
+/// The processes that need room make it. One of them dies.
 #[test]
 fn bytes_outlast_one_killed_anywhere_in_making_room() {
     killed_anywhere(|victim| {
@@ -536,7 +537,7 @@ fn bytes_outlast_one_killed_anywhere_in_making_room() {
     });
 }
 
-/// A recoverer is killed too; the next one ends its work.
+/// A recoverer is killed too. The next one completes its work.
 #[test]
 fn bytes_recovery_outlasts_a_recoverer_killed_anywhere() {
     killed_anywhere(|victim| {

@@ -52,7 +52,7 @@ fn channel_two_leave() {
     });
 }
 
-/// Who leaves when another has come was never the last.
+/// A holder that leaves after another one has come was never the last.
 #[test]
 fn channel_end_handed_on() {
     check(|| {
@@ -73,7 +73,8 @@ fn channel_end_handed_on() {
     });
 }
 
-/// The end goes from a later cell to an earlier one, while somebody looks at one after the other.
+/// The end moves from a later cell to an earlier one while another process looks at one cell after
+/// the other.
 #[test]
 fn channel_end_handed_on_under_a_look() {
     check(|| {

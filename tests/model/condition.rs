@@ -110,7 +110,7 @@ fn condition_returns_for_a_notify_only() {
                 assert!(ended.timed_out() || told.load(Relaxed) == 1);
             })
         };
-        // Somebody else takes the lock and gives it up again, with no word.
+        // Another thread acquires the lock and releases it, without a notification.
         drop(counter.lock());
         told.store(1, Relaxed);
         drop(counter.lock());
@@ -203,7 +203,7 @@ fn condition_is_armed_by_any_waiter() {
 fn condition_outlasts_a_waiter_killed_anywhere() {
     killed_anywhere(|victim| {
         let counter = counter();
-        // Whoever fell asleep first is woken first.
+        // The thread that fell asleep first is woken first.
         let (victim, patient) = asleep(|| {
             let victim = counter.spawn_victim(victim, Counter::take);
             thread::yield_now();
@@ -232,7 +232,7 @@ fn condition_outlasts_a_notifier_killed_anywhere() {
         let life = victim.join().unwrap();
         counter.changed.recover(&life.dead);
         if life.result.is_none() {
-            // What it had not left before it died.
+            // The notifications that the victim had not made before it died.
             let mut count = counter.lock();
             if *count == 0 {
                 *count = 2;

@@ -1,14 +1,14 @@
-//! Models of what all kinds of channels have in common. The file that includes this one says what a
-//! channel is, with room for one message, how a message is sent (`send!`), what comes out, and what
-//! an error gives back.
+//! Models of what all kinds of channels have in common. The file that includes this one defines a
+//! channel with room for one message, how a message is sent (`send!`), and what a receiver and an
+//! error return.
 use super::{back, channel, message, received};
 use crate::{SOON, check, killed_anywhere, spawn};
 use outlast::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, Shareable as _, TryRecvError,
 };
 
-/// What is there comes before the end; a lost wake is a deadlock. The bit of the senders' end may
-/// have been set before it was taken `again`.
+/// A receiver gets the messages before the end. (A lost wake is a deadlock.) With `again`, the bit
+/// of the senders' end was set before the end was taken again.
 fn one_message_then_the_end(again: bool) {
     check(move || {
         let channel = channel();
@@ -90,7 +90,7 @@ fn receiver_killed_anywhere() {
         let times = [mine.is_ok(), theirs, rest == [received(7)]];
         let times = times.into_iter().filter(|&got| got).count();
         assert!(times == 1 || (times == 0 && life.result.is_none()), "{mine:?} {rest:?}");
-        // Who is told of the end knows that nothing comes back.
+        // A receiver that was disconnected knows that no message comes back.
         assert!(mine != Err(TryRecvError::Disconnected) || rest.is_empty());
     });
 }
@@ -126,8 +126,8 @@ fn leaver_killed_anywhere() {
     });
 }
 
-/// The bit of an end that was taken again is cleared by one receiver while the end goes at last:
-/// the other one, who may have looked between, is told.
+/// One receiver clears the bit of an end that was taken again, while the end goes at last. The
+/// other receiver, which may have looked in between, learns of the end.
 #[test]
 fn stale_bit_is_cleared_beside_another() {
     check(|| {

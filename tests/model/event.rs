@@ -43,7 +43,7 @@ fn manual_event_seen_as_set_shows_what_was_written_before() {
     });
 }
 
-/// Whether somebody may be asleep: bit 1 of the word, which only `Debug` shows.
+/// Whether a thread may be asleep: bit 1 of the word, which only `Debug` shows.
 fn has_waiters(event: &Event) -> bool {
     let shown = format!("{event:?}");
     let (_, word) = shown.split_once("0x").unwrap();

@@ -125,8 +125,8 @@ impl Drop for Tell {
     }
 }
 
-/// The victim has given the lock up, and finds nobody asleep. Before it has noted that, the next
-/// owner is there, and somebody falls asleep.
+/// The victim has released the lock, and finds no sleeper. Before it has noted that, there is a
+/// next owner, and a thread falls asleep.
 #[test]
 fn lock_outlasts_one_killed_as_it_finds_nobody_asleep() {
     killed_anywhere(|victim| {
@@ -142,7 +142,7 @@ fn lock_outlasts_one_killed_as_it_finds_nobody_asleep() {
                 drop(held);
             });
             holds.wait();
-            // Who is late leaves it looking as if somebody slept.
+            // A late release leaves the word as if a thread slept.
             drop(lock.lock_timeout(SOON));
             victim
         });

@@ -121,7 +121,8 @@ fn log_drops_the_newest() {
     });
 }
 
-/// What was committed is read; what was begun is passed over, and the collector is not held up.
+/// Committed records are read. A record that was only begun is passed over, and does not hold up
+/// the collector.
 #[test]
 fn log_writer_killed_anywhere() {
     killed_anywhere(|victim| {

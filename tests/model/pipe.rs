@@ -63,7 +63,8 @@ fn pipe_messages_come_once_to_two_receivers() {
     });
 }
 
-/// No wake is lost, neither of who waits for a message nor of who waits for room.
+/// No wake is lost: neither that of a thread that waits for a message, nor that of one that waits
+/// for room.
 #[test]
 fn pipe_messages_come_in_order() {
     check(|| {
@@ -151,7 +152,7 @@ fn pipe_receiver_that_times_out_loses_nothing() {
     });
 }
 
-/// What was sent before the end comes before it.
+/// A message that was sent before the end is received before it.
 #[test]
 fn pipe_ends_with_the_last_of_a_side() {
     check(|| {
@@ -177,7 +178,7 @@ fn pipe_ends_for_a_sender_without_room() {
     });
 }
 
-/// What is there of the message is dropped, and another one's is received.
+/// The parts of a dead sender's message are dropped, and the message of another one is received.
 #[test]
 fn pipe_sender_killed_anywhere() {
     killed_anywhere(|victim| {
@@ -213,7 +214,7 @@ fn pipe_receiver_killed_anywhere() {
     });
 }
 
-/// The last of a side is killed: who waits at the other one is told.
+/// The last holder of a side is killed. A thread that waits at the other side learns of it.
 #[test]
 fn pipe_last_sender_killed_anywhere() {
     killed_anywhere(|victim| {
@@ -231,8 +232,9 @@ fn pipe_last_sender_killed_anywhere() {
     });
 }
 
-/// The bit of a side that was taken again is cleared by one at the other side while it goes at
-/// last: another one there, who waits for room and may have looked between, is told.
+/// A thread at the other side clears the bit of a side that was taken again, while that side goes
+/// at last. Another thread there, which waits for room and may have looked in between, learns of
+/// it.
 #[test]
 fn pipe_stale_bit_is_cleared_beside_another() {
     check(|| {

@@ -59,7 +59,7 @@ fn priority_most_urgent_of_what_is_there() {
     });
 }
 
-/// What one gives back comes to another that waits.
+/// A message that is given back comes to another receiver, which waits.
 #[test]
 fn priority_given_back() {
     check(|| {
@@ -88,7 +88,8 @@ fn priority_times_out_or_receives() {
     });
 }
 
-/// Sent or given back; and nobody is told that it is closed before he has had it.
+/// A message is sent or given back. A receiver learns that the queue is closed only after it got
+/// the message.
 #[test]
 fn priority_closes() {
     check(|| {
@@ -130,7 +131,7 @@ fn priority_receiver_killed_anywhere() {
         let dying = victim.spawn(&queue, |queue| queue.recv());
         queue.send(1, 7).unwrap();
         let mine = queue.try_recv().ok();
-        queue.send(0, 8).unwrap(); // for whoever has none
+        queue.send(0, 8).unwrap(); // for the receiver that has none
         let life = dying.join().unwrap();
         queue.recover(&life.dead);
         let left: Vec<_> = drain(&queue).into_iter().chain(mine).collect();
@@ -179,8 +180,8 @@ unsafe impl Plain for Even {
     }
 }
 
-/// Who is woken for what is no value passes the wake on to who can have the other message, which
-/// may have been sent before, behind a slower sender.
+/// A receiver that is woken for a message that is no value passes the wake on to a receiver that
+/// can have the other message. That one may have been sent before, behind a slower sender.
 fn wakes_for_the_next(receive: fn(&FixedPriorityQueue<Even, 1, 2>) -> Result<Even, RecvError>) {
     check(move || {
         let queue = share(FixedPriorityQueue::<Even, 1, 2>::new());

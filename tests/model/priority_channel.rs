@@ -39,7 +39,7 @@ fn rest(channel: &Levels) -> Vec<(usize, u32)> {
     channel.receiver().unwrap().iter().collect()
 }
 
-/// What is in any level comes before the end.
+/// A receiver gets the messages of all levels before the end.
 #[test]
 fn priority_channel_both_levels_then_the_end() {
     check(|| {
@@ -57,7 +57,8 @@ fn priority_channel_both_levels_then_the_end() {
     });
 }
 
-/// Nobody is told of the end while another holds what may come back, of whichever level.
+/// No receiver is disconnected while another process holds a message that may come back, of any
+/// level.
 #[test]
 fn priority_channel_given_back_before_the_end() {
     for level in 0..2 {
@@ -74,7 +75,7 @@ fn priority_channel_given_back_before_the_end() {
     }
 }
 
-/// Who waits for what another holds learns that it does not come back.
+/// A receiver that waits for a message that another one holds learns that it does not come back.
 #[test]
 fn priority_channel_ends_the_wait_for_what_was_acknowledged() {
     check(|| {
@@ -88,8 +89,8 @@ fn priority_channel_ends_the_wait_for_what_was_acknowledged() {
     });
 }
 
-/// The same for one who waits for a delivery, and looks for it with a cell in its hand; and for
-/// what is received at once.
+/// The same for a receiver of deliveries, which looks for a message with an entry of its own, and
+/// for a message that is received immediately.
 #[test]
 fn priority_channel_looks_of_two() {
     check(|| {
@@ -109,7 +110,7 @@ fn priority_channel_looks_of_two() {
     });
 }
 
-/// The receiver gets what was committed, then the end.
+/// The receiver gets the messages that were committed, and then the end.
 #[test]
 fn priority_channel_sender_killed_anywhere() {
     killed_anywhere(|victim| {
@@ -128,8 +129,8 @@ fn priority_channel_sender_killed_anywhere() {
     });
 }
 
-/// A message that is committed while the last receiver leaves: what was sent is there for the next
-/// one, and what was not is there for nobody.
+/// A message is committed while the last receiver leaves. The next receiver gets it if it was sent,
+/// and no receiver gets it otherwise.
 #[test]
 fn priority_channel_send_races_with_the_last_receiver() {
     check(|| {
@@ -145,7 +146,7 @@ fn priority_channel_send_races_with_the_last_receiver() {
     });
 }
 
-/// A recoverer is killed too; the next one ends its work, and tells who sleeps.
+/// A recoverer is killed too. The next one completes its work, and wakes the sleepers.
 #[test]
 fn priority_channel_recoverer_killed_anywhere() {
     killed_anywhere(|victim| {

@@ -1,4 +1,4 @@
-//! Models of `Queue`, and of the recovery of what it holds.
+//! Models of `Queue` and of its recovery.
 use crate::history::{Did, History};
 use crate::{SOON, asleep, check, check_whole, join, killed_anywhere, share, spawn, spawn_dying};
 use core::mem::forget;

@@ -256,7 +256,7 @@ fn rwlock_goes_from_writing_to_reading_without_a_slot() {
     });
 }
 
-/// Three readers at once, and two slots: one of them reads by the writer word. Then a writer.
+/// Three readers at the same time, and two slots: one reader uses the writer word. Then a writer.
 #[test]
 fn rwlock_has_room_for_more_readers_than_slots() {
     check_up_to(1, || {
@@ -275,7 +275,7 @@ fn add_one_after(lock: &Pair, held: ReadGuard<'_, [u32; 2]>) {
     add_one(lock);
 }
 
-/// Both slots are taken for good; two readers and a writer that gives up come to the writer word.
+/// Both slots stay taken. Two readers, and a writer that times out, use the writer word.
 #[test]
 fn rwlock_without_slots_wakes_everybody() {
     check_up_to(1, || {
@@ -294,7 +294,7 @@ fn rwlock_without_slots_wakes_everybody() {
 
 // -------------------------------------------------------------------------------------- deaths
 
-/// Adds one, and mends what a dead writer left.
+/// Adds one, and repairs what a dead writer left.
 fn add_one_in_any_case(lock: &Pair) {
     let mut value = match lock.write() {
         Ok(value) => value,
@@ -392,7 +392,7 @@ fn rwlock_outlasts_a_waiting_reader_killed_anywhere() {
     });
 }
 
-/// The change from writing to reading: what was written before it is whole.
+/// A writer becomes a reader. Readers see all of what it wrote before.
 #[test]
 fn rwlock_outlasts_a_downgrade_killed_anywhere() {
     killed_anywhere(|victim| {

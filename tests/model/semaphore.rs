@@ -5,7 +5,7 @@ use loom::sync::atomic::Ordering::Relaxed;
 use outlast::{OwnedSemaphore, Semaphore, Shareable};
 use std::sync::Arc;
 
-/// Two visitors, of whom one at a time is inside; then the permit is free.
+/// Two threads, of which one at a time has the permit. Then the permit is free.
 fn admits_one_at_a_time<S: Shareable + 'static>(
     make: impl Fn() -> S + Send + Sync + 'static,
     visit: fn(&S, &dyn Fn()),
@@ -87,7 +87,7 @@ fn bounded_semaphore_keeps_its_ceiling() {
     });
 }
 
-/// One that waits for two does not swallow the wake of one that waits for one.
+/// A thread that waits for two permits does not use up the wake of a thread that waits for one.
 #[test]
 fn semaphore_wakes_small_behind_large() {
     check(|| {
@@ -127,7 +127,7 @@ fn semaphore_outlasts_a_waiter_killed_anywhere() {
         let life = victim.join().unwrap();
         sem.recover(&life.dead);
         patient.join().unwrap();
-        // What it had taken stays taken; what it had not is still there.
+        // A permit that the victim acquired is gone. One that it did not acquire is still there.
         assert!(sem.available() <= u32::from(life.result.is_none()));
     });
 }
@@ -149,7 +149,7 @@ fn semaphore_outlasts_a_releaser_killed_anywhere() {
     });
 }
 
-/// What is given back wakes one who sleeps, whenever he fell asleep.
+/// A permit that is given back wakes a sleeper, whenever it fell asleep.
 #[test]
 fn owned_semaphore_wakes_who_waits_for_what_is_given_back() {
     check(|| {

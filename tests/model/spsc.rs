@@ -61,7 +61,7 @@ fn spsc_times_out_or_receives() {
     });
 }
 
-/// What was sent before closing is received.
+/// Messages that were sent before the close are received.
 #[test]
 fn spsc_closes_after_the_last() {
     check(|| {
@@ -96,7 +96,7 @@ fn receive_both(ring: &Ring<u32>) {
     assert_eq!([consumer.try_recv(), consumer.try_recv()], [Ok(1), Ok(1)]);
 }
 
-/// What the dead producer committed is received, then its death is told, once.
+/// The messages that the dead producer committed are received. Then its death is reported once.
 #[test]
 fn spsc_producer_killed_anywhere() {
     killed_anywhere(|victim| {
@@ -120,7 +120,7 @@ fn spsc_producer_killed_anywhere() {
         let died = successor.predecessor_died();
         assert!(!died || life.result.is_none());
         if !died {
-            ring.close(); // nobody's death to be told of
+            ring.close(); // there is no death to report
         }
         let (received, error) = consumer.join().unwrap();
         assert_eq!(error, if died { RecvError::PeerDied } else { RecvError::Closed });
@@ -129,8 +129,8 @@ fn spsc_producer_killed_anywhere() {
     });
 }
 
-/// A message whose receiver died before its commit goes to the successor; none comes twice to one
-/// that lives.
+/// A message whose receiver died before the commit goes to the successor. No living receiver gets a
+/// message twice.
 #[test]
 fn spsc_consumer_killed_anywhere() {
     killed_anywhere(|victim| {

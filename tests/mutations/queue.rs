@@ -318,14 +318,6 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: ordinary("give_back", &["the_last_sender", "a_side_of_a_pipe"]),
     },
     Mutation {
-        name: "bytes_laps_do_not_come_round",
-        file: "src/queue/bytes/records.rs",
-        from: "match self.lap.wrapping_sub(earlier.lap) << EXTENT_BITS >> EXTENT_BITS {",
-        to: "match self.lap.wrapping_sub(earlier.lap) {",
-        rule: "The count of laps comes round and is compared by distance.",
-        outcome: ordinary("counters", &["laps_of_a_byte_queue"]),
-    },
-    Mutation {
         name: "bytes_of_any_chain_are_opened",
         file: "src/shared.rs",
         from: "if shared.is_sound() { Ok(shared) } else { Err(OpenError::Corrupt) }",
@@ -379,8 +371,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "bytes_room_is_not_counted",
         file: "src/queue/bytes/records.rs",
-        from: "Some(used) => Ok(Some(used + needed as u64 <= blocks)),",
-        to: "Some(_) => Ok(Some(true)),",
+        from: "used + needed <= self.headers.len()",
+        to: "used + needed < usize::MAX",
         rule: "A record is written only where the last one has been read.",
         outcome: ordinary("bytes", &["every_length_everywhere"]),
     },
@@ -486,7 +478,10 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         from: "(a.wrapping_sub(b) << (64 - LAP_BITS)) as i64 >> (64 - LAP_BITS)",
         to: "a.wrapping_sub(b) as i64",
         rule: "The count of laps comes round and is compared by distance.",
-        outcome: ordinary("counters", &["a_full_queue_across_the_last_lap"]),
+        outcome: ordinary(
+            "counters",
+            &["a_full_queue_across_the_last_lap", "laps_of_a_byte_queue"],
+        ),
     },
     Mutation {
         name: "bytes_readers_come_second",
