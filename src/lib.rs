@@ -118,37 +118,54 @@ mod wait;
 pub use any_error::Error;
 #[cfg(not(outlast_loom))]
 pub use atomic_bool::AtomicBool;
+#[doc(inline)]
 pub use barrier::{Arrival, Barrier, BarrierError, BrokenCause};
 #[cfg(not(outlast_loom))]
 pub use command::{CommandExt, HandOver};
+#[doc(inline)]
 pub use condition::{Condition, ConditionGuard, WaitTimeoutResult};
 pub use error::{Fault, OpenError};
+#[doc(inline)]
 pub use event::Event;
+#[doc(inline)]
 pub use latch::{Latch, LatchError, Member, OnDeath};
+#[doc(inline)]
 pub use lock::{Holder, Lock, LockError, LockGuard, LockResult, PoisonCause};
 #[cfg(not(outlast_loom))]
 pub use locked_slice::{LockedSlice, LockedSliceGuard, LockedSliceResult};
+#[doc(inline)]
 pub use once::{Once, OnceCell, OnceError};
 #[cfg(not(outlast_loom))]
 pub use owned::Owned;
 pub use plain_types::{
     FixedStr, Pair, PlainDuration, PlainIpAddr, PlainOption, PlainSocketAddr, StrTooLong, Triple,
 };
+#[doc(inline)]
 pub use queue::bytes;
+#[doc(inline)]
 pub use queue::spsc;
+#[doc(inline)]
 pub use queue::{ByteQueue, FixedByteQueue};
+#[doc(inline)]
 pub use queue::{Channel, FixedPriorityQueue, PriorityQueue, Receiver, Sender};
+#[doc(inline)]
 pub use queue::{Connection, FixedPipe, Pipe};
+#[doc(inline)]
 pub use queue::{Delivery, FixedQueue, Loan, Queue, Ref};
 #[cfg(all(feature = "serde", not(outlast_loom)))]
+#[doc(inline)]
 pub use queue::{FixedValueQueue, ValueDelivery, ValueQueue};
+#[doc(inline)]
 pub use queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
+#[doc(inline)]
 pub use reentrant::{ReentrantLock, ReentrantLockGuard, ReentrantLockResult};
+#[doc(inline)]
 pub use rwlock::{ReadGuard, ReadResult, RwLock, WriteGuard, WriteResult};
 #[cfg(not(outlast_loom))]
 pub use segment::{forks, header::Lifetime, leave, names::reap, names::remove};
+#[doc(inline)]
 pub use semaphore::{OwnedPermit, OwnedSemaphore, Permit, Semaphore};
 pub use shareable::{Plain, Shareable, WithCapacity};
 #[cfg(not(outlast_loom))]
