@@ -376,7 +376,7 @@ fn copies_by_fork_are_inert() {
     let child = fork_child(|| {
         let (message, room) = handles.take().unwrap(); // out of its own copy
         assert_eq!(message.give_back(), Err(Fault::Forked));
-        assert_eq!(room.commit(), Err(Fault::Forked));
+        assert_eq!(room.commit(), Err(SendError::Failed((), Fault::Forked)));
         queue.send(b"child").unwrap();
     });
     child.succeeds();

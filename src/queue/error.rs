@@ -1,4 +1,5 @@
 //! Errors of the queues: one small type per verb, which gives the value back.
+use super::ring::ClaimError;
 use crate::error::Fault;
 use core::fmt;
 use thiserror::Error;
@@ -203,8 +204,9 @@ debug_by_name! {
 }
 
 /// Why an attempt to send failed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SendFailure {
+    /// There is no room, also at the deadline.
     Full,
     /// Or nobody can receive, where a [`Channel`](super::Channel) has said so.
     Closed,
@@ -212,9 +214,11 @@ pub(super) enum SendFailure {
     Failed(Fault),
 }
 
-/// Why an attempt to receive failed, where it is not just that no message is there.
-#[derive(Clone, Copy, Debug)]
+/// Why an attempt to receive failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RecvFailure {
+    /// There is no message, also at the deadline.
+    Empty,
     /// A message is there, but no entry of the in-flight table is free.
     TooManyInFlight,
     /// Or nobody can send, where a [`Channel`](super::Channel) has said so.
@@ -223,83 +227,83 @@ pub(super) enum RecvFailure {
     Failed(Fault),
 }
 
+impl From<Fault> for SendFailure {
+    fn from(fault: Fault) -> Self {
+        SendFailure::Failed(fault)
+    }
+}
+
 impl From<Fault> for RecvFailure {
     fn from(fault: Fault) -> Self {
         RecvFailure::Failed(fault)
     }
 }
 
-impl RecvFailure {
-    pub(super) fn for_ever<R>(received: Result<Option<R>, RecvFailure>) -> Result<R, RecvError> {
-        match received {
-            Ok(Some(message)) => Ok(message),
-            Err(RecvFailure::Failed(fault)) => Err(RecvError::Failed(fault)),
-            Ok(None) | Err(RecvFailure::TooManyInFlight | RecvFailure::Closed) => {
-                Err(RecvError::Closed)
+impl From<ClaimError> for SendFailure {
+    #[inline(always)]
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Unavailable | ClaimError::Pending => SendFailure::Full,
+            ClaimError::Corrupt => SendFailure::Failed(Fault::Corrupt),
+        }
+    }
+}
+
+impl From<ClaimError> for RecvFailure {
+    #[inline(always)]
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Unavailable | ClaimError::Pending => RecvFailure::Empty,
+            ClaimError::Corrupt => RecvFailure::Failed(Fault::Corrupt),
+        }
+    }
+}
+
+/// The error of each form of a verb. A form that blocks for ever has no error of its own for what
+/// only the others report, and so never meets it.
+macro_rules! convert {
+    ($($Error:ident: $Full:ident;)*) => {$(
+        impl<T> From<(T, SendFailure)> for $Error<T> {
+            #[inline]
+            fn from((message, failure): (T, SendFailure)) -> Self {
+                match failure {
+                    SendFailure::Full => $Error::$Full(message),
+                    SendFailure::Closed => $Error::Closed(message),
+                    SendFailure::Disconnected => $Error::Disconnected(message),
+                    SendFailure::Failed(fault) => $Error::Failed(message, fault),
+                }
             }
-            Err(RecvFailure::Disconnected) => Err(RecvError::Disconnected),
         }
-    }
 
-    pub(super) fn at_once<R>(received: Result<Option<R>, RecvFailure>) -> Result<R, TryRecvError> {
-        match received {
-            Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(TryRecvError::Empty),
-            Err(RecvFailure::TooManyInFlight) => Err(TryRecvError::TooManyInFlight),
-            Err(RecvFailure::Closed) => Err(TryRecvError::Closed),
-            Err(RecvFailure::Disconnected) => Err(TryRecvError::Disconnected),
-            Err(RecvFailure::Failed(fault)) => Err(TryRecvError::Failed(fault)),
+        impl From<SendFailure> for $Error<()> {
+            #[inline]
+            fn from(failure: SendFailure) -> Self {
+                ((), failure).into()
+            }
         }
-    }
-
-    pub(super) fn in_time<R>(
-        received: Result<Option<R>, RecvFailure>,
-    ) -> Result<R, RecvTimeoutError> {
-        match received {
-            Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(RecvTimeoutError::TimedOut),
-            Err(RecvFailure::TooManyInFlight) => Err(RecvTimeoutError::TooManyInFlight),
-            Err(RecvFailure::Closed) => Err(RecvTimeoutError::Closed),
-            Err(RecvFailure::Disconnected) => Err(RecvTimeoutError::Disconnected),
-            Err(RecvFailure::Failed(fault)) => Err(RecvTimeoutError::Failed(fault)),
+    )*};
+    ($($Error:ident: $Empty:ident, $TooMany:ident;)*) => {$(
+        impl From<RecvFailure> for $Error {
+            #[inline]
+            fn from(failure: RecvFailure) -> Self {
+                match failure {
+                    RecvFailure::Empty => $Error::$Empty,
+                    RecvFailure::TooManyInFlight => $Error::$TooMany,
+                    RecvFailure::Closed => $Error::Closed,
+                    RecvFailure::Disconnected => $Error::Disconnected,
+                    RecvFailure::Failed(fault) => $Error::Failed(fault),
+                }
+            }
         }
-    }
+    )*};
 }
-
-impl SendFailure {
-    pub(super) fn for_ever<T>((message, unsent): (T, SendFailure)) -> SendError<T> {
-        match unsent {
-            SendFailure::Failed(fault) => SendError::Failed(message, fault),
-            SendFailure::Full | SendFailure::Closed => SendError::Closed(message),
-            SendFailure::Disconnected => SendError::Disconnected(message),
-        }
-    }
-
-    pub(super) fn at_once<T>((message, unsent): (T, SendFailure)) -> TrySendError<T> {
-        match unsent {
-            SendFailure::Full => TrySendError::Full(message),
-            SendFailure::Closed => TrySendError::Closed(message),
-            SendFailure::Disconnected => TrySendError::Disconnected(message),
-            SendFailure::Failed(fault) => TrySendError::Failed(message, fault),
-        }
-    }
-
-    pub(super) fn in_time<T>((message, unsent): (T, SendFailure)) -> SendTimeoutError<T> {
-        match unsent {
-            SendFailure::Full => SendTimeoutError::TimedOut(message),
-            SendFailure::Closed => SendTimeoutError::Closed(message),
-            SendFailure::Disconnected => SendTimeoutError::Disconnected(message),
-            SendFailure::Failed(fault) => SendTimeoutError::Failed(message, fault),
-        }
-    }
+convert! {
+    SendError: Closed;
+    TrySendError: Full;
+    SendTimeoutError: TimedOut;
 }
-
-/// The error of a batch of which `sent` messages were sent before `error`.
-pub(super) fn after_sent<T>(error: SendError<T>, sent: usize) -> SendError<usize> {
-    match error {
-        SendError::Closed(_) => SendError::Closed(sent),
-        SendError::Disconnected(_) => SendError::Disconnected(sent),
-        SendError::PeerDied(_) => SendError::PeerDied(sent),
-        SendError::Failed(_, fault) => SendError::Failed(sent, fault),
-    }
+convert! {
+    RecvError: Closed, Closed;
+    TryRecvError: Empty, TooManyInFlight;
+    RecvTimeoutError: TimedOut, TooManyInFlight;
 }

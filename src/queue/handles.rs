@@ -4,6 +4,7 @@ use super::error::{RecvFailure, SendFailure};
 use super::in_flight::{DeliveryWord, deliver_until};
 use super::levels::{Levels, Place};
 use super::ring::{ClaimError, Found, Slot};
+use super::verbs::QueueState as _;
 use super::{SendError, assert_in_place, assert_ours};
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -22,7 +23,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         Ok(Loan { queue: self, level, at, owner, forks })
     }
 
-    #[cold]
+    #[inline(always)]
     pub(super) fn loan_until(
         &self,
         level: usize,
@@ -33,19 +34,17 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
 
     /// Claims the next message where it is.
     #[inline(always)]
-    pub(super) fn claim_ref(&self) -> Result<Option<Ref<'_, T, LEVELS>>, RecvFailure> {
-        let forks = forks();
-        let owner = self.identify()?;
-        let place = self.look(|| self.claim_next(owner))?;
-        Ok(place.map(|place| Ref { queue: self, place, forks }))
-    }
-
-    #[cold]
     pub(super) fn claim_ref_until(
         &self,
         deadline: Deadline,
-    ) -> Result<Option<Ref<'_, T, LEVELS>>, RecvFailure> {
-        self.wait_for_message(deadline, || self.claim_ref())
+    ) -> Result<Ref<'_, T, LEVELS>, RecvFailure> {
+        const { assert_in_place::<T>() }
+        self.wait_for_message(deadline, || {
+            let forks = forks();
+            let owner = self.identify()?;
+            let place = self.look(|| self.claim_next(owner))?;
+            Ok(Ref { queue: self, place, forks })
+        })
     }
 
     /// Delivers a message, or fails with `TooManyInFlight` if one is there but no entry for it
@@ -54,21 +53,19 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     pub(super) fn deliver_until(
         &self,
         deadline: Deadline,
-    ) -> Result<Option<Delivery<'_, T, LEVELS>>, RecvFailure> {
+    ) -> Result<Delivery<'_, T, LEVELS>, RecvFailure> {
         deliver_until(self.receivers(), deadline, || self.deliver())
     }
 
     /// One attempt.
     #[inline(always)]
-    pub(super) fn deliver(&self) -> Result<Option<Delivery<'_, T, LEVELS>>, RecvFailure> {
+    fn deliver(&self) -> Result<Delivery<'_, T, LEVELS>, RecvFailure> {
         let forks = forks();
         let owner = self.identify()?;
         // The end of a claim in vain wakes other threads, this one as well: without a message there
         // is no claim.
         let (entry, word) = loop {
-            if self.look(|| self.find_next())?.is_none() {
-                return Ok(None);
-            }
+            self.look(|| self.find_next())?;
             let Some((i, claimed)) = self.claim_entry(owner) else {
                 // A message that came back has an entry already.
                 match self.claim_returned_entry(owner, |_| true) {
@@ -89,7 +86,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
                 Err(error) => {
                     self.free_entry(self.entry(i), claimed)?;
                     if error == ClaimError::Corrupt {
-                        return Err(RecvFailure::Failed(Fault::Corrupt));
+                        return Err(Fault::Corrupt.into());
                     }
                     // Another receiver was faster: the message that the look found is gone.
                 }
@@ -101,11 +98,11 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
                 Ok(value) => Some(Box::new(value)),
                 Err(fault) => {
                     self.free_entry(entry, word)?;
-                    return Err(RecvFailure::Failed(fault));
+                    return Err(fault.into());
                 }
             },
         };
-        Ok(Some(Delivery { queue: self, entry, word, forks, copy }))
+        Ok(Delivery { queue: self, entry, word, forks, copy })
     }
 }
 

@@ -89,10 +89,12 @@ impl<T> Slot<T> {
 pub(crate) fn deliver_until<D>(
     signals: [&Signal<LIGHT>; 2],
     deadline: Deadline,
-    deliver: impl Fn() -> Result<Option<D>, RecvFailure>,
-) -> Result<Option<D>, RecvFailure> {
+    deliver: impl Fn() -> Result<D, RecvFailure>,
+) -> Result<D, RecvFailure> {
     match deliver() {
-        Ok(None) | Err(RecvFailure::TooManyInFlight) => deliver_slow(signals, deadline, deliver),
+        Err(RecvFailure::Empty | RecvFailure::TooManyInFlight) if !deadline.is_now() => {
+            deliver_slow(signals, deadline, deliver)
+        }
         done => done,
     }
 }
@@ -102,23 +104,18 @@ pub(crate) fn deliver_until<D>(
 fn deliver_slow<D>(
     [arrived, room]: [&Signal<LIGHT>; 2],
     deadline: Deadline,
-    deliver: impl Fn() -> Result<Option<D>, RecvFailure>,
-) -> Result<Option<D>, RecvFailure> {
-    let mut full = false;
+    deliver: impl Fn() -> Result<D, RecvFailure>,
+) -> Result<D, RecvFailure> {
+    let (mut lacks, mut signal) = (RecvFailure::Empty, arrived);
     loop {
-        let signal = if full { room } else { arrived };
-        let attempt = || match deliver() {
-            Ok(None) if !full => None,
-            Err(RecvFailure::TooManyInFlight) if full => None,
-            done => Some(done),
+        let attempt = || Some(deliver()).filter(|done| done.as_ref().err() != Some(&lacks));
+        let Ok(done) = signal.wait(deadline, attempt) else { return Err(lacks) };
+        let next = match done {
+            Err(RecvFailure::Empty) => (RecvFailure::Empty, arrived),
+            Err(RecvFailure::TooManyInFlight) => (RecvFailure::TooManyInFlight, room),
+            done => return done,
         };
-        match signal.wait(deadline, attempt) {
-            Ok(Ok(None)) => full = false,
-            Ok(Err(RecvFailure::TooManyInFlight)) => full = true,
-            Ok(done) => return done,
-            Err(_) if full => return Err(RecvFailure::TooManyInFlight),
-            Err(_) => return Ok(None),
-        }
         signal.notify(1); // keeps I5
+        (lacks, signal) = next;
     }
 }

@@ -76,6 +76,7 @@ use super::ring::{
     ClaimError, End, Found, MAX_CAPACITY, MAX_IN_FLIGHT, Phase, Position, Slot, entry_of, is_in,
     lap_of, moved, owner_of, state,
 };
+use super::verbs::QueueState;
 use super::{CLOSED, LIGHT, Line, NO_RECEIVERS, NO_SENDERS, RecvFailure, SendFailure};
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -230,36 +231,37 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
 
     /// Whether the capacity fits the number of slots.
     pub(super) fn is_sound(&self) -> bool {
-        let in_flight = self.capacity().checked_mul(LEVELS);
+        let in_flight = self.ring_len().checked_mul(LEVELS);
         let in_flight = in_flight.and_then(|rings| self.slots.len().checked_sub(rings));
-        let slots = in_flight.and_then(|n| slots_for::<LEVELS>(self.capacity(), n));
+        let slots = in_flight.and_then(|n| slots_for::<LEVELS>(self.ring_len(), n));
         slots == Some(self.slots.len())
     }
 
     // ------------------------------------------------------------ the parts
+    /// How many slots each level has.
     #[inline(always)]
-    pub(super) fn capacity(&self) -> usize {
+    fn ring_len(&self) -> usize {
         self.control.capacity.load(Relaxed) as usize
     }
 
     #[inline(always)]
     fn first(&self, level: usize) -> usize {
-        if LEVELS == 1 { 0 } else { self.capacity().wrapping_mul(level) }
+        if LEVELS == 1 { 0 } else { self.ring_len().wrapping_mul(level) }
     }
 
     fn ring(&self, level: usize) -> &[Slot<T>] {
         let first = self.first(level);
-        self.slots.get(first..first.wrapping_add(self.capacity())).unwrap_or_default()
+        self.slots.get(first..first.wrapping_add(self.ring_len())).unwrap_or_default()
     }
 
     /// The in-flight table. Its entries are counted from the last one.
-    pub(super) fn entries(&self) -> &[Slot<T>] {
-        self.slots.get(self.capacity().wrapping_mul(LEVELS)..).unwrap_or_default()
+    fn entries(&self) -> &[Slot<T>] {
+        self.slots.get(self.ring_len().wrapping_mul(LEVELS)..).unwrap_or_default()
     }
 
     #[inline(always)]
     fn end<'a>(&'a self, level: usize, hint: &'a Line) -> End<'a, T> {
-        let (first, capacity) = (self.first(level), self.capacity());
+        let (first, capacity) = (self.first(level), self.ring_len());
         End { hint: &hint.0, slots: &self.slots, first, capacity }
     }
 
@@ -300,23 +302,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         Err(error)
     }
 
-    /// The signals on which receivers sleep: until a message comes, and until there is room in the
-    /// in-flight table.
-    pub(super) fn receivers(&self) -> [&Signal<LIGHT>; 2] {
-        [&self.control.not_empty, &self.control.room]
-    }
-
-    /// The signals on which senders sleep.
-    pub(super) fn senders(&self) -> impl Iterator<Item = &Signal<LIGHT>> {
-        self.control.levels.iter().map(|level| &level.not_full)
-    }
-
     fn signals(&self) -> impl Iterator<Item = &Signal<LIGHT>> {
         self.receivers().into_iter().chain([&self.control.idle]).chain(self.senders())
-    }
-
-    pub(super) fn wake_everybody(&self) {
-        self.signals().for_each(Signal::wake_all);
     }
 }
 
@@ -331,7 +318,9 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     ) -> Result<(), (T, SendFailure)> {
         match self.push(level, &message) {
             Ok(()) => Ok(()),
-            Err(SendFailure::Full) => self.send_slow(level, message, deadline),
+            Err(SendFailure::Full) if !deadline.is_now() => {
+                self.send_slow(level, message, deadline)
+            }
             Err(failure) => Err((message, failure)),
         }
     }
@@ -346,23 +335,38 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         message: T,
         deadline: Deadline,
     ) -> Result<(), (T, SendFailure)> {
-        let sent = self.wait_for_slot(level, deadline, || self.push(level, &message));
+        let sent = self.wait_for_slot_slow(level, deadline, || self.push(level, &message));
         sent.map_err(|failure| (message, failure))
     }
 
     /// Repeats `attempt` until it does not fail for want of a slot, or the deadline has passed.
+    #[inline(always)]
     pub(super) fn wait_for_slot<R>(
         &self,
         level: usize,
         deadline: Deadline,
         attempt: impl Fn() -> Result<R, SendFailure>,
     ) -> Result<R, SendFailure> {
+        match attempt() {
+            Err(SendFailure::Full) if !deadline.is_now() => {
+                self.wait_for_slot_slow(level, deadline, attempt)
+            }
+            done => done,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_for_slot_slow<R>(
+        &self,
+        level: usize,
+        deadline: Deadline,
+        attempt: impl Fn() -> Result<R, SendFailure>,
+    ) -> Result<R, SendFailure> {
+        let control = &self.control.levels[level]; // there is one: a slot of it was looked for
         let attempt = || match attempt() {
             Err(SendFailure::Full) => None,
             done => Some(done),
-        };
-        let Some(control) = self.control.levels.get(level) else {
-            return attempt().unwrap_or(Err(SendFailure::Failed(Fault::NoSuchLevel)));
         };
         let more = |_: &Result<R, SendFailure>| self.tail(level).find_free().is_ok();
         let waited = control.not_full.wait_for_many(deadline, attempt, more);
@@ -372,18 +376,14 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     /// Claims a free slot.
     #[inline(always)]
     pub(super) fn claim_free(&self, level: usize) -> Result<(Found<'_, T>, u32), SendFailure> {
-        let owner = self.identify().map_err(SendFailure::Failed)?;
+        let owner = self.identify()?;
         if level >= LEVELS {
-            return Err(SendFailure::Failed(Fault::NoSuchLevel));
+            return Err(Fault::NoSuchLevel.into());
         }
         if self.has_ended(CLOSED | NO_RECEIVERS) {
             return Err(SendFailure::Closed);
         }
-        match self.tail(level).claim_free(owner) {
-            Ok(found) => Ok((found, owner)),
-            Err(ClaimError::Corrupt) => Err(SendFailure::Failed(Fault::Corrupt)),
-            Err(ClaimError::Unavailable | ClaimError::Pending) => Err(SendFailure::Full),
-        }
+        Ok((self.tail(level).claim_free(owner)?, owner))
     }
 
     #[inline(always)]
@@ -488,8 +488,20 @@ impl<T> Place<'_, T> {
 }
 
 impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
-    /// Receives in the usual case, short enough that the message and its claim stay in registers.
-    /// `None` in every other case.
+    /// Receives the next message. The usual case is short enough that the message and its claim
+    /// stay in registers.
+    #[inline(always)]
+    pub(super) fn take_until(&self, deadline: Deadline) -> Result<(usize, T), RecvFailure> {
+        self.take_usual().map_or_else(|| self.take_slow(deadline, Invalid::Consumed), Ok)
+    }
+
+    /// The same at once.
+    #[inline(always)]
+    pub(super) fn take_now(&self, invalid: Invalid) -> Result<(usize, T), RecvFailure> {
+        self.take_usual().map_or_else(|| self.take_slow(Deadline::NOW, invalid), Ok)
+    }
+
+    /// `None` in every other than the usual case.
     #[inline(always)]
     pub(super) fn take_usual(&self) -> Option<(usize, T)> {
         let owner = self.identify().ok()?;
@@ -511,42 +523,51 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
 
     #[cold]
     #[inline(never)]
-    pub(super) fn take_until(
-        &self,
-        deadline: Deadline,
-        invalid: Invalid,
-    ) -> Result<Option<(usize, T)>, RecvFailure> {
+    fn take_slow(&self, deadline: Deadline, invalid: Invalid) -> Result<(usize, T), RecvFailure> {
         self.wait_for_message(deadline, || self.take(invalid))
     }
 
-    /// Repeats `attempt` until it gives something, or the deadline has passed.
+    /// Repeats `attempt` until it does not fail for want of a message, or the deadline has passed.
+    #[inline(always)]
     pub(super) fn wait_for_message<R>(
         &self,
         deadline: Deadline,
-        attempt: impl Fn() -> Result<Option<R>, RecvFailure>,
-    ) -> Result<Option<R>, RecvFailure> {
+        attempt: impl Fn() -> Result<R, RecvFailure>,
+    ) -> Result<R, RecvFailure> {
         match attempt() {
-            Ok(None) => {
-                let more = |_: &Result<R, RecvFailure>| self.find_full().is_ok();
-                let attempt = || attempt().transpose();
-                self.control.not_empty.wait_for_many(deadline, attempt, more).ok().transpose()
+            Err(RecvFailure::Empty) if !deadline.is_now() => {
+                self.wait_for_message_slow(deadline, attempt)
             }
             done => done,
         }
     }
 
-    /// Receives the next message.
-    #[inline(always)]
-    pub(super) fn take(&self, invalid: Invalid) -> Result<Option<(usize, T)>, RecvFailure> {
+    #[cold]
+    #[inline(never)]
+    fn wait_for_message_slow<R>(
+        &self,
+        deadline: Deadline,
+        attempt: impl Fn() -> Result<R, RecvFailure>,
+    ) -> Result<R, RecvFailure> {
+        let more = |_: &Result<R, RecvFailure>| self.find_full().is_ok();
+        let attempt = || match attempt() {
+            Err(RecvFailure::Empty) => None,
+            done => Some(done),
+        };
+        let waited = self.control.not_empty.wait_for_many(deadline, attempt, more);
+        waited.unwrap_or(Err(RecvFailure::Empty))
+    }
+
+    fn take(&self, invalid: Invalid) -> Result<(usize, T), RecvFailure> {
         let owner = self.identify()?;
-        let Some(place) = self.look(|| self.claim_next(owner))? else { return Ok(None) };
+        let place = self.look(|| self.claim_next(owner))?;
         let message = Self::read(place.value());
         if message.is_err() && invalid == Invalid::Left {
             self.put_back(place);
         } else {
             self.finish(place);
         }
-        message.map(|message| Some((place.level(), message))).map_err(RecvFailure::Failed)
+        Ok((place.level(), message?))
     }
 
     /// Looks for a message with `find`. If there is none and nothing more can be sent, it looks
@@ -556,34 +577,22 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     pub(super) fn look<R>(
         &self,
         find: impl Fn() -> Result<R, ClaimError>,
-    ) -> Result<Option<R>, RecvFailure> {
+    ) -> Result<R, RecvFailure> {
         match find() {
             Err(ClaimError::Unavailable) if self.has_ended(CLOSED | NO_SENDERS) => {
                 self.look_last(find)
             }
-            found => Self::found(found),
+            found => found.map_err(RecvFailure::from),
         }
     }
 
     #[cold]
-    fn look_last<R>(
-        &self,
-        find: impl Fn() -> Result<R, ClaimError>,
-    ) -> Result<Option<R>, RecvFailure> {
+    fn look_last<R>(&self, find: impl Fn() -> Result<R, ClaimError>) -> Result<R, RecvFailure> {
         Signal::<LIGHT>::fence_before_verdict();
-        match find() {
-            Err(ClaimError::Unavailable) => Err(RecvFailure::Closed),
-            found => Self::found(found),
-        }
-    }
-
-    #[inline(always)]
-    fn found<R>(found: Result<R, ClaimError>) -> Result<Option<R>, RecvFailure> {
-        match found {
-            Ok(found) => Ok(Some(found)),
-            Err(ClaimError::Unavailable | ClaimError::Pending) => Ok(None),
-            Err(ClaimError::Corrupt) => Err(RecvFailure::Failed(Fault::Corrupt)),
-        }
+        find().map_err(|error| match error {
+            ClaimError::Unavailable => RecvFailure::Closed,
+            error => error.into(),
+        })
     }
 
     /// Claims the next message, wherever it is.
@@ -620,13 +629,12 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
 
     /// Whether a message of the level came back.
     fn has_returned(&self, level: usize) -> bool {
-        self.find_returned(level, || {
-            let found =
-                self.entries().iter().any(|entry| Self::is_returned(entry.delivery(), level))
-                    || self.ring(level).iter().any(Self::is_returned_slot);
-            found.then_some(())
-        })
-        .is_some()
+        self.find_returned(level, || self.holds_returned(level).then_some(())).is_some()
+    }
+
+    fn holds_returned(&self, level: usize) -> bool {
+        self.entries().iter().any(|entry| Self::is_returned(entry.delivery(), level))
+            || self.ring(level).iter().any(Self::is_returned_slot)
     }
 
     /// Claims a message of the level that came back.
@@ -765,41 +773,6 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
             self.receivers().into_iter().for_each(|signal| signal.notify(u32::MAX));
         }
     }
-
-    /// Whether a look for a message is worth while.
-    pub(super) fn may_have_message(&self) -> bool {
-        !matches!(
-            self.by_urgency(|level| match self.may_have_returned(level) {
-                true => Ok(()),
-                false => self.head(level).find_full().map(drop),
-            }),
-            Err(ClaimError::Unavailable | ClaimError::Pending)
-        )
-    }
-
-    /// Whether no message is in a ring, and no other process has one that would come back if it
-    /// died now. To be asked when nothing more can be sent. For a process that holds deliveries
-    /// itself, those of others do not count: such processes would wait for each other.
-    pub(super) fn is_quiet(&self) -> bool {
-        let Ok(owner) = self.identify() else { return false };
-        let rings = self.slots.len() - self.entries().len();
-        let is_free = |slot: &Slot<T>| is_in(slot.state.load(Acquire), Phase::Free);
-        // A message goes from its slot to an entry, not the other way.
-        if !self.slots[..rings].iter().all(is_free) {
-            return false;
-        }
-        let (mut ours, mut delivered) = (false, false);
-        for entry in self.entries() {
-            let seen = entry.delivery();
-            if seen.is_in(DeliveryState::Delivered) {
-                ours |= seen.owner() == owner;
-                delivered = true;
-            } else if !seen.is_in(DeliveryState::Free) {
-                return false;
-            }
-        }
-        ours || !delivered
-    }
 }
 
 // ------------------------------------------------------ the in-flight table
@@ -854,7 +827,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     ) -> Result<(&'a Slot<T>, DeliveryWord), RecvFailure> {
         let delivered = reading.to(DeliveryState::Delivered, owner);
         if !entry.exchange(reading, delivered) {
-            return Err(RecvFailure::Failed(Fault::Corrupt));
+            return Err(Fault::Corrupt.into());
         }
         fence(SeqCst);
         self.notify_if_ended(); // keeps I6
@@ -885,7 +858,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
 
 // --------------------------------------------------- state, join and closing
 impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
-    pub(super) fn len(&self, level: usize) -> usize {
+    pub(super) fn len_of(&self, level: usize) -> usize {
         let Some(hints) = self.hints.get(level) else { return 0 };
         let hint = |hint: &Line| Position::decode(hint.0.load(Relaxed));
         let (head, tail) = (hint(&hints.head), hint(&hints.tail));
@@ -896,20 +869,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         from_head.take(places).filter(|slot| is_in(slot.state.load(Relaxed), Phase::Full)).count()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        (0..LEVELS).all(|level| {
-            !matches!(self.head(level).find_full(), Ok(_) | Err(ClaimError::Pending))
-                && !self.has_returned(level)
-        })
-    }
-
     pub(super) fn is_full(&self, level: usize) -> bool {
         self.tail(level).find_free().is_err()
-    }
-
-    pub(super) fn join_until(&self, deadline: Deadline) -> Result<bool, Fault> {
-        self.identify()?;
-        Ok(self.control.idle.wait(deadline, || self.is_idle().then_some(())).is_ok())
     }
 
     /// Wakes the threads in `join` if all is done. Of two threads that make the last changes at the
@@ -938,47 +899,6 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         first.is_some() && first == look()
     }
 
-    pub(super) fn close(&self) {
-        become_known(core::ptr::from_ref(self).addr());
-        self.control.ended.fetch_or(CLOSED, Release);
-        hooks::pause("queue: closed, and nobody is woken");
-        fence(SeqCst);
-        self.wake_everybody();
-    }
-
-    /// Repairs what the owner `dead.tag` had claimed. Then everybody is to be woken. Slots come
-    /// first: a message that has moved to an entry must not be delivered from its slot as well.
-    pub(super) fn mend(&self, dead: &Dead) {
-        let entries = self.entries();
-        for level in 0..LEVELS {
-            self.ring(level).iter().for_each(|slot| self.mend_slot(slot, level, dead));
-        }
-        for entry in entries {
-            let seen = entry.delivery();
-            if seen.owner() == dead.tag {
-                let returned = seen.to(DeliveryState::Returned, 0);
-                if seen.is_in(DeliveryState::Claimed) {
-                    entry.exchange(seen, seen.freed());
-                } else if seen.is_in(DeliveryState::Delivered) {
-                    // A process that left by itself did not fail at the message.
-                    entry.exchange(seen, if dead.clean { returned } else { returned.tried() });
-                } else if seen.is_in(DeliveryState::Reading) {
-                    entry.exchange(seen, returned);
-                }
-            }
-        }
-        // Also messages that an earlier recovery, or a process that gave them back, has not
-        // announced.
-        for (level, control) in self.control.levels.iter().enumerate() {
-            if entries.iter().any(|entry| Self::is_returned(entry.delivery(), level))
-                || self.ring(level).iter().any(Self::is_returned_slot)
-            {
-                control.returned.fetch_add(1, Release); // keeps I3
-            }
-        }
-        fence(SeqCst);
-    }
-
     fn mend_slot(&self, slot: &Slot<T>, level: usize, dead: &Dead) {
         let seen = slot.state.load(Acquire);
         let lap = lap_of(seen);
@@ -1003,6 +923,124 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
             return;
         };
         slot.state.compare_exchange(seen, mended, AcqRel, Relaxed).ok();
+    }
+}
+
+impl<'a, T: Plain, const LEVELS: usize> QueueState<'a> for &'a Levels<T, LEVELS> {
+    /// How many messages fit into each level.
+    fn capacity(self) -> usize {
+        self.ring_len()
+    }
+
+    fn in_flight_capacity(self) -> usize {
+        self.entries().len()
+    }
+
+    fn len(self) -> usize {
+        (0..LEVELS).map(|level| self.len_of(level)).sum()
+    }
+
+    fn is_empty(self) -> bool {
+        (0..LEVELS).all(|level| {
+            !matches!(self.head(level).find_full(), Ok(_) | Err(ClaimError::Pending))
+                && !self.has_returned(level)
+        })
+    }
+
+    fn close(self) {
+        become_known(core::ptr::from_ref(self).addr());
+        self.control.ended.fetch_or(CLOSED, Release);
+        hooks::pause("queue: closed, and nobody is woken");
+        fence(SeqCst);
+        self.wake_everybody();
+    }
+
+    #[inline(always)]
+    fn is_closed(self) -> bool {
+        self.has_ended(CLOSED)
+    }
+
+    fn join_until(self, deadline: Deadline) -> Result<bool, Fault> {
+        self.identify()?;
+        Ok(self.control.idle.wait(deadline, || self.is_idle().then_some(())).is_ok())
+    }
+
+    fn ended(self) -> &'a AtomicU32 {
+        &self.control.ended
+    }
+
+    fn receivers(self) -> [&'a Signal<LIGHT>; 2] {
+        [&self.control.not_empty, &self.control.room]
+    }
+
+    fn senders(self) -> impl Iterator<Item = &'a Signal<LIGHT>> {
+        self.control.levels.iter().map(|level| &level.not_full)
+    }
+
+    fn may_have_message(self) -> bool {
+        !matches!(
+            self.by_urgency(|level| match self.may_have_returned(level) {
+                true => Ok(()),
+                false => self.head(level).find_full().map(drop),
+            }),
+            Err(ClaimError::Unavailable | ClaimError::Pending)
+        )
+    }
+
+    fn is_quiet(self) -> bool {
+        let Ok(owner) = self.identify() else { return false };
+        let rings = self.slots.len() - self.entries().len();
+        let is_free = |slot: &Slot<T>| is_in(slot.state.load(Acquire), Phase::Free);
+        // A message goes from its slot to an entry, not the other way.
+        if !self.slots[..rings].iter().all(is_free) {
+            return false;
+        }
+        let (mut ours, mut delivered) = (false, false);
+        for entry in self.entries() {
+            let seen = entry.delivery();
+            if seen.is_in(DeliveryState::Delivered) {
+                ours |= seen.owner() == owner;
+                delivered = true;
+            } else if !seen.is_in(DeliveryState::Free) {
+                return false;
+            }
+        }
+        ours || !delivered
+    }
+
+    /// Slots come first: a message that has moved to an entry must not be delivered from its slot as
+    /// well.
+    fn mend(self, dead: &Dead) {
+        let entries = self.entries();
+        for level in 0..LEVELS {
+            self.ring(level).iter().for_each(|slot| self.mend_slot(slot, level, dead));
+        }
+        for entry in entries {
+            let seen = entry.delivery();
+            if seen.owner() == dead.tag {
+                let returned = seen.to(DeliveryState::Returned, 0);
+                if seen.is_in(DeliveryState::Claimed) {
+                    entry.exchange(seen, seen.freed());
+                } else if seen.is_in(DeliveryState::Delivered) {
+                    // A process that left by itself did not fail at the message.
+                    entry.exchange(seen, if dead.clean { returned } else { returned.tried() });
+                } else if seen.is_in(DeliveryState::Reading) {
+                    entry.exchange(seen, returned);
+                }
+            }
+        }
+        // Also messages that an earlier recovery, or a process that gave them back, has not
+        // announced.
+        for (level, control) in self.control.levels.iter().enumerate() {
+            if self.holds_returned(level) {
+                control.returned.fetch_add(1, Release); // keeps I3
+            }
+        }
+        fence(SeqCst);
+    }
+
+    fn wake_everybody(self) {
+        self.signals().for_each(Signal::wake_all);
     }
 }
 

@@ -65,6 +65,7 @@ mod ring;
 pub mod spsc;
 #[cfg(all(feature = "serde", not(outlast_loom)))]
 pub mod value;
+mod verbs;
 
 pub use bytes::{ByteQueue, FixedByteQueue};
 pub use channel::{Channel, Receiver, Sender};
@@ -87,12 +88,13 @@ use crate::shareable::{
     Dead, Field, Layout, Plain, Shareable, WithCapacity, at_slice, begin, mix_u64,
 };
 use crate::sync::atomic::AtomicU64;
+use crate::wait::verbs::verbs;
 use core::fmt;
 use core::ops::Deref;
 use core::ptr::NonNull;
-use error::{RecvFailure, SendFailure, after_sent};
+use error::{RecvFailure, SendFailure};
 use levels::{Invalid, Levels, queue_shareable, slots_for};
-use std::time::{Duration, Instant};
+use verbs::{QueueState as _, receiving, state};
 
 /// A bounded queue whose capacity is chosen when it is created.
 ///
@@ -166,153 +168,83 @@ fn not_ours() -> ! {
 
 // ------------------------------------------------------------------ sending
 impl<T: Plain> Queue<T> {
-    /// Sends a message, blocking while no slot is free.
-    ///
-    /// # Errors
-    /// Gives the message back if the queue is closed, or if this process cannot become a peer.
-    #[doc(alias = "push")]
-    #[doc(alias = "put")]
-    #[inline]
-    pub fn send(&self, message: T) -> Result<(), SendError<T>> {
-        self.core.send_until(0, message, Deadline::NEVER).map_err(SendFailure::for_ever)
-    }
+    verbs! {
+        /// Sends a message, blocking while no slot is free.
+        ///
+        /// # Errors
+        /// Gives the message back if the queue is closed, or if this process cannot become a peer.
+        #[doc(alias = "push")]
+        #[doc(alias = "put")]
+        #[inline]
+        pub fn send(&self, message: T) -> Result<(), SendError<T>>
+            = |deadline| self.core.send_until(0, message, deadline);
+        #[doc(alias = "try_push")]
+        #[doc(alias = "put_nowait")]
+        #[inline]
+        try_send -> Result<(), TrySendError<T>>, else Err(TrySendError::Full(message));
+        send_timeout, send_deadline -> Result<(), SendTimeoutError<T>>,
+            else Err(SendTimeoutError::TimedOut(message));
 
-    /// Like [`send`](Self::send), but returns immediately if it would block.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), and [`TrySendError::Full`] if it would block.
-    #[doc(alias = "try_push")]
-    #[doc(alias = "put_nowait")]
-    #[inline]
-    pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
-        self.core.push(0, &message).map_err(|failure| SendFailure::at_once((message, failure)))
-    }
+        /// Sends messages one after the other, blocking while no slot is free.
+        ///
+        /// # Errors
+        /// As [`send`](Self::send), with the number of messages that were sent before.
+        pub fn send_batch(&self, messages: &[T]) -> Result<(), SendError<usize>>
+            = |deadline| send_each(messages, |message| self.core.send_until(0, message, deadline));
+        try_send_batch -> Result<(), TrySendError<usize>>, else Err(TrySendError::Full(sent));
+        send_batch_timeout, send_batch_deadline -> Result<(), SendTimeoutError<usize>>,
+            else Err(SendTimeoutError::TimedOut(sent));
 
-    /// Like [`send`](Self::send), but blocks for at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), and [`SendTimeoutError::TimedOut`] if it times out.
-    pub fn send_timeout(&self, message: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
-        let deadline = Deadline::after(timeout);
-        self.core.send_until(0, message, deadline).map_err(SendFailure::in_time)
-    }
-
-    /// Like [`send`](Self::send), but blocks until `deadline` at the latest. If that has passed, it
-    /// still tries once.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), and [`SendTimeoutError::TimedOut`] if it times out.
-    pub fn send_deadline(&self, message: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
-        let deadline = Deadline::at(deadline);
-        self.core.send_until(0, message, deadline).map_err(SendFailure::in_time)
-    }
-
-    /// Sends messages one after the other, blocking while no slot is free.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), with the number of messages that were sent before.
-    pub fn send_batch(&self, messages: &[T]) -> Result<(), SendError<usize>> {
-        for (sent, message) in messages.iter().enumerate() {
-            self.send(*message).map_err(|error| after_sent(error, sent))?;
-        }
-        Ok(())
-    }
-
-    /// Takes a free slot to be written in place, blocking until one is free.
-    ///
-    /// Only for types of which any bits are a value: before it is written, it holds the bytes of an
-    /// earlier message.
-    ///
-    /// ```
-    /// use outlast::{Queue, Shared};
-    ///
-    /// let here = Shared::<Queue<[u64; 128]>>::with_capacity(4)?;
-    /// let there = Shared::<Queue<[u64; 128]>>::from_fd(here.try_clone_fd()?)?; // as another process would
-    /// let mut loan = here.loan()?;
-    /// loan.fill(7); // where it will be read
-    /// loan.send()?;
-    /// assert_eq!(there.recv_ref()?[127], 7);
-    /// # Ok::<(), outlast::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// If the queue is closed, or this process cannot become a peer.
-    #[inline]
-    pub fn loan(&self) -> Result<Loan<'_, T>, SendError<()>> {
-        let lent = match self.core.try_loan(0) {
-            Err(SendFailure::Full) => self.core.loan_until(0, Deadline::NEVER),
-            lent => lent,
-        };
-        lent.map_err(|failure| SendFailure::for_ever(((), failure)))
-    }
-
-    /// Like [`loan`](Self::loan), but returns immediately if it would block.
-    ///
-    /// # Errors
-    /// As [`loan`](Self::loan), and [`TrySendError::Full`] if it would block.
-    #[inline]
-    pub fn try_loan(&self) -> Result<Loan<'_, T>, TrySendError<()>> {
-        self.core.try_loan(0).map_err(|failure| SendFailure::at_once(((), failure)))
+        /// Takes a free slot to be written in place, blocking until one is free.
+        ///
+        /// Only for types of which any bits are a value: before it is written, it holds the bytes
+        /// of an earlier message.
+        ///
+        /// ```
+        /// use outlast::{Queue, Shared};
+        ///
+        /// let here = Shared::<Queue<[u64; 128]>>::with_capacity(4)?;
+        /// let there = Shared::<Queue<[u64; 128]>>::from_fd(here.try_clone_fd()?)?; // as another process would
+        /// let mut loan = here.loan()?;
+        /// loan.fill(7); // where it will be read
+        /// loan.send()?;
+        /// assert_eq!(there.recv_ref()?[127], 7);
+        /// # Ok::<(), outlast::Error>(())
+        /// ```
+        ///
+        /// # Errors
+        /// If the queue is closed, or this process cannot become a peer.
+        #[inline]
+        pub fn loan(&self) -> Result<Loan<'_, T>, SendError<()>>
+            = |deadline| self.core.loan_until(0, deadline);
+        #[inline]
+        try_loan -> Result<Loan<'_, T>, TrySendError<()>>, else Err(TrySendError::Full(()));
+        loan_timeout, loan_deadline -> Result<Loan<'_, T>, SendTimeoutError<()>>,
+            else Err(SendTimeoutError::TimedOut(()));
     }
 }
 
+/// Sends messages until one fails. The error has the number of those before it.
+fn send_each<T: Plain>(
+    messages: &[T],
+    send: impl Fn(T) -> Result<(), (T, SendFailure)>,
+) -> Result<(), (usize, SendFailure)> {
+    let mut numbered = messages.iter().enumerate();
+    numbered.try_for_each(|(sent, &message)| send(message).map_err(|(_, failure)| (sent, failure)))
+}
+
 // ---------------------------------------------------------------- receiving
-impl<T: Plain> Queue<T> {
-    /// Receives a message, blocking until one is available.
-    ///
-    /// If this process is killed after `recv` has returned, the message is lost. Where that
-    /// matters, see [`recv_ack`](Self::recv_ack).
-    ///
+receiving! {
+    impl [T: Plain] Queue<T>;
     /// # Errors
     /// If the queue is closed and empty, if this process cannot become a peer, or if the message is
     /// no value of the type (it is consumed).
-    #[doc(alias = "pop")]
-    #[doc(alias = "get")]
-    #[inline]
-    pub fn recv(&self) -> Result<T, RecvError> {
-        self.pop().map_or_else(
-            || RecvFailure::for_ever(self.take_until(Deadline::NEVER, Invalid::Consumed)),
-            Ok,
-        )
-    }
-
-    /// Like [`recv`](Self::recv), but returns immediately if it would block.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), and [`TryRecvError::Empty`] if it would block.
-    #[doc(alias = "try_pop")]
-    #[doc(alias = "get_nowait")]
-    #[inline]
-    pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        self.pop().map_or_else(|| RecvFailure::at_once(self.take(Invalid::Consumed)), Ok)
-    }
-
-    /// Like [`recv`](Self::recv), but blocks for at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), and [`RecvTimeoutError::TimedOut`] if it times out.
-    pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        RecvFailure::in_time(self.take_until(Deadline::after(timeout), Invalid::Consumed))
-    }
-
-    /// Like [`recv`](Self::recv), but blocks until `deadline` at the latest. If that has passed, it
-    /// still tries once.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), and [`RecvTimeoutError::TimedOut`] if it times out.
-    pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
-        RecvFailure::in_time(self.take_until(Deadline::at(deadline), Invalid::Consumed))
-    }
-
-    /// Receives a message that must be acknowledged, blocking until one is available.
-    ///
-    /// If this process is killed before it acknowledges the message, or drops the delivery, another
-    /// receiver gets it. [`IN_FLIGHT`] messages of a queue can be unacknowledged at a time, or as
-    /// many as its creator has chosen. Beyond that, `recv_ack` blocks until one is acknowledged.
+    recv -> T;
+    /// [`IN_FLIGHT`] messages of a queue can be unacknowledged at a time, or as many as its creator
+    /// has chosen. Beyond that, `recv_ack` blocks until one is acknowledged.
     ///
     /// ```
     /// use outlast::{Queue, Shared};
-    /// use std::time::Duration;
     ///
     /// let here = Shared::<Queue<u64>>::with_capacity(4)?;
     /// let there = Shared::<Queue<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
@@ -320,95 +252,16 @@ impl<T: Plain> Queue<T> {
     /// drop(there.recv_ack()?); // not acknowledged
     /// let job = there.recv_ack()?;
     /// assert_eq!((*job, job.attempts()), (7, 1));
-    /// assert!(!here.join_timeout(Duration::ZERO)?);
+    /// assert!(!here.try_join()?);
     /// job.ack()?;
-    /// assert!(here.join_timeout(Duration::ZERO)?);
+    /// assert!(here.try_join()?);
     /// # Ok::<(), outlast::Error>(())
     /// ```
     ///
     /// # Errors
     /// As [`recv`](Self::recv). A queue can be closed and empty while other processes hold
     /// deliveries that may come back: call [`join`](Self::join) before [`close`](Self::close).
-    pub fn recv_ack(&self) -> Result<Delivery<'_, T>, RecvError> {
-        RecvFailure::for_ever(self.core.deliver_until(Deadline::NEVER))
-    }
-
-    /// Like [`recv_ack`](Self::recv_ack), but returns immediately if it would block.
-    ///
-    /// # Errors
-    /// As [`recv_ack`](Self::recv_ack), and if it would block: [`TryRecvError::Empty`] without a
-    /// message, [`TryRecvError::TooManyInFlight`] if too many are unacknowledged.
-    pub fn try_recv_ack(&self) -> Result<Delivery<'_, T>, TryRecvError> {
-        RecvFailure::at_once(self.core.deliver())
-    }
-
-    /// Like [`recv_ack`](Self::recv_ack), but blocks for at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`recv_ack`](Self::recv_ack), and if it times out: [`RecvTimeoutError::TimedOut`] without
-    /// a message, [`RecvTimeoutError::TooManyInFlight`] if too many are unacknowledged.
-    pub fn recv_ack_timeout(&self, timeout: Duration) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        RecvFailure::in_time(self.core.deliver_until(Deadline::after(timeout)))
-    }
-
-    /// Like [`recv_ack`](Self::recv_ack), but blocks until `deadline` at the latest. If that has
-    /// passed, it still tries once.
-    ///
-    /// # Errors
-    /// As [`recv_ack_timeout`](Self::recv_ack_timeout).
-    pub fn recv_ack_deadline(
-        &self,
-        deadline: Instant,
-    ) -> Result<Delivery<'_, T>, RecvTimeoutError> {
-        RecvFailure::in_time(self.core.deliver_until(Deadline::at(deadline)))
-    }
-
-    /// Receives a message to be read in place, blocking until one is available.
-    ///
-    /// Only for types of which any bits are a value; others are copied and checked by
-    /// [`recv`](Self::recv).
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv).
-    #[inline]
-    pub fn recv_ref(&self) -> Result<Ref<'_, T>, RecvError> {
-        const { assert_in_place::<T>() }
-        RecvFailure::for_ever(match self.core.claim_ref() {
-            Ok(None) => self.core.claim_ref_until(Deadline::NEVER),
-            claimed => claimed,
-        })
-    }
-
-    /// Like [`recv_ref`](Self::recv_ref), but returns immediately if it would block.
-    ///
-    /// # Errors
-    /// As [`recv_ref`](Self::recv_ref), and [`TryRecvError::Empty`] if it would block.
-    #[inline]
-    pub fn try_recv_ref(&self) -> Result<Ref<'_, T>, TryRecvError> {
-        const { assert_in_place::<T>() }
-        RecvFailure::at_once(self.core.claim_ref())
-    }
-
-    /// Appends up to `max` messages to `buffer` and returns their number. Blocks only if the queue
-    /// is empty.
-    ///
-    /// A batch ends before a message that is no value of the type: the next reception reports that.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), if there is no message at all.
-    pub fn recv_batch(&self, buffer: &mut Vec<T>, max: usize) -> Result<usize, RecvError> {
-        if max == 0 {
-            return Ok(0);
-        }
-        buffer.push(self.recv()?);
-        let before = buffer.len();
-        buffer.extend(self.try_iter().take(max - 1));
-        Ok(1 + buffer.len() - before)
-    }
-
-    /// Iterates over messages until the queue is closed and empty, or cannot be used, blocking for
-    /// each.
-    ///
+    recv_ack -> Delivery<'_, T>;
     /// ```
     /// use outlast::{Queue, Shared};
     ///
@@ -419,133 +272,56 @@ impl<T: Plain> Queue<T> {
     /// assert_eq!(there.iter().sum::<u64>(), 6);
     /// # Ok::<(), outlast::Error>(())
     /// ```
-    ///
-    /// A message that is no value of the type ends the iteration and is consumed: a later iteration
-    /// goes on behind it. [`recv`](Self::recv) reports it.
-    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
-        let next = || self.take_until(Deadline::NEVER, Invalid::Consumed);
-        core::iter::from_fn(move || self.pop().or_else(|| next().ok().flatten()))
-    }
-
-    /// Iterates over the messages that are there, without blocking.
-    ///
-    /// It ends before a message that is no value of the type: the next `recv` reports that.
-    #[doc(alias = "drain")]
-    pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
-        let next = || self.take(Invalid::Left).ok().flatten();
-        core::iter::from_fn(move || self.pop().or_else(next))
-    }
-
-    /// Receives all messages that are there.
-    #[must_use]
-    pub fn drain(&self) -> Vec<T> {
-        self.try_iter().collect()
-    }
-
-    #[inline(always)]
-    fn pop(&self) -> Option<T> {
-        self.core.take_usual().map(|(_, message)| message)
-    }
-
-    #[inline(always)]
-    fn take(&self, invalid: Invalid) -> Result<Option<T>, RecvFailure> {
-        self.core.take(invalid).map(|taken| taken.map(|(_, message)| message))
-    }
-
-    #[inline(always)]
-    fn take_until(&self, deadline: Deadline, invalid: Invalid) -> Result<Option<T>, RecvFailure> {
-        let taken = self.core.take_until(deadline, invalid);
-        taken.map(|taken| taken.map(|(_, message)| message))
-    }
+    iter;
 }
 
-// --------------------------------------------------- state, join and closing
 impl<T: Plain> Queue<T> {
-    /// How many messages can be in the queue at a time.
-    #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.core.capacity()
+    verbs! {
+        /// Receives a message to be read in place, blocking until one is available.
+        ///
+        /// Only for types of which any bits are a value; others are copied and checked by
+        /// [`recv`](Self::recv).
+        ///
+        /// # Errors
+        /// As [`recv`](Self::recv).
+        #[inline]
+        pub fn recv_ref(&self) -> Result<Ref<'_, T>, RecvError>
+            = |deadline| self.core.claim_ref_until(deadline);
+        #[inline]
+        try_recv_ref -> Result<Ref<'_, T>, TryRecvError>, else Err(TryRecvError::Empty);
+        recv_ref_timeout, recv_ref_deadline -> Result<Ref<'_, T>, RecvTimeoutError>,
+            else Err(RecvTimeoutError::TimedOut);
     }
 
-    /// How many messages can be delivered and unacknowledged at a time.
-    #[must_use]
-    pub fn in_flight_capacity(&self) -> usize {
-        self.core.entries().len()
+    #[inline(always)]
+    fn recv_until(&self, deadline: Deadline) -> Result<T, RecvFailure> {
+        self.core.take_until(deadline).map(|(_, message)| message)
     }
 
-    /// How many messages are in the queue, without those that were delivered and are not
-    /// acknowledged, or that came back. May change at any moment. Takes time in proportion.
-    #[must_use]
-    #[doc(alias = "qsize")]
-    pub fn len(&self) -> usize {
-        self.core.len(0)
+    #[inline(always)]
+    fn recv_valid(&self) -> Result<T, RecvFailure> {
+        self.core.take_now(Invalid::Left).map(|(_, message)| message)
     }
 
-    /// Whether there is nothing to receive. May change at any moment.
-    #[must_use]
-    #[doc(alias = "empty")]
-    pub fn is_empty(&self) -> bool {
-        self.core.is_empty()
+    fn deliver_until(&self, deadline: Deadline) -> Result<Delivery<'_, T>, RecvFailure> {
+        self.core.deliver_until(deadline)
     }
 
-    /// Whether no slot is free. May change at any moment.
+    /// Returns whether no slot is free. May change at any moment.
     #[must_use]
     #[doc(alias = "full")]
     pub fn is_full(&self) -> bool {
         self.core.is_full(0)
     }
+}
 
-    /// Blocks until every message that was sent has been received and, where it was delivered by
-    /// `recv_ack`, acknowledged.
-    ///
-    /// Work that a dead process held counts as undone until another process has acknowledged it.
-    ///
-    /// # Errors
-    /// If this process cannot become a peer.
-    pub fn join(&self) -> Result<(), Fault> {
-        self.core.join_until(Deadline::NEVER).map(drop)
-    }
-
-    /// Like [`join`](Self::join), but blocks for at most `timeout`. Returns `Ok(false)` if it times
-    /// out.
-    ///
-    /// # Errors
-    /// As [`join`](Self::join).
-    pub fn join_timeout(&self, timeout: Duration) -> Result<bool, Fault> {
-        self.core.join_until(Deadline::after(timeout))
-    }
-
-    /// Like [`join`](Self::join), but blocks until `deadline` at the latest. Returns `Ok(false)` if
-    /// it times out.
-    ///
-    /// # Errors
-    /// As [`join`](Self::join).
-    pub fn join_deadline(&self, deadline: Instant) -> Result<bool, Fault> {
-        self.core.join_until(Deadline::at(deadline))
-    }
-
-    /// Closes the queue: nothing more can be sent, and the messages in it can be received.
-    ///
-    /// Every waiting thread is woken. A closed queue cannot be opened again.
-    pub fn close(&self) {
-        self.core.close();
-    }
-
-    /// Whether the queue is closed.
-    #[must_use]
-    #[inline(always)]
-    pub fn is_closed(&self) -> bool {
-        self.core.has_ended(CLOSED)
-    }
+state! {
+    impl [T: Plain] Queue<T>;
+    |queue| queue.core;
+    /// Returns how many messages can be in the queue at a time.
+    capacity;
+    /// Returns how many messages can be delivered and unacknowledged at a time.
+    in_flight_capacity;
 }
 
 queue_shareable!(Queue [] 1, "Queue", b"Queue 2");
-
-impl<T: Plain> Queue<T> {
-    fn deliver_now(&self) -> Result<Option<Delivery<'_, T>>, RecvFailure> {
-        self.core.deliver()
-    }
-    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Delivery<'_, T>>, RecvFailure> {
-        self.core.deliver_until(deadline)
-    }
-}

@@ -50,28 +50,24 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::bytes::{Blocks, ByteQueue, Delivery, FixedByteQueue, Message, Reservation};
 use crate::queue::bytes::{Store, Unit, View};
-use crate::queue::channel::kind::{AsBytes, Deliver, Ended};
-use crate::queue::channel::{Channel, Kind};
-use crate::queue::channel::{Receiver, Room, Sender};
+use crate::queue::channel::kind::AsBytes;
+use crate::queue::channel::{Channel, Kind, Receiver, Sender};
 use crate::queue::dead_letters::{Counted, DeadLetters, dead_letter_verbs, next_live};
 use crate::queue::pipe::{Connection, Pipe};
-use crate::queue::{Invalid, LIGHT, RecvFailure, SendFailure};
+use crate::queue::verbs::{QueueState, receiving, state};
 use crate::queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
+use crate::queue::{RecvFailure, SendFailure};
 use crate::shareable::{Dead, Field, Layout, Shareable, WithCapacity, at_slice, begin, mix_u64};
-use crate::sync::atomic::AtomicU32;
-use crate::wait::signal::Signal;
-use crate::wait::verbs::{Call, verbs};
+use crate::wait::verbs::verbs;
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::offset_of;
-use core::ops::{Deref, DerefMut};
-use core::time::Duration;
+use core::ops::Deref;
 use postcard::ser_flavors::Size;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::time::Instant;
 use thiserror::Error;
 
 /// A bounded queue of values of any type that `serde` can encode and decode.
@@ -134,111 +130,54 @@ impl<V: Serialize, S: Store + ?Sized> ValueQueue<V, S> {
     }
 
     fn send_until(&self, value: &V, deadline: Deadline) -> Result<(), SendFailure> {
-        send_value(value, |len| self.bytes.view().reserve_until(len, deadline), commit)
+        send_value(value, |len| self.bytes.view().reserve_until(len, deadline))
     }
 }
 
 /// Encodes a value in the room that `reserve` takes for so many bytes, and sends it.
-fn send_value<V: Serialize, R: DerefMut<Target = [u8]>>(
+fn send_value<'a, V: Serialize>(
     value: &V,
-    reserve: impl FnOnce(usize) -> Result<R, SendFailure>,
-    publish: impl FnOnce(R, usize) -> Result<(), SendFailure>,
+    reserve: impl FnOnce(usize) -> Result<Reservation<'a>, SendFailure>,
 ) -> Result<(), SendFailure> {
-    let mut room = reserve(encoded_len(value).map_err(SendFailure::Failed)?)?;
+    let mut room = reserve(encoded_len(value)?)?;
     // (A value that has grown since it was measured does not fit.)
-    let written = postcard::to_slice(value, &mut room);
-    let len = written.map_err(|_| SendFailure::Failed(Fault::Unencodable))?.len();
-    publish(room, len)
-}
-
-fn commit(room: Reservation<'_>, len: usize) -> Result<(), SendFailure> {
-    room.commit_len(len).map_err(SendFailure::Failed)
+    let len = postcard::to_slice(value, &mut room).map_err(|_| Fault::Unencodable)?.len();
+    room.publish(len)
 }
 
 // ---------------------------------------------------------------- receiving
-impl<V: DeserializeOwned, S: Store + ?Sized> ValueQueue<V, S> {
-    verbs! {
-        /// Receives a value, blocking until one is available.
-        ///
-        /// A process that is killed after `recv` has returned takes the value with it: if that
-        /// matters, see [`recv_ack`](Self::recv_ack).
-        ///
-        /// # Errors
-        /// As [`ByteQueue::recv`], and [`Fault::Undecodable`] if the message is not an encoding of
-        /// a `V` (it is consumed).
-        #[doc(alias = "pop")]
-        #[doc(alias = "get")]
-        pub fn recv(&self) -> Result<V, RecvError>
-            = Call(|deadline| self.take_until(deadline).transpose());
-        #[doc(alias = "try_pop")]
-        #[doc(alias = "get_nowait")]
-        try_recv -> Result<V, TryRecvError>, else Err(TryRecvError::Empty);
-        recv_timeout, recv_deadline -> Result<V, RecvTimeoutError>,
-            else Err(RecvTimeoutError::TimedOut);
-
-        /// Receives a value that counts as done only when it is acknowledged, blocking until one is
-        /// available. See [`ByteQueue::recv_ack`].
-        ///
-        /// # Errors
-        /// As [`recv`](Self::recv).
-        pub fn recv_ack(&self) -> Result<ValueDelivery<'_, V>, RecvError>
-            = Call(|deadline| self.deliver_until(deadline).transpose());
-        try_recv_ack -> Result<ValueDelivery<'_, V>, TryRecvError>, else Err(TryRecvError::Empty);
-        recv_ack_timeout, recv_ack_deadline -> Result<ValueDelivery<'_, V>, RecvTimeoutError>,
-            else Err(RecvTimeoutError::TimedOut);
-    }
-
-    /// Values until the queue is closed and empty, or cannot be used, waiting for each.
+receiving! {
+    impl [V: DeserializeOwned, S: Store + ?Sized] ValueQueue<V, S>;
+    /// # Errors
+    /// As [`ByteQueue::recv`], and [`Fault::Undecodable`] if the message is not an encoding of a
+    /// `V` (it is consumed).
+    recv -> V;
+    /// See [`ByteQueue::recv_ack`].
     ///
-    /// A message that cannot be decoded ends the iteration and is consumed: a later iteration goes
-    /// on behind it.
-    pub fn iter(&self) -> impl Iterator<Item = V> + '_ {
-        core::iter::from_fn(|| self.recv().ok())
-    }
-
-    /// The values that are there, without waiting.
-    ///
-    /// It ends before a message that cannot be decoded: the next `recv` reports that.
-    #[doc(alias = "drain")]
-    pub fn try_iter(&self) -> impl Iterator<Item = V> + '_ {
-        core::iter::from_fn(|| self.take(Invalid::Left).ok().flatten())
-    }
-
-    pub(in crate::queue) fn take(&self, invalid: Invalid) -> Result<Option<V>, RecvFailure> {
-        self.bytes.view().claim_message()?.map(|message| value_in(message, invalid)).transpose()
-    }
-
-    pub(in crate::queue) fn take_until(
-        &self,
-        deadline: Deadline,
-    ) -> Result<Option<V>, RecvFailure> {
-        let message = self.bytes.view().recv_until(deadline)?;
-        message.map(|message| value_in(message, Invalid::Consumed)).transpose()
-    }
-
-    pub(in crate::queue) fn deliver_now(
-        &self,
-    ) -> Result<Option<ValueDelivery<'_, V>>, RecvFailure> {
-        let delivery = self.bytes.view().deliver_now()?;
-        delivery.map(ValueDelivery::new).transpose()
-    }
-
-    pub(in crate::queue) fn deliver_until(
-        &self,
-        deadline: Deadline,
-    ) -> Result<Option<ValueDelivery<'_, V>>, RecvFailure> {
-        let delivery = self.bytes.view().deliver_until(deadline)?;
-        delivery.map(ValueDelivery::new).transpose()
-    }
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    recv_ack -> ValueDelivery<'_, V>;
+    iter;
 }
 
-/// The value of a message, which is received.
-fn value_in<V: DeserializeOwned>(message: Message<'_>, invalid: Invalid) -> Result<V, RecvFailure> {
-    let value = message.decode();
-    if value.is_err() && invalid == Invalid::Left {
-        message.give_back().map_err(RecvFailure::Failed)?;
+impl<V: DeserializeOwned, S: Store + ?Sized> ValueQueue<V, S> {
+    fn recv_until(&self, deadline: Deadline) -> Result<V, RecvFailure> {
+        Ok(self.bytes.view().recv_until(deadline)?.decode()?)
     }
-    value.map_err(RecvFailure::Failed)
+
+    /// A message that cannot be decoded stays.
+    fn recv_valid(&self) -> Result<V, RecvFailure> {
+        let message = self.bytes.view().recv_until(Deadline::NOW)?;
+        let value = message.decode();
+        if value.is_err() {
+            message.give_back()?;
+        }
+        Ok(value?)
+    }
+
+    fn deliver_until(&self, deadline: Deadline) -> Result<ValueDelivery<'_, V>, RecvFailure> {
+        ValueDelivery::new(self.bytes.view().deliver_until(deadline)?)
+    }
 }
 
 impl Message<'_> {
@@ -299,8 +238,8 @@ impl<'a, V: DeserializeOwned> ValueDelivery<'a, V> {
         match delivery.decode() {
             Ok(value) => Ok(ValueDelivery { value, delivery }),
             Err(fault) => {
-                delivery.ack().map_err(RecvFailure::Failed)?;
-                Err(RecvFailure::Failed(fault))
+                delivery.ack()?;
+                Err(fault.into())
             }
         }
     }
@@ -343,72 +282,22 @@ impl<V: fmt::Debug> fmt::Debug for ValueDelivery<'_, V> {
     }
 }
 
-// ------------------------------------------------------- state and closing
 impl<V, S: Store + ?Sized> ValueQueue<V, S> {
     /// The encoded messages.
     #[must_use]
     pub fn bytes(&self) -> &ByteQueue<S> {
         &self.bytes
     }
+}
 
-    /// How many bytes of encoded messages can be in the queue at a time. See
+state! {
+    impl [V, S: Store + ?Sized] ValueQueue<V, S>;
+    |queue| queue.bytes.view();
+    /// Returns how many bytes of encoded messages can be in the queue at a time. See
     /// [`ByteQueue::capacity`].
-    #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.bytes.capacity()
-    }
-
-    /// How many messages are to be received. May change at any moment. Takes time in proportion.
-    #[must_use]
-    #[doc(alias = "qsize")]
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Whether there is nothing to receive. May change at any moment.
-    #[must_use]
-    #[doc(alias = "empty")]
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// Closes the queue. Nothing more can be sent; the messages that are there can be received. All
-    /// waiting threads are woken.
-    pub fn close(&self) {
-        self.bytes.close();
-    }
-
-    /// Whether the queue is closed.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.bytes.is_closed()
-    }
-
-    /// Blocks until every message that was sent has been received and, if it was delivered by
-    /// [`recv_ack`](Self::recv_ack), acknowledged. See [`ByteQueue::join`].
-    ///
-    /// # Errors
-    /// If this process cannot become a peer.
-    pub fn join(&self) -> Result<(), Fault> {
-        self.bytes.join()
-    }
-
-    /// Like [`join`](Self::join), but blocks for at most `timeout`. Returns `true` if all was done.
-    ///
-    /// # Errors
-    /// If this process cannot become a peer.
-    pub fn join_timeout(&self, timeout: Duration) -> Result<bool, Fault> {
-        self.bytes.join_timeout(timeout)
-    }
-
-    /// Like [`join`](Self::join), but blocks until `deadline` at most. Returns `true` if all was
-    /// done.
-    ///
-    /// # Errors
-    /// If this process cannot become a peer.
-    pub fn join_deadline(&self, deadline: Instant) -> Result<bool, Fault> {
-        self.bytes.join_deadline(deadline)
-    }
+    capacity;
+    /// Returns how many bytes of encoded messages can be delivered and unacknowledged at a time.
+    in_flight_capacity;
 }
 
 /// Segments are told apart from those of bytes, but not by `V`: its name may differ between
@@ -478,84 +367,23 @@ where
     ValueQueue<V, S>: Shareable,
     ByteQueue<S>: Shareable,
 {
-}
-
-impl<V, S: Store + ?Sized> Ended for ValueQueue<V, S>
-where
-    V: DeserializeOwned,
-    ValueQueue<V, S>: Shareable,
-    ByteQueue<S>: Shareable,
-{
     type Received = V;
-
-    fn capacity(&self) -> usize {
-        self.capacity()
-    }
-    fn len(&self) -> usize {
-        self.len()
-    }
-    fn is_empty(&self) -> bool {
-        self.is_empty()
-    }
-    fn close(&self) {
-        self.close();
-    }
-    fn is_closed(&self) -> bool {
-        self.is_closed()
-    }
-
-    fn take_usual(&self) -> Result<Option<V>, RecvFailure> {
-        self.take(Invalid::Consumed)
-    }
-    fn take(&self, invalid: Invalid) -> Result<Option<V>, RecvFailure> {
-        self.take(invalid)
-    }
-    fn take_until(&self, deadline: Deadline) -> Result<Option<V>, RecvFailure> {
-        self.take_until(deadline)
-    }
-
-    fn ended(&self) -> &AtomicU32 {
-        Ended::ended(&self.bytes)
-    }
-    fn tell(&self, bit: u32) {
-        self.bytes.tell(bit);
-    }
-    fn arrived(&self) -> &Signal<LIGHT> {
-        self.bytes.arrived()
-    }
-    fn may_have_message(&self) -> bool {
-        self.bytes.may_have_message()
-    }
-    fn is_quiet(&self) -> bool {
-        self.bytes.is_quiet()
-    }
-    fn mend(&self, dead: &Dead) {
-        self.bytes.mend(dead);
-    }
-    fn wake_everybody(&self) {
-        self.bytes.wake_everybody();
-    }
-}
-
-impl<V, S: Store + ?Sized> Deliver for ValueQueue<V, S>
-where
-    V: DeserializeOwned,
-    ValueQueue<V, S>: Shareable,
-    ByteQueue<S>: Shareable,
-{
     type Delivery<'a>
         = ValueDelivery<'a, V>
     where
         Self: 'a;
 
-    fn deliver_now(&self) -> Result<Option<Self::Delivery<'_>>, RecvFailure> {
-        self.deliver_now()
+    fn state(&self) -> impl QueueState<'_> {
+        self.bytes.view()
     }
-    fn deliver_until(&self, deadline: Deadline) -> Result<Option<Self::Delivery<'_>>, RecvFailure> {
+    fn take_until(&self, deadline: Deadline) -> Result<V, RecvFailure> {
+        self.recv_until(deadline)
+    }
+    fn take_valid(&self) -> Result<V, RecvFailure> {
+        self.recv_valid()
+    }
+    fn deliver_until(&self, deadline: Deadline) -> Result<ValueDelivery<'_, V>, RecvFailure> {
         self.deliver_until(deadline)
-    }
-    fn join_until(&self, deadline: Deadline) -> Result<bool, Fault> {
-        self.bytes.view().join_until(deadline)
     }
 }
 
@@ -604,7 +432,7 @@ where
     }
 
     fn send_until(&self, value: &V, deadline: Deadline) -> Result<(), SendFailure> {
-        send_value(value, |len| self.room_until(len, deadline), Room::publish)
+        send_value(value, |len| self.room_until(len, deadline))
     }
 }
 
@@ -625,39 +453,11 @@ impl<V, S: Store + ?Sized> DeadLetters<ValueDelivery<'_, V>> for ValueQueue<V, S
 }
 
 dead_letter_verbs! {
-    /// ```
-    /// use outlast::{Shared, ValueQueue};
-    ///
-    /// let jobs = Shared::<ValueQueue<String>>::with_capacity(4096)?;
-    /// let there = Shared::<ValueQueue<String>>::from_fd(jobs.try_clone_fd()?)?; // as another process would
-    /// let dead_letters = Shared::<ValueQueue<String>>::with_capacity(4096)?;
-    /// jobs.send(&"kills".into())?;
-    /// drop(there.recv_ack()?); // it fails
-    /// jobs.send(&"works".into())?;
-    /// assert_eq!(*there.recv_ack_or_dead_letter(1, &*dead_letters)?, "works");
-    /// assert_eq!(dead_letters.recv()?, "kills");
-    /// # Ok::<(), outlast::Error>(())
-    /// ```
     [V: DeserializeOwned, S: Store + ?Sized]
     ValueQueue<V, S>, ValueDelivery<'_, V>, ValueQueue<V, impl Store + ?Sized>
 }
 
 dead_letter_verbs! {
-    /// ```
-    /// use outlast::{Channel, Shared, ValueQueue};
-    ///
-    /// type Jobs = Channel<ValueQueue<String>>;
-    /// let here = Shared::<Jobs>::with_capacity(4096)?;
-    /// let there = Shared::<Jobs>::from_fd(here.try_clone_fd()?)?; // as another process would
-    /// let dead_letters = Shared::<ValueQueue<String>>::with_capacity(4096)?;
-    /// let (sender, receiver) = (here.sender()?, there.receiver()?);
-    /// sender.send(&"kills".into())?;
-    /// drop(receiver.recv_ack()?); // it fails
-    /// sender.send(&"works".into())?;
-    /// assert_eq!(*receiver.recv_ack_or_dead_letter(1, &*dead_letters)?, "works");
-    /// assert_eq!(dead_letters.recv()?, "kills");
-    /// # Ok::<(), outlast::Error>(())
-    /// ```
     [V: DeserializeOwned, S: Store + ?Sized, H: Deref<Target = Channel<ValueQueue<V, S>>>]
     Receiver<ValueQueue<V, S>, H>, ValueDelivery<'_, V>, ValueQueue<V, impl Store + ?Sized>
     where ValueQueue<V, S>: Shareable, ByteQueue<S>: Shareable
@@ -694,110 +494,71 @@ fn encoded<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Fault> {
     postcard::to_allocvec(value).map_err(|_| Fault::Unencodable)
 }
 
-/// What is decoded is a copy: decoders check text before they take it, and a peer might write to
-/// shared memory in between.
-fn value_of<T: DeserializeOwned, E>(message: Result<Vec<u8>, E>) -> Result<T, ValueError<E>> {
-    let bytes = message.map_err(ValueError::Recv)?;
-    decode(&bytes).map_err(|_| ValueError::Undecodable(bytes))
-}
-
 /// Values of any shape, as the messages of a pipe.
 impl<C: Deref<Target = Pipe>> Connection<C> {
-    /// Sends a value, waiting for room as long as it takes.
-    ///
-    /// ```
-    /// use outlast::{Pipe, Shared};
-    ///
-    /// let here = Shared::<Pipe>::with_capacity(4096)?;
-    /// let there = Shared::<Pipe>::from_fd(here.try_clone_fd()?)?; // as another process would
-    /// let (parent, child) = (here.first()?, there.second()?);
-    /// parent.send(&("sum", vec![1_u64, 2, 3]))?;
-    /// let (what, numbers): (String, Vec<u64>) = child.recv()?;
-    /// child.send(&numbers.iter().sum::<u64>())?;
-    /// assert_eq!((what.as_str(), parent.recv::<u64>()?), ("sum", 6));
-    /// # Ok::<(), outlast::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`send_bytes`](Self::send_bytes), and [`Fault::Unencodable`] if the value cannot be
-    /// encoded; nothing is sent then.
-    pub fn send<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError<()>> {
-        self.send_bytes(&encoded(value).map_err(|fault| SendError::Failed((), fault))?)
+    verbs! {
+        /// Sends a value, blocking until there is room for all of it.
+        ///
+        /// ```
+        /// use outlast::{Pipe, Shared};
+        ///
+        /// let here = Shared::<Pipe>::with_capacity(4096)?;
+        /// let there = Shared::<Pipe>::from_fd(here.try_clone_fd()?)?; // as another process would
+        /// let (parent, child) = (here.first()?, there.second()?);
+        /// parent.send(&("sum", vec![1_u64, 2, 3]))?;
+        /// let (what, numbers): (String, Vec<u64>) = child.recv()?;
+        /// child.send(&numbers.iter().sum::<u64>())?;
+        /// assert_eq!((what.as_str(), parent.recv::<u64>()?), ("sum", 6));
+        /// # Ok::<(), outlast::Error>(())
+        /// ```
+        ///
+        /// # Errors
+        /// As [`send_bytes`](Self::send_bytes), and [`Fault::Unencodable`] if the value cannot be
+        /// encoded. Nothing is sent then.
+        pub fn send(&self, value: &(impl Serialize + ?Sized)) -> Result<(), SendError<()>>
+            = |deadline| encoded(value).map_err(SendFailure::from).and_then(|bytes| self.send_until(&bytes, deadline));
+        try_send -> Result<(), TrySendError<()>>, else Err(TrySendError::Full(()));
+        send_timeout, send_deadline -> Result<(), SendTimeoutError<()>>,
+            else Err(SendTimeoutError::TimedOut(()));
+
+        /// Receives a value, blocking until one is available.
+        ///
+        /// # Errors
+        /// As [`recv_bytes`](Self::recv_bytes), and [`ValueError::Undecodable`], with the message,
+        /// if that is no encoding of a `T`.
+        pub fn recv<T: DeserializeOwned>(&self) -> Result<T, ValueError<RecvError>>
+            = |deadline| self.value_until(deadline);
+        try_recv -> Result<T, ValueError<TryRecvError>>, else Err(TryRecvError::Empty);
+        recv_timeout, recv_deadline -> Result<T, ValueError<RecvTimeoutError>>,
+            else Err(RecvTimeoutError::TimedOut);
     }
 
-    /// Sends a value if there is room. Never blocks.
-    ///
-    /// # Errors
-    /// As [`try_send_bytes`](Self::try_send_bytes), and [`Fault::Unencodable`].
-    pub fn try_send<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), TrySendError<()>> {
-        self.try_send_bytes(&encoded(value).map_err(|fault| TrySendError::Failed((), fault))?)
-    }
-
-    /// Sends a value, waiting for room at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`send_bytes_timeout`](Self::send_bytes_timeout), and [`Fault::Unencodable`].
-    pub fn send_timeout<T: Serialize + ?Sized>(
+    fn value_until<T: DeserializeOwned>(
         &self,
-        value: &T,
-        timeout: Duration,
-    ) -> Result<(), SendTimeoutError<()>> {
-        let bytes = encoded(value).map_err(|fault| SendTimeoutError::Failed((), fault))?;
-        self.send_bytes_timeout(&bytes, timeout)
-    }
-
-    /// Sends a value, waiting for room until `deadline` at most.
-    ///
-    /// # Errors
-    /// As [`send_bytes_deadline`](Self::send_bytes_deadline), and [`Fault::Unencodable`].
-    pub fn send_deadline<T: Serialize + ?Sized>(
-        &self,
-        value: &T,
-        deadline: Instant,
-    ) -> Result<(), SendTimeoutError<()>> {
-        let bytes = encoded(value).map_err(|fault| SendTimeoutError::Failed((), fault))?;
-        self.send_bytes_deadline(&bytes, deadline)
-    }
-
-    /// Receives a value, waiting for one as long as it takes.
-    ///
-    /// # Errors
-    /// As [`recv_bytes`](Self::recv_bytes), and [`ValueError::Undecodable`], with the message.
-    pub fn recv<T: DeserializeOwned>(&self) -> Result<T, ValueError<RecvError>> {
-        value_of(self.recv_bytes())
-    }
-
-    /// Receives a value if there is one. Never blocks, except as
-    /// [`try_recv_bytes`](Self::try_recv_bytes) does.
-    ///
-    /// # Errors
-    /// As [`try_recv_bytes`](Self::try_recv_bytes), and [`ValueError::Undecodable`], with the
-    /// message.
-    pub fn try_recv<T: DeserializeOwned>(&self) -> Result<T, ValueError<TryRecvError>> {
-        value_of(self.try_recv_bytes())
-    }
-
-    /// Receives a value, waiting for one at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`recv_bytes_timeout`](Self::recv_bytes_timeout), and [`ValueError::Undecodable`], with
-    /// the message.
-    pub fn recv_timeout<T: DeserializeOwned>(
-        &self,
-        timeout: Duration,
-    ) -> Result<T, ValueError<RecvTimeoutError>> {
-        value_of(self.recv_bytes_timeout(timeout))
-    }
-
-    /// Receives a value, waiting for one until `deadline` at most.
-    ///
-    /// # Errors
-    /// As [`recv_bytes_deadline`](Self::recv_bytes_deadline), and [`ValueError::Undecodable`], with
-    /// the message.
-    pub fn recv_deadline<T: DeserializeOwned>(
-        &self,
-        deadline: Instant,
-    ) -> Result<T, ValueError<RecvTimeoutError>> {
-        value_of(self.recv_bytes_deadline(deadline))
+        deadline: Deadline,
+    ) -> Result<T, ValueError<RecvFailure>> {
+        let bytes = self.recv_until(deadline).and_then(|bytes| bytes.ok_or(RecvFailure::Empty));
+        let bytes = bytes.map_err(ValueError::Recv)?;
+        decode(&bytes).map_err(|_| ValueError::Undecodable(bytes))
     }
 }
+
+impl<E> ValueError<E> {
+    fn convert<F: From<E>>(self) -> ValueError<F> {
+        match self {
+            ValueError::Recv(error) => ValueError::Recv(error.into()),
+            ValueError::Undecodable(bytes) => ValueError::Undecodable(bytes),
+        }
+    }
+}
+
+macro_rules! convert {
+    ($($Error:ident)+) => {$(
+        impl From<ValueError<RecvFailure>> for ValueError<$Error> {
+            fn from(error: ValueError<RecvFailure>) -> Self {
+                error.convert()
+            }
+        }
+    )+};
+}
+convert!(RecvError TryRecvError RecvTimeoutError);

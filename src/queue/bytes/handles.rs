@@ -5,16 +5,16 @@ use crate::error::Fault;
 use crate::queue::bytes::View;
 use crate::queue::bytes::records::Claim;
 use crate::queue::ends::Ends;
-use crate::queue::{assert_ours, error::SendFailure};
+use crate::queue::{SendError, assert_ours, error::SendFailure};
 use crate::segment::forks;
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 
-/// Room for a message, to be written in place: bytes that hold what earlier messages left.
+/// Room for a message, to be written in place. It holds the bytes of earlier messages.
 ///
-/// [`commit`](Self::commit) sends it. Dropped otherwise, or if the process is killed, nothing is
-/// sent.
+/// [`commit`](Self::commit) sends the message. If the room is dropped without that, or the process
+/// is killed, nothing is sent.
 ///
 /// # Panics
 /// A copy in a process made by `fork` panics when it is read or written.
@@ -22,8 +22,10 @@ use core::ops::{Deref, DerefMut};
 pub struct Reservation<'a> {
     pub(super) view: View<'a>,
     pub(super) claim: Claim,
-    pub(in crate::queue) len: usize,
+    pub(super) len: usize,
     pub(super) forks: u32,
+    /// Of a channel, whose last receiver may be gone when the message is sent.
+    pub(in crate::queue) receivers: Option<&'a Ends>,
 }
 
 /// A message in its place, to be read there.
@@ -60,63 +62,65 @@ pub struct Delivery<'a> {
 impl Reservation<'_> {
     /// Sends the message.
     ///
-    /// One for which room was taken before the queue was closed is still sent.
+    /// A message whose room was reserved before the queue was closed is still sent.
+    ///
+    /// ```
+    /// use outlast::{ByteQueue, Channel, SendError, Shared};
+    ///
+    /// let here = Shared::<Channel<ByteQueue>>::with_capacity(4096)?;
+    /// let there = Shared::<Channel<ByteQueue>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// let (sender, receiver) = (here.sender()?, there.receiver()?);
+    /// let room = sender.reserve(100)?;
+    /// drop(receiver); // the last one
+    /// assert_eq!(room.commit(), Err(SendError::Disconnected(())));
+    /// assert!(there.is_empty());
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
     ///
     /// # Errors
+    /// In a channel: [`SendError::Disconnected`] if the last receiver is gone, or
+    /// [`SendError::Closed`] if the channel is closed as well. No receiver gets the message then.
     /// [`Fault::Forked`] in the child of a fork: the room is its parent's.
     #[inline(always)]
-    pub fn commit(self) -> Result<(), Fault> {
+    pub fn commit(self) -> Result<(), SendError<()>> {
         let len = self.len;
         self.commit_len(len)
     }
 
-    /// Sends the first `len` bytes of it; at most all.
+    /// Sends the first `len` bytes, at most all, as a message.
     ///
     /// # Errors
     /// As [`commit`](Self::commit).
     #[inline(always)]
-    pub fn commit_len(self, len: usize) -> Result<(), Fault> {
-        let len = self.stated(len)?;
-        self.publish(len);
-        Ok(())
-    }
-
-    /// As [`commit_len`](Self::commit_len), in a channel whose receivers' end is `receivers`.
-    #[inline(always)]
-    pub(in crate::queue) fn commit_to(
-        self,
-        receivers: &Ends,
-        len: usize,
-    ) -> Result<(), SendFailure> {
-        let len = self.stated(len).map_err(SendFailure::Failed)?;
-        let (view, claim) = (self.view, self.claim);
-        core::mem::forget(self);
-        view.publish_to(receivers, claim, len)
-    }
-
-    /// What the header says of a message of the first `len` bytes, in the process that has the
-    /// room.
-    #[inline(always)]
-    fn stated(&self, len: usize) -> Result<u64, Fault> {
-        if self.forks == forks() { Ok(len.min(self.len) as u64) } else { Err(Fault::Forked) }
+    pub fn commit_len(self, len: usize) -> Result<(), SendError<()>> {
+        Ok(self.publish(len)?)
     }
 
     /// Writes and sends a message that is as long as the room.
     #[inline(always)]
-    pub(super) fn send(mut self, message: &[u8]) {
+    pub(in crate::queue) fn write(mut self, message: &[u8]) -> Result<(), SendFailure> {
         self.copy_from_slice(message);
-        self.publish(message.len() as u64);
+        self.publish(message.len())
     }
 
     #[inline(always)]
-    pub(super) fn publish(self, stated: u64) {
-        self.view.publish(self.claim, stated);
-        core::mem::forget(self);
+    pub(in crate::queue) fn publish(self, len: usize) -> Result<(), SendFailure> {
+        if self.forks != forks() {
+            return Err(Fault::Forked.into());
+        }
+        let room = ManuallyDrop::new(self);
+        room.view.publish(room.claim, len.min(room.len) as u64, room.receivers)
     }
 }
 
 impl Message<'_> {
-    /// Gives it back, to be received again, by anybody.
+    /// Appends the message to `buffer` and returns its length. The message is consumed.
+    pub(in crate::queue) fn append_to(self, buffer: &mut Vec<u8>) -> usize {
+        buffer.extend_from_slice(&self);
+        self.len
+    }
+
+    /// Gives the message back. Any receiver can receive it again.
     ///
     /// # Errors
     /// [`Fault::Forked`] in the child of a fork: the message is its parent's.

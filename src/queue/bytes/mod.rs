@@ -116,6 +116,7 @@ use crate::error::Fault;
 use crate::queue::ends::Ends;
 use crate::queue::in_flight::deliver_until;
 use crate::queue::ring::ClaimError;
+use crate::queue::verbs::{QueueState, receiving, state};
 use crate::queue::{CLOSED, LIGHT, NO_RECEIVERS, NO_SENDERS, RecvFailure, SendFailure};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
@@ -126,6 +127,7 @@ use crate::sync::atomic::fence;
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sys::hooks;
 use crate::wait::signal::Signal;
+use crate::wait::verbs::verbs;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::marker::PhantomData;
@@ -135,7 +137,6 @@ use core::ptr::NonNull;
 use in_flight::InFlight;
 pub(crate) use records::BLOCK;
 use records::{Claim, Header, MAX_BLOCKS, Marks, Phase, Records, State};
-use std::time::{Duration, Instant};
 
 /// A bounded queue of byte messages, whose capacity is chosen when it is created.
 ///
@@ -333,363 +334,103 @@ impl<const BLOCKS: usize> FixedByteQueue<BLOCKS> {
     };
 }
 
-// ------------------------------------------------------------------ sending
 impl<S: Store + ?Sized> ByteQueue<S> {
-    /// Sends a message, waiting for room as long as it takes.
-    ///
-    /// # Errors
-    /// If the queue is closed, if the message is longer than the capacity ([`Fault::TooLong`]), or
-    /// if this process cannot become a peer.
-    #[doc(alias = "push")]
-    #[doc(alias = "put")]
-    #[inline]
-    pub fn send(&self, message: &[u8]) -> Result<(), SendError<()>> {
-        self.view()
-            .send_until(message, Deadline::NEVER)
-            .map_err(|why| SendFailure::for_ever(((), why)))
+    verbs! {
+        /// Sends a message, blocking until there is room.
+        ///
+        /// # Errors
+        /// If the queue is closed, if the message is longer than the capacity
+        /// ([`Fault::TooLong`]), or if this process cannot become a peer.
+        #[doc(alias = "push")]
+        #[doc(alias = "put")]
+        #[inline]
+        pub fn send(&self, message: &[u8]) -> Result<(), SendError<()>>
+            = |deadline| self.reserve_until(message.len(), deadline).and_then(|r| r.write(message));
+        #[doc(alias = "try_push")]
+        #[doc(alias = "put_nowait")]
+        #[inline]
+        try_send -> Result<(), TrySendError<()>>, else Err(TrySendError::Full(()));
+        send_timeout, send_deadline -> Result<(), SendTimeoutError<()>>,
+            else Err(SendTimeoutError::TimedOut(()));
+
+        /// Reserves room for a message of `len` bytes, to be written in place, blocking until there
+        /// is room.
+        ///
+        /// Later messages are not received before this one is committed or dropped: keep it for a
+        /// short time only.
+        ///
+        /// ```
+        /// use outlast::{ByteQueue, Shared};
+        ///
+        /// let here = Shared::<ByteQueue>::with_capacity(4096)?;
+        /// let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd()?)?; // as another process would
+        /// let mut room = here.reserve(100)?;
+        /// room[..5].copy_from_slice(b"short");
+        /// room.commit_len(5)?;
+        /// assert_eq!(&*there.recv_ref()?, b"short");
+        /// # Ok::<(), outlast::Error>(())
+        /// ```
+        ///
+        /// # Errors
+        /// As [`send`](Self::send).
+        #[doc(alias = "grant")]
+        #[inline]
+        pub fn reserve(&self, len: usize) -> Result<Reservation<'_>, SendError<()>>
+            = |deadline| self.reserve_until(len, deadline);
+        #[inline]
+        try_reserve -> Result<Reservation<'_>, TrySendError<()>>, else Err(TrySendError::Full(()));
+        reserve_timeout, reserve_deadline -> Result<Reservation<'_>, SendTimeoutError<()>>,
+            else Err(SendTimeoutError::TimedOut(()));
+
+        /// Receives a message to be read in place, blocking until one is available.
+        ///
+        /// It is consumed when the [`Message`] is dropped. If the process is killed before that,
+        /// another receiver gets it.
+        ///
+        /// # Errors
+        /// As [`recv`](Self::recv).
+        #[inline]
+        pub fn recv_ref(&self) -> Result<Message<'_>, RecvError>
+            = |deadline| self.view().recv_until(deadline);
+        #[inline]
+        try_recv_ref -> Result<Message<'_>, TryRecvError>, else Err(TryRecvError::Empty);
+        recv_ref_timeout, recv_ref_deadline -> Result<Message<'_>, RecvTimeoutError>,
+            else Err(RecvTimeoutError::TimedOut);
+
+        /// Appends a message to `buffer` and returns its length. Blocks until one is available.
+        ///
+        /// # Errors
+        /// As [`recv`](Self::recv).
+        pub fn recv_into(&self, buffer: &mut Vec<u8>) -> Result<usize, RecvError>
+            = |deadline| self.view().recv_until(deadline).map(|message| message.append_to(buffer));
+        try_recv_into -> Result<usize, TryRecvError>, else Err(TryRecvError::Empty);
+        recv_into_timeout, recv_into_deadline -> Result<usize, RecvTimeoutError>,
+            else Err(RecvTimeoutError::TimedOut);
     }
 
-    /// Sends a message if there is room. Never blocks.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), and if there is no room now.
-    #[doc(alias = "try_push")]
-    #[doc(alias = "put_nowait")]
-    #[inline]
-    pub fn try_send(&self, message: &[u8]) -> Result<(), TrySendError<()>> {
-        let room = self.view().claim_room(message.len());
-        room.map(|room| room.send(message)).map_err(|why| SendFailure::at_once(((), why)))
-    }
-
-    /// Sends a message, waiting for room at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), and if that takes too long.
-    pub fn send_timeout(
-        &self,
-        message: &[u8],
-        timeout: Duration,
-    ) -> Result<(), SendTimeoutError<()>> {
-        let sent = self.view().send_until(message, Deadline::after(timeout));
-        sent.map_err(|why| SendFailure::in_time(((), why)))
-    }
-
-    /// Sends a message, waiting for room until `deadline` at most. Room that there is is used even
-    /// if that has passed.
-    ///
-    /// # Errors
-    /// As [`send_timeout`](Self::send_timeout).
-    pub fn send_deadline(
-        &self,
-        message: &[u8],
-        deadline: Instant,
-    ) -> Result<(), SendTimeoutError<()>> {
-        let sent = self.view().send_until(message, Deadline::at(deadline));
-        sent.map_err(|why| SendFailure::in_time(((), why)))
-    }
-
-    /// Takes room for a message of `len` bytes, to be written in place, waiting for it as long as
-    /// it takes.
-    ///
-    /// Later messages are not received before this one is committed or dropped: keep it short.
-    ///
-    /// ```
-    /// use outlast::{ByteQueue, Shared};
-    ///
-    /// let here = Shared::<ByteQueue>::with_capacity(4096)?;
-    /// let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd()?)?; // as another process would
-    /// let mut room = here.reserve(100)?;
-    /// room[..5].copy_from_slice(b"short");
-    /// room.commit_len(5)?;
-    /// assert_eq!(&*there.recv_ref()?, b"short");
-    /// # Ok::<(), outlast::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`send`](Self::send).
-    #[doc(alias = "grant")]
-    #[inline]
-    pub fn reserve(&self, len: usize) -> Result<Reservation<'_>, SendError<()>> {
-        let room = self.view().reserve_until(len, Deadline::NEVER);
-        room.map_err(|why| SendFailure::for_ever(((), why)))
-    }
-
-    /// Takes room for a message of `len` bytes, if there is any. Never blocks.
-    ///
-    /// # Errors
-    /// As [`try_send`](Self::try_send).
-    #[inline]
-    pub fn try_reserve(&self, len: usize) -> Result<Reservation<'_>, TrySendError<()>> {
-        self.view().claim_room(len).map_err(|why| SendFailure::at_once(((), why)))
-    }
-
-    /// Takes room for a message of `len` bytes, waiting for it at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`send_timeout`](Self::send_timeout).
-    pub fn reserve_timeout(
-        &self,
-        len: usize,
-        timeout: Duration,
-    ) -> Result<Reservation<'_>, SendTimeoutError<()>> {
-        let room = self.view().reserve_until(len, Deadline::after(timeout));
-        room.map_err(|why| SendFailure::in_time(((), why)))
-    }
-
-    /// Takes room for a message of `len` bytes, waiting for it until `deadline` at most.
-    ///
-    /// # Errors
-    /// As [`send_timeout`](Self::send_timeout).
-    pub fn reserve_deadline(
-        &self,
-        len: usize,
-        deadline: Instant,
-    ) -> Result<Reservation<'_>, SendTimeoutError<()>> {
-        let room = self.view().reserve_until(len, Deadline::at(deadline));
-        room.map_err(|why| SendFailure::in_time(((), why)))
-    }
-}
-
-// ---------------------------------------------------------------- receiving
-impl<S: Store + ?Sized> ByteQueue<S> {
-    /// Receives a message, waiting for one as long as it takes.
-    ///
-    /// # Errors
-    /// If the queue is closed and nothing is left or may come back, if this process cannot become a
-    /// peer, or if what came out is damaged (it is consumed).
-    #[doc(alias = "pop")]
-    #[doc(alias = "get")]
-    #[inline]
-    pub fn recv(&self) -> Result<Vec<u8>, RecvError> {
-        self.recv_ref().map(|message| message.to_vec())
-    }
-
-    /// Receives a message if there is one. Never blocks.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), and if there is none now.
-    #[doc(alias = "try_pop")]
-    #[doc(alias = "get_nowait")]
-    #[inline]
-    pub fn try_recv(&self) -> Result<Vec<u8>, TryRecvError> {
-        self.try_recv_ref().map(|message| message.to_vec())
-    }
-
-    /// Receives a message, waiting for one at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), and if that takes too long.
-    pub fn recv_timeout(&self, timeout: Duration) -> Result<Vec<u8>, RecvTimeoutError> {
-        self.recv_ref_timeout(timeout).map(|message| message.to_vec())
-    }
-
-    /// Receives a message, waiting for one until `deadline` at most. A message that is there is
-    /// received even if that has passed.
-    ///
-    /// # Errors
-    /// As [`recv_timeout`](Self::recv_timeout).
-    pub fn recv_deadline(&self, deadline: Instant) -> Result<Vec<u8>, RecvTimeoutError> {
-        self.recv_ref_deadline(deadline).map(|message| message.to_vec())
-    }
-
-    /// Receives a message to the end of `to`, waiting for one as long as it takes; its length.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv).
-    pub fn recv_into(&self, to: &mut Vec<u8>) -> Result<usize, RecvError> {
-        let message = self.recv_ref()?;
-        to.extend_from_slice(&message);
-        Ok(message.len())
-    }
-
-    /// Receives a message to be read in place, waiting for one as long as it takes.
-    ///
-    /// It is consumed when the [`Message`] is dropped. If the process is killed before, another
-    /// receives it.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv).
-    #[inline]
-    pub fn recv_ref(&self) -> Result<Message<'_>, RecvError> {
-        RecvFailure::for_ever(self.view().recv_until(Deadline::NEVER))
-    }
-
-    /// Receives a message to be read in place, if there is one. Never blocks.
-    ///
-    /// # Errors
-    /// As [`try_recv`](Self::try_recv).
-    #[inline]
-    pub fn try_recv_ref(&self) -> Result<Message<'_>, TryRecvError> {
-        RecvFailure::at_once(self.view().claim_message())
-    }
-
-    /// Receives a message to be read in place, waiting for one at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`recv_timeout`](Self::recv_timeout).
-    pub fn recv_ref_timeout(&self, timeout: Duration) -> Result<Message<'_>, RecvTimeoutError> {
-        RecvFailure::in_time(self.view().recv_until(Deadline::after(timeout)))
-    }
-
-    /// Receives a message to be read in place, waiting for one until `deadline` at most.
-    ///
-    /// # Errors
-    /// As [`recv_timeout`](Self::recv_timeout).
-    pub fn recv_ref_deadline(&self, deadline: Instant) -> Result<Message<'_>, RecvTimeoutError> {
-        RecvFailure::in_time(self.view().recv_until(Deadline::at(deadline)))
-    }
-
-    /// Receives a message that counts as done only when it is acknowledged, blocking until one is
-    /// available.
-    ///
-    /// If this process is killed before it acknowledges the message, or drops the [`Delivery`], the
-    /// message goes to another receiver. An unacknowledged message does not hold up the queue: it
-    /// moves to an area of its own, which has room for [`capacity`](Self::capacity) bytes, counted
-    /// as in the queue. If the next message finds no room there, this blocks until others are
-    /// acknowledged. A message of more than half of the capacity may have to wait until all are.
-    ///
-    /// ```
-    /// use outlast::{ByteQueue, Shared};
-    /// use std::time::Duration;
-    ///
-    /// let here = Shared::<ByteQueue>::with_capacity(4096)?;
-    /// let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd()?)?; // as another process would
-    /// here.send(b"a job of any length")?;
-    /// drop(there.recv_ack()?); // not acknowledged
-    /// let job = there.recv_ack()?;
-    /// assert_eq!((&*job, job.attempts()), (&b"a job of any length"[..], 1));
-    /// assert!(!here.join_timeout(Duration::ZERO)?);
-    /// job.ack()?;
-    /// assert!(here.join_timeout(Duration::ZERO)?);
-    /// # Ok::<(), outlast::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv).
-    pub fn recv_ack(&self) -> Result<Delivery<'_>, RecvError> {
-        RecvFailure::for_ever(self.deliver_until(Deadline::NEVER))
-    }
-
-    /// Like [`recv_ack`](Self::recv_ack), but never blocks.
-    ///
-    /// # Errors
-    /// As [`try_recv`](Self::try_recv).
-    pub fn try_recv_ack(&self) -> Result<Delivery<'_>, TryRecvError> {
-        RecvFailure::at_once(self.deliver_now())
-    }
-
-    /// Like [`recv_ack`](Self::recv_ack), but blocks for at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`recv_timeout`](Self::recv_timeout).
-    pub fn recv_ack_timeout(&self, timeout: Duration) -> Result<Delivery<'_>, RecvTimeoutError> {
-        RecvFailure::in_time(self.deliver_until(Deadline::after(timeout)))
-    }
-
-    /// Like [`recv_ack`](Self::recv_ack), but blocks until `deadline` at most.
-    ///
-    /// # Errors
-    /// As [`recv_timeout`](Self::recv_timeout).
-    pub fn recv_ack_deadline(&self, deadline: Instant) -> Result<Delivery<'_>, RecvTimeoutError> {
-        RecvFailure::in_time(self.deliver_until(Deadline::at(deadline)))
-    }
-
-    /// Blocks until every message that was sent has been received and, if it was delivered by
-    /// [`recv_ack`](Self::recv_ack), acknowledged.
-    ///
-    /// A message that a dead process held counts as undone until another process has acknowledged
-    /// it.
-    ///
-    /// # Errors
-    /// If this process cannot become a peer.
-    pub fn join(&self) -> Result<(), Fault> {
-        self.view().join_until(Deadline::NEVER).map(drop)
-    }
-
-    /// Like [`join`](Self::join), but blocks for at most `timeout`. Returns `true` if all was done.
-    ///
-    /// # Errors
-    /// If this process cannot become a peer.
-    pub fn join_timeout(&self, timeout: Duration) -> Result<bool, Fault> {
-        self.view().join_until(Deadline::after(timeout))
-    }
-
-    /// Like [`join`](Self::join), but blocks until `deadline` at most. Returns `true` if all was
-    /// done.
-    ///
-    /// # Errors
-    /// If this process cannot become a peer.
-    pub fn join_deadline(&self, deadline: Instant) -> Result<bool, Fault> {
-        self.view().join_until(Deadline::at(deadline))
-    }
-
-    /// Messages until the queue is closed and empty, or cannot be used, waiting for each.
-    pub fn iter(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
-        core::iter::from_fn(|| self.recv().ok())
-    }
-
-    /// The messages that are there, without waiting.
-    #[doc(alias = "drain")]
-    pub fn try_iter(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
-        core::iter::from_fn(|| self.try_recv().ok())
-    }
-}
-
-// ------------------------------------------------------- state and closing
-impl<S: Store + ?Sized> ByteQueue<S> {
-    /// How many bytes of messages can be in the queue at a time, if each is a multiple of 64 bytes
-    /// long.
-    #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.view().parts.count * BLOCK
-    }
-
-    /// How many messages are to be received. May change at any moment. Takes time in proportion.
-    #[must_use]
-    #[doc(alias = "qsize")]
-    pub fn len(&self) -> usize {
-        let is_message =
-            |claim: Claim| claim.state.is_in(Phase::Full) || claim.state.is_in(Phase::Orphan);
-        self.view().count(is_message)
-    }
-
-    /// Whether there is nothing to receive. May change at any moment.
-    #[must_use]
-    #[doc(alias = "empty")]
-    pub fn is_empty(&self) -> bool {
-        let view = self.view();
-        let has_returned = || view.count(|claim| claim.state.is_in(Phase::Orphan)) > 0;
-        !matches!(view.records().find_full(), Ok(_) | Err(ClaimError::Pending))
-            && (!view.may_have_returned() || !has_returned())
-    }
-
-    /// Closes the queue for good: nothing more can be sent; what is there, or has room taken for
-    /// it, can be received.
-    ///
-    /// Everybody who waits is woken.
-    pub fn close(&self) {
-        become_known(core::ptr::from_ref(self).addr());
-        self.rare.ended.fetch_or(CLOSED, Release);
-        hooks::pause("queue: closed, and nobody is woken");
-        fence(SeqCst);
-        self.rare.wake_everybody();
-    }
-
-    /// Whether the queue is closed.
-    #[must_use]
     #[inline(always)]
-    pub fn is_closed(&self) -> bool {
-        self.rare.has_ended(CLOSED)
+    fn reserve_until(
+        &self,
+        len: usize,
+        deadline: Deadline,
+    ) -> Result<Reservation<'_>, SendFailure> {
+        self.view().reserve_until(len, deadline)
     }
 
-    pub(in crate::queue) fn deliver_now(&self) -> Result<Option<Delivery<'_>>, RecvFailure> {
-        self.view().deliver_now()
+    #[inline(always)]
+    pub(in crate::queue) fn recv_until(&self, deadline: Deadline) -> Result<Vec<u8>, RecvFailure> {
+        self.view().recv_until(deadline).map(|message| message.to_vec())
+    }
+
+    /// (Any bytes are a message.)
+    fn recv_valid(&self) -> Result<Vec<u8>, RecvFailure> {
+        self.recv_until(Deadline::NOW)
     }
 
     pub(in crate::queue) fn deliver_until(
         &self,
         deadline: Deadline,
-    ) -> Result<Option<Delivery<'_>>, RecvFailure> {
+    ) -> Result<Delivery<'_>, RecvFailure> {
         self.view().deliver_until(deadline)
     }
 
@@ -699,6 +440,49 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     }
 
     const BASE: u64 = begin::<FixedByteQueue<1>>(b"ByteQueue 1");
+}
+
+receiving! {
+    impl [S: Store + ?Sized] ByteQueue<S>;
+    /// # Errors
+    /// If the queue is closed and no message is left or may come back, if this process cannot
+    /// become a peer, or if the message is damaged (it is consumed).
+    recv -> Vec<u8>;
+    /// An unacknowledged message does not hold up the queue: it moves to an area of its own, which
+    /// has room for [`capacity`](Self::capacity) bytes, counted as in the queue. If the next
+    /// message finds no room there, this call blocks until others are acknowledged. A message of
+    /// more than half of the capacity may have to wait until all are.
+    ///
+    /// ```
+    /// use outlast::{ByteQueue, Shared};
+    ///
+    /// let here = Shared::<ByteQueue>::with_capacity(4096)?;
+    /// let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// here.send(b"a job of any length")?;
+    /// drop(there.recv_ack()?); // not acknowledged
+    /// let job = there.recv_ack()?;
+    /// assert_eq!((&*job, job.attempts()), (&b"a job of any length"[..], 1));
+    /// assert!(!here.try_join()?);
+    /// job.ack()?;
+    /// assert!(here.try_join()?);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    recv_ack -> Delivery<'_>;
+    iter;
+}
+
+state! {
+    impl [S: Store + ?Sized] ByteQueue<S>;
+    |queue| queue.view();
+    /// Returns how many bytes of messages can be in the queue at a time, if the length of each is
+    /// a multiple of 64.
+    capacity;
+    /// Returns how many bytes of messages can be delivered and unacknowledged at a time, counted
+    /// in the same way.
+    in_flight_capacity;
 }
 
 impl Rare {
@@ -715,17 +499,8 @@ impl Rare {
         }
     }
 
-    /// Where receivers sleep: until a message comes, and until there is room for it in flight.
-    pub(in crate::queue) fn receivers(&self) -> [&Signal<LIGHT>; 2] {
-        [&self.not_empty, &self.in_flight_free]
-    }
-
     fn signals(&self) -> [&Signal<LIGHT>; 4] {
         [&self.not_empty, &self.not_full, &self.in_flight_free, &self.idle]
-    }
-
-    pub(in crate::queue) fn wake_everybody(&self) {
-        self.signals().into_iter().for_each(Signal::wake_all);
     }
 }
 
@@ -757,18 +532,13 @@ impl<'a> View<'a> {
     }
 
     #[inline(always)]
-    fn send_until(self, message: &[u8], deadline: Deadline) -> Result<(), SendFailure> {
-        self.reserve_until(message.len(), deadline).map(|room| room.send(message))
-    }
-
-    #[inline(always)]
     pub(in crate::queue) fn reserve_until(
         self,
         len: usize,
         deadline: Deadline,
     ) -> Result<Reservation<'a>, SendFailure> {
         match self.claim_room(len) {
-            Err(SendFailure::Full) => self.wait_for_room(len, deadline),
+            Err(SendFailure::Full) if !deadline.is_now() => self.wait_for_room(len, deadline),
             done => done,
         }
     }
@@ -784,19 +554,19 @@ impl<'a> View<'a> {
     }
 
     #[inline(always)]
-    pub(in crate::queue) fn claim_room(self, len: usize) -> Result<Reservation<'a>, SendFailure> {
+    fn claim_room(self, len: usize) -> Result<Reservation<'a>, SendFailure> {
         let forks = forks();
-        let owner = self.identify().map_err(SendFailure::Failed)?;
+        let owner = self.identify()?;
         if self.rare.has_ended(CLOSED | NO_RECEIVERS) {
             return Err(SendFailure::Closed);
         }
         let extent = len.div_ceil(BLOCK).max(1);
         if extent > self.parts.count {
-            return Err(SendFailure::Failed(Fault::TooLong));
+            return Err(Fault::TooLong.into());
         }
         match self.records().claim_free(extent, owner) {
             Ok(claim) => {
-                let room = Reservation { view: self, claim, len, forks };
+                let room = Reservation { view: self, claim, len, forks, receivers: None };
                 Signal::<LIGHT>::fence_after_change();
                 // Perhaps it was closed, and nobody saw the claim who then said so: dropped.
                 if self.rare.has_ended(CLOSED | NO_RECEIVERS) {
@@ -810,9 +580,10 @@ impl<'a> View<'a> {
         }
     }
 
-    /// A claimed record is a message.
+    /// Makes a claimed record a message. In a channel, whose end is `receivers`, it takes it back
+    /// if no receiver is left, unless one has it already.
     #[inline(always)]
-    fn publish(self, claim: Claim, len: u64) {
+    fn publish(self, claim: Claim, len: u64, receivers: Option<&Ends>) -> Result<(), SendFailure> {
         let header = &self.records().headers[claim.index];
         header.set_len(len);
         header.store(claim.state.to(Phase::Full, 0)); // the commit
@@ -820,14 +591,12 @@ impl<'a> View<'a> {
         if self.rare.not_empty.is_armed() {
             self.rare.not_empty.notify(1);
         }
-    }
-
-    /// The same in a channel, if anybody of `receivers` is left to receive it, or has it already.
-    /// Otherwise it is none.
-    #[inline(always)]
-    fn publish_to(self, receivers: &Ends, claim: Claim, len: u64) -> Result<(), SendFailure> {
-        self.publish(claim, len);
-        if self.rare.has_ended(NO_RECEIVERS) { self.take_back(receivers, claim) } else { Ok(()) }
+        match receivers {
+            Some(receivers) if self.rare.has_ended(NO_RECEIVERS) => {
+                self.take_back(receivers, claim)
+            }
+            _ => Ok(()),
+        }
     }
 
     #[cold]
@@ -866,34 +635,35 @@ impl<'a> View<'a> {
     pub(in crate::queue) fn recv_until(
         self,
         deadline: Deadline,
-    ) -> Result<Option<Message<'a>>, RecvFailure> {
+    ) -> Result<Message<'a>, RecvFailure> {
         match self.claim_message() {
-            Ok(None) => self.wait_for_message(deadline),
+            Err(RecvFailure::Empty) if !deadline.is_now() => self.wait_for_message(deadline),
             done => done,
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn wait_for_message(self, deadline: Deadline) -> Result<Option<Message<'a>>, RecvFailure> {
-        let attempt = || self.claim_message().transpose();
-        self.rare.not_empty.wait(deadline, attempt).map_or(Ok(None), |done| done.map(Some))
+    fn wait_for_message(self, deadline: Deadline) -> Result<Message<'a>, RecvFailure> {
+        let attempt = || match self.claim_message() {
+            Err(RecvFailure::Empty) => None,
+            done => Some(done),
+        };
+        self.rare.not_empty.wait(deadline, attempt).unwrap_or(Err(RecvFailure::Empty))
     }
 
     #[inline(always)]
-    pub(in crate::queue) fn claim_message(self) -> Result<Option<Message<'a>>, RecvFailure> {
+    fn claim_message(self) -> Result<Message<'a>, RecvFailure> {
         let forks = forks();
-        let owner = self.identify().map_err(RecvFailure::Failed)?;
-        let Some(claim) = self.find_next(owner, || self.claim_next(owner))? else {
-            return Ok(None);
-        };
+        let owner = self.identify()?;
+        let claim = self.find_next(owner, || self.claim_next(owner))?;
         self.after_claim();
         let len = self.stated_len(claim);
         let message = Message { view: self, claim, len, forks };
         if len <= claim.state.extent() * BLOCK {
-            Ok(Some(message))
+            Ok(message)
         } else {
-            Err(RecvFailure::Failed(Fault::Corrupt)) // and the message is consumed
+            Err(Fault::Corrupt.into()) // and the message is consumed
         }
     }
 
@@ -928,39 +698,34 @@ impl<'a> View<'a> {
         self.records().claim_full(owner)
     }
 
-    /// What `find` finds, or whether nothing is left.
+    /// Looks for a message with `find`. If there is none, and nothing more can be sent, it looks once
+    /// more behind a fence: a sender that claims after the fence sees the flag, and a message that
+    /// was claimed before it is seen here.
     #[inline(always)]
     fn find_next<R>(
         self,
         owner: u32,
         find: impl Fn() -> Result<R, ClaimError>,
-    ) -> Result<Option<R>, RecvFailure> {
+    ) -> Result<R, RecvFailure> {
         match find() {
-            Ok(found) => Ok(Some(found)),
             Err(ClaimError::Unavailable) if self.rare.has_ended(CLOSED | NO_SENDERS) => {
                 self.find_last(owner, find)
             }
-            Err(ClaimError::Unavailable | ClaimError::Pending) => Ok(None),
-            Err(ClaimError::Corrupt) => Err(RecvFailure::Failed(Fault::Corrupt)),
+            found => found.map_err(RecvFailure::from),
         }
     }
 
-    /// The last look at a queue that is closed, or has no senders: whoever claims after the fence
-    /// sees the flag, or comes too late; and what was claimed before it is seen here.
     #[cold]
     fn find_last<R>(
         self,
         owner: u32,
         find: impl Fn() -> Result<R, ClaimError>,
-    ) -> Result<Option<R>, RecvFailure> {
+    ) -> Result<R, RecvFailure> {
         Signal::<LIGHT>::fence_before_verdict();
-        match find() {
-            Ok(found) => Ok(Some(found)),
-            Err(ClaimError::Unavailable) if self.may_come_back(owner) => Ok(None),
-            Err(ClaimError::Unavailable) => Err(RecvFailure::Closed),
-            Err(ClaimError::Pending) => Ok(None),
-            Err(ClaimError::Corrupt) => Err(RecvFailure::Failed(Fault::Corrupt)),
-        }
+        find().map_err(|error| match error {
+            ClaimError::Unavailable if !self.may_come_back(owner) => RecvFailure::Closed,
+            error => error.into(),
+        })
     }
 
     /// Whether another process has a message that comes back if that process dies. A process that
@@ -980,22 +745,6 @@ impl<'a> View<'a> {
     #[inline(always)]
     fn may_have_returned(self) -> bool {
         self.rare.returned.load(Acquire) != self.rare.searched.load(Relaxed)
-    }
-
-    pub(in crate::queue) fn may_have_message(self) -> bool {
-        let found = self.records().find_full();
-        self.may_have_returned()
-            || !matches!(found, Err(ClaimError::Unavailable | ClaimError::Pending))
-    }
-
-    /// Whether no message is there, nor one that may come back to this process. To be asked when
-    /// nobody sends.
-    #[cold]
-    pub(in crate::queue) fn is_quiet(self) -> bool {
-        Signal::<LIGHT>::fence_before_verdict();
-        let may_come_back = || self.identify().is_ok_and(|owner| self.may_come_back(owner));
-        let is_empty = matches!(self.records().find_full(), Err(ClaimError::Unavailable));
-        !self.may_have_returned() && is_empty && !may_come_back()
     }
 
     /// Claims a message that came back.
@@ -1097,8 +846,8 @@ impl<'a> View<'a> {
     pub(in crate::queue) fn deliver_until(
         self,
         deadline: Deadline,
-    ) -> Result<Option<Delivery<'a>>, RecvFailure> {
-        deliver_until(self.rare.receivers(), deadline, || {
+    ) -> Result<Delivery<'a>, RecvFailure> {
+        deliver_until(self.receivers(), deadline, || {
             let delivered = self.deliver();
             if let Err(RecvFailure::TooManyInFlight) = delivered {
                 self.rare.watch();
@@ -1107,19 +856,14 @@ impl<'a> View<'a> {
         })
     }
 
-    pub(in crate::queue) fn deliver_now(self) -> Result<Option<Delivery<'a>>, RecvFailure> {
-        self.deliver()
-    }
-
-    fn deliver(self) -> Result<Option<Delivery<'a>>, RecvFailure> {
+    fn deliver(self) -> Result<Delivery<'a>, RecvFailure> {
         let forks = forks();
         let owner = self.identify()?;
         let claim = loop {
             let next = self.find_next(owner, || self.find_for_delivery(owner));
             let extent = match next? {
-                None => return Ok(None),
-                Some(Next::Delivered(claim)) => break claim,
-                Some(Next::InRing(extent)) => extent,
+                Next::Delivered(claim) => break claim,
+                Next::InRing(extent) => extent,
             };
             // Blocks are claimed before the message: a message that is claimed and finds no room
             // would have to be given back.
@@ -1156,10 +900,10 @@ impl<'a> View<'a> {
         let len = self.stated_len(claim);
         let delivery = Delivery { view: self, claim, len, forks };
         if len <= claim.state.extent() * BLOCK {
-            Ok(Some(delivery))
+            Ok(delivery)
         } else {
             delivery.ack()?; // consumed, as by `recv`
-            Err(RecvFailure::Failed(Fault::Corrupt))
+            Err(Fault::Corrupt.into())
         }
     }
 
@@ -1209,12 +953,6 @@ impl<'a> View<'a> {
         }
         self.release(from);
         Claim { index: first, state }
-    }
-
-    pub(in crate::queue) fn join_until(self, deadline: Deadline) -> Result<bool, Fault> {
-        self.identify()?;
-        self.rare.watch();
-        Ok(self.rare.idle.wait(deadline, || self.is_idle().then_some(())).is_ok())
     }
 
     /// Blocks of the in-flight area were claimed, and are free again.
@@ -1282,8 +1020,73 @@ impl<'a> View<'a> {
         }
         has_moved
     }
+}
 
-    pub(in crate::queue) fn recover(self, dead: &Dead) {
+impl<'a> QueueState<'a> for View<'a> {
+    fn capacity(self) -> usize {
+        self.parts.count * BLOCK
+    }
+
+    fn in_flight_capacity(self) -> usize {
+        self.parts.count * BLOCK
+    }
+
+    fn len(self) -> usize {
+        self.count(|claim| claim.state.is_in(Phase::Full) || claim.state.is_in(Phase::Orphan))
+    }
+
+    fn is_empty(self) -> bool {
+        let has_returned = || self.count(|claim| claim.state.is_in(Phase::Orphan)) > 0;
+        !matches!(self.records().find_full(), Ok(_) | Err(ClaimError::Pending))
+            && (!self.may_have_returned() || !has_returned())
+    }
+
+    fn close(self) {
+        become_known(core::ptr::from_ref(self.rare).addr());
+        self.rare.ended.fetch_or(CLOSED, Release);
+        hooks::pause("queue: closed, and nobody is woken");
+        fence(SeqCst);
+        self.wake_everybody();
+    }
+
+    #[inline(always)]
+    fn is_closed(self) -> bool {
+        self.rare.has_ended(CLOSED)
+    }
+
+    fn join_until(self, deadline: Deadline) -> Result<bool, Fault> {
+        self.identify()?;
+        self.rare.watch();
+        Ok(self.rare.idle.wait(deadline, || self.is_idle().then_some(())).is_ok())
+    }
+
+    fn ended(self) -> &'a AtomicU32 {
+        &self.rare.ended
+    }
+
+    fn receivers(self) -> [&'a Signal<LIGHT>; 2] {
+        [&self.rare.not_empty, &self.rare.in_flight_free]
+    }
+
+    fn senders(self) -> impl Iterator<Item = &'a Signal<LIGHT>> {
+        core::iter::once(&self.rare.not_full)
+    }
+
+    fn may_have_message(self) -> bool {
+        let found = self.records().find_full();
+        self.may_have_returned()
+            || !matches!(found, Err(ClaimError::Unavailable | ClaimError::Pending))
+    }
+
+    #[cold]
+    fn is_quiet(self) -> bool {
+        Signal::<LIGHT>::fence_before_verdict();
+        let may_come_back = || self.identify().is_ok_and(|owner| self.may_come_back(owner));
+        let is_empty = matches!(self.records().find_full(), Err(ClaimError::Unavailable));
+        !self.may_have_returned() && is_empty && !may_come_back()
+    }
+
+    fn mend(self, dead: &Dead) {
         let mut returned = false;
         let mend = |header: &Header, Claim { state, .. }: Claim| {
             if state.owner() == dead.tag {
@@ -1322,7 +1125,10 @@ impl<'a> View<'a> {
             self.rare.returned.fetch_add(1, Release); // keeps I4
         }
         fence(SeqCst);
-        self.rare.wake_everybody();
+    }
+
+    fn wake_everybody(self) {
+        self.rare.signals().into_iter().for_each(Signal::wake_all);
     }
 }
 
@@ -1339,7 +1145,8 @@ unsafe impl<const BLOCKS: usize> Shareable for FixedByteQueue<BLOCKS> {
         self.rare.signals().into_iter().for_each(Signal::place);
     }
     fn recover(&self, dead: &Dead) {
-        self.view().recover(dead);
+        self.view().mend(dead);
+        self.view().wake_everybody();
     }
     fn is_sound(&self) -> bool {
         self.view().is_sound()
@@ -1370,7 +1177,8 @@ unsafe impl Shareable for ByteQueue {
         self.rare.signals().into_iter().for_each(Signal::place);
     }
     fn recover(&self, dead: &Dead) {
-        self.view().recover(dead);
+        self.view().mend(dead);
+        self.view().wake_everybody();
     }
     fn is_sound(&self) -> bool {
         self.view().is_sound()

@@ -80,19 +80,19 @@ mod sender;
 
 pub use kind::Kind;
 pub use receiver::{IntoIter, Iter, Receiver};
-pub use sender::{Room, Sender};
+pub use sender::Sender;
 
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::{Ends, Hold};
+use crate::queue::verbs::{QueueState as _, state};
 use crate::queue::{NO_RECEIVERS, NO_SENDERS, PriorityQueue, Queue, RecvFailure, SendFailure};
 use crate::shareable::{Dead, Field, Layout, Plain, Seal, Shareable, WithCapacity, begin, mix_u64};
 use crate::shared::Shared;
 use crate::sync::atomic::Ordering::AcqRel;
 use core::fmt;
 use core::ptr::NonNull;
-use kind::{AsPriorityQueue, AsQueue, Deliver};
-use std::time::{Duration, Instant};
+use kind::AsLevels;
 
 /// A bounded queue with two ends to hold: [`Sender`]s and [`Receiver`]s.
 ///
@@ -167,39 +167,6 @@ impl<C: Kind + ?Sized> Channel<C> {
         self.receivers.count()
     }
 
-    /// Returns the capacity of the queue.
-    #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.queue.capacity()
-    }
-
-    /// Returns the number of messages in the queue. It may change at any moment.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.queue.len()
-    }
-
-    /// Returns `true` if there is nothing to receive. It may change at any moment.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
-
-    /// Closes the channel: nothing more can be sent, but the messages that are there can be
-    /// received.
-    ///
-    /// All waiting threads are woken. The verbs of a closed channel report `Closed`, whether or not
-    /// an end is gone as well.
-    pub fn close(&self) {
-        self.queue.close();
-    }
-
-    /// Returns `true` if the channel was closed by [`close`](Self::close).
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.queue.is_closed()
-    }
-
     /// The end that `bit` stands for, `NO_SENDERS` or `NO_RECEIVERS`.
     fn end(&self, bit: u32) -> &Ends {
         if bit == NO_SENDERS { &self.senders } else { &self.receivers }
@@ -209,29 +176,28 @@ impl<C: Kind + ?Sized> Channel<C> {
     /// last.
     fn give_back(&self, hold: &Hold, bit: u32) {
         if self.end(bit).release(hold) {
-            self.queue.ended().fetch_or(bit, AcqRel);
-            self.queue.tell(bit); // keeps I3
+            let state = self.queue.state();
+            state.ended().fetch_or(bit, AcqRel);
+            state.tell(bit); // keeps I3
         }
     }
 
     /// Whether the end whose bit was seen is really gone: keeps I2.
     #[cold]
     fn is_cut_off(&self, bit: u32) -> bool {
-        self.end(bit)
-            .confirm_gone(core::iter::once(self.queue.ended()), bit, || self.queue.tell(bit))
+        let state = self.queue.state();
+        self.end(bit).confirm_gone(core::iter::once(state.ended()), bit, || state.tell(bit))
     }
 
-    /// Repeats `send` as long as the receivers' bit made it fail with `Closed` in vain. `is_closed`
-    /// reads the word that has this bit.
+    /// Repeats `send` as long as the receivers' bit made it fail with `Closed` in vain.
     fn send_to_holders<M, R>(
         &self,
         mut message: M,
-        is_closed: impl Fn() -> bool,
         send: impl Fn(M) -> Result<R, (M, SendFailure)>,
     ) -> Result<R, (M, SendFailure)> {
         loop {
             match send(message) {
-                Err((back, SendFailure::Closed)) if !is_closed() => {
+                Err((back, SendFailure::Closed)) if !self.is_closed() => {
                     if self.is_cut_off(NO_RECEIVERS) {
                         return Err((back, SendFailure::Disconnected));
                     }
@@ -247,76 +213,57 @@ impl<C: Kind + ?Sized> Channel<C> {
     fn receive_to_the_end<R>(
         &self,
         deadline: Deadline,
-        receive: impl Fn() -> Result<Option<R>, RecvFailure>,
-    ) -> Result<Option<R>, RecvFailure> {
-        let queue = &self.queue;
+        receive: impl Fn() -> Result<R, RecvFailure>,
+    ) -> Result<R, RecvFailure> {
+        let state = self.queue.state();
         loop {
             match receive() {
-                Err(RecvFailure::Closed) if !queue.is_closed() => {}
+                Err(RecvFailure::Closed) if !state.is_closed() => {}
                 done => return done,
             }
             if !self.is_cut_off(NO_SENDERS) {
                 continue;
             }
-            if queue.is_quiet() {
+            if state.is_quiet() {
                 return Err(RecvFailure::Disconnected); // keeps I4
             }
             // A message is there, or may come back from another receiver.
             let moved = || {
-                let over = queue.may_have_message() || queue.is_quiet();
-                (over || queue.is_closed() || !self.senders.is_gone()).then_some(())
+                let over = state.may_have_message() || state.is_quiet();
+                (over || state.is_closed() || !self.senders.is_gone()).then_some(())
             };
-            if queue.arrived().wait(deadline, moved).is_err() {
-                return Ok(None);
+            let [arrived, _] = state.receivers();
+            if arrived.wait(deadline, moved).is_err() {
+                return Err(RecvFailure::Empty);
             }
         }
     }
 }
 
-impl<C: Deliver + ?Sized> Channel<C> {
-    /// Blocks until every message that was sent before has been received and, if it was delivered
-    /// by `recv_ack`, acknowledged.
-    ///
-    /// Work that a dead process held counts as undone until another process has acknowledged it.
-    ///
-    /// # Errors
-    /// If this process cannot become a peer.
-    pub fn join(&self) -> Result<(), Fault> {
-        self.queue.join_until(Deadline::NEVER).map(drop)
-    }
-
-    /// Like [`join`](Self::join), but blocks at most `timeout`. Returns `true` if all was done.
-    ///
-    /// # Errors
-    /// If this process cannot become a peer.
-    pub fn join_timeout(&self, timeout: Duration) -> Result<bool, Fault> {
-        self.queue.join_until(Deadline::after(timeout))
-    }
-
-    /// Like [`join`](Self::join), but blocks until `deadline` at most. Returns `true` if all was
-    /// done.
-    ///
-    /// # Errors
-    /// If this process cannot become a peer.
-    pub fn join_deadline(&self, deadline: Instant) -> Result<bool, Fault> {
-        self.queue.join_until(Deadline::at(deadline))
-    }
+state! {
+    impl [C: Kind + ?Sized] Channel<C>;
+    |channel| channel.queue.state();
+    /// Returns the capacity of the queue.
+    capacity;
+    /// Returns how much can be delivered and unacknowledged at a time: messages, or bytes, as
+    /// [`capacity`](Self::capacity).
+    in_flight_capacity;
 }
 
 impl<T: Plain, S: ?Sized> Channel<Queue<T, S>>
 where
-    Queue<T, S>: AsQueue<T>,
+    Queue<T, S>: AsLevels<T, 1>,
 {
     /// Returns `true` if no slot is free. It may change at any moment.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.queue.as_queue().is_full()
+        self.queue.levels().is_full(0)
     }
 }
 
 impl<T: Plain, const LEVELS: usize, S: ?Sized> Channel<PriorityQueue<T, LEVELS, S>>
 where
-    PriorityQueue<T, LEVELS, S>: AsPriorityQueue<T, LEVELS>,
+    PriorityQueue<T, LEVELS, S>: AsLevels<T, LEVELS>,
 {
     /// Returns the number of levels.
     #[must_use]
@@ -327,7 +274,7 @@ where
     /// Returns the number of messages in level `priority`, 0 if there is no such level.
     #[must_use]
     pub fn len_of(&self, priority: usize) -> usize {
-        self.queue.as_queue().len_of(priority)
+        self.queue.levels().len_of(priority)
     }
 }
 
@@ -385,11 +332,12 @@ unsafe impl<C: Kind + ?Sized> Shareable for Channel<C> {
         self.queue.place();
     }
     fn recover(&self, dead: &Dead) {
-        self.queue.mend(dead);
+        let state = self.queue.state();
+        state.mend(dead);
         for bit in [NO_SENDERS, NO_RECEIVERS] {
-            self.end(bit).recover(dead, core::iter::once(self.queue.ended()), bit); // keeps I1
+            self.end(bit).recover(dead, core::iter::once(state.ended()), bit); // keeps I1
         }
-        self.queue.wake_everybody();
+        state.wake_everybody();
     }
     fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
         self.queue.in_use(ours)
@@ -402,6 +350,12 @@ unsafe impl<C: Kind + ?Sized> Shareable for Channel<C> {
 impl<C: Kind + WithCapacity + ?Sized> WithCapacity for Channel<C> {
     fn units(capacity: usize) -> Option<usize> {
         C::units(capacity)
+    }
+    fn units_in_flight(capacity: usize, in_flight: usize) -> Option<usize> {
+        C::units_in_flight(capacity, in_flight)
+    }
+    fn set_in_flight(&self, in_flight: usize) {
+        self.queue.set_in_flight(in_flight);
     }
 }
 

@@ -1,19 +1,18 @@
 //! The receivers' end.
-use super::kind::Deliver;
 use super::{Channel, Kind};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::bytes::{ByteQueue, Message, Store};
 use crate::queue::ends::Hold;
-use crate::queue::levels::Invalid;
+use crate::queue::verbs::receiving;
 use crate::queue::{NO_RECEIVERS, RecvFailure};
 use crate::queue::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::shareable::Shareable;
 use crate::shared::Shared;
+use crate::wait::verbs::verbs;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Deref;
-use std::time::{Duration, Instant};
 
 /// A handle of the receivers' end of a [`Channel`].
 ///
@@ -56,68 +55,8 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
         &self.channel
     }
 
-    /// Receives a message, blocking until one is available. From a queue of several levels it
-    /// receives the most urgent message, with its level.
-    ///
-    /// If the process is killed after `recv` has returned, the message is lost with it;
-    /// [`recv_ack`](Self::recv_ack) prevents that.
-    ///
-    /// # Errors
-    /// If the channel is empty, and closed or its last sender gone; if this process cannot become a
-    /// peer; or if the message is no value of its type (it is consumed).
-    #[inline]
-    pub fn recv(&self) -> Result<C::Received, RecvError> {
-        RecvFailure::for_ever(self.recv_until(Deadline::NEVER))
-    }
-
-    /// Like [`recv`](Self::recv), but never blocks.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), and `Empty` if no message is available, or if none can come any
-    /// more except from another receiver that is just receiving the last one.
-    #[inline]
-    pub fn try_recv(&self) -> Result<C::Received, TryRecvError> {
-        RecvFailure::at_once(self.recv_now(Invalid::Consumed))
-    }
-
-    /// Like [`recv`](Self::recv), but blocks at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), and if it times out.
-    pub fn recv_timeout(&self, timeout: Duration) -> Result<C::Received, RecvTimeoutError> {
-        RecvFailure::in_time(self.recv_until(Deadline::after(timeout)))
-    }
-
-    /// Like [`recv`](Self::recv), but blocks until `deadline` at most. An available message is
-    /// received even if `deadline` has passed.
-    ///
-    /// # Errors
-    /// As [`recv_timeout`](Self::recv_timeout).
-    pub fn recv_deadline(&self, deadline: Instant) -> Result<C::Received, RecvTimeoutError> {
-        RecvFailure::in_time(self.recv_until(Deadline::at(deadline)))
-    }
-
-    /// Appends up to `max` messages to `buffer` and returns their number. Blocks only if the
-    /// channel is empty.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), if there is no message.
-    pub fn recv_batch(
-        &self,
-        buffer: &mut Vec<C::Received>,
-        max: usize,
-    ) -> Result<usize, RecvError> {
-        if max == 0 {
-            return Ok(0);
-        }
-        let before = buffer.len();
-        buffer.push(self.recv()?);
-        buffer.extend(self.try_iter().take(max - 1));
-        Ok(buffer.len() - before)
-    }
-
-    /// Iterates over the messages until none can come any more, and blocks until each is available.
-    /// A `for` loop over `&receiver` does the same.
+    /// Iterates over messages until none can come any more, blocking for each. A `for` loop over
+    /// `&receiver` does the same.
     ///
     /// A message that is no value of its type ends the iteration and is consumed: a later iteration
     /// continues behind it. [`recv`](Self::recv) reports it.
@@ -139,53 +78,63 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
         Iter(self)
     }
 
-    /// Iterates over the messages that are available, without blocking.
-    ///
-    /// It ends before a message that is no value of its type: the next `recv` reports that.
-    pub fn try_iter(&self) -> impl Iterator<Item = C::Received> + '_ {
-        core::iter::from_fn(|| self.recv_now(Invalid::Left).ok().flatten())
-    }
-
     /// Returns `true` if both are handles of the same channel.
     pub fn same_channel(&self, other: &Self) -> bool {
         core::ptr::addr_eq(self.channel(), other.channel())
     }
 
+    /// Receives by `receive`, which gives `Closed` if there is nothing and the senders' bit is set.
     #[inline(always)]
-    fn recv_now(&self, invalid: Invalid) -> Result<Option<C::Received>, RecvFailure> {
-        self.hold.check().map_err(RecvFailure::Failed)?;
-        match self.channel.queue.take(invalid) {
-            Err(RecvFailure::Closed) => self.end_now(invalid),
-            done => done,
-        }
-    }
-
-    #[inline(always)]
-    fn recv_until(&self, deadline: Deadline) -> Result<Option<C::Received>, RecvFailure> {
-        self.hold.check().map_err(RecvFailure::Failed)?;
-        match self.channel.queue.take_usual() {
-            Ok(None) | Err(RecvFailure::Closed) => self.recv_slow(deadline),
+    fn receive<'a, R>(
+        &'a self,
+        deadline: Deadline,
+        receive: impl Fn(&'a C) -> Result<R, RecvFailure>,
+    ) -> Result<R, RecvFailure> {
+        self.hold.check()?;
+        match receive(&self.channel.queue) {
+            Err(RecvFailure::Closed) => self.receive_to_the_end(deadline, receive),
             done => done,
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn end_now(&self, invalid: Invalid) -> Result<Option<C::Received>, RecvFailure> {
-        let now = Deadline::after(Duration::ZERO);
-        self.channel.receive_to_the_end(now, || self.channel.queue.take(invalid))
+    fn receive_to_the_end<'a, R>(
+        &'a self,
+        deadline: Deadline,
+        receive: impl Fn(&'a C) -> Result<R, RecvFailure>,
+    ) -> Result<R, RecvFailure> {
+        self.channel.receive_to_the_end(deadline, || receive(&self.channel.queue))
     }
 
-    #[cold]
-    #[inline(never)]
-    fn recv_slow(&self, deadline: Deadline) -> Result<Option<C::Received>, RecvFailure> {
-        self.channel.receive_to_the_end(deadline, || self.channel.queue.take_until(deadline))
+    #[inline(always)]
+    fn recv_until(&self, deadline: Deadline) -> Result<C::Received, RecvFailure> {
+        self.receive(deadline, |queue| queue.take_until(deadline))
+    }
+
+    #[inline(always)]
+    fn recv_valid(&self) -> Result<C::Received, RecvFailure> {
+        self.receive(Deadline::NOW, C::take_valid)
+    }
+
+    pub(in crate::queue) fn deliver_until(
+        &self,
+        deadline: Deadline,
+    ) -> Result<C::Delivery<'_>, RecvFailure> {
+        self.receive(deadline, |queue| queue.deliver_until(deadline))
     }
 }
 
-impl<C: Deliver + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
-    /// Receives a message that counts as done only when it is acknowledged, blocking until one is
-    /// available. See [`Queue::recv_ack`](crate::Queue::recv_ack).
+receiving! {
+    impl [C: Kind + ?Sized, H: Deref<Target = Channel<C>>] Receiver<C, H>;
+    /// From a queue of several levels it receives the most urgent message, with its level.
+    ///
+    /// # Errors
+    /// If the channel is empty, and closed or its last sender gone; if this process cannot become a
+    /// peer; or if the message is no value of its type (it is consumed). The form that does not
+    /// block finds nothing, too, while another receiver is just receiving the last message.
+    recv -> C::Received;
+    /// See [`Queue::recv_ack`](crate::Queue::recv_ack).
     ///
     /// ```
     /// use outlast::{Channel, PriorityQueue, RecvError, Shared};
@@ -207,50 +156,7 @@ impl<C: Deliver + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
     /// As [`recv`](Self::recv). While other processes hold deliveries that may come back, only a
     /// process that holds one itself is told that the last sender is gone; the others wait until
     /// these deliveries are acknowledged or come back.
-    pub fn recv_ack(&self) -> Result<C::Delivery<'_>, RecvError> {
-        RecvFailure::for_ever(self.deliver_until(Deadline::NEVER))
-    }
-
-    /// Like [`recv_ack`](Self::recv_ack), but never blocks.
-    ///
-    /// # Errors
-    /// As [`try_recv`](Self::try_recv).
-    pub fn try_recv_ack(&self) -> Result<C::Delivery<'_>, TryRecvError> {
-        RecvFailure::at_once(self.deliver_now())
-    }
-
-    /// Like [`recv_ack`](Self::recv_ack), but blocks at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`recv_ack`](Self::recv_ack), and if it times out.
-    pub fn recv_ack_timeout(&self, timeout: Duration) -> Result<C::Delivery<'_>, RecvTimeoutError> {
-        RecvFailure::in_time(self.deliver_until(Deadline::after(timeout)))
-    }
-
-    /// Like [`recv_ack`](Self::recv_ack), but blocks until `deadline` at most.
-    ///
-    /// # Errors
-    /// As [`recv_ack_timeout`](Self::recv_ack_timeout).
-    pub fn recv_ack_deadline(
-        &self,
-        deadline: Instant,
-    ) -> Result<C::Delivery<'_>, RecvTimeoutError> {
-        RecvFailure::in_time(self.deliver_until(Deadline::at(deadline)))
-    }
-
-    pub(in crate::queue) fn deliver_now(&self) -> Result<Option<C::Delivery<'_>>, RecvFailure> {
-        self.hold.check().map_err(RecvFailure::Failed)?;
-        let now = Deadline::after(Duration::ZERO);
-        self.channel.receive_to_the_end(now, || self.channel.queue.deliver_now())
-    }
-
-    pub(in crate::queue) fn deliver_until(
-        &self,
-        deadline: Deadline,
-    ) -> Result<Option<C::Delivery<'_>>, RecvFailure> {
-        self.hold.check().map_err(RecvFailure::Failed)?;
-        self.channel.receive_to_the_end(deadline, || self.channel.queue.deliver_until(deadline))
-    }
+    recv_ack -> C::Delivery<'_>;
 }
 
 /// Messages of bytes, read in place.
@@ -258,72 +164,36 @@ impl<S: Store + ?Sized, H: Deref<Target = Channel<ByteQueue<S>>>> Receiver<ByteQ
 where
     ByteQueue<S>: Shareable,
 {
-    /// Receives a message to the end of `buffer` and returns its length. Blocks until a message is
-    /// available.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv).
-    pub fn recv_into(&self, buffer: &mut Vec<u8>) -> Result<usize, RecvError> {
-        let message = self.recv_ref()?;
-        buffer.extend_from_slice(&message);
-        Ok(message.len())
-    }
+    verbs! {
+        /// Appends a message to `buffer` and returns its length. Blocks until one is available.
+        ///
+        /// # Errors
+        /// As [`recv`](Self::recv).
+        pub fn recv_into(&self, buffer: &mut Vec<u8>) -> Result<usize, RecvError>
+            = |deadline| self.message_until(deadline).map(|message| message.append_to(buffer));
+        try_recv_into -> Result<usize, TryRecvError>, else Err(TryRecvError::Empty);
+        recv_into_timeout, recv_into_deadline -> Result<usize, RecvTimeoutError>,
+            else Err(RecvTimeoutError::TimedOut);
 
-    /// Receives a message to be read in place, blocking until one is available.
-    ///
-    /// It is consumed when the [`Message`] is dropped. If the process is killed before, another
-    /// receiver gets it; until then no other receiver is told that none can come.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv).
-    #[inline]
-    pub fn recv_ref(&self) -> Result<Message<'_>, RecvError> {
-        RecvFailure::for_ever(self.message_until(Deadline::NEVER))
-    }
-
-    /// Like [`recv_ref`](Self::recv_ref), but never blocks.
-    ///
-    /// # Errors
-    /// As [`try_recv`](Self::try_recv).
-    #[inline]
-    pub fn try_recv_ref(&self) -> Result<Message<'_>, TryRecvError> {
-        self.hold.check().map_err(TryRecvError::Failed)?;
-        RecvFailure::at_once(match self.channel.queue.view().claim_message() {
-            Err(RecvFailure::Closed) => self.message_slow(Deadline::after(Duration::ZERO)),
-            done => done,
-        })
-    }
-
-    /// Like [`recv_ref`](Self::recv_ref), but blocks at most `timeout`.
-    ///
-    /// # Errors
-    /// As [`recv_timeout`](Self::recv_timeout).
-    pub fn recv_ref_timeout(&self, timeout: Duration) -> Result<Message<'_>, RecvTimeoutError> {
-        RecvFailure::in_time(self.message_until(Deadline::after(timeout)))
-    }
-
-    /// Like [`recv_ref`](Self::recv_ref), but blocks until `deadline` at most.
-    ///
-    /// # Errors
-    /// As [`recv_timeout`](Self::recv_timeout).
-    pub fn recv_ref_deadline(&self, deadline: Instant) -> Result<Message<'_>, RecvTimeoutError> {
-        RecvFailure::in_time(self.message_until(Deadline::at(deadline)))
+        /// Receives a message to be read in place, blocking until one is available.
+        ///
+        /// It is consumed when the [`Message`] is dropped. If the process is killed before that,
+        /// another receiver gets it; until then no other receiver is told that none can come.
+        ///
+        /// # Errors
+        /// As [`recv`](Self::recv).
+        #[inline]
+        pub fn recv_ref(&self) -> Result<Message<'_>, RecvError>
+            = |deadline| self.message_until(deadline);
+        #[inline]
+        try_recv_ref -> Result<Message<'_>, TryRecvError>, else Err(TryRecvError::Empty);
+        recv_ref_timeout, recv_ref_deadline -> Result<Message<'_>, RecvTimeoutError>,
+            else Err(RecvTimeoutError::TimedOut);
     }
 
     #[inline(always)]
-    fn message_until(&self, deadline: Deadline) -> Result<Option<Message<'_>>, RecvFailure> {
-        self.hold.check().map_err(RecvFailure::Failed)?;
-        match self.channel.queue.view().claim_message() {
-            Ok(None) | Err(RecvFailure::Closed) => self.message_slow(deadline),
-            done => done,
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn message_slow(&self, deadline: Deadline) -> Result<Option<Message<'_>>, RecvFailure> {
-        let queue = self.channel.queue.view();
-        self.channel.receive_to_the_end(deadline, || queue.recv_until(deadline))
+    fn message_until(&self, deadline: Deadline) -> Result<Message<'_>, RecvFailure> {
+        self.receive(deadline, |queue| queue.view().recv_until(deadline))
     }
 }
 

@@ -10,7 +10,6 @@ use crate::queue::{TryRecvError, TrySendError};
 use crate::shared::Shared;
 use crate::sys::hooks;
 use crate::wait::verbs::{Call, verbs};
-use core::convert::Infallible;
 use core::fmt;
 use core::ops::Deref;
 use std::time::Duration;
@@ -128,7 +127,11 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     }
 
     #[inline(always)]
-    fn send_until(&self, message: &[u8], deadline: Deadline) -> Result<(), SendFailure> {
+    pub(in crate::queue) fn send_until(
+        &self,
+        message: &[u8],
+        deadline: Deadline,
+    ) -> Result<(), SendFailure> {
         self.hold.check().map_err(SendFailure::Failed)?;
         let flow = self.pipe.flow(self.side);
         if deadline.is_now() && message.len() > flow.longest() {
@@ -243,7 +246,10 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     }
 
     #[inline(always)]
-    fn recv_until(&self, deadline: Deadline) -> Result<Option<Vec<u8>>, RecvFailure> {
+    pub(in crate::queue) fn recv_until(
+        &self,
+        deadline: Deadline,
+    ) -> Result<Option<Vec<u8>>, RecvFailure> {
         let mut message = Vec::new();
         let received = self.recv_to(&mut message, deadline)?;
         Ok(received.map(|_| message))
@@ -346,45 +352,6 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
             }
         }
         Some(self.find(flow, tail).transpose()) // by I4
-    }
-}
-
-impl From<SendFailure> for SendError<()> {
-    fn from(failure: SendFailure) -> Self {
-        SendFailure::for_ever(((), failure))
-    }
-}
-
-impl From<SendFailure> for TrySendError<()> {
-    fn from(failure: SendFailure) -> Self {
-        SendFailure::at_once(((), failure))
-    }
-}
-
-impl From<SendFailure> for SendTimeoutError<()> {
-    fn from(failure: SendFailure) -> Self {
-        SendFailure::in_time(((), failure))
-    }
-}
-
-impl From<RecvFailure> for RecvError {
-    fn from(failure: RecvFailure) -> Self {
-        let Err(error) = RecvFailure::for_ever::<Infallible>(Err(failure));
-        error
-    }
-}
-
-impl From<RecvFailure> for TryRecvError {
-    fn from(failure: RecvFailure) -> Self {
-        let Err(error) = RecvFailure::at_once::<Infallible>(Err(failure));
-        error
-    }
-}
-
-impl From<RecvFailure> for RecvTimeoutError {
-    fn from(failure: RecvFailure) -> Self {
-        let Err(error) = RecvFailure::in_time::<Infallible>(Err(failure));
-        error
     }
 }
 

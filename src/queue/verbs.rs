@@ -1,0 +1,239 @@
+//! The verbs that all kinds of queue have, written once.
+#![expect(
+    private_interfaces,
+    private_bounds,
+    reason = "the trait cannot be named outside of the crate"
+)]
+use super::{LIGHT, NO_SENDERS};
+use crate::deadline::Deadline;
+use crate::error::Fault;
+use crate::shareable::Dead;
+use crate::sync::atomic::AtomicU32;
+use crate::wait::signal::Signal;
+
+/// What every queue says of itself, and what a channel tells its queue.
+pub trait QueueState<'a>: Copy {
+    fn capacity(self) -> usize;
+    fn in_flight_capacity(self) -> usize;
+    fn len(self) -> usize;
+    fn is_empty(self) -> bool;
+    fn close(self);
+    fn is_closed(self) -> bool;
+    /// Blocks until every message is done with. Returns `false` if that takes too long.
+    fn join_until(self, deadline: Deadline) -> Result<bool, Fault>;
+
+    /// The word that has the bits of the ends.
+    fn ended(self) -> &'a AtomicU32;
+    /// The signals on which receivers sleep: until a message comes, and until there is room for
+    /// another delivery.
+    fn receivers(self) -> [&'a Signal<LIGHT>; 2];
+    /// The signals on which senders sleep.
+    fn senders(self) -> impl Iterator<Item = &'a Signal<LIGHT>>;
+    /// Whether a look for a message is worth while.
+    fn may_have_message(self) -> bool;
+    /// Whether no message is there, and no other process has one that would come back if it died
+    /// now. To be asked when nothing more can be sent. For a process that holds deliveries itself,
+    /// those of others do not count: two such processes would wait for each other.
+    fn is_quiet(self) -> bool;
+    /// Repairs what `dead` had claimed. Then everybody is to be woken.
+    fn mend(self, dead: &Dead);
+    fn wake_everybody(self);
+
+    /// Wakes all threads that wait for the end that `bit` stands for. To be called after a change.
+    fn tell(self, bit: u32) {
+        if bit == NO_SENDERS {
+            self.receivers().into_iter().for_each(Signal::notify_all);
+        } else {
+            self.senders().for_each(Signal::notify_all);
+        }
+    }
+}
+
+/// Writes the verbs that receive, for a type with `recv_until(deadline)`, `recv_valid()` and
+/// `deliver_until(deadline)`. What is particular to the type stands in the doc comments.
+macro_rules! receiving {
+    (
+        impl [$($generics:tt)*] $Receiver:ty $(, where [$($bounds:tt)+])?;
+        $(#[$recv:meta])*
+        recv -> $Received:ty;
+        $(#[$ack:meta])*
+        recv_ack -> $Delivery:ty;
+        $($(#[$over:meta])* $iter:ident;)?
+    ) => {
+        impl<$($generics)*> $Receiver $(where $($bounds)+)? {
+            $crate::wait::verbs::verbs! {
+                /// Receives a message, blocking until one is available.
+                ///
+                /// If this process is killed after `recv` has returned, the message is lost. Where
+                /// that matters, see [`recv_ack`](Self::recv_ack).
+                ///
+                $(#[$recv])*
+                #[doc(alias = "pop")]
+                #[doc(alias = "get")]
+                #[inline]
+                pub fn recv(&self) -> Result<$Received, RecvError>
+                    = |deadline| self.recv_until(deadline);
+                #[doc(alias = "try_pop")]
+                #[doc(alias = "get_nowait")]
+                #[inline]
+                try_recv -> Result<$Received, TryRecvError>, else Err(TryRecvError::Empty);
+                recv_timeout, recv_deadline -> Result<$Received, RecvTimeoutError>,
+                    else Err(RecvTimeoutError::TimedOut);
+
+                /// Receives a message that must be acknowledged, blocking until one is available.
+                ///
+                /// If this process is killed before it acknowledges the message, or drops the
+                /// delivery, another receiver gets it.
+                ///
+                $(#[$ack])*
+                pub fn recv_ack(&self) -> Result<$Delivery, RecvError>
+                    = |deadline| self.deliver_until(deadline);
+                /// If a message is there, but no room for another delivery, it fails with
+                /// [`TryRecvError::TooManyInFlight`].
+                try_recv_ack -> Result<$Delivery, TryRecvError>, else Err(TryRecvError::Empty);
+                /// If a message is there then, but no room for another delivery, it fails with
+                /// [`RecvTimeoutError::TooManyInFlight`].
+                recv_ack_timeout, recv_ack_deadline -> Result<$Delivery, RecvTimeoutError>,
+                    else Err(RecvTimeoutError::TimedOut);
+
+                /// Appends up to `max` messages to `buffer` and returns their number. Blocks only
+                /// if none is available.
+                ///
+                /// A batch ends before a message that is no value of the type: the next reception
+                /// reports that.
+                ///
+                /// # Errors
+                /// As [`recv`](Self::recv), if there is no message at all.
+                pub fn recv_batch(&self, buffer: &mut Vec<$Received>, max: usize)
+                    -> Result<usize, RecvError> = |deadline| self.batch_until(buffer, max, deadline);
+                try_recv_batch -> Result<usize, TryRecvError>, else Err(TryRecvError::Empty);
+                recv_batch_timeout, recv_batch_deadline -> Result<usize, RecvTimeoutError>,
+                    else Err(RecvTimeoutError::TimedOut);
+            }
+
+            fn batch_until(
+                &self,
+                buffer: &mut Vec<$Received>,
+                max: usize,
+                deadline: Deadline,
+            ) -> Result<usize, RecvFailure> {
+                if max == 0 {
+                    return Ok(0);
+                }
+                let before = buffer.len();
+                buffer.push(self.recv_until(deadline)?);
+                buffer.extend(self.try_iter().take(max - 1));
+                Ok(buffer.len() - before)
+            }
+
+            $(
+                /// Iterates over messages until the queue is closed and empty, or cannot be used,
+                /// blocking for each.
+                ///
+                /// A message that is no value of the type ends the iteration and is consumed: a
+                /// later iteration goes on behind it. [`recv`](Self::recv) reports it.
+                ///
+                $(#[$over])*
+                pub fn $iter(&self) -> impl Iterator<Item = $Received> + '_ {
+                    core::iter::from_fn(|| self.recv_until(Deadline::NEVER).ok())
+                }
+            )?
+
+            /// Iterates over the messages that are there, without blocking.
+            ///
+            /// It ends before a message that is no value of the type: the next `recv` reports that.
+            pub fn try_iter(&self) -> impl Iterator<Item = $Received> + '_ {
+                core::iter::from_fn(|| self.recv_valid().ok())
+            }
+
+            /// Receives all messages that are there.
+            #[must_use]
+            pub fn drain(&self) -> Vec<$Received> {
+                self.try_iter().collect()
+            }
+        }
+    };
+}
+pub(in crate::queue) use receiving;
+
+/// Writes what all queues say of themselves, for a type whose [`QueueState`] is `$state`.
+macro_rules! state {
+    (
+        impl [$($generics:tt)*] $Queue:ty $(, where [$($bounds:tt)+])?;
+        |$queue:ident| $state:expr;
+        $(#[$capacity:meta])*
+        capacity;
+        $(#[$in_flight:meta])*
+        in_flight_capacity;
+    ) => {
+        impl<$($generics)*> $Queue $(where $($bounds)+)? {
+            $(#[$capacity])*
+            #[must_use]
+            pub fn capacity(&self) -> usize {
+                let $queue = self;
+                $state.capacity()
+            }
+
+            $(#[$in_flight])*
+            #[must_use]
+            pub fn in_flight_capacity(&self) -> usize {
+                let $queue = self;
+                $state.in_flight_capacity()
+            }
+
+            /// Returns how many messages can be received. Messages that were delivered and are not
+            /// acknowledged do not count.
+            ///
+            /// The number may change at any moment. The call takes time in proportion to it.
+            #[must_use]
+            #[doc(alias = "qsize")]
+            pub fn len(&self) -> usize {
+                let $queue = self;
+                $state.len()
+            }
+
+            /// Returns whether there is nothing to receive. May change at any moment.
+            #[must_use]
+            #[doc(alias = "empty")]
+            pub fn is_empty(&self) -> bool {
+                let $queue = self;
+                $state.is_empty()
+            }
+
+            /// Closes the queue: nothing more can be sent, and the messages in it can be received.
+            ///
+            /// Every waiting thread is woken. A closed queue cannot be opened again.
+            pub fn close(&self) {
+                let $queue = self;
+                $state.close();
+            }
+
+            /// Returns whether the queue is closed.
+            #[must_use]
+            #[inline(always)]
+            pub fn is_closed(&self) -> bool {
+                let $queue = self;
+                $state.is_closed()
+            }
+
+            $crate::wait::verbs::verbs! {
+                /// Blocks until every message that was sent has been received and, where it was
+                /// delivered by `recv_ack`, acknowledged.
+                ///
+                /// Work that a dead process held counts as undone until another process has
+                /// acknowledged it.
+                ///
+                /// # Errors
+                /// If this process cannot become a peer.
+                pub fn join(&self) -> Result<(), Fault> = $crate::wait::verbs::Call(|deadline| {
+                    let $queue = self;
+                    let joined = $state.join_until(deadline);
+                    joined.map(|is_done| is_done.then_some(())).transpose()
+                });
+                try_join -> Result<bool, Fault>, else Ok(false);
+                join_timeout, join_deadline -> Result<bool, Fault>, else Ok(false);
+            }
+        }
+    };
+}
+pub(in crate::queue) use state;
