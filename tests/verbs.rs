@@ -143,9 +143,8 @@ fn find(file: &str, text: &str) -> Found {
             of = format!("{}!", identifier(name));
         }
         let code = line.trim_start();
-        if let Some((template, "")) = line.split_once("! {")
-            && template == identifier(template)
-        {
+        let template = line.strip_suffix("! {").and_then(|path| path.rsplit("::").next());
+        if let Some(template) = template.filter(|name| **name == identifier(name)) {
             let body = lines[i..].iter().take_while(|line| **line != "}").count();
             let of = type_of_use(&lines[i..i + body]).unwrap_or_default();
             found.uses.push((format!("{template}!"), method(&of, String::new())));

@@ -105,7 +105,7 @@ macro_rules! dead_letter_verbs {
 }
 pub(super) use dead_letter_verbs;
 
-dead_letter_verbs! {
+super::dead_letters::dead_letter_verbs! {
     /// ```
     /// use outlast::{Queue, Shared};
     ///

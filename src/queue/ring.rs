@@ -266,9 +266,7 @@ impl<'a, T> End<'a, T> {
                 if self.claim::<LAPS_BEHIND>(slot, at, owner) {
                     return Ok(Found { slot, lap: at.lap });
                 }
-            } else if laps < 0 {
-                return Err(ClaimError::Unavailable);
-            } else if laps == 0 && LAPS_BEHIND == READERS && is_in(seen, Phase::Free) {
+            } else if laps < 0 || laps == 0 && LAPS_BEHIND == READERS && is_in(seen, Phase::Free) {
                 return Err(ClaimError::Unavailable);
             } else if laps == 0 && LAPS_BEHIND == READERS && is_in(seen, Phase::Writing) {
                 return Err(ClaimError::Pending);
