@@ -8,6 +8,7 @@ use outlast::{Delivery, Owned, Queue, Shared, Spin};
 use std::cell::RefCell;
 
 type World = Shared<Queue<u64>>;
+type Judge = fn(&World) -> Verdict;
 
 /// The messages 1, 2 and 3 in a queue of four slots, with a lap behind it.
 fn world(entries: usize) -> World {
@@ -124,7 +125,7 @@ fn works(world: &World) -> Verdict {
 #[test]
 fn in_flight_alone() {
     for (entries, world) in [(1, one_entry as fn() -> World), (2, two_entries)] {
-        let cases: [(&str, Operation<World>, fn(&World) -> Verdict); 3] = [
+        let cases: [(&str, Operation<World>, Judge); 3] = [
             ("recv_ack", takes_delivery, none_is_missing),
             ("ack", acknowledges, none_is_there_twice),
             ("nack", gives_back, none_is_missing),
