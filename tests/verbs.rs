@@ -144,7 +144,9 @@ fn find(file: &str, text: &str) -> Found {
         }
         let code = line.trim_start();
         let template = line.strip_suffix("! {").and_then(|path| path.rsplit("::").next());
-        if let Some(template) = template.filter(|name| **name == identifier(name)) {
+        if let Some(template) =
+            template.filter(|name| !line.starts_with(' ') && **name == identifier(name))
+        {
             let body = lines[i..].iter().take_while(|line| **line != "}").count();
             let of = type_of_use(&lines[i..i + body]).unwrap_or_default();
             found.uses.push((format!("{template}!"), method(&of, String::new())));
