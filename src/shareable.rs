@@ -308,13 +308,13 @@ macro_rules! __sized_shareable {
 }
 
 /// The parts of [`Shareable`] that are shared by every struct which ends in a slice, its field
-/// `slots`. `$one` is the same struct with one slot in place of the slice, `$slot` a slot, `$most`
-/// the greatest number of them.
+/// `slots`. `$one` is the same struct with an array in place of the slice, `$slot` an element,
+/// `$most` the greatest number of them. `$is_valid` refuses further numbers.
 macro_rules! slice_shareable {
-    ($one:ty, $slot:ty, $most:expr) => {
+    ($one:ty, $slot:ty, $most:expr $(, $is_valid:expr)?) => {
         const ALIGN: usize = align_of::<$one>();
         fn size(len: usize) -> Option<usize> {
-            if len == 0 || len > $most {
+            if len == 0 || len > $most $(|| !$is_valid(len))? {
                 return None;
             }
             let end = size_of::<$slot>()
@@ -340,6 +340,58 @@ macro_rules! at_slice {
     };
 }
 pub(crate) use at_slice;
+
+/// [`Shareable`] for the two forms of a struct, whose last field `slots` is a slice (`$Slice`) or
+/// an array of `$N` elements (`$Array`). The second form dereferences to the first. The other
+/// arguments are those of [`slice_shareable!`], and methods of the trait for both forms.
+///
+/// The caller promises what [`Shareable`] demands, in a SAFETY comment.
+macro_rules! both_shareable {
+    (
+        [$($generics:tt)*] $Slice:ty, [$N:ident] $Array:ty, $name:literal,
+        $one:ty, $slot:ty, $most:expr $(, $is_valid:expr)?;
+        $($methods:tt)*
+    ) => {
+        // SAFETY: the caller's promise.
+        unsafe impl<$($generics)* const $N: usize> Shareable for $Array {
+            const FINGERPRINT: u64 = mix_u64(<$Slice>::BASE, $N as u64);
+            const NEEDS_PEERS: bool = true;
+            $crate::__sized_shareable!();
+            fn layout() -> Layout {
+                Layout::of::<Self>(concat!("Fixed", $name), const { &Self::FIELDS })
+            }
+            $($methods)*
+        }
+
+        // SAFETY: the caller's promise. The number of elements is the pointer's, which `at` got
+        // from the checked header, and which `size` has approved.
+        unsafe impl<$($generics)*> Shareable for $Slice {
+            const FINGERPRINT: u64 = <$Slice>::BASE;
+            const NEEDS_PEERS: bool = true;
+            fn layout() -> Layout {
+                let (fields, align) = (const { &<$one>::FIELDS }, Self::ALIGN);
+                Layout { name: $name, size: fields[0].offset, align, fields }
+            }
+            $crate::shareable::slice_shareable!($one, $slot, $most $(, $is_valid)?);
+            $($methods)*
+        }
+
+        impl<$($generics)* const $N: usize> ::core::ops::Deref for $Array {
+            type Target = $Slice;
+            #[inline(always)]
+            fn deref(&self) -> &$Slice {
+                self
+            }
+        }
+
+        impl<$($generics)* const $N: usize> ::core::fmt::Debug for $Array {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                (**self).fmt(f)
+            }
+        }
+    };
+}
+pub(crate) use both_shareable;
 
 macro_rules! numbers {
     ($($number:ty)*) => {$(

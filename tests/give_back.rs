@@ -65,7 +65,7 @@ fn an_end_of_a_ring() {
     let ring = Shared::clone(&options().with_capacity::<Ring<u64>>(4).unwrap());
     let _watchdog = watch("an_end_of_a_ring", &ring);
     let producer = ring.producer().unwrap();
-    assert_eq!(ring.producer().unwrap_err(), RoleError::Taken);
+    assert_eq!(ring.try_producer().unwrap_err(), RoleError::Taken);
     let sent = without_a_place(
         || drop(ring.consumer()),
         || {

@@ -556,7 +556,7 @@ mod soak {
                 }
                 GIVE => give(world, books),
                 BARRIER | SHRINKING => self.meet(operation, chance),
-                PRODUCE => match world.ring.0.producer() {
+                PRODUCE => match world.ring.0.try_producer() {
                     Ok(producer) => match producer.send(world.ring.0.sent()) {
                         Ok(()) | Err(spsc::SendError::PeerDied(_)) => {}
                         Err(error) => panic!("{error}"),
@@ -564,7 +564,7 @@ mod soak {
                     Err(RoleError::Taken) => {}
                     Err(error) => panic!("{error}"),
                 },
-                CONSUME => match world.ring.0.consumer() {
+                CONSUME => match world.ring.0.try_consumer() {
                     Ok(consumer) => {
                         let n = world.ring.0.received();
                         match consumer.recv() {
@@ -819,13 +819,13 @@ mod soak {
             let ring = &world.ring.0;
             if books.is_at(CONSUME)
                 && ring.is_empty()
-                && let Ok(producer) = ring.producer()
+                && let Ok(producer) = ring.try_producer()
             {
                 producer.try_send(ring.sent()).ok();
             }
             if books.is_at(PRODUCE)
                 && ring.is_full()
-                && let Ok(consumer) = ring.consumer()
+                && let Ok(consumer) = ring.try_consumer()
             {
                 let n = ring.received();
                 let message = consumer.try_recv();
@@ -951,7 +951,7 @@ mod soak {
             self.eventually("the barrier has shrunk", || world.shrinking.0.parties() <= parties)?;
             let (ring, mut n) = (&world.ring.0, world.ring.0.received());
             self.eventually("the ring's ends are free", || {
-                ring.consumer().is_ok() && ring.producer().is_ok()
+                ring.try_consumer().is_ok() && ring.try_producer().is_ok()
             })?;
             let consumer = ring.consumer().map_err(|error| error.to_string())?;
             while let Ok(message) = consumer.try_recv() {

@@ -110,11 +110,11 @@ fn roles() {
     let there = Shared::<Ring<u64>>::from_fd(ring.try_clone_fd().unwrap()).unwrap();
     let _watchdog = watch("roles", &ring);
     let producer = ring.producer().unwrap();
-    assert_eq!(ring.producer().unwrap_err(), RoleError::Taken);
-    assert_eq!(there.producer().unwrap_err(), RoleError::Taken);
+    assert_eq!(ring.try_producer().unwrap_err(), RoleError::Taken);
+    assert_eq!(there.try_producer().unwrap_err(), RoleError::Taken);
     producer.send(1).unwrap();
     std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| there.producer_timeout(Duration::MAX).map(|p| p.send(2)));
+        let waiter = scope.spawn(|| there.producer().map(|p| p.send(2)));
         drop(producer);
         waiter.join().unwrap().unwrap().unwrap();
     });
@@ -327,9 +327,9 @@ fn a_producer_that_is_killed() {
     });
     eventually("drained", || pair.step.load(SeqCst) == 1);
     consumer.until_waiting();
-    assert_eq!(pair.ring.producer().unwrap_err(), RoleError::Taken);
+    assert_eq!(pair.ring.try_producer().unwrap_err(), RoleError::Taken);
     producer.kill9();
-    let successor = pair.ring.producer_timeout(Duration::MAX).unwrap();
+    let successor = pair.ring.producer().unwrap();
     assert!(successor.predecessor_died());
     eventually("told", || pair.step.load(SeqCst) == 2);
     successor.send(3).unwrap();
@@ -358,7 +358,7 @@ fn a_consumer_that_is_killed() {
     eventually("it reads, and the ring is full", || pair.step.load(SeqCst) == 2);
     producer.until_waiting();
     consumer.kill9();
-    let successor = pair.ring.consumer_timeout(Duration::MAX).unwrap();
+    let successor = pair.ring.consumer().unwrap();
     assert!(successor.predecessor_died());
     producer.until_waiting();
     assert_eq!(successor.iter().take(4).collect::<Vec<_>>(), [1, 2, 3, 4]);
@@ -411,7 +411,7 @@ fn an_end_whose_process_exits() {
         std::process::exit(0);
     })
     .succeeds();
-    let successor = pair.ring.producer_timeout(Duration::MAX).unwrap();
+    let successor = pair.ring.producer().unwrap();
     assert!(!successor.predecessor_died());
     let consumer = pair.ring.consumer().unwrap();
     assert_eq!((consumer.recv(), consumer.try_recv()), (Ok(1), Err(TryRecvError::Empty)));
@@ -428,10 +428,10 @@ fn copies_made_by_fork_are_inert() {
         assert_eq!(producer.send(1), Err(SendError::Failed(1, Fault::Forked)));
         assert_eq!(consumer.recv(), Err(RecvError::Failed(Fault::Forked)));
         drop((producer, consumer));
-        assert_eq!(pair.ring.producer().unwrap_err(), RoleError::Taken);
+        assert_eq!(pair.ring.try_producer().unwrap_err(), RoleError::Taken);
     })
     .succeeds();
-    assert_eq!(pair.ring.producer().unwrap_err(), RoleError::Taken);
+    assert_eq!(pair.ring.try_producer().unwrap_err(), RoleError::Taken);
     producer.unwrap().send(1).unwrap();
     drop(consumer);
     pair.answers.consumer().unwrap();
@@ -562,7 +562,7 @@ fn errors_become_one() {
         producer.send(1)?;
         assert_eq!(consumer.recv()?, 1);
         assert!(matches!(consumer.try_recv().map_err(Into::into), Err(outlast::Error::Empty)));
-        ring.producer()?;
+        ring.try_producer()?;
         Ok(())
     };
     assert!(fails().unwrap_err().to_string().starts_with("this end of the ring is taken"));

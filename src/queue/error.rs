@@ -211,6 +211,8 @@ pub(super) enum SendFailure {
     /// Or nobody can receive, where a [`Channel`](super::Channel) has said so.
     Closed,
     Disconnected,
+    /// The other end of a [`Ring`](super::spsc::Ring) died.
+    PeerDied,
     Failed(Fault),
 }
 
@@ -224,6 +226,8 @@ pub(super) enum RecvFailure {
     /// Or nobody can send, where a [`Channel`](super::Channel) has said so.
     Closed,
     Disconnected,
+    /// The other end of a [`Ring`](super::spsc::Ring) died.
+    PeerDied,
     Failed(Fault),
 }
 
@@ -270,6 +274,7 @@ macro_rules! convert {
                     SendFailure::Full => $Error::$Full(message),
                     SendFailure::Closed => $Error::Closed(message),
                     SendFailure::Disconnected => $Error::Disconnected(message),
+                    SendFailure::PeerDied => $Error::PeerDied(message),
                     SendFailure::Failed(fault) => $Error::Failed(message, fault),
                 }
             }
@@ -291,6 +296,7 @@ macro_rules! convert {
                     RecvFailure::TooManyInFlight => $Error::$TooMany,
                     RecvFailure::Closed => $Error::Closed,
                     RecvFailure::Disconnected => $Error::Disconnected,
+                    RecvFailure::PeerDied => $Error::PeerDied,
                     RecvFailure::Failed(fault) => $Error::Failed(fault),
                 }
             }

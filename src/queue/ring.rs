@@ -262,13 +262,14 @@ impl<'a, T> End<'a, T> {
             let Some(slot) = slot else { return Err(ClaimError::Corrupt) };
             let seen = slot.state.load(Acquire);
             let laps = ahead(lap_of(seen), at.lap);
+            let is_next_message = laps == 0 && LAPS_BEHIND == READERS;
             if seen == usable::<LAPS_BEHIND>(at.lap) {
                 if self.claim::<LAPS_BEHIND>(slot, at, owner) {
                     return Ok(Found { slot, lap: at.lap });
                 }
-            } else if laps < 0 || laps == 0 && LAPS_BEHIND == READERS && is_in(seen, Phase::Free) {
+            } else if laps < 0 || is_next_message && is_in(seen, Phase::Free) {
                 return Err(ClaimError::Unavailable);
-            } else if laps == 0 && LAPS_BEHIND == READERS && is_in(seen, Phase::Writing) {
+            } else if is_next_message && is_in(seen, Phase::Writing) {
                 return Err(ClaimError::Pending);
             } else {
                 if laps.unsigned_abs() >= LAPS_BEHIND {

@@ -537,8 +537,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         &self,
         deadline: Deadline,
     ) -> Result<T, ValueError<RecvFailure>> {
-        let bytes = self.recv_until(deadline).and_then(|bytes| bytes.ok_or(RecvFailure::Empty));
-        let bytes = bytes.map_err(ValueError::Recv)?;
+        let bytes = self.recv_until(deadline).map_err(ValueError::Recv)?;
         decode(&bytes).map_err(|_| ValueError::Undecodable(bytes))
     }
 }

@@ -331,7 +331,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "pipe_cut_message_wakes_nobody",
         file: "src/queue/pipe/connection.rs",
-        from: "flow.way.not_empty.notify_all(); // keeps I4",
+        from: "ring.way.not_empty.notify_all(); // keeps I4",
         to: "",
         rule: "A reader in the middle of a message learns that no more of it comes.",
         outcome: hooks("queue_pauses", &["a_message_cut_short_wakes_its_reader"]),
@@ -363,8 +363,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "pipe_rest_of_a_message_is_a_message",
         file: "src/queue/pipe/connection.rs",
-        from: "Some(record) if record.began() => flow.pass(record), // keeps I3",
-        to: "Some(record) if false && record.began() => flow.pass(record),",
+        from: "if record.began() { ring.pass(record); // keeps I3",
+        to: "if false && record.began() { ring.pass(record);",
         rule: "The rest of a message whose reader gave up is passed over.",
         outcome: ordinary("pipe", &["a_receiver_killed_in_the_middle"]),
     },

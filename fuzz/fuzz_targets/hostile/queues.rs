@@ -259,9 +259,9 @@ impl<'a> Held<'a> {
         let mut all = Vec::new();
         let (producer, consumer) = (self.producer.as_mut(), self.consumer.as_mut());
         match how % 24 {
-            0 => self.producer = ring.producer().ok().or(self.producer.take()),
+            0 => self.producer = ring.try_producer().ok().or(self.producer.take()),
             1 => self.producer = ring.producer_timeout(SOON).ok().or(self.producer.take()),
-            2 => self.consumer = ring.consumer().ok().or(self.consumer.take()),
+            2 => self.consumer = ring.try_consumer().ok().or(self.consumer.take()),
             3 => {
                 self.consumer = ring.consumer_deadline(Instant::now()).ok().or(self.consumer.take())
             }

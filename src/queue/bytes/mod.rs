@@ -65,9 +65,9 @@
 //! - I7. A message that moves to the in-flight area is `Delivered` there before its record is
 //!   `Done`, and the record says where it went. So a look at the ring and then at the area sees it,
 //!   and recovery delivers it once.
-//! - I8. A message that came back in the in-flight area is delivered before one that came back in the
-//!   ring, which needs room there. Otherwise the first could occupy all the room that the second
-//!   waits for, with no delivery held whose end would wake a receiver.
+//! - I8. A message that came back in the in-flight area is delivered before one that came back in
+//!   the ring, which needs room there. Otherwise the first could occupy all the room that the
+//!   second waits for, with no delivery held whose end would wake a receiver.
 //!
 //! # Messages longer than the ring
 //! are refused ([`Fault::TooLong`]). In parts, they would keep all other senders and receivers out
@@ -602,7 +602,7 @@ impl<'a> View<'a> {
     #[cold]
     fn take_back(self, receivers: &Ends, claim: Claim) -> Result<(), SendFailure> {
         let (full, done) = (claim.state.to(Phase::Full, 0), claim.state.to(Phase::Done, 0));
-        let ended = core::iter::once(&self.rare.ended);
+        let ended = &self.rare.ended;
         let gone = receivers.confirm_gone(ended, NO_RECEIVERS, || self.rare.not_full.notify_all());
         if !gone || !self.records().headers[claim.index].exchange(full, done) {
             return Ok(());

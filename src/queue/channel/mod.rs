@@ -186,7 +186,7 @@ impl<C: Kind + ?Sized> Channel<C> {
     #[cold]
     fn is_cut_off(&self, bit: u32) -> bool {
         let state = self.queue.state();
-        self.end(bit).confirm_gone(core::iter::once(state.ended()), bit, || state.tell(bit))
+        self.end(bit).confirm_gone(state.ended(), bit, || state.tell(bit))
     }
 
     /// Repeats `send` as long as the receivers' bit made it fail with `Closed` in vain.
@@ -335,7 +335,7 @@ unsafe impl<C: Kind + ?Sized> Shareable for Channel<C> {
         let state = self.queue.state();
         state.mend(dead);
         for bit in [NO_SENDERS, NO_RECEIVERS] {
-            self.end(bit).recover(dead, core::iter::once(state.ended()), bit); // keeps I1
+            self.end(bit).recover(dead, state.ended(), bit); // keeps I1
         }
         state.wake_everybody();
     }

@@ -1,6 +1,6 @@
-//! One side of a pipe.
+//! A handle of one side of a pipe.
 use super::Pipe;
-use super::way::{Flow, NoTurn, Part, Record, Seen};
+use super::way::{BlockRing, Part, Record};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::Hold;
@@ -14,22 +14,22 @@ use core::fmt;
 use core::ops::Deref;
 use std::time::Duration;
 
-/// How often who has a part of a message asks whether it goes on, at least. He is woken if it does
-/// not; except if the kernel has not yet marked the turn of a writer whose process is held to be
-/// dead.
+/// How often a receiver that has a part of a message asks, at least, whether the message continues.
+/// If it does not, the receiver is woken. The exception: the writer's process counts as dead, and
+/// the kernel has not yet marked its turn.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// A handle of one side of a [`Pipe`]: sends messages to the other side, and receives what that has
-/// sent.
+/// A handle of one side of a [`Pipe`]. It sends messages to the other side and receives what that
+/// side has sent.
 ///
-/// Messages arrive whole and in order, whatever their length. Any number of threads may use it at a
-/// time: their messages do not mix, and each is received by one of those who receive.
+/// Messages arrive whole and in order, whatever their length. Any number of threads can use a
+/// handle at the same time. Their messages do not mix, and each message goes to one receiver.
 ///
-/// Clones are further handles. Made by [`Pipe::first`] or [`Pipe::second`] it borrows the pipe;
-/// made by [`Shared::first`] or [`Shared::second`] it
-/// keeps it, and can move into a thread. In a process made by `fork` a copied one does nothing: the
-/// child makes its own.
-#[must_use = "the side is given up at once if this is not kept"]
+/// A clone is a further handle of the same side. [`Pipe::first`] and [`Pipe::second`] give handles
+/// that borrow the pipe; [`Shared::first`] and [`Shared::second`] give handles that keep the pipe
+/// mapped and can move to any thread. In a process made by `fork`, a copied handle does nothing:
+/// the child takes its own.
+#[must_use = "the side is given up immediately if this is not kept"]
 pub struct Connection<C: Deref<Target = Pipe>> {
     hold: Hold,
     side: usize,
@@ -37,40 +37,24 @@ pub struct Connection<C: Deref<Target = Pipe>> {
 }
 
 impl<C: Deref<Target = Pipe>> Connection<C> {
-    /// A handle of the first side that keeps whatever leads to the pipe.
-    ///
-    /// # Errors
-    /// As [`Pipe::first`].
-    pub fn first(pipe: C) -> Result<Self, Fault> {
-        Self::of(pipe, 0)
-    }
-
-    /// A handle of the second side that keeps whatever leads to the pipe.
-    ///
-    /// # Errors
-    /// As [`Pipe::first`].
-    pub fn second(pipe: C) -> Result<Self, Fault> {
-        Self::of(pipe, 1)
-    }
-
     pub(crate) fn of(pipe: C, side: usize) -> Result<Self, Fault> {
         Ok(Connection { hold: pipe.sides.ends[side].hold()?, side, pipe })
     }
 
-    /// What leads to the pipe, and which side of it this is.
+    /// The pointer to the pipe, and which side this is.
     #[cfg_attr(outlast_loom, expect(dead_code, reason = "no programs are started in the model"))]
     pub(crate) fn parts(&self) -> (&C, usize) {
         (&self.pipe, self.side)
     }
 
-    /// Has the process slot or stand-in `owner` hold the side as well.
+    /// Makes the process slot or stand-in `owner` a further holder of the side.
     #[cfg_attr(outlast_loom, expect(dead_code, reason = "no programs are started in the model"))]
     pub(crate) fn hold_for(&self, owner: u32) -> Result<(), Fault> {
         self.hold.check()?;
         self.pipe.sides.ends[self.side].hold_for(owner).map(drop)
     }
 
-    /// The pipe.
+    /// Returns the pipe.
     pub fn pipe(&self) -> &Pipe {
         &self.pipe
     }
@@ -82,14 +66,14 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     }
 }
 
-/// Handles that keep the pipe mapped, and can move to any thread.
+/// Handles that keep the pipe mapped and can move to any thread.
 impl Shared<Pipe> {
     /// Takes a handle of the first side, as [`Pipe::first`] does.
     ///
     /// # Errors
     /// As [`Pipe::first`].
     pub fn first(&self) -> Result<Connection<Self>, Fault> {
-        Connection::first(self.clone())
+        Connection::of(self.clone(), 0)
     }
 
     /// Takes a handle of the second side, as [`Pipe::second`] does.
@@ -97,7 +81,7 @@ impl Shared<Pipe> {
     /// # Errors
     /// As [`Pipe::first`].
     pub fn second(&self) -> Result<Connection<Self>, Fault> {
-        Connection::second(self.clone())
+        Connection::of(self.clone(), 1)
     }
 }
 
@@ -106,11 +90,10 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     verbs! {
         /// Sends a message, blocking until there is room for it.
         ///
-        /// A message that is longer than [`Pipe::capacity`] is received while it is sent. It is
-        /// lost as a whole if one of the two processes is killed meanwhile.
+        /// A message that is longer than [`Pipe::capacity`] is received while it is sent. If the
+        /// sender or the receiver is killed meanwhile, the whole message is lost.
         ///
-        /// Two sides that both send more than the pipe holds, and receive nothing meanwhile, wait
-        /// for each other for ever.
+        /// If both sides send more than the pipe holds and neither receives, both block for ever.
         ///
         /// # Errors
         /// If the other side is gone, or if this process cannot become a peer.
@@ -118,10 +101,10 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         #[doc(alias = "write")]
         pub fn send_bytes(&self, message: &[u8]) -> Result<(), SendError<()>>
             = |deadline| self.send_until(message, deadline);
-        /// It also fails while another thread sends; and always, with [`Fault::TooLong`], if the
+        /// It also fails while another thread sends. It fails with [`Fault::TooLong`] if the
         /// message is longer than [`Pipe::capacity`].
         try_send_bytes -> Result<(), TrySendError<()>>, else Err(TrySendError::Full(()));
-        /// If it times out, nothing is received, even of a message of which a part has been sent.
+        /// If it times out, nothing of the message is received, even if a part was sent.
         send_bytes_timeout, send_bytes_deadline -> Result<(), SendTimeoutError<()>>,
             else Err(SendTimeoutError::TimedOut(()));
     }
@@ -132,22 +115,22 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         message: &[u8],
         deadline: Deadline,
     ) -> Result<(), SendFailure> {
-        self.hold.check().map_err(SendFailure::Failed)?;
-        let flow = self.pipe.flow(self.side);
-        if deadline.is_now() && message.len() > flow.longest() {
-            return Err(SendFailure::Failed(Fault::TooLong));
+        self.hold.check()?;
+        let ring = self.pipe.ring(self.side);
+        if deadline.is_now() && message.len() > ring.longest() {
+            return Err(Fault::TooLong.into());
         }
-        let mut head = flow.way.writer.take(deadline).map_err(SendFailure::from)?;
-        for part in flow.parts(message) {
-            if let Err(why) = self.wait_for_room(flow, part, &mut head, deadline) {
+        let mut head = ring.way.writer.take(deadline)?.ok_or(SendFailure::Full)?;
+        for part in ring.parts(message) {
+            if let Err(why) = self.wait_for_room(ring, part, &mut head, deadline) {
                 hooks::pause("pipe: no room for the next part, and the turn is held");
                 drop(head);
                 if !part.is_first() {
-                    flow.way.not_empty.notify_all(); // keeps I4
+                    ring.way.not_empty.notify_all(); // keeps I4
                 }
                 return Err(why);
             }
-            flow.write(part);
+            ring.write(part);
         }
         Ok(())
     }
@@ -155,30 +138,18 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     #[inline(always)]
     fn wait_for_room(
         &self,
-        flow: Flow<'_>,
+        ring: BlockRing<'_>,
         part: Part<'_>,
-        head: &mut Seen<'_>,
+        head: &mut u64,
         deadline: Deadline,
     ) -> Result<(), SendFailure> {
-        let mut find = || self.find_room(flow, part, head);
-        let found = find().or_else(|| flow.way.not_full.wait(deadline, find).ok());
-        found.unwrap_or(Err(SendFailure::Full))
-    }
-
-    #[inline(always)]
-    fn find_room(
-        &self,
-        flow: Flow<'_>,
-        part: Part<'_>,
-        head: &mut Seen<'_>,
-    ) -> Option<Result<(), SendFailure>> {
-        if self.pipe.is_gone(self.other()) {
-            return Some(Err(SendFailure::Disconnected));
-        }
-        match flow.has_room(part, head) {
+        let mut find = || match ring.has_room(part, head) {
+            _ if self.pipe.is_gone(self.other()) => Some(Err(SendFailure::Disconnected)),
             Ok(has_room) => has_room.then_some(Ok(())),
-            Err(fault) => Some(Err(SendFailure::Failed(fault))),
-        }
+            Err(fault) => Some(Err(fault.into())),
+        };
+        let found = find().or_else(|| ring.way.not_full.wait(deadline, find).ok());
+        found.unwrap_or(Err(SendFailure::Full))
     }
 }
 
@@ -193,30 +164,29 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         #[inline]
         #[doc(alias = "read")]
         pub fn recv_bytes(&self) -> Result<Vec<u8>, RecvError>
-            = Call(|deadline| self.recv_until(deadline).transpose());
+            = |deadline| self.recv_until(deadline);
         /// If a message that is longer than [`Pipe::capacity`] has begun to arrive, the call blocks
         /// until it is complete. It also fails while another thread receives.
         try_recv_bytes -> Result<Vec<u8>, TryRecvError>, else Err(TryRecvError::Empty);
-        /// Of a message that is longer than [`Pipe::capacity`], the beginning has to come in time.
+        /// If a message is longer than [`Pipe::capacity`], only its beginning must arrive in time.
         recv_bytes_timeout, recv_bytes_deadline -> Result<Vec<u8>, RecvTimeoutError>,
             else Err(RecvTimeoutError::TimedOut);
 
-        /// Receives a message to the end of `to`, blocking until one is available. Returns its
-        /// length.
+        /// Appends a message to `to`, blocking until one is available. Returns its length.
         ///
         /// # Errors
         /// As [`recv_bytes`](Self::recv_bytes).
         pub fn recv_bytes_into(&self, to: &mut Vec<u8>) -> Result<usize, RecvError>
-            = Call(|deadline| self.recv_to(to, deadline).transpose());
+            = |deadline| self.recv_to(to, deadline);
         /// If a message that is longer than [`Pipe::capacity`] has begun to arrive, the call blocks
         /// until it is complete. It also fails while another thread receives.
         try_recv_bytes_into -> Result<usize, TryRecvError>, else Err(TryRecvError::Empty);
-        /// Of a message that is longer than [`Pipe::capacity`], the beginning has to come in time.
+        /// If a message is longer than [`Pipe::capacity`], only its beginning must arrive in time.
         recv_bytes_into_timeout, recv_bytes_into_deadline -> Result<usize, RecvTimeoutError>,
             else Err(RecvTimeoutError::TimedOut);
 
-        /// Blocks until a message has come, or begun to come, or the other side is gone. Another
-        /// thread can receive that message meanwhile.
+        /// Blocks until a message has arrived or begun to arrive, or the other side is gone.
+        /// Another thread can receive the message before this one does.
         ///
         /// ```
         /// use outlast::{Pipe, Shared};
@@ -240,133 +210,116 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
 
     fn poll_until(&self, deadline: Deadline) -> Option<Result<(), Fault>> {
         match self.begin(deadline, |_, _, _| Ok(Some(()))) {
+            Err(RecvFailure::Empty) => None,
             Err(RecvFailure::Failed(fault)) => Some(Err(fault)),
-            begun => begun.unwrap_or(Some(())).map(Ok),
+            _ => Some(Ok(())),
         }
     }
 
     #[inline(always)]
-    pub(in crate::queue) fn recv_until(
-        &self,
-        deadline: Deadline,
-    ) -> Result<Option<Vec<u8>>, RecvFailure> {
+    pub(in crate::queue) fn recv_until(&self, deadline: Deadline) -> Result<Vec<u8>, RecvFailure> {
         let mut message = Vec::new();
-        let received = self.recv_to(&mut message, deadline)?;
-        Ok(received.map(|_| message))
+        self.recv_to(&mut message, deadline)?;
+        Ok(message)
     }
 
     #[inline(always)]
-    fn recv_to(&self, to: &mut Vec<u8>, deadline: Deadline) -> Result<Option<usize>, RecvFailure> {
+    fn recv_to(&self, to: &mut Vec<u8>, deadline: Deadline) -> Result<usize, RecvFailure> {
         let before = to.len();
-        self.begin(deadline, |flow, first, tail| {
-            flow.read(first, to);
-            flow.pass(first);
-            let rest = if first.goes_on() { self.recv_rest(flow, to, tail) } else { Ok(Some(())) };
-            if !matches!(rest, Ok(Some(()))) {
+        self.begin(deadline, |ring, first, tail| {
+            ring.read(first, to);
+            ring.pass(first);
+            let rest = if first.goes_on() { self.recv_rest(ring, to, tail) } else { Ok(true) };
+            if !matches!(rest, Ok(true)) {
                 to.truncate(before);
             }
-            Ok(rest?.map(|()| to.len() - before))
+            Ok(rest?.then(|| to.len() - before))
         })
     }
 
-    /// Takes the reader's turn, and gives `take` the first record of a message, until that has made
-    /// something of it.
+    /// Takes the reader's turn, and calls `take` with the first record of a message. If `take`
+    /// gives nothing, because the message was cut short, continues with the next message.
     #[inline(always)]
     fn begin<R>(
         &self,
         deadline: Deadline,
-        mut take: impl FnMut(Flow<'_>, Record, &mut Seen<'_>) -> Result<Option<R>, RecvFailure>,
-    ) -> Result<Option<R>, RecvFailure> {
-        self.hold.check().map_err(RecvFailure::Failed)?;
-        let flow = self.pipe.flow(self.other());
-        let mut tail = match flow.way.reader.take(deadline) {
-            Ok(tail) => tail,
-            Err(NoTurn::Busy) => return Ok(None),
-            Err(NoTurn::Failed(fault)) => return Err(RecvFailure::Failed(fault)),
-        };
+        mut take: impl FnMut(BlockRing<'_>, Record, &mut u64) -> Result<Option<R>, RecvFailure>,
+    ) -> Result<R, RecvFailure> {
+        self.hold.check()?;
+        let ring = self.pipe.ring(self.other());
+        let mut tail = ring.way.reader.take(deadline)?.ok_or(RecvFailure::Empty)?;
         loop {
-            let mut find = || self.find(flow, &mut tail);
-            let found = find().or_else(|| flow.way.not_empty.wait(deadline, find).ok());
-            match found.transpose()? {
-                None => return Ok(None),
-                Some(record) if record.began() => flow.pass(record), // keeps I3
-                Some(record) => {
-                    if let Some(made) = take(flow, record, &mut tail)? {
-                        return Ok(Some(made));
-                    }
-                }
+            let mut find = || self.find(ring, &mut tail);
+            let found = find().or_else(|| ring.way.not_empty.wait(deadline, find).ok());
+            let record = found.unwrap_or(Err(RecvFailure::Empty))?;
+            if record.began() {
+                ring.pass(record); // keeps I3
+            } else if let Some(taken) = take(ring, record, &mut tail)? {
+                return Ok(taken);
             }
         }
     }
 
-    /// Appends what follows the first record of a message; nothing if it does not go on.
+    /// Appends the records after the first one of a message. Returns `false` if the message was cut
+    /// short.
     #[cold]
     fn recv_rest(
         &self,
-        flow: Flow<'_>,
+        ring: BlockRing<'_>,
         to: &mut Vec<u8>,
-        tail: &mut Seen<'_>,
-    ) -> Result<Option<()>, RecvFailure> {
+        tail: &mut u64,
+    ) -> Result<bool, RecvFailure> {
         loop {
             let record = loop {
-                let find = || self.find_rest(flow, tail);
+                let find = || self.find_rest(ring, tail);
                 let beat = Deadline::after(hooks::second_look(HEARTBEAT));
-                if let Ok(found) = flow.way.not_empty.wait(beat, find) {
+                if let Ok(found) = ring.way.not_empty.wait(beat, find) {
                     break found?;
                 }
             };
-            let Some(record) = record.filter(|record| record.began()) else { return Ok(None) };
-            flow.read(record, to);
-            flow.pass(record);
+            let Some(record) = record.filter(|record| record.began()) else { return Ok(false) };
+            ring.read(record, to);
+            ring.pass(record);
             if !record.goes_on() {
-                return Ok(Some(()));
+                return Ok(true);
             }
         }
     }
 
-    /// The next record; or that there is none, and never will be.
+    /// Returns the next record, or an error if there will never be one.
     #[inline(always)]
-    fn find(&self, flow: Flow<'_>, tail: &mut Seen<'_>) -> Option<Result<Record, RecvFailure>> {
-        let find = |tail: &mut Seen<'_>| flow.next(tail).map_err(RecvFailure::Failed).transpose();
+    fn find(&self, ring: BlockRing<'_>, tail: &mut u64) -> Option<Result<Record, RecvFailure>> {
+        let find = |tail: &mut u64| ring.next(tail).map_err(RecvFailure::Failed).transpose();
         let gone = || self.pipe.is_gone(self.other());
-        // The last look sees what they have sent before they left.
+        // The last look sees what the other side sent before it left.
         find(tail).or_else(|| gone().then(|| find(tail).unwrap_or(Err(RecvFailure::Disconnected))))
     }
 
-    /// The next record of a message of which there was a part; or that it does not go on.
+    /// Returns the next record of a message that has begun, or `Ok(None)` if it was cut short.
     fn find_rest(
         &self,
-        flow: Flow<'_>,
-        tail: &mut Seen<'_>,
+        ring: BlockRing<'_>,
+        tail: &mut u64,
     ) -> Option<Result<Option<Record>, RecvFailure>> {
-        if let Some(found) = self.find(flow, tail) {
+        if let Some(found) = self.find(ring, tail) {
             return Some(found.map(Some));
         }
-        // A free turn is not taken: a writer that does not wait would find it taken. One that seems
-        // to be taken may be that of a dead writer.
-        if flow.way.writer.is_taken() {
-            match flow.way.writer.take(Deadline::NOW) {
-                Err(NoTurn::Busy) => return None,
-                Err(NoTurn::Failed(fault)) => return Some(Err(RecvFailure::Failed(fault))),
-                Ok(_) => hooks::pause("pipe: a reader has the writer's turn"),
+        // If the turn is free, this thread does not take it: a `try_send_bytes` would find it
+        // taken. A turn that looks taken may be that of a dead writer.
+        if ring.way.writer.is_taken() {
+            match ring.way.writer.take(Deadline::NOW) {
+                Ok(None) => return None,
+                Err(fault) => return Some(Err(fault.into())),
+                Ok(Some(_)) => hooks::pause("pipe: a reader has the writer's turn"),
             }
         }
-        Some(self.find(flow, tail).transpose()) // by I4
-    }
-}
-
-impl From<NoTurn> for SendFailure {
-    fn from(no_turn: NoTurn) -> Self {
-        match no_turn {
-            NoTurn::Busy => SendFailure::Full,
-            NoTurn::Failed(fault) => SendFailure::Failed(fault),
-        }
+        Some(self.find(ring, tail).transpose()) // by I4
     }
 }
 
 impl<C: Deref<Target = Pipe> + Clone> Clone for Connection<C> {
-    /// A further handle. If there is no place for it, with a million of this process's already, all
-    /// it gives is [`Fault::TooManyPeers`].
+    /// Returns a further handle. If this process already has a million handles and no cell is free,
+    /// every method of the new one fails with [`Fault::TooManyPeers`].
     fn clone(&self) -> Self {
         let hold = self.pipe.sides.ends[self.side].again(&self.hold);
         Connection { hold, side: self.side, pipe: self.pipe.clone() }
@@ -376,7 +329,7 @@ impl<C: Deref<Target = Pipe> + Clone> Clone for Connection<C> {
 impl<C: Deref<Target = Pipe>> Drop for Connection<C> {
     fn drop(&mut self) {
         if self.pipe.sides.ends[self.side].release(&self.hold) {
-            self.pipe.part(self.side);
+            self.pipe.tell_gone(self.side);
         }
     }
 }

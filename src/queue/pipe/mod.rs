@@ -21,47 +21,63 @@
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
-//! # State
-//! Two sets of holders (`Ends`), a word with a bit for each side that is gone, and two ways, each a
-//! ring of blocks of 64 bytes with
-//!
-//! | word | meaning | written by |
-//! |---|---|---|
-//! | `tail` | blocks ever written | who has the writer's turn; the store is the commit of a record |
-//! | `head` | blocks ever read | who has the reader's turn; the store is the commit of its reception |
-//! | the writer's turn, the reader's turn | a `Lock`, held for as long as a message takes, or is waited for | who sends, who receives |
-//!
-//! A record is a header of 8 bytes {goes on: 1, began before: 1, length: 62 bits}, and its bytes,
-//! in as many blocks as that takes. A message is one record if the ring can hold it. Otherwise it
-//! is several that follow each other, all but the last going on, all but the first begun before.
-//!
-//! # Invariants
-//! - I1. `tail` is moved, and blocks from `tail` to `head` + capacity are written, in the writer's
-//!   turn only; `head` is moved, and blocks from `head` to `tail` are read, in the reader's.
-//! - I2. `head` <= `tail` <= `head` + capacity, in blocks.
-//! - I3. A record that began before follows one of the same message that goes on, or stands where
-//!   its reader has left it: who finds one at the beginning passes over it.
-//! - I4. A message that goes on goes on as long as its writer has its turn. So no more of it comes
-//!   if a reader has a part, then sees that turn free, and then finds nothing more, or another
-//!   beginning.
-//! - I5. A side is gone for good => its bit is set, or a living process is about to set it, and
-//!   wakes the other side after that. It may be set though the side is not gone: who sees it looks
-//!   at the cells himself (`Ends::confirm_gone`).
-//!
-//! # Ordering
-//! What was written before the commit of a record is seen after its reading: Release store of
-//! `tail`, Acquire load; in the same way `head` gives blocks back. What one taker of a turn saw of
-//! the other mark he leaves in the lock for the next. Every commit is followed by a light fence
-//! before it is asked whether anybody sleeps (see `signal.rs`). What a side sent before it left is
-//! seen by who has seen it gone, and looks again.
+//! # Which type?
+//! Use a [`Pipe`] for a conversation between two sides, such as a parent and its child. Each side
+//! can be held by several processes; a message goes to one of them. Use a
+//! [`Channel`](crate::Channel) if messages go in one direction and must be acknowledged, or a
+//! [`Ring`](crate::spsc::Ring) for messages of a fixed type between one sender and one receiver.
 //!
 //! # Death
-//! Writer killed before the commit: nothing is sent; after: it is sent. In the middle of a message
-//! of several records: what is there of it is dropped by who reads it (I4). Reader killed before
-//! the commit: another of its side gets the message; after, it is gone with him, and so is the rest
-//! of a message of which he had the first part (I3). The kernel gives the turns back. Recovery
-//! gives back the handles of the dead, sets the bit of a side that is gone, and wakes all.
+//! If a sender is killed before the commit of its message, nothing is sent. After it, the message
+//! is sent. A message that is longer than the ring consists of several records; if its sender is
+//! killed between them, the receiver drops the part that was sent.
+//!
+//! If a receiver is killed before the commit, another holder of its side gets the message. After
+//! it, the message is lost with the process. If it had received the first part of a long message,
+//! the rest of that message is dropped.
+//!
+//! When the last holder of a side is gone, the other side gets the remaining messages, and then
+//! [`Disconnected`](super::RecvError::Disconnected). The kernel frees the turns of a dead process.
+//! Recovery releases its handles, sets the bit of a side that is gone, and wakes all waiting
+//! threads.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
+
+// # How it works
+//
+// A pipe has two sets of holders (`Ends`), a word with a bit for each side that is gone, and two
+// directions (`Way`). Each direction is a ring of blocks of 64 bytes with
+//
+// | word | meaning | written by |
+// |---|---|---|
+// | `tail` | number of blocks ever written | the thread with the writer's turn; the store is the commit of a record |
+// | `head` | number of blocks ever read | the thread with the reader's turn; the store is the commit of its reception |
+// | the writer's turn, the reader's turn | a `Lock`, held while a message is sent or received, or is waited for | senders; receivers |
+//
+// A record is a header of 8 bytes {goes on: 1, began before: 1, length: 62 bits} and its bytes, in
+// as many blocks as that takes. A message is one record if the ring can hold it. Otherwise it is
+// several records, one behind the other: all but the last *go on*, and all but the first *began
+// before*.
+//
+// Invariants:
+// - I1. Only the thread with the writer's turn moves `tail` and writes blocks from `tail` to `head`
+//   + capacity. Only the thread with the reader's turn moves `head` and reads blocks from `head` to
+//   `tail`.
+// - I2. `head` <= `tail` <= `head` + capacity, in blocks.
+// - I3. A record that began before follows one of the same message that goes on, or is at the place
+//   where its reader left it. A receiver that finds such a record first skips it.
+// - I4. A message that goes on does so only while its writer has the turn. So no more of it comes
+//   if a reader that has a part sees the turn free, and then finds nothing more, or another
+//   beginning.
+// - I5. If a side is gone, its bit is set, or a living process is about to set it and then wakes
+//   the other side. The bit may be set although the side is not gone: a thread that sees it looks
+//   at the cells itself (`Ends::confirm_gone`).
+//
+// Ordering: `tail` is stored with Release and loaded with Acquire, so writes made before the commit
+// of a record are visible after it was read. `head` gives blocks back in the same way. The owner of
+// a turn leaves the last position of the other end that it saw in the lock, for the next owner.
+// Every commit is followed by a light fence before the look whether a thread sleeps (see
+// `signal.rs`). What a side sent before it left is visible to a thread that has seen it gone and
+// then looks again.
 
 mod connection;
 mod way;
@@ -71,56 +87,59 @@ pub use way::Block;
 
 use crate::error::Fault;
 use crate::queue::ends::Ends;
-use crate::shareable::{Dead, Field, Layout, Shareable, WithCapacity, at_slice, begin, mix_u64};
+use crate::shareable::{Dead, Field, Layout, Shareable, WithCapacity};
+use crate::shareable::{begin, both_shareable, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use crate::sync::atomic::fence;
 use core::fmt;
 use core::mem::offset_of;
-use core::ops::Deref;
-use way::{Flow, Way};
+use way::{BlockRing, Way};
 
 pub(crate) use way::BLOCK;
 
-/// The largest number of blocks, of both ways together.
+/// The largest number of blocks, for both directions together.
 const MAX_BLOCKS: usize = 1 << 25;
 
-/// Two byte rings, one each way between two sides. Its capacity is chosen when it is created.
+/// Two rings of bytes, one for each direction between two sides. Its capacity is chosen at
+/// creation.
 ///
-/// [`first`](Self::first) and [`second`](Self::second) give a side: a [`Connection`], which has the
-/// verbs. Up to 64 processes can hold each; a message goes to one of them. When the last of a side
-/// is gone, by drop or death, the other gets what is left, and then
-/// [`Disconnected`](super::RecvError::Disconnected). A side that nobody has had yet is waited for,
-/// and one that was gone can be taken again.
+/// [`first`](Self::first) and [`second`](Self::second) take a handle of a side: a [`Connection`],
+/// which sends and receives. Up to 64 processes can hold each side; a message goes to one of them.
+/// When the last handle of a side is gone, by drop or death, the other side gets the remaining
+/// messages, and then [`Disconnected`](super::RecvError::Disconnected). A side that no process has
+/// taken yet is waited for. A side that was gone can be taken again.
 ///
-/// A pipe holds [`capacity`](Self::capacity) bytes each way. If both sides send more than that and
-/// neither receives meanwhile, both wait for ever: one of them has to receive first, or in another
-/// thread, or to send with a timeout.
+/// A pipe holds [`capacity`](Self::capacity) bytes in each direction. If both sides send more than
+/// that and neither receives, both block for ever. One side must receive first, receive in another
+/// thread, or send with a timeout.
 ///
-/// A side belongs to the processes that hold a handle of it. To hand a side on to a program that is
+/// A side belongs to the processes that hold a handle of it. To hand a side to a program that is
 /// started, use [`CommandExt::hand_over`](crate::CommandExt::hand_over): the other side does not
-/// notice it. Otherwise the receiving process takes its handle before the giving one drops its own.
-/// If the only handle is dropped first, the other side gets `Disconnected` in between.
+/// notice it. Without that, the receiving process must take its handle before the other process
+/// drops its own. If the only handle is dropped first, the other side gets `Disconnected` in
+/// between.
 ///
-/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 1,073,741,824 bytes
-/// each way, rounded up to 64 times a power of two. To embed one in a struct, see [`FixedPipe`].
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates a pipe for 1 to 1,073,741,824
+/// bytes in each direction, rounded up to 64 times a power of two. To embed one in a struct, see
+/// [`FixedPipe`].
 #[repr(C)]
 #[doc(alias = "duplex")]
 #[doc(alias = "socketpair")]
 pub struct Pipe<S: ?Sized = [Block]> {
-    /// From the first to the second, and back.
+    /// From the first side to the second, and back.
     ways: [Way; 2],
     sides: Sides,
-    blocks: S,
+    slots: S,
 }
 
-/// A pipe of `BLOCKS` times 64 bytes, half of them each way, to be embedded in a struct declared
-/// with [`shared!`](crate::shared).
+/// A pipe of `BLOCKS` times 64 bytes, half of them for each direction, to be embedded in a struct
+/// declared with [`shared!`](crate::shared).
 ///
-/// Dereferences to [`Pipe`], which has the verbs.
+/// It dereferences to [`Pipe`], which has the methods.
 pub type FixedPipe<const BLOCKS: usize> = Pipe<[Block; BLOCKS]>;
 
-/// Who is there. Read by all and written rarely.
+/// Which processes hold the sides. All processes read it, and it is rarely written.
 #[repr(C, align(128))]
 #[derive(Debug)]
 struct Sides {
@@ -135,9 +154,9 @@ const fn bit(side: usize) -> u32 {
 }
 
 impl<const BLOCKS: usize> FixedPipe<BLOCKS> {
-    /// An empty pipe whose sides nobody has had, to be moved into shared memory.
+    /// Creates an empty pipe, to be moved into shared memory. No process has taken a side of it.
     ///
-    /// A number of blocks that is no power of two from 2 to 33,554,432 does not compile.
+    /// A number of blocks that is not a power of two from 2 to 33,554,432 does not compile.
     #[must_use]
     #[expect(
         clippy::new_without_default,
@@ -148,58 +167,51 @@ impl<const BLOCKS: usize> FixedPipe<BLOCKS> {
         Pipe {
             ways: [Way::new(), Way::new()],
             sides: Sides { gone: AtomicU32::new(0), ends: [Ends::new(), Ends::new()] },
-            blocks: core::array::from_fn(|_| Block::new()),
+            slots: core::array::from_fn(|_| Block::new()),
         }
     }
 
     const FIELDS: [Field; 1] = {
-        let offset = offset_of!(Self, blocks);
+        let offset = offset_of!(Self, slots);
         [Field { name: "blocks", offset, count: BLOCKS * BLOCK, layout: u8::layout }]
     };
 }
 
-/// Whether a pipe can have so many blocks.
+/// Whether a pipe can have this number of blocks.
 const fn is_valid(blocks: usize) -> bool {
     blocks >= 2 && blocks <= MAX_BLOCKS && blocks.is_power_of_two()
 }
 
-impl<const BLOCKS: usize> Deref for FixedPipe<BLOCKS> {
-    type Target = Pipe;
-    #[inline(always)]
-    fn deref(&self) -> &Pipe {
-        self
-    }
-}
-
 impl Pipe {
-    /// A handle of the first side. All of a process's handles count as one.
+    /// Takes a handle of the first side. All handles of one process count as one holder.
     ///
     /// # Errors
-    /// [`Fault::TooManyPeers`] if 64 other processes have one; see [`Fault`].
+    /// [`Fault::TooManyPeers`] if 64 other processes hold the side; see [`Fault`].
     pub fn first(&self) -> Result<Connection<&Self>, Fault> {
-        Connection::first(self)
+        Connection::of(self, 0)
     }
 
-    /// A handle of the second side. All of a process's handles count as one.
+    /// Takes a handle of the second side. All handles of one process count as one holder.
     ///
     /// # Errors
     /// As [`first`](Self::first).
     pub fn second(&self) -> Result<Connection<&Self>, Fault> {
-        Connection::second(self)
+        Connection::of(self, 1)
     }
 
-    /// The bytes of the longest message that goes through in one piece, each way.
+    /// Returns the length in bytes of the longest message that is sent in one piece, in each
+    /// direction.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.flow(0).longest()
+        self.ring(0).longest()
     }
 
-    /// The way that begins at a side.
+    /// The ring of the direction that begins at a side.
     #[inline(always)]
-    fn flow(&self, side: usize) -> Flow<'_> {
-        let (first, second) = self.blocks.split_at(self.blocks.len() / 2);
+    fn ring(&self, side: usize) -> BlockRing<'_> {
+        let (first, second) = self.slots.split_at(self.slots.len() / 2);
         let blocks = if side == 0 { first } else { second };
-        Flow { way: &self.ways[side], blocks }
+        BlockRing { way: &self.ways[side], blocks }
     }
 
     /// Whether a side is gone.
@@ -210,13 +222,13 @@ impl Pipe {
 
     #[cold]
     fn confirm_gone(&self, side: usize) -> bool {
-        let gone = core::iter::once(&self.sides.gone);
-        self.sides.ends[side].confirm_gone(gone, bit(side), || self.wake_everybody())
+        let Sides { gone, ends } = &self.sides;
+        ends[side].confirm_gone(gone, bit(side), || self.wake_everybody())
     }
 
-    /// A side is gone: the other is told.
+    /// Tells the other side that `side` is gone.
     #[cold]
-    fn part(&self, side: usize) {
+    fn tell_gone(&self, side: usize) {
         self.sides.gone.fetch_or(bit(side), AcqRel);
         self.wake_everybody();
     }
@@ -226,64 +238,23 @@ impl Pipe {
         self.ways.iter().for_each(Way::wake_everybody);
     }
 
-    fn mend(&self, dead: &Dead) {
-        for (side, ends) in self.sides.ends.iter().enumerate() {
-            ends.recover(dead, core::iter::once(&self.sides.gone), bit(side)); // keeps I5
-        }
-        self.wake_everybody();
-    }
-
-    fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
-        self.ways.iter().any(|way| way.in_use(ours))
-    }
-
     const BASE: u64 = begin::<FixedPipe<2>>(b"Pipe 1");
 }
 
-// SAFETY: `repr(C)`; atomics and locks, for which any bytes will do, and bytes; indices are masked;
-// no `Drop`.
-unsafe impl<const BLOCKS: usize> Shareable for FixedPipe<BLOCKS> {
-    const FINGERPRINT: u64 = mix_u64(Pipe::<[Block]>::BASE, BLOCKS as u64);
-    const NEEDS_PEERS: bool = true;
-    crate::__sized_shareable!();
-    fn layout() -> Layout {
-        Layout::of::<Self>("FixedPipe", const { &Self::FIELDS })
-    }
+// SAFETY: `repr(C)`; atomics and locks, for which any bytes are valid, and bytes; indices are
+// masked; no `Drop`.
+both_shareable! {
+    [] Pipe, [BLOCKS] FixedPipe<BLOCKS>, "Pipe", FixedPipe<2>, Block, MAX_BLOCKS, is_valid;
     fn place(&self) {
         self.ways.iter().for_each(Way::place);
     }
     fn recover(&self, dead: &Dead) {
-        self.mend(dead);
+        let Sides { gone, ends } = &self.sides;
+        (0..2).for_each(|side| ends[side].recover(dead, gone, bit(side))); // keeps I5
+        self.wake_everybody();
     }
     fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
-        Pipe::in_use(self, ours)
-    }
-}
-
-// SAFETY: as above; the number of blocks is the pointer's, which `at` got from the checked header,
-// and which `size` has approved.
-unsafe impl Shareable for Pipe {
-    const FINGERPRINT: u64 = Pipe::<[Block]>::BASE;
-    const NEEDS_PEERS: bool = true;
-    const ALIGN: usize = align_of::<FixedPipe<2>>();
-    fn layout() -> Layout {
-        let (size, align) = (offset_of!(FixedPipe<2>, blocks), Self::ALIGN);
-        Layout { name: "Pipe", size, align, fields: const { &FixedPipe::<2>::FIELDS } }
-    }
-    fn size(len: usize) -> Option<usize> {
-        let end = len.checked_mul(BLOCK)?.checked_add(offset_of!(FixedPipe<2>, blocks))?;
-        let size = end.checked_next_multiple_of(Self::ALIGN)?;
-        Some(size).filter(|&size| is_valid(len) && isize::try_from(size).is_ok())
-    }
-    at_slice!();
-    fn place(&self) {
-        self.ways.iter().for_each(Way::place);
-    }
-    fn recover(&self, dead: &Dead) {
-        self.mend(dead);
-    }
-    fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
-        Pipe::in_use(self, ours)
+        self.ways.iter().any(|way| way.in_use(ours))
     }
 }
 
@@ -301,11 +272,5 @@ impl fmt::Debug for Pipe {
             .field("first", &self.sides.ends[0])
             .field("second", &self.sides.ends[1])
             .finish_non_exhaustive()
-    }
-}
-
-impl<const BLOCKS: usize> fmt::Debug for FixedPipe<BLOCKS> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
     }
 }

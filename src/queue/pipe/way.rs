@@ -1,5 +1,5 @@
-//! One way of a pipe: a ring of blocks, in which a record is a header and the bytes behind it. It
-//! knows nothing of waiting.
+//! One direction of a pipe: a ring of blocks. A record is a header and the bytes of a message
+//! behind it. Nothing here waits, except for a turn.
 #![expect(unsafe_code, reason = "blocks belong to one end at a time")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -12,14 +12,14 @@ use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::wait::signal::Signal;
 use crate::wait::verbs::Verb;
 
-/// The size of a block, in bytes. Each record begins with one.
+/// The size of a block, in bytes. A record is a whole number of blocks.
 pub(crate) const BLOCK: usize = 64;
 /// The size of a header.
 const HEADER: usize = size_of::<u64>();
 
-/// Of a header, beside the length: the message goes on in the next record.
+/// In a header, beside the length: the message continues in the next record.
 const GOES_ON: u64 = 1 << 63;
-/// Of a header: the message began in an earlier record.
+/// In a header: the message began in an earlier record.
 const BEGAN: u64 = 1 << 62;
 
 /// 64 bytes of messages.
@@ -27,7 +27,8 @@ const BEGAN: u64 = 1 << 62;
 #[derive(Debug)]
 pub struct Block(UnsafeCell<[u8; BLOCK]>);
 
-// SAFETY: blocks are reached by the writer or the reader that has its turn (I1, I2), and are bytes.
+// SAFETY: a block is reached by the writer or by the reader that has its turn (I1, I2), and holds
+// bytes.
 unsafe impl Sync for Block {}
 
 impl Block {
@@ -35,11 +36,11 @@ impl Block {
         Block(UnsafeCell::new([0; BLOCK]))
     }
 
-    /// Puts bytes there, as many as there is room for.
+    /// Writes bytes from offset `at` on, as many as the block has room for.
     #[inline(always)]
     fn put(&self, at: usize, bytes: &[u8]) {
         let len = bytes.len().min(BLOCK - at);
-        // SAFETY: the cell has room for so many from `at`, and is the writer's own now.
+        // SAFETY: the cell has room for `len` bytes from `at`, and belongs to the writer now.
         self.0.with_mut(|block| unsafe {
             core::ptr::copy_nonoverlapping(
                 bytes.as_ptr(),
@@ -49,100 +50,96 @@ impl Block {
         });
     }
 
-    /// Appends `len` bytes from there to `to`, or as many as there are.
+    /// Appends `len` bytes from offset `at` on to `to`, or as many as the block has.
     #[inline(always)]
     fn append_to(&self, at: usize, len: usize, to: &mut Vec<u8>) {
         let len = len.min(BLOCK - at);
         to.reserve(len);
         let end = to.spare_capacity_mut().as_mut_ptr().cast::<u8>();
-        // SAFETY: the cell has so many from `at`, nobody writes to it now, and `to` has room for
-        // them.
+        // SAFETY: the cell has `len` bytes from `at`, no thread writes to it now, and `to` has room
+        // for them.
         self.0.with(|block| unsafe {
             core::ptr::copy_nonoverlapping(block.cast::<u8>().wrapping_add(at), end, len);
         });
-        // SAFETY: so many behind the old length have just been written.
+        // SAFETY: `len` bytes behind the old length have just been written.
         unsafe { to.set_len(to.len() + len) };
     }
 
     #[inline(always)]
     fn header(&self) -> u64 {
-        // SAFETY: the cell begins with so many bytes, aligned, and nobody writes to it now.
+        // SAFETY: the cell begins with 8 aligned bytes, and no thread writes to it now.
         self.0.with(|block| unsafe { block.cast::<u64>().read() })
     }
 }
 
-/// A turn at one end, with what its takers last saw of the other end's mark.
+/// The turn to write, or to read: a lock. Its value is the position of the other end that the last
+/// owners of the turn saw.
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(crate) struct Turn(Lock<u64>);
 
-/// What holds a turn.
-pub(crate) type Seen<'a> = LockGuard<'a, u64>;
-
-/// Why it was not taken.
-pub(crate) enum NoTurn {
-    /// Not in time.
-    Busy,
-    Failed(Fault),
-}
+/// A turn that this thread has. It dereferences to the position of the other end that was last
+/// seen.
+pub(crate) type TurnGuard<'a> = LockGuard<'a, u64>;
 
 impl Turn {
     fn new() -> Self {
         Turn(Lock::new(0))
     }
 
-    /// Takes the turn, blocking until `deadline` for it.
+    /// Takes the turn, blocking until `deadline` for it. Returns `None` if it times out.
     #[inline(always)]
-    pub(crate) fn take(&self, deadline: Deadline) -> Result<Seen<'_>, NoTurn> {
+    pub(crate) fn take(&self, deadline: Deadline) -> Result<Option<TurnGuard<'_>>, Fault> {
         match Take(&self.0).fast() {
-            Some(taken) => taken.or_else(Self::mend),
+            Some(taken) => taken.map(Some).or_else(Self::mend),
             None => self.take_slow(deadline),
         }
     }
 
     #[cold]
-    fn take_slow(&self, deadline: Deadline) -> Result<Seen<'_>, NoTurn> {
-        let taken = Take(&self.0).wait(deadline);
-        taken.unwrap_or(Err(LockError::WouldBlock)).or_else(Self::mend)
+    fn take_slow(&self, deadline: Deadline) -> Result<Option<TurnGuard<'_>>, Fault> {
+        Take(&self.0).wait(deadline).map_or(Ok(None), |taken| taken.map(Some).or_else(Self::mend))
     }
 
-    /// Whether somebody has the turn. What its last owner wrote is visible to the caller if not.
+    /// Whether a thread has the turn. If none has it, all that its last owner wrote is visible to
+    /// the caller.
     pub(crate) fn is_taken(&self) -> bool {
         self.0.in_use(&|_| true)
     }
 
-    /// Who had the turn before and did not end it left the marks as they are after a record or
-    /// before it, and what it saw is a place where the other mark has been: nothing is to be done.
+    /// Takes over the turn of an owner that died. There is nothing to repair: that owner left both
+    /// positions as they are before a record or after it, and the position that it saw is one that
+    /// the other end has had.
     #[cold]
-    fn mend(error: LockError<Seen<'_>>) -> Result<Seen<'_>, NoTurn> {
+    fn mend(error: LockError<TurnGuard<'_>>) -> Result<Option<TurnGuard<'_>>, Fault> {
         match error {
             LockError::OwnerDied(mut seen) | LockError::Poisoned(mut seen) => {
                 LockGuard::mark_consistent(&mut seen);
-                Ok(seen)
+                Ok(Some(seen))
             }
-            LockError::Failed(fault) => Err(NoTurn::Failed(fault)),
-            _ => Err(NoTurn::Busy),
+            LockError::Failed(fault) => Err(fault),
+            _ => Ok(None),
         }
     }
 }
 
-/// One way, without its blocks.
+/// One direction, without its blocks.
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(crate) struct Way {
-    /// Blocks ever written.
+    /// The number of blocks ever written.
     tail: Line,
-    /// Blocks ever read.
+    /// The number of blocks ever read.
     head: Line,
-    /// A record can be read. At most the one whose turn it is sleeps here.
+    /// A record can be read. Only the thread with the reader's turn sleeps here.
     pub(crate) not_empty: Signal<LIGHT>,
-    /// Blocks are free. At most the one whose turn it is sleeps here.
+    /// Blocks are free. Only the thread with the writer's turn sleeps here.
     pub(crate) not_full: Signal<LIGHT>,
     pub(crate) writer: Turn,
     pub(crate) reader: Turn,
 }
 
-/// A record that is there to be read.
+/// A record that can be read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Record {
     header: u64,
@@ -205,22 +202,22 @@ impl Way {
     }
 }
 
-/// A way with its blocks, whose number is a power of two.
+/// One direction with its blocks, whose number is a power of two.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Flow<'a> {
+pub(crate) struct BlockRing<'a> {
     pub(crate) way: &'a Way,
     pub(crate) blocks: &'a [Block],
 }
 
-impl<'a> Flow<'a> {
-    /// The bytes of the longest message that is one record.
+impl<'a> BlockRing<'a> {
+    /// The length in bytes of the longest message that is one record.
     #[inline(always)]
     pub(crate) fn longest(self) -> usize {
         self.blocks.len() * BLOCK - HEADER
     }
 
-    /// A message as records: one, or, if it is too long for that, several of a quarter of the ring,
-    /// so that it can be read while it is written.
+    /// Divides a message into records. A message that is too long for one record becomes several,
+    /// each a quarter of the ring, so that it can be read while it is written.
     #[inline(always)]
     pub(crate) fn parts(self, message: &[u8]) -> impl Iterator<Item = Part<'_>> {
         let piece = match message.len() <= self.longest() {
@@ -244,13 +241,14 @@ impl<'a> Flow<'a> {
         &self.blocks[(at & (self.blocks.len() as u64 - 1)) as usize]
     }
 
-    /// The blocks between the marks, whichever of them is what was seen last.
+    /// The number of blocks from `head` to `tail`, or `None` if that is not possible. One of the
+    /// two is the position that was last seen.
     #[inline(always)]
     fn used(self, tail: u64, head: u64) -> Option<u64> {
         Some(tail.wrapping_sub(head)).filter(|&used| used <= self.blocks.len() as u64)
     }
 
-    /// Whether the part has room. For the writer whose turn it is.
+    /// Whether there is room for the part. The caller has the writer's turn.
     #[inline(always)]
     pub(crate) fn has_room(self, part: Part<'_>, head: &mut u64) -> Result<bool, Fault> {
         let tail = self.way.tail.0.load(Relaxed);
@@ -262,7 +260,7 @@ impl<'a> Flow<'a> {
         self.used(tail, *head).map(has_room).ok_or(Fault::Corrupt)
     }
 
-    /// Writes a part that has room. For the writer whose turn it is.
+    /// Writes a part, for which there must be room. The caller has the writer's turn.
     #[inline(always)]
     pub(crate) fn write(self, part: Part<'_>) {
         let tail = self.way.tail.0.load(Relaxed);
@@ -281,7 +279,7 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// The next record, if there is one. For the reader whose turn it is.
+    /// Returns the next record, if there is one. The caller has the reader's turn.
     #[inline(always)]
     pub(crate) fn next(self, tail: &mut u64) -> Result<Option<Record>, Fault> {
         let head = self.way.head.0.load(Relaxed);
@@ -300,11 +298,11 @@ impl<'a> Flow<'a> {
         Ok(Some(Record { header, blocks }))
     }
 
-    /// Appends the bytes of the next record to `to`. For the reader whose turn it is.
+    /// Appends the bytes of the next record to `to`. The caller has the reader's turn.
     #[inline(always)]
     pub(crate) fn read(self, record: Record, to: &mut Vec<u8>) {
         let head = self.way.head.0.load(Relaxed);
-        // As `next` has checked, no more than the ring.
+        // At most the ring's length: `next` has checked it.
         let len = usize::try_from(record.header & !(GOES_ON | BEGAN)).unwrap_or(0);
         let first = len.min(BLOCK - HEADER);
         to.reserve(len);
@@ -316,7 +314,7 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Consumes the next record. For the reader whose turn it is.
+    /// Consumes the next record. The caller has the reader's turn.
     #[inline(always)]
     pub(crate) fn pass(self, record: Record) {
         let head = self.way.head.0.load(Relaxed);
@@ -328,7 +326,7 @@ impl<'a> Flow<'a> {
     }
 }
 
-/// The blocks of a record of `len` bytes.
+/// The number of blocks of a record of `len` bytes.
 #[inline(always)]
 fn blocks(len: usize) -> u64 {
     (len as u64).saturating_add(HEADER as u64).div_ceil(BLOCK as u64)

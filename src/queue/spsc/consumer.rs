@@ -1,41 +1,40 @@
 //! The end that receives.
-use super::end::{End, Nothing};
+use super::end::{End, EndFailure};
 use super::{RecvError, RecvTimeoutError, TryRecvError};
 use super::{Ring, Slot};
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::assert_in_place;
+use crate::queue::{RecvFailure, assert_in_place};
 use crate::shareable::Plain;
 use crate::shared::Shared;
 use crate::wait::verbs::{Verb, verbs};
-use core::fmt;
 use core::mem::MaybeUninit;
 use core::ops::Deref;
 
 /// The end of a [`Ring`] that receives.
 ///
-/// It belongs to the process: it may be sent to another thread, and is given up when it is dropped
-/// or the process dies. A copy made by `fork` can do nothing.
+/// The end belongs to the process and can move to another thread, but only one thread at a time can
+/// use it. The process gives it up by dropping it or by dying. A copy made by `fork` does nothing.
 ///
-/// Made by [`Ring::consumer`] it borrows the ring; made by
-/// [`Shared::consumer`](crate::Shared::consumer) it keeps the ring mapped.
+/// [`Ring::consumer`] gives an end that borrows the ring;
+/// [`Shared::consumer`](crate::Shared::consumer) gives an end that keeps the ring mapped.
 ///
 /// ```compile_fail,E0277
 /// fn shared_by_threads<T: Sync>() {}
 /// shared_by_threads::<outlast::spsc::Consumer<u64>>();
 /// ```
 pub struct Consumer<T: Plain, R: Deref<Target = Ring<T>> = Shared<Ring<T>>> {
-    end: End<T, R, false>,
+    pub(super) end: End<T, R, false>,
 }
 
-/// Messages in their places, to be read there.
+/// Messages to be read in place.
 ///
-/// [`consume`](Self::consume) gives their slots back. Dropped otherwise, or if the process is
-/// killed, all are received again.
+/// [`consume`](Self::consume) frees their slots. If the chunk is dropped without that, or if the
+/// process is killed before it, all of the messages are received again.
 #[must_use = "a chunk that is dropped consumes nothing"]
 pub struct ReadChunk<'c, T: Plain, R: Deref<Target = Ring<T>> = Shared<Ring<T>>> {
-    end: &'c mut End<T, R, false>,
-    len: usize,
+    pub(super) end: &'c mut End<T, R, false>,
+    pub(super) len: usize,
 }
 
 impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {
@@ -43,25 +42,13 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {
         Consumer { end }
     }
 
-    /// The ring.
-    #[must_use]
-    pub fn ring(&self) -> &Ring<T> {
-        &self.end.ring
-    }
-
-    /// Whether the consumer before this one died.
-    #[must_use]
-    pub fn predecessor_died(&self) -> bool {
-        self.end.inherited
-    }
-
     verbs! {
         /// Receives a message, blocking until one is available.
         ///
         /// # Errors
-        /// If the ring is empty and closed; if it is empty and the producer has died (told once a
-        /// death: call again to wait for the next producer); if this is a copy made by `fork`; or
-        /// if the message is no value of the type (it is consumed).
+        /// If the ring is closed and empty, if this end is a copy made by `fork`, if the message is
+        /// not a value of the type (it is consumed), or if the ring is empty and the producer has
+        /// died. That is reported once for each death: a further call waits for the next producer.
         #[doc(alias = "pop")]
         #[doc(alias = "get")]
         #[inline]
@@ -84,8 +71,8 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {
         recv_batch_timeout, recv_batch_deadline -> Result<usize, RecvTimeoutError>,
             else Err(RecvTimeoutError::TimedOut);
 
-        /// Copies messages to the beginning of `to`, as many as there are and fit, and returns
-        /// their number. Blocks only if the ring is empty.
+        /// Copies messages to the beginning of `to`, until that is full or the ring is empty, and
+        /// returns their number. Blocks only if the ring is empty.
         ///
         /// # Errors
         /// As [`recv`](Self::recv), if there is no message at all.
@@ -95,7 +82,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {
         recv_into_timeout, recv_into_deadline -> Result<usize, RecvTimeoutError>,
             else Err(RecvTimeoutError::TimedOut);
 
-        /// Takes up to `most` messages to be read in place, blocking until there is one.
+        /// Takes up to `most` messages to be read in place, blocking until one is available.
         ///
         /// # Errors
         /// As [`recv`](Self::recv).
@@ -107,16 +94,20 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {
             else Err(RecvTimeoutError::TimedOut);
     }
 
-    fn append(&self, to: &mut Vec<T>, most: usize, deadline: Deadline) -> Result<usize, Nothing> {
+    fn append(
+        &self,
+        to: &mut Vec<T>,
+        most: usize,
+        deadline: Deadline,
+    ) -> Result<usize, RecvFailure> {
         if most == 0 {
             return Ok(0);
         }
-        let room = self.end.room_until(deadline)?;
-        let n = self.end.most(room, most)?;
+        let n = self.end.room_for(most, deadline)?;
         to.reserve(n);
         let before = to.len();
-        let received = self.copy_to(&mut to.spare_capacity_mut()[..n]);
-        // SAFETY: there is room for them, and so many messages were written to the beginning of it.
+        let received = self.copy(&mut to.spare_capacity_mut()[..n], copy_one);
+        // SAFETY: `received` messages were written behind the old length.
         #[expect(unsafe_code, reason = "messages are copied to where they stay")]
         unsafe {
             to.set_len(before + received);
@@ -124,49 +115,43 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {
         self.received(received)
     }
 
-    fn copy_into(&self, to: &mut [T], deadline: Deadline) -> Result<usize, Nothing> {
+    fn copy_into(&self, to: &mut [T], deadline: Deadline) -> Result<usize, RecvFailure> {
         if to.is_empty() {
             return Ok(0);
         }
-        let room = self.end.room_until(deadline)?;
-        let n = self.end.most(room, to.len())?;
-        let to = &mut to[..n];
-        if T::ANY_BITS {
-            let room: *mut [T] = to;
-            // SAFETY: as many places, borrowed exclusively; whatever bytes come to lie there are a
-            // `T`.
-            #[expect(unsafe_code, reason = "messages are copied to where they stay")]
-            let room = unsafe { &mut *(room as *mut [MaybeUninit<T>]) };
-            return self.received(self.copy_to(room));
-        }
-        // What is no value must not come to lie there.
-        let (first, second) = self.end.runs(n);
-        let messages = first.iter().chain(second).map_while(|slot| read(slot).ok());
-        let received = to.iter_mut().zip(messages).map(|(to, message)| *to = message).count();
-        self.received(received)
+        let n = self.end.room_for(to.len(), deadline)?;
+        // Only values of the type may be written to `to`.
+        let copy_one = |slot: &_, to: &mut T| read(slot).map(|message| *to = message).is_ok();
+        self.received(self.copy(&mut to[..n], copy_one))
     }
 
-    fn chunk(&mut self, most: usize, deadline: Deadline) -> Result<ReadChunk<'_, T, R>, Nothing> {
-        let room = self.end.room_until(deadline)?;
-        let len = self.valid(self.end.most(room, most)?).map_err(Nothing::Failed)?;
+    fn chunk(
+        &mut self,
+        most: usize,
+        deadline: Deadline,
+    ) -> Result<ReadChunk<'_, T, R>, RecvFailure> {
+        let mut len = self.end.room_for(most, deadline)?;
+        if !T::ANY_BITS && len > 0 {
+            let (first, second) = self.end.runs(len);
+            let valid = first.iter().chain(second).take_while(|slot| read(slot).is_ok());
+            len = valid.count();
+            if len == 0 {
+                self.get()?; // consumes what is not a value
+            }
+        }
         Ok(ReadChunk { end: &mut self.end, len })
     }
 
-    /// Messages until the ring is closed and empty, its producer has died, or it cannot be used,
-    /// waiting for each.
+    /// Iterates over messages, blocking for each, until the ring is closed and empty, the producer
+    /// has died, or the ring cannot be used.
     ///
-    /// A message that is no value of the type ends the iteration and is consumed: a later iteration
-    /// goes on behind it. [`recv`](Self::recv) reports it.
+    /// A message that is not a value of the type ends the iteration and is consumed. A later
+    /// iteration continues after it. [`recv`](Self::recv) reports it.
     pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
         core::iter::from_fn(|| self.recv().ok())
     }
 
-    /// Closes the ring for good: see [`Ring::close`].
-    pub fn close(&self) {
-        self.end.ring.close();
-    }
-
-    /// Copies the next message, and consumes it.
+    /// Copies and consumes the next message.
     #[inline(always)]
     fn get(&self) -> Result<T, Fault> {
         let message = read(self.end.slot());
@@ -174,50 +159,41 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {
         message
     }
 
-    /// Copies as many messages as there is room for, of which there are as many, up to the first
-    /// that is no value; how many.
-    fn copy_to(&self, room: &mut [MaybeUninit<T>]) -> usize {
-        let (first, second) = self.end.runs(room.len());
-        let (to_first, to_second) = room.split_at_mut(first.len());
+    /// Copies messages, which must be there, with `copy_one` to `to`, up to the first that is not a
+    /// value of the type. Returns their number.
+    fn copy<D>(&self, to: &mut [D], copy_one: impl Fn(&Slot<T>, &mut D) -> bool) -> usize {
+        let (first, second) = self.end.runs(to.len());
+        let (to_first, to_second) = to.split_at_mut(first.len());
+        let copy_all = |slots: &[Slot<T>], to: &mut [D]| {
+            let copied = slots.iter().zip(to).map(|(slot, to)| copy_one(slot, to));
+            copied.take_while(|is_value| *is_value).count()
+        };
         match copy_all(first, to_first) {
             all if all == first.len() => all + copy_all(second, to_second),
             some => some,
         }
     }
 
-    /// Consumes messages that were copied. If there are none, the next one is no value: that is
-    /// consumed.
-    fn received(&self, n: usize) -> Result<usize, Nothing> {
-        if n == 0 {
-            return self.get().map(|_| 0).map_err(Nothing::Failed);
+    /// Consumes `n` messages, which were copied. If `n` is 0, the next message is not a value of
+    /// the type: consumes that one, and fails.
+    fn received(&self, n: usize) -> Result<usize, RecvFailure> {
+        match n {
+            0 => drop(self.get()?),
+            n => self.end.advance(n),
         }
-        self.end.advance(n);
         Ok(n)
-    }
-
-    /// How many of the next `n` messages are values, before the first that is none. That is
-    /// consumed if it is the next.
-    fn valid(&self, n: usize) -> Result<usize, Fault> {
-        if T::ANY_BITS || n == 0 {
-            return Ok(n);
-        }
-        let (first, second) = self.end.runs(n);
-        match first.iter().chain(second).take_while(|slot| read(slot).is_ok()).count() {
-            0 => self.get().map(|_| 0),
-            valid => Ok(valid),
-        }
     }
 }
 
-/// Receiving a message.
+/// A call of `recv` that has not begun.
 struct Recv<'c, T: Plain, R: Deref<Target = Ring<T>>>(&'c Consumer<T, R>);
 
 impl<T: Plain, R: Deref<Target = Ring<T>>> Verb for Recv<'_, T, R> {
-    type Output = Result<T, Nothing>;
+    type Output = Result<T, RecvFailure>;
 
     #[inline(always)]
     fn fast(&mut self) -> Option<Self::Output> {
-        self.0.end.is_ready().then(|| self.0.get().map_err(Nothing::Failed))
+        self.0.end.is_ready().then(|| self.0.get().map_err(RecvFailure::Failed))
     }
 
     #[inline(always)]
@@ -226,13 +202,15 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Verb for Recv<'_, T, R> {
     }
 
     fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
-        let room = self.0.end.room_until(deadline);
-        let received = room.and_then(|_| self.0.get().map_err(Nothing::Failed));
-        Nothing::in_time(received, core::convert::identity)
+        Some(match self.0.end.room_until(deadline) {
+            Ok(_) => self.0.get().map_err(RecvFailure::Failed),
+            Err(EndFailure::Unavailable) => return None,
+            Err(failure) => Err(failure.into()),
+        })
     }
 }
 
-/// Copies what is in a slot of the consumer's.
+/// Copies the message in a slot that belongs to the consumer.
 #[inline(always)]
 #[expect(unsafe_code, reason = "slots belong to one end at a time")]
 fn read<T: Plain>(slot: &Slot<T>) -> Result<T, Fault> {
@@ -245,41 +223,21 @@ fn read<T: Plain>(slot: &Slot<T>) -> Result<T, Fault> {
     }
 }
 
-/// Copies what is in a slot of the consumer's to where it stays; whether it is a value.
+/// Copies the bytes in a slot that belongs to the consumer. Returns whether they are a value of the
+/// type.
 #[inline(always)]
 #[expect(unsafe_code, reason = "slots belong to one end at a time")]
 fn copy_one<T: Plain>(slot: &Slot<T>, to: &mut MaybeUninit<T>) -> bool {
-    // SAFETY: only called for slots between the consumer's position and the bound, which are the
-    // consumer's (I3), and so are no part of what is borrowed exclusively.
+    // SAFETY: it is only called for slots from the consumer's position to its bound, which belong
+    // to the consumer (I3), so `to`, which is borrowed exclusively, is no part of them.
     slot.0.with(|message| unsafe { message.copy_to_nonoverlapping(to, 1) });
-    // SAFETY: the copy is aligned, as long as a `T`, and all of its bytes came from shared memory,
-    // which holds some.
+    // SAFETY: the copy is aligned and as long as a `T`. All of its bytes are initialised, as those
+    // of shared memory are.
     T::ANY_BITS || unsafe { T::is_valid(to.as_ptr()) }
 }
 
-/// Copies slots of the consumer's, up to the first that holds no value; how many.
-#[inline(always)]
-fn copy_all<T: Plain>(slots: &[Slot<T>], to: &mut [MaybeUninit<T>]) -> usize {
-    slots
-        .iter()
-        .zip(to)
-        .map(|(slot, to)| copy_one(slot, to))
-        .take_while(|is_value| *is_value)
-        .count()
-}
-
 impl<T: Plain, R: Deref<Target = Ring<T>>> ReadChunk<'_, T, R> {
-    /// How many messages.
-    #[must_use]
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "a chunk has a message, unless none was asked for"
-    )]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Message `i`.
+    /// Returns message `i`, or `None` if the chunk has fewer messages.
     ///
     /// # Panics
     /// In a copy made by `fork`.
@@ -291,9 +249,9 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> ReadChunk<'_, T, R> {
         slot.and_then(|slot| read(slot).ok())
     }
 
-    /// The messages, in two runs of which the second is often empty.
+    /// Returns the messages as two slices, of which the second is often empty.
     ///
-    /// Only for types of which any bits are a value; [`get`](Self::get) copies and checks others.
+    /// Only for types for which any bits are a value. [`get`](Self::get) copies and checks others.
     ///
     /// # Panics
     /// In a copy made by `fork`.
@@ -305,10 +263,10 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> ReadChunk<'_, T, R> {
         (slice(first), slice(second))
     }
 
-    /// Consumes the first `n` messages; at most all.
+    /// Consumes the first `n` messages, or all if there are fewer.
     ///
     /// # Errors
-    /// If this process was forked after the chunk was taken.
+    /// In a process that was forked after the chunk was taken.
     pub fn consume(self, n: usize) -> Result<(), Fault> {
         self.end.check()?;
         if n > 0 && self.len > 0 {
@@ -321,19 +279,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> ReadChunk<'_, T, R> {
 #[expect(unsafe_code, reason = "slots belong to one end at a time")]
 fn slice<T: Plain>(slots: &[Slot<T>]) -> &[T] {
     const { assert!(size_of::<Slot<T>>() == size_of::<T>()) }
-    // SAFETY: as many slots, each of them a `T` in a cell, which are the consumer's (I3) for as
-    // long as the chunk is borrowed; any bits are a `T`.
+    // SAFETY: these slots, each of them a `T` in a cell, belong to the consumer (I3) for as long as
+    // the chunk is borrowed; any bits are a `T`.
     unsafe { core::slice::from_raw_parts(slots.as_ptr().cast(), slots.len()) }
-}
-
-impl<T: Plain, R: Deref<Target = Ring<T>>> fmt::Debug for Consumer<T, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Consumer").field("ring", &self.ring()).finish_non_exhaustive()
-    }
-}
-
-impl<T: Plain, R: Deref<Target = Ring<T>>> fmt::Debug for ReadChunk<'_, T, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReadChunk").field("len", &self.len).finish_non_exhaustive()
-    }
 }

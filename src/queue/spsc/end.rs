@@ -1,9 +1,9 @@
-//! What both ends have in common: a position of their own, a view of the other's, and waiting for
-//! it to move.
-use super::{DEATHS, Ring, Slot};
+//! What the producer and the consumer have in common: a position of their own, the last known
+//! position of the other end, and how they wait until that moves.
+use super::{DEATHS, Ring, RoleError, Slot};
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::{LIGHT, assert_ours};
+use crate::queue::{LIGHT, RecvFailure, SendFailure, assert_ours};
 use crate::segment::forks;
 use crate::shareable::Plain;
 use crate::sync::atomic::AtomicU64;
@@ -14,65 +14,86 @@ use core::ops::{Deref, Range};
 
 /// Why an end can do nothing.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Nothing {
-    /// Nothing to receive; no free slot.
-    Now,
+pub(super) enum EndFailure {
+    /// No message is there; no slot is free.
+    Unavailable,
     Closed,
     PeerDied,
     Failed(Fault),
 }
 
-/// The role of the producer (`SENDS`) or of the consumer. The cells make it one thread's at a time.
+impl From<EndFailure> for SendFailure {
+    fn from(failure: EndFailure) -> Self {
+        match failure {
+            EndFailure::Unavailable => SendFailure::Full,
+            EndFailure::Closed => SendFailure::Closed,
+            EndFailure::PeerDied => SendFailure::PeerDied,
+            EndFailure::Failed(fault) => SendFailure::Failed(fault),
+        }
+    }
+}
+
+impl From<EndFailure> for RecvFailure {
+    fn from(failure: EndFailure) -> Self {
+        match failure {
+            EndFailure::Unavailable => RecvFailure::Empty,
+            EndFailure::Closed => RecvFailure::Closed,
+            EndFailure::PeerDied => RecvFailure::PeerDied,
+            EndFailure::Failed(fault) => RecvFailure::Failed(fault),
+        }
+    }
+}
+
+/// The end of the producer (`SENDS`) or of the consumer. Because of its cells, only one thread at a
+/// time can use it.
 #[derive(Debug)]
 pub(super) struct End<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> {
     pub(super) ring: R,
     tag: u32,
+    /// The count of forks when the end was taken.
     forks: u32,
-    pub(super) inherited: bool,
-    /// The next message to write or read.
+    /// Whether the last owner of the role died.
+    pub(super) predecessor_died: bool,
+    /// The number of the next message to write or read.
     at: Cell<u64>,
-    /// The first that is not ours to write or read, as far as is known.
+    /// The number of the first message that this end cannot write or read yet, as far as it knows.
     bound: Cell<u64>,
-    /// The message that went to the first slot in this lap.
-    lap: Cell<u64>,
-    /// The last wait ended with less than a ring of slots: the other end is the slower one.
-    keeps_up: Cell<bool>,
-}
-
-impl Nothing {
-    /// The output of a verb: none if that may still come.
-    #[inline(always)]
-    pub(super) fn in_time<R, E>(
-        done: Result<R, Nothing>,
-        error: impl FnOnce(Nothing) -> E,
-    ) -> Option<Result<R, E>> {
-        match done {
-            Err(Nothing::Now) => None,
-            done => Some(done.map_err(error)),
-        }
-    }
+    /// The number of the message in the first slot of this lap.
+    lap_start: Cell<u64>,
+    /// Whether this end is faster than the other one. If so, its last wait ended with few slots:
+    /// less than seven eighths of the ring.
+    is_faster: Cell<bool>,
 }
 
 impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
-    /// For a role that was just taken: where the last owner's last commit left it.
-    pub(super) fn new(ring: R, tag: u32, forks: u32, inherited: bool) -> Self {
+    /// Takes the role, blocking until `deadline` while a process has it. The end continues after
+    /// the last commit of its last owner.
+    pub(super) fn take(ring: R, deadline: Deadline) -> Result<Self, RoleError> {
+        let forks = forks();
+        let tag = ring.identify().map_err(RoleError::Failed)?;
+        let take = || ring.role(SENDS).take(tag);
+        let late = if deadline.is_now() { RoleError::Taken } else { RoleError::TimedOut };
+        let wait = || ring.rare.vacant.wait(deadline, take).ok();
+        let predecessor_died = take().or_else(wait).ok_or(late)?;
         let position = if SENDS { &ring.tail.0 } else { &ring.head.0 };
         let at = position.load(Acquire);
         let index = at.checked_rem(ring.capacity() as u64).unwrap_or(0);
-        End {
+        let lap_start = Cell::new(at.wrapping_sub(index));
+        let (at, bound) = (Cell::new(at), Cell::new(at));
+        Ok(End {
             ring,
             tag,
             forks,
-            inherited,
-            at: Cell::new(at),
-            bound: Cell::new(at),
-            lap: Cell::new(at.wrapping_sub(index)),
-            keeps_up: Cell::new(false),
-        }
+            predecessor_died,
+            at,
+            bound,
+            lap_start,
+            is_faster: Cell::new(false),
+        })
     }
 
-    /// Whether it is this process's, and not the copy of one that has forked. The calling thread is
-    /// known to the segment from here on: the role is not given to another before it has ended.
+    /// Fails in a forked child, which has only a copy of the end. Also registers the calling thread
+    /// with the segment: the role goes to another process only after this thread has ended.
     #[inline(always)]
     pub(super) fn check(&self) -> Result<(), Fault> {
         if self.forks != forks() {
@@ -81,107 +102,106 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
         self.ring.identify().map(drop)
     }
 
-    /// Keeps a forked child from the slots of its parent.
+    /// Panics in a forked child, which must not touch the slots of its parent.
     #[inline(always)]
     pub(super) fn assert_ours(&self) {
         assert_ours(self.forks);
     }
 
-    /// Whether a slot is this end's, as far as one look shows, and nothing bars it. An end that
-    /// keeps up does not look: each look takes the line from the other end, and finds little.
+    /// Whether this end can use a slot, as far as one look shows. A faster end does not look at the
+    /// other end's position: each look takes the cache line from the other end, and finds little.
     #[inline(always)]
     pub(super) fn is_ready(&self) -> bool {
-        let finds_more = || !self.keeps_up.get() && self.refresh().is_ok_and(|room| room > 0);
-        self.may_go_on().is_ok() && (self.known() > 0 || finds_more())
+        let finds_more = || !self.is_faster.get() && self.refresh().is_ok_and(|room| room > 0);
+        self.may_go_on().is_ok() && (self.known_room() > 0 || finds_more())
     }
 
     #[inline(always)]
-    fn may_go_on(&self) -> Result<(), Nothing> {
-        self.check().map_err(Nothing::Failed)?;
-        if SENDS && self.ring.is_closed() { Err(Nothing::Closed) } else { Ok(()) }
+    fn may_go_on(&self) -> Result<(), EndFailure> {
+        self.check().map_err(EndFailure::Failed)?;
+        if SENDS && self.ring.is_closed() { Err(EndFailure::Closed) } else { Ok(()) }
     }
 
-    /// How many slots are this end's, at least one.
-    pub(super) fn room(&self) -> Result<usize, Nothing> {
+    /// Returns the number of slots that this end can use, at least one.
+    fn room(&self) -> Result<usize, EndFailure> {
         self.may_go_on()?;
-        match self.known() {
+        match self.known_room() {
             0 => self.look(),
             room => Ok(room),
         }
     }
 
-    /// As [`room`](Self::room), blocking until there is some: an end that keeps up before it looks.
+    /// Like [`room`](Self::room), but blocks until there is a slot. A faster end blocks before it
+    /// looks.
     #[inline(never)]
-    pub(super) fn room_until(&self, deadline: Deadline) -> Result<usize, Nothing> {
+    pub(super) fn room_until(&self, deadline: Deadline) -> Result<usize, EndFailure> {
         if deadline.is_now() {
             return self.room();
         }
-        if self.keeps_up.get() && self.known() == 0 {
+        if self.is_faster.get() && self.known_room() == 0 {
             self.may_go_on()?;
             return self.wait(deadline);
         }
         match self.room() {
-            Err(Nothing::Now) => self.wait(deadline),
+            Err(EndFailure::Unavailable) => self.wait(deadline),
             done => done,
         }
     }
 
-    /// Of the room that there is, what `want` asks for at most; if less is known of, looks for
-    /// more.
-    pub(super) fn most(&self, room: usize, want: usize) -> Result<usize, Nothing> {
+    /// Like [`room_until`](Self::room_until), but returns `want` if there are more slots. If the
+    /// number that is known is not enough, it looks for more.
+    pub(super) fn room_for(&self, want: usize, deadline: Deadline) -> Result<usize, EndFailure> {
+        let room = self.room_until(deadline)?;
         Ok(if room < want { self.refresh()?.min(want) } else { want })
     }
 
     #[inline(always)]
-    fn known(&self) -> usize {
-        // Never more than the capacity: `refresh` has seen to it.
+    fn known_room(&self) -> usize {
+        // At most the capacity: `refresh` has checked it.
         usize::try_from(self.bound.get().wrapping_sub(self.at.get())).unwrap_or(0)
     }
 
-    /// Looks where the other end is.
+    /// Looks at the other end's position. Returns the number of slots that this end can use.
     #[inline(always)]
-    fn refresh(&self) -> Result<usize, Nothing> {
+    fn refresh(&self) -> Result<usize, EndFailure> {
         let (at, capacity) = (self.at.get(), self.ring.capacity() as u64);
-        let (bound, room) = if SENDS {
-            let bound = self.ring.head.0.load(Acquire).wrapping_add(capacity);
-            (bound, bound.wrapping_sub(at))
-        } else {
-            let bound = self.ring.tail.0.load(Acquire);
-            (bound, bound.wrapping_sub(at))
+        let bound = match SENDS {
+            true => self.ring.head.0.load(Acquire).wrapping_add(capacity),
+            false => self.ring.tail.0.load(Acquire),
         };
-        if room > capacity {
-            return Err(Nothing::Failed(Fault::Corrupt)); // I2
+        if bound.wrapping_sub(at) > capacity {
+            return Err(EndFailure::Failed(Fault::Corrupt)); // I2
         }
         self.bound.set(bound);
-        Ok(self.known())
+        Ok(self.known_room())
     }
 
     #[inline]
-    fn look(&self) -> Result<usize, Nothing> {
+    fn look(&self) -> Result<usize, EndFailure> {
         match self.refresh()? {
-            0 => self.look_for_an_end(),
+            0 => self.look_for_failure(),
             room => Ok(room),
         }
     }
 
     #[cold]
-    fn look_for_an_end(&self) -> Result<usize, Nothing> {
+    fn look_for_failure(&self) -> Result<usize, EndFailure> {
         let closed = self.ring.is_closed();
         if closed && SENDS {
-            return Err(Nothing::Closed);
+            return Err(EndFailure::Closed);
         }
         let peer = self.ring.role(!SENDS);
         let deaths = peer.word.load(Acquire) & DEATHS;
         let died = deaths != peer.told.load(Relaxed);
         if !closed && !died {
-            return Err(Nothing::Now);
+            return Err(EndFailure::Unavailable);
         }
-        // What was there before the end comes before it: keeps I4.
+        // Messages that were sent before the ring was closed come first: keeps I4.
         match self.refresh()? {
-            0 if closed => Err(Nothing::Closed),
+            0 if closed => Err(EndFailure::Closed),
             0 => {
                 peer.told.store(deaths, Relaxed);
-                Err(Nothing::PeerDied)
+                Err(EndFailure::PeerDied)
             }
             room => Ok(room),
         }
@@ -189,27 +209,26 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
 
     #[cold]
     #[inline(never)]
-    fn wait(&self, deadline: Deadline) -> Result<usize, Nothing> {
+    fn wait(&self, deadline: Deadline) -> Result<usize, EndFailure> {
         let look = || match self.look() {
-            Err(Nothing::Now) => None,
+            Err(EndFailure::Unavailable) => None,
             done => Some(done),
         };
-        let more = |room: &Result<usize, Nothing>| room.is_ok_and(|room| room > 1);
+        let more = |room: &Result<usize, EndFailure>| room.is_ok_and(|room| room > 1);
         let waited = self.signal(SENDS).wait_for_many(deadline, look, more);
-        let room = waited.unwrap_or(Err(Nothing::Now))?;
+        let room = waited.unwrap_or(Err(EndFailure::Unavailable))?;
         let capacity = self.ring.capacity();
-        self.keeps_up.set(room < capacity - capacity / 8);
+        self.is_faster.set(room < capacity - capacity / 8);
         Ok(room)
     }
 
-    /// Where this end, or the other one, sleeps.
+    /// The signal on which the producer (`sends`) or the consumer sleeps.
     #[inline(always)]
     fn signal(&self, sends: bool) -> &Signal<LIGHT> {
         if sends { &self.ring.rare.not_full } else { &self.ring.rare.not_empty }
     }
 
-    /// Commits `n` slots, of which there is [`room`](Self::room), and wakes the other end if it
-    /// sleeps.
+    /// Commits `n` slots, which this end can use, and wakes the other end if it sleeps.
     #[inline(always)]
     pub(super) fn advance(&self, n: usize) {
         let at = self.at.get().wrapping_add(n as u64);
@@ -228,14 +247,14 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
 
     #[cold]
     fn begin_lap(&self) {
-        self.lap.set(self.lap.get().wrapping_add(self.ring.capacity() as u64));
+        self.lap_start.set(self.lap_start.get().wrapping_add(self.ring.capacity() as u64));
     }
 
-    /// `at` in the ring.
+    /// The index of the next slot.
     #[inline(always)]
     fn index(&self) -> usize {
-        // Less than two laps: a commit is of at most one, and ends the lap if need be.
-        usize::try_from(self.at.get().wrapping_sub(self.lap.get())).unwrap_or(0)
+        // Less than two laps: a commit has at most a lap of slots, and then begins the next lap.
+        usize::try_from(self.at.get().wrapping_sub(self.lap_start.get())).unwrap_or(0)
     }
 
     /// The next slot.
@@ -244,7 +263,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
         &self.ring.slots[self.index()]
     }
 
-    /// The next `n` slots, in two runs.
+    /// The next `n` slots, as two slices: the second begins at the first slot of the ring.
     pub(super) fn runs(&self, n: usize) -> (&[Slot<T>], &[Slot<T>]) {
         let slots = &self.ring.slots;
         let first: Range<usize> = self.index()..(self.index() + n).min(slots.len());
@@ -257,7 +276,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> Drop for End<T, R,
     fn drop(&mut self) {
         // The calling thread need not be registered: see `Ends::release`.
         if self.forks == forks() {
-            self.ring.role(SENDS).give_up(self.tag);
+            self.ring.role(SENDS).leave(self.tag, false);
             self.ring.rare.vacant.notify_all();
         }
     }

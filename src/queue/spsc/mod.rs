@@ -16,82 +16,91 @@
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
-//! # State
-//! | word | meaning | written by |
-//! |---|---|---|
-//! | `tail` | messages ever sent | the producer; the store is the commit of `send` |
-//! | `head` | messages ever received | the consumer; the store is the commit of `recv` |
-//! | role of each end: {deaths: 19, died: 1, owner: 12 bits} | the process that has it (0: none), whether the last one died with it, how many did | who takes and drops it; recovery |
-//! | `told` of each end | the count of deaths that the other end was told | the other end |
-//! | `closed` | nothing more is sent | anybody |
-//!
-//! The message number *n* lies in slot *n* mod capacity.
-//!
-//! # Invariants
-//! - I1. A role names its owner in the instruction that takes it; only its owner, or recovery when
-//!   the owner is dead, gives it up.
-//! - I2. `head` <= `tail` <= `head` + capacity.
-//! - I3. Slots from `head` to `tail` are the consumer's, the others the producer's: neither touches
-//!   those of the other.
-//! - I4. An end says *closed* or *peer died* only if it found nothing after it had seen that.
-//!
-//! # Ordering
-//! What was written before `send` is seen after the `recv` of that message: Release store of
-//! `tail`, Acquire load. In the same way `head` gives slots back. Each end keeps its own position,
-//! and what it last saw of the other's, to itself, and looks at the other's line only when that is
-//! used up. Every commit, of one message or of many, is followed by a light fence before it is
-//! asked whether the other end sleeps (see `signal.rs`): without it, a sleep that begins at that
-//! moment would not be noticed. The heavy one is the sleeper's.
+//! # Which type?
+//! A [`Ring`] is the fastest queue of this crate. It has two *ends*: at any time at most one
+//! [`Producer`] and one [`Consumer`], in any two processes or threads. Use a
+//! [`Queue`](crate::Queue) if several threads send or several receive, or if messages must be
+//! acknowledged. Use a [`Pipe`](crate::Pipe) for messages of any length, in both directions.
 //!
 //! # Death
-//! Killed before its commit: nothing was sent, or the message is still there. After: it was sent,
-//! or is gone with the process that had it. Recovery gives the role up, counts the death and wakes
-//! everybody. A successor goes on at the last commit. The other end is told once, when it finds
-//! nothing more to receive (no free slot): [`RecvError::PeerDied`]; then it can wait for the
-//! successor. An end that was never taken, or was dropped, or whose process ended by itself, is
-//! waited for.
+//! If the producer's process is killed before the commit of `send`, nothing is sent. After it, the
+//! message is sent. If the consumer's process is killed before the commit of `recv`, the message
+//! stays in the ring. After it, the message is lost with the process.
+//!
+//! The end of a dead process is free again as soon as another process has noticed the death. A
+//! successor continues after the last commit.
+//!
+//! The other end is told once of each death: a consumer when the ring is empty
+//! ([`RecvError::PeerDied`]), a producer when the ring is full ([`SendError::PeerDied`]). If it
+//! calls the verb again, it waits for the successor. It also waits, without an error, for an end
+//! that was dropped, that nobody has taken yet, or whose process has exited cleanly.
 #![expect(unsafe_code, reason = "slots belong to one end at a time")]
+
+// # How it works
+//
+// | word | meaning | written by |
+// |---|---|---|
+// | `tail` | number of messages ever sent | the producer; the store is the commit of `send` |
+// | `head` | number of messages ever received | the consumer; the store is the commit of `recv` |
+// | role of each end: {deaths: 19, died: 1, owner: 12 bits} | number of owners that died, whether the last owner died, the process that has the role (0: none) | the process that takes or drops the role; recovery |
+// | `told` of each end | the count of deaths that the other end was told | the other end |
+// | `closed` | nothing more can be sent | any process |
+//
+// Message number *n* is in slot *n* mod capacity.
+//
+// Invariants:
+// - I1. The instruction that takes a role also names its owner. Only the owner gives the role up,
+//   or recovery when the owner is dead.
+// - I2. `head` <= `tail` <= `head` + capacity.
+// - I3. The slots from `head` to `tail` belong to the consumer, the others to the producer. Neither
+//   end touches the slots of the other.
+// - I4. An end reports *closed* or *peer died* only if it looked again after it had seen that, and
+//   found nothing.
+//
+// Ordering: `tail` is stored with Release and loaded with Acquire, so writes made before `send` are
+// visible after the `recv` of that message. `head` gives slots back in the same way. Each end keeps
+// its own position and the last known position of the other end in its own memory. It loads the
+// other end's cache line only when that is used up. Every commit is followed by a light fence
+// before the look whether the other end sleeps (see `signal.rs`). Without that fence, a sleep that
+// begins at this moment would not be noticed. The sleeper pays for the heavy fence.
 
 mod consumer;
 mod end;
-mod error;
 mod producer;
 
 pub use super::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
 pub use consumer::{Consumer, ReadChunk};
-pub use error::RoleError;
 pub use producer::{Producer, WriteChunk};
 
-use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::LIGHT;
-use crate::segment::{become_known, forks, identify};
-use crate::shareable::{
-    Dead, Field, Layout, Plain, Shareable, WithCapacity, begin, mix_u64, slice_shareable,
-};
+use crate::queue::{LIGHT, Line};
+use crate::segment::{become_known, identify};
+use crate::shareable::{Dead, Field, Layout, Plain, Shareable, WithCapacity};
+use crate::shareable::{begin, both_shareable, mix_u64};
 use crate::shared::Shared;
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
 use crate::sys::hooks;
 use crate::wait::signal::Signal;
+use crate::wait::verbs::verbs;
 use core::fmt;
 use core::mem::{MaybeUninit, offset_of};
 use core::ops::Deref;
 use end::End;
-use std::time::{Duration, Instant};
+use thiserror::Error;
 
 /// The largest capacity.
 const MAX_CAPACITY: usize = u32::MAX as usize;
 
-/// A bounded ring for one producer and one consumer, whose capacity is chosen when it is created.
+/// A bounded ring for one producer and one consumer. Its capacity is chosen at creation.
 ///
-/// First in, first out. [`producer`](Self::producer) and [`consumer`](Self::consumer) give its
-/// ends, one of each at a time.
+/// Messages are received in the order in which they were sent. [`producer`](Self::producer) and
+/// [`consumer`](Self::consumer) take the two ends. Each end has one owner at a time.
 ///
-/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 4,294,967,295
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates a ring for 1 to 4,294,967,295
 /// messages. To embed one in a struct, see [`FixedRing`].
 #[repr(C)]
 #[doc(alias = "Pipe")]
@@ -100,33 +109,28 @@ pub struct Ring<T: Plain, S: ?Sized = [Slot<T>]> {
     tail: Line,
     head: Line,
     rare: Rare,
-    /// `T` is in `S` only.
+    /// `T` occurs only in `S`.
     _payload: core::marker::PhantomData<T>,
     slots: S,
 }
 
 /// A ring of `N` slots, to be embedded in a struct declared with [`shared!`](crate::shared).
 ///
-/// Dereferences to [`Ring`], which has the verbs.
+/// It dereferences to [`Ring`], which has the methods.
 pub type FixedRing<T, const N: usize> = Ring<T, [Slot<T>; N]>;
 
-/// One place for a message.
+/// Room for one message.
 #[repr(transparent)]
 #[derive(Debug)]
 pub struct Slot<T>(UnsafeCell<MaybeUninit<T>>);
 
-/// A position in a line of its own, and in that of its neighbour, which the CPU fetches with it.
-#[repr(C, align(128))]
-#[derive(Debug)]
-struct Line(AtomicU64);
-
-/// What is read by both and written rarely.
+/// What both ends read, and what is rarely written.
 #[repr(C, align(128))]
 #[derive(Debug)]
 struct Rare {
-    /// A message can be received. At most the consumer sleeps here.
+    /// A message can be received. Only the consumer sleeps here.
     not_empty: Signal<LIGHT>,
-    /// A slot is free. At most the producer sleeps here.
+    /// A slot is free. Only the producer sleeps here.
     not_full: Signal<LIGHT>,
     /// A role is free.
     vacant: Signal<LIGHT>,
@@ -135,17 +139,17 @@ struct Rare {
     consumer: Role,
 }
 
-/// Who is one of the ends.
+/// The role of the producer or of the consumer: which process has it.
 #[repr(C)]
 #[derive(Debug)]
 struct Role {
     word: AtomicU32,
-    /// The count of deaths that the other end knows of.
+    /// The count of deaths that the other end was told.
     told: AtomicU32,
 }
 
 const OWNER: u32 = 0xfff;
-/// The last owner died with the role.
+/// The last owner died while it had the role.
 const DIED: u32 = 1 << 12;
 /// One death.
 const DEATH: u32 = 1 << 13;
@@ -156,31 +160,29 @@ impl Role {
         Role { word: AtomicU32::new(0), told: AtomicU32::new(0) }
     }
 
-    /// Makes `tag` the owner, if there is none; whether the last one died.
+    /// Makes the process `tag` the owner if the role is free. Returns whether the last owner died.
     fn take(&self, tag: u32) -> Option<bool> {
-        let free = |word: u32| (word & OWNER == 0).then_some(word & DEATHS | tag & OWNER);
-        // One instruction: keeps I1. It comes after all that the last owner did.
-        self.word.fetch_update(AcqRel, Acquire, free).ok().map(|word| word & DIED != 0)
+        let taken = |word: u32| (word & OWNER == 0).then_some(word & DEATHS | tag & OWNER);
+        // A single instruction keeps I1. Acquire: it comes after all that the last owner did.
+        self.word.fetch_update(AcqRel, Acquire, taken).ok().map(|word| word & DIED != 0)
     }
 
-    /// Gives it up, if `tag` has it.
-    fn give_up(&self, tag: u32) {
-        let given = |word: u32| (word & OWNER == tag).then_some(word & DEATHS);
-        self.word.fetch_update(AcqRel, Relaxed, given).ok();
-    }
-
-    /// The owner `tag` is dead: counted once, as it is the owner no more.
-    fn bury(&self, tag: u32) {
-        let mended =
-            |word: u32| (word & OWNER == tag).then_some((word & DEATHS).wrapping_add(DEATH) | DIED);
-        self.word.fetch_update(AcqRel, Relaxed, mended).ok();
+    /// Takes the role away from `tag`, if that is the owner: because it gives the role up, or
+    /// because it `died`. A death is counted once, as the dead process is the owner no longer.
+    fn leave(&self, tag: u32, died: bool) {
+        let deaths = |word: u32| match died {
+            true => (word & DEATHS).wrapping_add(DEATH) | DIED,
+            false => word & DEATHS,
+        };
+        let left = |word: u32| (word & OWNER == tag).then(|| deaths(word));
+        self.word.fetch_update(AcqRel, Relaxed, left).ok();
     }
 }
 
-// SAFETY: slots are reached by one end at a time (I3), of which there is one each (I1), and `Plain`
-// data may be used by any thread.
+// SAFETY: a slot is reached by one end at a time (I3), each end has one owner (I1), and any thread
+// may use `Plain` data.
 unsafe impl<T: Plain, S: ?Sized> Sync for Ring<T, S> {}
-// SAFETY: a ring that nobody refers to is plain data.
+// SAFETY: a ring without references to it is plain data.
 unsafe impl<T: Plain, S: ?Sized> Send for Ring<T, S> {}
 
 impl<T: Plain, const N: usize> FixedRing<T, N> {
@@ -189,9 +191,9 @@ impl<T: Plain, const N: usize> FixedRing<T, N> {
         [Field { name: "slots", offset, count: N, layout: T::layout }]
     };
 
-    /// An empty ring, to be moved into shared memory.
+    /// Creates an empty ring, to be moved into shared memory.
     ///
-    /// A capacity of 0, or of more than 4,294,967,295, does not compile.
+    /// A capacity of 0 or of more than 4,294,967,295 does not compile.
     #[must_use]
     #[expect(
         clippy::new_without_default,
@@ -216,79 +218,45 @@ impl<T: Plain, const N: usize> FixedRing<T, N> {
     }
 }
 
-impl<T: Plain, const N: usize> Deref for FixedRing<T, N> {
-    type Target = Ring<T>;
-    #[inline(always)]
-    fn deref(&self) -> &Ring<T> {
-        self
-    }
-}
-
 impl<T: Plain> Ring<T> {
-    /// Becomes the producer. Never blocks.
-    ///
-    /// The role belongs to this process until the [`Producer`] is dropped or the process dies.
-    ///
-    /// # Errors
-    /// [`RoleError::Taken`] if there is one, in this process or another (a dead one is one until
-    /// its death is noticed: [`producer_timeout`](Self::producer_timeout) waits for that); if this
-    /// process cannot become a peer.
-    #[doc(alias = "try_producer")]
-    pub fn producer(&self) -> Result<Producer<T, &Self>, RoleError> {
-        Ok(Producer::new(take(self, None)?))
+    verbs! {
+        /// Takes the end of the producer, blocking until it is free.
+        ///
+        /// The end belongs to this process until the [`Producer`] is dropped or the process dies.
+        /// If a process with the end is killed, the end is free once another process has noticed
+        /// the death. A thread that has the end itself would block for ever.
+        ///
+        /// # Errors
+        /// If this process cannot become a peer.
+        pub fn producer(&self) -> Result<Producer<T, &Self>, RoleError>
+            = |deadline| End::take(self, deadline).map(Producer::new);
+        try_producer -> Result<Producer<T, &Self>, RoleError>, else Err(RoleError::Taken);
+        producer_timeout, producer_deadline -> Result<Producer<T, &Self>, RoleError>,
+            else Err(RoleError::TimedOut);
+
+        /// Takes the end of the consumer, blocking until it is free.
+        ///
+        /// The end belongs to this process until the [`Consumer`] is dropped or the process dies.
+        /// If a process with the end is killed, the end is free once another process has noticed
+        /// the death. A thread that has the end itself would block for ever.
+        ///
+        /// # Errors
+        /// If this process cannot become a peer.
+        pub fn consumer(&self) -> Result<Consumer<T, &Self>, RoleError>
+            = |deadline| End::take(self, deadline).map(Consumer::new);
+        try_consumer -> Result<Consumer<T, &Self>, RoleError>, else Err(RoleError::Taken);
+        consumer_timeout, consumer_deadline -> Result<Consumer<T, &Self>, RoleError>,
+            else Err(RoleError::TimedOut);
     }
 
-    /// Becomes the producer, waiting at most `timeout` for the present one to go.
-    ///
-    /// # Errors
-    /// [`RoleError::TimedOut`] if there still is one; if this process cannot become a peer.
-    pub fn producer_timeout(&self, timeout: Duration) -> Result<Producer<T, &Self>, RoleError> {
-        Ok(Producer::new(take(self, Some(Deadline::after(timeout)))?))
-    }
-
-    /// Becomes the producer, waiting until `deadline` at most for the present one to go.
-    ///
-    /// # Errors
-    /// [`RoleError::TimedOut`] if there still is one; if this process cannot become a peer.
-    pub fn producer_deadline(&self, deadline: Instant) -> Result<Producer<T, &Self>, RoleError> {
-        Ok(Producer::new(take(self, Some(Deadline::at(deadline)))?))
-    }
-
-    /// Becomes the consumer. Never blocks.
-    ///
-    /// The role belongs to this process until the [`Consumer`] is dropped or the process dies.
-    ///
-    /// # Errors
-    /// As [`producer`](Self::producer).
-    #[doc(alias = "try_consumer")]
-    pub fn consumer(&self) -> Result<Consumer<T, &Self>, RoleError> {
-        Ok(Consumer::new(take(self, None)?))
-    }
-
-    /// Becomes the consumer, waiting at most `timeout` for the present one to go.
-    ///
-    /// # Errors
-    /// [`RoleError::TimedOut`] if there still is one; if this process cannot become a peer.
-    pub fn consumer_timeout(&self, timeout: Duration) -> Result<Consumer<T, &Self>, RoleError> {
-        Ok(Consumer::new(take(self, Some(Deadline::after(timeout)))?))
-    }
-
-    /// Becomes the consumer, waiting until `deadline` at most for the present one to go.
-    ///
-    /// # Errors
-    /// [`RoleError::TimedOut`] if there still is one; if this process cannot become a peer.
-    pub fn consumer_deadline(&self, deadline: Instant) -> Result<Consumer<T, &Self>, RoleError> {
-        Ok(Consumer::new(take(self, Some(Deadline::at(deadline)))?))
-    }
-
-    /// How many messages the ring can hold.
+    /// Returns the number of messages that the ring can hold.
     #[must_use]
     #[inline(always)]
     pub fn capacity(&self) -> usize {
         self.slots.len()
     }
 
-    /// How many messages are in the ring. May change at any moment.
+    /// Returns the number of messages in the ring. It may change at any moment.
     #[must_use]
     #[doc(alias = "qsize")]
     pub fn len(&self) -> usize {
@@ -297,37 +265,39 @@ impl<T: Plain> Ring<T> {
         usize::try_from(len).unwrap_or(usize::MAX).min(self.capacity())
     }
 
-    /// Whether there is nothing to receive. May change at any moment.
+    /// Returns `true` if no message is in the ring. It may change at any moment.
     #[must_use]
     #[doc(alias = "empty")]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether no slot is free. May change at any moment.
+    /// Returns `true` if no slot is free. It may change at any moment.
     #[must_use]
     #[doc(alias = "full")]
     pub fn is_full(&self) -> bool {
         self.len() == self.capacity()
     }
 
-    /// How many messages were ever sent. A producer goes on with the message of that number.
+    /// Returns the number of messages ever sent. A producer continues with the message of that
+    /// number.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.tail.0.load(Acquire)
     }
 
-    /// How many messages were ever received. A consumer goes on with the message of that number.
+    /// Returns the number of messages ever received. A consumer continues with the message of that
+    /// number.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.head.0.load(Acquire)
     }
 
-    /// Closes the ring for good: nothing more can be sent; what is there can be received.
+    /// Closes the ring: nothing more can be sent, and the messages in it can be received.
     ///
-    /// Everybody who waits is woken. A message that is sent at the same moment by another thread
-    /// may come to lie in the ring after the consumer was told that it is closed and empty; closing
-    /// by the producer leaves no such doubt.
+    /// Every waiting thread is woken. A closed ring cannot be opened again. If another thread sends
+    /// at the same moment, the message may be stored after the consumer was told that the ring is
+    /// closed and empty. That cannot happen if the producer closes the ring.
     pub fn close(&self) {
         become_known(core::ptr::from_ref(self).addr());
         self.rare.closed.store(1, Release);
@@ -335,7 +305,7 @@ impl<T: Plain> Ring<T> {
         self.wake_everybody();
     }
 
-    /// Whether the ring is closed.
+    /// Returns `true` if the ring is closed.
     #[must_use]
     #[inline(always)]
     pub fn is_closed(&self) -> bool {
@@ -361,131 +331,121 @@ impl<T: Plain> Ring<T> {
         self.signals().into_iter().for_each(Signal::wake_all);
     }
 
-    /// Whether I2 holds, so that the ends have different slots.
-    fn is_sound(&self) -> bool {
-        let head = self.head.0.load(Acquire); // before `tail`, which may only have moved on meanwhile
-        let len = self.tail.0.load(Acquire).wrapping_sub(head);
-        len <= self.capacity() as u64 || self.head.0.load(Acquire) != head
-    }
-
-    fn mend(&self, dead: &Dead) {
-        for role in [&self.rare.producer, &self.rare.consumer] {
-            if dead.clean { role.give_up(dead.tag) } else { role.bury(dead.tag) }
-        }
-        // Also for a wake that died with its process after its commit.
-        self.wake_everybody();
-    }
-
     const BASE: u64 = mix_u64(begin::<FixedRing<T, 1>>(b"spsc::Ring 1"), T::FINGERPRINT);
 }
 
-/// Takes the role of the producer (`SENDS`) or of the consumer, waiting until `deadline` for the
-/// present owner to go. Without a deadline, it does not wait.
-fn take<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool>(
-    ring: R,
-    deadline: Option<Deadline>,
-) -> Result<End<T, R, SENDS>, RoleError> {
-    let forks = forks();
-    let tag = ring.identify().map_err(RoleError::Failed)?;
-    let role = ring.role(SENDS);
-    let wait = || ring.rare.vacant.wait(deadline?, || role.take(tag)).ok();
-    let late = if deadline.is_some() { RoleError::TimedOut } else { RoleError::Taken };
-    let inherited = role.take(tag).or_else(wait).ok_or(late)?;
-    Ok(End::new(ring, tag, forks, inherited))
-}
-
-/// Ends that keep the ring mapped, and may go to any thread.
+/// Ends that keep the ring mapped, and can move to any thread.
 impl<T: Plain> Shared<Ring<T>> {
-    /// Becomes the producer, with an end that keeps the ring mapped. Never blocks.
-    ///
-    /// # Errors
-    /// As [`Ring::producer`].
-    pub fn producer(&self) -> Result<Producer<T>, RoleError> {
-        Ok(Producer::new(take(self.clone(), None)?))
-    }
+    verbs! {
+        /// Takes the end of the producer, blocking until it is free. The end keeps the ring mapped.
+        ///
+        /// # Errors
+        /// As [`Ring::producer`].
+        pub fn producer(&self) -> Result<Producer<T>, RoleError>
+            = |deadline| End::take(self.clone(), deadline).map(Producer::new);
+        try_producer -> Result<Producer<T>, RoleError>, else Err(RoleError::Taken);
+        producer_timeout, producer_deadline -> Result<Producer<T>, RoleError>,
+            else Err(RoleError::TimedOut);
 
-    /// Becomes the producer, with an end that keeps the ring mapped, waiting at most `timeout` for
-    /// the present one to go.
-    ///
-    /// # Errors
-    /// As [`Ring::producer_timeout`].
-    pub fn producer_timeout(&self, timeout: Duration) -> Result<Producer<T>, RoleError> {
-        Ok(Producer::new(take(self.clone(), Some(Deadline::after(timeout)))?))
-    }
-
-    /// Becomes the producer, with an end that keeps the ring mapped, waiting until `deadline` at
-    /// most for the present one to go.
-    ///
-    /// # Errors
-    /// As [`Ring::producer_deadline`].
-    pub fn producer_deadline(&self, deadline: Instant) -> Result<Producer<T>, RoleError> {
-        Ok(Producer::new(take(self.clone(), Some(Deadline::at(deadline)))?))
-    }
-
-    /// Becomes the consumer, with an end that keeps the ring mapped. Never blocks.
-    ///
-    /// # Errors
-    /// As [`Ring::consumer`].
-    pub fn consumer(&self) -> Result<Consumer<T>, RoleError> {
-        Ok(Consumer::new(take(self.clone(), None)?))
-    }
-
-    /// Becomes the consumer, with an end that keeps the ring mapped, waiting at most `timeout` for
-    /// the present one to go.
-    ///
-    /// # Errors
-    /// As [`Ring::consumer_timeout`].
-    pub fn consumer_timeout(&self, timeout: Duration) -> Result<Consumer<T>, RoleError> {
-        Ok(Consumer::new(take(self.clone(), Some(Deadline::after(timeout)))?))
-    }
-
-    /// Becomes the consumer, with an end that keeps the ring mapped, waiting until `deadline` at
-    /// most for the present one to go.
-    ///
-    /// # Errors
-    /// As [`Ring::consumer_deadline`].
-    pub fn consumer_deadline(&self, deadline: Instant) -> Result<Consumer<T>, RoleError> {
-        Ok(Consumer::new(take(self.clone(), Some(Deadline::at(deadline)))?))
+        /// Takes the end of the consumer, blocking until it is free. The end keeps the ring mapped.
+        ///
+        /// # Errors
+        /// As [`Ring::consumer`].
+        pub fn consumer(&self) -> Result<Consumer<T>, RoleError>
+            = |deadline| End::take(self.clone(), deadline).map(Consumer::new);
+        try_consumer -> Result<Consumer<T>, RoleError>, else Err(RoleError::Taken);
+        consumer_timeout, consumer_deadline -> Result<Consumer<T>, RoleError>,
+            else Err(RoleError::TimedOut);
     }
 }
 
-// SAFETY: `repr(C)`; atomics, for which any bytes will do, and plain data that is checked before it
-// is used; indices are each end's own and bounds-checked; no `Drop`, as `Plain` is `Copy`.
-unsafe impl<T: Plain, const N: usize> Shareable for FixedRing<T, N> {
-    const FINGERPRINT: u64 = mix_u64(Ring::<T>::BASE, N as u64);
-    const NEEDS_PEERS: bool = true;
-    crate::__sized_shareable!();
-    fn layout() -> Layout {
-        Layout::of::<Self>("FixedRing", const { &Self::FIELDS })
-    }
+/// Why an end of the ring was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RoleError {
+    /// A process has it.
+    #[error("this end of the ring is taken: `producer` and `consumer` wait until it is free")]
+    Taken,
+    /// A process kept it past the deadline.
+    #[error("another process kept this end of the ring past the deadline")]
+    TimedOut,
+    /// The attempt failed.
+    #[error("{0}")]
+    Failed(#[source] Fault),
+}
+
+/// What both ends and their chunks have.
+macro_rules! common_methods {
+    ($($End:ident, $Chunk:ident, $name:literal;)*) => {$(
+        impl<T: Plain, R: Deref<Target = Ring<T>>> $End<T, R> {
+            /// Returns the ring.
+            #[must_use]
+            pub fn ring(&self) -> &Ring<T> {
+                &self.end.ring
+            }
+
+            #[doc = concat!("Returns `true` if the ", $name, " before this one died.")]
+            #[must_use]
+            pub fn predecessor_died(&self) -> bool {
+                self.end.predecessor_died
+            }
+
+            /// Closes the ring: see [`Ring::close`].
+            pub fn close(&self) {
+                self.end.ring.close();
+            }
+        }
+
+        impl<T: Plain, R: Deref<Target = Ring<T>>> fmt::Debug for $End<T, R> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut all = f.debug_struct(stringify!($End));
+                all.field("ring", &self.ring()).finish_non_exhaustive()
+            }
+        }
+
+        impl<T: Plain, R: Deref<Target = Ring<T>>> $Chunk<'_, T, R> {
+            /// Returns the number of slots.
+            #[must_use]
+            #[expect(
+                clippy::len_without_is_empty,
+                reason = "a chunk has a slot, unless none was asked for"
+            )]
+            pub fn len(&self) -> usize {
+                self.len
+            }
+        }
+
+        impl<T: Plain, R: Deref<Target = Ring<T>>> fmt::Debug for $Chunk<'_, T, R> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut all = f.debug_struct(stringify!($Chunk));
+                all.field("len", &self.len).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+common_methods! {
+    Producer, WriteChunk, "producer";
+    Consumer, ReadChunk, "consumer";
+}
+
+// SAFETY: `repr(C)`; atomics, for which any bytes are valid, and plain data that is checked before
+// use; indices are each end's own and bounds-checked; no `Drop`, as `Plain` is `Copy`.
+both_shareable! {
+    [T: Plain,] Ring<T>, [N] FixedRing<T, N>, "Ring", FixedRing<T, 1>, Slot<T>, MAX_CAPACITY;
     fn place(&self) {
         self.signals().into_iter().for_each(Signal::place);
     }
     fn recover(&self, dead: &Dead) {
-        self.mend(dead);
+        self.rare.producer.leave(dead.tag, !dead.clean);
+        self.rare.consumer.leave(dead.tag, !dead.clean);
+        // In any case: the process may have died between a commit and its wake.
+        self.wake_everybody();
     }
+    // I2: no slot belongs to both ends.
     fn is_sound(&self) -> bool {
-        Ring::is_sound(self)
-    }
-}
-
-// SAFETY: as above; the number of slots is the pointer's, which `at` got from the checked header.
-unsafe impl<T: Plain> Shareable for Ring<T> {
-    const FINGERPRINT: u64 = Ring::<T>::BASE;
-    const NEEDS_PEERS: bool = true;
-    fn layout() -> Layout {
-        let (size, align) = (offset_of!(FixedRing<T, 1>, slots), Self::ALIGN);
-        Layout { name: "Ring", size, align, fields: const { &FixedRing::<T, 1>::FIELDS } }
-    }
-    slice_shareable!(FixedRing<T, 1>, Slot<T>, MAX_CAPACITY);
-    fn place(&self) {
-        self.signals().into_iter().for_each(Signal::place);
-    }
-    fn recover(&self, dead: &Dead) {
-        self.mend(dead);
-    }
-    fn is_sound(&self) -> bool {
-        Ring::is_sound(self)
+        let head = self.head.0.load(Acquire); // before `tail`, which may then only be further on
+        let len = self.tail.0.load(Acquire).wrapping_sub(head);
+        len <= self.capacity() as u64 || self.head.0.load(Acquire) != head
     }
 }
 
@@ -501,11 +461,5 @@ impl<T: Plain> fmt::Debug for Ring<T> {
             .field("producer", &owner(&self.rare.producer))
             .field("consumer", &owner(&self.rare.consumer))
             .finish_non_exhaustive()
-    }
-}
-
-impl<T: Plain, const N: usize> fmt::Debug for FixedRing<T, N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
     }
 }

@@ -1,40 +1,39 @@
 //! The end that sends.
-use super::end::{End, Nothing};
+use super::end::{End, EndFailure};
 use super::{Ring, Slot};
 use super::{SendError, SendTimeoutError, TrySendError};
 use crate::deadline::Deadline;
-use crate::queue::assert_in_place;
+use crate::queue::{SendFailure, assert_in_place};
 use crate::shareable::Plain;
 use crate::shared::Shared;
 use crate::wait::verbs::{Verb, verbs};
-use core::fmt;
 use core::mem::MaybeUninit;
 use core::ops::Deref;
 
 /// The end of a [`Ring`] that sends.
 ///
-/// It belongs to the process: it may be sent to another thread, and is given up when it is dropped
-/// or the process dies. A copy made by `fork` can do nothing.
+/// The end belongs to the process and can move to another thread, but only one thread at a time can
+/// use it. The process gives it up by dropping it or by dying. A copy made by `fork` does nothing.
 ///
-/// Made by [`Ring::producer`] it borrows the ring; made by
-/// [`Shared::producer`](crate::Shared::producer) it keeps the ring mapped.
+/// [`Ring::producer`] gives an end that borrows the ring;
+/// [`Shared::producer`](crate::Shared::producer) gives an end that keeps the ring mapped.
 ///
 /// ```compile_fail,E0277
 /// fn shared_by_threads<T: Sync>() {}
 /// shared_by_threads::<outlast::spsc::Producer<u64>>();
 /// ```
 pub struct Producer<T: Plain, R: Deref<Target = Ring<T>> = Shared<Ring<T>>> {
-    end: End<T, R, true>,
+    pub(super) end: End<T, R, true>,
 }
 
-/// Free slots, to be written in place.
+/// Free slots to be written in place.
 ///
-/// [`commit`](Self::commit) sends them. Dropped otherwise, or if the process is killed, nothing is
-/// sent.
+/// [`commit`](Self::commit) sends them. Nothing is sent if the chunk is dropped without a commit,
+/// or if the process is killed before it.
 #[must_use = "a chunk that is dropped sends nothing"]
 pub struct WriteChunk<'p, T: Plain, R: Deref<Target = Ring<T>> = Shared<Ring<T>>> {
-    end: &'p mut End<T, R, true>,
-    len: usize,
+    pub(super) end: &'p mut End<T, R, true>,
+    pub(super) len: usize,
 }
 
 impl<T: Plain, R: Deref<Target = Ring<T>>> Producer<T, R> {
@@ -42,25 +41,13 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Producer<T, R> {
         Producer { end }
     }
 
-    /// The ring.
-    #[must_use]
-    pub fn ring(&self) -> &Ring<T> {
-        &self.end.ring
-    }
-
-    /// Whether the producer before this one died.
-    #[must_use]
-    pub fn predecessor_died(&self) -> bool {
-        self.end.inherited
-    }
-
     verbs! {
         /// Sends a message, blocking until a slot is free.
         ///
         /// # Errors
-        /// Gives the message back if the ring is closed; if it is full and the consumer has died
-        /// (told once a death: call again to wait for the next consumer); or if this is a copy made
-        /// by `fork`.
+        /// Gives the message back if the ring is closed, if this end is a copy made by `fork`, or
+        /// if the ring is full and the consumer has died. That is reported once for each death: a
+        /// further call waits for the next consumer.
         #[doc(alias = "push")]
         #[doc(alias = "put")]
         #[inline]
@@ -72,42 +59,41 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Producer<T, R> {
         send_timeout, send_deadline -> Result<(), SendTimeoutError<T>>,
             else Err(SendTimeoutError::TimedOut(message));
 
-        /// Sends messages, as many at a time as slots are free, blocking until all are sent.
+        /// Sends messages, blocking until all are sent. It commits as many at a time as slots are
+        /// free.
         ///
         /// # Errors
-        /// As [`send`](Self::send), with the number of messages that were sent before.
+        /// As [`send`](Self::send), with the number of messages that were sent before the failure.
         pub fn send_batch(&self, messages: &[T]) -> Result<(), SendError<usize>>
             = |deadline| self.send_all(messages, deadline);
         send_batch_timeout, send_batch_deadline -> Result<(), SendTimeoutError<usize>>,
             else Err(SendTimeoutError::TimedOut(sent));
     }
 
-    fn send_all(&self, messages: &[T], deadline: Deadline) -> Result<(), (usize, Nothing)> {
+    fn send_all(&self, messages: &[T], deadline: Deadline) -> Result<(), (usize, SendFailure)> {
         let mut sent = 0;
         while sent < messages.len() {
             let left = &messages[sent..];
-            let room = self.end.room_until(deadline);
-            let room = room.and_then(|room| self.end.most(room, left.len()));
-            sent += self.put_many(&left[..room.map_err(|nothing| (sent, nothing))?]);
+            let room = self.end.room_for(left.len(), deadline);
+            sent += self.put_many(&left[..room.map_err(|failure| (sent, failure.into()))?]);
         }
         Ok(())
     }
 
-    /// Sends as many of the messages as slots are free; how many. Never blocks.
+    /// Sends as many of the messages as slots are free, and returns their number. Never blocks.
     ///
     /// # Errors
-    /// As [`try_send`](Self::try_send), if it is none.
+    /// As [`try_send`](Self::try_send), if it sends no message.
     pub fn try_send_batch(&self, messages: &[T]) -> Result<usize, TrySendError<()>> {
         if messages.is_empty() {
             return Ok(0);
         }
-        let room = self.end.room().and_then(|room| self.end.most(room, messages.len()));
-        let room = room.map_err(|nothing| ((), nothing))?;
-        Ok(self.put_many(&messages[..room]))
+        let room = self.end.room_for(messages.len(), Deadline::NOW);
+        Ok(self.put_many(&messages[..room.map_err(SendFailure::from)?]))
     }
 
     verbs! {
-        /// Takes up to `most` free slots to be written in place, blocking until there is one.
+        /// Takes up to `most` free slots to be written in place, blocking until one is free.
         ///
         /// # Errors
         /// As [`send`](Self::send).
@@ -124,14 +110,8 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Producer<T, R> {
         &mut self,
         most: usize,
         deadline: Deadline,
-    ) -> Result<WriteChunk<'_, T, R>, ((), Nothing)> {
-        let len = self.end.room_until(deadline).and_then(|room| self.end.most(room, most));
-        Ok(WriteChunk { len: len.map_err(|nothing| ((), nothing))?, end: &mut self.end })
-    }
-
-    /// Closes the ring for good: see [`Ring::close`].
-    pub fn close(&self) {
-        self.end.ring.close();
+    ) -> Result<WriteChunk<'_, T, R>, SendFailure> {
+        Ok(WriteChunk { len: self.end.room_for(most, deadline)?, end: &mut self.end })
     }
 
     #[inline(always)]
@@ -140,7 +120,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Producer<T, R> {
         self.end.advance(1);
     }
 
-    /// As many as there is room for.
+    /// Sends messages, for which there must be room, and returns their number.
     fn put_many(&self, messages: &[T]) -> usize {
         let n = messages.len();
         let (first, second) = self.end.runs(n);
@@ -152,14 +132,14 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Producer<T, R> {
     }
 }
 
-/// Sending a message.
+/// A call of `send` that has not begun.
 struct Send<'p, T: Plain, R: Deref<Target = Ring<T>>> {
     producer: &'p Producer<T, R>,
     message: T,
 }
 
 impl<T: Plain, R: Deref<Target = Ring<T>>> Verb for Send<'_, T, R> {
-    type Output = Result<(), (T, Nothing)>;
+    type Output = Result<(), (T, SendFailure)>;
 
     #[inline(always)]
     fn fast(&mut self) -> Option<Self::Output> {
@@ -175,36 +155,31 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Verb for Send<'_, T, R> {
     }
 
     fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
-        let room = self.producer.end.room_until(deadline);
-        let sent = room.map(|_| self.producer.put(self.message));
-        Nothing::in_time(sent, |nothing| (self.message, nothing))
+        Some(match self.producer.end.room_until(deadline) {
+            Ok(_) => {
+                self.producer.put(self.message);
+                Ok(())
+            }
+            Err(EndFailure::Unavailable) => return None,
+            Err(failure) => Err((self.message, failure.into())),
+        })
     }
 }
 
-/// Writes a slot of the producer's.
+/// Writes a slot that belongs to the producer.
 #[inline(always)]
 #[expect(unsafe_code, reason = "slots belong to one end at a time")]
 fn write<T: Plain>(slot: &Slot<T>, message: T) {
-    // SAFETY: only called for slots between the bound and the producer's position, which are the
-    // producer's (I3).
+    // SAFETY: it is only called for slots from the producer's position to its bound, which belong
+    // to the producer (I3).
     slot.0.with_mut(|value| unsafe { value.write(MaybeUninit::new(message)) });
 }
 
 impl<T: Plain, R: Deref<Target = Ring<T>>> WriteChunk<'_, T, R> {
-    /// How many slots.
-    #[must_use]
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "a chunk has a slot, unless none was asked for"
-    )]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
     /// Writes slot `i`.
     ///
     /// # Panics
-    /// If there are not as many, or in a copy made by `fork`.
+    /// If the chunk has no slot `i`, or in a copy made by `fork`.
     pub fn set(&mut self, i: usize, message: T) {
         self.end.assert_ours();
         assert!(i < self.len, "slot {i} of {}", self.len);
@@ -212,10 +187,10 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> WriteChunk<'_, T, R> {
         write(first.get(i).unwrap_or_else(|| &second[i - first.len()]), message);
     }
 
-    /// The slots, in two runs of which the second is often empty: they hold what earlier messages
-    /// left.
+    /// Returns the slots as two slices, of which the second is often empty. Before they are
+    /// written, they hold the bytes of earlier messages.
     ///
-    /// Only for types of which any bits are a value.
+    /// Only for types for which any bits are a value.
     ///
     /// # Panics
     /// In a copy made by `fork`.
@@ -227,10 +202,10 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> WriteChunk<'_, T, R> {
         (slice(first), slice(second))
     }
 
-    /// Sends what was written to the first `n` slots; at most all.
+    /// Sends the messages in the first `n` slots, or in all if there are fewer.
     ///
     /// # Errors
-    /// If the ring was closed meanwhile, or this process was forked after the chunk was taken.
+    /// If the ring was closed meanwhile, or in a process that was forked after the chunk was taken.
     pub fn commit(self, n: usize) -> Result<(), SendError<()>> {
         self.end.check().map_err(|fault| SendError::Failed((), fault))?;
         if self.end.ring.is_closed() {
@@ -248,19 +223,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> WriteChunk<'_, T, R> {
 fn slice<T: Plain>(slots: &[Slot<T>]) -> &mut [T] {
     const { assert!(size_of::<Slot<T>>() == size_of::<T>()) }
     let at = slots.as_ptr().cast_mut().cast::<T>();
-    // SAFETY: as many slots, each of them a `T` in a cell, which are the producer's (I3); the chunk
-    // is borrowed exclusively for as long as the slice; any bits are a `T`.
+    // SAFETY: these slots, each of them a `T` in a cell, belong to the producer (I3); the chunk is
+    // borrowed exclusively for as long as the slice; any bits are a `T`.
     unsafe { core::slice::from_raw_parts_mut(at, slots.len()) }
-}
-
-impl<T: Plain, R: Deref<Target = Ring<T>>> fmt::Debug for Producer<T, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Producer").field("ring", &self.ring()).finish_non_exhaustive()
-    }
-}
-
-impl<T: Plain, R: Deref<Target = Ring<T>>> fmt::Debug for WriteChunk<'_, T, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WriteChunk").field("len", &self.len).finish_non_exhaustive()
-    }
 }
