@@ -6,6 +6,9 @@
 //! <style>img.outlast-readme { display: none }</style></div>
 //!
 // Links of the README, which has other targets for them: the first definition counts.
+//! [benches]: https://docs.rs/crate/outlast/latest/source/benches/README.md
+//! [mit]: https://docs.rs/crate/outlast/latest/source/LICENSE-MIT
+//! [apache]: https://docs.rs/crate/outlast/latest/source/LICENSE-APACHE
 //! [glossary]: crate::glossary
 //! [memory]: crate::glossary#memory-and-its-users
 //! [ownership]: crate::glossary#ownership
