@@ -523,7 +523,11 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
 
     #[cold]
     #[inline(never)]
-    fn take_slow(&self, deadline: Deadline, invalid: Invalid) -> Result<(usize, T), RecvFailure> {
+    pub(super) fn take_slow(
+        &self,
+        deadline: Deadline,
+        invalid: Invalid,
+    ) -> Result<(usize, T), RecvFailure> {
         self.wait_for_message(deadline, || self.take(invalid))
     }
 

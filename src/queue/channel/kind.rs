@@ -23,6 +23,13 @@ pub trait Kind: Shareable + fmt::Debug {
 
     #[doc(hidden)]
     fn state(&self) -> impl QueueState<'_>;
+    /// Receives the next message in the usual case, if there is one that is short enough to be
+    /// inlined.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn take_usual(&self) -> Option<Self::Received> {
+        None
+    }
     /// Receives the next message. It fails with `Closed` if there is none and the senders' bit is
     /// set.
     #[doc(hidden)]
@@ -115,8 +122,12 @@ macro_rules! kind_of_levels {
                 self.levels()
             }
             #[inline(always)]
+            fn take_usual(&self) -> Option<Self::Received> {
+                self.levels().take_usual().map($received)
+            }
+            #[inline(always)]
             fn take_until(&self, deadline: Deadline) -> Result<Self::Received, RecvFailure> {
-                self.levels().take_until(deadline).map($received)
+                self.levels().take_slow(deadline, Invalid::Consumed).map($received)
             }
             #[inline(always)]
             fn take_valid(&self) -> Result<Self::Received, RecvFailure> {

@@ -109,7 +109,11 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
 
     #[inline(always)]
     fn recv_until(&self, deadline: Deadline) -> Result<C::Received, RecvFailure> {
-        self.receive(deadline, |queue| queue.take_until(deadline))
+        self.hold.check()?;
+        match self.channel.queue.take_usual() {
+            Some(message) => Ok(message),
+            None => self.receive(deadline, |queue| queue.take_until(deadline)),
+        }
     }
 
     #[inline(always)]
