@@ -20,8 +20,8 @@ use common::{eventually, fork_child, ms, watch, worlds};
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::{
-    Channel, Fault, FixedQueue, OpenError, Queue, RecvError, RecvTimeoutError, SendError, Shared,
-    TryRecvError, TrySendError,
+    Channel, Fault, FixedQueue, OpenError, Options, Queue, RecvError, RecvTimeoutError, SendError,
+    Shared, TryRecvError, TrySendError,
 };
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,23 @@ fn received(n: u64) -> u64 {
 
 fn back(n: u64) -> u64 {
     n
+}
+
+#[test]
+fn the_number_of_deliveries_is_chosen() {
+    let here = Options::new().in_flight(2).with_capacity::<Channel<Queue<u64>>>(4).unwrap();
+    let there = Shared::<Channel<Queue<u64>>>::from_fd(here.try_clone_fd().unwrap()).unwrap();
+    let _watchdog = watch("the_number_of_deliveries_is_chosen", &here);
+    assert_eq!((there.capacity(), there.in_flight_capacity()), (4, 2));
+    let (sender, receiver) = (here.sender().unwrap(), there.receiver().unwrap());
+    sender.send_batch(&[1, 2, 3]).unwrap();
+    let held = [receiver.recv_ack().unwrap(), receiver.try_recv_ack().unwrap()];
+    assert_eq!(receiver.try_recv_ack().unwrap_err(), TryRecvError::TooManyInFlight);
+    let late = receiver.recv_ack_timeout(Duration::ZERO).unwrap_err();
+    assert_eq!(late, RecvTimeoutError::TooManyInFlight);
+    held.into_iter().for_each(|delivery| drop(delivery.ack().unwrap()));
+    assert_eq!(receiver.recv_ack().unwrap().ack().unwrap(), 3);
+    assert!(Options::new().in_flight(0).with_capacity::<Channel<Queue<u64>>>(4).is_err());
 }
 
 #[test]

@@ -180,6 +180,33 @@ fn receive_all(queue: &Queue<Letter>, mut note: impl FnMut(&Letter)) {
     }
 }
 
+/// Batches, loans and references have the forms that single messages have.
+#[test]
+fn forms_of_batches_loans_and_references() {
+    let queue = Shared::<Queue<u64>>::with_capacity(3).unwrap();
+    let _watchdog = watch("forms_of_batches_loans_and_references", &queue);
+    let (soon, past) = (Duration::from_millis(1), Instant::now());
+    let mut buffer = Vec::new();
+    assert_eq!(queue.try_recv_batch(&mut buffer, 9), Err(TryRecvError::Empty));
+    let started = Instant::now();
+    assert_eq!(queue.recv_batch_timeout(&mut buffer, 9, soon), Err(RecvTimeoutError::TimedOut));
+    assert!(started.elapsed() >= soon);
+    assert_eq!(queue.recv_ref_deadline(past).unwrap_err(), RecvTimeoutError::TimedOut);
+    assert!(queue.try_join().unwrap());
+
+    assert_eq!(queue.try_send_batch(&[1, 2]), Ok(()));
+    assert!(!queue.try_join().unwrap());
+    assert_eq!(queue.send_batch_timeout(&[3, 4], soon), Err(SendTimeoutError::TimedOut(1)));
+    assert_eq!(queue.try_send_batch(&[4]), Err(TrySendError::Full(0)));
+    assert_eq!(queue.loan_timeout(soon).unwrap_err(), SendTimeoutError::TimedOut(()));
+    assert_eq!(*queue.recv_ref_timeout(soon).unwrap(), 1);
+    queue.loan_deadline(past).unwrap().send().unwrap();
+    assert_eq!(queue.recv_batch_deadline(&mut buffer, 2, past), Ok(2));
+    assert_eq!((buffer, queue.len()), (vec![2, 3], 1));
+    queue.close();
+    assert_eq!(queue.try_send_batch(&[5]), Err(TrySendError::Closed(0)));
+}
+
 #[test]
 fn conservation() {
     type Choice = fn(&Queues) -> &Queue<Letter>;
