@@ -72,7 +72,9 @@ fn the_number_of_deliveries_is_chosen() {
     assert_eq!(receiver.try_recv_ack().unwrap_err(), TryRecvError::TooManyInFlight);
     let late = receiver.recv_ack_timeout(Duration::ZERO).unwrap_err();
     assert_eq!(late, RecvTimeoutError::TooManyInFlight);
-    held.into_iter().for_each(|delivery| drop(delivery.ack().unwrap()));
+    for delivery in held {
+        delivery.ack().unwrap();
+    }
     assert_eq!(receiver.recv_ack().unwrap().ack().unwrap(), 3);
     assert!(Options::new().in_flight(0).with_capacity::<Channel<Queue<u64>>>(4).is_err());
 }
