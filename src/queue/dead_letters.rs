@@ -7,7 +7,7 @@
 //! expect to see one twice.
 use super::bytes::{self, ByteQueue, Store};
 use super::channel::kind::AsLevels;
-use super::{Channel, Delivery, PriorityQueue, Queue, Receiver, RecvFailure};
+use super::{Channel, Delivery, Failure, PriorityQueue, Queue, Receiver};
 use super::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::error::Fault;
 use crate::shareable::{Plain, Shareable};
@@ -60,8 +60,8 @@ impl<S: Store + ?Sized> DeadLetters<bytes::Delivery<'_>> for ByteQueue<S> {
 pub(super) fn next_live<D: Counted>(
     limit: u32,
     dead_letters: &(impl DeadLetters<D> + ?Sized),
-    next: impl Fn() -> Result<D, RecvFailure>,
-) -> Result<D, RecvFailure> {
+    next: impl Fn() -> Result<D, Failure>,
+) -> Result<D, Failure> {
     // Otherwise a queue that is its own queue of dead letters would be an endless loop.
     let limit = limit.max(1);
     loop {

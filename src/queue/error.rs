@@ -203,27 +203,14 @@ debug_by_name! {
     SendTimeoutError { TimedOut, Closed, Disconnected, PeerDied }
 }
 
-/// Why an attempt to send failed.
+/// Why an attempt to send or to receive failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SendFailure {
-    /// There is no room, also at the deadline.
-    Full,
-    /// Or nobody can receive, where a [`Channel`](super::Channel) has said so.
-    Closed,
-    Disconnected,
-    /// The other end of a [`Ring`](super::spsc::Ring) died.
-    PeerDied,
-    Failed(Fault),
-}
-
-/// Why an attempt to receive failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RecvFailure {
-    /// There is no message, also at the deadline.
-    Empty,
+pub(super) enum Failure {
+    /// There is no room, or no message; at the deadline as well.
+    Unavailable,
     /// A message is there, but no entry of the in-flight table is free.
     TooManyInFlight,
-    /// Or nobody can send, where a [`Channel`](super::Channel) has said so.
+    /// The queue is closed, or the other end of its [`Channel`](super::Channel) seems to be gone.
     Closed,
     Disconnected,
     /// The other end of a [`Ring`](super::spsc::Ring) died.
@@ -231,34 +218,18 @@ pub(super) enum RecvFailure {
     Failed(Fault),
 }
 
-impl From<Fault> for SendFailure {
+impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
-        SendFailure::Failed(fault)
+        Failure::Failed(fault)
     }
 }
 
-impl From<Fault> for RecvFailure {
-    fn from(fault: Fault) -> Self {
-        RecvFailure::Failed(fault)
-    }
-}
-
-impl From<ClaimError> for SendFailure {
+impl From<ClaimError> for Failure {
     #[inline(always)]
     fn from(error: ClaimError) -> Self {
         match error {
-            ClaimError::Unavailable | ClaimError::Pending => SendFailure::Full,
-            ClaimError::Corrupt => SendFailure::Failed(Fault::Corrupt),
-        }
-    }
-}
-
-impl From<ClaimError> for RecvFailure {
-    #[inline(always)]
-    fn from(error: ClaimError) -> Self {
-        match error {
-            ClaimError::Unavailable | ClaimError::Pending => RecvFailure::Empty,
-            ClaimError::Corrupt => RecvFailure::Failed(Fault::Corrupt),
+            ClaimError::Unavailable | ClaimError::Pending => Failure::Unavailable,
+            ClaimError::Corrupt => Failure::Failed(Fault::Corrupt),
         }
     }
 }
@@ -267,37 +238,37 @@ impl From<ClaimError> for RecvFailure {
 /// only the others report, and so never meets it.
 macro_rules! convert {
     ($($Error:ident: $Full:ident;)*) => {$(
-        impl<T> From<(T, SendFailure)> for $Error<T> {
+        impl<T> From<(T, Failure)> for $Error<T> {
             #[inline]
-            fn from((message, failure): (T, SendFailure)) -> Self {
+            fn from((message, failure): (T, Failure)) -> Self {
                 match failure {
-                    SendFailure::Full => $Error::$Full(message),
-                    SendFailure::Closed => $Error::Closed(message),
-                    SendFailure::Disconnected => $Error::Disconnected(message),
-                    SendFailure::PeerDied => $Error::PeerDied(message),
-                    SendFailure::Failed(fault) => $Error::Failed(message, fault),
+                    Failure::Unavailable | Failure::TooManyInFlight => $Error::$Full(message),
+                    Failure::Closed => $Error::Closed(message),
+                    Failure::Disconnected => $Error::Disconnected(message),
+                    Failure::PeerDied => $Error::PeerDied(message),
+                    Failure::Failed(fault) => $Error::Failed(message, fault),
                 }
             }
         }
 
-        impl From<SendFailure> for $Error<()> {
+        impl From<Failure> for $Error<()> {
             #[inline]
-            fn from(failure: SendFailure) -> Self {
+            fn from(failure: Failure) -> Self {
                 ((), failure).into()
             }
         }
     )*};
     ($($Error:ident: $Empty:ident, $TooMany:ident;)*) => {$(
-        impl From<RecvFailure> for $Error {
+        impl From<Failure> for $Error {
             #[inline]
-            fn from(failure: RecvFailure) -> Self {
+            fn from(failure: Failure) -> Self {
                 match failure {
-                    RecvFailure::Empty => $Error::$Empty,
-                    RecvFailure::TooManyInFlight => $Error::$TooMany,
-                    RecvFailure::Closed => $Error::Closed,
-                    RecvFailure::Disconnected => $Error::Disconnected,
-                    RecvFailure::PeerDied => $Error::PeerDied,
-                    RecvFailure::Failed(fault) => $Error::Failed(fault),
+                    Failure::Unavailable => $Error::$Empty,
+                    Failure::TooManyInFlight => $Error::$TooMany,
+                    Failure::Closed => $Error::Closed,
+                    Failure::Disconnected => $Error::Disconnected,
+                    Failure::PeerDied => $Error::PeerDied,
+                    Failure::Failed(fault) => $Error::Failed(fault),
                 }
             }
         }

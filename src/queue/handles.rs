@@ -1,6 +1,6 @@
 //! Handles of messages: messages that must be acknowledged, and messages that are written or read
 //! in place.
-use super::error::{RecvFailure, SendFailure};
+use super::error::Failure;
 use super::in_flight::{DeliveryWord, deliver_until};
 use super::levels::{Levels, Place};
 use super::ring::{ClaimError, Found, Slot};
@@ -17,7 +17,7 @@ use core::ops::{Deref, DerefMut};
 impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     /// Claims a free slot, to be written in place.
     #[inline(always)]
-    pub(super) fn try_loan(&self, level: usize) -> Result<Loan<'_, T, LEVELS>, SendFailure> {
+    pub(super) fn try_loan(&self, level: usize) -> Result<Loan<'_, T, LEVELS>, Failure> {
         let forks = forks();
         let (at, owner) = self.claim_free(level)?;
         Ok(Loan { queue: self, level, at, owner, forks })
@@ -28,7 +28,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         &self,
         level: usize,
         deadline: Deadline,
-    ) -> Result<Loan<'_, T, LEVELS>, SendFailure> {
+    ) -> Result<Loan<'_, T, LEVELS>, Failure> {
         self.wait_for_slot(level, deadline, || self.try_loan(level))
     }
 
@@ -37,7 +37,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     pub(super) fn claim_ref_until(
         &self,
         deadline: Deadline,
-    ) -> Result<Ref<'_, T, LEVELS>, RecvFailure> {
+    ) -> Result<Ref<'_, T, LEVELS>, Failure> {
         const { assert_in_place::<T>() }
         self.wait_for_message(deadline, || {
             let forks = forks();
@@ -53,13 +53,13 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     pub(super) fn deliver_until(
         &self,
         deadline: Deadline,
-    ) -> Result<Delivery<'_, T, LEVELS>, RecvFailure> {
+    ) -> Result<Delivery<'_, T, LEVELS>, Failure> {
         deliver_until(self.receivers(), deadline, || self.deliver())
     }
 
     /// One attempt.
     #[inline(always)]
-    fn deliver(&self) -> Result<Delivery<'_, T, LEVELS>, RecvFailure> {
+    fn deliver(&self) -> Result<Delivery<'_, T, LEVELS>, Failure> {
         let forks = forks();
         let owner = self.identify()?;
         // The end of a claim in vain wakes other threads, this one as well: without a message there
@@ -72,7 +72,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
                     Some(Place::Entry(entry, reading)) => {
                         break self.deliver_again(entry, reading, owner)?;
                     }
-                    _ => return Err(RecvFailure::TooManyInFlight),
+                    _ => return Err(Failure::TooManyInFlight),
                 }
             };
             match self.claim_next(owner) {

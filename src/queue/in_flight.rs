@@ -3,7 +3,7 @@
 //! A message that is received with `recv_ack` moves from the ring to an entry of this table, so
 //! that a slow worker does not hold up the ring.
 use super::LIGHT;
-use super::error::RecvFailure;
+use super::error::Failure;
 use super::ring::Slot;
 use crate::deadline::Deadline;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -89,10 +89,10 @@ impl<T> Slot<T> {
 pub(crate) fn deliver_until<D>(
     signals: [&Signal<LIGHT>; 2],
     deadline: Deadline,
-    deliver: impl Fn() -> Result<D, RecvFailure>,
-) -> Result<D, RecvFailure> {
+    deliver: impl Fn() -> Result<D, Failure>,
+) -> Result<D, Failure> {
     match deliver() {
-        Err(RecvFailure::Empty | RecvFailure::TooManyInFlight) if !deadline.is_now() => {
+        Err(Failure::Unavailable | Failure::TooManyInFlight) if !deadline.is_now() => {
             deliver_slow(signals, deadline, deliver)
         }
         done => done,
@@ -104,15 +104,15 @@ pub(crate) fn deliver_until<D>(
 fn deliver_slow<D>(
     [arrived, room]: [&Signal<LIGHT>; 2],
     deadline: Deadline,
-    deliver: impl Fn() -> Result<D, RecvFailure>,
-) -> Result<D, RecvFailure> {
-    let (mut lacks, mut signal) = (RecvFailure::Empty, arrived);
+    deliver: impl Fn() -> Result<D, Failure>,
+) -> Result<D, Failure> {
+    let (mut lacks, mut signal) = (Failure::Unavailable, arrived);
     loop {
         let attempt = || Some(deliver()).filter(|done| done.as_ref().err() != Some(&lacks));
         let Ok(done) = signal.wait(deadline, attempt) else { return Err(lacks) };
         let next = match done {
-            Err(RecvFailure::Empty) => (RecvFailure::Empty, arrived),
-            Err(RecvFailure::TooManyInFlight) => (RecvFailure::TooManyInFlight, room),
+            Err(Failure::Unavailable) => (Failure::Unavailable, arrived),
+            Err(Failure::TooManyInFlight) => (Failure::TooManyInFlight, room),
             done => return done,
         };
         signal.notify(1); // keeps I5

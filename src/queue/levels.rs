@@ -76,8 +76,8 @@ use super::ring::{
     ClaimError, End, Found, MAX_CAPACITY, MAX_IN_FLIGHT, Phase, Position, Slot, entry_of, is_in,
     lap_of, moved, owner_of, state,
 };
-use super::verbs::QueueState;
-use super::{CLOSED, LIGHT, Line, NO_RECEIVERS, NO_SENDERS, RecvFailure, SendFailure};
+use super::verbs::{QueueState, wait_for};
+use super::{CLOSED, Failure, LIGHT, Line, NO_RECEIVERS, NO_SENDERS};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{become_known, identify};
@@ -315,10 +315,10 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         level: usize,
         message: T,
         deadline: Deadline,
-    ) -> Result<(), (T, SendFailure)> {
+    ) -> Result<(), (T, Failure)> {
         match self.push(level, &message) {
             Ok(()) => Ok(()),
-            Err(SendFailure::Full) if !deadline.is_now() => {
+            Err(Failure::Unavailable) if !deadline.is_now() => {
                 self.send_slow(level, message, deadline)
             }
             Err(failure) => Err((message, failure)),
@@ -334,8 +334,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         level: usize,
         message: T,
         deadline: Deadline,
-    ) -> Result<(), (T, SendFailure)> {
-        let sent = self.wait_for_slot_slow(level, deadline, || self.push(level, &message));
+    ) -> Result<(), (T, Failure)> {
+        let sent = self.wait_for_slot(level, deadline, || self.push(level, &message));
         sent.map_err(|failure| (message, failure))
     }
 
@@ -345,53 +345,32 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         &self,
         level: usize,
         deadline: Deadline,
-        attempt: impl Fn() -> Result<R, SendFailure>,
-    ) -> Result<R, SendFailure> {
-        match attempt() {
-            Err(SendFailure::Full) if !deadline.is_now() => {
-                self.wait_for_slot_slow(level, deadline, attempt)
-            }
-            done => done,
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn wait_for_slot_slow<R>(
-        &self,
-        level: usize,
-        deadline: Deadline,
-        attempt: impl Fn() -> Result<R, SendFailure>,
-    ) -> Result<R, SendFailure> {
-        let control = &self.control.levels[level]; // there is one: a slot of it was looked for
-        let attempt = || match attempt() {
-            Err(SendFailure::Full) => None,
-            done => Some(done),
-        };
-        let more = |_: &Result<R, SendFailure>| self.tail(level).find_free().is_ok();
-        let waited = control.not_full.wait_for_many(deadline, attempt, more);
-        waited.unwrap_or(Err(SendFailure::Full))
+        attempt: impl Fn() -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        // There is a control for the level: a slot of it was looked for.
+        let signal = || &self.control.levels[level].not_full;
+        wait_for(deadline, attempt, signal, || self.tail(level).find_free().is_ok())
     }
 
     /// Claims a free slot.
     #[inline(always)]
-    pub(super) fn claim_free(&self, level: usize) -> Result<(Found<'_, T>, u32), SendFailure> {
+    pub(super) fn claim_free(&self, level: usize) -> Result<(Found<'_, T>, u32), Failure> {
         let owner = self.identify()?;
         if level >= LEVELS {
             return Err(Fault::NoSuchLevel.into());
         }
         if self.has_ended(CLOSED | NO_RECEIVERS) {
-            return Err(SendFailure::Closed);
+            return Err(Failure::Closed);
         }
         Ok((self.tail(level).claim_free(owner)?, owner))
     }
 
     #[inline(always)]
-    pub(super) fn push(&self, level: usize, message: &T) -> Result<(), SendFailure> {
+    pub(super) fn push(&self, level: usize, message: &T) -> Result<(), Failure> {
         let (at, owner) = self.claim_free(level)?;
         // SAFETY: the slot is claimed for this call; nobody else reads or writes its value.
         at.slot.value.with_mut(|value| unsafe { value.write(MaybeUninit::new(*message)) });
-        if self.publish(level, at, owner) { Ok(()) } else { Err(SendFailure::Closed) }
+        if self.publish(level, at, owner) { Ok(()) } else { Err(Failure::Closed) }
     }
 
     /// Commits a claimed slot. Returns `false` if the message was taken back: the queue was closed,
@@ -491,13 +470,13 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     /// Receives the next message. The usual case is short enough that the message and its claim
     /// stay in registers.
     #[inline(always)]
-    pub(super) fn take_until(&self, deadline: Deadline) -> Result<(usize, T), RecvFailure> {
+    pub(super) fn take_until(&self, deadline: Deadline) -> Result<(usize, T), Failure> {
         self.take_usual().map_or_else(|| self.take_slow(deadline, Invalid::Consumed), Ok)
     }
 
     /// The same at once.
     #[inline(always)]
-    pub(super) fn take_now(&self, invalid: Invalid) -> Result<(usize, T), RecvFailure> {
+    pub(super) fn take_now(&self, invalid: Invalid) -> Result<(usize, T), Failure> {
         self.take_usual().map_or_else(|| self.take_slow(Deadline::NOW, invalid), Ok)
     }
 
@@ -527,7 +506,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         &self,
         deadline: Deadline,
         invalid: Invalid,
-    ) -> Result<(usize, T), RecvFailure> {
+    ) -> Result<(usize, T), Failure> {
         self.wait_for_message(deadline, || self.take(invalid))
     }
 
@@ -536,33 +515,13 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     pub(super) fn wait_for_message<R>(
         &self,
         deadline: Deadline,
-        attempt: impl Fn() -> Result<R, RecvFailure>,
-    ) -> Result<R, RecvFailure> {
-        match attempt() {
-            Err(RecvFailure::Empty) if !deadline.is_now() => {
-                self.wait_for_message_slow(deadline, attempt)
-            }
-            done => done,
-        }
+        attempt: impl Fn() -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        let signal = || &self.control.not_empty;
+        wait_for(deadline, attempt, signal, || self.find_full().is_ok())
     }
 
-    #[cold]
-    #[inline(never)]
-    fn wait_for_message_slow<R>(
-        &self,
-        deadline: Deadline,
-        attempt: impl Fn() -> Result<R, RecvFailure>,
-    ) -> Result<R, RecvFailure> {
-        let more = |_: &Result<R, RecvFailure>| self.find_full().is_ok();
-        let attempt = || match attempt() {
-            Err(RecvFailure::Empty) => None,
-            done => Some(done),
-        };
-        let waited = self.control.not_empty.wait_for_many(deadline, attempt, more);
-        waited.unwrap_or(Err(RecvFailure::Empty))
-    }
-
-    fn take(&self, invalid: Invalid) -> Result<(usize, T), RecvFailure> {
+    fn take(&self, invalid: Invalid) -> Result<(usize, T), Failure> {
         let owner = self.identify()?;
         let place = self.look(|| self.claim_next(owner))?;
         let message = Self::read(place.value());
@@ -578,23 +537,20 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     /// once more behind a fence: a sender that commits after the fence sees the flag, and a message
     /// that was committed before it is seen here.
     #[inline(always)]
-    pub(super) fn look<R>(
-        &self,
-        find: impl Fn() -> Result<R, ClaimError>,
-    ) -> Result<R, RecvFailure> {
+    pub(super) fn look<R>(&self, find: impl Fn() -> Result<R, ClaimError>) -> Result<R, Failure> {
         match find() {
             Err(ClaimError::Unavailable) if self.has_ended(CLOSED | NO_SENDERS) => {
                 self.look_last(find)
             }
-            found => found.map_err(RecvFailure::from),
+            found => found.map_err(Failure::from),
         }
     }
 
     #[cold]
-    fn look_last<R>(&self, find: impl Fn() -> Result<R, ClaimError>) -> Result<R, RecvFailure> {
+    fn look_last<R>(&self, find: impl Fn() -> Result<R, ClaimError>) -> Result<R, Failure> {
         Signal::<LIGHT>::fence_before_verdict();
         find().map_err(|error| match error {
-            ClaimError::Unavailable => RecvFailure::Closed,
+            ClaimError::Unavailable => Failure::Closed,
             error => error.into(),
         })
     }
@@ -828,7 +784,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         entry: &'a Slot<T>,
         reading: DeliveryWord,
         owner: u32,
-    ) -> Result<(&'a Slot<T>, DeliveryWord), RecvFailure> {
+    ) -> Result<(&'a Slot<T>, DeliveryWord), Failure> {
         let delivered = reading.to(DeliveryState::Delivered, owner);
         if !entry.exchange(reading, delivered) {
             return Err(Fault::Corrupt.into());

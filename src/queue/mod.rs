@@ -92,7 +92,7 @@ use crate::wait::verbs::verbs;
 use core::fmt;
 use core::ops::Deref;
 use core::ptr::NonNull;
-use error::{RecvFailure, SendFailure};
+use error::Failure;
 use levels::{Invalid, Levels, queue_shareable, slots_for};
 use verbs::{QueueState as _, receiving, state};
 
@@ -227,8 +227,8 @@ impl<T: Plain> Queue<T> {
 /// Sends messages until one fails. The error has the number of those before it.
 fn send_each<T: Plain>(
     messages: &[T],
-    send: impl Fn(T) -> Result<(), (T, SendFailure)>,
-) -> Result<(), (usize, SendFailure)> {
+    send: impl Fn(T) -> Result<(), (T, Failure)>,
+) -> Result<(), (usize, Failure)> {
     let mut numbered = messages.iter().enumerate();
     numbered.try_for_each(|(sent, &message)| send(message).map_err(|(_, failure)| (sent, failure)))
 }
@@ -294,16 +294,16 @@ impl<T: Plain> Queue<T> {
     }
 
     #[inline(always)]
-    fn recv_until(&self, deadline: Deadline) -> Result<T, RecvFailure> {
+    fn recv_until(&self, deadline: Deadline) -> Result<T, Failure> {
         self.core.take_until(deadline).map(|(_, message)| message)
     }
 
     #[inline(always)]
-    fn recv_valid(&self) -> Result<T, RecvFailure> {
+    fn recv_valid(&self) -> Result<T, Failure> {
         self.core.take_now(Invalid::Left).map(|(_, message)| message)
     }
 
-    fn deliver_until(&self, deadline: Deadline) -> Result<Delivery<'_, T>, RecvFailure> {
+    fn deliver_until(&self, deadline: Deadline) -> Result<Delivery<'_, T>, Failure> {
         self.core.deliver_until(deadline)
     }
 

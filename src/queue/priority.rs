@@ -15,7 +15,7 @@
 //! As that of [`Queue`](crate::Queue), of which it is the general case: `levels.rs` tells how it
 //! works.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
-use super::error::RecvFailure;
+use super::error::Failure;
 use super::levels::{FixedSlots, Invalid, Levels, queue_shareable, slots_for};
 use super::verbs::{QueueState as _, receiving, state};
 use super::{Delivery, IN_FLIGHT, Slot};
@@ -94,19 +94,19 @@ impl<T: Plain, const LEVELS: usize> PriorityQueue<T, LEVELS> {
     }
 
     #[inline(always)]
-    fn recv_until(&self, deadline: Deadline) -> Result<(usize, T), RecvFailure> {
+    fn recv_until(&self, deadline: Deadline) -> Result<(usize, T), Failure> {
         self.core.take_until(deadline)
     }
 
     #[inline(always)]
-    fn recv_valid(&self) -> Result<(usize, T), RecvFailure> {
+    fn recv_valid(&self) -> Result<(usize, T), Failure> {
         self.core.take_now(Invalid::Left)
     }
 
     pub(super) fn deliver_until(
         &self,
         deadline: Deadline,
-    ) -> Result<Delivery<'_, T, LEVELS>, RecvFailure> {
+    ) -> Result<Delivery<'_, T, LEVELS>, Failure> {
         self.core.deliver_until(deadline)
     }
 

@@ -48,6 +48,7 @@
 )]
 use crate::deadline::Deadline;
 use crate::error::Fault;
+use crate::queue::Failure;
 use crate::queue::bytes::{Blocks, ByteQueue, Delivery, FixedByteQueue, Message, Reservation};
 use crate::queue::bytes::{Store, Unit, View};
 use crate::queue::channel::kind::AsBytes;
@@ -58,7 +59,6 @@ use crate::queue::verbs::{QueueState, receiving, state};
 use crate::queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
-use crate::queue::{RecvFailure, SendFailure};
 use crate::shareable::{Dead, Field, Layout, Shareable, WithCapacity, at_slice, begin, mix_u64};
 use crate::wait::verbs::verbs;
 use core::fmt;
@@ -129,7 +129,7 @@ impl<V: Serialize, S: Store + ?Sized> ValueQueue<V, S> {
             else Err(SendTimeoutError::TimedOut(()));
     }
 
-    fn send_until(&self, value: &V, deadline: Deadline) -> Result<(), SendFailure> {
+    fn send_until(&self, value: &V, deadline: Deadline) -> Result<(), Failure> {
         send_value(value, |len| self.bytes.view().reserve_until(len, deadline))
     }
 }
@@ -137,8 +137,8 @@ impl<V: Serialize, S: Store + ?Sized> ValueQueue<V, S> {
 /// Encodes a value in the room that `reserve` takes for so many bytes, and sends it.
 fn send_value<'a, V: Serialize>(
     value: &V,
-    reserve: impl FnOnce(usize) -> Result<Reservation<'a>, SendFailure>,
-) -> Result<(), SendFailure> {
+    reserve: impl FnOnce(usize) -> Result<Reservation<'a>, Failure>,
+) -> Result<(), Failure> {
     let mut room = reserve(encoded_len(value)?)?;
     // (A value that has grown since it was measured does not fit.)
     let len = postcard::to_slice(value, &mut room).map_err(|_| Fault::Unencodable)?.len();
@@ -161,12 +161,12 @@ receiving! {
 }
 
 impl<V: DeserializeOwned, S: Store + ?Sized> ValueQueue<V, S> {
-    fn recv_until(&self, deadline: Deadline) -> Result<V, RecvFailure> {
+    fn recv_until(&self, deadline: Deadline) -> Result<V, Failure> {
         Ok(self.bytes.view().recv_until(deadline)?.decode()?)
     }
 
     /// A message that cannot be decoded stays.
-    fn recv_valid(&self) -> Result<V, RecvFailure> {
+    fn recv_valid(&self) -> Result<V, Failure> {
         let message = self.bytes.view().recv_until(Deadline::NOW)?;
         let value = message.decode();
         if value.is_err() {
@@ -175,7 +175,7 @@ impl<V: DeserializeOwned, S: Store + ?Sized> ValueQueue<V, S> {
         Ok(value?)
     }
 
-    fn deliver_until(&self, deadline: Deadline) -> Result<ValueDelivery<'_, V>, RecvFailure> {
+    fn deliver_until(&self, deadline: Deadline) -> Result<ValueDelivery<'_, V>, Failure> {
         ValueDelivery::new(self.bytes.view().deliver_until(deadline)?)
     }
 }
@@ -234,7 +234,7 @@ pub struct ValueDelivery<'a, V> {
 
 impl<'a, V: DeserializeOwned> ValueDelivery<'a, V> {
     /// A message that cannot be decoded is consumed.
-    fn new(delivery: Delivery<'a>) -> Result<Self, RecvFailure> {
+    fn new(delivery: Delivery<'a>) -> Result<Self, Failure> {
         match delivery.decode() {
             Ok(value) => Ok(ValueDelivery { value, delivery }),
             Err(fault) => {
@@ -376,13 +376,13 @@ where
     fn state(&self) -> impl QueueState<'_> {
         self.bytes.view()
     }
-    fn take_until(&self, deadline: Deadline) -> Result<V, RecvFailure> {
+    fn take_until(&self, deadline: Deadline) -> Result<V, Failure> {
         self.recv_until(deadline)
     }
-    fn take_valid(&self) -> Result<V, RecvFailure> {
+    fn take_valid(&self) -> Result<V, Failure> {
         self.recv_valid()
     }
-    fn deliver_until(&self, deadline: Deadline) -> Result<ValueDelivery<'_, V>, RecvFailure> {
+    fn deliver_until(&self, deadline: Deadline) -> Result<ValueDelivery<'_, V>, Failure> {
         self.deliver_until(deadline)
     }
 }
@@ -431,7 +431,7 @@ where
             else Err(SendTimeoutError::TimedOut(()));
     }
 
-    fn send_until(&self, value: &V, deadline: Deadline) -> Result<(), SendFailure> {
+    fn send_until(&self, value: &V, deadline: Deadline) -> Result<(), Failure> {
         send_value(value, |len| self.room_until(len, deadline))
     }
 }
@@ -516,7 +516,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         /// As [`send_bytes`](Self::send_bytes), and [`Fault::Unencodable`] if the value cannot be
         /// encoded. Nothing is sent then.
         pub fn send(&self, value: &(impl Serialize + ?Sized)) -> Result<(), SendError<()>>
-            = |deadline| encoded(value).map_err(SendFailure::from).and_then(|bytes| self.send_until(&bytes, deadline));
+            = |deadline| encoded(value).map_err(Failure::from).and_then(|bytes| self.send_until(&bytes, deadline));
         try_send -> Result<(), TrySendError<()>>, else Err(TrySendError::Full(()));
         send_timeout, send_deadline -> Result<(), SendTimeoutError<()>>,
             else Err(SendTimeoutError::TimedOut(()));
@@ -536,7 +536,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     fn value_until<T: DeserializeOwned>(
         &self,
         deadline: Deadline,
-    ) -> Result<T, ValueError<RecvFailure>> {
+    ) -> Result<T, ValueError<Failure>> {
         let bytes = self.recv_until(deadline).map_err(ValueError::Recv)?;
         decode(&bytes).map_err(|_| ValueError::Undecodable(bytes))
     }
@@ -553,8 +553,8 @@ impl<E> ValueError<E> {
 
 macro_rules! convert {
     ($($Error:ident)+) => {$(
-        impl From<ValueError<RecvFailure>> for ValueError<$Error> {
-            fn from(error: ValueError<RecvFailure>) -> Self {
+        impl From<ValueError<Failure>> for ValueError<$Error> {
+            fn from(error: ValueError<Failure>) -> Self {
                 error.convert()
             }
         }

@@ -4,7 +4,7 @@
     private_bounds,
     reason = "the trait cannot be named outside of the crate"
 )]
-use super::{LIGHT, NO_SENDERS};
+use super::{Failure, LIGHT, NO_SENDERS};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::shareable::Dead;
@@ -47,6 +47,39 @@ pub trait QueueState<'a>: Copy {
             self.senders().for_each(Signal::notify_all);
         }
     }
+}
+
+/// Repeats `attempt` until it does not fail with `Unavailable`, or the deadline has passed. The
+/// thread sleeps on `signal`. `more` says whether another attempt would succeed as well.
+#[inline(always)]
+pub(super) fn wait_for<'a, R>(
+    deadline: Deadline,
+    mut attempt: impl FnMut() -> Result<R, Failure>,
+    signal: impl FnOnce() -> &'a Signal<LIGHT>,
+    more: impl Fn() -> bool,
+) -> Result<R, Failure> {
+    match attempt() {
+        Err(Failure::Unavailable) if !deadline.is_now() => {
+            wait_slow(deadline, attempt, signal, more)
+        }
+        done => done,
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn wait_slow<'a, R>(
+    deadline: Deadline,
+    mut attempt: impl FnMut() -> Result<R, Failure>,
+    signal: impl FnOnce() -> &'a Signal<LIGHT>,
+    more: impl Fn() -> bool,
+) -> Result<R, Failure> {
+    let attempt = || match attempt() {
+        Err(Failure::Unavailable) => None,
+        done => Some(done),
+    };
+    let waited = signal().wait_for_many(deadline, attempt, |_| more());
+    waited.unwrap_or(Err(Failure::Unavailable))
 }
 
 /// Writes the verbs that receive, for a type with `recv_until(deadline)`, `recv_valid()` and
@@ -116,7 +149,7 @@ macro_rules! receiving {
                 buffer: &mut Vec<$Received>,
                 max: usize,
                 deadline: Deadline,
-            ) -> Result<usize, RecvFailure> {
+            ) -> Result<usize, Failure> {
                 if max == 0 {
                     return Ok(0);
                 }

@@ -212,8 +212,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "queue_end_needs_a_cell",
         file: "src/queue/levels.rs",
-        from: "ClaimError::Unavailable => RecvFailure::Closed,",
-        to: "ClaimError::Unavailable => RecvFailure::Empty,",
+        from: "ClaimError::Unavailable => Failure::Closed,",
+        to: "ClaimError::Unavailable => Failure::Unavailable,",
         rule: "A receiver without a cell learns that nothing is left.",
         outcome: ordinary("deliveries", &["closed_and_empty_is_seen_without_a_cell"]),
     },

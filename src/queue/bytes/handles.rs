@@ -5,7 +5,7 @@ use crate::error::Fault;
 use crate::queue::bytes::View;
 use crate::queue::bytes::records::Claim;
 use crate::queue::ends::Ends;
-use crate::queue::{SendError, assert_ours, error::SendFailure};
+use crate::queue::{SendError, assert_ours, error::Failure};
 use crate::segment::forks;
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -98,13 +98,13 @@ impl Reservation<'_> {
 
     /// Writes and sends a message that is as long as the room.
     #[inline(always)]
-    pub(in crate::queue) fn write(mut self, message: &[u8]) -> Result<(), SendFailure> {
+    pub(in crate::queue) fn write(mut self, message: &[u8]) -> Result<(), Failure> {
         self.copy_from_slice(message);
         self.publish(message.len())
     }
 
     #[inline(always)]
-    pub(in crate::queue) fn publish(self, len: usize) -> Result<(), SendFailure> {
+    pub(in crate::queue) fn publish(self, len: usize) -> Result<(), Failure> {
         if self.forks != forks() {
             return Err(Fault::Forked.into());
         }

@@ -116,8 +116,8 @@ use crate::error::Fault;
 use crate::queue::ends::Ends;
 use crate::queue::in_flight::deliver_until;
 use crate::queue::ring::ClaimError;
-use crate::queue::verbs::{QueueState, receiving, state};
-use crate::queue::{CLOSED, LIGHT, NO_RECEIVERS, NO_SENDERS, RecvFailure, SendFailure};
+use crate::queue::verbs::{QueueState, receiving, state, wait_for};
+use crate::queue::{CLOSED, Failure, LIGHT, NO_RECEIVERS, NO_SENDERS};
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::segment::{become_known, forks, identify};
@@ -409,28 +409,24 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     }
 
     #[inline(always)]
-    fn reserve_until(
-        &self,
-        len: usize,
-        deadline: Deadline,
-    ) -> Result<Reservation<'_>, SendFailure> {
+    fn reserve_until(&self, len: usize, deadline: Deadline) -> Result<Reservation<'_>, Failure> {
         self.view().reserve_until(len, deadline)
     }
 
     #[inline(always)]
-    pub(in crate::queue) fn recv_until(&self, deadline: Deadline) -> Result<Vec<u8>, RecvFailure> {
+    pub(in crate::queue) fn recv_until(&self, deadline: Deadline) -> Result<Vec<u8>, Failure> {
         self.view().recv_until(deadline).map(|message| message.to_vec())
     }
 
     /// (Any bytes are a message.)
-    fn recv_valid(&self) -> Result<Vec<u8>, RecvFailure> {
+    fn recv_valid(&self) -> Result<Vec<u8>, Failure> {
         self.recv_until(Deadline::NOW)
     }
 
     pub(in crate::queue) fn deliver_until(
         &self,
         deadline: Deadline,
-    ) -> Result<Delivery<'_>, RecvFailure> {
+    ) -> Result<Delivery<'_>, Failure> {
         self.view().deliver_until(deadline)
     }
 
@@ -536,29 +532,16 @@ impl<'a> View<'a> {
         self,
         len: usize,
         deadline: Deadline,
-    ) -> Result<Reservation<'a>, SendFailure> {
-        match self.claim_room(len) {
-            Err(SendFailure::Full) if !deadline.is_now() => self.wait_for_room(len, deadline),
-            done => done,
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn wait_for_room(self, len: usize, deadline: Deadline) -> Result<Reservation<'a>, SendFailure> {
-        let attempt = || match self.claim_room(len) {
-            Err(SendFailure::Full) => None,
-            done => Some(done),
-        };
-        self.rare.not_full.wait(deadline, attempt).unwrap_or(Err(SendFailure::Full))
+    ) -> Result<Reservation<'a>, Failure> {
+        wait_for(deadline, || self.claim_room(len), || &self.rare.not_full, || false)
     }
 
     #[inline(always)]
-    fn claim_room(self, len: usize) -> Result<Reservation<'a>, SendFailure> {
+    fn claim_room(self, len: usize) -> Result<Reservation<'a>, Failure> {
         let forks = forks();
         let owner = self.identify()?;
         if self.rare.has_ended(CLOSED | NO_RECEIVERS) {
-            return Err(SendFailure::Closed);
+            return Err(Failure::Closed);
         }
         let extent = len.div_ceil(BLOCK).max(1);
         if extent > self.parts.count {
@@ -570,20 +553,19 @@ impl<'a> View<'a> {
                 Signal::<LIGHT>::fence_after_change();
                 // Perhaps it was closed, and nobody saw the claim who then said so: dropped.
                 if self.rare.has_ended(CLOSED | NO_RECEIVERS) {
-                    Err(SendFailure::Closed)
+                    Err(Failure::Closed)
                 } else {
                     Ok(room)
                 }
             }
-            Err(ClaimError::Unavailable | ClaimError::Pending) => Err(SendFailure::Full),
-            Err(ClaimError::Corrupt) => Err(SendFailure::Failed(Fault::Corrupt)),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// Makes a claimed record a message. In a channel, whose end is `receivers`, it takes it back
     /// if no receiver is left, unless one has it already.
     #[inline(always)]
-    fn publish(self, claim: Claim, len: u64, receivers: Option<&Ends>) -> Result<(), SendFailure> {
+    fn publish(self, claim: Claim, len: u64, receivers: Option<&Ends>) -> Result<(), Failure> {
         let header = &self.records().headers[claim.index];
         header.set_len(len);
         header.store(claim.state.to(Phase::Full, 0)); // the commit
@@ -600,7 +582,7 @@ impl<'a> View<'a> {
     }
 
     #[cold]
-    fn take_back(self, receivers: &Ends, claim: Claim) -> Result<(), SendFailure> {
+    fn take_back(self, receivers: &Ends, claim: Claim) -> Result<(), Failure> {
         let (full, done) = (claim.state.to(Phase::Full, 0), claim.state.to(Phase::Done, 0));
         let ended = &self.rare.ended;
         let gone = receivers.confirm_gone(ended, NO_RECEIVERS, || self.rare.not_full.notify_all());
@@ -608,11 +590,7 @@ impl<'a> View<'a> {
             return Ok(());
         }
         self.after_abort();
-        Err(if self.rare.has_ended(CLOSED) {
-            SendFailure::Closed
-        } else {
-            SendFailure::Disconnected
-        })
+        Err(if self.rare.has_ended(CLOSED) { Failure::Closed } else { Failure::Disconnected })
     }
 
     /// A claimed record is none.
@@ -632,28 +610,12 @@ impl<'a> View<'a> {
     }
 
     #[inline(always)]
-    pub(in crate::queue) fn recv_until(
-        self,
-        deadline: Deadline,
-    ) -> Result<Message<'a>, RecvFailure> {
-        match self.claim_message() {
-            Err(RecvFailure::Empty) if !deadline.is_now() => self.wait_for_message(deadline),
-            done => done,
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn wait_for_message(self, deadline: Deadline) -> Result<Message<'a>, RecvFailure> {
-        let attempt = || match self.claim_message() {
-            Err(RecvFailure::Empty) => None,
-            done => Some(done),
-        };
-        self.rare.not_empty.wait(deadline, attempt).unwrap_or(Err(RecvFailure::Empty))
+    pub(in crate::queue) fn recv_until(self, deadline: Deadline) -> Result<Message<'a>, Failure> {
+        wait_for(deadline, || self.claim_message(), || &self.rare.not_empty, || false)
     }
 
     #[inline(always)]
-    fn claim_message(self) -> Result<Message<'a>, RecvFailure> {
+    fn claim_message(self) -> Result<Message<'a>, Failure> {
         let forks = forks();
         let owner = self.identify()?;
         let claim = self.find_next(owner, || self.claim_next(owner))?;
@@ -706,12 +668,12 @@ impl<'a> View<'a> {
         self,
         owner: u32,
         find: impl Fn() -> Result<R, ClaimError>,
-    ) -> Result<R, RecvFailure> {
+    ) -> Result<R, Failure> {
         match find() {
             Err(ClaimError::Unavailable) if self.rare.has_ended(CLOSED | NO_SENDERS) => {
                 self.find_last(owner, find)
             }
-            found => found.map_err(RecvFailure::from),
+            found => found.map_err(Failure::from),
         }
     }
 
@@ -720,10 +682,10 @@ impl<'a> View<'a> {
         self,
         owner: u32,
         find: impl Fn() -> Result<R, ClaimError>,
-    ) -> Result<R, RecvFailure> {
+    ) -> Result<R, Failure> {
         Signal::<LIGHT>::fence_before_verdict();
         find().map_err(|error| match error {
-            ClaimError::Unavailable if !self.may_come_back(owner) => RecvFailure::Closed,
+            ClaimError::Unavailable if !self.may_come_back(owner) => Failure::Closed,
             error => error.into(),
         })
     }
@@ -846,17 +808,17 @@ impl<'a> View<'a> {
     pub(in crate::queue) fn deliver_until(
         self,
         deadline: Deadline,
-    ) -> Result<Delivery<'a>, RecvFailure> {
+    ) -> Result<Delivery<'a>, Failure> {
         deliver_until(self.receivers(), deadline, || {
             let delivered = self.deliver();
-            if let Err(RecvFailure::TooManyInFlight) = delivered {
+            if let Err(Failure::TooManyInFlight) = delivered {
                 self.rare.watch();
             }
             delivered
         })
     }
 
-    fn deliver(self) -> Result<Delivery<'a>, RecvFailure> {
+    fn deliver(self) -> Result<Delivery<'a>, Failure> {
         let forks = forks();
         let owner = self.identify()?;
         let claim = loop {
@@ -869,7 +831,7 @@ impl<'a> View<'a> {
             // would have to be given back.
             let wake = || self.after_vain_claim();
             let Some(first) = self.in_flight().claim(extent, owner, wake) else {
-                return Err(RecvFailure::TooManyInFlight);
+                return Err(Failure::TooManyInFlight);
             };
             let claimed = self.claim_next(owner);
             // The message may be another than the one that was found.
@@ -892,7 +854,7 @@ impl<'a> View<'a> {
                     }
                     self.give_back(claim); // it is longer
                 }
-                Err(ClaimError::Corrupt) => return Err(RecvFailure::Failed(Fault::Corrupt)),
+                Err(ClaimError::Corrupt) => return Err(Failure::Failed(Fault::Corrupt)),
                 // Another receiver was faster.
                 Err(ClaimError::Unavailable | ClaimError::Pending) => {}
             }

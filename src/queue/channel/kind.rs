@@ -2,7 +2,7 @@
 #![expect(private_interfaces, reason = "the traits cannot be named outside of the crate")]
 use crate::deadline::Deadline;
 use crate::queue::bytes::{self, ByteQueue, Store, View};
-use crate::queue::error::RecvFailure;
+use crate::queue::error::Failure;
 use crate::queue::levels::{Invalid, Levels};
 use crate::queue::verbs::QueueState;
 use crate::queue::{Delivery, FixedPriorityQueue, FixedQueue, PriorityQueue, Queue};
@@ -33,12 +33,12 @@ pub trait Kind: Shareable + fmt::Debug {
     /// Receives the next message. It fails with `Closed` if there is none and the senders' bit is
     /// set.
     #[doc(hidden)]
-    fn take_until(&self, deadline: Deadline) -> Result<Self::Received, RecvFailure>;
+    fn take_until(&self, deadline: Deadline) -> Result<Self::Received, Failure>;
     /// Like `take_until`, but returns immediately, and leaves an invalid message where it is.
     #[doc(hidden)]
-    fn take_valid(&self) -> Result<Self::Received, RecvFailure>;
+    fn take_valid(&self) -> Result<Self::Received, Failure>;
     #[doc(hidden)]
-    fn deliver_until(&self, deadline: Deadline) -> Result<Self::Delivery<'_>, RecvFailure>;
+    fn deliver_until(&self, deadline: Deadline) -> Result<Self::Delivery<'_>, Failure>;
 }
 
 /// A [`ByteQueue`], or a queue that has one inside.
@@ -76,14 +76,14 @@ where
         self.view()
     }
     #[inline(always)]
-    fn take_until(&self, deadline: Deadline) -> Result<Vec<u8>, RecvFailure> {
+    fn take_until(&self, deadline: Deadline) -> Result<Vec<u8>, Failure> {
         self.recv_until(deadline)
     }
     /// (Any bytes are a message, so that none is invalid.)
-    fn take_valid(&self) -> Result<Vec<u8>, RecvFailure> {
+    fn take_valid(&self) -> Result<Vec<u8>, Failure> {
         self.recv_until(Deadline::NOW)
     }
-    fn deliver_until(&self, deadline: Deadline) -> Result<bytes::Delivery<'_>, RecvFailure> {
+    fn deliver_until(&self, deadline: Deadline) -> Result<bytes::Delivery<'_>, Failure> {
         self.view().deliver_until(deadline)
     }
 }
@@ -126,14 +126,14 @@ macro_rules! kind_of_levels {
                 self.levels().take_usual().map($received)
             }
             #[inline(always)]
-            fn take_until(&self, deadline: Deadline) -> Result<Self::Received, RecvFailure> {
+            fn take_until(&self, deadline: Deadline) -> Result<Self::Received, Failure> {
                 self.levels().take_slow(deadline, Invalid::Consumed).map($received)
             }
             #[inline(always)]
-            fn take_valid(&self) -> Result<Self::Received, RecvFailure> {
+            fn take_valid(&self) -> Result<Self::Received, Failure> {
                 self.levels().take_now(Invalid::Left).map($received)
             }
-            fn deliver_until(&self, deadline: Deadline) -> Result<Self::Delivery<'_>, RecvFailure> {
+            fn deliver_until(&self, deadline: Deadline) -> Result<Self::Delivery<'_>, Failure> {
                 self.levels().deliver_until(deadline)
             }
         }

@@ -86,7 +86,7 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::ends::{Ends, Hold};
 use crate::queue::verbs::{QueueState as _, state};
-use crate::queue::{NO_RECEIVERS, NO_SENDERS, PriorityQueue, Queue, RecvFailure, SendFailure};
+use crate::queue::{Failure, NO_RECEIVERS, NO_SENDERS, PriorityQueue, Queue};
 use crate::shareable::{Dead, Field, Layout, Plain, Seal, Shareable, WithCapacity, begin, mix_u64};
 use crate::shared::Shared;
 use crate::sync::atomic::Ordering::AcqRel;
@@ -193,13 +193,13 @@ impl<C: Kind + ?Sized> Channel<C> {
     fn send_to_holders<M, R>(
         &self,
         mut message: M,
-        send: impl Fn(M) -> Result<R, (M, SendFailure)>,
-    ) -> Result<R, (M, SendFailure)> {
+        send: impl Fn(M) -> Result<R, (M, Failure)>,
+    ) -> Result<R, (M, Failure)> {
         loop {
             match send(message) {
-                Err((back, SendFailure::Closed)) if !self.is_closed() => {
+                Err((back, Failure::Closed)) if !self.is_closed() => {
                     if self.is_cut_off(NO_RECEIVERS) {
-                        return Err((back, SendFailure::Disconnected));
+                        return Err((back, Failure::Disconnected));
                     }
                     message = back;
                 }
@@ -213,19 +213,19 @@ impl<C: Kind + ?Sized> Channel<C> {
     fn receive_to_the_end<R>(
         &self,
         deadline: Deadline,
-        receive: impl Fn() -> Result<R, RecvFailure>,
-    ) -> Result<R, RecvFailure> {
+        receive: impl Fn() -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
         let state = self.queue.state();
         loop {
             match receive() {
-                Err(RecvFailure::Closed) if !state.is_closed() => {}
+                Err(Failure::Closed) if !state.is_closed() => {}
                 done => return done,
             }
             if !self.is_cut_off(NO_SENDERS) {
                 continue;
             }
             if state.is_quiet() {
-                return Err(RecvFailure::Disconnected); // keeps I4
+                return Err(Failure::Disconnected); // keeps I4
             }
             // A message is there, or may come back from another receiver.
             let moved = || {
@@ -234,7 +234,7 @@ impl<C: Kind + ?Sized> Channel<C> {
             };
             let [arrived, _] = state.receivers();
             if arrived.wait(deadline, moved).is_err() {
-                return Err(RecvFailure::Empty);
+                return Err(Failure::Unavailable);
             }
         }
     }

@@ -5,7 +5,7 @@ use crate::error::Fault;
 use crate::queue::bytes::{ByteQueue, Message, Store};
 use crate::queue::ends::Hold;
 use crate::queue::verbs::receiving;
-use crate::queue::{NO_RECEIVERS, RecvFailure};
+use crate::queue::{Failure, NO_RECEIVERS};
 use crate::queue::{RecvError, RecvTimeoutError, TryRecvError};
 use crate::shareable::Shareable;
 use crate::shared::Shared;
@@ -88,11 +88,11 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
     fn receive<'a, R>(
         &'a self,
         deadline: Deadline,
-        receive: impl Fn(&'a C) -> Result<R, RecvFailure>,
-    ) -> Result<R, RecvFailure> {
+        receive: impl Fn(&'a C) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
         self.hold.check()?;
         match receive(&self.channel.queue) {
-            Err(RecvFailure::Closed) => self.receive_to_the_end(deadline, receive),
+            Err(Failure::Closed) => self.receive_to_the_end(deadline, receive),
             done => done,
         }
     }
@@ -102,13 +102,13 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
     fn receive_to_the_end<'a, R>(
         &'a self,
         deadline: Deadline,
-        receive: impl Fn(&'a C) -> Result<R, RecvFailure>,
-    ) -> Result<R, RecvFailure> {
+        receive: impl Fn(&'a C) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
         self.channel.receive_to_the_end(deadline, || receive(&self.channel.queue))
     }
 
     #[inline(always)]
-    fn recv_until(&self, deadline: Deadline) -> Result<C::Received, RecvFailure> {
+    fn recv_until(&self, deadline: Deadline) -> Result<C::Received, Failure> {
         self.hold.check()?;
         match self.channel.queue.take_usual() {
             Some(message) => Ok(message),
@@ -117,14 +117,14 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
     }
 
     #[inline(always)]
-    fn recv_valid(&self) -> Result<C::Received, RecvFailure> {
+    fn recv_valid(&self) -> Result<C::Received, Failure> {
         self.receive(Deadline::NOW, C::take_valid)
     }
 
     pub(in crate::queue) fn deliver_until(
         &self,
         deadline: Deadline,
-    ) -> Result<C::Delivery<'_>, RecvFailure> {
+    ) -> Result<C::Delivery<'_>, Failure> {
         self.receive(deadline, |queue| queue.deliver_until(deadline))
     }
 }
@@ -196,7 +196,7 @@ where
     }
 
     #[inline(always)]
-    fn message_until(&self, deadline: Deadline) -> Result<Message<'_>, RecvFailure> {
+    fn message_until(&self, deadline: Deadline) -> Result<Message<'_>, Failure> {
         self.receive(deadline, |queue| queue.view().recv_until(deadline))
     }
 }

@@ -5,7 +5,7 @@ use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::bytes::{ByteQueue, Reservation, Store};
 use crate::queue::ends::Hold;
-use crate::queue::{NO_SENDERS, PriorityQueue, Queue, SendFailure, send_each};
+use crate::queue::{Failure, NO_SENDERS, PriorityQueue, Queue, send_each};
 use crate::queue::{SendError, SendTimeoutError, TrySendError};
 use crate::shareable::{Plain, Shareable};
 use crate::shared::Shared;
@@ -65,7 +65,7 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Sender<C, H> {
         level: usize,
         message: T,
         deadline: Deadline,
-    ) -> Result<(), (T, SendFailure)>
+    ) -> Result<(), (T, Failure)>
     where
         C: AsLevels<T, LEVELS>,
     {
@@ -74,8 +74,8 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Sender<C, H> {
         }
         match self.channel.queue.levels().push(level, &message) {
             Ok(()) => Ok(()),
-            Err(SendFailure::Closed) => self.push_slow(level, message, deadline),
-            Err(SendFailure::Full) if !deadline.is_now() => {
+            Err(Failure::Closed) => self.push_slow(level, message, deadline),
+            Err(Failure::Unavailable) if !deadline.is_now() => {
                 self.push_slow(level, message, deadline)
             }
             Err(failure) => Err((message, failure)),
@@ -90,7 +90,7 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Sender<C, H> {
         level: usize,
         message: T,
         deadline: Deadline,
-    ) -> Result<(), (T, SendFailure)>
+    ) -> Result<(), (T, Failure)>
     where
         C: AsLevels<T, LEVELS>,
     {
@@ -226,10 +226,10 @@ impl<C: AsBytes + ?Sized, H: Deref<Target = Channel<C>>> Sender<C, H> {
         &self,
         len: usize,
         deadline: Deadline,
-    ) -> Result<Reservation<'_>, SendFailure> {
+    ) -> Result<Reservation<'_>, Failure> {
         self.hold.check()?;
         let mut room = match self.channel.queue.view().reserve_until(len, deadline) {
-            Err(SendFailure::Closed) => self.room_slow(len, deadline)?,
+            Err(Failure::Closed) => self.room_slow(len, deadline)?,
             done => done?,
         };
         room.receivers = Some(&self.channel.receivers);
@@ -238,7 +238,7 @@ impl<C: AsBytes + ?Sized, H: Deref<Target = Channel<C>>> Sender<C, H> {
 
     #[cold]
     #[inline(never)]
-    fn room_slow(&self, len: usize, deadline: Deadline) -> Result<Reservation<'_>, SendFailure> {
+    fn room_slow(&self, len: usize, deadline: Deadline) -> Result<Reservation<'_>, Failure> {
         let queue = self.channel.queue.view();
         let reserve = |()| queue.reserve_until(len, deadline).map_err(|failure| ((), failure));
         self.channel.send_to_holders((), reserve).map_err(|((), failure)| failure)

@@ -3,9 +3,10 @@ use super::Pipe;
 use super::way::{BlockRing, Part, Record};
 use crate::deadline::Deadline;
 use crate::error::Fault;
+use crate::queue::Failure;
 use crate::queue::ends::Hold;
+use crate::queue::verbs::wait_for;
 use crate::queue::{RecvError, RecvTimeoutError, SendError, SendTimeoutError};
-use crate::queue::{RecvFailure, SendFailure};
 use crate::queue::{TryRecvError, TrySendError};
 use crate::shared::Shared;
 use crate::sys::hooks;
@@ -114,13 +115,13 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         &self,
         message: &[u8],
         deadline: Deadline,
-    ) -> Result<(), SendFailure> {
+    ) -> Result<(), Failure> {
         self.hold.check()?;
         let ring = self.pipe.ring(self.side);
         if deadline.is_now() && message.len() > ring.longest() {
             return Err(Fault::TooLong.into());
         }
-        let mut head = ring.way.writer.take(deadline)?.ok_or(SendFailure::Full)?;
+        let mut head = ring.way.writer.take(deadline)?.ok_or(Failure::Unavailable)?;
         for part in ring.parts(message) {
             if let Err(why) = self.wait_for_room(ring, part, &mut head, deadline) {
                 hooks::pause("pipe: no room for the next part, and the turn is held");
@@ -142,14 +143,13 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         part: Part<'_>,
         head: &mut u64,
         deadline: Deadline,
-    ) -> Result<(), SendFailure> {
-        let mut find = || match ring.has_room(part, head) {
-            _ if self.pipe.is_gone(self.other()) => Some(Err(SendFailure::Disconnected)),
-            Ok(has_room) => has_room.then_some(Ok(())),
-            Err(fault) => Some(Err(fault.into())),
+    ) -> Result<(), Failure> {
+        let attempt = || match ring.has_room(part, head)? {
+            _ if self.pipe.is_gone(self.other()) => Err(Failure::Disconnected),
+            true => Ok(()),
+            false => Err(Failure::Unavailable),
         };
-        let found = find().or_else(|| ring.way.not_full.wait(deadline, find).ok());
-        found.unwrap_or(Err(SendFailure::Full))
+        wait_for(deadline, attempt, || &ring.way.not_full, || false)
     }
 }
 
@@ -210,21 +210,21 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
 
     fn poll_until(&self, deadline: Deadline) -> Option<Result<(), Fault>> {
         match self.begin(deadline, |_, _, _| Ok(Some(()))) {
-            Err(RecvFailure::Empty) => None,
-            Err(RecvFailure::Failed(fault)) => Some(Err(fault)),
+            Err(Failure::Unavailable) => None,
+            Err(Failure::Failed(fault)) => Some(Err(fault)),
             _ => Some(Ok(())),
         }
     }
 
     #[inline(always)]
-    pub(in crate::queue) fn recv_until(&self, deadline: Deadline) -> Result<Vec<u8>, RecvFailure> {
+    pub(in crate::queue) fn recv_until(&self, deadline: Deadline) -> Result<Vec<u8>, Failure> {
         let mut message = Vec::new();
         self.recv_to(&mut message, deadline)?;
         Ok(message)
     }
 
     #[inline(always)]
-    fn recv_to(&self, to: &mut Vec<u8>, deadline: Deadline) -> Result<usize, RecvFailure> {
+    fn recv_to(&self, to: &mut Vec<u8>, deadline: Deadline) -> Result<usize, Failure> {
         let before = to.len();
         self.begin(deadline, |ring, first, tail| {
             ring.read(first, to);
@@ -243,15 +243,14 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
     fn begin<R>(
         &self,
         deadline: Deadline,
-        mut take: impl FnMut(BlockRing<'_>, Record, &mut u64) -> Result<Option<R>, RecvFailure>,
-    ) -> Result<R, RecvFailure> {
+        mut take: impl FnMut(BlockRing<'_>, Record, &mut u64) -> Result<Option<R>, Failure>,
+    ) -> Result<R, Failure> {
         self.hold.check()?;
         let ring = self.pipe.ring(self.other());
-        let mut tail = ring.way.reader.take(deadline)?.ok_or(RecvFailure::Empty)?;
+        let mut tail = ring.way.reader.take(deadline)?.ok_or(Failure::Unavailable)?;
         loop {
-            let mut find = || self.find(ring, &mut tail);
-            let found = find().or_else(|| ring.way.not_empty.wait(deadline, find).ok());
-            let record = found.unwrap_or(Err(RecvFailure::Empty))?;
+            let find = || self.find(ring, &mut tail);
+            let record = wait_for(deadline, find, || &ring.way.not_empty, || false)?;
             if record.began() {
                 ring.pass(record); // keeps I3
             } else if let Some(taken) = take(ring, record, &mut tail)? {
@@ -268,14 +267,13 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         ring: BlockRing<'_>,
         to: &mut Vec<u8>,
         tail: &mut u64,
-    ) -> Result<bool, RecvFailure> {
+    ) -> Result<bool, Failure> {
         loop {
-            let record = loop {
-                let find = || self.find_rest(ring, tail);
-                let beat = Deadline::after(hooks::second_look(HEARTBEAT));
-                if let Ok(found) = ring.way.not_empty.wait(beat, find) {
-                    break found?;
-                }
+            let find = || self.find_rest(ring, tail);
+            let beat = Deadline::after(hooks::second_look(HEARTBEAT));
+            let record = match wait_for(beat, find, || &ring.way.not_empty, || false) {
+                Err(Failure::Unavailable) => continue,
+                found => found?,
             };
             let Some(record) = record.filter(|record| record.began()) else { return Ok(false) };
             ring.read(record, to);
@@ -286,34 +284,37 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         }
     }
 
-    /// Returns the next record, or an error if there will never be one.
+    /// Returns the next record.
     #[inline(always)]
-    fn find(&self, ring: BlockRing<'_>, tail: &mut u64) -> Option<Result<Record, RecvFailure>> {
-        let find = |tail: &mut u64| ring.next(tail).map_err(RecvFailure::Failed).transpose();
-        let gone = || self.pipe.is_gone(self.other());
+    fn find(&self, ring: BlockRing<'_>, tail: &mut u64) -> Result<Record, Failure> {
+        if let Some(record) = ring.next(tail)? {
+            return Ok(record);
+        }
+        if !self.pipe.is_gone(self.other()) {
+            return Err(Failure::Unavailable);
+        }
         // The last look sees what the other side sent before it left.
-        find(tail).or_else(|| gone().then(|| find(tail).unwrap_or(Err(RecvFailure::Disconnected))))
+        ring.next(tail)?.ok_or(Failure::Disconnected)
     }
 
     /// Returns the next record of a message that has begun, or `Ok(None)` if it was cut short.
-    fn find_rest(
-        &self,
-        ring: BlockRing<'_>,
-        tail: &mut u64,
-    ) -> Option<Result<Option<Record>, RecvFailure>> {
-        if let Some(found) = self.find(ring, tail) {
-            return Some(found.map(Some));
+    fn find_rest(&self, ring: BlockRing<'_>, tail: &mut u64) -> Result<Option<Record>, Failure> {
+        match self.find(ring, tail) {
+            Err(Failure::Unavailable) => {}
+            found => return found.map(Some),
         }
         // If the turn is free, this thread does not take it: a `try_send_bytes` would find it
         // taken. A turn that looks taken may be that of a dead writer.
         if ring.way.writer.is_taken() {
-            match ring.way.writer.take(Deadline::NOW) {
-                Ok(None) => return None,
-                Err(fault) => return Some(Err(fault.into())),
-                Ok(Some(_)) => hooks::pause("pipe: a reader has the writer's turn"),
+            match ring.way.writer.take(Deadline::NOW)? {
+                None => return Err(Failure::Unavailable),
+                Some(_) => hooks::pause("pipe: a reader has the writer's turn"),
             }
         }
-        Some(self.find(ring, tail).transpose()) // by I4
+        match self.find(ring, tail) {
+            Err(Failure::Unavailable) => Ok(None), // by I4
+            found => found.map(Some),
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! The end that receives.
-use super::end::{End, EndFailure};
+use super::end::End;
 use super::{RecvError, RecvTimeoutError, TryRecvError};
 use super::{Ring, Slot};
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::{RecvFailure, assert_in_place};
+use crate::queue::{Failure, assert_in_place};
 use crate::shareable::Plain;
 use crate::shared::Shared;
 use crate::wait::verbs::{Verb, verbs};
@@ -94,12 +94,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {
             else Err(RecvTimeoutError::TimedOut);
     }
 
-    fn append(
-        &self,
-        to: &mut Vec<T>,
-        most: usize,
-        deadline: Deadline,
-    ) -> Result<usize, RecvFailure> {
+    fn append(&self, to: &mut Vec<T>, most: usize, deadline: Deadline) -> Result<usize, Failure> {
         if most == 0 {
             return Ok(0);
         }
@@ -115,7 +110,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {
         self.received(received)
     }
 
-    fn copy_into(&self, to: &mut [T], deadline: Deadline) -> Result<usize, RecvFailure> {
+    fn copy_into(&self, to: &mut [T], deadline: Deadline) -> Result<usize, Failure> {
         if to.is_empty() {
             return Ok(0);
         }
@@ -125,11 +120,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {
         self.received(self.copy(&mut to[..n], copy_one))
     }
 
-    fn chunk(
-        &mut self,
-        most: usize,
-        deadline: Deadline,
-    ) -> Result<ReadChunk<'_, T, R>, RecvFailure> {
+    fn chunk(&mut self, most: usize, deadline: Deadline) -> Result<ReadChunk<'_, T, R>, Failure> {
         let mut len = self.end.room_for(most, deadline)?;
         if !T::ANY_BITS && len > 0 {
             let (first, second) = self.end.runs(len);
@@ -176,7 +167,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {
 
     /// Consumes `n` messages, which were copied. If `n` is 0, the next message is not a value of
     /// the type: consumes that one, and fails.
-    fn received(&self, n: usize) -> Result<usize, RecvFailure> {
+    fn received(&self, n: usize) -> Result<usize, Failure> {
         match n {
             0 => drop(self.get()?),
             n => self.end.advance(n),
@@ -189,11 +180,11 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {
 struct Recv<'c, T: Plain, R: Deref<Target = Ring<T>>>(&'c Consumer<T, R>);
 
 impl<T: Plain, R: Deref<Target = Ring<T>>> Verb for Recv<'_, T, R> {
-    type Output = Result<T, RecvFailure>;
+    type Output = Result<T, Failure>;
 
     #[inline(always)]
     fn fast(&mut self) -> Option<Self::Output> {
-        self.0.end.is_ready().then(|| self.0.get().map_err(RecvFailure::Failed))
+        self.0.end.is_ready().then(|| self.0.get().map_err(Failure::Failed))
     }
 
     #[inline(always)]
@@ -203,9 +194,9 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Verb for Recv<'_, T, R> {
 
     fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
         Some(match self.0.end.room_until(deadline) {
-            Ok(_) => self.0.get().map_err(RecvFailure::Failed),
-            Err(EndFailure::Unavailable) => return None,
-            Err(failure) => Err(failure.into()),
+            Ok(_) => self.0.get().map_err(Failure::Failed),
+            Err(Failure::Unavailable) => return None,
+            Err(failure) => Err(failure),
         })
     }
 }

@@ -3,7 +3,7 @@
 use super::{DEATHS, Ring, RoleError, Slot};
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::{LIGHT, RecvFailure, SendFailure, assert_ours};
+use crate::queue::{Failure, LIGHT, assert_ours};
 use crate::segment::forks;
 use crate::shareable::Plain;
 use crate::sync::atomic::AtomicU64;
@@ -11,38 +11,6 @@ use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::wait::signal::Signal;
 use core::cell::Cell;
 use core::ops::{Deref, Range};
-
-/// Why an end can do nothing.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum EndFailure {
-    /// No message is there; no slot is free.
-    Unavailable,
-    Closed,
-    PeerDied,
-    Failed(Fault),
-}
-
-impl From<EndFailure> for SendFailure {
-    fn from(failure: EndFailure) -> Self {
-        match failure {
-            EndFailure::Unavailable => SendFailure::Full,
-            EndFailure::Closed => SendFailure::Closed,
-            EndFailure::PeerDied => SendFailure::PeerDied,
-            EndFailure::Failed(fault) => SendFailure::Failed(fault),
-        }
-    }
-}
-
-impl From<EndFailure> for RecvFailure {
-    fn from(failure: EndFailure) -> Self {
-        match failure {
-            EndFailure::Unavailable => RecvFailure::Empty,
-            EndFailure::Closed => RecvFailure::Closed,
-            EndFailure::PeerDied => RecvFailure::PeerDied,
-            EndFailure::Failed(fault) => RecvFailure::Failed(fault),
-        }
-    }
-}
 
 /// The end of the producer (`SENDS`) or of the consumer. Because of its cells, only one thread at a
 /// time can use it.
@@ -117,13 +85,13 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
     }
 
     #[inline(always)]
-    fn may_go_on(&self) -> Result<(), EndFailure> {
-        self.check().map_err(EndFailure::Failed)?;
-        if SENDS && self.ring.is_closed() { Err(EndFailure::Closed) } else { Ok(()) }
+    fn may_go_on(&self) -> Result<(), Failure> {
+        self.check().map_err(Failure::Failed)?;
+        if SENDS && self.ring.is_closed() { Err(Failure::Closed) } else { Ok(()) }
     }
 
     /// Returns the number of slots that this end can use, at least one.
-    fn room(&self) -> Result<usize, EndFailure> {
+    fn room(&self) -> Result<usize, Failure> {
         self.may_go_on()?;
         match self.known_room() {
             0 => self.look(),
@@ -134,7 +102,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
     /// Like [`room`](Self::room), but blocks until there is a slot. A faster end blocks before it
     /// looks.
     #[inline(never)]
-    pub(super) fn room_until(&self, deadline: Deadline) -> Result<usize, EndFailure> {
+    pub(super) fn room_until(&self, deadline: Deadline) -> Result<usize, Failure> {
         if deadline.is_now() {
             return self.room();
         }
@@ -143,14 +111,14 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
             return self.wait(deadline);
         }
         match self.room() {
-            Err(EndFailure::Unavailable) => self.wait(deadline),
+            Err(Failure::Unavailable) => self.wait(deadline),
             done => done,
         }
     }
 
     /// Like [`room_until`](Self::room_until), but returns `want` if there are more slots. If the
     /// number that is known is not enough, it looks for more.
-    pub(super) fn room_for(&self, want: usize, deadline: Deadline) -> Result<usize, EndFailure> {
+    pub(super) fn room_for(&self, want: usize, deadline: Deadline) -> Result<usize, Failure> {
         let room = self.room_until(deadline)?;
         Ok(if room < want { self.refresh()?.min(want) } else { want })
     }
@@ -163,21 +131,21 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
 
     /// Looks at the other end's position. Returns the number of slots that this end can use.
     #[inline(always)]
-    fn refresh(&self) -> Result<usize, EndFailure> {
+    fn refresh(&self) -> Result<usize, Failure> {
         let (at, capacity) = (self.at.get(), self.ring.capacity() as u64);
         let bound = match SENDS {
             true => self.ring.head.0.load(Acquire).wrapping_add(capacity),
             false => self.ring.tail.0.load(Acquire),
         };
         if bound.wrapping_sub(at) > capacity {
-            return Err(EndFailure::Failed(Fault::Corrupt)); // I2
+            return Err(Failure::Failed(Fault::Corrupt)); // I2
         }
         self.bound.set(bound);
         Ok(self.known_room())
     }
 
     #[inline]
-    fn look(&self) -> Result<usize, EndFailure> {
+    fn look(&self) -> Result<usize, Failure> {
         match self.refresh()? {
             0 => self.look_for_failure(),
             room => Ok(room),
@@ -185,23 +153,23 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
     }
 
     #[cold]
-    fn look_for_failure(&self) -> Result<usize, EndFailure> {
+    fn look_for_failure(&self) -> Result<usize, Failure> {
         let closed = self.ring.is_closed();
         if closed && SENDS {
-            return Err(EndFailure::Closed);
+            return Err(Failure::Closed);
         }
         let peer = self.ring.role(!SENDS);
         let deaths = peer.word.load(Acquire) & DEATHS;
         let died = deaths != peer.told.load(Relaxed);
         if !closed && !died {
-            return Err(EndFailure::Unavailable);
+            return Err(Failure::Unavailable);
         }
         // Messages that were sent before the ring was closed come first: keeps I4.
         match self.refresh()? {
-            0 if closed => Err(EndFailure::Closed),
+            0 if closed => Err(Failure::Closed),
             0 => {
                 peer.told.store(deaths, Relaxed);
-                Err(EndFailure::PeerDied)
+                Err(Failure::PeerDied)
             }
             room => Ok(room),
         }
@@ -209,14 +177,14 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
 
     #[cold]
     #[inline(never)]
-    fn wait(&self, deadline: Deadline) -> Result<usize, EndFailure> {
+    fn wait(&self, deadline: Deadline) -> Result<usize, Failure> {
         let look = || match self.look() {
-            Err(EndFailure::Unavailable) => None,
+            Err(Failure::Unavailable) => None,
             done => Some(done),
         };
-        let more = |room: &Result<usize, EndFailure>| room.is_ok_and(|room| room > 1);
+        let more = |room: &Result<usize, Failure>| room.is_ok_and(|room| room > 1);
         let waited = self.signal(SENDS).wait_for_many(deadline, look, more);
-        let room = waited.unwrap_or(Err(EndFailure::Unavailable))?;
+        let room = waited.unwrap_or(Err(Failure::Unavailable))?;
         let capacity = self.ring.capacity();
         self.is_faster.set(room < capacity - capacity / 8);
         Ok(room)

@@ -1,9 +1,9 @@
 //! The end that sends.
-use super::end::{End, EndFailure};
+use super::end::End;
 use super::{Ring, Slot};
 use super::{SendError, SendTimeoutError, TrySendError};
 use crate::deadline::Deadline;
-use crate::queue::{SendFailure, assert_in_place};
+use crate::queue::{Failure, assert_in_place};
 use crate::shareable::Plain;
 use crate::shared::Shared;
 use crate::wait::verbs::{Verb, verbs};
@@ -70,12 +70,12 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Producer<T, R> {
             else Err(SendTimeoutError::TimedOut(sent));
     }
 
-    fn send_all(&self, messages: &[T], deadline: Deadline) -> Result<(), (usize, SendFailure)> {
+    fn send_all(&self, messages: &[T], deadline: Deadline) -> Result<(), (usize, Failure)> {
         let mut sent = 0;
         while sent < messages.len() {
             let left = &messages[sent..];
             let room = self.end.room_for(left.len(), deadline);
-            sent += self.put_many(&left[..room.map_err(|failure| (sent, failure.into()))?]);
+            sent += self.put_many(&left[..room.map_err(|failure| (sent, failure))?]);
         }
         Ok(())
     }
@@ -89,7 +89,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Producer<T, R> {
             return Ok(0);
         }
         let room = self.end.room_for(messages.len(), Deadline::NOW);
-        Ok(self.put_many(&messages[..room.map_err(SendFailure::from)?]))
+        Ok(self.put_many(&messages[..room?]))
     }
 
     verbs! {
@@ -106,11 +106,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Producer<T, R> {
             else Err(SendTimeoutError::TimedOut(()));
     }
 
-    fn chunk(
-        &mut self,
-        most: usize,
-        deadline: Deadline,
-    ) -> Result<WriteChunk<'_, T, R>, SendFailure> {
+    fn chunk(&mut self, most: usize, deadline: Deadline) -> Result<WriteChunk<'_, T, R>, Failure> {
         Ok(WriteChunk { len: self.end.room_for(most, deadline)?, end: &mut self.end })
     }
 
@@ -139,7 +135,7 @@ struct Send<'p, T: Plain, R: Deref<Target = Ring<T>>> {
 }
 
 impl<T: Plain, R: Deref<Target = Ring<T>>> Verb for Send<'_, T, R> {
-    type Output = Result<(), (T, SendFailure)>;
+    type Output = Result<(), (T, Failure)>;
 
     #[inline(always)]
     fn fast(&mut self) -> Option<Self::Output> {
@@ -160,8 +156,8 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Verb for Send<'_, T, R> {
                 self.producer.put(self.message);
                 Ok(())
             }
-            Err(EndFailure::Unavailable) => return None,
-            Err(failure) => Err((self.message, failure.into())),
+            Err(Failure::Unavailable) => return None,
+            Err(failure) => Err((self.message, failure)),
         })
     }
 }
