@@ -140,7 +140,7 @@ fn main() {
     // For comparison with earlier runs of the same program, which criterion keeps.
     let mut criterion = Criterion::default().configure_from_args();
     let condition = Shared::anonymous(Condition::new()).expect("memory");
-    criterion.bench_function("Condition, notify_one, nobody waits", |bencher| {
+    criterion.bench_function("Condition, notify_one, no waiter", |bencher| {
         bencher.iter(|| condition.notify_one());
     });
     criterion.final_summary();

@@ -19,7 +19,7 @@ impl Counter {
     }
 
     fn count_down(&self) {
-        let mut left = self.left.lock().expect("nobody panicked");
+        let mut left = self.left.lock().expect("no owner panicked");
         *left -= 1;
         if *left == 0 {
             self.open.notify_all();
@@ -27,8 +27,8 @@ impl Counter {
     }
 
     fn wait(&self) {
-        let left = self.left.lock().expect("nobody panicked");
-        drop(self.open.wait_while(left, |left| *left > 0).expect("nobody panicked"));
+        let left = self.left.lock().expect("no owner panicked");
+        drop(self.open.wait_while(left, |left| *left > 0).expect("no owner panicked"));
     }
 }
 

@@ -18,13 +18,13 @@ fn alone(contest: &mut Contest<'_>) {
     contest.alone("outlast::Lock", move |n| {
         let lock: &Lock<u64> = &ours;
         for _ in 0..n {
-            *lock.lock().expect("nobody died") += 1;
+            *lock.lock().expect("no owner died") += 1;
         }
     });
     let std = Mutex::new(0_u64);
     contest.alone("std::sync::Mutex", move |n| {
         for _ in 0..n {
-            *std.lock().expect("nobody panicked") += 1;
+            *std.lock().expect("no owner panicked") += 1;
         }
     });
     contest.bar(1.15);
@@ -44,16 +44,16 @@ fn nested(contest: &mut Contest<'_>) {
     contest.alone("outlast::Lock", move |n| {
         let (outer, inner): (&Lock<u64>, &Lock<u64>) = (&outer, &inner);
         for _ in 0..n {
-            let mut first = outer.lock().expect("nobody died");
-            *inner.lock().expect("nobody died") += 1;
+            let mut first = outer.lock().expect("no owner died");
+            *inner.lock().expect("no owner died") += 1;
             *first += 1;
         }
     });
     let (outer, inner) = (Mutex::new(0_u64), Mutex::new(0_u64));
     contest.alone("std::sync::Mutex", move |n| {
         for _ in 0..n {
-            let mut first = outer.lock().expect("nobody panicked");
-            *inner.lock().expect("nobody panicked") += 1;
+            let mut first = outer.lock().expect("no owner panicked");
+            *inner.lock().expect("no owner panicked") += 1;
             *first += 1;
         }
     });
@@ -76,7 +76,7 @@ fn nested(contest: &mut Contest<'_>) {
 fn contended(contest: &mut Contest<'_>, workers: usize) {
     let ours = shared_lock();
     contest.rival("outlast::Lock", move |effort| {
-        let value = || ours.lock().expect("nobody died");
+        let value = || ours.lock().expect("no owner died");
         let count = || core::mem::take(&mut *value());
         contend(World::Processes, workers, effort, || *value() += 1, count)
     });
@@ -96,7 +96,7 @@ fn contended(contest: &mut Contest<'_>, workers: usize) {
     }
     let mutex = Mutex::new(0_u64);
     contest.rival("std::sync::Mutex (threads)", move |effort| {
-        let value = || mutex.lock().expect("nobody panicked");
+        let value = || mutex.lock().expect("no owner panicked");
         let count = || core::mem::take(&mut *value());
         contend(World::Threads, workers, effort, || *value() += 1, count)
     });
@@ -113,7 +113,7 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let lock = shared_lock();
     criterion.bench_function("Lock, alone", |bencher| {
-        bencher.iter(|| *lock.lock().expect("nobody died") += 1);
+        bencher.iter(|| *lock.lock().expect("no owner died") += 1);
     });
     criterion.final_summary();
 }

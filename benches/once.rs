@@ -19,7 +19,7 @@ fn made(contest: &mut Contest<'_>) {
     contest.alone("outlast::OnceCell", move |n| {
         let cell: &OnceCell<u64> = &ours;
         for _ in 0..n {
-            black_box(*black_box(cell).get_or_init(|| 1).expect("nobody died"));
+            black_box(*black_box(cell).get_or_init(|| 1).expect("no owner died"));
         }
     });
     let std = OnceLock::new();
@@ -47,7 +47,7 @@ fn make(contest: &mut Contest<'_>) {
     contest.counted("outlast::OnceCell", |n| {
         let cells = || Options::new().anonymous_with(|_: &Cells| {}).expect("memory");
         fill(n, cells, |cells: &Shared<Cells>, i| {
-            black_box(cells.cells[i].get_or_init(|| 1).expect("nobody died"));
+            black_box(cells.cells[i].get_or_init(|| 1).expect("no owner died"));
         })
     });
     contest.counted("std::sync::OnceLock (threads)", |n| {

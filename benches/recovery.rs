@@ -158,7 +158,7 @@ impl<T: Shareable + Sync + 'static> Scene<T> {
         let mut times: Vec<f64> = (0..kills).map(|_| self.kill()).collect();
         let (median, least, most) = spread(&mut times);
         if cfg!(not(outlast_pthread)) {
-            assert!(least < TOLD.as_secs_f64() * 1e9, "{}: nobody was told: {times:?}", self.name);
+            assert!(least < TOLD.as_secs_f64() * 1e9, "{}: the death was not reported: {times:?}", self.name);
         }
         let late = times[times.len() * 9 / 10];
         let [median, least, late, most] = [median, least, late, most].map(duration);
@@ -273,12 +273,12 @@ fn conditions(bench: &Bench) {
             let guard = all.lock.lock().expect("free");
             notes.ready();
             drop(all.changed.wait(guard));
-            unreachable!("nobody notifies");
+            unreachable!("there is no notification");
         },
         survivor: |all, notes| {
             let guard = all.changed.wait(all.lock.lock().expect("free"));
             notes.resumed();
-            drop(guard.expect("nobody had the lock"));
+            drop(guard.expect("the lock was free"));
         },
         then: nothing,
     }

@@ -11,7 +11,7 @@ fn alone(contest: &mut Contest<'_>) {
     contest.alone("outlast::ReentrantLock", move |n| {
         let lock: &ReentrantLock<u64> = &ours;
         for _ in 0..n {
-            lock.lock().expect("nobody died").update(|x| x + 1);
+            lock.lock().expect("no owner died").update(|x| x + 1);
         }
     });
     let posix = Pthread::new(Kind::RobustRecursive);
@@ -26,8 +26,8 @@ fn again(contest: &mut Contest<'_>) {
     contest.alone("outlast::ReentrantLock", move |n| {
         let lock: &ReentrantLock<u64> = &ours;
         for _ in 0..n {
-            let _outer = lock.lock().expect("nobody died");
-            lock.lock().expect("nobody died").update(|x| x + 1);
+            let _outer = lock.lock().expect("no owner died");
+            lock.lock().expect("no owner died").update(|x| x + 1);
         }
     });
     let posix = Pthread::new(Kind::RobustRecursive);

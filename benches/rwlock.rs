@@ -49,13 +49,13 @@ fn read_alone(contest: &mut Contest<'_>) {
     contest.alone("outlast::RwLock", move |n| {
         let lock: &RwLock<u64> = &ours;
         for _ in 0..n {
-            core::hint::black_box(*lock.read().expect("nobody died"));
+            core::hint::black_box(*lock.read().expect("no owner died"));
         }
     });
     let std = std::sync::RwLock::new(1_u64);
     contest.alone("std::sync::RwLock", move |n| {
         for _ in 0..n {
-            core::hint::black_box(*std.read().expect("nobody panicked"));
+            core::hint::black_box(*std.read().expect("no owner panicked"));
         }
     });
     contest.bar(1.1);
@@ -71,13 +71,13 @@ fn write_alone(contest: &mut Contest<'_>) {
     contest.alone("outlast::RwLock", move |n| {
         let lock: &RwLock<u64> = &ours;
         for _ in 0..n {
-            *lock.write().expect("nobody died") += 1;
+            *lock.write().expect("no owner died") += 1;
         }
     });
     let std = std::sync::RwLock::new(1_u64);
     contest.alone("std::sync::RwLock", move |n| {
         for _ in 0..n {
-            *std.write().expect("nobody panicked") += 1;
+            *std.write().expect("no owner panicked") += 1;
         }
     });
 }

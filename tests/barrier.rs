@@ -27,7 +27,7 @@ fn broken(cause: BrokenCause) -> Result<outlast::Arrival, BarrierError> {
     Err(BarrierError::Broken(cause))
 }
 
-/// Nobody passes before all have come, over many generations, and each index is given to one.
+/// No party passes before all have arrived, over many generations. Each index goes to one party.
 #[test]
 fn all_or_nobody() {
     const ROUNDS: u32 = 200;
@@ -143,8 +143,8 @@ fn abort_and_reset_reach_those_who_wait() {
     );
 }
 
-/// A waiter that a reset has let go, and that waits again at once, is not told of the same reset
-/// once more.
+/// A waiter that a reset has released, and that waits again immediately, does not learn of the same
+/// reset once more.
 #[test]
 fn a_reset_is_told_once() {
     for round in 0..60 {
@@ -219,8 +219,8 @@ fn aborts_and_resets_race_with_arrivals() {
                     for round in (0..).take_while(|&round| round < RESETS || !met()) {
                         common::busy(random.micros(400 * (1 + round / RESETS)));
                         barrier.reset();
-                        // A generation is remembered through eight resets: nobody may sleep through
-                        // more.
+                        // A generation is remembered through eight resets: no waiter may sleep
+                        // through more.
                         if round % 4 == 0 {
                             let before = calls.each_ref().map(|calls| calls.load(SeqCst));
                             common::eventually("all three return", || {
@@ -229,21 +229,22 @@ fn aborts_and_resets_race_with_arrivals() {
                         }
                     }
                     meeting.here.store(1, SeqCst);
-                    barrier.abort(); // and nobody resets it any more
+                    barrier.abort(); // and it is not reset any more
                 }
             }
         },
         |meeting| {
             let passed = meeting.indices.each_ref().map(|count| count.load(SeqCst));
             assert!(passed[0] > 0 && passed[1..3] == [passed[0]; 2], "{passed:?}");
-            assert!(meeting.sum.load(SeqCst) > 0, "nobody was disturbed");
+            assert!(meeting.sum.load(SeqCst) > 0, "no wait was disturbed");
             meeting.barrier.reset();
             assert_eq!((meeting.barrier.waiting(), meeting.barrier.is_broken()), (0, false));
         },
     );
 }
 
-/// A party that is killed breaks the barrier at once, and is named; whether it was inside or not.
+/// A party that is killed breaks the barrier immediately, and is named, whether it was inside or
+/// not.
 #[test]
 fn a_killed_party_breaks() {
     for inside in [true, false] {
@@ -281,7 +282,7 @@ fn a_killed_party_breaks() {
     }
 }
 
-/// Who leaves, by a call or by ending, breaks nothing.
+/// A party that leaves, by a call or by ending, breaks nothing.
 #[test]
 fn leaving() {
     let meeting = meeting(2);
@@ -310,7 +311,7 @@ fn leaving() {
     assert!(!meeting.barrier.is_broken());
 }
 
-/// A death after a generation was complete does not fail those who passed.
+/// A death after a generation was complete does not fail the parties that passed.
 #[test]
 fn a_death_after_completion() {
     for round in 0..40 {
@@ -334,7 +335,7 @@ fn a_death_after_completion() {
     }
 }
 
-/// Random parties are killed; nobody hangs, and each generation ends in one way for all.
+/// Random parties are killed. No party hangs, and each generation ends in one way for all.
 #[test]
 fn kills_without_end() {
     let meeting = meeting(3);
@@ -426,8 +427,8 @@ fn a_shrinking_barrier_goes_on_without_the_dead() {
     }
 }
 
-/// A process stands for as many parties as it had threads waiting at a time; one that ends by
-/// itself takes none along.
+/// A process stands for as many parties as it had threads that waited at the same time. If it ends
+/// by itself, no party is lost.
 #[test]
 fn what_a_shrinking_barrier_loses() {
     let meeting = at(Barrier::shrinking(5));
@@ -457,8 +458,8 @@ fn what_a_shrinking_barrier_loses() {
     assert_eq!((meeting.barrier.parties(), meeting.barrier.waiting()), (3, 0));
 }
 
-/// A process has one cell, even if one that comes first in the order of its search has become free
-/// since its claim: its death is one loss.
+/// A process has one cell, even if a cell that comes first in the order of its search has become
+/// free since its claim. Its death is one loss.
 #[test]
 fn a_shrinking_barrier_loses_a_process_once() {
     let first = at(Barrier::shrinking(3)); // tag 1

@@ -49,8 +49,8 @@ fn eight_workers(program: &str) {
 
 fn killed_workers(program: &str) {
     let tree = odd_tree();
-    // As many as take longer than the program, or one that is about to hand in a sum, may have to
-    // wait for a CPU.
+    // So many that a kill hits a worker, even if the program or a worker that is about to return a
+    // sum has to wait for a CPU.
     slow_files(tree.path(), 12);
     for workers in ["1", "2", "8"] {
         let args = ["--workers", workers, "--kill-one-every-ms", "5"];
@@ -76,7 +76,7 @@ fn forms_of_the_folder(program: &str) {
     assert_eq!(run.stdout(), sha256sum(".", tree.path()));
 }
 
-/// A file that nobody can open is an error, and the others are read all the same.
+/// A file that cannot be opened is an error, and the others are read all the same.
 fn a_path_longer_than_the_system_takes(program: &str) {
     let tree = odd_tree();
     let name = "d".repeat(250);
@@ -142,7 +142,7 @@ fn interrupted(program: &str) {
     }
 }
 
-/// Who asks twice does not want to wait for a file that never ends.
+/// A user who interrupts twice does not want to wait for a file that never ends.
 fn interrupted_twice(program: &str) {
     let tree = TempDir::new().unwrap();
     File::create(tree.path().join("endless")).unwrap().set_len(1 << 40).unwrap();
@@ -161,7 +161,7 @@ fn interrupted_twice(program: &str) {
     }
 }
 
-/// Nobody can stop the workers then, and they end all the same.
+/// The program is killed and cannot stop its workers, which end all the same.
 fn killed_parent(program: &str) {
     let tree = TempDir::new().unwrap();
     slow_files(tree.path(), 200);
@@ -292,7 +292,7 @@ impl Run {
     fn start(program: &str, args: &[&str], inside: &Path) -> Self {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         let mark = format!("CHECKSUM_RUN={}-{}", std::process::id(), RUNS.fetch_add(1, Relaxed));
-        // Files, since a pipe that nobody reads fills up.
+        // Files, since a pipe that is not read fills up.
         let (stdout, stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let (variable, value) = mark.split_once('=').unwrap();
         let mut command = Command::new(built::built(program));

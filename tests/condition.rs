@@ -1,5 +1,5 @@
-//! `Condition` on both kinds of lock: who is woken and when, times, deaths, forks and damaged
-//! memory.
+//! `Condition` on both kinds of lock: which waiters are woken and when, timeouts, deaths, forks and
+//! damaged memory.
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -87,7 +87,7 @@ impl Scene {
     /// Waits until so many have given the lock up, and sleep.
     fn until_asleep(&self, n: usize) {
         eventually("all wait", || self.waiting.load(SeqCst) == u32::try_from(n).unwrap());
-        // Who has announced itself has the lock until it waits.
+        // A thread that has announced itself owns the lock until it waits.
         drop((sound(self.lock.lock()), sound(self.relock.lock())));
         for who in &self.who[..n] {
             eventually("all sleep", || common::is_waiting(who.load(SeqCst)));
@@ -156,7 +156,7 @@ fn notifies_and_returns() {
                     }
                     scene.waiting.store(0, SeqCst);
                     scene.returned.store(0, SeqCst);
-                    // Nobody is there: these go to nobody, also later.
+                    // There is no waiter: these notifications wake no waiter, also not later.
                     (0..3).for_each(|_| scene.changed.notify_one());
                     scene.changed.notify_all();
                     scene.step.reach(round);
@@ -280,7 +280,7 @@ fn a_notify_for_each_token() {
     }
 }
 
-/// Waits that begin, end by timeout and are served, all at once.
+/// Waits begin, time out and are notified, all at the same time.
 #[test]
 fn a_crowd_with_timeouts() {
     worlds(
@@ -294,8 +294,8 @@ fn a_crowd_with_timeouts() {
                 for _ in 0..1_000 {
                     *scene.lock.lock().unwrap() += 1;
                     scene.changed.notify_one();
-                    // Though many look away at any moment, somebody always takes it.
-                    eventually("somebody takes it", || *scene.lock.lock().unwrap() == 0);
+                    // Many waiters time out at any moment, but one always takes the notification.
+                    eventually("a waiter takes it", || *scene.lock.lock().unwrap() == 0);
                 }
                 scene.step.reach(1);
                 return;
@@ -389,7 +389,7 @@ fn endless_timeouts() {
     });
 }
 
-/// One that has given up does not take another's notify.
+/// A waiter that has timed out does not take the notification of another one.
 #[test]
 fn a_timed_out_waiter_leaves_no_trace() {
     alone("a_timed_out_waiter_leaves_no_trace", || {
@@ -485,7 +485,7 @@ fn a_death_ends_all_waits() {
 /// A way to leave.
 type Leaves<'a> = &'a dyn Fn(&Shared<Scene>);
 
-/// A peer that leaves in an orderly way ends no wait: nobody has died, and nobody has notified.
+/// A peer that leaves in an orderly way ends no wait: that is neither a death nor a notification.
 #[test]
 fn a_peer_that_leaves_ends_no_wait() {
     alone("a_peer_that_leaves_ends_no_wait", || {
@@ -560,7 +560,7 @@ fn a_waiter_killed_as_it_is_woken() {
             dies.signal(libc::SIGKILL);
             assert!(matches!(dies.wait(), OK | KILLED));
             // A token that is left reaches the other with no further word.
-            eventually("somebody takes it", || *sound(scene.lock.lock()) == 0);
+            eventually("a waiter takes it", || *sound(scene.lock.lock()) == 0);
             *sound(scene.lock.lock()) = 1;
             scene.changed.notify_one();
             if common::is_alive(lives.pid) {
@@ -661,7 +661,7 @@ fn an_owner_killed_while_others_wait() {
     });
 }
 
-/// Nobody who is killed anywhere keeps the others from going on.
+/// Processes are killed anywhere, and the others carry on.
 #[test]
 fn a_crowd_with_kills() {
     let scene = scene();
@@ -765,7 +765,7 @@ fn a_guard_copied_by_fork_cannot_wait() {
     });
 }
 
-/// Nobody would notice its death, so it does not wait: the lock is given up.
+/// A process whose death would not be noticed does not wait. It releases the lock.
 #[test]
 fn one_that_cannot_be_a_peer_does_not_wait() {
     let scene = Options::new().processes(1).threads(4).anonymous(new_scene()).unwrap();
@@ -782,7 +782,7 @@ fn one_that_cannot_be_a_peer_does_not_wait() {
         scene.changed.notify_all();
     })
     .succeeds();
-    // Nor does one that lies where no death would be noticed.
+    // Nor does a condition wait in memory where no death would be noticed.
     let outside = Condition::default();
     outside.notify_all();
     let waited = outside.wait(scene.lock.lock().unwrap());
@@ -817,7 +817,7 @@ fn foreign_bytes() {
     }
 }
 
-/// Two levels given up, by the guard of either.
+/// A wait releases two levels, by the guard of either one.
 #[test]
 fn all_levels_are_given_up_and_taken_again() {
     let scene = scene();

@@ -188,7 +188,8 @@ fn manual_lets_everybody_through() {
     );
 }
 
-/// Set and reset at once: whoever waited before is through, as in CPython (bpo-8777).
+/// The event is set and immediately reset. All threads that waited before get through, as in
+/// CPython (bpo-8777).
 #[test]
 fn a_pulse_reaches_all_who_wait() {
     outlast::shared! {
@@ -235,7 +236,7 @@ fn a_pulse_reaches_all_who_wait() {
     );
 }
 
-/// One set lets exactly one through, whoever it is.
+/// One set lets exactly one waiter through.
 #[test]
 fn auto_lets_one_through_at_a_time() {
     const SETS: u32 = 200;
@@ -373,7 +374,7 @@ fn a_setter_that_is_killed_has_set() {
     }
 }
 
-/// A waiter that dies asleep keeps nobody else from being woken.
+/// A waiter that dies asleep keeps no other waiter from being woken.
 #[test]
 fn killed_waiters() {
     let shared = signals();
@@ -527,7 +528,7 @@ fn who_sets_learns_whether_somebody_slept() {
     for manual in [true, false] {
         let shared = event(if manual { Event::manual(false) } else { Event::auto(false) });
         let _watchdog = watch("who_sets_learns_whether_somebody_slept", &shared);
-        assert!(!shared.set(), "nobody is there");
+        assert!(!shared.set(), "there is no waiter");
         assert!(!shared.set(), "it was set");
         shared.reset();
         let child = fork_child(|| shared.wait().unwrap());
@@ -538,7 +539,7 @@ fn who_sets_learns_whether_somebody_slept() {
     }
 }
 
-/// Waits that begin, end by timeout and are served, all at once.
+/// Waits begin, time out and get signals, all at the same time.
 #[test]
 fn a_crowd_with_timeouts() {
     worlds(
@@ -551,8 +552,8 @@ fn a_crowd_with_timeouts() {
             if role == 0 {
                 for _ in 0..1_500 {
                     shared.auto.set();
-                    // Every signal is taken by somebody, though many look away at any moment.
-                    eventually("somebody takes it", || !shared.auto.is_set());
+                    // Many waiters time out at any moment, but one takes every signal.
+                    eventually("a waiter takes it", || !shared.auto.is_set());
                     if random.below(4) == 0 {
                         std::thread::sleep(random.micros(300));
                     }
@@ -602,8 +603,8 @@ mod with_pauses {
     use super::*;
     use outlast::hooks::{self, Action};
 
-    /// A setter that found nobody asleep goes on when others sleep: it does not take away what says
-    /// so, though the event is set once more.
+    /// A setter that found no sleeper continues when others sleep. It does not remove the mark that
+    /// says so, although the event is set once more.
     #[test]
     fn a_setter_that_is_late_hides_no_sleeper() {
         const SET: &str = "event: set, nobody was asleep";
@@ -630,13 +631,13 @@ mod with_pauses {
         let second = fork_child(|| event.wait().unwrap());
         second.until_waiting();
         std::thread::sleep(ms(30));
-        assert!(event.set(), "nobody was asleep");
+        assert!(event.set(), "no sleeper was woken");
         first.until_stopped();
         late.signal(libc::SIGCONT);
         late.succeeds();
         first.signal(libc::SIGCONT);
         shared.step.until(1);
-        assert!(event.set(), "nobody was woken");
+        assert!(event.set(), "no sleeper was woken");
         second.succeeds();
         first.kill9();
     }

@@ -73,7 +73,7 @@ fn as_many_members_as_cells() {
     assert!(start.latch.is_open());
 }
 
-/// Nobody passes before all have written.
+/// No waiter passes before all have written.
 #[test]
 fn all_before_any() {
     worlds(
@@ -126,8 +126,8 @@ fn killed_members() {
     }
 }
 
-/// One that has done its part, or ended by itself, is no loss... but one that ends without a word
-/// still owes.
+/// The death of a member that has done its part fails nothing, nor does a process that ends by
+/// itself. But a member that ends by itself still owes its counts.
 #[test]
 fn members_that_end() {
     let start = start(Latch::new(0));
@@ -142,7 +142,8 @@ fn members_that_end() {
     start.latch.wait().unwrap();
 }
 
-/// Members, and what nobody promised, in all worlds: nobody passes before all is done.
+/// Counts of members, and counts that no member promised, in all worlds. No waiter passes before
+/// all is done.
 #[test]
 fn members_everywhere() {
     worlds(
@@ -226,7 +227,7 @@ fn zero_and_huge() {
     assert_eq!(latch.remaining(), 0);
 
     let empty = self::start(Latch::new(0));
-    assert!(!empty.latch.is_open(), "nobody has done anything yet");
+    assert!(!empty.latch.is_open(), "no count has been made yet");
     drop(empty.latch.join(0).unwrap());
     assert!(empty.latch.is_open());
 }
@@ -280,7 +281,7 @@ fn signals_during_a_timeout() {
     child.succeeds();
 }
 
-/// A waiter that is killed takes nobody's wake with it.
+/// A waiter that is killed takes no other waiter's wake with it.
 #[test]
 fn killed_waiters() {
     for round in 0..20 {
@@ -302,7 +303,7 @@ fn killed_waiters() {
     }
 }
 
-/// What nobody has promised has no owner: a death changes nothing about it.
+/// Counts that no member has promised have no owner. A death changes nothing about them.
 #[test]
 fn killed_without_a_promise() {
     let start = start(Latch::new(2));
@@ -338,8 +339,8 @@ fn a_forgotten_promise() {
     }
 }
 
-/// A latch that has failed stays so, and says so to whoever comes; those who are at it still may
-/// count.
+/// A latch that has failed stays failed, and reports it to every newcomer. Its members can still
+/// count down.
 #[test]
 fn failed_for_good() {
     let start = start(Latch::new(1));
@@ -361,7 +362,7 @@ fn failed_for_good() {
     mine.count_down();
     mine.done();
     start.latch.count_down(1);
-    // Who has recovered it may say that it has failed before it strikes out what the dead one owed.
+    // A recoverer may fail the latch before it removes the counts that the dead member owed.
     common::eventually("nothing remains", || start.latch.remaining() == 0);
     assert!(!start.latch.is_open());
     assert_eq!(start.latch.wait(), Err(died));
@@ -447,8 +448,8 @@ fn a_copy_made_by_fork_is_inert() {
     start.latch.wait().unwrap();
 }
 
-/// Who counts down is a peer: if it is killed before it has opened the latch, somebody has to
-/// notice. (A peer has a thread more, that keeps watch.)
+/// A process that counts down becomes a peer first. If it is killed before it has opened the latch,
+/// its peers have to notice. (A peer has one more thread, the sentinel.)
 #[test]
 fn who_counts_is_known() {
     let start = start(Latch::new(1));
@@ -468,7 +469,7 @@ fn outside_of_shared_memory() {
     assert_eq!(latch.wait_timeout(ms(1)), Err(not_shared));
     assert_eq!(latch.wait(), Err(not_shared));
     assert_eq!(latch.join(1).unwrap_err(), not_shared);
-    latch.count_down(1); // nobody is needed for that
+    latch.count_down(1); // this needs no peer
     latch.wait().unwrap();
 }
 
@@ -504,7 +505,7 @@ fn arbitrary_bytes() {
         latch.count_down(1);
         latch.count_down(u32::MAX);
         drop(member);
-        // A death is mended in whatever is there.
+        // Recovery copes with any bytes.
         fork_child(|| core::mem::forget(latch.join(3))).succeeds();
         latch.wait_timeout(ms(1)).unwrap_or(());
     }

@@ -60,7 +60,7 @@ fn exclusion() {
                             }
                         },
                     };
-                    assert_eq!(shared.inside.swap(1, SeqCst), 0, "somebody else is inside");
+                    assert_eq!(shared.inside.swap(1, SeqCst), 0, "another thread is inside");
                     guard[0] += 1;
                     if random.below(8) == 0 {
                         busy(random.micros(20));
@@ -175,8 +175,8 @@ fn a_second_look_soon_after_the_first() {
     });
 }
 
-/// An owner finds nobody asleep. Before it says so, others fall asleep, who count on being found:
-/// it wakes them all.
+/// An owner finds no sleeper. Before it notes that, others fall asleep, and count on being woken.
+/// It wakes them all.
 #[cfg(all(not(outlast_pthread), outlast_hooks))]
 #[test]
 fn an_owner_that_disarms_the_word_wakes_everybody() {
@@ -208,7 +208,7 @@ fn an_owner_that_disarms_the_word_wakes_everybody() {
     owner.signal(libc::SIGCONT);
     owner.succeeds();
     sleepers.iter().for_each(Child::until_stopped);
-    drop(guard); // wakes nobody: the word is disarmed
+    drop(guard); // wakes no thread: the word is disarmed
     for sleeper in sleepers {
         sleeper.signal(libc::SIGCONT);
         sleeper.succeeds();
@@ -294,7 +294,7 @@ fn a_killed_owner_wakes_the_sleepers_one_after_the_other() {
         owner.kill9();
         sleepers.into_iter().for_each(common::Child::succeeds);
 
-        // It stays in doubt for everybody, until somebody declares it sound.
+        // It stays poisoned for all threads until one of them marks it consistent.
         let lock = &shared.lock;
         assert!(lock.is_poisoned());
         assert_eq!(lock.poison_cause(), Some(PoisonCause::OwnerDied));
@@ -372,7 +372,8 @@ fn killed_sleepers() {
             first.kill9();
             drop(guard);
         } else {
-            // The one that the release wakes is killed before, while or after it takes the lock.
+            // The waiter that the release wakes is killed before, while or after it acquires the
+            // lock.
             drop(guard);
             first.signal(libc::SIGKILL);
             assert!(matches!(first.wait(), common::KILLED | OK));
@@ -540,7 +541,7 @@ fn many() -> Shared<Many> {
     Shared::anonymous(Many { locks, step: AtomicU32::new(0) }).unwrap()
 }
 
-/// All orders in which four locks can be given up.
+/// All orders in which four locks can be released.
 #[test]
 fn nested_locks_in_any_order() {
     let shared = many();
@@ -616,7 +617,7 @@ fn a_thread_can_hold_a_thousand() {
                 assert!(lock.lock_timeout(ms(1)).is_err());
                 assert!(is_free(lock));
             }
-            // Any of them can be given up for another.
+            // Any of them can be replaced by another.
             for i in [0, n / 2, n - 1] {
                 drop(guards.remove(i));
                 assert!(is_free(&shared.locks[i]));
@@ -626,7 +627,7 @@ fn a_thread_can_hold_a_thousand() {
             // All others are still held.
             assert!(!shared.locks[..n].iter().step_by(37).any(is_free));
             shared.held.store(u32::try_from(n).unwrap(), SeqCst);
-            // Half the time they are given up in a random order, half of them.
+            // Half the time, half of them are released in a random order.
             let mut random = Random::new(1);
             for _ in 0..n / 2 {
                 drop(guards.swap_remove(random.index(guards.len())));
@@ -740,7 +741,7 @@ impl Foreign {
                 libc::pthread_mutexattr_setrobust(kind.as_mut_ptr(), libc::PTHREAD_MUTEX_ROBUST)
             };
             let mutex = core::ptr::from_ref(mutex).cast_mut();
-            // SAFETY: memory of a mutex that nobody uses yet, and initialised attributes.
+            // SAFETY: memory of a mutex that no thread uses yet, and initialised attributes.
             let r = unsafe { libc::pthread_mutex_init(mutex, kind.as_ptr()) };
             assert_eq!(r, 0);
         }
@@ -764,12 +765,12 @@ impl Foreign {
     }
 }
 
-/// Both kinds in one thread's list, taken and given up in random order, then a kill: exactly what
-/// was held is marked, of both kinds.
+/// A thread's list has locks of both kinds, acquired and released in random order. Then the thread
+/// is killed, and exactly the locks that it held are marked.
 ///
-/// Lazily locking, the newest lock of ours is known to the kernel only by the field that the C
-/// library uses as well, so its mutexes may be touched only while that is empty. Eagerly locking
-/// there is no such rule.
+/// With lazy locking, the kernel knows the newest lock of this crate only by the field that the C
+/// library uses as well. So mutexes of the C library may be used only while that field is empty.
+/// With eager locking there is no such rule.
 #[test]
 fn among_foreign_robust_mutexes() {
     for seed in 0..120 {
@@ -986,8 +987,8 @@ fn leads_into<T: Shareable>(entry: usize, shared: &T) -> bool {
     entry.wrapping_sub(core::ptr::from_ref(shared).addr()) < size_of::<T>()
 }
 
-/// A lock that was given up stays in the `pending` field of whoever had it for as long as there is
-/// that lock: later the kernel would take what comes to lie there for one.
+/// A released lock stays in the `pending` field of its last owner only as long as the lock exists.
+/// Later, the kernel would mistake other memory there for a lock.
 #[cfg(not(outlast_pthread))] // of how futexes are used
 #[test]
 fn what_threads_have_left_pending_goes_with_the_memory() {
@@ -1123,7 +1124,8 @@ fn bits_that_are_no_value() {
     }
 }
 
-/// The word of a lock holds what nobody writes: an error, neither a panic nor a hang.
+/// The word of a lock holds a value that no peer writes. The result is an error, neither a panic
+/// nor a hang.
 #[cfg(not(outlast_pthread))] // of how futexes are used
 #[test]
 fn a_word_that_is_damaged() {
@@ -1137,7 +1139,7 @@ fn a_word_that_is_damaged() {
     file.write_all_at(&0x3fff_ffff_u32.to_ne_bytes(), word_at).unwrap();
     assert!(matches!(shared.lock(), Err(LockError::Failed(Fault::Corrupt))));
     assert!(matches!(shared.try_lock(), Err(LockError::Failed(Fault::Corrupt))));
-    // An owner that does not exist is dead, for those who wait.
+    // To a waiter, an owner that does not exist is dead.
     file.write_all_at(&0x3fff_fff0_u32.to_ne_bytes(), word_at).unwrap();
     assert!(matches!(shared.try_lock(), Err(LockError::WouldBlock)));
     assert!(matches!(shared.lock_timeout(ms(5)), Err(LockError::OwnerDied(_))));

@@ -1,4 +1,4 @@
-//! `OnceCell` and `Once`: who makes the value, and what if that one dies.
+//! `OnceCell` and `Once`: which thread makes the value, and what happens if it dies.
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -182,7 +182,7 @@ fn bytes_that_are_no_value() {
     deed.colour.set(Colour::Green).unwrap();
     let at = std::ptr::from_ref(deed.colour.get().unwrap().unwrap()).cast::<u8>().cast_mut();
     #[expect(unsafe_code, reason = "writes what no peer would")]
-    // SAFETY: a byte of the segment, which nobody else is at.
+    // SAFETY: a byte of the segment, which no other thread uses.
     unsafe {
         at.write_volatile(9);
     }
@@ -194,7 +194,8 @@ fn bytes_that_are_no_value() {
     ));
 }
 
-/// Who waits for a value does so for as long as it was told, and no shorter; whoever makes it.
+/// A thread that waits for a value times out no earlier than it was told, whichever thread makes
+/// the value.
 #[test]
 fn timeouts_everywhere() {
     worlds(
@@ -234,7 +235,8 @@ fn timeouts_everywhere() {
     );
 }
 
-/// What the maker wrote elsewhere is seen by whoever sees the value; in all worlds, many times.
+/// A thread that sees the value also sees what its maker wrote elsewhere, in all worlds, many
+/// times.
 #[test]
 fn what_came_before_is_seen() {
     worlds(
@@ -317,7 +319,7 @@ fn signals_during_a_timeout() {
     child.succeeds();
 }
 
-/// A waiter that is killed, for the value or for the turn, takes nobody's wake with it.
+/// A waiter that is killed, for the value or for the turn, takes no other waiter's wake with it.
 #[test]
 fn killed_waiters() {
     for round in 0..20 {
@@ -384,7 +386,7 @@ fn kills_without_end() {
             assert!(matches!(victim.wait(), common::KILLED | common::OK));
         }
         makers.into_iter().for_each(common::Child::succeeds);
-        let &[a, b, c] = deed.value.get().unwrap().expect("somebody has made it");
+        let &[a, b, c] = deed.value.get().unwrap().expect("it has been made");
         assert!(a == b && b == c);
     }
 }
@@ -461,7 +463,7 @@ fn an_initialiser_that_forks() {
         .unwrap();
 }
 
-/// A turn inside a turn of the same cell is told; of another cell, it is taken.
+/// A turn inside a turn of the same cell is reported. A turn of another cell is taken.
 #[test]
 fn turns_in_turns() {
     let deed = deed();
@@ -487,7 +489,7 @@ fn outside_of_shared_memory() {
     assert_eq!(cell.wait_timeout(ms(1)), Ok(None));
     let made =
         std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| cell.get_or_init(|| 1).is_ok()));
-    assert!(made.is_err(), "nobody would notice the maker's death");
+    assert!(made.is_err(), "the maker's death would not be noticed");
 }
 
 /// Whatever the memory holds, calls that have a deadline end, and nothing panics.
@@ -519,8 +521,8 @@ fn arbitrary_bytes() {
         sane(deed.colour.wait_timeout(ms(1)));
         sane(deed.colour.wait_deadline(Instant::now()));
         core::hint::black_box(deed.colour.is_completed());
-        // With a word that nobody living owns, the turn comes as well. (A living owner is waited
-        // for.)
+        // The turn also comes with a word that no living thread owns. (A wait for a living owner
+        // goes on.)
         if cfg!(not(outlast_pthread)) {
             for word in [0, 1 << 30, 1 << 31, 3 << 30, (1 << 30) - 1, u32::MAX] {
                 common::scribble(&deed.colour, 0, &u32::to_ne_bytes(word));

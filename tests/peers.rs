@@ -65,8 +65,9 @@ fn at(cells: &[AtomicU8], id: u64) -> &AtomicU8 {
 // ------------------------------------------------------------------------------------- the control
 
 outlast::shared! {
-    /// Vyukov's ring, the best known of its kind: a place is claimed by moving `tail` or `head`,
-    /// which names nobody. Who dies between claim and commit stops it for good.
+    /// Vyukov's ring, the best known of its kind. A place is claimed by moving `tail` or `head`,
+    /// which does not name its owner. A process that dies between claim and commit stops the ring
+    /// for ever.
     struct Ring { places: [RingPlace; CAPACITY], tail: AtomicU64, head: AtomicU64 }
     struct RingPlace { turn: AtomicU64, id: AtomicU64 }
 }
@@ -295,7 +296,7 @@ impl Sailor<'_> {
         let inside = &self.ledger.inside;
         let mut guard = match storm.total.lock_timeout(common::PATIENCE) {
             Ok(guard) => {
-                assert_eq!(inside.load(SeqCst), 0, "somebody else is inside");
+                assert_eq!(inside.load(SeqCst), 0, "another thread is inside");
                 assert_eq!(guard[0], guard[1], "a death was not told");
                 guard
             }
@@ -404,7 +405,7 @@ impl Weather {
         Sailor { carrier, ledger, journal, random }.sail()
     }
 
-    /// Kills some, all at once, and writes down what they leave in doubt.
+    /// Kills some processes at the same time, and notes what they leave in doubt.
     fn strike(&mut self, slots: &[usize]) -> Result<(), String> {
         for &slot in slots {
             if let Some(child) = &self.crew[slot] {
@@ -427,8 +428,8 @@ impl Weather {
         Ok(())
     }
 
-    /// One round: deaths one by one, then many at once, then calm, in which the survivors alone get
-    /// everything back.
+    /// One round: deaths one by one, then many at the same time, then calm, in which the survivors
+    /// alone recover everything.
     fn round(&mut self, deaths: usize) -> Result<(), String> {
         let ledger = self.ledger;
         for cells in [&ledger.sent, &ledger.begun, &ledger.done] {
@@ -475,7 +476,7 @@ impl Weather {
         let mut alone = survivors == 0;
         while self.ledger.drained.load(SeqCst) < u32::try_from(survivors).expect("few") || alone {
             if let (Place::Handle(storm), true) = (&self.place, alone) {
-                // In the journal of one that is not there now.
+                // In the journal of a process that is not there now.
                 let journal = &self.ledger.journals[0];
                 let (carrier, random) = (Carrier::Ours(storm), Random::new(self.kills));
                 alone = !Sailor { carrier, ledger: self.ledger, journal, random }.drain();
@@ -520,7 +521,8 @@ impl Weather {
         Ok(())
     }
 
-    /// What the counter in the lock must say, give or take those who were killed over it.
+    /// What the counter in the lock must be, give or take the processes that were killed while they
+    /// changed it.
     fn judge(&self, storm: &Storm) {
         let alive: u64 = ledger_sum(self.ledger);
         let told = match storm.total.lock() {
@@ -568,7 +570,7 @@ fn println_kills(name: &str, kills: u64) {
 #[test]
 fn survivors_alone_notice_every_death() {
     let at = NonNull::from(common::plain_shared::<Memory>()).cast();
-    // SAFETY: shared with the children to come, never unmapped, used by nobody else.
+    // SAFETY: shared with the children to come, never unmapped, and used by no other code.
     let shared = unsafe { Options::new().create_in(at, MEMORY, storm()) }.unwrap();
     drop(shared); // from here on this process is no user
     let mut weather = Weather::new(Place::Memory(at, MEMORY), 1, common::PATIENCE);
@@ -593,7 +595,7 @@ fn a_parent_notices_every_death() {
     is_whole(&shared);
 }
 
-/// All slots and cells can be used.
+/// All slots and in-flight entries can be used.
 fn is_whole(storm: &Storm) {
     for lap in 0..3 {
         (0..CAPACITY as u64).for_each(|n| storm.queue.try_send(lap + n).unwrap());
@@ -631,7 +633,7 @@ outlast::shared! {
 /// A segment in memory of which this process is no user, with some messages in it.
 fn hold(messages: usize) -> (NonNull<u8>, &'static Tally) {
     let at = NonNull::from(common::plain_shared::<Memory>()).cast();
-    // SAFETY: shared with the children to come, never unmapped, used by nobody else.
+    // SAFETY: shared with the children to come, never unmapped, and used by no other code.
     let shared = unsafe { Options::new().create_in(at, MEMORY, Hold { queue: FixedQueue::new() }) };
     (0..messages as u64).for_each(|n| shared.as_ref().unwrap().queue.send(n).unwrap());
     (at, common::plain_shared())
@@ -647,7 +649,7 @@ fn user(at: NonNull<u8>, body: impl FnOnce(&Hold)) -> Child {
     })
 }
 
-/// Takes one message and keeps it for good.
+/// Receives one message, and keeps it until it is killed.
 fn keep_one(hold: &Hold, tally: &Tally) {
     core::mem::forget(hold.queue.recv_ack().unwrap());
     tally.ready.fetch_add(1, SeqCst);
@@ -719,7 +721,7 @@ fn many_deaths_in_one_instant() {
     ));
 }
 
-/// Some die as they arrive, at a random point of that, together with one that holds something.
+/// Some processes die while they attach, at a random point, together with one that holds a message.
 #[test]
 fn deaths_while_arriving() {
     let mut random = Random::new(6);
@@ -731,7 +733,7 @@ fn deaths_while_arriving() {
             hold.queue.send(u64::from(round)).unwrap();
             tally.ready.until(round + 1);
             tally.step.reach(3 * round + 2);
-            // What the holder kept comes back to this one, who has slept meanwhile.
+            // The message of the holder comes back to this process, which has slept meanwhile.
             let back = hold.queue.recv_ack().unwrap();
             assert_eq!((*back, back.attempts()), (u64::from(round), 1));
             back.ack().unwrap();
@@ -772,8 +774,8 @@ fn a_stopped_peer_hides_no_death() {
     }
 }
 
-/// Neither does one that is stopped at that very moment, when it may be the one whom the kernel has
-/// woken.
+/// Neither does a peer that is stopped at that very moment, when it may be the one that the kernel
+/// has woken.
 #[test]
 fn a_peer_that_is_just_being_stopped_hides_no_death() {
     for order in ORDERS {
@@ -842,8 +844,8 @@ fn one_dies_one_is_stopped(order: [usize; 3], stop: impl FnOnce(&Child)) {
     survives.succeeds();
 }
 
-/// A process that becomes another program has left all the same: nobody would ever give back what
-/// it held.
+/// A process that executes another program has left all the same: otherwise what it held would
+/// never come back.
 #[test]
 fn exec_is_an_end() {
     let (at, tally) = hold(1);

@@ -1,4 +1,4 @@
-//! Pools of worker processes: each task is done or reported, once, whoever is killed.
+//! Pools of worker processes: each task is done or reported once, whichever process is killed.
 #![cfg(not(outlast_loom))]
 mod runner;
 
@@ -620,7 +620,7 @@ fn a_dropped_task_is_cancelled() {
     assert_eq!(pool.stats().unfinished, 1);
     drop(running.cancel_on_drop(true));
     eventually("both are cancelled", || pool.stats().unfinished == 0);
-    // One that is done is left alone, and so is one that is not to be cancelled.
+    // A task that is done is left alone, and so is a task that is not to be cancelled.
     let task = pool.submit(double, 4).cancel_on_drop(true);
     task.wait();
     drop((task, pool.submit(double, 4), pool.submit(sleeps, 1).cancel_on_drop(false)));
@@ -681,7 +681,7 @@ fn the_number_of_workers_changes() {
     std::thread::sleep(ms(100));
     let stats = pool.stats();
     assert_eq!((stats.workers, stats.lost, stats.replaced), (2, 0, 0));
-    // One that dies is replaced; what waits at one that retires is done by others.
+    // A worker that dies is replaced. Others do the tasks that wait at a worker that retires.
     pool.pids().into_iter().for_each(kill);
     eventually("they are replaced", || pool.stats().lost == 2 && pool.stats().workers == 2);
     let tasks: Vec<_> = (0..200).map(|x| pool.submit(double, x)).collect();
@@ -956,7 +956,7 @@ fn large_values() {
     let expected: Vec<u64> = large(sixteen).into_iter().rev().collect();
     assert!(pool.apply(reversed, large(sixteen)).unwrap() == expected);
     let tasks: Vec<_> = (0..8).map(|_| pool.submit(reversed, large(sixteen / 16))).collect();
-    // As above: nobody takes the results for a while.
+    // As above: the results are not received for a while.
     tasks.iter().for_each(|task| task.wait());
     for task in tasks {
         assert_eq!(task.join().unwrap().len() as u64, sixteen / 16);
@@ -1590,8 +1590,8 @@ fn parent(pid: u32) -> Option<u32> {
     stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// With the fork server, all workers die at once, and the next fork server is the program started
-/// once more.
+/// All workers die together with the fork server. The next fork server is a new process of the
+/// program.
 fn random_kills_of_fork_servers() {
     let pool = Pool::builder().workers(3).retries(1_000).build().unwrap();
     let over = AtomicBool::new(false);
@@ -1704,7 +1704,7 @@ fn full_rings() {
     assert_eq!(pool.stats().lost, 0);
 }
 
-/// More than the rings hold, while nobody waits for a result.
+/// More results than the rings hold, while no thread waits for one.
 fn results_that_nobody_wants() {
     fn gives(last: bool) -> String {
         if last {
@@ -1940,7 +1940,7 @@ fn a_task_that_forks() {
     assert_eq!(pool.stats().lost, 0);
 }
 
-/// A panic that an earlier task caught is not the one that is told.
+/// A panic that an earlier task caught is not the one that is reported.
 fn the_panic_that_is_told() {
     fn catches((): ()) {
         std::panic::catch_unwind(|| panic!("caught")).unwrap_err();

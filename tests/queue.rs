@@ -878,8 +878,8 @@ fn closing_wakes_everybody() {
     }
 }
 
-/// A message that `send` said it had sent is received before `Closed`, and one that it gave back
-/// never is.
+/// A message that `send` has sent is received before `Closed`. One that `send` gave back is never
+/// received.
 #[test]
 fn closing_loses_nothing() {
     outlast::shared! {
@@ -1015,8 +1015,8 @@ fn in_flight_has_a_limit() {
     assert_eq!(queue.join_timeout(Duration::ZERO), Ok(true));
 }
 
-/// All that can be in flight comes back at once: whoever takes one again needs no further cell for
-/// it.
+/// All messages that can be in flight come back at the same time. A receiver that gets one again
+/// needs no further entry for it.
 #[test]
 fn all_in_flight_come_back() {
     let queue = numbers(IN_FLIGHT + 8);
@@ -1110,8 +1110,8 @@ fn victim(shared: &Shared<Plot>, body: impl FnOnce(&Queue<u64>)) -> Child {
     victim
 }
 
-/// What becomes of the attempts when a process that holds a delivery ends in this or that way.
-/// Nobody opens the segment afterwards: those who are there notice.
+/// How the attempts change when a process that holds a delivery ends, in several ways. No process
+/// opens the segment afterwards: the peers that are there notice.
 #[test]
 fn attempts_after_an_end() {
     let kinds = [
@@ -1289,7 +1289,7 @@ fn killed_with_references() {
     is_whole(&shared.queue);
 }
 
-/// A message that came back, taken in its cell, and its taker killed as well.
+/// A message that came back is delivered in its entry, and its receiver is killed as well.
 #[test]
 fn killed_with_a_reference_to_what_came_back() {
     let shared = plot();
@@ -1357,7 +1357,7 @@ fn killed_while_asleep() {
         assert_eq!(shared.queue.recv(), Ok(0));
         lives.succeeds();
         assert_eq!(shared.queue.drain(), [0, 0, 0, 2]);
-        // And with those who wait for a join.
+        // The same with threads that wait in `join`.
         shared.queue.send(1).unwrap();
         let joiners = [0, 1].map(|_| fork_child(|| shared.queue.join().unwrap()));
         joiners.iter().for_each(Child::until_waiting);
@@ -1369,8 +1369,8 @@ fn killed_while_asleep() {
     is_whole(&shared.queue);
 }
 
-/// The one that is woken for a message is killed at about that time: the message goes to the other
-/// sleeper, or is gone with the first if that had it already.
+/// The receiver that is woken for a message is killed at about that time. The message goes to the
+/// other sleeper, or is gone if the first one had received it already.
 #[test]
 fn killed_as_it_is_woken() {
     let shared = plot();
@@ -1519,8 +1519,8 @@ fn bits_that_are_no_value() {
     }
 }
 
-/// A signal handler ends neither wait, of one that receives or of one that sends, and neither takes
-/// a processor's time.
+/// A signal handler ends no wait, neither of a receiver nor of a sender. A waiting thread uses no
+/// CPU time.
 #[test]
 fn waiters_sleep_on() {
     let (jobs, step) = (numbers(1), Shared::anonymous(AtomicU32::new(0)).unwrap());
@@ -1573,8 +1573,8 @@ fn spoil<T: ?Sized + outlast::Shareable + Sync + 'static>(shared: &Shared<T>, go
     file.write_all_at(&[9], at + 8).unwrap();
 }
 
-/// An iterator cannot report a message that is no value. One that does not wait leaves it to a verb
-/// that can; one that waits ends behind it, so that a further loop gets on.
+/// An iterator cannot report a message that is no value. An iterator that does not wait leaves the
+/// message to a verb that can. One that waits ends behind the message, so a further loop continues.
 #[test]
 fn iterators_end_at_what_is_no_value() {
     const CORRUPT: Fault = Fault::Corrupt;
@@ -1630,14 +1630,14 @@ fn iterators_end_at_what_is_no_value() {
     assert_eq!(receiver.into_iter().next(), Some((1, Coin::Head)));
 }
 
-/// What a delivery gives was checked, whatever comes to lie in its cell.
+/// A delivery returns a value that was checked, whatever is written to its entry later.
 #[test]
 fn a_delivery_gives_what_was_checked() {
     let queue = Shared::<Queue<Coin>>::with_capacity(8).unwrap();
     let _watchdog = watch("a_delivery_gives_what_was_checked", &queue);
     queue.send(Coin::Tail).unwrap();
     let delivery = queue.recv_ack().unwrap();
-    // The cell's word is in the lowest four bits 2, as that of a full slot; its owner is a process.
+    // The lowest four bits of the entry's word are 2, as of a full slot. Its owner is a process.
     use std::os::unix::fs::FileExt as _;
     let file = std::fs::File::from(queue.try_clone_fd().unwrap());
     let len = file.metadata().unwrap().len();

@@ -238,7 +238,7 @@ fn exclusion() {
                 let mut random = Random::new(role as u64);
                 for _ in 0..ROUNDS {
                     let outer = shared.lock.lock().unwrap();
-                    assert_eq!(shared.inside.swap(1, SeqCst), 0, "somebody else is inside");
+                    assert_eq!(shared.inside.swap(1, SeqCst), 0, "another thread is inside");
                     let deep = random.below(4);
                     let levels: Vec<_> = (0..deep).map(|_| shared.lock.lock().unwrap()).collect();
                     assert_eq!(u64::from(outer.depth()), deep + 1);

@@ -1,8 +1,7 @@
-//! The rendezvous of peers: what those who arrive, sleep, recover and leave do to each other at the
-//! worst moment.
+//! How peers that attach, sleep, recover and leave affect each other at the worst moment.
 //!
-//! Each test stops, naps or kills a process at a named point of the source, and fails if the step
-//! that this is about is left out. No second look hides that: they are off in this build.
+//! Each test stops, delays or kills a process at a named point of the source, and fails if the step
+//! that it is about is left out. Second looks would hide that, and are off in this build.
 //!
 //! Built under `RUSTFLAGS='--cfg outlast_hooks'` only.
 #![cfg(all(outlast_hooks, not(outlast_pthread), not(outlast_loom)))]
@@ -40,7 +39,7 @@ impl Scene {
         let _watchdog = common::watch_with(name, move || format!("{tally:?}"));
         let scene = Scene { memory, tally, _watchdog };
         let value = Hold { queue: FixedQueue::new() };
-        // SAFETY: shared with the children to come, never unmapped, used by nobody else.
+        // SAFETY: shared with the children to come, never unmapped, and used by no other code.
         let shared = unsafe { Options::new().create_in(scene.at(), MEMORY, value) }.unwrap();
         (0..messages).for_each(|n| shared.queue.send(n).unwrap());
         scene
@@ -76,7 +75,7 @@ impl Scene {
         idle
     }
 
-    /// Takes one message and keeps it for good.
+    /// Receives one message, and keeps it until it is killed.
     fn keep_one(&self, hold: &Hold) {
         core::mem::forget(hold.queue.recv_ack().unwrap());
         self.tally.ready.fetch_add(1, SeqCst);
@@ -183,7 +182,7 @@ fn the_threads_of_a_dead_process_are_awaited() {
     survives.kill9();
 }
 
-/// Meanwhile other deaths are mended.
+/// Meanwhile peers recover from other deaths.
 #[test]
 fn a_slow_death_holds_up_no_other() {
     let scene = Scene::new("a_slow_death_holds_up_no_other", 2);
@@ -262,7 +261,7 @@ fn a_thread_that_is_stopped_as_it_registers_holds_up_nothing() {
     });
 }
 
-/// Who comes late to a recovery finds another process in the slot.
+/// A peer that is late for a recovery finds another process in the slot.
 #[test]
 fn a_slot_taken_again_is_another_process() {
     let scene = Scene::new("a_slot_taken_again_is_another_process", 2);
@@ -315,8 +314,8 @@ fn an_arrival_between_look_and_sleep_is_not_missed() {
     survives.kill9();
 }
 
-/// A process dies after the only other sentinel has looked for the dead, and before it chooses whom
-/// to watch.
+/// A process dies after the only other sentinel has looked for dead peers, and before that sentinel
+/// chooses which peer to watch.
 #[test]
 fn a_death_between_two_looks_is_not_missed() {
     let scene = Scene::new("a_death_between_two_looks_is_not_missed", 1);
@@ -411,7 +410,7 @@ fn a_death_between_two_recoveries_is_heard() {
         sleep_for_ever();
     });
     scene.tally.ready.until(1);
-    // This one watches over the one that recovers, and hears nothing.
+    // This process watches the one that recovers, and learns nothing.
     let deaf = scene.idle();
     stop(&deaf);
     stop(&second);
@@ -430,8 +429,8 @@ fn a_death_between_two_recoveries_is_heard() {
     deaf.kill9();
 }
 
-/// A sentinel that is about to take the control lock can ring for nobody, so it wakes the others
-/// before.
+/// A sentinel that is about to acquire the control lock cannot watch over any peer then. So it
+/// wakes the others before.
 #[test]
 fn a_death_while_recovering_is_heard() {
     let scene = Scene::new("a_death_while_recovering_is_heard", 1);
@@ -466,7 +465,8 @@ fn a_death_while_recovering_is_heard() {
     deaf.kill9();
 }
 
-/// Who recovers is killed when all is mended, and the slot is not free yet: it is done again.
+/// The recoverer is killed when all is recovered, and the slot is not free yet. Recovery is done
+/// again.
 #[test]
 fn a_recovery_is_taken_up_again() {
     let scene = Scene::new("a_recovery_is_taken_up_again", 1);

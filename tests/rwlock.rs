@@ -61,7 +61,7 @@ fn can_read<T: outlast::Plain>(lock: &RwLock<T>) -> bool {
     elsewhere(|| !matches!(lock.try_read(), Err(LockError::WouldBlock)))
 }
 
-/// Whoever has the lock dies. To be called in a child.
+/// Ends the calling child, with all that it holds.
 fn hold(shared: &Pair, step: u32) -> ! {
     shared.step.reach(step);
     sleep_for_ever()
@@ -426,7 +426,7 @@ fn every_sleeper_is_woken() {
     assert_eq!(shared.lock.read().unwrap()[0], 15 * 3);
 }
 
-/// Readers asleep behind a writer that waits for a reader and then gives up: they are let in.
+/// Readers sleep behind a writer that waits for a reader and then times out. They are let in.
 #[test]
 fn a_writer_that_gives_up_lets_the_readers_in() {
     let shared = pair();
@@ -547,7 +547,7 @@ fn a_dead_writer_poisons() {
         writer.kill9();
         sleepers.into_iter().for_each(Child::succeeds);
 
-        // It stays in doubt for everybody, until somebody declares it sound.
+        // It stays poisoned for all threads until one of them marks it consistent.
         let lock = &shared.lock;
         assert!(lock.is_poisoned());
         assert_eq!(lock.poison_cause(), Some(PoisonCause::OwnerDied));
@@ -615,7 +615,7 @@ fn deaths_in_a_row() {
 fn levels_of_a_dead_reader_are_forgotten() {
     let shared = pair();
     let _watchdog = watch("levels_of_a_dead_reader", &shared);
-    // So many threads own each slot in turn, the one that this thread prefers included.
+    // This many threads own each slot in turn, also the one that this thread prefers.
     for _ in 0..256 {
         elsewhere(|| {
             std::mem::forget(shared.lock.read().unwrap());
@@ -627,8 +627,8 @@ fn levels_of_a_dead_reader_are_forgotten() {
     assert_eq!(shared.lock.poison_cause(), None);
 }
 
-/// A writer that waits for readers has not touched the value, and whoever waits for the writer word
-/// neither.
+/// A writer that waits for readers has not touched the value. Neither has a thread that waits for
+/// the writer word.
 #[test]
 fn a_dead_waiter_leaves_nothing_behind() {
     let shared = pair();
@@ -689,8 +689,8 @@ fn a_thread_that_ends_with_the_lock_is_a_death() {
 }
 
 /// Readers and writers are killed in the middle of their work, all the time. The value is two
-/// numbers that are equal and grow by one with every change; a change that was broken off is told,
-/// and mended by whoever writes next.
+/// numbers that are equal and grow by one with every change. The lock reports a change that was
+/// interrupted, and the next writer repairs the value.
 #[test]
 fn storms_with_kills() {
     const LIVES: u64 = 120;
@@ -709,7 +709,7 @@ fn storms_with_kills() {
                 };
                 let first = guard[0];
                 busy(random.micros(15));
-                assert_eq!(guard[1], first, "torn, and nobody said so");
+                assert_eq!(guard[1], first, "half changed, and not poisoned");
                 if random.below(8) == 0 {
                     drop(lock.read_timeout(common::PATIENCE));
                 }
@@ -727,7 +727,7 @@ fn storms_with_kills() {
                 }
                 Err(error) => panic!("{error}"),
             };
-            assert_eq!(guard[0], guard[1], "torn, and nobody said so");
+            assert_eq!(guard[0], guard[1], "half changed, and not poisoned");
             guard[0] += 1;
             core::sync::atomic::compiler_fence(SeqCst);
             if random.below(4) == 0 {
@@ -807,7 +807,7 @@ fn a_panic_of_a_writer_poisons() {
     writer.kill9();
     WriteGuard::mark_consistent(&mut write_from_the_dead(lock));
     assert_eq!(lock.poison_cause(), None);
-    // Who goes on reading as it panics, has written before.
+    // A thread that reads on while it panics has written before.
     struct Last<'a>(Option<WriteGuard<'a, [u64; 2]>>);
     impl Drop for Last<'_> {
         fn drop(&mut self) {
@@ -843,7 +843,7 @@ fn reading_again() {
     let lock = &shared.lock;
     for first_out in [0, 1, 2] {
         let mut guards = Vec::from([(); 3].map(|()| lock.read().unwrap()));
-        // In at once although a writer waits.
+        // Gets in immediately, although a writer waits.
         let writer = fork_child(|| {
             Spin::Never.set();
             lock.write().unwrap()[0] += 1;
@@ -891,9 +891,9 @@ fn reading_again_through_another_mapping() {
     }
 }
 
-/// A thread tries the lock again through another mapping, and gives up what it has in the order of
-/// taking. Another process takes the lock and one more. The thread dies: the kernel still finds
-/// everything else that it held.
+/// A thread tries the lock again through another mapping, and releases what it holds in the order
+/// in which it acquired it. Another process acquires the lock and one more. The thread dies, and
+/// the kernel still finds all else that the thread held.
 #[test]
 fn attempts_through_another_mapping_lose_no_other_lock() {
     outlast::shared! {
@@ -939,7 +939,7 @@ fn from_reading_to_writing_there_is_no_way() {
         assert!(matches!(lock.write_timeout(ms(1)), Err(LockError::WouldDeadlock)));
         assert!(matches!(lock.write_deadline(Instant::now()), Err(LockError::WouldDeadlock)));
     };
-    // A reader, two readers of whom both want to write, and a reader behind whom a writer waits.
+    // A reader, two readers that both want to write, and a reader behind which a writer waits.
     let guard = shared.lock.read().unwrap();
     refused(&shared.lock);
     refused(&other.lock);
@@ -999,7 +999,7 @@ fn from_writing_to_reading() {
     drop(guard);
     sleepers.into_iter().for_each(Child::succeeds);
     assert_eq!(shared.lock.read().unwrap()[0], 4);
-    // Who dies as a reader changes nothing, whatever it was before.
+    // The death of a reader changes nothing, whatever the reader was before.
     let child = fork_child(|| {
         core::mem::forget(WriteGuard::downgrade(shared.lock.write().unwrap()));
         hold(&shared, 2);
@@ -1009,7 +1009,7 @@ fn from_writing_to_reading() {
     drop(shared.lock.write().unwrap());
 }
 
-/// Locks of both kinds in one thread, given up in all orders.
+/// Locks of both kinds in one thread, released in all orders.
 #[test]
 fn several_locks_in_any_order() {
     outlast::shared! {
@@ -1127,7 +1127,7 @@ fn eagerly() {
 
 // ------------------------------------------------------------------------ more readers than slots
 
-/// Lets so many threads read at once, and then runs `inside` beside them.
+/// Lets this many threads read at the same time, and then runs `inside` beside them.
 fn beside_readers(shared: &Shared<Pair>, readers: usize, inside: impl FnOnce()) {
     let over = AtomicBool::new(false);
     let before = shared.together.load(SeqCst);
@@ -1154,8 +1154,8 @@ fn more_readers_than_slots() {
         let shared = pair();
         let _watchdog = watch("more_readers_than_slots", &shared);
         let lock = &shared.lock;
-        // One more than there are slots, all inside at once: `beside_readers` would wait for ever
-        // otherwise.
+        // One more reader than there are slots, all inside at the same time. Otherwise
+        // `beside_readers` would wait for ever.
         beside_readers(&shared, SLOTS + 1, || {
             assert!(matches!(lock.try_read(), Err(LockError::WouldBlock)));
             assert!(matches!(lock.read_timeout(ms(30)), Err(LockError::TimedOut(_))));
@@ -1168,7 +1168,7 @@ fn more_readers_than_slots() {
             assert!(!can_read(lock));
             drop(first);
             assert!(!can_read(lock));
-            // Whoever comes later waits for it, and is let in one after the other.
+            // Later readers wait for it, and are let in one after the other.
             let late = [(); 2].map(|()| {
                 fork_child(|| {
                     drop(shared.lock.read().unwrap());
@@ -1424,7 +1424,8 @@ fn bits_that_are_no_value() {
     }
 }
 
-/// Every word holds what nobody writes: an error at worst, neither a panic nor a hang.
+/// Every word holds a value that no peer writes. The result is an error at worst, neither a panic
+/// nor a hang.
 #[cfg(all(not(outlast_pthread), not(outlast_hooks)))] // a later look finds owners that do not exist
 #[test]
 fn words_that_are_damaged() {
@@ -1453,7 +1454,7 @@ fn words_that_are_damaged() {
     slots.clone().for_each(|slot| write(slot, nobody));
     assert_eq!(*lock.read().unwrap(), 5);
     assert!(matches!(lock.try_write(), Err(LockError::WouldBlock)));
-    // At its end a wait finds out about one owner, the one that it has slept for.
+    // When it times out, a wait asks about one owner: the one for which it has slept.
     assert!(matches!(lock.write_timeout(ms(5)), Err(LockError::TimedOut(_))));
     assert_eq!(*lock.write().unwrap(), 5);
     // Any bytes at all.

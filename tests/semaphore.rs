@@ -1,5 +1,5 @@
-//! `Semaphore`: counting, bounds, many at once, in threads and processes, with deaths, signals and
-//! timeouts.
+//! `Semaphore` and `OwnedSemaphore`: counts, bounds, several permits at a time, in threads and
+//! processes, with deaths, signals and timeouts.
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -40,7 +40,7 @@ fn alone() {
     assert_eq!(sem.available(), 1);
     b.forget();
     assert_eq!(sem.available(), 1);
-    sem.release(4).unwrap(); // whoever likes may, as often as they like
+    sem.release(4).unwrap(); // any thread may release, any number of times
     assert_eq!(sem.available(), 5);
     let all = sem.acquire_many(5).unwrap();
     assert!(sem.try_acquire_many(1).is_none());
@@ -59,7 +59,7 @@ fn bounds() {
     assert_eq!(sem.release(2), Err(ReleaseError), "all or nothing");
     assert_eq!(sem.available(), 1);
     sem.release(1).unwrap();
-    drop(permit); // somebody has released it before: there is no room, and no panic
+    drop(permit); // there is no room, since the permit was released before: no panic
     assert_eq!(sem.available(), 2);
     let large = semaphore(Semaphore::new(MAX_PERMITS));
     assert_eq!(large.release(1), Err(ReleaseError));
@@ -140,7 +140,7 @@ impl Rim {
         self.note(self.seats.available() <= 3);
     }
 
-    /// Judged in the end: who stops here would be waited for.
+    /// Judged at the end: other roles would wait for one that stops here.
     fn note(&self, is_right: bool) {
         self.wrong.fetch_add(u32::from(!is_right), SeqCst);
     }
@@ -153,8 +153,8 @@ fn rim() -> Shared<Rim> {
     Shared::anonymous(Rim { seats, start, made, taken, refused, wrong }).unwrap()
 }
 
-/// All release at once, more than there is room for: as many permits are made as there is room for,
-/// and the others are told.
+/// All release at the same time, more permits than there is room for. As many are made as there is
+/// room for, and the other releases fail.
 #[test]
 fn releasers_race_at_the_ceiling() {
     const ROUNDS: u32 = 200;
@@ -207,7 +207,7 @@ fn releasers_and_takers_race_at_the_ceiling() {
         rim,
         |rim, i| {
             rim.start.wait().unwrap();
-            // Also until somebody has met the ceiling, which under load may take a while.
+            // Also until a release has failed, which may take a while on a busy machine.
             while rim.made.load(SeqCst) < MADE || rim.refused.load(SeqCst) == 0 {
                 if i < 4 {
                     rim.release(1);
@@ -216,7 +216,7 @@ fn releasers_and_takers_race_at_the_ceiling() {
                     rim.taken.fetch_add(1, SeqCst);
                     continue;
                 }
-                std::thread::yield_now(); // to those who take, or release
+                std::thread::yield_now(); // lets the others acquire or release
             }
         },
         |rim| {
@@ -253,7 +253,7 @@ fn as_many_as_released_get_through() {
     );
 }
 
-/// One that waits for many does not swallow the wake of one that waits for few.
+/// A thread that waits for many permits does not use up the wake of a thread that waits for few.
 #[test]
 fn large_waiters_let_small_ones_through() {
     let room = room(Semaphore::new(0));
@@ -348,8 +348,8 @@ fn a_waiter_sleeps_on() {
     child.succeeds();
 }
 
-/// Who releases to sleepers is a peer before that: if it is killed before it has woken them,
-/// somebody has to notice. (A peer has a thread more, that keeps watch.)
+/// A process that releases to sleepers becomes a peer first. If it is killed before it has woken
+/// them, its peers have to notice. (A peer has one more thread, the sentinel.)
 #[test]
 fn a_releaser_is_known() {
     let room = room(Semaphore::new(0));
@@ -368,7 +368,7 @@ fn a_releaser_is_known() {
 #[test]
 fn outside_of_shared_memory() {
     let sem = Semaphore::new(1);
-    drop(sem.acquire().unwrap()); // nobody is needed for that
+    drop(sem.acquire().unwrap()); // this needs no peer
     let held = sem.acquire().unwrap();
     assert_eq!(sem.acquire_timeout(ms(1)).unwrap_err(), Fault::NotShared);
     drop(held);
@@ -465,7 +465,7 @@ fn owned_no_more_than_permits() {
     );
 }
 
-/// Permits of the killed come back, and those who wait for them get them.
+/// Permits of killed processes come back, and waiting processes get them.
 #[test]
 fn owned_permits_come_back() {
     let hall = hall(2);
@@ -487,8 +487,8 @@ fn owned_permits_come_back() {
     }
 }
 
-/// CPython's `test_try_acquire_contended`: no more get in than there are permits, whoever tries
-/// without waiting.
+/// CPython's `test_try_acquire_contended`: of many that try without waiting, only as many succeed
+/// as there are permits.
 #[test]
 fn owned_try_contended() {
     worlds(
@@ -557,7 +557,8 @@ fn owned_timeouts_everywhere() {
             let seats = &hall.seats;
             let past = Instant::now().checked_sub(ms(5)).unwrap();
             if i == 0 {
-                // What is there is taken, even too late. (Nobody else is at it yet.)
+                // An available permit is acquired even past the deadline. (No other thread competes
+                // yet.)
                 drop(seats.acquire_deadline(past).unwrap().unwrap());
                 drop(seats.acquire_timeout(AT_ONCE).unwrap().unwrap());
                 drop(seats.acquire_many_timeout(2, AT_ONCE).unwrap().unwrap());
@@ -733,7 +734,7 @@ fn owned_kills_without_end() {
             assert!(matches!(victim.wait(), common::KILLED | common::OK));
         }
         visitors.into_iter().for_each(common::Child::succeeds);
-        // The kernel has told of the deaths by now, and somebody mends them.
+        // The kernel has reported the deaths by now, and a peer recovers from them.
         let all = hall.seats.acquire_many_timeout(2, common::PATIENCE).unwrap();
         assert_eq!(all.map(|all| all.count()), Some(2));
     }
@@ -786,8 +787,8 @@ fn owned_copies_made_by_fork() {
     assert_eq!(hall.seats.available(), 3);
 }
 
-/// A permit is given back only to its owner: once the cell is another's, nothing of that one's is
-/// taken.
+/// A permit is given back only by its owner. Once the cell belongs to another process, nothing is
+/// taken from that process.
 #[test]
 fn owned_permits_of_a_lost_cell() {
     let hall = hall(3);
@@ -810,7 +811,7 @@ fn owned_permits_of_a_lost_cell() {
     assert_eq!(hall.seats.available(), 1);
 }
 
-/// One that is stopped in the midst of taking permits keeps nobody longer than they want to wait.
+/// A process that is stopped while it acquires permits keeps no other one longer than its timeout.
 #[test]
 #[cfg(not(outlast_pthread))] // which has its word first, in which the owner's thread id stands
 fn owned_by_one_that_is_stopped() {
@@ -876,7 +877,7 @@ fn owned_arbitrary_bytes() {
         };
         try_all();
         drop(permit);
-        // A death is mended in whatever is there.
+        // Recovery copes with any bytes.
         fork_child(|| core::mem::forget(seats.acquire_timeout(ms(1)))).succeeds();
         try_all();
     }

@@ -1,4 +1,4 @@
-//! `Shared`: how segments are born, handed on, refused, kept and given up.
+//! `Shared`: how segments are created, handed on, refused, kept and left.
 #![cfg(not(outlast_loom))]
 #![expect(unsafe_code, reason = "descriptors over sockets, other users, memory of the caller's")]
 mod common;
@@ -102,7 +102,7 @@ fn anonymous() {
     other.work();
     assert_eq!(*other.till.lock().unwrap(), 6);
     assert!(other.fd().is_some());
-    // It is sealed: nobody can shorten it under us.
+    // It is sealed: no process can shorten it while it is mapped.
     let file = File::from(other.try_clone_fd().unwrap());
     assert!(file.set_len(0).is_err());
     assert!(file.set_len(1 << 30).is_err());
@@ -170,7 +170,7 @@ fn initialisers_that_take_locks() {
             })
         };
         for _ in 0..3 {
-            // It panics: with locks that it has forgotten, and with locks that it gives up as it
+            // It panics: with locks that it has forgotten, and with locks that it releases as it
             // unwinds.
             for made in fail(&|locks| {
                 forget_all(locks);
@@ -189,7 +189,7 @@ fn initialisers_that_take_locks() {
                 assert!(matches!(made, Ok(Err(OpenError::LeftLocked))), "{made:?}");
             }
         }
-        // Somebody else takes the name meanwhile.
+        // Another process takes the name meanwhile.
         for forgets in [false, true] {
             let mut first = None;
             let made = Options::new().create_with(&name.0, |locks: &Locks| {
@@ -242,7 +242,7 @@ fn named() {
         let third = Shared::open_or_create(&name.0, || -> Office { panic!("it exists") }).unwrap();
         third.work();
         assert_eq!(*shared.till.lock().unwrap(), 6);
-        // For nobody else's eyes.
+        // No other user can read it.
         assert_eq!(fs::metadata(name.path()).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(directory()).unwrap().permissions().mode() & 0o777, 0o700);
         // It stays as long as one of them does, and not longer.
@@ -348,7 +348,7 @@ fn parts_keep_the_whole() {
         });
         assert_eq!(other.inbox.recv(), Ok(7));
         sender.join().unwrap();
-        // A part is no file: not even one that begins where the whole does.
+        // A part is no file, not even a part that begins where the whole segment begins.
         assert!(inbox.fd().is_none() && again.fd().is_none());
         assert_eq!(inbox.try_clone_fd().unwrap_err().kind(), io::ErrorKind::Unsupported);
         let started = std::process::Command::new("true").share("inbox", &inbox).status();
@@ -454,7 +454,7 @@ fn memory_of_the_callers() {
 }
 
 impl Office {
-    /// Takes a message, and keeps it for good.
+    /// Receives a message, and keeps it until it is killed.
     fn work_with_delivery(&self) {
         core::mem::forget(self.inbox.recv_ack().unwrap());
         self.step.reach(1);
@@ -467,7 +467,7 @@ fn memory_that_does_not_fit() {
     let memory = borrowed(1 << 20);
     let at = |offset: usize| start(&memory).map_addr(|at| at.checked_add(offset).unwrap());
     let create = |offset: usize, len: usize| {
-        // SAFETY: inside the mapping; nobody else uses it.
+        // SAFETY: inside the mapping, and no other thread uses it.
         unsafe { Options::new().create_in(at(offset), len, Office::new()) }
     };
     let open = |offset: usize, len: usize| {
@@ -562,7 +562,7 @@ fn the_same_memory_twice() {
         });
         told.recv().unwrap();
         drop(first);
-        // Somebody comes, perhaps into the slot that has become free, and dies.
+        // Another process comes, perhaps into the slot that has become free, and dies.
         let child = fork_child(|| {
             // SAFETY: the mapping was inherited by the fork.
             let own = unsafe { Shared::<Office>::open_in(start(&memory), memory.len()) }.unwrap();
@@ -610,7 +610,7 @@ fn by_fork_to_children_and_theirs() {
     assert_eq!(*shared.till.lock().unwrap(), 2 * 10);
 }
 
-/// A grandchild dies; its parent, who is a child, and we survive.
+/// A grandchild dies. Its parent, which is a child, and this process survive.
 #[test]
 fn deaths_across_generations() {
     let shared = office();
@@ -645,7 +645,8 @@ fn deaths_across_generations() {
     assert!(shared.till.lock().is_ok());
 }
 
-/// The creator dies, and those to whom it was handed on carry on and take up what it left.
+/// The creator dies. The processes to which the segment was handed on carry on, and recover what
+/// the creator left.
 #[test]
 fn the_creator_dies_first() {
     let name = Name::new("the_creator_dies_first");
@@ -664,7 +665,7 @@ fn the_creator_dies_first() {
             assert!(matches!(shared.till.lock(), Err(LockError::OwnerDied(_))));
             shared.work_alone();
             steps.reach(2);
-            // Nobody is there to reap it: it ends as it likes.
+            // No process is there to reap it, so its exit status does not matter.
             exit_now(0);
         });
         heir.until_waiting();
@@ -859,7 +860,7 @@ fn over_a_socket() {
     }
     if let Some(part) = part.filter(|part| part != common::ALONE) {
         // The socket is this program's standard input.
-        // SAFETY: open, and nobody else reads from it.
+        // SAFETY: open, and no other thread reads from it.
         let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(0) });
         let shared = Shared::<Office>::from_fd(receive_fd(&socket)).unwrap();
         shared.work();
@@ -1008,7 +1009,7 @@ fn headers_that_are_refused() {
     assert!(matches!(open(0, &all), OpenError::Newer { .. }));
 }
 
-/// Every bit of the header matters, but for a few that nobody reads; none of them leads astray.
+/// Every bit of the header matters, except a few that are never read. A wrong bit does no harm.
 #[test]
 fn every_bit_of_the_header() {
     let shared = office();
@@ -1230,8 +1231,8 @@ fn descriptors_that_could_shrink() {
     assert!(matches!(open(loose.try_clone().unwrap()), Err(OpenError::NotSealed)));
     // SAFETY: as above.
     unsafe { libc::fcntl(loose.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK) };
-    // Sealed it will do. (The copy names a process as alive that is none of its users; nobody
-    // minds.)
+    // A sealed copy is accepted. (It names a process as alive that does not use it, which does no
+    // harm.)
     assert!(open(loose).is_ok());
     // On a disk, in memory without being ours, and things that are no files.
     let mut disk = tempfile::NamedTempFile::new().unwrap();
@@ -1247,7 +1248,7 @@ fn descriptors_that_could_shrink() {
     // SAFETY: the name is a C string.
     let fd = unsafe { libc::memfd_create(c"outlast test".as_ptr(), flags) };
     if fd >= 0 {
-        // SAFETY: just opened, and nobody else knows of it.
+        // SAFETY: just opened, and no other code knows of it.
         let huge = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
         huge.set_len(1 << 30).unwrap();
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
@@ -1319,7 +1320,7 @@ fn users_are_kept_apart() {
             assert!(matches!(named, Err(OpenError::OtherUser { owner: 0 })), "{named:?}");
             Shared::<Office>::from_fd(anonymous.try_clone_fd().unwrap()).unwrap().work();
         }) {
-            return; // only root can become somebody else
+            return; // only root can become another user
         }
         // The message says which directory it is, what is wrong with it, and what to do.
         let denied = |words: &str| {
@@ -1474,7 +1475,7 @@ fn one_thread_at_a_time() {
     shared.work();
 }
 
-/// Threads of one process that have ended keep nobody else out.
+/// Threads of one process that have ended keep no other thread out.
 #[test]
 fn places_of_ended_threads() {
     let shared = Options::new().threads(3).anonymous(Office::new()).unwrap();
@@ -1553,8 +1554,8 @@ fn until_the_last_has_left() {
     });
 }
 
-/// Nobody is left, all were killed at once: the next to create finds the name free, `reap` clears
-/// it away.
+/// All users were killed at the same time. The next creator finds the name free, and `reap` removes
+/// it.
 #[test]
 fn all_are_killed() {
     in_own_process("all_are_killed", || {
@@ -1625,7 +1626,7 @@ fn a_forked_child_is_a_user() {
 }
 
 /// A child that has not executed its program yet has a copy of the parent's descriptor. The parent
-/// waits for the child's end before it gives up the name.
+/// waits for the child's end before it removes the name.
 #[test]
 fn a_child_about_to_execute_keeps_no_name() {
     in_own_process("a_child_about_to_execute_keeps_no_name", || {
@@ -1635,8 +1636,8 @@ fn a_child_about_to_execute_keeps_no_name() {
         for _ in 0..40 {
             let steps: &AtomicU32 = common::plain_shared();
             let shared = Shared::create(&name.0, Lock::new(0_u64)).unwrap();
-            // It goes when the parent is at it. (Where the machine is too busy for that, the parent
-            // gives up.)
+            // The child ends while the parent waits for it. (On a machine that is too busy, the
+            // parent stops waiting before.)
             let child = fork_child(|| {
                 steps.until(1);
                 std::thread::sleep(ms(2));
@@ -1735,8 +1736,8 @@ fn a_name_that_means_another_file_stays() {
     });
 }
 
-/// What happens to the lock of a descriptor that was handed on is nothing to the process that
-/// handed it on, nor to the one that has opened it.
+/// What is done to the file lock of a descriptor that was handed on does not concern the process
+/// that handed it on, nor the process that opened the segment by it.
 #[test]
 fn descriptors_handed_on_are_open_files_of_their_own() {
     in_own_process("descriptors_handed_on_are_open_files_of_their_own", || {
@@ -1802,7 +1803,7 @@ fn removing() {
         let first = Shared::create(&name.0, Office::new()).unwrap();
         outlast::remove(&name.0).unwrap();
         assert!(!name.exists());
-        // Who has it goes on; who comes finds none, and may make another.
+        // Its users carry on. A newcomer finds no segment, and may make another one.
         first.work();
         assert!(matches!(Shared::<Office>::open(&name.0), Err(OpenError::NotFound)));
         let second = Shared::create(&name.0, Office::new()).unwrap();
@@ -1846,7 +1847,8 @@ fn persistent() {
     });
 }
 
-/// Everybody is killed in the middle of it. Whoever opens the segment next finds it mended.
+/// All processes are killed in the middle of their work. The next process that opens the segment
+/// finds it repaired.
 #[test]
 fn persistent_segments_heal() {
     in_own_process("persistent_segments_heal", || {
@@ -1905,8 +1907,8 @@ fn persistent_segments_heal() {
     });
 }
 
-/// Many processes make, open, use and leave segments of the same name, and some are killed: whoever
-/// has one shares it with all that have it at that time, and in the end nothing is left.
+/// Many processes create, open, use and leave segments of the same name, and some are killed. A
+/// process shares its segment with all that have it open at that time. In the end nothing is left.
 #[test]
 fn coming_and_going() {
     in_own_process("coming_and_going", || {
@@ -2056,7 +2058,7 @@ fn graves() {
     });
 }
 
-/// The other way round: a thread holds a token in two segments, and one that is long gone.
+/// The other way round: a thread holds a token in two segments, and in one that is long gone.
 #[test]
 fn a_thread_with_several_tokens() {
     common::in_own_process("a_thread_with_several_tokens", || {

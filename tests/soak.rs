@@ -944,7 +944,7 @@ mod soak {
             check(u64::from(passed[0].abs_diff(passed[1])) <= killed_at(&[BARRIER]), || {
                 format!("passed: {passed:?}")
             })?;
-            self.eventually("nobody waits at the barriers", || {
+            self.eventually("no party waits at the barriers", || {
                 world.barrier.0.waiting() == 0 && world.shrinking.0.waiting() == 0
             })?;
             let parties = 3_u32.saturating_sub(self.parties_lost).max(1);

@@ -8,7 +8,7 @@
 //!
 //! Boost takes part under `--features boost`, which needs its headers (Debian: `libboost-dev`) and
 //! a compiler of C++.
-#![expect(unsafe_code, reason = "iceoryx2 loans memory that nobody has written, and Boost is C++")]
+#![expect(unsafe_code, reason = "iceoryx2 loans memory that was not written yet, and Boost is C++")]
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -83,7 +83,7 @@ fn lock_alone(contest: &mut Contest<'_>) {
     contest.alone("outlast::Lock", move |n| {
         let lock: &Lock<u64> = &ours;
         for _ in 0..n {
-            *lock.lock().expect("nobody died") += 1;
+            *lock.lock().expect("no owner died") += 1;
         }
     });
     let parking_lot = parking_lot::Mutex::new(0_u64);
@@ -103,7 +103,7 @@ fn lock_alone(contest: &mut Contest<'_>) {
 fn lock_contended(contest: &mut Contest<'_>) {
     let ours = Shared::anonymous(Lock::new(0_u64)).expect("memory");
     contest.rival("outlast::Lock", move |effort| {
-        let value = || ours.lock().expect("nobody died");
+        let value = || ours.lock().expect("no owner died");
         let count = || core::mem::take(&mut *value());
         contend(World::Processes, 2, effort, || *value() += 1, count)
     });
@@ -125,7 +125,7 @@ fn read_alone(contest: &mut Contest<'_>) {
     contest.alone("outlast::RwLock", move |n| {
         let lock: &RwLock<u64> = &ours;
         for _ in 0..n {
-            black_box(*lock.read().expect("nobody died"));
+            black_box(*lock.read().expect("no owner died"));
         }
     });
     let parking_lot = parking_lot::RwLock::new(1_u64);
@@ -138,7 +138,7 @@ fn read_alone(contest: &mut Contest<'_>) {
     let std = std::sync::RwLock::new(1_u64);
     contest.alone("std::sync::RwLock (threads)", move |n| {
         for _ in 0..n {
-            black_box(*std.read().expect("nobody panicked"));
+            black_box(*std.read().expect("no owner panicked"));
         }
     });
 }
@@ -148,7 +148,7 @@ fn write_alone(contest: &mut Contest<'_>) {
     contest.alone("outlast::RwLock", move |n| {
         let lock: &RwLock<u64> = &ours;
         for _ in 0..n {
-            *lock.write().expect("nobody died") += 1;
+            *lock.write().expect("no owner died") += 1;
         }
     });
     let parking_lot = parking_lot::RwLock::new(1_u64);
@@ -160,7 +160,7 @@ fn write_alone(contest: &mut Contest<'_>) {
     let std = std::sync::RwLock::new(1_u64);
     contest.alone("std::sync::RwLock (threads)", move |n| {
         for _ in 0..n {
-            *std.write().expect("nobody panicked") += 1;
+            *std.write().expect("no owner panicked") += 1;
         }
     });
 }
@@ -196,7 +196,7 @@ fn read_together(contest: &mut Contest<'_>) {
         [("outlast::RwLock", World::Processes), ("outlast::RwLock (threads)", World::Threads)]
     {
         let ours = Shared::anonymous(RwLock::new(1_u64)).expect("memory");
-        let read = move || *ours.read().expect("nobody died");
+        let read = move || *ours.read().expect("no owner died");
         contest.rival(name, move |effort| readers(world, effort, &read));
     }
     let parking_lot = parking_lot::RwLock::new(1_u64);
@@ -205,7 +205,7 @@ fn read_together(contest: &mut Contest<'_>) {
     });
     let std = std::sync::RwLock::new(1_u64);
     contest.rival("std::sync::RwLock (threads)", move |effort| {
-        readers(World::Threads, effort, || *std.read().expect("nobody panicked"))
+        readers(World::Threads, effort, || *std.read().expect("no owner panicked"))
     });
 }
 
@@ -318,7 +318,7 @@ fn rtrb_stream<const WORDS: usize>(contest: &mut Contest<'_>) {
     contest.counted("rtrb, one to one only (threads)", move |messages| {
         let (to, from) = rtrb::RingBuffer::<Message<WORDS>>::new(CAPACITY);
         let ends = Mutex::new((Some(to), Some(from)));
-        let ends = || ends.lock().expect("nobody panicked");
+        let ends = || ends.lock().expect("no owner panicked");
         let sender = || {
             let mut to = ends().0.take().expect("one sender");
             move |number| until(|| to.push([number; WORDS]).ok())

@@ -183,7 +183,7 @@ impl Drop for Memory {
         if holds_something_in(self) {
             // Then the memory has to stay.
             static KEPT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
-            KEPT.lock().expect("nobody panicked").push(self.base.addr().get());
+            KEPT.lock().expect("no thread panicked").push(self.base.addr().get());
             return;
         }
         // SAFETY: allocated with this layout; no thread but sentinels, which have ended, and this

@@ -94,7 +94,7 @@ fn carries_on(world: &World) -> Verdict {
     let sender = world.sender().map_err(|fault| fault.to_string())?;
     match sender.try_send(8) {
         Err(TrySendError::Disconnected(8)) => Ok(()),
-        other => fail(format!("to nobody: {other:?}")),
+        other => fail(format!("without a receiver: {other:?}")),
     }
 }
 

@@ -66,7 +66,7 @@ fn change_if_unchanged<T: Shareable>(scene: &Scene<T>) -> Verdict {
 
 fn is_changed_in_the_end<T: Shareable>(scene: &Scene<T>) -> Verdict {
     let is_changed = scene.back.load(SeqCst) > 0 || (scene.is_changed)(&scene.shared);
-    if is_changed { Ok(()) } else { fail("nobody came back, and nothing has changed") }
+    if is_changed { Ok(()) } else { fail("no sleeper returned, and nothing has changed") }
 }
 
 /// The verb, what tells that it has been done, and what `SLEEPERS` others wait for meanwhile.

@@ -115,7 +115,7 @@ fn carries_on(world: &World) -> Verdict {
     // A dead process may have had that side, too.
     once_mended(|| match (one.try_recv_bytes(), one.try_send_bytes(&[])) {
         (Err(TryRecvError::Disconnected), Err(TrySendError::Disconnected(()))) => Ok(()),
-        (Err(TryRecvError::Empty), Ok(())) => fail("somebody is still there"),
+        (Err(TryRecvError::Empty), Ok(())) => fail("the other side is still held"),
         other => fail(format!("{other:?}")),
     })
 }

@@ -56,7 +56,7 @@ fn events_work(world: &Shared<Events>) -> Verdict {
     for event in [&world.manual, &world.auto] {
         event.set();
         if event.wait_timeout(patience()) != Ok(true) {
-            return fail("a set event lets nobody through");
+            return fail("a set event lets no waiter through");
         }
         event.reset();
         if event.wait_timeout(Duration::from_micros(50)) != Ok(false) {

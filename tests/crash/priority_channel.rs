@@ -112,7 +112,7 @@ fn carries_on(world: &World) -> Verdict {
     for level in 0..2 {
         match sender.try_send(level, 8) {
             Err(TrySendError::Disconnected(8)) => {}
-            other => return fail(format!("to nobody: {other:?}")),
+            other => return fail(format!("without a receiver: {other:?}")),
         }
     }
     Ok(())

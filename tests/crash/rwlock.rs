@@ -91,7 +91,7 @@ fn both_are_sound(world: &World) -> Verdict {
 fn nothing_to_tell(world: &World) -> Verdict {
     for lock in [&world.a, &world.b] {
         if lock.poison_cause().is_some() {
-            return fail("poisoned, and nobody wrote");
+            return fail("poisoned without a writer");
         }
         if let Err(error) = lock.write_timeout(patience()) {
             return fail(format!("writing: {error:?}"));
@@ -107,7 +107,7 @@ fn nothing_to_tell(world: &World) -> Verdict {
 /// value is unchanged.
 fn only_we_read(world: &World) -> Verdict {
     if world.a.poison_cause().is_some() {
-        return fail("poisoned, and nobody wrote");
+        return fail("poisoned without a writer");
     }
     std::thread::scope(|scope| scope.spawn(|| read_a(world)).join().expect("no panic"))?;
     match world.a.write() {

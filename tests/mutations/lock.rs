@@ -170,7 +170,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         file: "src/sys/robust_futex.rs",
         from: "compiler_fence(SeqCst); self.head().pending.store(0, Relaxed);",
         to: "compiler_fence(SeqCst);",
-        rule: "A thread that ends leaves no word pending: nobody could take it back.",
+        rule: "A thread that ends leaves no word pending: no other thread could clear it.",
         outcome: ordinary("lock", &["locks_of_a_thread_that_is_ending"]),
     },
     Mutation {

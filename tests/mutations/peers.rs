@@ -55,7 +55,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         file: "src/segment/peers.rs",
         from: "wake_all(&self.control().bell);",
         to: "",
-        rule: "A sentinel wakes the others before its death can ring for nobody.",
+        rule: "A sentinel wakes the others before a death of its own would wake none of them.",
         outcome: hooks("rendezvous", &["a_death_while_recovering_is_heard"]),
     },
     Mutation {
@@ -71,7 +71,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         file: "src/segment/peers.rs",
         from: "self.peers.untag(self.peers.thread_tag(me));",
         to: "",
-        rule: "Nobody waits for the threads of a process that has left.",
+        rule: "No peer waits for the threads of a process that has left.",
         outcome: hooks("rendezvous", &["a_leave_without_the_control_lock"]),
     },
     Mutation {
@@ -111,7 +111,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         file: "src/segment/table.rs",
         from: "table.give_up_own();\n    let start =",
         to: "let start =",
-        rule: "A thread that lives long keeps no memory that nobody uses.",
+        rule: "A thread that lives long keeps no memory that is not used.",
         outcome: ordinary("threads", &["a_thread_that_lives_keeps_no_memory"]),
     },
     Mutation {

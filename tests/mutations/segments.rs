@@ -103,7 +103,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         file: "src/segment/header.rs",
         from: "if self.boot_id != file::boot_id().named(BOOT_ID)? {",
         to: "if false {",
-        rule: "Thread ids of an earlier boot mean nobody.",
+        rule: "Thread ids of an earlier boot name no thread.",
         outcome: ordinary("shared", &["headers_that_are_refused"]),
     },
     Mutation {

@@ -121,7 +121,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         file: "src/event.rs",
         from: "while seen & WAITERS == 0 || seen & SET != 0 {",
         to: "while seen & WAITERS == 0 || seen & SET == 0 {",
-        rule: "A thread that sets an event wakes those who sleep on it.",
+        rule: "A thread that sets an event wakes the threads that sleep on it.",
         outcome: ordinary("event", &["who_sets_learns_whether_somebody_slept"]),
     },
     Mutation {
@@ -137,7 +137,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         file: "src/event.rs",
         from: "if self.is_auto() { 1 } else { u32::MAX }",
         to: "1",
-        rule: "A manual event lets everybody through.",
+        rule: "A manual event lets all waiters through.",
         outcome: ordinary("event", &["manual_lets_everybody_through"]),
     },
     Mutation {
@@ -161,7 +161,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         file: "src/event.rs",
         from: "let stale = if self.is_auto() { 0 } else { WAITERS };",
         to: "let stale = WAITERS;",
-        rule: "A reset of an automatic event leaves those asleep who still wait.",
+        rule: "A reset of an automatic event does not forget the threads that sleep on it.",
         outcome: loom(&["event::auto_event_reset_forgets_no_sleeper"]),
     },
     Mutation {

@@ -39,7 +39,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         file: "src/wait/signal.rs",
         from: "self.seq.change_and_wake(Change::AddOne, n) == 0",
         to: "self.seq.change_and_wake(Change::AddOne, n) < 9",
-        rule: "The armed bit is cleared only if nobody sleeps.",
+        rule: "The armed bit is cleared only if no thread sleeps.",
         outcome: loom(&["queue::queue_wakes_every_blocked_receiver"]),
     },
     Mutation {
