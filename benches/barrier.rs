@@ -1,4 +1,4 @@
-//! What it costs processes to wait for each other, beside the process-shared barrier of POSIX.
+//! The cost of a barrier between processes, beside the process-shared barrier of POSIX.
 #![expect(unsafe_code, reason = "calls pthread_barrier_*")]
 mod support;
 

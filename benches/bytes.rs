@@ -71,9 +71,10 @@ fn copied<const LEN: usize>(contest: &mut Contest<'_>) {
     contest.counted("pipe", pipe_stream::<LEN>);
 }
 
-/// Only the first bytes are touched: what the queue itself costs, which is the same for every
-/// length. There is room for as many of each; if those were 64, so many beginnings a power of two
-/// apart would push each other out of the caches, which costs a third more.
+/// Both sides touch only the first bytes of a message. So this measures the queue itself, whose
+/// cost is the same for every length. There is room for the same number of messages of each length.
+/// The number is not 64: beginnings a power of two apart would push each other out of the caches,
+/// which costs a third more.
 fn in_place(contest: &mut Contest<'_>) {
     for (name, len) in
         [("1 MiB in place", 1 << 20), ("64 KiB in place", 1 << 16), ("64 B in place", 64)]

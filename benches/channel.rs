@@ -1,5 +1,5 @@
-//! What a channel costs beside the queue that is in it, of levels or not, and a queue of levels
-//! beside one of them.
+//! The cost of a channel beside the queue in it, with levels and without, and the cost of a queue
+//! of levels beside one without.
 mod support;
 
 use outlast::{Channel, FixedPriorityQueue, Queue, Shared};

@@ -1,5 +1,5 @@
-//! What it costs to wait for what a lock guards: a turn that goes to another process and comes
-//! back, beside the condition of POSIX and a bare futex.
+//! The cost of a condition: a turn goes to another process and comes back, beside the condition of
+//! POSIX and a bare futex.
 #![expect(unsafe_code, reason = "calls pthread_*")]
 mod support;
 

@@ -14,7 +14,7 @@ use support::futex::Futex;
 use support::scenes::ping_pong;
 use support::{ALONE, Bench, Contest, TOGETHER, group};
 
-/// A slice in which nobody sleeps.
+/// A slice in which no thread sleeps.
 const SHORT: Duration = Duration::from_millis(8);
 
 // -------------------------------------------------------------------------------------- rivals

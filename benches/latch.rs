@@ -1,5 +1,5 @@
-//! What a latch costs to count down, and to pass when it is open, beside one for threads made by
-//! hand.
+//! The cost of counting a latch down, and of passing it when it is open, beside a latch for threads
+//! made from the standard library.
 mod support;
 
 use core::hint::black_box;
@@ -7,7 +7,7 @@ use outlast::{Latch, Shared};
 use std::sync::{Condvar, Mutex};
 use support::{ALONE, Bench, Contest};
 
-/// As it is made of what the standard library has.
+/// A latch made from the standard library.
 struct Counter {
     left: Mutex<u64>,
     open: Condvar,

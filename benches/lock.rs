@@ -1,4 +1,4 @@
-//! What a lock costs: alone, beside another one, and contended, beside `std::sync::Mutex` and the
+//! The cost of a lock: alone, inside another one, and contended, beside `std::sync::Mutex` and the
 //! two process-shared mutexes of POSIX.
 mod support;
 

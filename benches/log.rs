@@ -1,4 +1,4 @@
-//! What a record costs its writer, alone, beside a write to a pipe and a line to `/dev/null`.
+//! The cost of a log record for its writer, beside a write to a pipe and a line to `/dev/null`.
 mod support;
 
 use criterion::Criterion;

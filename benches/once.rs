@@ -1,5 +1,4 @@
-//! What it costs to look at a value that was made once, and to make it, beside the standard
-//! library's.
+//! The cost of reading a value that was made once, and of making it, beside the standard library.
 mod support;
 
 use core::hint::black_box;

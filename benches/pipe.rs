@@ -1,4 +1,4 @@
-//! What a pipe between two sides costs, as a stream and as a round trip, beside the system's pipe
+//! The cost of a pipe between two sides, as a stream and as a round trip, beside the system's pipe
 //! and socket pair.
 mod support;
 
@@ -59,7 +59,7 @@ fn round_trips<const LEN: usize>(contest: &mut Contest<'_>) {
                     side.send_bytes(&to).expect("open");
                 }
             }
-            // Nobody leaves while the other waits for an answer: who is done has had it.
+            // No side leaves while the other one waits for an answer: it is done when it got one.
             if i == 0 { trips } else { 0 }
         })
     });

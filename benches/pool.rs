@@ -1,4 +1,4 @@
-//! What a task costs: many at once, one message each, and one alone that is waited for.
+//! The cost of a task: of many at a time, of one message each, and of one alone that is waited for.
 use criterion::{Criterion, Throughput};
 use outlast::pool::Pool;
 use std::time::{Duration, Instant};

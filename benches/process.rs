@@ -1,4 +1,4 @@
-//! What it costs to start processes: two that each run a function and give its value, beside what
+//! The cost of starting two processes that each run a function and return its value, beside what
 //! the system offers.
 use criterion::Criterion;
 use outlast::process::{self, Process};

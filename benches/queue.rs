@@ -1,5 +1,5 @@
-//! What a queue costs: in one thread, as a stream between processes, with acknowledgement, and when
-//! a receiver is killed.
+//! The cost of a queue: in one thread, as a stream between processes, with acknowledgements, and
+//! when a receiver is killed.
 #![expect(unsafe_code, reason = "kills a process, and sets the size of a pipe")]
 mod support;
 

@@ -1,11 +1,11 @@
-//! From `SIGKILL` to the survivor that goes on: what a death costs those who waited for the dead.
+//! The cost of a death for a survivor: the time from `SIGKILL` until the survivor carries on.
 //!
-//! The survivor sleeps already, the victim holds what it waits for, or has swallowed its wake; time
-//! is taken right before the kill, and when the survivor's call has returned. So the kernel's work
-//! for a dying process is in it.
+//! The survivor sleeps already. The victim holds what the survivor waits for, or has used up its
+//! wake. Time is taken right before the kill, and when the survivor's call has returned. So the
+//! kernel's work for a dying process is included.
 //!
-//! The least of a few kills must be far below the time after which somebody would look without
-//! being told.
+//! The least time of a few kills must be far below the time after which a survivor would look
+//! without a report of the death.
 #![expect(
     unsafe_code,
     reason = "kill, clock_gettime, and a sleep on a word without the crate under test"
@@ -103,7 +103,7 @@ fn sleep_for_ever() -> ! {
 }
 
 impl Notes {
-    /// The victim has what it is to die with.
+    /// The victim holds what it is to die with.
     fn ready(&self) {
         self.ready.store(1, SeqCst);
     }
@@ -158,7 +158,11 @@ impl<T: Shareable + Sync + 'static> Scene<T> {
         let mut times: Vec<f64> = (0..kills).map(|_| self.kill()).collect();
         let (median, least, most) = spread(&mut times);
         if cfg!(not(outlast_pthread)) {
-            assert!(least < TOLD.as_secs_f64() * 1e9, "{}: the death was not reported: {times:?}", self.name);
+            assert!(
+                least < TOLD.as_secs_f64() * 1e9,
+                "{}: the death was not reported: {times:?}",
+                self.name
+            );
         }
         let late = times[times.len() * 9 / 10];
         let [median, least, late, most] = [median, least, late, most].map(duration);
@@ -189,7 +193,7 @@ impl<T: Shareable + Sync + 'static> Scene<T> {
         assert!(group::wait(survivor), "{}: the survivor failed", self.name);
         assert!(!group::wait(victim), "{}: the victim ended by itself", self.name);
         let time = notes.resumed.load(SeqCst) - start;
-        // SAFETY: made by `plain_shared`, and nobody is left who uses it.
+        // SAFETY: made by `plain_shared`, and no longer used by any process.
         unsafe { libc::munmap(core::ptr::from_ref(notes).cast_mut().cast(), size_of::<Notes>()) };
         time as f64
     }
@@ -286,8 +290,8 @@ fn conditions(bench: &Bench) {
     Scene {
         name: "Condition, holder of its lock (another waits)",
         make,
-        // It waits to be told that the survivor has given the lock up. (A condition notices the
-        // death of who has used it.)
+        // It waits until the survivor has released the lock. (A condition notices the death of a
+        // process that has used it.)
         victim: |all: &Guarded, notes| {
             let guard = all.lock.lock().expect("free");
             drop(all.changed.wait_timeout(guard, Duration::ZERO));
@@ -344,7 +348,7 @@ fn groups(bench: &Bench) {
     Scene {
         name: "Barrier that shrinks, party that is elsewhere",
         make: || Barrier::shrinking(2),
-        // It waits for nobody, but is a party from then on.
+        // It does not wait, but is a party from then on.
         victim: |barrier, notes| {
             assert!(barrier.wait_timeout(Duration::from_micros(50)).is_err());
             barrier.reset();
@@ -421,7 +425,7 @@ fn swallowed_wakes(bench: &Bench) {
         name: "Semaphore, waiter that was woken (another waits)",
         make: || Semaphore::new(0),
         victim: |semaphore, notes| {
-            // It has been here: somebody may be asleep.
+            // It has used the object: a thread may be asleep.
             assert!(
                 semaphore.acquire_timeout(Duration::from_micros(50)).expect("a peer").is_none()
             );

@@ -1,5 +1,4 @@
-//! What a lock that its owner may lock again costs alone, and at a further level, beside that of
-//! POSIX.
+//! The cost of a reentrant lock, alone and at a further level, beside that of POSIX.
 mod support;
 
 use outlast::{ReentrantLock, Shared};

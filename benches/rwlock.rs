@@ -1,5 +1,5 @@
-//! What a lock for many readers costs alone, beside that of the standard library and the
-//! process-shared one of POSIX.
+//! The cost of a read-write lock, beside that of the standard library and the process-shared one of
+//! POSIX.
 #![expect(unsafe_code, reason = "calls pthread_rwlock_*")]
 mod support;
 

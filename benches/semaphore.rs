@@ -1,4 +1,4 @@
-//! What a semaphore costs alone, beside the process-shared one of POSIX.
+//! The cost of a semaphore without contention, beside the process-shared one of POSIX.
 #![expect(unsafe_code, reason = "calls sem_*")]
 mod support;
 

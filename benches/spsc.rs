@@ -1,4 +1,4 @@
-//! What a ring between one producer and one consumer costs: in one thread, as a stream and as a
+//! The cost of a ring between one producer and one consumer: in one thread, as a stream and as a
 //! round trip.
 mod support;
 

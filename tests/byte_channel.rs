@@ -141,7 +141,7 @@ fn room_for_nobody() {
     let receiver = channel.receiver().unwrap();
     let (room, other) = (sender.try_reserve(60).unwrap(), sender.reserve(64).unwrap());
     drop(receiver);
-    assert_eq!(room.commit(), Err(SendError::Disconnected(()))); // and nobody receives it
+    assert_eq!(room.commit(), Err(SendError::Disconnected(()))); // and it is not received
     assert_eq!(other.commit_len(3), Err(SendError::Disconnected(())));
     assert_eq!(channel.len(), 1);
     assert_eq!(sender.reserve(6).map(drop), Err(SendError::Disconnected(())));
@@ -150,7 +150,7 @@ fn room_for_nobody() {
     assert_eq!(receiver.recv().unwrap().len(), 100);
     let room = sender.reserve(256).unwrap(); // all is there again
     drop(receiver);
-    let receiver = channel.receiver().unwrap(); // while nobody looked
+    let receiver = channel.receiver().unwrap(); // no process has looked meanwhile
     room.commit_len(9).unwrap();
     drop(sender);
     assert_eq!(receiver.iter().map(|message| message.len()).collect::<Vec<_>>(), [9]);
@@ -184,7 +184,7 @@ fn not_in_a_segment() {
     assert_eq!(channel.sender().map(drop), Err(Fault::NotShared));
 }
 
-/// Each sends its numbers and leaves; the receivers stay until nobody can send.
+/// Each sender sends its numbers and leaves. The receivers stay until no sender is left.
 #[test]
 fn streams_in_every_world() {
     const COUNT: u64 = 2_000;
@@ -261,7 +261,8 @@ fn room_that_was_copied_by_fork() {
     assert_eq!(receiver.try_recv().unwrap(), b"3");
 }
 
-/// What comes of a closed channel is `Closed`, also for who has room, and nobody to send to.
+/// The error of a closed channel is `Closed`, also for a sender that holds room and has no
+/// receiver.
 #[test]
 fn closed_and_left() {
     let channel = channel(4);

@@ -323,7 +323,7 @@ fn streams_in_every_world() {
     );
 }
 
-/// Room that was taken by a killed sender is passed over; those who waited behind it go on.
+/// Room that a killed sender held is passed over, and the receivers that waited behind it carry on.
 #[test]
 fn killed_sender() {
     let post = post();

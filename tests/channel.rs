@@ -1,4 +1,5 @@
-//! `Channel`: who holds its ends, and what those at the other end learn of it (see `ends`, too).
+//! `Channel`: which processes hold its ends, and what the processes at the other end learn of it.
+//! See also `common/ends.rs`.
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -192,7 +193,7 @@ fn not_in_a_segment() {
     assert_eq!(channel.sender().map(drop), Err(Fault::NotShared));
 }
 
-/// Each sends its numbers and leaves; the receivers stay until nobody can send.
+/// Each sender sends its numbers and leaves. The receivers stay until no sender is left.
 #[test]
 fn streams_in_every_world() {
     const COUNT: u64 = 3_000;

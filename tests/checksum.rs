@@ -52,9 +52,10 @@ fn killed_workers(program: &str) {
     // So many that a kill hits a worker, even if the program or a worker that is about to return a
     // sum has to wait for a CPU.
     slow_files(tree.path(), 12);
+    let sums = sha256sum(".", tree.path());
     for workers in ["1", "2", "8"] {
         let args = ["--workers", workers, "--kill-one-every-ms", "5"];
-        let summary = same_as_sha256sum(program, &tree, &args);
+        let summary = prints(&sums, program, &tree, &args);
         assert!(summary.contains("workers lost: "), "{workers} workers: {summary}");
         assert!(!summary.contains("workers lost: 0"), "{workers} workers: {summary}");
     }
@@ -172,13 +173,19 @@ fn killed_parent(program: &str) {
     run.leaves_nobody();
 }
 
-/// Compares the output byte for byte; gives what the example wrote to stderr.
+/// Compares the output byte for byte. Returns what the example wrote to stderr.
 #[track_caller]
 fn same_as_sha256sum(program: &str, tree: &TempDir, args: &[&str]) -> String {
+    prints(&sha256sum(".", tree.path()), program, tree, args)
+}
+
+/// Asserts that the program prints `theirs`. Returns what it wrote to stderr.
+#[track_caller]
+fn prints(theirs: &[u8], program: &str, tree: &TempDir, args: &[&str]) -> String {
     let run = Run::start(program, &[args, &["."]].concat(), tree.path());
     let (status, errors) = run.finish();
     assert_eq!(status.code(), Some(0), "{errors}");
-    let (ours, theirs) = (run.stdout(), sha256sum(".", tree.path()));
+    let ours = run.stdout();
     assert!(theirs.len() > 20_000, "the comparison compares nothing");
     if ours != theirs {
         let lines = |text: &[u8]| text.iter().filter(|&&byte| byte == b'\n').count();
@@ -186,7 +193,7 @@ fn same_as_sha256sum(program: &str, tree: &TempDir, args: &[&str]) -> String {
         let first = differ
             .map(|(a, b)| (String::from_utf8_lossy(a), String::from_utf8_lossy(b)))
             .find(|(a, b)| a != b);
-        panic!("{} lines for {}, first difference: {first:?}", lines(&ours), lines(&theirs));
+        panic!("{} lines for {}, first difference: {first:?}", lines(&ours), lines(theirs));
     }
     errors
 }
@@ -266,14 +273,13 @@ struct Noise(u64);
 
 impl Noise {
     fn take(&mut self, len: usize) -> Vec<u8> {
-        let mut next = || {
+        let mut bytes = vec![0; len];
+        for chunk in bytes.chunks_mut(8) {
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 7;
             self.0 ^= self.0 << 17;
-            self.0.to_le_bytes()
-        };
-        let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| next()).collect();
-        bytes.truncate(len);
+            chunk.copy_from_slice(&self.0.to_le_bytes()[..chunk.len()]);
+        }
         bytes
     }
 }

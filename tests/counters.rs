@@ -186,7 +186,7 @@ fn returned_messages() {
     }
 }
 
-/// Returned messages are found however many came back while nobody looked for them in vain.
+/// Returned messages are found, however many came back since the last search in vain.
 #[test]
 fn returned_messages_that_nobody_looked_for() {
     let queue = Shared::<Queue<u64>>::with_capacity(4).unwrap();

@@ -1,4 +1,5 @@
-//! Receivers of deliveries that find no cell: what they sleep on, and whose wake they may not keep.
+//! Receivers of deliveries that find no free in-flight entry: what they sleep on, and whose wakes
+//! they must pass on.
 //!
 //! Each test acts after its sleepers have slept longer than a bounded second look lasts.
 #![cfg(not(outlast_loom))]
@@ -34,7 +35,7 @@ fn sleeper<'s, R: Send + 's>(
     thread
 }
 
-/// A queue of which as many messages are delivered as there are cells.
+/// A queue with as many messages as there are in-flight entries.
 fn exhausted() -> Shared<Queue<u64>> {
     let queue = Shared::<Queue<u64>>::with_capacity(IN_FLIGHT + 8).unwrap();
     (0..ALL).for_each(|n| queue.send(n).unwrap());
@@ -91,7 +92,7 @@ fn closed_and_empty_is_seen_without_a_cell() {
     assert_eq!(queue.try_recv_ack().err(), Some(TryRecvError::Closed));
     assert_eq!(queue.recv_ack_timeout(ms(5_000)).err(), Some(RecvTimeoutError::Closed));
     assert_eq!(queue.recv_ack().err(), Some(RecvError::Closed));
-    // A message that comes back does so in its cell.
+    // A message that comes back stays in its entry.
     let mut held = held;
     held.pop().unwrap().nack();
     assert_eq!(queue.recv_ack().unwrap().attempts(), 1);
@@ -138,7 +139,7 @@ fn a_receiver_that_sleeps_for_a_cell_hears_of_the_close() {
     });
 }
 
-/// The message for which there is no cell may be received by a thread that needs none.
+/// The message for which there is no entry may be received by a thread that needs none.
 #[test]
 fn a_receiver_that_sleeps_for_a_cell_of_a_closed_queue_hears_that_the_message_is_gone() {
     let queue = exhausted();
@@ -159,7 +160,7 @@ fn a_receiver_that_sleeps_for_a_cell_of_a_closed_queue_hears_that_the_message_is
     });
 }
 
-/// A slot that is given up may have been all that several receivers waited for.
+/// Several receivers may have waited only for a slot that is given up.
 #[test]
 fn the_last_slot_that_is_given_up_wakes_all_receivers_of_a_closed_queue() {
     let queue = Shared::<Queue<u64>>::with_capacity(4).unwrap();
@@ -195,7 +196,7 @@ fn a_receiver_without_a_cell_sleeps_when_the_senders_are_gone() {
     assert!(used < ms(50), "{used:?}");
 }
 
-/// The same of a message that is being written, in a channel that nobody sent to for a moment.
+/// The same for a message that is being written, in a channel without a sender for a moment.
 #[test]
 fn a_receiver_behind_a_slow_sender_sleeps() {
     let channel = Shared::<Channel<Queue<u64>>>::with_capacity(4).unwrap();
@@ -244,7 +245,7 @@ fn each_free_cell_lets_a_receiver_through() {
     assert!(queue.is_empty());
 }
 
-/// The cell of a message that is given back is one that a delivery can use.
+/// A delivery can use the entry of a message that is given back.
 #[test]
 fn a_message_that_is_given_back_wakes_a_receiver_that_sleeps_for_a_cell() {
     let queue = exhausted();
@@ -334,7 +335,7 @@ fn levels_a_receiver_that_sleeps_for_a_cell_of_a_closed_queue_hears_that_the_mes
     });
 }
 
-/// Receivers that sleep for a cell wake neither themselves nor each other.
+/// Receivers that sleep for an entry wake neither themselves nor each other.
 #[test]
 fn levels_receivers_without_a_cell_sleep_when_the_senders_are_gone() {
     type Levels = Channel<FixedPriorityQueue<u64, 2, { IN_FLIGHT + 8 }>>;

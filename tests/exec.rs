@@ -80,8 +80,8 @@ fn start(name: &str, part: &str) -> (Shared<World>, Child) {
     (world, child)
 }
 
-/// Has the kernel do what it does in exec: the id of the thread that called it is nobody's
-/// afterwards.
+/// Waits until the child has executed another program. Then no thread has the id of the thread that
+/// called `exec`.
 fn until_another_program(child: &Child) {
     common::eventually("the child is another program", || {
         let name = std::fs::read_to_string(format!("/proc/{}/comm", child.pid));
@@ -117,7 +117,8 @@ fn exec_from_another_thread_gives_locks_back() {
     }
 }
 
-/// What the process owns as a peer comes back as well, and other deaths are mended meanwhile.
+/// What the process owns as a peer comes back as well, and peers recover from other deaths
+/// meanwhile.
 #[test]
 fn exec_from_another_thread_is_the_end_of_a_peer() {
     const NAME: &str = "exec_from_another_thread_is_the_end_of_a_peer";

@@ -35,8 +35,8 @@ fn die() -> ! {
     common::sleep_for_ever()
 }
 
-/// A child changes what is guarded in one segment, and dies before it tells those who wait in
-/// another.
+/// A child changes a guarded value in one segment, and dies before it notifies the threads that
+/// wait in another.
 #[test]
 fn a_forked_child_is_a_peer_of_all_its_segments() {
     let ways: [fn(&Locks); 3] = [
@@ -118,7 +118,7 @@ fn a_child_in_another_pid_namespace_is_refused() {
             assert!(shared.queue.send(1).is_err());
             let opened = Shared::anonymous(Semaphore::new(1));
             assert!(matches!(opened, Err(OpenError::Attach(Fault::OtherPidNamespace))));
-            event.set(); // asks nobody
+            event.set(); // needs no peer
             drop((shared, alone, event));
         });
         assert!(event.is_set() || handles.borrow().is_some());
@@ -148,7 +148,7 @@ fn a_child_in_another_pid_namespace_makes_segments_of_its_own() {
 }
 
 fn fork_and_reap() {
-    // SAFETY: takes nothing; the child ends at once.
+    // SAFETY: takes nothing; the child ends immediately.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         exit_now(7);

@@ -64,7 +64,7 @@ fn killed_before_it_takes() {
         command.hand_over("pipe", second);
     });
     assert_eq!(first.recv_bytes_timeout(ms(LONG)), Err(RecvTimeoutError::TimedOut));
-    // Nobody has to take notice of its end by `wait`.
+    // Its end counts even before it is reaped by `wait`.
     child.signal(libc::SIGKILL);
     assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
     assert_eq!(child.wait(), KILLED);

@@ -1,4 +1,5 @@
-//! Who holds a lock: as the lock says it, as the error of a timeout says it, and after a death.
+//! The holder of a lock: as the lock names it, as the error of a timeout names it, and after a
+//! death.
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -68,7 +69,7 @@ fn another_process_is_named() -> Result<(), Error> {
     assert_eq!((here.lock.holder(), here.deep.holder()), (None, None));
     assert_eq!(here.wide.holders(), []);
     assert!(!here.lock.is_locked() && !here.deep.is_locked() && !here.wide.is_locked());
-    // The values are declared sound by the guard that is recovered: nobody is told again.
+    // The recovered guard has marked the values consistent: the death is not reported again.
     assert_eq!(*here.lock.lock().or_else(LockError::recover)?, 1);
     assert_eq!(here.deep.lock().or_else(LockError::recover)?.get(), 2);
     assert_eq!(*here.wide.write().or_else(LockError::recover)?, 3);

@@ -156,7 +156,7 @@ fn a_message_beyond_the_tail_is_refused() {
     assert!(queue.try_recv_ref().is_err());
 }
 
-/// Records that are done with, in a chain of their own across one that is not.
+/// Records that are done with, in a chain of their own across a record that is not.
 #[test]
 fn a_chain_that_passes_the_head_by_is_refused() {
     let channel = Shared::<Channel<ByteQueue>>::with_capacity(BLOCKS * 64).unwrap();

@@ -237,7 +237,7 @@ fn join_takes_its_time() {
     assert_eq!(queue.join_deadline(began), Ok(true));
 }
 
-/// Without a delivery there is nothing that may have failed; and a queue that buries in itself
+/// A message that was never delivered has not failed. A queue that is its own queue of dead letters
 /// comes to an end.
 #[test]
 fn nothing_is_buried_undelivered() {

@@ -123,8 +123,7 @@ fn references(file: &str, line: &str) -> Vec<String> {
     };
     for prefix in prefixes {
         for (at, _) in line.match_indices(prefix) {
-            // In a macro it is for those who call it; in `pub(super)` it would not be followed by
-            // colons.
+            // In a macro it belongs to the callers. In `pub(super)` no colons would follow it.
             if line[..at].ends_with('$') {
                 continue;
             }
@@ -157,8 +156,8 @@ fn references(file: &str, line: &str) -> Vec<String> {
 
 // ------------------------------------------------------------------------- circles of imports
 
-/// Parts of one folder of which the first uses the second, in a circle that is still to be mended.
-/// One that has been mended is an error.
+/// Pairs of parts of one folder of which the first uses the second, in a circle that is still to be
+/// broken. A pair that is no longer part of a circle is an error.
 const CIRCLES: &[(&str, &str)] = &[];
 
 /// The modules of the crate by their paths, such as `queue::ring`. The root is the empty path.
@@ -493,7 +492,7 @@ fn planted_violations_are_found() {
     for (file, line) in right {
         assert!(planted(file, line).is_empty(), "{file}: {line}: {:?}", planted(file, line));
     }
-    // An exception that nobody needs any more.
+    // An exception that is not needed any more.
     let mut sources = sources();
     sources.retain(|(file, _)| file != "segment/header.rs");
     assert_eq!(violations(&sources).len(), 1);

@@ -143,8 +143,8 @@ fn a_refused_call_is_named() {
     }
 }
 
-/// A new thread gets no robust list: locks would outlive their owners, and nobody would hear of a
-/// death.
+/// A new thread gets no robust list. Locks would outlive their owners, and no death would be
+/// noticed.
 #[cfg(not(outlast_pthread))]
 #[test]
 fn without_robust_lists() {
@@ -158,7 +158,7 @@ fn without_robust_lists() {
     .succeeds();
 }
 
-/// A call that is interrupted again and again is given up at some point.
+/// A system call that is interrupted again and again is not repeated for ever.
 #[test]
 fn memory_is_not_asked_for_without_end() {
     let _watchdog = watch_alone("memory_is_not_asked_for_without_end");

@@ -216,7 +216,7 @@ fn collected_from_all_worlds() {
             // Each number is a record, or counted.
             assert_eq!(count + lost.overwritten, next, "{lost:?}");
             match when_full {
-                // Numbers that were passed over were nobody's.
+                // Numbers that were passed over belong to no record.
                 WhenFull::OverwriteOldest => assert!(next >= 3 * EACH, "{next} {lost:?}"),
                 _ => assert_eq!(count + lost.dropped, 3 * EACH, "{lost:?}"),
             }
@@ -321,7 +321,7 @@ fn a_record_begun_and_not_finished() {
     assert_eq!(records.next().unwrap().message(), "1");
     assert!(began.elapsed() >= PATIENCE - ms(1));
     assert_eq!((journal.losses().unfinished, records.count_ready()), (1, 2));
-    // Nobody takes that slot; a lap later its position is passed over.
+    // That slot is not taken. A lap later its position is passed over.
     (4..9).for_each(|i| journal.write(Level::Info, "", &i.to_string()).unwrap());
     let messages: Vec<u64> = drain(&journal).iter().map(|r| r.message().parse().unwrap()).collect();
     assert_eq!(messages, [6, 7, 8]);

@@ -90,7 +90,7 @@ fn time_passes() {
     assert_eq!(second.try_recv_bytes_into(&mut all), Err(TryRecvError::Disconnected));
 }
 
-/// What has been sent of a message whose sender gives up is not received.
+/// If a sender times out, the parts of its message that were sent are not received.
 #[test]
 fn given_up_in_the_middle() {
     let pipe = pipe(1_024);
@@ -130,7 +130,7 @@ fn not_in_a_segment() {
     assert_eq!(pipe.first().unwrap_err(), Fault::NotShared);
 }
 
-/// Longer than the ring by far, both ways at once.
+/// Messages much longer than the ring, both ways at the same time.
 #[test]
 fn the_longest() {
     let pipe = pipe(64 * 1024);
@@ -210,7 +210,7 @@ fn the_other_side_leaves() {
     assert_eq!(second.recv_bytes().unwrap(), b"again");
 }
 
-/// Those who wait for a killed side are told.
+/// Threads that wait for a side that is killed learn of it.
 #[test]
 fn the_other_side_is_killed() {
     let line = line();
@@ -247,7 +247,7 @@ fn killed_in_the_middle() {
         line.step.store(1, SeqCst);
         first.send_bytes(&[1; 9_000]).unwrap();
     });
-    sender.until_waiting(); // for room, as nobody receives
+    sender.until_waiting(); // for room, as no process receives
     let first = line.pipe.first().unwrap(); // so that the side is not gone
     let receiver = fork_child(|| {
         let second = line.pipe.second().unwrap();

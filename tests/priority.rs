@@ -1,4 +1,5 @@
-//! `PriorityQueue`: the most urgent first, whoever sends, waits, or is killed.
+//! `PriorityQueue`: the most urgent message comes first, whichever process sends, waits or is
+//! killed.
 #![cfg(not(outlast_loom))]
 mod common;
 
@@ -337,7 +338,8 @@ fn foreign_bytes() {
     child.succeeds();
 }
 
-/// What kills each worker would come first for ever: it is buried by the next, which goes on.
+/// A job that kills each worker would come first for ever. The next worker makes it a dead letter,
+/// and carries on.
 #[test]
 fn a_most_urgent_job_that_kills() {
     let office = office();

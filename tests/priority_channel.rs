@@ -161,7 +161,7 @@ fn by_name() {
     assert!(matches!(other, Err(outlast::OpenError::OtherType { .. })), "{other:?}");
 }
 
-/// Each sends its numbers and leaves; the receivers stay until nobody can send.
+/// Each sender sends its numbers and leaves. The receivers stay until no sender is left.
 #[test]
 fn streams_in_every_world() {
     const COUNT: u64 = 3_000;
@@ -232,8 +232,8 @@ fn what_kills_is_buried() {
     assert!(began.elapsed() >= ms(10));
 }
 
-/// Those who wait for what others have in hand are told when it is done with, however many they
-/// are, and whichever level it was of.
+/// All receivers that wait for a message that another one holds learn when it is done with,
+/// whichever its level was.
 #[test]
 fn all_who_wait_for_the_last_delivery_are_told() {
     for (level, given_back) in [(0, false), (2, false), (0, true), (2, true)] {

@@ -1,4 +1,4 @@
-//! Functions in processes of their own: what comes back, and who outlives whom.
+//! Functions in processes of their own: what they return, and which process outlives which.
 #![cfg(not(outlast_loom))]
 mod runner;
 
@@ -169,7 +169,7 @@ fn large_values() {
         let numbers: Vec<u64> = (0..length).map(|i| u64::MAX - i).collect(); // ten bytes each
         let expected: Vec<u64> = numbers.iter().rev().copied().collect();
         let process = Process::spawn(reversed, numbers).unwrap();
-        process.wait().unwrap(); // nothing has been read: nobody may block
+        process.wait().unwrap(); // nothing has been read: no process may block
         assert!(process.join().unwrap() == expected, "{length}");
     }
 }

@@ -25,7 +25,7 @@ enum Act {
     Acknowledge(usize),
     GiveBack(usize),
     ReceiveBatch(usize),
-    /// Takes, or gives up, one handle of an end.
+    /// Makes or drops one handle of an end.
     Come(bool),
     Leave(bool),
     Close,
@@ -54,7 +54,7 @@ fn cases() -> ProptestConfig {
     ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// What `Queue` is to do: messages that came back go first, in the order of their cells.
+/// The model of `Queue`: messages that came back go first, in the order of their entries.
 #[derive(Debug, Default)]
 struct Model {
     capacity: usize,
@@ -286,7 +286,7 @@ fn play_channel(capacity: usize, plays: &[(Act, bool)]) {
     let there = Shared::<Channel<Queue<u32>>>::from_fd(here.try_clone_fd().unwrap()).unwrap();
     let mut model = Model { capacity, ..Model::default() };
     let (mut senders, mut receivers) = (Vec::new(), Vec::new());
-    let (mut sent_to, mut received_from) = (false, false); // somebody had the end once
+    let (mut sent_to, mut received_from) = (false, false); // whether the end was ever held
     for &(act, first) in plays {
         let channel = if first { &here } else { &there };
         match act {
@@ -352,7 +352,7 @@ fn play_byte_channel(capacity: usize, plays: &[(Act, bool)]) {
     let mut blocks = Blocks { capacity, tail: 0, records: VecDeque::new() };
     let mut model = Model { capacity, ..Model::default() };
     let (mut senders, mut receivers) = (Vec::new(), Vec::new());
-    let (mut sent_to, mut received_from) = (false, false); // somebody had the end once
+    let (mut sent_to, mut received_from) = (false, false); // whether the end was ever held
     for &(act, first) in plays {
         let channel = if first { &here } else { &there };
         match act {
@@ -365,7 +365,7 @@ fn play_byte_channel(capacity: usize, plays: &[(Act, bool)]) {
                 sent_to = true;
             }
             Act::Leave(true) => drop(senders.pop()),
-            // The last one, while somebody has room: which is sent to nobody, then, and is passed
+            // The last receiver, while a sender holds room. Its message is not sent, and is passed
             // over.
             Act::Leave(false) if receivers.len() == 1 && !senders.is_empty() => {
                 let room = senders[0].try_reserve(1);
@@ -708,7 +708,7 @@ fn play_priority_channel(plays: &[(Act, bool)]) {
     let mut models: [Model; LEVELS] =
         core::array::from_fn(|_| Model { capacity: 2, ..Model::default() });
     let (mut senders, mut receivers) = (Vec::new(), Vec::new());
-    let (mut sent_to, mut received_from) = (false, false); // somebody had the end once
+    let (mut sent_to, mut received_from) = (false, false); // whether the end was ever held
     for &(act, first) in plays {
         let channel = if first { &here } else { &there };
         match act {

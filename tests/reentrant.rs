@@ -131,7 +131,7 @@ fn too_many_levels() {
     assert!(is_free(&shared));
 }
 
-/// Whatever a broken peer writes there: the lock can be given up, and taken anew.
+/// Whatever a broken peer writes there, the lock can be released and acquired again.
 #[cfg(not(outlast_pthread))] // which lays the depth out where this test writes
 #[test]
 fn a_depth_that_is_damaged() {
@@ -180,8 +180,8 @@ fn through_another_mapping() {
     drop(here.lock.lock().unwrap());
 }
 
-/// A guard that a broken peer has freed gives up nothing that the same thread took later, through
-/// another mapping.
+/// A broken peer has freed a guard's lock. The guard does not release the lock that the same thread
+/// acquired later through another mapping.
 #[cfg(not(outlast_pthread))] // which lays the depth out where this test writes
 #[test]
 fn a_freed_guard_leaves_another_mapping_alone() {
@@ -322,7 +322,7 @@ fn a_dead_owners_levels_are_forgotten() {
         let sleeper = fork_child(|| {
             let guard = from_the_dead(&shared.lock);
             assert_eq!((guard.depth(), guard.get()), (1, [round, 0]));
-            // Said at every level, until it is mended.
+            // Reported at every level, until it is marked consistent.
             let again = from_the_dead(&shared.lock);
             assert_eq!(again.depth(), 2);
             assert_eq!(shared.lock.poison_cause(), Some(PoisonCause::OwnerDied));

@@ -640,7 +640,7 @@ fn deaths_across_generations() {
         (delivery.attempts(), delivery.ack().unwrap())
     });
     back.sort_unstable_by_key(|back| back.1);
-    // The child took the one that came back, or the other one.
+    // The child received the message that came back, or the other one.
     assert!(matches!(back, [(2, 1), (0, 2)] | [(1, 1), (1, 2)]), "{back:?}");
     assert!(shared.till.lock().is_ok());
 }
@@ -728,7 +728,7 @@ fn by_exec() {
         })
         .has_played();
     }
-    // Child and grandchild, twice; those who use the first key do so more often.
+    // Child and grandchild, twice. The users of the first key do so more often.
     for office in &offices[1..] {
         assert_eq!(*office.till.lock().unwrap(), 2 * 2 * 2);
     }

@@ -32,7 +32,7 @@ fn slices_of_atomics_and_primitives() {
     let third = here.project(|numbers| &numbers[999]);
     assert_eq!(third.fetch_add(1, Relaxed), 999);
     assert_eq!(there[999].load(Relaxed), 1_000);
-    // Each of them is put in its place, and mended after a death.
+    // Each element is placed, and recovered after a death.
     let events = Shared::<[Event]>::with_capacity(3).unwrap();
     let others = twice(&events);
     let setter = std::thread::spawn(move || others[2].set());
@@ -91,7 +91,7 @@ fn locked_slices() {
     assert!(matches!(there.lock(), Err(LockError::WouldDeadlock)));
     assert_eq!(Owned::shared(&guard).len(), guard.len());
     drop(guard);
-    // A death in the middle of a change is told, until it is mended.
+    // A death in the middle of a change is reported, until the value is marked consistent.
     let child = fork_child(|| {
         let mut guard = there.lock().unwrap();
         guard[..50].fill(0);
@@ -118,7 +118,7 @@ fn elements_that_are_no_values() {
     assert_eq!(twice(&points).lock().unwrap()[2], Point { x: 1, y: 2 });
     let kinds = Shared::<LockedSlice<Kind>>::with_capacity(3).unwrap();
     assert!(matches!(kinds.lock(), Err(LockError::Failed(Fault::Corrupt))));
-    // The lock was given up again.
+    // The lock was released again.
     assert!(matches!(kinds.try_lock(), Err(LockError::Failed(Fault::Corrupt))));
 }
 

@@ -1,13 +1,14 @@
-//! Processes that use all primitives at once, and a pool, are killed at random and replaced.
+//! Processes that use all primitives at the same time, and a pool, are killed at random and
+//! replaced.
 //!
-//! Each round has a fresh segment. Its workers do one random operation after the other, most of
-//! which block. A worker is killed at a random time, or kills itself at a random point of the
-//! source. Threads nap at random points, and no bounded second look hides a lost wake. At the end
-//! of a round no worker may sleep on, and what the primitives hold must be what the workers have
-//! noted in memory that the crate knows nothing of.
+//! Each round has a new segment. Its workers do one random operation after the other, most of which
+//! block. A worker is killed at a random time, or kills itself at a random point of the source.
+//! Threads pause at random points, and no second look hides a lost wake. At the end of a round no
+//! worker may still sleep. The primitives must hold what the workers have noted in memory that the
+//! crate does not know.
 //!
-//! `OUTLAST_KILLS` says how many processes are killed: 2,000 if it is not set. A part of the
-//! program is run with recovery that passes over one primitive: the same checks must catch it.
+//! `OUTLAST_KILLS` sets how many processes are killed: 2,000 if it is not set. A part of the
+//! program is run with a recovery that skips one primitive. The same checks must catch this.
 #![cfg(not(outlast_loom))]
 #![cfg_attr(
     outlast_hooks,
@@ -891,7 +892,7 @@ mod soak {
             format!("workers do not end: {}", sleepers.join(", "))
         }
 
-        /// Looks again until it is so: the last deaths may not be mended yet.
+        /// Waits until a condition holds: peers may not have recovered from the last deaths yet.
         fn eventually(&self, what: &str, is_so: impl Fn() -> bool) -> Verdict {
             let began = Instant::now();
             while !is_so() {

@@ -365,8 +365,8 @@ fn a_consumer_that_is_killed() {
     producer.succeeds();
 }
 
-/// Who dies before it has taken an end is missed by nobody at that end: the next one is waited for,
-/// as the first would have been.
+/// The death of a process that has not taken an end yet is not reported at the other end, which
+/// waits for the next process.
 #[test]
 fn an_end_that_was_never_taken() {
     let pair = pair();
@@ -400,7 +400,7 @@ fn an_end_that_was_never_taken() {
     late.succeeds();
 }
 
-/// Who ends by itself has not died.
+/// A process that ends by itself has not died.
 #[test]
 fn an_end_whose_process_exits() {
     let pair = pair();
@@ -480,7 +480,7 @@ fn values_are_checked() {
     let spoil = |i: usize| {
         let end = std::ptr::from_ref::<Ring<Kind>>(&ring).cast::<u8>().cast_mut();
         let slots = size_of::<FixedRing<Kind, 1>>() - 128;
-        // SAFETY: the slots are the last 4 bytes, padded to 128; nobody else is at them.
+        // SAFETY: the slots are the last 4 bytes, padded to 128, and no other thread uses them.
         let at = unsafe { end.add(slots + i) };
         // SAFETY: a byte of a slot.
         unsafe { at.write(9) };
@@ -501,8 +501,8 @@ fn values_are_checked() {
     producer.send_batch(&[Kind::Draw; 2]).unwrap();
     assert_eq!(consumer.iter().take(2).count(), 2);
 
-    // Many at once come as far as the first that is none, also around the end of the ring; that is
-    // consumed by itself.
+    // A call for many returns the messages up to the first that is no value, also around the end of
+    // the ring. That one is consumed by a call of its own.
     let corrupt = Err(RecvError::Failed(Fault::Corrupt));
     producer.send_batch(&[Kind::Erase, Kind::Draw, Kind::Erase, Kind::Draw]).unwrap();
     spoil(1); // the third of them

@@ -1,4 +1,4 @@
-//! Stopping by signals: what was asked for is done or reported, nobody is left over, and the status
+//! Stopping by signals: each task is done or reported, no process is left over, and the exit status
 //! says what happened.
 #![cfg(not(outlast_loom))]
 #![expect(unsafe_code, reason = "signals, forks")]
@@ -377,7 +377,7 @@ fn play_handler() {
     assert!(stop.wait_timeout(runner::PATIENCE).unwrap());
     eventually("called once", || CALLS.load(SeqCst) == one);
     drop(stop);
-    send(); // nobody else wants it now
+    send(); // no other handler wants it now
     send();
     eventually("called again", || CALLS.load(SeqCst) == 3 * one);
     let stop = Stop::on_signals().unwrap();
@@ -613,7 +613,7 @@ fn set_before() {
     }
 }
 
-/// Who waits for what is given up need not wait for what is not.
+/// A thread that waits for cancelled tasks need not wait for the others.
 fn who_waits_is_told_at_once() {
     let (stop, desk) = (event(), desk());
     let pool = Pool::builder().workers(1).stop(&stop, OnStop::Drop).share("desk", &desk);

@@ -1,9 +1,9 @@
-//! Nobody waits, so nobody calls the kernel: seccomp kills whoever does.
+//! Where no thread waits, no thread makes a system call. Seccomp kills a process that makes one.
 //!
-//! On objects that were never contended. Only the thread that works is confined: a sentinel, which
-//! sleeps in a call that it began earlier, is another thread. (Seccomp's strict mode would kill the
-//! thread alone, and let it end alone; the process would live on with its sentinel. So this is a
-//! filter with the same effect on the whole process; strict mode is used where there is none.)
+//! This holds for objects that were never contended. Only the working thread is confined, not the
+//! sentinel, which sleeps in a call that it began earlier. (Seccomp's strict mode would kill and
+//! end the thread alone, and the process would live on with its sentinel. So this is a filter with
+//! the same effect on the whole process. Strict mode is used where there is no sentinel.)
 #![cfg(not(outlast_loom))]
 #![expect(unsafe_code, reason = "seccomp")]
 mod common;
@@ -125,7 +125,7 @@ fn locks() {
     makes_no_call(|_| *lock.lock().unwrap() += 1);
     makes_no_call(|_| *lock.try_lock().unwrap() += 1);
     makes_no_call(|_| *lock.lock_timeout(Duration::from_secs(1)).unwrap() += 1);
-    // Nested, given up in both orders.
+    // Nested, released in both orders.
     makes_no_call(|i| {
         let [first, second, third] = &shared.locks;
         let first = first.lock().unwrap();
@@ -203,7 +203,7 @@ fn polls() {
     makes_no_call(|_| assert!(shared.queue.recv_ack_timeout(nothing).is_err()));
     makes_no_call(|_| assert_eq!(shared.queue.join_timeout(nothing), Ok(true)));
     // Another process has the lock, or the turn. A mutex of the C library calls the kernel. A lock
-    // that times out asks it for the name of the holder; a cell does not.
+    // that times out asks the kernel for the name of the holder; a cell does not.
     if cfg!(not(outlast_pthread)) {
         let _guard = shared.locks[0].lock().unwrap();
         makes_no_call(|_| assert!(shared.locks[0].try_lock().is_err()));
@@ -260,7 +260,7 @@ fn queues() {
     }
 }
 
-/// The way back: a nack, a loan that is dropped. They wake nobody who is not there.
+/// The way back: a nack, and a loan that is dropped. They wake no thread where none sleeps.
 #[test]
 fn giving_back() {
     let shared = all();
@@ -435,7 +435,7 @@ fn the_other_queues() {
     });
 }
 
-/// That the upper levels are empty for good is asked only when the lower ones are, too.
+/// A receiver asks whether the upper levels stay empty only when the lower ones are empty, too.
 #[test]
 fn what_is_left_in_the_lowest_level() {
     type Levels = FixedPriorityQueue<u64, 3, 65_536>;

@@ -1,9 +1,9 @@
-//! What does a stream of large messages from one process to another cost, copied and in place,
-//! beside iceoryx2, Boost's `message_queue` and the system's pipe? And one of small messages,
-//! beside the last two?
+//! The cost of a stream of large messages from one process to another, copied and in place, beside
+//! iceoryx2, Boost's `message_queue` and the system's pipe. Also of a stream of small messages,
+//! beside the last two.
 //!
-//! Copied: every byte is written by the sender, and read by the receiver. In place: both touch the
-//! first 8 bytes only, which leaves what the queue itself costs. All have room for as many
+//! Copied: the sender writes every byte, and the receiver reads it. In place: both touch only the
+//! first 8 bytes, which leaves the cost of the queue itself. All have room for the same number of
 //! messages, except the system's pipe.
 //!
 //! Boost takes part under `--features boost`, which needs its headers (Debian: `libboost-dev`) and
@@ -300,7 +300,7 @@ mod boost {
 
     impl Drop for Queue {
         fn drop(&mut self) {
-            // SAFETY: open, and used by nobody any more.
+            // SAFETY: open, and not used any more.
             unsafe { boost_close(self.0.as_ptr()) };
         }
     }

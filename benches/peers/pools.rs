@@ -17,7 +17,7 @@ use support::{Bench, Contest, Outcome, TOGETHER, group, say};
 
 const WORKERS: usize = 2;
 
-/// Long enough between two calls that everybody sleeps.
+/// So long between two calls that all workers sleep.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// A slice, without its pauses: short, since how cold a machine's caches are changes within the
@@ -162,7 +162,7 @@ fn trivial(x: u64) -> u64 {
     x + 1
 }
 
-/// Everybody who takes part.
+/// All rivals.
 struct Field {
     pool: Pool,
     threads: rayon::ThreadPool,

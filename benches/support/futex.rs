@@ -1,4 +1,4 @@
-//! A rival that nothing can beat: what the kernel's sleep and wake cost by themselves.
+//! A rival that no other can beat: the kernel's sleep and wake by themselves.
 #![expect(unsafe_code, reason = "a system call")]
 use super::group;
 use core::ptr::null;

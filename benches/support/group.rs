@@ -160,7 +160,7 @@ pub(crate) fn plain_shared<T: Shareable>() -> &'static T {
     // SAFETY: a new mapping, wherever there is room.
     let at = unsafe { libc::mmap(core::ptr::null_mut(), size_of::<T>(), access, kind, -1, 0) };
     assert_ne!(at, libc::MAP_FAILED, "mmap: {}", io::Error::last_os_error());
-    // SAFETY: as long as a `T`, aligned to a page, and unmapped by nobody who still refers to it;
-    // any bytes are a `Shareable` value.
+    // SAFETY: as long as a `T`, aligned to a page, and not unmapped while it is referred to. Any
+    // bytes are a `Shareable` value.
     unsafe { &*at.cast::<T>() }
 }

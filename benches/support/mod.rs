@@ -1,17 +1,16 @@
-//! Measuring rivals in turns: what the machine does to one, it does to all.
+//! Measures rivals in turns, so that the state of the machine affects all of them alike.
 //!
-//! A [`Contest`] gives each rival a short slice, round after round, each round starting with
-//! another one. Beside every slice it measures how long a cache line takes to the other CPU and
-//! back: a virtual machine's CPUs may be *near* (one cache) or *far*, and change that within
-//! seconds, which moves all figures of two CPUs by a factor of 2 to 5. Samples of the two states
-//! are kept apart; one in whose course the state changed is left out, and one in whose course the
-//! kernel gave a CPU to somebody else is taken anew. The table shows medians, and ratios of samples
+//! A [`Contest`] gives each rival a short slice, round after round. Each round starts with another
+//! rival. Beside every slice it measures how long a cache line takes to the other CPU and back. The
+//! CPUs of a virtual machine may be *near* (one cache) or *far*, and this may change within
+//! seconds. It changes all figures of two CPUs by a factor of 2 to 5. So samples of the two states
+//! are kept apart. A sample is dropped if the state changed meanwhile, and taken again if the
+//! kernel gave a CPU to another process meanwhile. The table shows medians, and ratios of samples
 //! of the same round.
 //!
-//! On a busy machine, more weight than others have makes for fewer samples taken anew. Under a
-//! kernel that groups processes by session (`/proc/sys/kernel/sched_autogroup_enabled`), it is the
-//! session that needs it: `setsid -w bash -c 'echo -20 > /proc/$$/autogroup; cargo bench'`, as
-//! root.
+//! On a busy machine, a higher priority makes fewer samples be taken again. Under a kernel that
+//! groups processes by session (`/proc/sys/kernel/sched_autogroup_enabled`), the session needs the
+//! priority: `setsid -w bash -c 'echo -20 > /proc/$$/autogroup; cargo bench'`, as root.
 //!
 //! `cargo bench -- FILTER` runs the contests whose title contains the filter; under `cargo bench --
 //! --test` and `cargo test --benches` each rival does one operation.
@@ -55,7 +54,7 @@ impl Bench {
         self.smoke
     }
 
-    /// Whether the command line asks for what has this title.
+    /// Whether the command line asks for the contest with this title.
     pub(crate) fn wants(&self, title: &str) -> bool {
         self.filter.as_ref().is_none_or(|filter| title.contains(filter.as_str()))
     }
@@ -120,7 +119,7 @@ struct Sample {
     state: Option<Line>,
 }
 
-/// Rivals that are measured in turns. The first is the one that the others are compared with.
+/// Rivals that are measured in turns. The others are compared with the first one.
 pub(crate) struct Contest<'a> {
     rivals: Vec<Rival<'a>>,
 }
@@ -174,14 +173,14 @@ impl<'a> Contest<'a> {
         })
     }
 
-    /// Sets what the first rival may at most cost, in units of the one entered last.
+    /// Sets how much the first rival may cost at most, in units of the rival entered last.
     pub(crate) fn bar(&mut self, at_most: f64) {
         if let Some(last) = self.rivals.last_mut() {
             last.bar = Some(at_most);
         }
     }
 
-    /// Sets what the rival entered last may itself cost at most.
+    /// Sets how much the rival entered last may cost at most.
     pub(crate) fn limit(&mut self, at_most: Duration) {
         if let Some(last) = self.rivals.last_mut() {
             last.limit = Some(at_most);
@@ -248,7 +247,7 @@ impl<'a> Contest<'a> {
         say(&text);
     }
 
-    /// The median of what the first rival took, in units of what rival `i` took in the same round.
+    /// The median of the first rival's time, in units of the time of rival `i` in the same round.
     fn ratio(&self, i: usize, state: Line) -> Option<f64> {
         let (ours, theirs) = (&self.rivals[0].samples, &self.rivals[i].samples);
         let both = ours.iter().zip(theirs).filter(|(a, b)| [a.state, b.state] == [Some(state); 2]);
@@ -317,7 +316,7 @@ fn scaled(number: f64, units: &[(f64, &str)]) -> String {
     format!("{shown:.digits$}{name}")
 }
 
-/// Prints, if there is somebody to print for.
+/// Writes to standard output, whether it can be written to or not.
 pub(crate) fn say(text: &str) {
     std::io::stdout().lock().write_all(text.as_bytes()).unwrap_or_default();
 }

@@ -172,8 +172,8 @@ pub(crate) fn bytes_copied(world: World, queue: &ByteQueue, len: usize, messages
     stream(world, 1, messages, sender, receiver)
 }
 
-/// The same between processes, in place: both touch the first bytes only, which leaves what the
-/// queue itself costs.
+/// The same between processes, in place: both touch only the first bytes, which leaves the cost of
+/// the queue itself.
 pub(crate) fn bytes_in_place(queue: &ByteQueue, len: usize, messages: u64) -> Outcome {
     let sender = || {
         become_known(queue);

@@ -1,19 +1,18 @@
-//! A segment in which somebody has scribbled, and goes on to scribble: it may be refused, and
-//! operations may fail with the errors that they declare. Nothing may panic, leave the segment's
-//! memory (the address sanitizer watches), or hang.
+//! Opens and uses a segment whose bytes were changed, and are changed further. The segment may be
+//! refused, and operations may fail with the errors that they declare. No operation may panic,
+//! hang, or access other memory than the segment's, which the address sanitizer checks.
 //!
-//! A good segment is made once and copied for each input; the input then patches header, control
-//! block, peer table and value, and the copy is opened and used.
+//! A good segment is made once and copied for each input. The input patches the header, the control
+//! block, the peer table and the value of the copy. Then the copy is opened and used.
 //!
-//! What is kept out of the inputs, since it is allowed to take long, or stands for what is known:
-//! - an owner of the control lock: a living thread that keeps it is waited for, ten seconds at
-//!   most;
-//! - living threads of a dead process: they are waited for until they are dead as well;
-//! - an owner of a once cell: a living thread that makes the value is waited for, without a
+//! These are kept out of the inputs, since a wait for them may take long, or since they change
+//! nothing:
+//! - an owner of the control lock: a thread waits for a living owner, up to ten seconds;
+//! - living threads of a dead process: a recoverer waits until they are dead as well;
+//! - an owner of a once cell: a thread waits for the living maker of the value, without a deadline;
+//! - an owner of a pipe's turns: a thread waits for a living sender of a long message, without a
 //!   deadline;
-//! - after the open, patches of the header, which nobody reads any more;
-//! - an owner of a pipe's turns: who has begun to send a long message is waited for, without a
-//!   deadline.
+//! - after the open, patches of the header, which is not read any more.
 #![no_main]
 
 #[path = "hostile/queues.rs"]
@@ -143,10 +142,10 @@ impl Memory {
     }
 }
 
-/// Whether this thread holds something in that memory still, as after a guard was forgotten: a
-/// count of guards was written over, so that none of them was the last. If it holds nothing,
-/// nothing there may be in the kernel's list of what it holds: it would be written to after the
-/// memory has gone.
+/// Whether this thread still holds a lock in that memory, as after a guard was forgotten: if a
+/// count of guards was overwritten, none of them was the last. If the thread holds no lock there,
+/// no entry of its robust list may lie there: the kernel would write to it after the memory has
+/// gone.
 fn holds_something_in(memory: &Memory) -> bool {
     let mut head: *const [usize; 3] = core::ptr::null();
     let mut len = 0_usize;
@@ -157,7 +156,7 @@ fn holds_something_in(memory: &Memory) -> bool {
     // way.
     let [first, _, pending] = unsafe { head.read_volatile() };
     let is_in = |node: usize| node.wrapping_sub(memory.base.addr().get()) < memory.len();
-    // (What is held in memory that had to stay is in the list as well.)
+    // (Locks in memory that had to stay are in the list as well.)
     let mut nodes: Vec<usize> = [pending].into_iter().filter(|&node| is_in(node)).collect();
     let mut node = first;
     for _ in 0..2_000 {
@@ -309,7 +308,7 @@ fn grown(which: usize) -> &'static [u8] {
 
 /// Opens one of those, and uses it.
 fn use_grown(which: usize, target: &Target, input: &mut Unstructured<'_>, all: bool) {
-    /// Opens it, and does `step` with what is held and the value.
+    /// Opens the segment, and calls `step` with the guards and the value.
     macro_rules! play {
         ($kind:ty, |$held:ident, $value:ident, $what:ident, $how:ident| $step:expr) => {{
             let Some($value) = target.open::<$kind>(input) else { return };
@@ -348,7 +347,8 @@ fn scribble(input: &mut Unstructured<'_>) -> arbitrary::Result<Vec<u8>> {
         }
         // A cell's word.
         4 => (u64::from(a) << 16 | low(b) << 4 | low(c)).to_ne_bytes().to_vec(),
-        // A robust word: of nobody, of the first process, of no thread, of a thread that cannot be.
+        // A robust word: free, of the first process, of a thread that does not exist, of one that
+        // cannot exist.
         _ => {
             let owner = [0, 1, UNPLACED, UNPLACED - 1][usize::from(a % 4)];
             (u32::from(b) << 30 | owner).to_ne_bytes().to_vec()
@@ -409,7 +409,7 @@ impl Target {
         Ok(())
     }
 
-    /// Takes out of the memory what is allowed to take long (see above).
+    /// Removes from the memory what a thread may wait for (see above).
     fn hurry(&self) {
         let word = |at: usize| self.memory.word(at);
         self.disown(HEADER);
@@ -436,7 +436,7 @@ impl Target {
         }
     }
 
-    /// Opens what was patched.
+    /// Opens the patched segment.
     fn open<T: ?Sized + Shareable + Sync + 'static>(
         &self,
         input: &mut Unstructured<'_>,
@@ -457,8 +457,8 @@ impl Target {
         }
     }
 
-    /// Plays what is left of the input: each step is a byte that says what, a byte that says how,
-    /// and at times a patch.
+    /// Plays the rest of the input. Each step is a byte for the operation, a byte for its
+    /// arguments, and sometimes a patch.
     fn play(&self, input: &mut Unstructured<'_>, all: bool, mut step: impl FnMut(u8, u8)) {
         for _ in 0..40 {
             let Ok([what, how]) = input.bytes(2).map(|pair| [pair[0], pair[1]]) else { break };
@@ -478,15 +478,14 @@ impl Target {
     }
 }
 
-/// Marks a step with one of the primitives that came later, so that older inputs mean what they
-/// meant.
+/// Marks a step with a primitive that was added later, so that older inputs keep their meaning.
 const LATER: u8 = 0x80;
 /// How many of those there are.
 const OTHERS: u8 = 14;
 /// So many guards of a kind are held from step to step, at most.
 const MOST: usize = 8;
 
-/// What is held from step to step.
+/// The guards and handles that are held from step to step.
 struct Held<'a, T: Plain> {
     deliveries: Vec<Delivery<'a, T>>,
     loans: Vec<Loan<'a, T>>,
@@ -537,7 +536,7 @@ fn use_queue<'a, T: InPlace + Debug>(
     assert_apart(lent.chain(held.deliveries.iter().map(|delivery| bytes_of(&**delivery))));
 }
 
-/// What is read and written in place, if any bits are a value.
+/// The values that are read and written in place, for which any bits are valid.
 trait InPlace: Plain {
     fn take_ref(_queue: &Queue<Self>) -> Option<Ref<'_, Self>> {
         None
@@ -825,7 +824,7 @@ impl<T: Plain> Held<'_, T> {
 fn hostile(input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let subject: u8 = input.arbitrary()?;
     let (all, overwrite, patches) = (subject & 4 != 0, subject & 8 != 0, subject >> 4);
-    // So many are none that an older input asks for: what follows says what it is.
+    // No older input has this number: the bytes that follow select a newer primitive.
     let is_grown = patches == 15;
     let which = if is_grown { usize::from(input.arbitrary::<u8>()?) % GROWN } else { 0 };
     let patches = if is_grown { input.arbitrary::<u8>()? % 8 } else { patches };

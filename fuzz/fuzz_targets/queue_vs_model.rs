@@ -1,6 +1,6 @@
-//! A queue beside a model of it: every verb, from two mappings of the same segment, of which one
-//! leaves now and then with what it holds. One thread does it all, so that the model knows each
-//! answer.
+//! Compares a queue with a model of it. Every verb is called from two mappings of the same segment.
+//! Now and then one mapping leaves with what it holds. One thread makes all calls, so that the
+//! model knows each answer.
 #![no_main]
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -117,7 +117,7 @@ enum Entry {
     Done,
 }
 
-/// What a receiver finds.
+/// What a receiver gets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Found {
     /// One of those that came back.
@@ -129,7 +129,7 @@ enum Found {
     Nothing,
 }
 
-/// What the queue promises.
+/// The model.
 #[derive(Debug)]
 struct Model {
     capacity: usize,
@@ -274,7 +274,7 @@ struct Taken {
 
 // ------------------------------------------------------------------------- play
 
-/// What one mapping holds.
+/// The handles that one mapping holds.
 #[derive(Default)]
 struct Hands<'q> {
     deliveries: Vec<(Delivery<'q, u32>, u32)>,

@@ -5,6 +5,7 @@ use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use core::time::Duration;
 use outlast::{FixedByteQueue, Shared, Spin, TryRecvError};
+use std::time::Instant;
 
 type World = Shared<FixedByteQueue<4>>;
 
@@ -44,14 +45,35 @@ fn full() -> World {
     world
 }
 
+/// Calls `act` until every message is done with, also those that come back from the dead.
+fn until_done(world: &World, mut act: impl FnMut() -> Verdict) -> Verdict {
+    let began = Instant::now();
+    while world.join_timeout(Duration::ZERO) != Ok(true) {
+        act()?;
+        if began.elapsed() > patience() {
+            return fail("a message never comes back");
+        }
+    }
+    Ok(())
+}
+
+/// Receives messages until every one is done with.
+fn receive_all(world: &World, mut check: impl FnMut(&[u8]) -> Verdict) -> Verdict {
+    until_done(world, || match world.recv_timeout(Duration::from_millis(1)) {
+        Ok(message) => check(&message),
+        Err(_) => Ok(()),
+    })
+}
+
 /// The messages that are left were sent, and are whole and not there twice. All room can be used
 /// again.
 fn carries_on(world: &World) -> Verdict {
     Spin::Never.set();
     let mut left = Vec::new();
-    while let Ok(message) = world.recv_timeout(Duration::from_millis(20)) {
-        left.push(number(&message)?);
-    }
+    receive_all(world, |message| {
+        left.push(number(message)?);
+        Ok(())
+    })?;
     left.sort_unstable(); // messages that come back come out of order
     if ![&[][..], &[0], &[1], &[0, 1]].contains(&&left[..]) {
         return fail(format!("left over: {left:?}"));
@@ -83,9 +105,7 @@ fn has_all_room(world: &World) -> Verdict {
 /// With messages of its own left over, which may be several.
 fn carries_on_with_more(world: &World) -> Verdict {
     Spin::Never.set();
-    while let Ok(message) = world.recv_timeout(Duration::from_millis(20)) {
-        number(&message)?;
-    }
+    receive_all(world, |message| number(message).map(drop))?;
     has_all_room(world)
 }
 
@@ -175,10 +195,7 @@ fn bytes_recv_with_senders_asleep() {
     // The victim may die before it has made room.
     let makes_room: fn(&World) -> Verdict = |world| {
         Spin::Never.set();
-        while let Ok(message) = world.recv_timeout(Duration::from_millis(20)) {
-            number(&message)?;
-        }
-        Ok(())
+        receive_all(world, |message| number(message).map(drop))
     };
     let sweep = Sweep::new(
         "bytes: recv_ref, twice; two senders asleep",
@@ -318,11 +335,13 @@ fn is_done(world: &World) -> Verdict {
 /// Acknowledges all that comes.
 fn works(world: &World) -> Verdict {
     Spin::Never.set();
-    while let Ok(job) = world.recv_ack_timeout(Duration::from_millis(20)) {
-        number(&job)?;
-        job.ack().map_err(|error| error.to_string())?;
-    }
-    Ok(())
+    until_done(world, || match world.recv_ack_timeout(Duration::from_millis(1)) {
+        Ok(job) => {
+            number(&job)?;
+            job.ack().map_err(|error| error.to_string())
+        }
+        Err(_) => Ok(()),
+    })
 }
 
 fn acknowledges(world: &World) -> Box<dyn FnOnce() + '_> {
@@ -393,11 +412,10 @@ fn bytes_delivered_with_others_asleep() {
     };
     let rest: fn(&World) -> Verdict = |world| {
         Spin::Never.set();
-        while let Ok(message) = world.recv_timeout(Duration::from_millis(20)) {
-            if message != [9; 256] {
-                number(&message)?;
-            }
-        }
+        receive_all(world, |message| match message {
+            [9, ..] if message == [9; 256] => Ok(()),
+            _ => number(message).map(drop),
+        })?;
         delivers_on(world)
     };
     let sweep = Sweep::new("bytes: ack; asleep for room", &long, memory, with_one_more, rest);

@@ -4,6 +4,7 @@ use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use core::time::Duration;
 use outlast::{FixedPriorityQueue, FixedQueue, Shared, Spin, TryRecvError};
+use std::time::Instant;
 
 type World = Shared<FixedPriorityQueue<u64, 2, 2>>;
 
@@ -24,13 +25,23 @@ fn warm<const N: usize>(world: &Shared<FixedPriorityQueue<u64, 2, N>>) {
     world.join_timeout(Duration::ZERO).ok(); // known to the segment
 }
 
+/// Receives messages until every one is done with, also those that come back from the dead.
+fn receive_all(world: &World) -> Result<Vec<(usize, u64)>, String> {
+    let began = Instant::now();
+    let mut all = Vec::new();
+    while world.join_timeout(Duration::ZERO) != Ok(true) {
+        all.extend(world.recv_timeout(Duration::from_millis(1)));
+        if began.elapsed() > patience() {
+            return fail(format!("a message never comes back; received {all:?}"));
+        }
+    }
+    Ok(all)
+}
+
 /// The messages that are left were sent, and as many fit in again.
 fn carries_on(world: &World) -> Verdict {
     warm(world);
-    let mut left = Vec::new();
-    while let Ok(message) = world.recv_timeout(Duration::from_millis(20)) {
-        left.push(message);
-    }
+    let mut left = receive_all(world)?;
     left.sort_unstable(); // messages that come back come out of order
     if ![&[][..], &[(0, 0)], &[(1, 1)], &[(0, 0), (1, 1)]].contains(&&left[..]) {
         return fail(format!("left over: {left:?}"));
@@ -66,7 +77,7 @@ fn sends_two_more(world: &World) -> Verdict {
 /// With messages of its own left over, which may be several.
 fn carries_on_with_more(world: &World) -> Verdict {
     warm(world);
-    while world.recv_timeout(Duration::from_millis(20)).is_ok() {}
+    receive_all(world)?;
     carries_on(world)
 }
 
@@ -233,14 +244,17 @@ fn a_receiver_killed_between_the_queues() {
     };
     Sweep::new("queue: recv_ack_or_dead_letter, ack", &graves, memory, buries, |world| {
         Spin::Never.set();
-        let next = || {
-            let wait = Duration::from_millis(20);
-            world.jobs.recv_ack_or_dead_letter_timeout(1, &world.dead, wait).ok()
-        };
+        let began = Instant::now();
         let mut rest = Vec::new();
-        while let Some(job) = next() {
-            rest.push(*job);
-            job.ack().map_err(|fault| fault.to_string())?;
+        while world.jobs.join_timeout(Duration::ZERO) != Ok(true) {
+            let wait = Duration::from_millis(1);
+            if let Ok(job) = world.jobs.recv_ack_or_dead_letter_timeout(1, &world.dead, wait) {
+                rest.push(*job);
+                job.ack().map_err(|fault| fault.to_string())?;
+            }
+            if began.elapsed() > patience() {
+                return fail(format!("a job never comes back; received {rest:?}"));
+            }
         }
         let dead = world.dead.drain();
         if !([&[6][..], &[6, 6], &[6, 7], &[6, 6, 7]].contains(&&dead[..])) {

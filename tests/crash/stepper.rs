@@ -121,6 +121,11 @@ impl Child {
         is_asleep(self.pid)
     }
 
+    /// Whether the process's first thread sleeps with a deadline, or sleeps no more.
+    pub(crate) fn may_look_again(&self) -> bool {
+        may_look_again(self.pid)
+    }
+
     /// Waits until the process's first thread sleeps in a futex call.
     pub(crate) fn wait_asleep(&mut self) {
         let started = Instant::now();

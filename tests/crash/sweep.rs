@@ -313,8 +313,10 @@ impl<'a, W: Debug> Sweep<'a, W> {
             child
         };
         let sleepers: Vec<Child> = self.sleepers.iter().map(start).collect();
-        if !sleepers.is_empty() {
-            std::thread::sleep(DOZE);
+        // A sleep with a deadline does not show whether it is the last one.
+        let began = Instant::now();
+        while began.elapsed() < DOZE && sleepers.iter().any(Child::may_look_again) {
+            std::thread::sleep(std::time::Duration::from_micros(100));
         }
         sleepers
     }
