@@ -8,7 +8,7 @@ use outlast::__private::Dead;
 use outlast::{Event, FixedQueue, Shareable, Shared, Spin};
 use std::cell::RefCell;
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Release};
@@ -742,19 +742,18 @@ fn recovery_of_a_slot_being_written_is_interrupted() {
 // ---------------------------------------------------------- coming and going
 
 /// A segment that no process has open: its descriptor alone.
-struct Unattended(OwnedFd);
+struct Unattended(File);
 
 impl Unattended {
     fn open(&self) -> Result<World, String> {
-        let fd = self.0.try_clone().map_err(|error| error.to_string())?;
-        Shared::from_fd(fd).map_err(|error| error.to_string())
+        let file = self.0.try_clone().map_err(|error| error.to_string())?;
+        Shared::from_fd(file.into()).map_err(|error| error.to_string())
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let file = std::fs::File::from(self.0.as_fd().try_clone_to_owned().expect("a descriptor"));
-        let len = usize::try_from(file.metadata().expect("a file").len()).expect("small");
+        let len = usize::try_from(self.0.metadata().expect("a file").len()).expect("small");
         let mut bytes = vec![0; len];
-        file.read_exact_at(&mut bytes, 0).expect("readable");
+        self.0.read_exact_at(&mut bytes, 0).expect("readable");
         bytes
     }
 
@@ -784,7 +783,7 @@ impl fmt::Debug for Unattended {
 }
 
 fn unattended() -> Unattended {
-    Unattended(three().try_clone_fd().expect("a descriptor"))
+    Unattended(three().try_clone_fd().expect("a descriptor").into())
 }
 
 /// One whose only user was killed with a delivery in its hands.

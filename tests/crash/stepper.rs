@@ -227,6 +227,8 @@ pub(crate) struct Victim {
     /// The thread that is stepped: the first one, or the one that the operation started.
     thread: pid_t,
     asleep: bool,
+    /// The address of the thread's robust list, once it is known.
+    robust: Cell<usize>,
     /// The victim sleeps only until a thread that it has started does something. Such a sleep is
     /// short, and counts as a step.
     waits_for_its_own: bool,
@@ -267,7 +269,8 @@ impl Victim {
             }
         }
         let thread = child.pid;
-        let victim = Victim { child, thread, asleep: false, waits_for_its_own: false };
+        let robust = Cell::new(0);
+        let victim = Victim { child, thread, asleep: false, robust, waits_for_its_own: false };
         victim.set_options(libc::PTRACE_O_EXITKILL);
         victim
     }
@@ -295,6 +298,7 @@ impl Victim {
         // SAFETY: the kernel writes the new thread's id to a variable that lives here.
         unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, main, 0, &raw mut thread) };
         self.thread = pid_t::try_from(thread).unwrap_or(0);
+        self.robust.set(0);
         assert!(matches!(wait(self.thread, 0), Some(Status::Stopped(..))));
         ptrace(libc::PTRACE_CONT, main, 0, 0);
     }
@@ -323,6 +327,7 @@ impl Victim {
         let started = Instant::now();
         let mut looks = 0_u32;
         loop {
+            std::thread::yield_now(); // lets the victim run, which is on the same CPU
             match wait(self.thread, libc::WNOHANG) {
                 Some(Status::Stopped(libc::SIGSTOP, _)) => return Step::Finished,
                 Some(Status::Stopped(libc::SIGTRAP, _)) => {
@@ -332,6 +337,7 @@ impl Victim {
                 Some(Status::Stopped(signal, _)) => panic!("the victim got signal {signal}"),
                 Some(Status::Ended(_)) if self.thread != self.child.pid => {
                     self.thread = self.child.pid;
+                    self.robust.set(0);
                     return Step::Finished;
                 }
                 Some(Status::Ended(end)) => {
@@ -351,7 +357,6 @@ impl Victim {
                 }
             }
             assert!(started.elapsed() < patience(), "a step takes too long");
-            std::thread::yield_now(); // lets the victim run, which is on the same CPU
         }
     }
 
@@ -443,38 +448,44 @@ impl Victim {
     /// What a kill right now would leave beside the shared memory: the robust list's head and its
     /// pending field. Also tells where the next instruction is, and whether it is a futex call.
     pub(crate) fn surroundings(&self) -> Surroundings {
-        let mut head = 0_usize;
-        let mut len = 0_usize;
-        // SAFETY: the kernel writes two words that live here.
-        unsafe {
-            libc::syscall(libc::SYS_get_robust_list, self.thread, &raw mut head, &raw mut len)
-        };
         let mut registers = std::mem::MaybeUninit::<libc::user_regs_struct>::uninit();
         // SAFETY: the kernel fills the structure that it is given.
         unsafe { libc::ptrace(libc::PTRACE_GETREGS, self.thread, 0, registers.as_mut_ptr()) };
         // SAFETY: filled right before; it is made of integers.
         let registers = unsafe { registers.assume_init() };
         let next = usize::try_from(registers.rip).unwrap_or(0);
-        let robust = [self.peek(head), self.peek(head + 8), self.peek(head + 16)];
         let futex = [libc::SYS_futex, libc::SYS_futex_waitv]
             .iter()
             .any(|&call| call.cast_unsigned() == registers.rax);
-        let is_call = self.peek(next) & 0xffff == 0x050f && futex;
-        Surroundings { robust, next, is_call }
+        let is_call = futex && self.peek::<1>(next)[0] & 0xffff == 0x050f;
+        Surroundings { robust: self.peek(self.robust_list()), next, is_call }
     }
 
-    fn peek(&self, address: usize) -> usize {
-        let mut word = 0_usize;
-        let here = libc::iovec { iov_base: (&raw mut word).cast(), iov_len: size_of::<usize>() };
+    /// The address of the thread's robust list. A thread sets it once, when it starts.
+    fn robust_list(&self) -> usize {
+        if self.robust.get() == 0 {
+            let (mut head, mut len) = (0_usize, 0_usize);
+            // SAFETY: the kernel writes two words that live here.
+            unsafe {
+                libc::syscall(libc::SYS_get_robust_list, self.thread, &raw mut head, &raw mut len)
+            };
+            self.robust.set(head);
+        }
+        self.robust.get()
+    }
+
+    fn peek<const N: usize>(&self, address: usize) -> [usize; N] {
+        let mut words = [0_usize; N];
+        let here = libc::iovec { iov_base: (&raw mut words).cast(), iov_len: size_of_val(&words) };
         let there = libc::iovec {
             iov_base: std::ptr::with_exposed_provenance_mut(address),
-            iov_len: size_of::<usize>(),
+            iov_len: size_of_val(&words),
         };
-        // SAFETY: copies one word into `word`.
+        // SAFETY: copies `N` words into `words`.
         unsafe {
             libc::process_vm_readv(self.child.pid, &raw const here, 1, &raw const there, 1, 0)
         };
-        word
+        words
     }
 }
 
