@@ -137,7 +137,8 @@ dead_letter_verbs! {
     /// use outlast::{Channel, Queue, Shared};
     ///
     /// let here = Shared::<Channel<Queue<u64>>>::with_capacity(4)?;
-    /// let there = Shared::<Channel<Queue<u64>>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// // As another process would:
+    /// let there = Shared::<Channel<Queue<u64>>>::from_fd(here.try_clone_fd()?)?;
     /// let dead_letters = Shared::<Queue<u64>>::with_capacity(4)?;
     /// let (sender, receiver) = (here.sender()?, there.receiver()?);
     /// sender.send_batch(&[666, 7])?;

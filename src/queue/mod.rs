@@ -204,7 +204,8 @@ impl<T: Plain> Queue<T> {
         /// use outlast::{Queue, Shared};
         ///
         /// let here = Shared::<Queue<[u64; 128]>>::with_capacity(4)?;
-        /// let there = Shared::<Queue<[u64; 128]>>::from_fd(here.try_clone_fd()?)?; // as another process would
+        /// // As another process would:
+        /// let there = Shared::<Queue<[u64; 128]>>::from_fd(here.try_clone_fd()?)?;
         /// let mut loan = here.loan()?;
         /// loan.fill(7); // where it will be read
         /// loan.send()?;

@@ -3,8 +3,9 @@
 //! ```
 //! use outlast::{PriorityQueue, Shared};
 //!
-//! let here = Shared::<PriorityQueue<u64, 3>>::with_capacity(16)?; // three levels for 16 messages each
-//! let there = Shared::<PriorityQueue<u64, 3>>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! let here = Shared::<PriorityQueue<u64, 3>>::with_capacity(16)?; // 16 messages in each level
+//! // As another process would:
+//! let there = Shared::<PriorityQueue<u64, 3>>::from_fd(here.try_clone_fd()?)?;
 //! here.send(0, 7)?;
 //! here.send(2, 8)?;
 //! assert_eq!((there.recv()?, there.recv()?), ((2, 8), (0, 7)));
@@ -139,7 +140,8 @@ receiving! {
     /// use outlast::{PriorityQueue, Shared};
     ///
     /// let here = Shared::<PriorityQueue<u64, 2>>::with_capacity(16)?;
-    /// let there = Shared::<PriorityQueue<u64, 2>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// // As another process would:
+    /// let there = Shared::<PriorityQueue<u64, 2>>::from_fd(here.try_clone_fd()?)?;
     /// here.send(0, 1)?;
     /// here.send(1, 2)?;
     /// let urgent = there.recv_ack()?;

@@ -14,7 +14,8 @@
 //! }
 //!
 //! let here = Shared::<ValueQueue<Job>>::with_capacity(64 * 1024)?; // bytes
-//! let there = Shared::<ValueQueue<Job>>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! // As another process would:
+//! let there = Shared::<ValueQueue<Job>>::from_fd(here.try_clone_fd()?)?;
 //! here.send(&Job::Fetch { url: "http://localhost".into(), depth: 3 })?;
 //! here.send(&Job::Stop)?;
 //!
@@ -188,7 +189,8 @@ impl Message<'_> {
     /// use outlast::{Fault, Shared, ValueQueue};
     ///
     /// let here = Shared::<ValueQueue<String>>::with_capacity(4096)?;
-    /// let there = Shared::<ValueQueue<String>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// // As another process would:
+    /// let there = Shared::<ValueQueue<String>>::from_fd(here.try_clone_fd()?)?;
     /// here.send(&"text".to_owned())?;
     /// let message = there.bytes().recv_ref()?;
     /// assert_eq!(message.decode::<[u64; 3]>(), Err(Fault::Undecodable));

@@ -68,7 +68,8 @@ impl Reservation<'_> {
     /// use outlast::{ByteQueue, Channel, SendError, Shared};
     ///
     /// let here = Shared::<Channel<ByteQueue>>::with_capacity(4096)?;
-    /// let there = Shared::<Channel<ByteQueue>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// // As another process would:
+    /// let there = Shared::<Channel<ByteQueue>>::from_fd(here.try_clone_fd()?)?;
     /// let (sender, receiver) = (here.sender()?, there.receiver()?);
     /// let room = sender.reserve(100)?;
     /// drop(receiver); // the last one

@@ -5,7 +5,8 @@
 //! use outlast::{Channel, Queue, RecvError, Shared};
 //!
 //! let here = Shared::<Channel<Queue<u64>>>::with_capacity(16)?;
-//! let there = Shared::<Channel<Queue<u64>>>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! // As another process would:
+//! let there = Shared::<Channel<Queue<u64>>>::from_fd(here.try_clone_fd()?)?;
 //! let (sender, receiver) = (here.sender()?, there.receiver()?);
 //! let worker = std::thread::spawn(move || receiver.iter().sum::<u64>());
 //! (1..=4).try_for_each(|n| sender.send(n))?;

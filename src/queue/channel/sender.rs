@@ -182,7 +182,8 @@ where
         /// use outlast::{ByteQueue, Channel, RecvError, Shared};
         ///
         /// let here = Shared::<Channel<ByteQueue>>::with_capacity(64 * 1024)?;
-        /// let there = Shared::<Channel<ByteQueue>>::from_fd(here.try_clone_fd()?)?; // as another process would
+        /// // As another process would:
+        /// let there = Shared::<Channel<ByteQueue>>::from_fd(here.try_clone_fd()?)?;
         /// let (sender, receiver) = (here.sender()?, there.receiver()?);
         /// sender.send(b"a few bytes")?;
         /// drop(sender); // or the death of its process
