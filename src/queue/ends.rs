@@ -198,7 +198,7 @@ impl Ends {
 
     /// Frees the cells of `dead`, and sets `bit` of the word `ended` if the side is gone. May be
     /// called again. The caller must then wake the other side in any case: the dead process may
-    /// have been the last holder that left, and may have told nobody.
+    /// have been the last holder, and may have died before it told the other side.
     pub(crate) fn recover(&self, dead: &Dead, ended: &AtomicU32, bit: u32) {
         for cell in &self.cells {
             let seen = cell.load(Acquire);

@@ -144,6 +144,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
         Ok(self.known_room())
     }
 
+    /// Returns the number of slots that this end can use, at least one, or why there is none.
     #[inline]
     fn look(&self) -> Result<usize, Failure> {
         match self.refresh()? {
@@ -152,6 +153,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
         }
     }
 
+    /// Finds out why this end cannot use any slot.
     #[cold]
     fn look_for_failure(&self) -> Result<usize, Failure> {
         let closed = self.ring.is_closed();

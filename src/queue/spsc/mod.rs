@@ -33,7 +33,7 @@
 //! The other end is told once of each death: a consumer when the ring is empty
 //! ([`RecvError::PeerDied`]), a producer when the ring is full ([`SendError::PeerDied`]). If it
 //! calls the verb again, it waits for the successor. It also waits, without an error, for an end
-//! that was dropped, that nobody has taken yet, or whose process has exited cleanly.
+//! that was dropped, that no process has taken yet, or whose process has exited cleanly.
 #![expect(unsafe_code, reason = "slots belong to one end at a time")]
 
 // # How it works
