@@ -1,4 +1,4 @@
-//! A bounded queue for many producers and many consumers.
+//! Bounded queues for any number of senders and receivers, and their relatives.
 //!
 //! ```
 //! use outlast::{Queue, Shared};
@@ -16,15 +16,25 @@
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
+//! # Which queue
+//! | messages | type |
+//! |---|---|
+//! | plain data | [`Queue`] |
+//! | plain data, the most urgent first | [`PriorityQueue`] |
+//! | bytes of any length | [`ByteQueue`] |
+//! | values of any type that `serde` can encode | `ValueQueue`, with the feature `serde` |
+//! | any of these, if each side must learn that the other one is gone | a [`Channel`] of the queue |
+//! | in both directions, between two sides | a [`Pipe`] |
+//! | from one sender to one receiver, as fast as possible | a [`Ring`](spsc::Ring) |
+//!
 //! # Death
-//! If a sender is killed before its `send` returns, the message may have been sent or not; nothing
-//! is sent in part, and the others carry on. If a receiver is killed before its `recv` returns, the
-//! message goes to another receiver. If it is killed later, the message is lost with it.
+//! If a sender is killed before its `send` returns, the message is sent whole or not at all, and
+//! the others carry on. If a receiver is killed before its `recv` returns, the message goes to
+//! another receiver. If it is killed later, the message is lost with it.
 //!
-//! Where that matters, receive with [`Queue::recv_ack`]: a message that is not acknowledged when
-//! its receiver dies is delivered to another one, which sees one attempt more.
-//!
-//! How it works is told in `levels.rs`.
+//! If no message may be lost, receive with [`Queue::recv_ack`]. If a receiver dies before it has
+//! acknowledged a message, the message is delivered to another receiver, which sees one attempt
+//! more.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
 
 // # Counters
@@ -98,8 +108,9 @@ use verbs::{QueueState as _, receiving, state};
 
 /// A bounded queue whose capacity is chosen when it is created.
 ///
-/// First in, first out, except that a message whose receiver died, or gave it back, comes out of
-/// order. Any number of processes and threads may send and receive.
+/// Messages are received in the order in which they were sent. A message whose receiver has died, or
+/// has given it back, is received again, out of that order. Any number of processes and threads may
+/// send and receive.
 ///
 /// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 16,777,215
 /// messages. To embed one in a struct, see [`FixedQueue`].

@@ -1,5 +1,5 @@
-//! A queue whose two ends are held: receivers learn when the last sender is gone, and senders when
-//! the last receiver is.
+//! A queue with two ends, which processes hold: receivers learn when the last sender is gone, and
+//! senders learn when the last receiver is gone.
 //!
 //! ```
 //! use outlast::{Channel, Queue, RecvError, Shared};
@@ -33,47 +33,47 @@
 //! removes the process from the holders, marks an end that has no holder left, and wakes all
 //! waiting threads. So no thread sees an end gone before it can see the messages that come back. A
 //! sender that is killed after the commit of its message has sent it: the next receiver gets it.
-//!
-//! # How it works
-//! The state is two sets of holders (`Ends`), and two bits in each word of the queue that says
-//! whether it is closed. A [`PriorityQueue`] has such a word for each level,
-//! and a sender looks only at the word of its own level.
-//!
-//! | bit | set | cleared |
-//! |---|---|---|
-//! | `NO_SENDERS` | when the last handle of the senders' end is given back, or taken from the dead | by a receiver that finds that the end has holders again |
-//! | `NO_RECEIVERS` | the same for the receivers' end | by a sender that finds that the end has holders again |
-//! | either, in some levels only | a process is about to set or clear the others, or was killed while it did | by recovery, which sets all if the end is gone |
-//!
-//! Invariants:
-//! - I1. An end is gone and stays gone => its bits are set, or a living process is about to set
-//!   them. (Recovery sets them each time it runs.)
-//! - I2. A bit may be set although the end is not gone. So a caller looks at the holders itself
-//!   before it returns `Disconnected`. A caller that clears the bits looks once more, and sets them
-//!   again if the end has gone meanwhile: keeps I1.
-//! - I3. The bits of an end are set before the threads at the other end are woken. So a wait need
-//!   not look at the holders.
-//! - I4. A receiver returns `Disconnected` only if no message is in the queue, and none is in the
-//!   hands of another receiver that has neither committed its reception nor acknowledged it: if
-//!   that receiver dies now, the message comes back. The end of such a claim wakes all receivers. A
-//!   process that holds deliveries itself does not wait for those of others: two such processes
-//!   would wait for each other.
-//! - I5. With several levels, a receiver that finds nothing takes it for the end only if the bits
-//!   of all levels are set. If some are not, it waits as in an open channel, and the process that
-//!   sets the others, or recovery, wakes all.
-//! - I6. Receivers sleep on the signals for all levels, a sender on the signal of its own level.
-//!   The end of a claim of any level wakes all receivers if the bits of all levels are set.
-//! - I7. A sender of bytes that has committed a message looks at `NO_RECEIVERS` after that. If the
-//!   end is gone, it takes the message back (`Full` to `Done`), unless a receiver that came
-//!   meanwhile has it. So no receiver gets a message whose sender was told that nobody can receive
-//!   it, however long its room was held. (A [`Queue`] does the same in `send`.)
-//!
-//! Ordering is that of the queue. A thread that sets a bit fences before it asks whether others
-//! sleep; a thread that goes to sleep has fenced between arming and its last look at the bit. The
-//! messages of senders that have left are visible to a receiver that sees them gone. A receiver
-//! looks at all levels, then at the holders, then at what is in other hands: the last look sees a
-//! message that was sent after the first one by a sender that then left.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
+
+// # How it works
+// The state is two sets of holders (`Ends`), and two bits in each word of the queue that says
+// whether it is closed. A `PriorityQueue` has such a word for each level, and a sender looks only
+// at the word of its own level.
+//
+// | bit | set | cleared |
+// |---|---|---|
+// | `NO_SENDERS` | when the last handle of the senders' end is given back, or taken from the dead | by a receiver that finds that the end has holders again |
+// | `NO_RECEIVERS` | the same for the receivers' end | by a sender that finds that the end has holders again |
+// | either, in some levels only | a process is about to set or clear the others, or was killed while it did | by recovery, which sets all if the end is gone |
+//
+// Invariants:
+// - I1. An end is gone and stays gone => its bits are set, or a living process is about to set
+//   them. (Recovery sets them each time it runs.)
+// - I2. A bit may be set although the end is not gone. So a caller looks at the holders itself
+//   before it returns `Disconnected`. A caller that clears the bits looks once more, and sets them
+//   again if the end has gone meanwhile: keeps I1.
+// - I3. The bits of an end are set before the threads at the other end are woken. So a wait need
+//   not look at the holders.
+// - I4. A receiver returns `Disconnected` only if no message is in the queue, and none is in the
+//   hands of another receiver that has neither committed its reception nor acknowledged it: if
+//   that receiver dies now, the message comes back. The end of such a claim wakes all receivers. A
+//   process that holds deliveries itself does not wait for those of others: two such processes
+//   would wait for each other.
+// - I5. With several levels, a receiver that finds nothing takes it for the end only if the bits
+//   of all levels are set. If some are not, it waits as in an open channel, and the process that
+//   sets the others, or recovery, wakes all.
+// - I6. Receivers sleep on the signals for all levels, a sender on the signal of its own level.
+//   The end of a claim of any level wakes all receivers if the bits of all levels are set.
+// - I7. A sender of bytes that has committed a message looks at `NO_RECEIVERS` after that. If the
+//   end is gone, it takes the message back (`Full` to `Done`), unless a receiver that came
+//   meanwhile has it. So no receiver gets a message whose sender was told that nobody can receive
+//   it, however long its room was held. (A [`Queue`] does the same in `send`.)
+//
+// Ordering is that of the queue. A thread that sets a bit fences before it asks whether others
+// sleep; a thread that goes to sleep has fenced between arming and its last look at the bit. The
+// messages of senders that have left are visible to a receiver that sees them gone. A receiver
+// looks at all levels, then at the holders, then at what is in other hands: the last look sees a
+// message that was sent after the first one by a sender that then left.
 
 pub(in crate::queue) mod kind;
 mod receiver;
