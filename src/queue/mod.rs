@@ -108,9 +108,9 @@ use verbs::{QueueState as _, receiving, state};
 
 /// A bounded queue whose capacity is chosen when it is created.
 ///
-/// Messages are received in the order in which they were sent. A message whose receiver has died, or
-/// has given it back, is received again, out of that order. Any number of processes and threads may
-/// send and receive.
+/// Messages are received in the order in which they were sent. A message whose receiver has died,
+/// or has given it back, is received again, out of that order. Any number of processes and threads
+/// may send and receive.
 ///
 /// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 16,777,215
 /// messages. To embed one in a struct, see [`FixedQueue`].
