@@ -434,10 +434,14 @@ fn kills_of_acknowledged() {
 #[test]
 fn kills_of_acknowledged_one_at_a_time() {
     let queue = Options::new().in_flight(1).with_capacity::<Queue<u64>>(CAPACITY).unwrap();
-    let shown = queue.clone();
+    let fixed = Shared::anonymous(FixedQueue::<u64, CAPACITY, 1>::new()).unwrap();
+    let shown = (queue.clone(), fixed.clone());
     let _watchdog = watchdog("kills_of_acknowledged_one_at_a_time", move || format!("{shown:?}"));
-    kill_workers_at_numbers("recv_ack, one in flight", messages() / 4, &queue);
-    assert_eq!(queue.in_flight_capacity(), 1);
+    let (queue, fixed): (&Queue<u64>, &Queue<u64>) = (&queue, &fixed);
+    for (name, queue) in [("one in flight", queue), ("one in flight, fixed", fixed)] {
+        assert_eq!(queue.in_flight_capacity(), 1);
+        kill_workers_at_numbers(&format!("recv_ack, {name}"), messages() / 8, queue);
+    }
 }
 
 /// The table has an entry for each worker, and none for one that has just been killed.
