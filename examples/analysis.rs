@@ -155,7 +155,8 @@ fn analyse<const N: usize>(options: &Options) -> Result<String, Box<dyn Error>> 
         crew.tend(next)?;
     }
     let took = start.elapsed().as_secs_f64();
-    plan.jobs.close(); // not before all are acknowledged: what comes back from the dead needs a worker
+    // Closed only now: a job that a dead worker leaves needs another worker.
+    plan.jobs.close();
     let lost = crew.finish()?;
 
     let results = plan.results[..N / CHUNK].iter().map(Summary::load);

@@ -278,7 +278,8 @@ impl Barrier {
                 if self.was_broken(generation, seen) {
                     return Err(BarrierError::Broken(BrokenCause::Reset));
                 }
-                mine = None; // it was complete without this thread, which is one too many: the next, then
+                // The generation was complete without this thread, which belongs to the next one.
+                mine = None;
             }
             if seen & CAUSE != 0 {
                 return Err(BarrierError::Broken(self.cause(seen)));

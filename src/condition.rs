@@ -57,7 +57,7 @@
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::lock::{Lock, LockError, LockGuard};
-use crate::reentrant::{Interrupted, ReentrantLockGuard};
+use crate::reentrant::ReentrantLockGuard;
 use crate::segment::identify;
 use crate::shareable::{Dead, Layout, Plain, Shareable, begin};
 use crate::wait::signal::Signal;
@@ -225,7 +225,7 @@ impl Condition {
         }
         let sleep = self.signal.arm(); // keeps I1
         let lock = guard.give_up();
-        let ended = WaitTimeoutResult(!self.signal.wait_beyond(sleep, deadline));
+        let ended = WaitTimeoutResult(!self.signal.wait_for_notification(sleep, deadline));
         match G::take_again(lock) {
             Ok(guard) => Ok((guard, ended)),
             Err(error) => Err(error.map(|guard| (guard, ended))),
@@ -333,7 +333,7 @@ impl<'a, T: Plain> sealed::Guard for LockGuard<'a, T> {
 
 impl<'a, T: Plain> sealed::Guard for ReentrantLockGuard<'a, T> {
     type Value = T;
-    type Lock = Interrupted<'a, T>;
+    type Lock = (&'a Lock<T>, bool, u32);
     fn is_held(&self) -> bool {
         ReentrantLockGuard::is_held(self)
     }

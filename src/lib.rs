@@ -53,7 +53,8 @@
 #![cfg_attr(feature = "pool", doc = "[coming_from]: crate::coming_from")]
 #![cfg_attr(feature = "pool", doc = "[multiprocessing]: crate::multiprocessing")]
 //!
-#![doc = include_str!("../README.md")]
+// Without the feature `pool`, the example of the README that uses a pool does not compile.
+#![cfg_attr(feature = "pool", doc = include_str!("../README.md"))]
 #![cfg_attr(docsrs, feature(doc_cfg))] // marks what a feature adds
 #![cfg_attr(docsrs, doc(auto_cfg(hide(outlast_loom))))]
 // The layers, top to bottom; a module uses only those below it (`tests/layers.rs` checks it):
@@ -204,7 +205,7 @@ pub mod hooks {
     pub use crate::sys::hooks::*;
 }
 
-/// For the macros of this crate.
+/// For the macros of this crate: what they expand to names these items.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::shareable::{Dead, Field, Layout, Seal, begin, mix, mix_u64};

@@ -36,7 +36,7 @@
 #![expect(unsafe_code, reason = "the value is reached through the lock's promise of exclusion")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::segment::{contains, introduce};
+use crate::segment::{attach_in_child, contains};
 use crate::shareable::{Field, Layout, Plain, Shareable, begin, mix_u64};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
@@ -274,7 +274,7 @@ pub(crate) struct Take<'a, T: Plain>(pub(crate) &'a Lock<T>);
 impl<'a, T: Plain> Take<'a, T> {
     #[cold]
     fn attempt_slow(&self) -> Option<LockResult<'a, T>> {
-        introduce(core::ptr::from_ref(self.0).addr());
+        attach_in_child(core::ptr::from_ref(self.0).addr());
         match self.0.word.try_take() {
             Err(Refused::Busy) => None,
             taken => Some(self.0.accept(taken)),
@@ -312,7 +312,7 @@ impl<'a, T: Plain> Verb for Take<'a, T> {
     }
 
     fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
-        introduce(core::ptr::from_ref(self.0).addr());
+        attach_in_child(core::ptr::from_ref(self.0).addr());
         self.0.word.take_until(deadline).ok().map(|taken| self.0.accept(taken))
     }
 }
@@ -358,7 +358,7 @@ impl<'a, T: Plain> LockGuard<'a, T> {
     /// Gives the lock up for a while, with no word about a panic; what [`Lock::take_again`] needs.
     pub(crate) fn give_up(self) -> (&'a Lock<T>, bool) {
         let guard = ManuallyDrop::new(self);
-        guard.lock.word.give_up(guard.me);
+        guard.lock.word.unlock(guard.me);
         (guard.lock, guard.panicking)
     }
 
@@ -401,7 +401,7 @@ impl<T: Plain> Drop for LockGuard<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
         self.notice_panic();
-        self.lock.word.give_up(self.me);
+        self.lock.word.unlock(self.me);
     }
 }
 

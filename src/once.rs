@@ -350,7 +350,7 @@ struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.word.give_up(self.me);
+        self.word.unlock(self.me);
     }
 }
 

@@ -346,32 +346,25 @@ impl<'a, T: Plain> ReentrantLockGuard<'a, T> {
 
     /// Gives the lock up for a while, with all its levels; what [`take_again`](Self::take_again)
     /// needs.
-    pub(crate) fn give_up(self) -> Interrupted<'a, T> {
+    pub(crate) fn give_up(self) -> (&'a Lock<T>, bool, u32) {
         let depth = depth_of(self.inner.lock).load(Relaxed);
         let mut guard = ManuallyDrop::new(self);
         // SAFETY: the guard around it is neither used nor dropped again.
         let inner = unsafe { ManuallyDrop::take(&mut guard.inner) };
         let (lock, panicking) = inner.give_up();
-        Interrupted { lock, panicking, depth }
+        (lock, panicking, depth)
     }
 
     /// Takes the lock again, with as many levels as before.
-    pub(crate) fn take_again(from: Interrupted<'a, T>) -> ReentrantLockResult<'a, T> {
-        let taken = from.lock.take_again(from.panicking);
+    pub(crate) fn take_again(
+        (lock, panicking, depth): (&'a Lock<T>, bool, u32),
+    ) -> ReentrantLockResult<'a, T> {
+        let taken = lock.take_again(panicking);
         if let Ok(_) | Err(LockError::OwnerDied(_) | LockError::Poisoned(_)) = taken {
-            depth_of(from.lock).store(from.depth, Relaxed);
+            depth_of(lock).store(depth, Relaxed);
         }
         wrap(taken)
     }
-}
-
-/// A lock that its owner has given up for a while.
-#[doc(hidden)] // a part of what `Condition` asks of its guards
-#[derive(Debug)]
-pub struct Interrupted<'a, T: Plain> {
-    lock: &'a Lock<T>,
-    panicking: bool,
-    depth: u32,
 }
 
 impl<T: Plain> Drop for ReentrantLockGuard<'_, T> {

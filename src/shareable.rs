@@ -1,19 +1,22 @@
-//! What may cross from process to process, and how it proves that both sides mean the same bytes.
+//! The types that processes can share, and the check that two programs lay a type out alike.
 //!
-//! Two traits: [`Shareable`] for what lies in a segment and is reached by `&` only (the primitives
-//! of this crate, structs of them, atomics, read-only numbers), and [`Plain`] for the payload that
-//! primitives guard or carry. Both state a *fingerprint* of their layout, compared at open, and a
-//! [`Layout`] that is written into the segment, so that a mismatch can be shown field by field.
+//! There are two traits. [`Shareable`] is for values that lie in a segment and are reached by `&`
+//! only: the primitives of this crate, structs of them, atomics and read-only numbers. [`Plain`] is
+//! for the data that primitives guard or carry.
+//!
+//! Both traits state a *fingerprint* of the layout, which is compared when a segment is opened.
+//! They also state a [`Layout`], which is written into the segment, so that an error can show a
+//! mismatch field by field.
 #![expect(unsafe_code, reason = "the traits promise that bytes may be shared between processes")]
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use core::fmt::Write as _;
 use core::num::NonZero;
 use core::ptr::NonNull;
 
-/// A type's layout in memory, for people to compare.
+/// The layout of a type in memory, as error messages show it.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
-    /// The type's name, without its path.
+    /// The name of the type, without its path.
     pub name: &'static str,
     /// Its size in bytes, without elements whose number is chosen at run time.
     pub size: usize,
@@ -30,14 +33,14 @@ pub struct Field {
     pub name: &'static str,
     /// Its distance from the start of the type, in bytes.
     pub offset: usize,
-    /// How many values of the type follow each other there.
+    /// The number of values of the type that follow each other there.
     pub count: usize,
     /// The layout of one of them.
     pub layout: fn() -> Layout,
 }
 
 impl Layout {
-    /// The layout of a type whose size is known.
+    /// Returns the layout of a type whose size is known.
     #[must_use]
     pub const fn of<T>(name: &'static str, fields: &'static [Field]) -> Self {
         Layout { name, size: size_of::<T>(), align: align_of::<T>(), fields }
@@ -46,7 +49,7 @@ impl Layout {
 
 #[cfg_attr(outlast_loom, expect(dead_code, reason = "the model has no segments to compare"))]
 impl Layout {
-    /// One line a field, nested ones indented.
+    /// Returns a text with one line for each field. Nested fields are indented.
     pub(crate) fn describe(&self) -> String {
         let mut text = String::new();
         // Writing to a `String` cannot fail.
@@ -72,20 +75,20 @@ impl Layout {
     }
 }
 
-/// A process that has left, as the recovery walk hands it to each primitive.
+/// A process that has ended, as recovery describes it to each primitive.
 #[derive(Clone, Copy, Debug)]
 pub struct Dead {
-    /// The owner tag in every cell that the process had claimed: its slot in the peer table, from
-    /// 1.
+    /// The owner tag in everything that the process had claimed: the number of its slot in the peer
+    /// table, counted from 1.
     pub(crate) tag: u32,
-    /// It left by itself (exit, last drop) rather than by being killed.
+    /// Whether the process left, by exit or by dropping its last handle, and was not killed.
     pub(crate) clean: bool,
     /// Its process id.
     pub(crate) pid: u32,
 }
 
 impl Dead {
-    /// A killed process, for models and tests of the recovery walk.
+    /// Describes a killed process, for models and tests of recovery.
     #[doc(hidden)]
     #[must_use]
     pub fn killed(tag: u32) -> Self {
@@ -101,12 +104,13 @@ pub struct Seal;
 
 /// A type whose values may lie in shared memory.
 ///
-/// Implemented by the primitives of this crate, by atomics, integers, floats and arrays of them,
-/// and by every struct declared with [`shared!`](crate::shared). The trait is sealed: only this
-/// crate and that macro implement it. Every member is a part of the inside.
+/// The primitives of this crate implement it, and so do atomics, integers, floats, arrays of
+/// these, and every struct declared with [`shared!`](crate::shared). The trait is sealed: only this
+/// crate and that macro implement it. Its members are internal.
 ///
-/// The standard library's `AtomicBool` is not among the atomics: of its 256 bytes only two are
-/// valid, and a peer could write another. [`AtomicBool`](crate::AtomicBool) takes its place.
+/// The `AtomicBool` of the standard library does not implement it. Only two of the 256 values of
+/// its byte are valid, and a peer could write another one. Use [`AtomicBool`](crate::AtomicBool)
+/// instead.
 ///
 /// ```compile_fail,E0277
 /// outlast::shared! {
@@ -121,53 +125,55 @@ pub struct Seal;
 /// ```
 ///
 /// # Safety
-/// - `repr(C)`, no pointer or reference, no `Drop`, nothing that is private to one process.
-/// - Zero-filled memory, and in fact memory with any bytes, is a valid value: reached through `&`
-///   it may give wrong answers, never undefined behaviour.
-/// - [`at`](Shareable::at), `ALIGN` and [`size`](Shareable::size) agree with each other.
+/// - The type is `repr(C)`. It holds no pointer or reference and nothing else that is private to
+///   one process, and it has no `Drop`.
+/// - Memory with any bytes, zero-filled memory included, is a valid value. Methods on such a value
+///   may return wrong results, but their behaviour is always defined.
+/// - `at`, `ALIGN` and `size` agree with each other.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot live in shared memory",
     label = "not shareable between processes",
-    note = "it may hold pointers into one process. Use primitives of `outlast`, atomics, numbers and arrays of them; declare structs of them with `outlast::shared!`"
+    note = "it may hold pointers into the memory of one process. Use primitives of `outlast`, atomics, numbers and arrays of them, and declare structs of them with `outlast::shared!`"
 )]
 pub unsafe trait Shareable {
-    /// A hash of the type's name, size and alignment, and of its fields' names, offsets and
-    /// fingerprints. Types that differ in one of them have different fingerprints.
+    /// A hash of the name, size and alignment of the type, and of the names, offsets and
+    /// fingerprints of its fields. Types that differ in one of them have different fingerprints.
     #[doc(hidden)]
     const FINGERPRINT: u64;
     /// The alignment in bytes.
     #[doc(hidden)]
     const ALIGN: usize;
-    /// Whether the death of a process leaves something to mend that the kernel does not.
+    /// Whether a death can leave the value in a state that a peer must repair. The kernel alone
+    /// repairs the other types.
     #[doc(hidden)]
     const NEEDS_PEERS: bool;
     #[doc(hidden)]
     const SEAL: Seal;
 
-    /// The layout, for people.
+    /// Returns the layout, for error messages.
     #[doc(hidden)]
     fn layout() -> Layout;
-    /// The size in bytes with `len` elements chosen at run time (0 where there are none), or
-    /// `None` if that is not possible.
+    /// Returns the size in bytes of a value with `len` elements chosen at run time (0 for a type
+    /// without such elements), or `None` if there cannot be such a value.
     #[doc(hidden)]
     fn size(len: usize) -> Option<usize>;
-    /// The pointer to a value with `len` run-time elements that starts at `base`.
+    /// Returns a pointer to the value at `base` that has `len` elements chosen at run time.
     #[doc(hidden)]
     fn at(base: NonNull<u8>, len: usize) -> NonNull<Self>;
-    /// Called once when the value lies where it will stay.
+    /// Initialises the value in place. Called once, at the address where the value stays.
     #[doc(hidden)]
     fn place(&self) {}
-    /// Mends what `dead` left behind. May be called again for the same process: a recoverer
-    /// can be killed as well.
+    /// Repairs what the process `dead` had claimed. It may be called again for the same process,
+    /// because the process that runs the recovery can be killed as well.
     #[doc(hidden)]
     fn recover(&self, _dead: &Dead) {}
-    /// Whether a thread for which `ours` answers yes still owns something in here.
+    /// Returns whether a thread for which `ours` returns `true` owns something in the value.
     #[doc(hidden)]
     fn in_use(&self, _ours: &dyn Fn(u32) -> bool) -> bool {
         false
     }
-    /// Whether the bytes are such that operations on them keep apart what they lend to different
-    /// callers. It is asked when a segment is opened, beside peers that may be using it.
+    /// Returns whether the bytes are such that no operation lends the same memory to two callers.
+    /// Called when a segment is opened, while other peers may be using it.
     #[doc(hidden)]
     fn is_sound(&self) -> bool {
         true
@@ -176,40 +182,40 @@ pub unsafe trait Shareable {
 
 /// A shareable type whose capacity is chosen when a value is created.
 ///
-/// Implemented by the queues, channels, rings, pipes and journals of this crate, by
-/// [`LockedSlice`](crate::LockedSlice), and by slices of shareable types: a
-/// `Shared<[AtomicU64]>` has as many elements as its capacity says, zero-filled.
+/// The queues, channels, rings, pipes and journals of this crate implement it, and so do
+/// [`LockedSlice`](crate::LockedSlice) and slices of shareable types. A `Shared<[AtomicU64]>` has
+/// as many elements as its capacity says, and they are zero at first.
 /// [`Shared::with_capacity`](crate::Shared::with_capacity) creates such a value.
 pub trait WithCapacity: Shareable {
-    /// The number of elements ([`Shareable::size`]) that gives at least `capacity`, or `None` if
-    /// there is no such number. [`Shareable::size`] may still refuse the number.
+    /// Returns the number of elements that gives at least `capacity`, or `None` if there is no such
+    /// number. [`Shareable::size`] may still reject the number.
     #[doc(hidden)]
     #[must_use]
     fn units(capacity: usize) -> Option<usize> {
         Some(capacity)
     }
 
-    /// Like [`units`](Self::units), with room for `in_flight` unacknowledged messages. `None` also
-    /// if messages of the type are not acknowledged.
+    /// Like [`units`](Self::units), with room for `in_flight` unacknowledged messages. Returns
+    /// `None` also if the type has no acknowledgements.
     #[doc(hidden)]
     #[must_use]
     fn units_in_flight(_capacity: usize, _in_flight: usize) -> Option<usize> {
         None
     }
 
-    /// Divides the elements of a new value, of which there are `units_in_flight`. Called before
-    /// [`place`](Shareable::place).
+    /// Divides the elements of a new value, whose number `units_in_flight` has returned. Called
+    /// before [`place`](Shareable::place).
     #[doc(hidden)]
     fn set_in_flight(&self, _in_flight: usize) {}
 }
 
-/// Data that primitives guard and carry: what may be in a `Lock` or pass through a `Queue`.
+/// Data without pointers, which a `Lock` can guard and a `Queue` can carry.
 ///
-/// The programs that share a segment may be built by different compilers, so a type is plain only
-/// if all compilers lay it out in the same way. Where the standard library does not promise that,
-/// a type of this crate takes its place, with `From` in both directions:
+/// Programs that share a segment may be built by different compilers. So a type is plain only if
+/// every compiler lays it out in the same way. Where the standard library does not promise this,
+/// use a type of this crate, which has `From` in both directions:
 ///
-/// | of the standard library | is it plain? |
+/// | type of the standard library | is it plain? |
 /// |---|---|
 /// | integers, floats, `bool`, `char`, `()` | yes |
 /// | arrays of plain types | yes |
@@ -222,36 +228,36 @@ pub trait WithCapacity: Shareable {
 /// | `String`, `&str` | no: [`FixedStr<N>`](crate::FixedStr) |
 /// | structs and enums | if they are declared with [`plain!`](crate::plain) |
 ///
-/// A value that comes out of shared memory is checked if not all patterns of bytes are values of
-/// its type. The trait is sealed: only this crate and its macro `plain!` implement it.
+/// A value that is read from shared memory is checked, unless any bytes are a value of its type.
+/// The trait is sealed: only this crate and its macro `plain!` implement it.
 ///
 /// # Safety
-/// - `repr(C)` or primitive; no pointer, no interior mutability, no `Drop`, no primitive of this
-///   crate.
-/// - [`is_valid`](Plain::is_valid) tells for any bytes whether they are a value of the type, and
-///   always says yes if `ANY_BITS`.
+/// - The type is `repr(C)` or a primitive type. It has no pointer, no interior mutability, no
+///   `Drop` and no primitive of this crate.
+/// - `is_valid` tells for any bytes whether they are a value of the type. It always returns `true`
+///   if `ANY_BITS` is set.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not plain data",
     label = "cannot be carried from process to process as bytes",
-    note = "plain are integers, floats, bool, char, arrays of them, and structs and C-like enums declared with `outlast::plain!`; a `String`, `Vec` or reference points into one process",
+    note = "integers, floats, bool, char, arrays of them, and structs and C-like enums declared with `outlast::plain!` are plain. A `String`, a `Vec` or a reference points into the memory of one process",
     note = "the docs of `outlast::Plain` list the counterparts of `Option`, tuples, `Duration`, addresses and strings"
 )]
 pub unsafe trait Plain: Copy + Send + Sync + 'static {
-    /// A hash of the type's name, size and alignment, and of its fields' names, offsets and
-    /// fingerprints. Types that differ in one of them have different fingerprints.
+    /// A hash of the name, size and alignment of the type, and of the names, offsets and
+    /// fingerprints of its fields. Types that differ in one of them have different fingerprints.
     #[doc(hidden)]
     const FINGERPRINT: u64;
-    /// Whether every pattern of bytes is a value.
+    /// Whether any bytes are a value of the type.
     #[doc(hidden)]
     const ANY_BITS: bool;
     #[doc(hidden)]
     const SEAL: Seal;
 
-    /// The layout, for people.
+    /// Returns the layout, for error messages.
     #[doc(hidden)]
     fn layout() -> Layout;
 
-    /// Whether the bytes at `at` are a value of the type.
+    /// Returns whether the bytes at `at` are a value of the type.
     ///
     /// # Safety
     /// `at` is aligned and `size_of::<Self>()` bytes can be read there.
@@ -278,20 +284,21 @@ pub const fn mix_u64(hash: u64, number: u64) -> u64 {
     mix(hash, &number.to_le_bytes())
 }
 
-/// The basis of the hash.
+/// The initial value of the hash.
 pub(crate) const SEED: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// Where every fingerprint starts: the name of a type, its size and its alignment.
+/// Begins a fingerprint with the name, the size and the alignment of a type.
 ///
-/// The fingerprint of a type that holds others is made of theirs. So neither the place of a value
-/// within a primitive nor the distance between the elements of an array can differ unnoticed.
+/// The fingerprint of a compound type is computed from those of its parts. So the fingerprints
+/// differ if the offset of a value in a primitive differs, or the distance between the elements of
+/// an array.
 #[doc(hidden)]
 #[must_use]
 pub const fn begin<T>(name: &[u8]) -> u64 {
     mix_u64(mix_u64(mix(SEED, name), size_of::<T>() as u64), align_of::<T>() as u64)
 }
 
-/// The parts of [`Shareable`] that every type of a known size shares.
+/// The members of [`Shareable`] that are the same for every type whose size is known.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __sized_shareable {
@@ -307,9 +314,9 @@ macro_rules! __sized_shareable {
     };
 }
 
-/// The parts of [`Shareable`] that are shared by every struct which ends in a slice, its field
-/// `slots`. `$one` is the same struct with an array in place of the slice, `$slot` an element,
-/// `$most` the greatest number of them. `$is_valid` refuses further numbers.
+/// The members of [`Shareable`] that are the same for every struct that ends in a slice, its field
+/// `slots`. `$one` is the same struct with an array in place of the slice. `$slot` is the type of
+/// an element, and `$most` is the greatest number of elements. `$is_valid` rejects further numbers.
 macro_rules! slice_shareable {
     ($one:ty, $slot:ty, $most:expr $(, $is_valid:expr)?) => {
         const ALIGN: usize = align_of::<$one>();
@@ -327,7 +334,7 @@ macro_rules! slice_shareable {
 }
 pub(crate) use slice_shareable;
 
-/// [`Shareable::at`] of a struct that ends in a slice, or in another such struct.
+/// [`Shareable::at`] for a struct that ends in a slice, or in another such struct.
 macro_rules! at_slice {
     () => {
         const SEAL: $crate::shareable::Seal = $crate::shareable::Seal;
@@ -407,7 +414,7 @@ macro_rules! numbers {
                 true
             }
         }
-        // SAFETY: as above; through `&` it can only be read.
+        // SAFETY: as above; a number can only be read through `&`.
         unsafe impl Shareable for $number {
             const FINGERPRINT: u64 = <$number as Plain>::FINGERPRINT;
             const NEEDS_PEERS: bool = false;
@@ -441,8 +448,8 @@ use core::sync::atomic::{
 #[cfg(not(outlast_loom))]
 atomics!(AtomicU8 AtomicU16 AtomicI8 AtomicI16 AtomicI32 AtomicI64 AtomicIsize);
 
-/// Plain types of the standard library whose bytes are checked as another type, of the same size,
-/// of which any bytes are a value.
+/// Plain types of the standard library whose bytes are checked. They are read as `$bytes`, a type
+/// of the same size of which any bytes are a value.
 macro_rules! checked {
     ($($type:ty: $bytes:ty, $check:expr;)*) => {$(
         // SAFETY: the standard library defines the layout, and `is_valid` admits only its values.
@@ -455,8 +462,8 @@ macro_rules! checked {
             }
             unsafe fn is_valid(at: *const Self) -> bool {
                 let check: fn($bytes) -> bool = $check;
-                // SAFETY: the caller's promise; the types have one size and one alignment, and any
-                // bytes are of type `$bytes`.
+                // SAFETY: the caller's promise. The two types have the same size and alignment, and
+                // any bytes are a value of `$bytes`.
                 check(unsafe { at.cast::<$bytes>().read() })
             }
         }
@@ -467,8 +474,8 @@ checked! {
     char: u32, |bits| char::from_u32(bits).is_some();
 }
 
-/// The numbers other than zero, and as `Option`, whose `None` is zero: the standard library defines
-/// both layouts.
+/// `NonZero<T>`, and `Option<NonZero<T>>`, whose `None` is zero. The standard library defines both
+/// layouts.
 macro_rules! nonzeros {
     ($($number:ty)*) => {$(
         checked! { NonZero<$number>: $number, |bits| bits != 0; }
@@ -550,8 +557,8 @@ unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {
     }
 }
 
-// SAFETY: as an array; the number of elements is the pointer's, which `at` got from the checked
-// header.
+// SAFETY: as for an array. The number of elements is a part of the pointer: `at` gets it from the
+// checked header.
 unsafe impl<T: Shareable> Shareable for [T] {
     const FINGERPRINT: u64 = mix(<T as Shareable>::FINGERPRINT, b"slice");
     const SEAL: Seal = Seal;
@@ -590,8 +597,8 @@ unsafe impl<T: Shareable> Shareable for [T] {
 
 impl<T: Shareable> WithCapacity for [T] {}
 
-/// Refuses a struct that `repr(packed)`, in any of its forms, lets begin at an address at which one
-/// of its fields could not. Without it, the alignment of a struct is that of its fields or greater.
+/// Rejects a struct whose alignment is less than that of one of its fields, which only
+/// `repr(packed)` can cause.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __aligned_fields {
@@ -603,13 +610,13 @@ macro_rules! __aligned_fields {
     };
 }
 
-/// Declares structs that may lie in shared memory, field by field.
+/// Declares structs that may lie in shared memory.
 ///
-/// Every field must be [`Shareable`](crate::Shareable). The struct becomes `repr(C)`, gets a
-/// fingerprint of its names, offsets, sizes and types, and hands the death of a process on to
-/// each of its fields. See [`Shared`](crate::Shared) for an example.
+/// Every field must be [`Shareable`](crate::Shareable). The struct becomes `repr(C)`, and its
+/// fingerprint covers the names, offsets, sizes and types of its fields. After the death of a
+/// process, each field is repaired. See [`Shared`](crate::Shared) for an example.
 ///
-/// `repr(packed)` is refused:
+/// `repr(packed)` is rejected:
 ///
 /// ```compile_fail,E0080
 /// outlast::shared! {
@@ -670,11 +677,11 @@ macro_rules! shared {
     )+};
 }
 
-/// Declares payload: structs of plain fields, and C-like enums.
+/// Declares plain data: structs of plain fields, and C-like enums.
 ///
 /// ```
 /// outlast::plain! {
-///     /// What a worker is asked to do.
+///     /// A request for a worker.
 ///     #[derive(Debug, PartialEq)]
 ///     pub struct Job { pub id: u64, pub kind: Kind, pub bounds: [f32; 4] }
 ///
@@ -684,12 +691,12 @@ macro_rules! shared {
 /// }
 /// ```
 ///
-/// A struct becomes `repr(C)`, an enum takes the integer that is named; both become `Copy`. A
-/// value of an enum that comes out of shared memory is checked first: bits that stand for no
-/// variant give an error ([`Fault::Corrupt`](crate::Fault::Corrupt)).
+/// A struct becomes `repr(C)`. An enum gets the size of the integer type that follows its name.
+/// Both become `Copy`. An enum that is read from shared memory is checked first: a value that is no
+/// variant is the error [`Fault::Corrupt`](crate::Fault::Corrupt).
 ///
-/// `repr(packed)` is refused, since the check needs fields that are aligned. So is any `repr` that
-/// changes the size of an enum. `repr(align)` of a struct is fine.
+/// `repr(packed)` is rejected, because the check needs aligned fields. Any `repr` that changes the
+/// size of an enum is rejected as well. A struct may have `repr(align)`.
 ///
 /// ```compile_fail,E0080
 /// outlast::plain! {
@@ -752,7 +759,7 @@ macro_rules! plain {
                 true $(&& {
                     // SAFETY: the field lies inside the struct that the caller can read.
                     let field = unsafe { &raw const (*at).$field };
-                    // SAFETY: as readable as the whole, and aligned, as is asserted below.
+                    // SAFETY: as readable as the whole, and aligned, as asserted below.
                     unsafe { <$type as $crate::Plain>::is_valid(field) }
                 })+
             }
@@ -787,8 +794,8 @@ macro_rules! plain {
                 $crate::__private::Layout::of::<$name>(stringify!($name), &[])
             }
             unsafe fn is_valid(at: *const Self) -> bool {
-                // SAFETY: the enum has the size of its integer, as is asserted below, and its
-                // alignment at least. Any bits are an integer.
+                // SAFETY: the enum has the size of its integer, as asserted below, and at least its
+                // alignment. Any bits are an integer.
                 let bits = unsafe { at.cast::<$repr>().read() };
                 false $(|| bits == $name::$variant as $repr)+
             }
@@ -796,7 +803,7 @@ macro_rules! plain {
 
         const _: () = assert!(
             ::core::mem::size_of::<$name>() == ::core::mem::size_of::<$repr>(),
-            "an enum of `plain!` has the size of its integer: no `repr` may change that"
+            "an enum of `plain!` has the size of its integer: a `repr` must not change it"
         );
         $crate::plain! { $($rest)* }
     };

@@ -20,13 +20,14 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The longest time between two looks for a name that does not exist yet.
+/// The longest pause between two attempts to open a name that does not exist yet.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// A value in shared memory; clones, and other processes' handles, refer to the same.
+/// A handle of a value in shared memory, as `Arc` is for threads.
 ///
-/// All verbs of the value take `&self`. The memory is mapped as long as a clone exists in this
-/// process, and exists as long as some process has it open.
+/// Clones, and the handles of other processes, refer to the same value. All methods of the value
+/// take `&self`. The memory stays mapped while this process has a clone of the handle. It exists
+/// while any process has it open.
 ///
 /// ```
 /// use outlast::{Event, FixedQueue, Lock, Shared};
@@ -49,7 +50,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 ///     done: Event::manual(false),
 ///     total: Lock::new(0),
 /// })?;
-/// let worker = Shared::<Jobs>::from_fd(jobs.try_clone_fd()?)?; // a second mapping, as another process has it
+/// let worker = Shared::<Jobs>::from_fd(jobs.try_clone_fd()?)?; // as another process would
 /// jobs.pending.send(Job { number: 5 })?;
 /// *worker.total.lock()? += worker.pending.recv()?.number;
 /// worker.done.set();
@@ -58,22 +59,23 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// # Ok::<(), outlast::Error>(())
 /// ```
 ///
-/// # Handing it on
-/// - by **fork**: the child goes on using the value. (Guards, deliveries and loans that were copied
-///   with it are inert.)
-/// - by **exec**: [`CommandExt::share`](crate::CommandExt::share) here, [`Shared::inherited`]
-///   there.
-/// - by **name**: [`Shared::create`] here, [`Shared::open`] there.
-/// - by **file descriptor**, over a Unix socket for example: [`Shared::try_clone_fd`] here,
-///   [`Shared::from_fd`] there.
+/// # How another process gets the value
+/// - By **fork**: the child can use the value immediately. Copies of guards, deliveries and loans
+///   are inert in the child.
+/// - By **exec**: the parent calls [`CommandExt::share`](crate::CommandExt::share), and the child
+///   calls [`Shared::inherited`].
+/// - By **name**: one process calls [`Shared::create`], the others call [`Shared::open`].
+/// - By **file descriptor**, over a Unix socket for example: one process calls
+///   [`Shared::try_clone_fd`], the other calls [`Shared::from_fd`].
 ///
 /// # Death
-/// Whoever uses the value of a type that needs it ([`Shareable::NEEDS_PEERS`]) becomes a *peer*,
-/// with a thread that sleeps until another peer dies and then mends what that one left in each
-/// primitive.
+/// Locks, reader-writer locks and `Once` need no help: the kernel releases them when their owner
+/// dies. A segment with any other primitive has a table of its users. A process that opens such a
+/// segment becomes a *peer*, and a thread of the crate, the *sentinel*, sleeps in each peer. When a
+/// peer dies, a sentinel of another peer wakes and repairs each primitive.
 pub struct Shared<T: ?Sized + Shareable> {
     at: NonNull<T>,
-    /// The value is only a part of the segment's.
+    /// The value is only a part of the value of the segment.
     is_part: bool,
     inner: Arc<Inner>,
 }
@@ -83,21 +85,21 @@ unsafe impl<T: ?Sized + Shareable + Sync> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T: ?Sized + Shareable + Sync> Sync for Shared<T> {}
 
-// The handle has no state that a panic could leave half changed, and a value's primitives repair or
-// report what a panic leaves.
+// The handle has no state that a panic could leave half changed. The primitives of a value repair
+// or report what a panic leaves.
 impl<T: ?Sized + Shareable> UnwindSafe for Shared<T> {}
 impl<T: ?Sized + Shareable> RefUnwindSafe for Shared<T> {}
 
 /// Memory with a value, which threads of this process may use.
 ///
-/// It exists from before an initialiser sees the value: the initialiser can take locks, fail and
-/// panic. So every way on which the memory is given up leads through its drop.
+/// It is made before an initialiser sees the value, because the initialiser can take locks, fail
+/// and panic. So the memory is released by `drop` in every case.
 struct Inner {
     /// `None` only while it is dropped.
     memory: Option<Memory>,
     /// `None` until the segment is complete.
     attachment: Option<Attachment>,
-    /// Whether a thread of this process owns something in the value.
+    /// Returns whether a thread of this process owns something in the value.
     in_use: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
@@ -106,7 +108,7 @@ impl Inner {
     /// `at` points to a value in `memory`.
     unsafe fn new<T: ?Sized + Shareable + Sync + 'static>(memory: Memory, at: NonNull<T>) -> Self {
         let value = Anywhere(at);
-        // SAFETY: `drop` calls this before it gives up the memory, `make` while it has it.
+        // SAFETY: `drop` calls this before it releases the memory, and `make` while it has it.
         let in_use = Box::new(move || unsafe { value.get() }.in_use(&thread::is_ours));
         Inner { memory: Some(memory), attachment: None, in_use }
     }
@@ -115,7 +117,8 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         let Some(mut memory) = self.memory.take() else { return };
-        // A guard was forgotten: its lock is in its thread's robust list, so the memory must stay.
+        // If a guard was forgotten, its lock is in the robust list of its thread. Then the memory
+        // must stay mapped.
         let keep = (self.in_use)();
         names::leave(&mut memory);
         match &self.attachment {
@@ -125,23 +128,23 @@ impl Drop for Inner {
     }
 }
 
-/// How a segment is to be made.
-///
-/// # Limits
-/// All memory of a segment is allocated when it is made, so that no use of it can fail later. A
-/// segment is a file to the system: if it is longer than the process's limit of file size
-/// (`RLIMIT_FSIZE`), the result is an [`OpenError::Io`] with `EFBIG`. The process gets no
-/// `SIGXFSZ`.
+/// Options for a new segment: its lifetime, and how many processes and threads can use it.
 ///
 /// ```
 /// use outlast::{Lock, Lifetime, Options, Shared};
 /// let name = format!("options-{}", std::process::id());
 /// let counter = Options::new().lifetime(Lifetime::Persistent).create(&name, Lock::new(1_u64))?;
-/// drop(counter); // nobody holds it now, but it persists
+/// drop(counter); // no process has it open now, but it persists
 /// assert_eq!(*Shared::<Lock<u64>>::open(&name)?.lock()?, 1);
 /// outlast::remove(&name)?;
 /// # Ok::<(), outlast::Error>(())
 /// ```
+///
+/// # Limits
+/// All memory of a segment is allocated when the segment is created, so that no later use can fail.
+/// To the system a segment is a file. If it is longer than the limit of the process for the size of
+/// files (`RLIMIT_FSIZE`), creation fails with [`OpenError::Io`] and the error `EFBIG`. The process
+/// gets no signal `SIGXFSZ`.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     lifetime: Lifetime,
@@ -158,7 +161,7 @@ impl Default for Options {
 
 /// A pointer to a value that any thread may refer to.
 struct Anywhere<T: ?Sized>(NonNull<T>);
-// SAFETY: it stands for a `&T`, whose use is argued where it is made.
+// SAFETY: it stands for a `&T`. Each call of `get` argues that the value is mapped.
 unsafe impl<T: ?Sized + Sync> Send for Anywhere<T> {}
 // SAFETY: as above.
 unsafe impl<T: ?Sized + Sync> Sync for Anywhere<T> {}
@@ -173,31 +176,33 @@ impl<T: ?Sized> Anywhere<T> {
 }
 
 impl Options {
-    /// A segment that lives until its last user has gone, for at most 256 processes and 1,024
-    /// threads at a time.
+    /// Creates the default options: the segment lives until its last user has left, and at most 256
+    /// processes and 1,024 threads can use it at a time.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How long a named segment lives.
+    /// Sets how long a named segment lives.
     #[must_use]
     pub fn lifetime(self, lifetime: Lifetime) -> Self {
         Options { lifetime, ..self }
     }
 
-    /// How many processes can use the segment at a time: 1 to 4,095. Each takes 64 bytes of it.
+    /// Sets how many processes can use the segment at a time: 1 to 4,095.
+    ///
+    /// Each of them takes 64 bytes of the segment, whether it is in use or not.
     #[must_use]
     pub fn processes(self, processes: u32) -> Self {
         Options { processes, ..self }
     }
 
-    /// How many messages of a queue can be delivered and not acknowledged at a time: 1 to
-    /// 1,048,575, 64 if it is not chosen.
+    /// Sets how many messages of a queue can be in flight at a time: 1 to 1,048,575. The default
+    /// is 64.
     ///
-    /// For queues and channels whose messages can be acknowledged, of a capacity that is chosen at
-    /// run time. For other types, [`with_capacity`](Self::with_capacity) fails with
-    /// [`OpenError::InvalidCapacity`].
+    /// A message is in flight while it is delivered and not acknowledged. The setting applies to
+    /// queues and channels with acknowledgements whose capacity is chosen at run time. For other
+    /// types, [`with_capacity`](Self::with_capacity) fails with [`OpenError::InvalidCapacity`].
     ///
     /// ```
     /// use outlast::{Options, Queue, TryRecvError};
@@ -214,14 +219,16 @@ impl Options {
         Options { in_flight: Some(in_flight), ..self }
     }
 
-    /// How many threads of all processes can wait or send or receive in it: 1 to 65,535. Each takes
-    /// 64 bytes of it.
+    /// Sets how many threads, of all processes together, can wait, send or receive in the segment
+    /// at a time: 1 to 65,535.
+    ///
+    /// Each of them takes 64 bytes of the segment, whether it is in use or not.
     #[must_use]
     pub fn threads(self, threads: u32) -> Self {
         Options { threads, ..self }
     }
 
-    /// As [`Shared::anonymous`].
+    /// Like [`Shared::anonymous`], with these options.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -232,8 +239,10 @@ impl Options {
         self.make(Home::Anonymous, 0, |at| Self::put(at, value))
     }
 
-    /// As [`Shared::anonymous`], without passing the value over the stack: zero-filled memory is an
-    /// empty value of every primitive, and `init` is given it in place.
+    /// Like [`anonymous`](Self::anonymous), but initialises the value in place.
+    ///
+    /// The value never lies on the stack, so it can be large. Zero-filled memory is an empty value
+    /// of every primitive. `init` gets a reference to this value.
     ///
     /// # Errors
     /// [`OpenError::LeftLocked`] if `init` has forgotten the guard of a lock; see [`OpenError`].
@@ -244,7 +253,7 @@ impl Options {
         self.make(Home::Anonymous, 0, |at| Self::init(at, init))
     }
 
-    /// As [`Shared::create`].
+    /// Like [`Shared::create`], with these options.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -256,8 +265,8 @@ impl Options {
         self.make(Home::Named(name), 0, |at| Self::put(at, value))
     }
 
-    /// As [`Shared::create`], without passing the value over the stack; see
-    /// [`anonymous_with`](Self::anonymous_with).
+    /// Like [`create`](Self::create), but initialises the value in place, as
+    /// [`anonymous_with`](Self::anonymous_with) does.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -269,7 +278,7 @@ impl Options {
         self.make(Home::Named(name), 0, |at| Self::init(at, init))
     }
 
-    /// As [`Shared::open_or_create`].
+    /// Like [`Shared::open_or_create`], with these options.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -281,7 +290,7 @@ impl Options {
         open_or(name, || self.create(name, value()))
     }
 
-    /// As [`Shared::with_capacity`].
+    /// Like [`Shared::with_capacity`], with these options.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -292,7 +301,7 @@ impl Options {
         self.make_for(Home::Anonymous, capacity)
     }
 
-    /// As [`Shared::create_with_capacity`].
+    /// Like [`Shared::create_with_capacity`], with these options.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -304,7 +313,7 @@ impl Options {
         self.make_for(Home::Named(name), capacity)
     }
 
-    /// As [`Shared::open_or_create_with_capacity`].
+    /// Like [`Shared::open_or_create_with_capacity`], with these options.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -328,25 +337,25 @@ impl Options {
         let units = units.filter(|&units| T::size(units).is_some());
         self.make(home, units.ok_or(OpenError::InvalidCapacity(capacity))?, |at: NonNull<T>| {
             if let Some(in_flight) = self.in_flight {
-                // SAFETY: `make` gives zero-filled memory that is a value of the type.
+                // SAFETY: `make` passes zero-filled memory, which is a value of the type.
                 unsafe { at.as_ref() }.set_in_flight(in_flight);
             }
             Self::empty(at);
         })
     }
 
-    /// Makes a segment in memory of the caller's, for example of a `shared_memory::Shmem`.
+    /// Creates a segment in memory that the caller provides, such as a `shared_memory::Shmem`.
     ///
     /// # Errors
     /// [`OpenError::Unfit`] if the memory is too small or not aligned to 64 bytes; others as for
     /// [`OpenError`].
     ///
     /// # Safety
-    /// - `len` bytes at `memory` are readable and writable, shared between the processes that are
-    ///   to use the segment, and used by nobody else.
-    /// - They stay mapped, and are used for nothing else, as long as this process has a clone of
-    ///   the result, any of its threads that used it is alive, or a guard of it was forgotten.
-    ///   [`Shared::close_timeout`] waits for the end of all that.
+    /// - `len` bytes at `memory` are readable and writable. They are shared by the processes that
+    ///   use the segment, and nothing else uses them.
+    /// - They stay mapped, and nothing else uses them, while this process has a clone of the
+    ///   result, while any of its threads that used the segment is alive, and for ever if a guard
+    ///   was forgotten. [`Shared::close_timeout`] waits until none of this is the case.
     pub unsafe fn create_in<T: Shareable + Sync + 'static>(
         self,
         memory: NonNull<u8>,
@@ -358,8 +367,8 @@ impl Options {
         self.make(Home::Callers(memory), 0, |at| Self::put(at, value))
     }
 
-    /// The memory that [`create_in`](Self::create_in) needs for a value of this type: its size and
-    /// its alignment.
+    /// Returns the size and the alignment of the memory that [`create_in`](Self::create_in) needs
+    /// for a value of this type.
     ///
     /// ```
     /// use outlast::{Lock, Options, Shared};
@@ -368,10 +377,10 @@ impl Options {
     /// let layout = Options::new().layout_in::<Lock<u64>>()?;
     /// # #[allow(unsafe_code)]
     /// // SAFETY: the layout is not empty.
-    /// let memory = unsafe { std::alloc::alloc(layout) }; // for this process alone
+    /// let memory = unsafe { std::alloc::alloc(layout) }; // not shared with other processes
     /// let memory = core::ptr::NonNull::new(memory).unwrap();
     /// # #[allow(unsafe_code)]
-    /// // SAFETY: so many bytes, which stay until `close_timeout` has returned `Ok`.
+    /// // SAFETY: the memory has this size, and stays until `close_timeout` has returned `Ok`.
     /// let lock = unsafe { Options::new().create_in(memory, layout.size(), Lock::new(1_u64)) }?;
     /// *lock.lock()? += 1;
     /// lock.close_timeout(Duration::from_secs(10)).unwrap();
@@ -382,8 +391,8 @@ impl Options {
     /// ```
     ///
     /// # Errors
-    /// [`OpenError::InvalidPeers`], [`OpenError::InvalidAlignment`]: `create_in` would fail as
-    /// well.
+    /// [`OpenError::InvalidPeers`] or [`OpenError::InvalidAlignment`], which `create_in` would
+    /// return as well.
     pub fn layout_in<T: Shareable>(self) -> Result<core::alloc::Layout, OpenError> {
         let (spec, geometry) = self.plan::<T>(0, None)?;
         core::alloc::Layout::from_size_align(geometry.total, spec.align())
@@ -391,8 +400,8 @@ impl Options {
     }
 
     fn put<T: Shareable>(at: NonNull<T>, value: T) {
-        // SAFETY: `make` gives zero-filled, aligned memory of the type's size that nobody else
-        // knows yet.
+        // SAFETY: `make` passes zero-filled, aligned memory of the size of the type, which nothing
+        // else uses yet.
         unsafe { at.write(value) };
         // SAFETY: just written.
         unsafe { at.as_ref() }.place();
@@ -406,13 +415,13 @@ impl Options {
         init(value);
     }
 
-    /// Zero-filled memory is an empty value.
+    /// Places an empty value, which zero-filled memory is.
     fn empty<T: ?Sized + Shareable>(at: NonNull<T>) {
         // SAFETY: as above.
         unsafe { at.as_ref() }.place();
     }
 
-    /// What a segment for such a value is like.
+    /// Returns the header and the geometry of a segment for a value of this type.
     fn plan<T: ?Sized + Shareable>(
         self,
         len: usize,
@@ -457,7 +466,8 @@ impl Options {
                 if memory.len() < needed || !memory.base().addr().is_multiple_of(align) {
                     return Err(OpenError::Unfit { needed, align });
                 }
-                // SAFETY: the memory is at least that long, and the caller's promise makes it ours.
+                // SAFETY: the memory is at least that long, and by the caller's promise nothing
+                // else uses it.
                 unsafe { memory.base().write_bytes(0, needed) };
                 memory
             }
@@ -466,11 +476,11 @@ impl Options {
         let at = Shared::<T>::value_in(&memory, &geometry)?;
         // SAFETY: the value lies there, by the geometry.
         let inner = unsafe { Inner::new(memory, at) };
-        // SAFETY: the memory is mapped, zero-filled, `geometry.total` bytes long, and not published
-        // yet.
+        // SAFETY: the memory is mapped, zero-filled and `geometry.total` bytes long. Nothing else
+        // uses it yet.
         unsafe { header::write(base.as_ptr(), &spec, &geometry) }?;
         if T::NEEDS_PEERS {
-            // SAFETY: the memory was made by this geometry, and stays mapped during the call.
+            // SAFETY: the memory has this geometry, and stays mapped during the call.
             unsafe { Peers::new(base, &geometry) }.place();
         }
         fill(at);
@@ -488,7 +498,7 @@ impl Options {
     }
 }
 
-/// Opens the segment called `name`, or makes it with `create`.
+/// Opens the segment called `name`, or calls `create`.
 fn open_or<T: ?Sized + Shareable + Sync + 'static>(
     name: &str,
     mut create: impl FnMut() -> Result<Shared<T>, OpenError>,
@@ -499,13 +509,13 @@ fn open_or<T: ?Sized + Shareable + Sync + 'static>(
             opened => return opened,
         }
         match create() {
-            Err(OpenError::AlreadyExists) => {} // another process was faster
+            Err(OpenError::AlreadyExists) => {} // another process has just created it
             created => return created,
         }
     }
 }
 
-/// Where a segment is to be made.
+/// The kind of memory that a new segment gets.
 enum Home<'a> {
     Anonymous,
     Named(&'a str),
@@ -513,7 +523,9 @@ enum Home<'a> {
 }
 
 impl<T: Shareable + Sync + 'static> Shared<T> {
-    /// Moves `value` into new memory without a name: a memfd, sealed against shrinking and growing.
+    /// Moves `value` into a new segment without a name.
+    ///
+    /// The memory is a memfd whose length is sealed.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -521,16 +533,17 @@ impl<T: Shareable + Sync + 'static> Shared<T> {
         Options::new().anonymous(value)
     }
 
-    /// Moves `value` into a new segment that other programs of the same user open by `name`. It
-    /// appears under its name complete, or not at all.
+    /// Moves `value` into a new segment that other programs of the same user open by `name`.
+    ///
+    /// Other programs find the complete segment under its name, or no segment.
     ///
     /// # Errors
-    /// [`OpenError::AlreadyExists`] if one is in use under this name; see [`OpenError`].
+    /// [`OpenError::AlreadyExists`] if a segment of this name is in use; see [`OpenError`].
     pub fn create(name: &str, value: T) -> Result<Self, OpenError> {
         Options::new().create(name, value)
     }
 
-    /// Opens the segment called `name`, or makes it.
+    /// Opens the segment called `name`, or creates it with the value that `value` returns.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -541,9 +554,10 @@ impl<T: Shareable + Sync + 'static> Shared<T> {
 
 /// Values whose capacity is chosen at run time.
 impl<T: ?Sized + WithCapacity + Sync + 'static> Shared<T> {
-    /// Creates an empty value for `capacity` messages, bytes or records, in memory without a name.
+    /// Creates an empty value of `capacity`, in a segment without a name.
     ///
-    /// The docs of the type tell in what the capacity is counted, and its limits.
+    /// The docs of the type tell what the capacity counts, such as messages, bytes or records, and
+    /// what its limits are.
     ///
     /// ```
     /// use outlast::{ByteQueue, Queue, Shared};
@@ -559,7 +573,8 @@ impl<T: ?Sized + WithCapacity + Sync + 'static> Shared<T> {
         Options::new().with_capacity(capacity)
     }
 
-    /// Creates an empty value of `capacity` that other programs of the same user open by `name`.
+    /// Creates an empty value of `capacity`, in a segment that other programs of the same user open
+    /// by `name`.
     ///
     /// # Errors
     /// As [`Shared::with_capacity`], and [`OpenError::AlreadyExists`] if a segment of this name is
@@ -570,7 +585,7 @@ impl<T: ?Sized + WithCapacity + Sync + 'static> Shared<T> {
 
     /// Opens the segment called `name`, or creates it with `capacity`.
     ///
-    /// A segment that exists keeps its capacity, whatever `capacity` says.
+    /// A segment that exists already keeps its capacity.
     ///
     /// # Errors
     /// As [`Shared::with_capacity`].
@@ -595,8 +610,8 @@ impl<T: ?Sized + WithCapacity + Sync + 'static> Shared<T> {
 /// # Ok::<(), outlast::Error>(())
 /// ```
 ///
-/// Nothing orders the bytes or keeps other threads from them: a copy that another thread writes to
-/// meanwhile may be partly old and partly new. A lock, or an event, in another value orders them.
+/// The copies are not synchronised. If another thread writes to the same bytes at the same time, a
+/// copy may hold old and new bytes. Use a lock or an event, in another value, to order the copies.
 impl Shared<[AtomicU8]> {
     /// Copies `bytes` into the region, from byte `at` on.
     ///
@@ -626,10 +641,10 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         Self::adopt(names::open(name)?, true)
     }
 
-    /// Opens the segment called `name`, waiting up to `timeout` until it exists.
+    /// Opens the segment called `name`, blocking until it exists or `timeout` has elapsed.
     ///
-    /// The call looks for the name again and again: after a millisecond at first, then in
-    /// intervals that grow to 20 milliseconds.
+    /// The call tries again after a millisecond at first, and then in intervals that grow to 20
+    /// milliseconds.
     ///
     /// ```
     /// use outlast::{Event, OpenError, Shared};
@@ -649,13 +664,13 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
     /// ```
     ///
     /// # Errors
-    /// [`OpenError::TimedOut`] if there is no such segment until then. Any other error than
-    /// [`OpenError::NotFound`] is returned immediately; see [`OpenError`].
+    /// [`OpenError::TimedOut`] if no segment of this name has appeared. Errors other than
+    /// [`OpenError::NotFound`] are returned immediately; see [`OpenError`].
     pub fn open_timeout(name: &str, timeout: Duration) -> Result<Self, OpenError> {
         Self::open_until(name, Deadline::after(timeout))
     }
 
-    /// Opens the segment called `name`, waiting until `deadline` at most until it exists.
+    /// Opens the segment called `name`, blocking until it exists or `deadline` has passed.
     ///
     /// A segment that exists is opened even if the deadline has passed.
     ///
@@ -668,7 +683,7 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
     fn open_until(name: &str, deadline: Deadline) -> Result<Self, OpenError> {
         let mut pause = Duration::from_millis(1);
         loop {
-            let is_over = deadline.is_over(); // before the look, so that the last look comes after
+            let is_over = deadline.is_over(); // read before the attempt: the last one comes later
             match Self::open(name) {
                 Err(OpenError::NotFound) if is_over => return Err(OpenError::TimedOut),
                 Err(OpenError::NotFound) => {}
@@ -679,11 +694,11 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         }
     }
 
-    /// A handle of a part of the value, which keeps the whole segment mapped.
+    /// Returns a handle of a part of the value, which keeps the whole segment mapped.
     ///
-    /// With it, a field of a struct can be used wherever a `Shared` of the field's type is wanted.
-    /// The part has no file descriptor: only a handle of the whole can be handed on to another
-    /// program.
+    /// With it, a field of a struct can be used wherever a `Shared` of the type of the field is
+    /// needed. The part has no file descriptor: only a handle of the whole value can be passed to
+    /// another program.
     ///
     /// ```
     /// use outlast::{Event, FixedQueue, Queue, Shared};
@@ -704,11 +719,12 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
     /// ```
     ///
     /// # Panics
-    /// If what `part` returns does not lie in the segment, but in a `static` for example.
+    /// If the reference that `part` returns does not lie in the segment, but in a `static` for
+    /// example.
     #[must_use]
     pub fn project<U: ?Sized + Shareable>(&self, part: impl FnOnce(&T) -> &U) -> Shared<U> {
-        // The closure must do for a value of any lifetime, so what it returns lives as long as the
-        // mapping, or for ever.
+        // The closure must work for a value of any lifetime. So the reference that it returns is
+        // valid as long as the mapping, or for ever.
         let part = part(self);
         let (start, size) = (core::ptr::from_ref(part).addr(), size_of_val(part));
         let within = |memory: &Memory| {
@@ -723,7 +739,8 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         Shared { at, is_part: true, inner: Arc::clone(&self.inner) }
     }
 
-    /// Opens what [`try_clone_fd`](Self::try_clone_fd) gave, in this process or another.
+    /// Opens the segment of a descriptor that [`try_clone_fd`](Self::try_clone_fd) returned, in
+    /// this process or in another.
     ///
     /// # Errors
     /// [`OpenError::NotSealed`] if the file could shrink; see [`OpenError`].
@@ -731,7 +748,8 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         Self::adopt(Memory::from_fd(fd)?, true)
     }
 
-    /// Opens a segment in memory of the caller's, made there with [`Options::create_in`].
+    /// Opens a segment in memory that the caller provides, created there with
+    /// [`Options::create_in`].
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -744,13 +762,13 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         Self::adopt(memory, false)
     }
 
-    /// Drops the handle as soon as nothing else in this process needs the memory, so that memory of
-    /// the caller's may be unmapped afterwards.
+    /// Drops the handle as soon as nothing else in this process needs the memory.
     ///
-    /// Waits until
-    /// - all other clones, parts, owned guards and owned ends have been dropped, and
-    /// - every other thread that has used the segment has ended, or has used another segment since.
-    ///   (The system looks into the memory when such a thread ends.) This includes a thread that
+    /// If it succeeds, memory that the caller provided may be unmapped. The call blocks until both
+    /// of these are true:
+    /// - All other clones, parts, owned guards and owned ends have been dropped.
+    /// - Every other thread that has used the segment has ended, or has used another segment since.
+    ///   When such a thread ends, the kernel looks into the memory. This includes a thread that
     ///   holds a lock whose guard was forgotten.
     ///
     /// Other processes may go on using the memory.
@@ -778,27 +796,29 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         }
     }
 
-    /// A file descriptor of the memory, to be given to other processes.
+    /// Returns a new file descriptor of the memory, for another process.
     ///
     /// # Errors
-    /// If the process has no descriptor left, if the memory is the caller's, or if this is the
+    /// If the process has no descriptor left, if the caller provided the memory, or if this is a
     /// handle of a part, made by [`project`](Self::project).
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
         match &self.inner.memory {
             Some(memory) if !self.is_part => memory.clone_fd(),
             _ => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "this is a part of a segment: only a handle of the whole can be handed on",
+                "this is a handle of a part of a segment: use a handle of the whole value",
             )),
         }
     }
 
-    /// The file descriptor of the memory, unless that is the caller's, or this is the handle of a
-    /// part, made by [`project`](Self::project).
+    /// Returns the file descriptor of the memory.
     ///
-    /// A copy of it keeps a named segment in use, and this process waits a moment for the end of
-    /// such a copy when it drops the last handle. To hand the segment on, use
-    /// [`try_clone_fd`](Self::try_clone_fd).
+    /// Returns `None` if the caller provided the memory, and for a handle of a part, made by
+    /// [`project`](Self::project).
+    ///
+    /// A copy of the descriptor keeps a named segment in use. When this process drops its last
+    /// handle, it waits a moment until such copies are closed. To pass the segment to another
+    /// process, use [`try_clone_fd`](Self::try_clone_fd).
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.memory.as_ref().filter(|_| !self.is_part).and_then(Memory::fd)
@@ -831,8 +851,8 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
     fn attach(mut inner: Inner, at: NonNull<T>, geometry: &Geometry) -> Result<Self, OpenError> {
         let memory = inner.memory.as_ref().ok_or(OpenError::Corrupt)?;
         let base = NonNull::new(memory.base()).ok_or(OpenError::Corrupt)?;
-        // SAFETY: the geometry was checked against this memory, or the memory made by it; the
-        // attachment keeps the tables only while it is mapped.
+        // SAFETY: the memory was created with this geometry or checked against it. The attachment
+        // uses the tables only while the memory is mapped.
         let peers = T::NEEDS_PEERS.then(|| unsafe { Peers::new(base, geometry) });
         let value = Anywhere(at);
         // SAFETY: the sentinel that calls this is joined before the memory is unmapped.
@@ -852,8 +872,8 @@ impl<T: ?Sized + Shareable> Deref for Shared<T> {
     type Target = T;
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: the value was made there, or is of any bytes, as `Shareable` allows; `inner`
-        // keeps it mapped.
+        // SAFETY: a value was written there, or `Shareable` allows any bytes there. `inner` keeps
+        // the memory mapped.
         unsafe { self.at.as_ref() }
     }
 }

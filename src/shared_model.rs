@@ -2,11 +2,11 @@
 use crate::error::OpenError;
 use crate::shareable::Shareable;
 use crate::sync::until_killed;
-use crate::sys::robust::{bury, id};
+use crate::sys::robust::{end_thread, id};
 use core::ops::Deref;
 use std::sync::Arc;
 
-/// A value that every clone sees.
+/// A handle of a value. Clones refer to the same value.
 #[derive(Debug)]
 pub struct Shared<T: ?Sized>(Arc<T>);
 
@@ -17,7 +17,7 @@ impl<T: ?Sized> Clone for Shared<T> {
 }
 
 impl<T: Shareable> Shared<T> {
-    /// Stands for a fresh segment.
+    /// Creates a value, which stands for a new segment.
     ///
     /// # Errors
     /// None.
@@ -35,10 +35,10 @@ impl<T: ?Sized> Deref for Shared<T> {
     }
 }
 
-/// The whole life of a process: it does `act`, is killed after `life` atomic operations if it lives
-/// that long, and ends with whatever it holds. Its owner tag, and what `act` came to.
+/// Runs the whole life of a process. It runs `act`, unless it is killed after `life` atomic
+/// operations, and then ends with all that it owns. Returns its owner tag and the result of `act`.
 pub fn live<R>(life: u32, act: impl Fn() -> R) -> (u32, Option<R>) {
     let result = until_killed(life, act);
-    bury();
+    end_thread();
     (id(), result)
 }

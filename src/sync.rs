@@ -1,4 +1,4 @@
-//! The one place where `std` and loom differ: atomics, and the clock.
+//! The atomics and the clock, of the standard library or of loom.
 
 #[cfg(not(outlast_loom))]
 mod imp {
@@ -11,12 +11,13 @@ mod imp {
         };
     }
 
-    /// Memory that a protocol of this crate, not the borrow checker, hands from owner to owner.
+    /// Memory whose owner changes by a protocol of this crate, which the borrow checker cannot see.
     #[repr(transparent)]
     #[derive(Debug)]
     pub(crate) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
 
-    // A panic leaves shared memory as a death does, and each protocol repairs or reports that.
+    // A panic leaves shared memory in the same state as a death, which each protocol repairs or
+    // reports.
     impl<T> core::panic::RefUnwindSafe for UnsafeCell<T> {}
 
     impl<T> UnsafeCell<T> {
@@ -33,32 +34,33 @@ mod imp {
         }
     }
 
-    /// The monotonic clock.
+    /// Returns the time of the monotonic clock.
     #[inline]
     pub(crate) fn now() -> Instant {
         Instant::now()
     }
 
-    /// Spinning is worth while: other threads run meanwhile.
+    /// Whether threads spin before they sleep. It is useful, because other threads run meanwhile.
     pub(crate) const SPINS: bool = true;
 
-    /// Readers of an `RwLock` that have a slot each.
+    /// The number of readers of an `RwLock` that have a slot of their own.
     pub(crate) const READERS: usize = 32;
 
-    /// Words of text in a record of a `Journal`.
+    /// The number of words of text in a record of a `Journal`.
     pub(crate) const RECORD_WORDS: usize = 60;
 
-    /// Processes that hold one side of a channel.
+    /// The number of processes that can hold one side of a channel.
     pub(crate) const HOLDERS: usize = 64;
 
-    /// Messages of one queue that can be delivered and unacknowledged at a time.
+    /// The number of messages of one queue that can be in flight at a time.
     pub(crate) const IN_FLIGHT: usize = 64;
 
-    /// Between a `SeqCst` exchange and a `SeqCst` load of another word, of which one in each of two
-    /// threads must see the other's exchange.
+    /// The fence between a `SeqCst` exchange of a word and a `SeqCst` load of another word. If each
+    /// of two threads does this with the words swapped, at least one must see the exchange of the
+    /// other.
     ///
-    /// Here nothing is needed. All four accesses have a place in one order; the load that comes
-    /// last in it comes after both exchanges, and so sees the other's, or something later.
+    /// No fence is needed here. All four accesses are in one total order. The last load in it comes
+    /// after both exchanges, so it sees the exchange of the other thread, or a later value.
     #[inline(always)]
     pub(crate) fn between_exchange_and_load() {}
 }
@@ -83,42 +85,42 @@ mod imp {
         pub(crate) type AtomicUsize = Mortal<atomic::AtomicUsize>;
     }
 
-    /// A clock that stands still: if it went on, a model would take another way each time it is
-    /// slow. Waits end when the model's kernel says so.
+    /// Returns the time of a clock that stands still. If it moved, a model would behave differently
+    /// each time it is slow. Waits end when the kernel of the model ends them.
     pub(crate) fn now() -> Instant {
         static ALWAYS: LazyLock<Instant> = LazyLock::new(Instant::now);
         *ALWAYS
     }
 
-    /// Spinning only multiplies the states that the model checker must visit.
+    /// Whether threads spin. It would only multiply the states that loom must visit.
     pub(crate) const SPINS: bool = false;
 
-    /// As few as can be told apart, with threads that have the same one first.
+    /// The smallest number with which two threads can want the same slot first.
     pub(crate) const READERS: usize = 2;
 
-    /// Enough for a record to be torn.
+    /// The smallest number with which a record can be torn.
     pub(crate) const RECORD_WORDS: usize = 2;
 
-    /// As few as a model has threads.
+    /// The number of threads of a model.
     pub(crate) const HOLDERS: usize = 3;
 
-    /// So that a queue fits on the stack of a model.
+    /// So few that a queue fits on the stack of a model.
     pub(crate) const IN_FLIGHT: usize = 4;
 
-    /// Loom gives `SeqCst` accesses the order of Acquire and Release only, but knows the fence.
+    /// A fence: loom treats `SeqCst` accesses as Acquire and Release, but knows a `SeqCst` fence.
     pub(crate) fn between_exchange_and_load() {
         atomic::fence(atomic::Ordering::SeqCst);
     }
 
-    /// The model has no compiler that would move an atomic operation.
+    /// Does nothing: in a model no compiler moves an atomic operation.
     pub(crate) fn compiler_fence(_order: atomic::Ordering) {}
 
-    /// An atomic before each of whose operations the calling thread may be killed.
+    /// An atomic. The calling thread may be killed before each of its operations.
     #[derive(Debug, Default)]
     pub struct Mortal<A>(A);
 
     impl<A> Mortal<A> {
-        /// The atomic itself, if the calling thread lives on.
+        /// Returns the atomic itself, unless the calling thread is killed here.
         pub(crate) fn alive(&self) -> &A {
             LIFE.with(|life| match life.get() {
                 Life::Immortal => {}
@@ -132,7 +134,7 @@ mod imp {
             &self.0
         }
 
-        /// The atomic itself, for the kernel.
+        /// Returns the atomic itself, for the kernel of the model.
         pub(crate) fn immortal(&self) -> &A {
             &self.0
         }
@@ -157,32 +159,32 @@ mod imp {
     atomics!(AtomicU32 u32 AtomicU64 u64);
 
     impl atomic::AtomicU32 {
-        /// A store that has one place in the order of all changes. To loom a plain store and a
-        /// concurrent exchange of the value before it are unordered, so that a reader who must see
-        /// the store could see the exchange: an alarm about a `Signal` that no machine can give.
+        /// Stores by an exchange. Loom does not order a plain store and a concurrent exchange of
+        /// the old value, so a reader that must see the store could see the exchange. It would
+        /// report a fault of `Signal` that no machine can have.
         pub(crate) fn store(&self, value: u32, order: atomic::Ordering) {
             self.alive().swap(value, order);
         }
     }
 
-    /// What is left of a thread's life.
+    /// How long a thread lives.
     #[derive(Clone, Copy)]
     enum Life {
         Immortal,
-        /// So many atomic operations.
+        /// It is killed after this number of atomic operations.
         Left(u32),
         Over,
     }
 
-    /// What a killed thread unwinds with.
+    /// The payload with which a killed thread unwinds.
     struct Killed;
 
     loom::thread_local! {
         static LIFE: Cell<Life> = Cell::new(Life::Immortal);
     }
 
-    /// Runs `act`, and kills the thread after `life` atomic operations: nothing that it holds is
-    /// given up. `None` if it was killed.
+    /// Runs `act`, and kills the thread after `life` atomic operations. A killed thread releases
+    /// nothing. Returns `None` if it was killed.
     pub(crate) fn until_killed<R>(life: u32, act: impl Fn() -> R) -> Option<R> {
         LIFE.with(|left| left.set(Life::Left(life)));
         let result = catch_unwind(AssertUnwindSafe(act));
@@ -194,7 +196,7 @@ mod imp {
         }
     }
 
-    /// Whether the calling thread was killed, and is only unwinding.
+    /// Returns whether the calling thread was killed, and is only unwinding.
     pub(crate) fn is_dead() -> bool {
         LIFE.with(|life| matches!(life.get(), Life::Over))
     }
@@ -202,8 +204,11 @@ mod imp {
 
 pub(crate) use imp::*;
 
-/// A number, not 0, that is found out once, or by several threads at once. (Not a `OnceLock`: a
-/// child forked while another thread is in it would wait for that thread for ever.)
+/// A number other than 0 that is computed at the first use. Several threads may compute it at the
+/// same time.
+///
+/// A `OnceLock` would not do: if a child is forked while another thread is in it, the child would
+/// wait for that thread for ever.
 #[derive(Debug)]
 pub(crate) struct Kept(core::sync::atomic::AtomicU32);
 

@@ -219,7 +219,8 @@ fn closed_is_said_last() {
             let work = post.out.recv_ref().unwrap();
             post.step.store(1, SeqCst);
             eventually("it is time to finish", || post.step.load(SeqCst) == 2);
-            assert_eq!(post.out.try_recv(), Err(TryRecvError::Closed)); // who has one is not to wait
+            // A receiver that holds a message does not wait.
+            assert_eq!(post.out.try_recv(), Err(TryRecvError::Closed));
             drop(work);
         });
         eventually("the worker has it", || post.step.load(SeqCst) == 1);

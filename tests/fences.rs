@@ -187,7 +187,8 @@ fn a_waiter_has_the_kernel_fence_for_the_owner() {
     let ends = || {
         let child = fork_child(|| {
             Spin::Never.set();
-            drop(Shared::anonymous(Lock::new(0_u8)).unwrap().lock().unwrap()); // a first lock may do more
+            // The first lock of a process may make further calls.
+            drop(Shared::anonymous(Lock::new(0_u8)).unwrap().lock().unwrap());
             let filtered = filter_calls(&mut [
                 load(),
                 pass_over_if(1, libc::SYS_membarrier),

@@ -223,11 +223,13 @@ fn header() {
         boot_id.trim().chars().filter_map(|c| u8::try_from(c.to_digit(16)?).ok()).collect();
     golden.extend(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]));
     golden.extend(std::fs::metadata("/proc/self/ns/pid").unwrap().ino().to_ne_bytes());
-    golden.extend([2_u32, 1, 256, 1_024].map(u32::to_ne_bytes).concat()); // lifetime, state, processes, threads
+    // Lifetime, state, processes, threads.
+    golden.extend([2_u32, 1, 256, 1_024].map(u32::to_ne_bytes).concat());
     golden.extend(0_u64.to_ne_bytes()); // elements
     let text = DESCRIPTION;
     golden.extend([256, u32::try_from(text.len()).unwrap()].map(u32::to_ne_bytes).concat());
-    golden.extend([1_088_u64, VALUE_AT, 2_816, 0].map(u64::to_ne_bytes).concat()); // tables, value, its size, reserved
+    // Peer table, value, size of the value, reserved.
+    golden.extend([1_088_u64, VALUE_AT, 2_816, 0].map(u64::to_ne_bytes).concat());
     assert_eq!(golden.len(), 128);
     assert_eq!(bytes[..], golden[..]);
     let mut found = vec![0; text.len()];

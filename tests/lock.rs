@@ -142,8 +142,8 @@ fn a_waiter_sleeps() {
 }
 
 /// Frees the lock in a way that no waiter is told of, as if the owner's look at the waiters had
-/// come before its store.
-#[cfg(all(not(outlast_pthread), not(outlast_hooks)))] // which lays the word out where this test writes
+/// come before its store. Only this backend has the word where the test writes.
+#[cfg(all(not(outlast_pthread), not(outlast_hooks)))]
 fn free_silently<T: outlast::Plain>(lock: &Lock<T>, guard: LockGuard<'_, T>) {
     core::mem::forget(guard);
     common::scribble(lock, 0, &[0; 4]);
@@ -192,7 +192,8 @@ fn an_owner_that_disarms_the_word_wakes_everybody() {
         drop(guard);
     });
     step.until(1);
-    assert!(matches!(lock.lock_timeout(ms(50)), Err(LockError::TimedOut(_)))); // the word stays armed
+    // The word stays armed.
+    assert!(matches!(lock.lock_timeout(ms(50)), Err(LockError::TimedOut(_))));
     step.reach(2);
     owner.until_stopped();
     let guard = lock.lock().unwrap();

@@ -73,7 +73,8 @@ fn long_texts_are_cut_in_whole_characters() {
     };
     assert_eq!(check("", &"x".repeat(TEXT)), TEXT);
     assert_eq!(check("", &"x".repeat(TEXT + 1)), TEXT);
-    assert_eq!(check("a", &"ß".repeat(TEXT)), TEXT - 2); // 1 + 2 * 239, and a byte that is no character
+    // 1 + 2 * 239 bytes; half of a character does not fit.
+    assert_eq!(check("a", &"ß".repeat(TEXT)), TEXT - 2);
     assert_eq!(check(&"ß".repeat(TEXT), "x"), 1);
     assert_eq!(check(&"t".repeat(TEXT / 4), &"x".repeat(TEXT)), TEXT * 3 / 4);
     assert_eq!(check("", ""), 0);
@@ -312,7 +313,8 @@ fn kill_storm() {
 fn a_record_begun_and_not_finished() {
     let journal = Shared::anonymous(FixedJournal::<4>::new()).unwrap();
     let _watchdog = watch("a_record_begun_and_not_finished", &journal);
-    let begun = (1_u64 << 14 | 1 << 12 | 9).to_ne_bytes(); // lap 1, being written by process 9, which is none
+    // Lap 1, being written by process 9, which does not exist.
+    let begun = (1_u64 << 14 | 1 << 12 | 9).to_ne_bytes();
     scribble::<FixedJournal<4>>(&journal, size_of::<FixedJournal<4>>() - 4 * 512, &begun);
     (1..4).for_each(|i| journal.write(Level::Info, "", &i.to_string()).unwrap());
     let began = Instant::now();

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     )
 }
 
-// -------------------------------------------------------------------------------- the traced program
+// ------------------------------------------------------------------------------ the traced program
 fn mark(number: i64) {
     // SAFETY: the kernel knows no such call.
     unsafe { libc::syscall(number) };
@@ -144,7 +144,7 @@ fn play() {
     writeln!(out, "{open}").unwrap();
 }
 
-// ----------------------------------------------------------------------------------------- the tracer
+// -------------------------------------------------------------------------------------- the tracer
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Owner,

@@ -634,7 +634,8 @@ fn owned_holders() {
         .collect();
     let most = u32::try_from(MAX_HOLDERS).unwrap();
     common::eventually("all but one hold", || hall.visits.load(SeqCst) == most - 1);
-    let held: Vec<_> = (0..10).map(|_| hall.seats.acquire().unwrap()).collect(); // this process: one holder
+    // This process is one holder.
+    let held: Vec<_> = (0..10).map(|_| hall.seats.acquire().unwrap()).collect();
     let one_more = fork_child(|| {
         assert_eq!(hall.seats.acquire().unwrap_err(), Fault::TooManyPeers);
         assert_eq!(hall.seats.try_acquire().unwrap_err(), Fault::TooManyPeers);

@@ -2009,9 +2009,9 @@ fn nothing_is_left_behind() {
 /// The last handle goes while another thread, which has a token in the segment, lives on: the
 /// memory stays until that one has ended, and goes at the next opportunity.
 #[test]
-fn graves() {
-    common::in_own_process("graves", || {
-        let _watchdog = watch_alone("graves");
+fn memory_that_stays_mapped() {
+    common::in_own_process("memory_that_stays_mapped", || {
+        let _watchdog = watch_alone("memory_that_stays_mapped");
         fork_child(|| {
             office().work();
             let (_, _, before) = possessions();

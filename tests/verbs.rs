@@ -72,7 +72,7 @@ struct Found {
 
 /// The sources that may use the macro.
 fn sources() -> Vec<Source> {
-    let mut all = sources::sources();
+    let mut all = sources::sources("src");
     all.retain(|(file, _)| !OUTSIDERS.iter().any(|outsider| file.starts_with(outsider)));
     all
 }

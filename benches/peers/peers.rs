@@ -118,7 +118,7 @@ fn lock_contended(contest: &mut Contest<'_>) {
     });
 }
 
-// ----------------------------------------------------------------------------- locks for many readers
+// -------------------------------------------------------------------------- locks for many readers
 
 fn read_alone(contest: &mut Contest<'_>) {
     let ours = Shared::anonymous(RwLock::new(1_u64)).expect("memory");

@@ -53,7 +53,8 @@ one = lambda: pool.apply(f, (1,))
 other = lambda: executor.submit(f, 1).result()
 what = {
     'pool.map': lambda n: calls(1, lambda: pool.map(f, range(n)), 0),
-    'executor.map': lambda n: calls(1, lambda: list(executor.map(f, range(n), chunksize=max(1, n // 8))), 0),
+    'executor.map': lambda n: calls(
+        1, lambda: list(executor.map(f, range(n), chunksize=max(1, n // 8))), 0),
     'pool.imap': lambda n: calls(1, lambda: list(pool.imap(f, range(n))), 0),
     'executor.submit': lambda n: calls(1, lambda: [t.result() for t in [executor.submit(f, i) for i in range(n)]], 0),
     'pool.apply': lambda n: calls(n, one, 0),

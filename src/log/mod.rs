@@ -67,11 +67,10 @@ pub use records::Records;
 pub use sink::{init, init_with};
 
 use crate::error::Fault;
-use crate::segment::{become_known, identify, who};
+use crate::segment::{become_known, current_ids, identify};
 use crate::shareable::{
     Dead, Field, Layout, Shareable, WithCapacity, begin, mix, mix_u64, slice_shareable,
 };
-use crate::sync::RECORD_WORDS;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU32, AtomicU64, fence};
 use crate::sys::hooks;
@@ -172,11 +171,20 @@ struct Rare {
     dropped: AtomicU64,
 }
 
-/// Room for one record: 512 bytes.
-#[repr(C)]
-pub struct Slot {
-    state: AtomicU64,
-    words: [AtomicU64; record::HEAD + RECORD_WORDS],
+use slot::Slot;
+
+/// `Slot` is public, because `Journal` has it as a parameter, but nobody else can name it.
+mod slot {
+    use crate::log::record;
+    use crate::sync::RECORD_WORDS;
+    use crate::sync::atomic::AtomicU64;
+
+    /// Room for one record: 512 bytes.
+    #[repr(C)]
+    pub struct Slot {
+        pub(super) state: AtomicU64,
+        pub(super) words: [AtomicU64; record::HEAD + RECORD_WORDS],
+    }
 }
 
 impl Slot {
@@ -249,7 +257,7 @@ impl Journal {
     /// # Errors
     /// If this process cannot become a peer of the segment: see [`Fault`].
     pub fn write(&self, level: Level, target: &str, message: &str) -> Result<(), Fault> {
-        let mut draft = Draft::new(level, target, who());
+        let mut draft = Draft::new(level, target, current_ids());
         draft.write_str(message).unwrap_or_default(); // cannot fail
         self.put(&draft)
     }
@@ -265,8 +273,9 @@ impl Journal {
         target: &str,
         message: fmt::Arguments<'_>,
     ) -> Result<(), Fault> {
-        let mut draft = Draft::new(level, target, who());
-        draft.write_fmt(message).unwrap_or_default(); // an error of somebody's `Display` leaves what came before it
+        let mut draft = Draft::new(level, target, current_ids());
+        // If the caller's `Display` fails, the text that came before the error stays.
+        draft.write_fmt(message).unwrap_or_default();
         self.put(&draft)
     }
 

@@ -14,7 +14,7 @@ use crate::process::inherited_fd;
 use crate::process::wire::{is_disconnected, read_file};
 use crate::segment::forks;
 use crate::sys::process::{receive, receive_first, send, socket_pair};
-use crate::sys::thread::spawn_silent;
+use crate::sys::thread::spawn_without_signals;
 use core::cell::Cell;
 use core::task::Waker;
 use std::collections::HashMap;
@@ -73,7 +73,7 @@ impl Client {
         let (state, answered) = Default::default();
         let new = Arc::new(Client { socket, forks: forks(), state, answered });
         let reader = Arc::clone(&new);
-        spawn_silent(c"pool-replies", move || reader.read_replies())?;
+        spawn_without_signals(c"pool-replies", move || reader.read_replies())?;
         *client = Some(Arc::clone(&new));
         Ok(new)
     }

@@ -6,7 +6,7 @@ use crate::shareable::Shareable;
 use crate::shared::Shared;
 use crate::sys::file::Named;
 use crate::sys::signal::{end_by, first, install, want};
-use crate::sys::thread::spawn_silent;
+use crate::sys::thread::spawn_without_signals;
 use core::fmt;
 use core::ops::Deref;
 use std::io::{self, Write as _};
@@ -106,7 +106,7 @@ impl<T: ?Sized + Shareable + Sync + Send + 'static> Stop<T> {
                     self::watches().all.iter().for_each(|(_, watch)| watch());
                 }
             };
-            spawn_silent(c"outlast-signals", listen)?;
+            spawn_without_signals(c"outlast-signals", listen)?;
             watches.owner = this;
             watches.all.clear(); // the parent's
         }

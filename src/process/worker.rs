@@ -194,7 +194,8 @@ pub(super) fn work(
         }
     };
     if std::process::id() != pid {
-        exit_now(code); // a copy that the function has forked: only the process itself reports the result
+        // This process is a fork that the function made. Only its parent reports the result.
+        exit_now(code);
     }
     if let Err(error) = send_message(channel.as_fd(), kind, &[], &body, &[], true) {
         // Descriptors or memory are short, or the owner has ended.

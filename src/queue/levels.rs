@@ -968,8 +968,8 @@ impl<'a, T: Plain, const LEVELS: usize> QueueState<'a> for &'a Levels<T, LEVELS>
         ours || !delivered
     }
 
-    /// Slots come first: a message that has moved to an entry must not be delivered from its slot as
-    /// well.
+    /// Slots come first: a message that has moved to an entry must not be delivered from its slot
+    /// as well.
     fn mend(self, dead: &Dead) {
         let entries = self.entries();
         for level in 0..LEVELS {

@@ -84,10 +84,10 @@ pub use error::{
 };
 pub use handles::{Delivery, Loan, Ref};
 pub use in_flight::IN_FLIGHT;
-pub use levels::FixedSlots;
+pub(crate) use levels::FixedSlots;
 pub use pipe::{Connection, FixedPipe, Pipe};
 pub use priority::{FixedPriorityQueue, PriorityQueue};
-pub use ring::Slot;
+pub(crate) use ring::Slot;
 #[cfg(all(feature = "serde", not(outlast_loom)))]
 pub use value::{FixedValueQueue, ValueDelivery, ValueError, ValueQueue};
 

@@ -130,7 +130,7 @@ impl<'a, T: Plain> WriteGuard<'a, T> {
         // fork never was one.
         let slot = if is_owner { lock.take_slot(me) } else { None };
         if slot.is_some() {
-            lock.writer.give_up(me);
+            lock.writer.unlock(me);
         }
         let word = slot.unwrap_or(&lock.writer);
         ReadGuard { lock, word, me, not_send: PhantomData }
@@ -161,13 +161,13 @@ fn drop_reader_slow(word: &RobustWord, me: Thread) {
             return again(word).store(more - 1, Relaxed);
         }
     }
-    word.give_up(me);
+    word.unlock(me);
 }
 
 impl<T: Plain> Drop for ReadGuard<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        if !self.word.try_give_up_if(self.me, || again(self.word).load(Relaxed) == 0) {
+        if !self.word.try_unlock_if(self.me, || again(self.word).load(Relaxed) == 0) {
             drop_reader_slow(self.word, self.me);
         }
     }
@@ -177,7 +177,7 @@ impl<T: Plain> Drop for WriteGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
         self.end();
-        self.lock.writer.give_up(self.me);
+        self.lock.writer.unlock(self.me);
     }
 }
 

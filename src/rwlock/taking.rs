@@ -3,7 +3,7 @@ use super::{ReadResult, RwLock, Slot, WriteResult};
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::lock::{DIED, LockError};
-use crate::segment::introduce;
+use crate::segment::attach_in_child;
 use crate::shareable::Plain;
 use crate::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use crate::sync::atomic::{AtomicU32, fence};
@@ -21,7 +21,7 @@ impl<T: Plain> RwLock<T> {
         }
         between_exchange_and_load();
         if is_taken(self.writer.value_in_order()) {
-            slot.give_up(me); // keeps I3
+            slot.unlock(me); // keeps I3
             return None;
         }
         Some((slot, me))
@@ -29,7 +29,7 @@ impl<T: Plain> RwLock<T> {
 
     #[cold]
     pub(super) fn read_slow(&self, deadline: Deadline) -> ReadResult<'_, T> {
-        introduce(core::ptr::from_ref(self).addr());
+        attach_in_child(core::ptr::from_ref(self).addr());
         let me = Thread::current().map_err(LockError::Failed)?;
         let mut owned = self.words().filter(|word| word.is_held_by(me)).peekable();
         if owned.peek().is_some() {
@@ -43,13 +43,13 @@ impl<T: Plain> RwLock<T> {
             if !is_taken(self.writer.value_in_order()) {
                 return self.reader(slot, me);
             }
-            slot.give_up(me); // keeps I3
+            slot.unlock(me); // keeps I3
         }
         self.take_writer_word(deadline)?;
         // Nobody writes now, and no writer waits on a slot of ours (I6).
         match self.take_slot(me) {
             Some(slot) => {
-                self.writer.give_up(me);
+                self.writer.unlock(me);
                 self.reader(slot, me)
             }
             None => self.reader(&self.writer, me),
@@ -84,7 +84,7 @@ impl<T: Plain> RwLock<T> {
         }
         between_exchange_and_load();
         if self.slots.iter().any(|slot| slot.0.value_in_order() & OWNER != 0) {
-            self.writer.give_up(me);
+            self.writer.unlock(me);
             return None;
         }
         Some(me)
@@ -92,7 +92,7 @@ impl<T: Plain> RwLock<T> {
 
     #[cold]
     pub(super) fn write_slow(&self, deadline: Deadline) -> WriteResult<'_, T> {
-        introduce(core::ptr::from_ref(self).addr());
+        attach_in_child(core::ptr::from_ref(self).addr());
         let me = Thread::current().map_err(LockError::Failed)?;
         // Before it waits for anybody: another reader may be waiting for this one.
         if self.slots.iter().any(|slot| slot.0.value() & OWNER == me.tid()) {
@@ -107,11 +107,11 @@ impl<T: Plain> RwLock<T> {
             match self.take(slot, deadline) {
                 Ok(taken) => clear(slot, taken),
                 Err(error) => {
-                    self.writer.give_up(me);
+                    self.writer.unlock(me);
                     return Err(error);
                 }
             }
-            slot.give_up(me);
+            slot.unlock(me);
         }
         self.writer(me)
     }

@@ -1,4 +1,4 @@
-//! The first bytes of a segment: what it holds, who may open it, and where its parts lie.
+//! The header of a segment: what the segment holds, who may open it, and where its parts lie.
 //!
 //! ```text
 //!        0       4       8      12      16      20      24      28      32
@@ -12,24 +12,24 @@
 //!        | value, aligned to 64 or more                                  |
 //! ```
 //!
-//! To be exact, in bytes from the start, all numbers in native order:
+//! The fields, with their offsets in bytes. All numbers are in native byte order:
 //!
 //! | at  | field          | type | value                                                      |
 //! |-----|----------------|------|------------------------------------------------------------|
 //! | 0   | magic          | 8 x u8 | `outlast` and a NUL                                      |
 //! | 8   | version        | u32  | 1, the layout described here                               |
 //! | 12  | backend        | u32  | 1 futex, 2 pthread                                         |
-//! | 16  | word           | u32  | bytes in a pointer, since the robust list is made of them  |
+//! | 16  | word           | u32  | bytes in a pointer: the robust list consists of pointers   |
 //! | 20  | robust         | i32  | from a robust list entry to its lock word: -32             |
 //! | 24  | total          | u64  | length of the segment, a multiple of 4,096                 |
 //! | 32  | fingerprint    | u64  | of the value's type                                        |
-//! | 40  | boot id        | 16 x u8 | of the machine's run: what it locked died with it       |
-//! | 56  | PID namespace  | u64  | inode: thread ids in lock words mean something only there  |
+//! | 40  | boot id        | 16 x u8 | changes at each boot, which ends all owners of locks    |
+//! | 56  | PID namespace  | u64  | inode: thread ids in lock words are valid only there       |
 //! | 64  | lifetime       | u32  | 0 until last, 1 persistent, 2 has no name                  |
-//! | 68  | state          | u32  | 0 being made, 1 ready; written last                        |
+//! | 68  | state          | u32  | 0 being created, 1 ready; written last                     |
 //! | 72  | processes      | u32  | process slots, 0 for a type that needs no peers            |
-//! | 76  | threads        | u32  | thread slots, likewise                                     |
-//! | 80  | elements       | u64  | of the value, where their number is chosen at run time     |
+//! | 76  | threads        | u32  | thread slots, 0 for a type that needs no peers             |
+//! | 80  | elements       | u64  | of a value whose number of elements is chosen at run time  |
 //! | 88  | text at        | u32  | start of the description                                   |
 //! | 92  | text length    | u32  | its length, at most 65,536                                 |
 //! | 96  | peers at       | u64  | start of the peer table                                    |
@@ -37,13 +37,13 @@
 //! | 112 | value size     | u64  | its length                                                 |
 //! | 120 | reserved       | u64  | 0                                                          |
 //!
-//! Magic, version and lifetime keep their places in every later version, so that any version can
-//! tell what another has left.
+//! Magic, version and lifetime keep their offsets in every later version. So each version can
+//! remove what another one has left behind.
 //!
-//! Nothing after publication changes the header. A peer that scribbles over it all the same must
-//! not harm us: [`check`] loads each word once, judges the copy, and takes no offset from it. It
-//! computes all of them anew from the few numbers that were free to choose, and demands that the
-//! stored ones are equal.
+//! Nothing changes the header after publication. A peer that breaks this rule must do no harm to
+//! others. So [`check`] loads each word once, checks the copy, and takes no offset from it. It
+//! computes all offsets from the few numbers that the creator could choose, and compares them with
+//! the stored ones.
 #![expect(unsafe_code, reason = "reads and writes raw shared memory")]
 use crate::error::OpenError;
 use crate::sys::file::Named;
@@ -70,9 +70,9 @@ const VERSION: u32 = 1;
 const FUTEX: u32 = 1;
 const PTHREAD: u32 = 2;
 const WORD: u32 = usize::BITS / 8;
-/// glibc's distance from the list entry in a `pthread_mutex_t` to its lock word.
+/// The distance from the list entry in a `pthread_mutex_t` of glibc to its lock word.
 const ROBUST_OFFSET: i32 = -32;
-/// What is asked of the system.
+/// System calls, as errors name them.
 const BOOT_ID: &str = "reading the boot id from /proc";
 const PID_NAMESPACE: &str = "reading the PID namespace from /proc";
 const READY: u32 = 1;
@@ -80,39 +80,39 @@ const NAMELESS: u32 = 2;
 
 /// The parts of a segment start at multiples of a cache line.
 const LINE: usize = 64;
-/// Segments are mapped, so they end, and are aligned to at most, a page.
+/// Segments are mapped. So a page is the unit of their length, and the greatest alignment.
 const PAGE: usize = 4_096;
 /// The greatest alignment that a value can have.
 pub(crate) const MAX_ALIGN: usize = PAGE;
-/// A description is for people. Nobody reads more than this.
+/// The greatest length of a description, which only error messages show.
 const MAX_DESCRIPTION: usize = 1 << 16;
 const DESCRIPTION_AT: usize = HEADER + CONTROL;
 
-/// How long a named segment stays.
+/// How long a named segment lives.
 ///
-/// "In use" means that a living process has the segment open. The kernel keeps count, so that a
-/// process which was killed does not use it any more.
+/// A segment is in use while a living process has it open. The kernel keeps track of that, so a
+/// process that was killed does not count.
 ///
-/// A segment without a name (anonymous, or in memory of the caller) has no lifetime: it goes with
-/// its memory.
+/// A segment without a name, which is anonymous or lies in memory of the caller, has no lifetime.
+/// It ends with its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Lifetime {
-    /// The last process that leaves removes it.
+    /// The last process that leaves removes the segment.
     ///
-    /// A process that is created by `fork` counts as one that uses the segment, also in the moment
-    /// before it executes another program. A process that leaves beside such a child waits for it,
-    /// for 100 milliseconds at most. If that is too short, the name stays as it does after a kill.
+    /// A child that `fork` has created counts as a user of the segment until it executes another
+    /// program. If a process leaves while there is such a child, it waits for the child for up to
+    /// 100 milliseconds. If that is too short, the name stays, as after a kill.
     ///
-    /// Where that process was killed, whoever comes next does: an open finds no such segment, a
-    /// create replaces it, and [`reap`](crate::reap) clears it away.
+    /// If the last process is killed, the name stays at first. Then an open finds no such segment,
+    /// a create replaces it, and [`reap`](crate::reap) removes it.
     #[default]
     UntilLast,
-    /// It stays, with what is in it, until its file is deleted or the machine is restarted.
+    /// The segment and its value stay until its file is deleted or the machine is restarted.
     Persistent,
 }
 
-/// The header as it lies in memory. Integers without padding: any bytes are one.
+/// The header as it lies in memory. It has integers only and no padding, so any bytes are a header.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Header {
@@ -143,52 +143,53 @@ const _: () = assert!(size_of::<Header>() == HEADER && align_of::<Header>() <= L
 const _: () = assert!(mem::offset_of!(Header, lifetime) == 64 && STATE_AT == 68);
 const _: () = assert!(mem::offset_of!(Header, reserved) == 120);
 
-/// What a new segment is to be.
+/// The properties of a new segment.
 #[derive(Debug)]
 pub(crate) struct Spec {
     pub(crate) fingerprint: u64,
     pub(crate) description: String,
     pub(crate) value_size: usize,
     pub(crate) value_align: usize,
-    /// Elements whose number is chosen at run time.
+    /// The number of elements, if it is chosen at run time.
     pub(crate) len: usize,
-    /// Slots for processes, 0 if the type needs no peers; then `threads` is 0 as well.
+    /// The number of process slots. It is 0 if the type needs no peers. Then `threads` is 0 as
+    /// well.
     pub(crate) processes: u32,
     pub(crate) threads: u32,
     /// `None` for a segment without a name.
     pub(crate) lifetime: Option<Lifetime>,
 }
 
-/// Where the parts of a segment lie, in bytes from its start.
+/// The offsets of the parts of a segment, in bytes from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Geometry {
     /// The length of the segment.
     pub(crate) total: usize,
     pub(crate) control: usize,
-    /// Start and length.
+    /// The offset and the length.
     pub(crate) description: (usize, usize),
-    /// Start of the peer table. Process slots first, then thread slots; no bytes if both are 0.
+    /// The offset of the peer table: process slots and then thread slots.
     pub(crate) peers: usize,
     pub(crate) processes: u32,
     pub(crate) threads: u32,
     pub(crate) value: usize,
-    /// Elements of the value whose number was chosen at run time.
+    /// The number of elements of the value, if it was chosen at run time.
     pub(crate) len: usize,
 }
 
-/// What this program expects to find in a segment. The parts that cost something are asked for
-/// only when they are needed.
+/// What this program expects to find in a segment. The functions are called only if needed.
 pub(crate) struct Expected<'a> {
     pub(crate) fingerprint: u64,
     pub(crate) description: &'a dyn Fn() -> String,
-    /// The size of the value with so many run-time elements, `None` if there cannot be so many.
+    /// Returns the size of the value with this number of elements, or `None` if there cannot be so
+    /// many.
     pub(crate) value_size: &'a dyn Fn(usize) -> Option<usize>,
     pub(crate) value_align: usize,
     pub(crate) needs_peers: bool,
 }
 
 impl Spec {
-    /// Where the parts will lie, or `None` if no segment can be like this.
+    /// Returns the offsets of the parts, or `None` if there can be no such segment.
     pub(crate) fn geometry(&self) -> Option<Geometry> {
         Parts {
             description: self.stored_description().len(),
@@ -201,7 +202,7 @@ impl Spec {
         .geometry()
     }
 
-    /// What the start of the segment must be aligned to.
+    /// Returns the alignment of the segment.
     pub(crate) fn align(&self) -> usize {
         self.value_align.max(LINE)
     }
@@ -212,7 +213,8 @@ impl Spec {
     }
 }
 
-/// The numbers that a geometry follows from. Creation and opening both go through here.
+/// The numbers from which a geometry is computed, both for a new segment and for one that is
+/// opened.
 struct Parts {
     description: usize,
     processes: u32,
@@ -236,7 +238,7 @@ impl Parts {
         }
         let processes = usize::try_from(self.processes).ok()?;
         let threads = usize::try_from(self.threads).ok()?;
-        // Cannot overflow: each term is bounded above.
+        // This cannot overflow, because each term is bounded.
         let peers = (DESCRIPTION_AT + self.description).next_multiple_of(LINE);
         let peers_end = peers + processes * PROCESS_SLOT + threads * THREAD_SLOT;
         let value = peers_end.next_multiple_of(self.value_align.max(LINE));
@@ -256,14 +258,14 @@ impl Parts {
     }
 }
 
-/// Writes header and description. The segment is not [published](publish) yet.
+/// Writes the header and the description. The segment is not [published](publish) yet.
 ///
 /// # Errors
-/// The machine's boot id or the PID namespace cannot be read.
+/// If the boot id of the machine or the PID namespace cannot be read.
 ///
 /// # Safety
 /// - `geometry` is `spec.geometry()`, and its `total` bytes at `base` can be written.
-/// - They are zero, aligned to 64, and nobody else uses them yet.
+/// - These bytes are zero and aligned to 64, and nothing else uses them yet.
 pub(crate) unsafe fn write(
     base: *mut u8,
     spec: &Spec,
@@ -306,32 +308,32 @@ pub(crate) unsafe fn write(
     Ok(())
 }
 
-/// Declares the segment ready: all that was written to it before is visible to who opens it.
+/// Declares the segment ready. All earlier writes are visible to a process that opens it.
 ///
 /// # Safety
-/// `base` is what [`write`] succeeded on.
+/// [`write`] has succeeded at `base`.
 pub(crate) unsafe fn publish(base: *mut u8) {
     // SAFETY: inside the header.
     let state = unsafe { base.add(STATE_AT) };
-    // SAFETY: aligned to 4, since `base` is to 64; it is only ever accessed as an atomic from here
-    // on.
+    // SAFETY: aligned to 4, because `base` is aligned to 64. From here on, all accesses are atomic.
     let state = unsafe { AtomicU32::from_ptr(state.cast()) };
     state.store(READY, Ordering::Release);
 }
 
-/// Finds out whether this is a segment that this program can use, and where its parts lie.
+/// Checks whether this program can use the segment at `base`. Returns the geometry and the
+/// lifetime.
 ///
-/// With `exact` the memory must be as long as the segment; without, it may be longer.
+/// If `exact` is set, the memory must be as long as the segment. Otherwise it may be longer.
 ///
 /// # Errors
-/// The first that applies, in the order that tells the user most: [`OpenError::Unfit`] (not
-/// aligned), `NotOurs`, `Newer`, `Backend`, `OtherBoot`, `OtherPidNamespace`, `Corrupt` (not
-/// ready), `WrongSize`, `OtherType`, `Corrupt` (numbers that do not agree), `Unfit` (not aligned
-/// for this type).
+/// Returns the first error that applies, in this order, which tells the user most:
+/// [`OpenError::Unfit`] (not aligned), `NotOurs`, `Newer`, `Backend`, `OtherBoot`,
+/// `OtherPidNamespace`, `Corrupt` (not ready), `WrongSize`, `OtherType`, `Corrupt` (numbers that do
+/// not agree), `Unfit` (not aligned for this type).
 ///
 /// # Safety
-/// `available` bytes at `base` can be read, and stay so during the call. They may hold anything,
-/// and change meanwhile.
+/// `available` bytes at `base` can be read during the call. They may hold any values, which may
+/// change during the call.
 pub(crate) unsafe fn check(
     base: *const u8,
     available: usize,
@@ -374,10 +376,10 @@ pub(crate) unsafe fn check(
     Ok((geometry, lifetime))
 }
 
-/// The lifetime that the first bytes of a named segment state, of whatever version; `None` if they
-/// are not those of a segment that has one.
+/// Returns the lifetime that the first bytes of a segment state, in any version of the header.
+/// Returns `None` if they are not the header of a named segment.
 pub(crate) fn lifetime_of(bytes: [u8; HEADER]) -> Option<Lifetime> {
-    // SAFETY: as long as a header, which any bytes are.
+    // SAFETY: the array has the size of a header, and any bytes are a header.
     let header = unsafe { mem::transmute::<[u8; HEADER], Header>(bytes) };
     if header.magic == MAGIC { lifetime(header.lifetime) } else { None }
 }
@@ -398,23 +400,23 @@ unsafe fn load(base: *const u8) -> Header {
     let word = |at: usize, order: Ordering| {
         // SAFETY: all callers below stay inside the header.
         let word = unsafe { base.add(at) };
-        // SAFETY: aligned and readable, says the caller; after publication all accesses by peers
-        // are atomic, and only loads are made here.
+        // SAFETY: aligned and readable, by the caller's promise. After publication all accesses by
+        // peers are atomic, and here are only loads.
         let word = unsafe { AtomicU32::from_ptr(word.cast_mut().cast()) };
         word.load(order)
     };
-    // First, and with Acquire: what follows is then no older than the publication.
+    // Loaded first, and with Acquire: the other words are then no older than the publication.
     let state = word(STATE_AT, Ordering::Acquire);
     let mut words = [0; HEADER / 4];
     for (i, copy) in words.iter_mut().enumerate() {
         *copy = word(4 * i, Ordering::Relaxed);
     }
     words[STATE_AT / 4] = state;
-    // SAFETY: as long as a header, which any bytes are.
+    // SAFETY: the array has the size of a header, and any bytes are a header.
     unsafe { mem::transmute::<[u32; HEADER / 4], Header>(words) }
 }
 
-/// The description that the segment holds, as text that is safe to print.
+/// Returns the description in the segment as text that is safe to print.
 ///
 /// # Safety
 /// `available` bytes at `base` can be read.
@@ -425,7 +427,7 @@ unsafe fn load_description(
 ) -> Result<String, OpenError> {
     let at = usize::try_from(header.description_at).unwrap_or(usize::MAX);
     let len = usize::try_from(header.description_len).unwrap_or(usize::MAX);
-    // No later version of the crate is this one, so the text starts where this one puts it.
+    // This version of the header is known, so the text starts where this version puts it.
     if at != DESCRIPTION_AT || len > MAX_DESCRIPTION || len > available.saturating_sub(at) {
         return Err(OpenError::Corrupt);
     }
@@ -433,20 +435,21 @@ unsafe fn load_description(
         .map(|at| {
             // SAFETY: below `available`, as just checked.
             let byte = unsafe { base.add(at) };
-            // SAFETY: readable; nobody writes it after publication but by breaking the protocol.
+            // SAFETY: readable. After publication, only a peer that breaks the protocol writes
+            // here.
             let byte = unsafe { AtomicU8::from_ptr(byte.cast_mut()) };
             byte.load(Ordering::Relaxed)
         })
         .collect();
     let text = String::from_utf8_lossy(&bytes);
-    // It ends up in error messages on terminals, which take orders from control characters.
+    // Error messages show the text on terminals, which interpret control characters.
     let printable =
         |c: char| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c };
     Ok(text.chars().map(printable).collect())
 }
 
 impl Header {
-    /// Whether a program like this one made the segment, in this run of this machine.
+    /// Checks that a compatible program created the segment, since the last boot of this machine.
     fn check_origin(&self) -> Result<(), OpenError> {
         if self.magic != MAGIC {
             return Err(OpenError::NotOurs);
@@ -474,8 +477,8 @@ impl Header {
         if self.state == READY { Ok(()) } else { Err(OpenError::Corrupt) }
     }
 
-    /// The geometry that the header's numbers and the expected type lead to, if it is the one that
-    /// the header states.
+    /// Computes the geometry from the numbers of the header and the expected type. Returns it if
+    /// the header states the same.
     fn geometry(&self, expected: &Expected<'_>) -> Option<Geometry> {
         let len = usize::try_from(self.len).ok()?;
         let value_size = (expected.value_size)(len)?;
@@ -508,9 +511,11 @@ fn name(backend: u32) -> String {
     }
 }
 
-/// The lines that only one of the texts has, in order: `-` before theirs, `+` before ours.
+/// Returns the lines that only one of the texts has, in order. Those of `theirs` begin with `-`,
+/// those of `ours` with `+`.
 fn difference(theirs: &str, ours: &str) -> String {
-    /// Beyond this many pairs of lines they are listed, not compared: damage, not a type.
+    /// If there are more pairs of lines, the texts are listed and not compared. No type is so
+    /// large.
     const MAX_PAIRS: usize = 1 << 20;
     let mut theirs: Vec<&str> = theirs.lines().collect();
     let mut ours: Vec<&str> = ours.lines().collect();
@@ -530,7 +535,8 @@ fn difference(theirs: &str, ours: &str) -> String {
     let (mut i, mut j) = (0, 0);
     let width = ours.len() + 1;
     if theirs.len().saturating_mul(ours.len()) <= MAX_PAIRS {
-        // common[i * width + j]: how many lines the rests from i and j have in common, in order.
+        // common[i * width + j]: the number of lines that theirs[i..] and ours[j..] have in common,
+        // in the same order.
         let mut common = vec![0_u32; (theirs.len() + 1) * width];
         for i in (0..theirs.len()).rev() {
             for j in (0..ours.len()).rev() {

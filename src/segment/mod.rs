@@ -1,4 +1,4 @@
-//! Segments: memory that several processes map, who they are, and where this process is in it.
+//! Segments: memory that several processes map. Their headers, their names, and their users.
 
 #[cfg(not(outlast_loom))]
 pub(crate) mod header;
@@ -19,10 +19,11 @@ pub(crate) use imp::*;
 #[cfg(not(outlast_loom))]
 pub use imp::{forks, leave};
 
-/// Makes this process a peer of the segment that `address` lies in, before a change that others
-/// wait for. If this process is killed between the change and the wake, recovery wakes them.
+/// Makes this process a peer of the segment that `address` lies in, before a change that other
+/// threads wait for. If this process is killed between the change and the wake, recovery wakes
+/// those threads.
 ///
-/// If it cannot become a peer, the caller makes the change anyway, and a kill before the wake is
+/// If it cannot become a peer, the caller makes the change anyway. Then a kill before the wake is
 /// not noticed.
 pub(crate) fn become_known(address: usize) {
     identify(address).ok();

@@ -1,33 +1,34 @@
-//! The process in the model: every thread is a peer of its own, and all memory is shared.
+//! The table of mappings in the model. Every thread is a process and a peer, and all memory is
+//! shared.
 use crate::error::Fault;
 use crate::sync::is_dead;
 use crate::sys::robust::id;
 
-/// The owner tag of the calling thread.
+/// Returns the owner tag of the calling thread.
 pub(crate) fn identify(_address: usize) -> Result<u32, Fault> {
     Ok(id())
 }
 
-/// Process and thread are the same.
-pub(crate) fn who() -> (u32, u32) {
+/// Returns the ids of the process and of the thread, which are the same.
+pub(crate) fn current_ids() -> (u32, u32) {
     (id(), id())
 }
 
-/// Nobody forks.
-pub(crate) fn introduce(_address: usize) {}
+/// Does nothing: no process forks.
+pub(crate) fn attach_in_child(_address: usize) {}
 
-/// Every process has one thread.
+/// Runs `act`: every process has one thread.
 pub(crate) fn one_at_a_time<R>(act: impl FnOnce() -> R) -> R {
     act()
 }
 
-/// Everything is shared.
+/// Returns `true`: all memory is shared.
 pub(crate) fn contains(_address: usize) -> bool {
     true
 }
 
-/// Nobody forks. But what a killed thread holds is not given up while it unwinds, as if it were a
-/// copy.
+/// Returns another count in a killed thread. No process forks, but what a killed thread owns must
+/// not be released while it unwinds: so it counts as a copy.
 pub(crate) fn forks() -> u32 {
     u32::from(is_dead())
 }

@@ -1,31 +1,30 @@
-//! Named segments: files in a directory of the user's own, and the rules by which they go.
+//! Named segments: files in a directory that belongs to the user, and the rules for their removal.
 //!
-//! **Whole or absent.** A segment is made in a file without a name, and linked in when it is
-//! complete. Nobody ever finds half of one.
+//! - **Complete or absent.** A segment is created in a file without a name. The file is linked to
+//!   its name when the segment is complete, so no process finds an incomplete segment.
+//! - **In use.** A segment is in use while a process holds the shared lock (`flock`) on its file.
+//!   The lock belongs to the open file. So it lasts until each process that has a copy of the
+//!   descriptor, by fork or otherwise, has closed it or died. A mapping alone does not hold the
+//!   lock.
+//! - **Copies.** Between `fork` and `exec`, a child has copies of all descriptors. So it keeps
+//!   segments in use that its parent has left. For this reason each open file has a [`Mark`]. A
+//!   process that leaves waits up to 100 ms while a copy of its descriptor is open. `create` and
+//!   [`reap`] wait in the same way for descriptors of dead processes. Without copies no call waits.
 //!
-//! **In use** is a segment on whose file somebody holds the shared lock (`flock`). The lock belongs
-//! to the open file, so it lasts until the last process that has a copy of the descriptor, by fork
-//! or otherwise, closed it or died. A mapping alone does not hold it.
+//! # Invariants
+//! - N1. The creator holds the shared lock before the file gets its name.
+//! - N2. Only a process that holds the exclusive lock of a file removes the name of that file. So
+//!   the name cannot be given to another file between the check and the removal.
+//! - N3. A process that has the shared lock and *then* sees that the name still belongs to the file
+//!   keeps both. By N2 no other process can remove the name.
+//! - N4. No process waits for the exclusive lock. The lock is released explicitly, so that a child
+//!   that was forked in the meantime does not keep it.
+//! - N5. An open file that holds the shared lock reaches other processes only by `fork`. A
+//!   descriptor that is passed in another way is an open file of its own, so the process that
+//!   passed it never has to wait for it.
 //!
-//! **Copies.** A child between `fork` and `exec` has copies of all descriptors for a moment, and so
-//! keeps segments in use that its parent has left. Each open file therefore bears a [`Mark`]. A
-//! leaving process waits up to 100 ms while a copy of its descriptor is open. `create` and [`reap`]
-//! wait in the same way for descriptors of dead processes. Without copies no call waits.
-//!
-//! Invariants:
-//! - N1: the creator holds the shared lock before the file gets its name.
-//! - N2: a name is taken away only by who holds the exclusive lock of the very file that it names.
-//!   Between looking and unlinking, the name therefore cannot come to mean another file.
-//! - N3: who has the shared lock, and *then* sees that the name still means that file, keeps both:
-//!   by N2 nobody can take the name away.
-//! - N4: the exclusive lock is only ever tried for, never waited for, and given up explicitly, so
-//!   that a process forked meanwhile does not keep it.
-//! - N5: an open file that holds the shared lock is given to other processes by `fork` only.
-//!   Descriptors that are handed on otherwise are open files of their own, so they never make the
-//!   process that handed them on wait.
-//!
-//! From N2 and N4: who finds the exclusive lock held waits for the shared one, and looks again.
-//! Then the file has either lost its name, or is in use.
+//! A consequence of N2 and N4: a process that finds the exclusive lock held waits for the shared
+//! lock and checks again. Then either the file has lost its name, or it is in use.
 use crate::error::OpenError;
 use crate::segment::header::{self, HEADER, Lifetime};
 use crate::segment::memory::{ALLOCATE, FLOCK, FSTAT, Mark, Memory};
@@ -39,17 +38,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const MAX_NAME: usize = 200;
-/// How long a process waits for copies of a descriptor to be closed.
+/// How long a process waits until copies of a descriptor are closed.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Makes memory of `len` bytes for a segment that gets its name by [`publish`].
+/// Allocates `len` bytes for a segment, which gets its name by [`publish`].
 pub(crate) fn prepare(name: &str, len: usize) -> Result<Memory, OpenError> {
     check_name(name)?;
     let dir = directory();
     make_directory(&dir)?;
     let path = dir.join(name);
-    // Looked at early as well, so that a name in use costs no memory.
-    if !vacate(&path)? {
+    // This early check saves the allocation if the name is in use.
+    if !free_name(&path)? {
         return Err(OpenError::AlreadyExists);
     }
     let file = file::unnamed_file_in(&dir).named("opening a file without a name (O_TMPFILE)")?;
@@ -59,7 +58,7 @@ pub(crate) fn prepare(name: &str, len: usize) -> Result<Memory, OpenError> {
     Ok(Memory::from_file(file)?.at_path(path))
 }
 
-/// Gives [prepared](prepare) memory, in which the segment is complete, its name.
+/// Gives a complete segment, in memory from [`prepare`], its name.
 pub(crate) fn publish(memory: &Memory) -> Result<(), OpenError> {
     let (Some(fd), Some(path)) = (memory.fd(), memory.path()) else {
         return Err(OpenError::Corrupt);
@@ -67,7 +66,7 @@ pub(crate) fn publish(memory: &Memory) -> Result<(), OpenError> {
     loop {
         match file::link(fd, path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if !vacate(path)? {
+                if !free_name(path)? {
                     return Err(OpenError::AlreadyExists);
                 }
             }
@@ -76,7 +75,7 @@ pub(crate) fn publish(memory: &Memory) -> Result<(), OpenError> {
     }
 }
 
-/// Opens a segment that is in use, or is persistent. What is in it is still to be checked.
+/// Opens a segment that is in use or persistent. The caller has to check its content.
 pub(crate) fn open(name: &str) -> Result<Memory, OpenError> {
     check_name(name)?;
     let dir = directory();
@@ -86,24 +85,24 @@ pub(crate) fn open(name: &str) -> Result<Memory, OpenError> {
         let found = |error| lookup_error(&path, error);
         check_owner(&path, &fs::symlink_metadata(&path).map_err(found)?)?;
         let file = file::open_nofollow(&path).map_err(found)?;
-        // The path may have changed since it was looked at, the file cannot.
+        // The path may have changed since the first check. The open file cannot change.
         check_owner(&path, &file.metadata().named(FSTAT)?)?;
         if unlink_unheld(&path, &file, is_until_last)? {
             return Err(OpenError::NotFound);
         }
         file::share_lock(file.as_fd()).named(FLOCK)?;
-        // By N3. If the name is gone or means another file, the last user has just left.
-        if means(&path, &file)? {
+        // By N3. If the name is gone or belongs to another file, the last user has just left.
+        if is_name_of(&path, &file)? {
             return Ok(Memory::from_file(file)?.at_path(path));
         }
     }
 }
 
-/// Ends this process's use of a segment: closes the file, and takes the name away if no other
-/// process uses it and it is not to stay. Does nothing for memory without a name.
+/// Ends the use of a segment by this process. Closes the file, and removes the name if no other
+/// process uses the segment and it is not persistent. Does nothing for memory without a name.
 ///
-/// The mapping remains until `memory` is dropped. Whatever goes wrong leaves a segment in use by
-/// nobody, which the next `open`, `create` or `reap` clears away.
+/// The memory stays mapped until `memory` is dropped. If an error occurs, the segment stays without
+/// users, and the next `open`, `create` or `reap` removes it.
 pub(crate) fn leave(memory: &mut Memory) {
     let Some(file) = memory.take_file() else { return };
     let Ok(metadata) = file.metadata() else { return };
@@ -117,30 +116,30 @@ pub(crate) fn leave(memory: &mut Memory) {
             None => return,
         },
     };
-    // Our own lock would be in the way of the exclusive one.
+    // The shared lock of this process would prevent the exclusive one.
     drop(file);
     let Ok(file) = file::open_nofollow(&path) else { return };
-    // In a forked child the mark is its parent's, which may go on using the segment.
+    // In a forked child the mark is that of the parent, which may still use the segment.
     let mark = memory.mark().filter(|mark| mark.pid() == std::process::id());
     let is_copied = || {
         let number = mark.map(|mark| mark.0);
         number.is_some() && file::marked(file.as_fd(), number).is_ok_and(|mark| mark.is_some())
     };
     let give_up_at = Instant::now() + PATIENCE;
-    // On failure the segment is left to who comes next, as said above.
+    // On failure the segment stays, as the docs of this function say.
     unlink_when_left(&path, &file, is_until_last, is_copied, give_up_at).unwrap_or_default();
 }
 
-/// Removes the named segments of this user that no living process uses any more.
+/// Removes the named segments of this user that no living process uses, and returns their number.
 ///
-/// These are what [`Lifetime::UntilLast`] processes leave behind when all of them are killed.
-/// There is rarely a need to call this: opening or creating a segment of the same name clears it
-/// away as well. [Persistent](Lifetime::Persistent) segments stay. So does what others use, however
-/// long they have not touched it. Returns how many segments it removed.
+/// A segment with [`Lifetime::UntilLast`] is left behind if all processes that use it are killed. A
+/// program rarely has to call this function: opening or creating a segment of the same name removes
+/// it as well. [Persistent](Lifetime::Persistent) segments stay. So do segments that a process has
+/// open, even if it does not use them.
 ///
 /// # Errors
-/// The directory `/dev/shm/outlast-<user id>` exists but cannot be read, or others have access to
-/// it.
+/// If the directory `/dev/shm/outlast-<user id>` exists but cannot be read, or if other users have
+/// access to it.
 ///
 /// # Examples
 /// ```
@@ -165,7 +164,8 @@ pub fn reap() -> io::Result<usize> {
     let mut removed = 0;
     for entry in fs::read_dir(&dir)? {
         let path = entry?.path();
-        // Files come and go meanwhile, and one that resists is no reason to spare the others.
+        // Files may come and go at the same time. An error of one file does not matter for the
+        // others.
         if reap_one(&path, give_up_at).unwrap_or_default() {
             removed += 1;
         }
@@ -177,14 +177,14 @@ fn reap_one(path: &Path, give_up_at: Instant) -> Result<bool, OpenError> {
     let found = |error| lookup_error(path, error);
     check_owner(path, &fs::symlink_metadata(path).map_err(found)?)?;
     let file = file::open_nofollow(path).map_err(found)?;
-    // Too short for a segment: nobody made it whole and linked it in.
+    // A file that is too short is no complete segment.
     let is_garbage =
         |file: &File| Ok(file.metadata()?.len() < HEADER as u64 || is_until_last(file)?);
     unlink_when_left(path, &file, is_garbage, || is_orphaned(&file), give_up_at)
 }
 
-/// Makes sure that the name can be linked, if nobody uses it: false if somebody does.
-fn vacate(path: &Path) -> Result<bool, OpenError> {
+/// Frees the name, unless a process uses its segment. Returns whether the name is free.
+fn free_name(path: &Path) -> Result<bool, OpenError> {
     let file = match fs::symlink_metadata(path) {
         Ok(metadata) if check_owner(path, &metadata).is_err() => return Ok(false),
         Ok(_) => file::open_nofollow(path),
@@ -199,24 +199,26 @@ fn vacate(path: &Path) -> Result<bool, OpenError> {
     if unlink_when_left(path, &file, is_until_last, || is_orphaned(&file), give_up_at)? {
         return Ok(true);
     }
-    // Somebody holds it alone, perhaps, and is about to unlink it: wait until that is settled.
+    // Another process may hold the exclusive lock, and be about to unlink the file. This waits for
+    // that process.
     file::share_lock(file.as_fd()).named(FLOCK)?;
-    if !means(path, &file)? {
+    if !is_name_of(path, &file)? {
         return Ok(true);
     }
-    // Our lock may just have kept the last user from unlinking it, so that is up to us now.
+    // This lock may have prevented the last user from unlinking the file. Then this process does
+    // it.
     unlink_unheld(path, &file, is_until_last)
 }
 
-/// Whether a process that has died still has the file open: by a copy of a descriptor, which a
-/// child of that process will close soon, or which is all that is left of the segment's users.
+/// Returns whether the file is open by a descriptor of a process that has died. A child of that
+/// process has the copy. It will close it soon, or it is the last user of the segment.
 fn is_orphaned(file: &File) -> bool {
     let mark = file::marked(file.as_fd(), None).unwrap_or_default();
     mark.is_some_and(|number| !thread::exists(Mark(number).pid()))
 }
 
-/// Like [`unlink_unheld`], but tries again until `give_up_at` while somebody uses the file and
-/// `is_copied` says that this may be over soon.
+/// Like [`unlink_unheld`], but tries again until `give_up_at` while a process uses the file and
+/// `is_copied` returns `true`, which means that this use may end soon.
 fn unlink_when_left(
     path: &Path,
     file: &File,
@@ -235,8 +237,8 @@ fn unlink_when_left(
     }
 }
 
-/// Unlinks a file of which `garbage` says so, if nobody uses it and `path` still means it. Tells
-/// whether it did. This open file has no lock afterwards.
+/// Unlinks the file if no process uses it, `garbage` returns `true`, and `path` still belongs to
+/// it. Returns whether it did. This open file has no lock afterwards.
 fn unlink_unheld(
     path: &Path,
     file: &File,
@@ -248,7 +250,7 @@ fn unlink_unheld(
     }
     let unlink = || {
         // Keeps N2.
-        let ours = garbage(file).named("reading the segment's header")? && means(path, file)?;
+        let ours = garbage(file).named("reading the segment's header")? && is_name_of(path, file)?;
         if ours {
             fs::remove_file(path).map_err(|error| lookup_error(path, error))?;
         }
@@ -260,11 +262,11 @@ fn unlink_unheld(
     unlinked
 }
 
-/// The name of a file of which one has the descriptor only.
+/// Finds the name of an open file.
 fn find(metadata: &Metadata) -> Option<PathBuf> {
     let dir = directory();
     check_directory(&dir).ok()?;
-    // Same directory, same file system: the inode says it all.
+    // All files of one directory are on one file system, so the inode number is enough.
     let entries = fs::read_dir(&dir).ok()?.filter_map(Result::ok);
     entries.into_iter().find(|entry| entry.ino() == metadata.ino()).map(|entry| entry.path())
 }
@@ -278,8 +280,8 @@ fn is_until_last(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Whether the path names this very file.
-fn means(path: &Path, file: &File) -> Result<bool, OpenError> {
+/// Returns whether the path is the name of this file.
+fn is_name_of(path: &Path, file: &File) -> Result<bool, OpenError> {
     match fs::symlink_metadata(path) {
         Ok(metadata) => Ok(identity(&metadata) == identity(&file.metadata().named(FSTAT)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -287,8 +289,7 @@ fn means(path: &Path, file: &File) -> Result<bool, OpenError> {
     }
 }
 
-/// What it means that a name cannot be looked up. The only place that makes "no such segment" of
-/// the system's "no such file".
+/// Converts an error of looking up a name. Only here does "no such file" become "no such segment".
 fn lookup_error(path: &Path, error: io::Error) -> OpenError {
     match error.kind() {
         io::ErrorKind::NotFound => OpenError::NotFound,
@@ -340,7 +341,8 @@ fn make_directory(dir: &Path) -> Result<(), OpenError> {
     check_directory(dir)
 }
 
-/// Anyone may make a file in `/dev/shm`, also one with the name of our directory.
+/// Checks the owner and the mode of the directory. Every user can create a file in `/dev/shm`, and
+/// it can have the name of this directory.
 fn check_directory(dir: &Path) -> Result<(), OpenError> {
     let metadata = fs::symlink_metadata(dir).map_err(|error| lookup_error(dir, error))?;
     let (owner, me) = (metadata.uid(), file::effective_uid());
@@ -360,9 +362,9 @@ fn check_directory(dir: &Path) -> Result<(), OpenError> {
     Err(denied(dir, problem))
 }
 
-/// Removes the name of a segment; for a persistent one, the only end there is.
+/// Removes the name of a segment. A persistent segment ends only in this way.
 ///
-/// Whoever has it open goes on using it, like a file that was deleted.
+/// Processes that have the segment open can still use it, as with a file that is deleted.
 ///
 /// # Errors
 /// [`OpenError::NotFound`], [`OpenError::InvalidName`], [`OpenError::PermissionDenied`].

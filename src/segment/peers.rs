@@ -1,69 +1,74 @@
-//! Who uses a segment, and what happens when one of them dies.
+//! The peer table: the processes that use a segment, and the recovery after the death of one.
 //!
 //! # State
-//! Each process has a *slot*, each of its threads that claims or waits has another. A slot's
-//! *token* is a robust word: the thread's id while it lives, marked by the kernel when it ends. The
-//! process's token belongs to its *sentinel*, a thread that does nothing but watch over the others.
+//! Each process has a *process slot*. Each of its threads that claims or waits has a *thread slot*.
+//! The *token* of a slot is a robust word. It holds the id of a thread while the thread lives, and
+//! the kernel marks it when the thread ends. The token of a process belongs to its *sentinel*, a
+//! thread that only watches the other peers.
 //!
-//! | process slot | token | note |
+//! | process slot | token | state |
 //! |---|---|---|
 //! | free | 0 | `FREE` |
-//! | being taken | 0 | `JOINING`, and the control lock is held (if not: its taker died, it is free) |
-//! | taken | sentinel's tid | `LIVE` |
-//! | taken, process is about to exit by itself | sentinel's tid | `LEFT` |
-//! | stands in for a process that is to come | a process's id | `HANDED`, or `ENDING` |
-//! | dead | `OWNER_DIED` | any but `FREE` until recovered |
+//! | being taken | 0 | `JOINING`, and the control lock is held. Otherwise the process that took it has died, and the slot is free |
+//! | taken | tid of the sentinel | `LIVE` |
+//! | taken, and the process is about to exit | tid of the sentinel | `LEFT` |
+//! | stand-in for a child that has not attached yet | id of a process | `HANDED`, or `ENDING` |
+//! | dead | `OWNER_DIED` | any but `FREE`, until it is recovered |
 //!
-//! A thread slot belongs to the process whose tag (slot and generation) it bears. Any thread can
-//! take it if its token is free or marked: it takes the token first, then writes its tag.
+//! A thread slot holds the tag of its process: slot and generation. Any thread can take a thread
+//! slot whose token is free or marked. It takes the token first and then writes its tag.
 //!
 //! # How a death is noticed
-//! A sentinel leaves its `pending` field on the segment's *bell*, a word that is always 0. When it
-//! dies, the kernel marks its token, and then wakes one sleeper of the bell; if that one is killed
-//! as well, the next. A sentinel that is just between looking and sleeping hears no bell, so it
-//! sleeps on the token of the nearest taken slot before its own too: the kernel compares the value
-//! as it puts it to sleep. A *roster* word that grows with every arrival, and the token of the one
-//! slot that may be `JOINING`, close the same gap for newcomers.
+//! While a sentinel sleeps, its `pending` field points to the *bell* of the segment, a word that is
+//! always 0. When the sentinel dies, the kernel marks its token and then wakes one sleeper of the
+//! bell. If that sleeper is killed as well, the kernel wakes the next one.
 //!
-//! The kernel's one wake can go to a process that is stopped (`SIGSTOP`) at that very moment, and
-//! be swallowed. So a sentinel also looks once a second, which nothing else relies on.
+//! A sentinel that has read the tokens and is not asleep yet would miss this wake. So it also
+//! sleeps on the token of the nearest taken slot before its own: the kernel compares the value when
+//! it puts the thread to sleep. Two more words close the same gap for newcomers: the *roster*,
+//! which grows with every arrival, and the token of the one slot that may be `JOINING`.
+//!
+//! The wake of the kernel can go to a process that is stopped (`SIGSTOP`) at that moment, and be
+//! lost. So a sentinel also reads all tokens once a second. Nothing else relies on this.
 //!
 //! # Recovery, in this order
-//! 1. A process token is marked: that process has been killed or has exited.
-//! 2. Wait until each of its threads has ended: before, it might still run on another CPU. (A
-//!    thread that registers too late finds its sentinel's token marked, and parks.) Meanwhile other
-//!    processes are recovered.
-//! 3. Take the control lock; look again whether the slot is still marked.
-//! 4. Every primitive mends what bears the dead process's tag, bumps its wait words and wakes all.
-//! 5. Free the thread slots; free the process slot last, so that the death of the recoverer leaves
-//!    the work visible.
+//! 1. A process token is marked: the process has been killed or has exited.
+//! 2. The recoverer waits until each thread of that process has ended. Until then a thread might
+//!    still run on another CPU. (A thread that registers too late finds the token of its sentinel
+//!    marked, and parks.) In the meantime other processes are recovered.
+//! 3. It takes the control lock, and checks again that the slot is marked.
+//! 4. Every primitive repairs what holds the tag of the dead process, changes its wait words, and
+//!    wakes all sleepers.
+//! 5. It frees the thread slots and then the process slot. If the recoverer dies before the end,
+//!    the slot is still marked, and another peer does the work again.
 //!
 //! A thread has ended if its token is marked, or if the process has no such thread. The kernel does
-//! not mark the token of a thread that calls exec and is not the first of its process. An unmarked
-//! token proves nothing if its owner does not exist. A peer then marks the token. Sentinels look
-//! once a second whether the sentinel before them exists.
+//! not mark the token of a thread that calls exec and is not the first thread of its process. So an
+//! unmarked token proves nothing if its owner does not exist. Then a peer marks the token. Each
+//! sentinel checks once a second whether the sentinel before it exists.
 //!
-//! All of it may be done twice. A sentinel that takes the control lock has `pending` on it instead
-//! of on the bell, so it first wakes all others.
+//! Every step may be repeated. While a sentinel takes the control lock, its `pending` field points
+//! to the lock instead of to the bell. So it wakes all other sentinels first.
 //!
-//! # Handing on
-//! What a process hands on to a child belongs to a *stand-in* until the child has taken it: a slot
-//! with a tag of its own. Its token names the process that hands on, and from the fork on the
-//! child, which is no peer yet. The token is in no robust list, because exec would mark it: so
-//! sentinels look once a second whether the process that it names has ended. The child takes what
-//! belongs to the stand-in, and then ends it: it marks the token, and moves the roster, so that
-//! sentinels look. A stand-in that nobody takes ends in the same way when it is dropped.
+//! # Passing a claim to a child
+//! What a process passes to a child belongs to a *stand-in* until the child has taken it. A
+//! stand-in is a slot with a tag of its own. Its token holds the id of the parent, and after the
+//! fork that of the child, which is no peer yet. The token is in no robust list, because exec would
+//! mark it. So sentinels check once a second whether the process that it names has ended.
+//!
+//! The child takes what belongs to the stand-in and then ends the stand-in: it marks the token and
+//! changes the roster, so that the sentinels look. A stand-in that no child takes ends in the same
+//! way when it is dropped.
 //!
 //! # Invariants
-//! - I1. A process whose tag stands in any primitive has a taken slot, and its claims are made by
-//!   threads with a token.
-//! - I2. At most one slot is `JOINING` at a time; the control lock is held from before that until
-//!   its token is listed.
-//! - I3. The owner of a token exists, or the token is marked, by the kernel or in its stead.
-//! - I4. No process waits for a thread of another one while it has a death to mend that waits for
-//!   nothing.
-//! - I5. A marked process token is seen by some sentinel, as long as one lives, and by every
-//!   newcomer.
+//! - I1. If a primitive holds the tag of a process, the process has a taken slot, and the thread
+//!   that made the claim has a token.
+//! - I2. At most one slot is `JOINING` at a time. The control lock is held from before that until
+//!   the token of the slot is in a robust list.
+//! - I3. The owner of a token exists, or the token is marked by the kernel or by a peer.
+//! - I4. A process does not wait for a thread of a dead peer while it can recover another dead peer
+//!   without waiting.
+//! - I5. A marked process token is seen by a sentinel, if one lives, and by every newcomer.
 #![expect(unsafe_code, reason = "the peer table lies in the segment, at checked addresses")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -81,42 +86,42 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
-/// Slot states, in the process slot's first note.
+/// The states of a process slot, in the first note of its token.
 const FREE: u32 = 0;
 const JOINING: u32 = 1;
 const LIVE: u32 = 2;
 const LEFT: u32 = 3;
-/// A stand-in: see "Handing on".
+/// The slot is a stand-in: see "Passing a claim to a child".
 const HANDED: u32 = 4;
-/// A stand-in that is about to be marked.
+/// The slot is a stand-in that is about to be marked.
 const ENDING: u32 = 5;
 
-/// How long a process waits for the control lock, which is held for moments only, unless its owner
-/// is stopped.
+/// How long a process waits for the control lock. It is held for moments only, unless its owner is
+/// stopped.
 pub(crate) const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
-/// What the notes of a token hold.
+/// The notes of the token of a process.
 const STATE: usize = 0;
 const PID: usize = 1;
 const GENERATION: usize = 2;
-/// A thread slot's note: the tag of its process.
+/// The note of the token of a thread: the tag of its process.
 const TAG: usize = 0;
 
-/// A slot index and a generation in one number: what a thread slot bears.
+/// Returns the tag of a process: the index of its slot and a generation in one number.
 fn tag(slot: usize, generation: u32) -> u32 {
     // Slots are at most 4,095, so that 12 bits hold a slot counted from 1.
     (generation << 12) | (u32::try_from(slot).unwrap_or(0) + 1)
 }
 
-/// What lies between the header and the tables.
+/// The control block, which lies between the header and the tables.
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(crate) struct Control {
     /// Serialises arrivals and recovery.
     lock: RobustWord,
-    /// Always 0. See "How a death is noticed".
+    /// Always 0: see "How a death is noticed".
     bell: AtomicU32,
-    /// Grows with every arrival.
+    /// Grows with every process that arrives.
     roster: AtomicU32,
 }
 
@@ -147,7 +152,7 @@ impl ProcessSlot {
     fn generation(&self) -> &AtomicU32 {
         &self.token.note[GENERATION]
     }
-    /// Whether the process has a thread of this id.
+    /// Returns whether the process has a thread of this id.
     fn has_thread(&self, tid: u32) -> bool {
         thread::exists_in(self.token.note[PID].load(Relaxed), tid)
     }
@@ -161,15 +166,14 @@ pub(crate) struct Peers {
     threads: NonNull<[ThreadSlot]>,
 }
 
-// SAFETY: the pointers are to atomics in shared memory, which any thread may use while it is
-// mapped; whoever keeps a `Peers` keeps the mapping (`Mapping` in `table.rs`, joined by the last
-// drop).
+// SAFETY: the pointers are to atomics in shared memory, which any thread may use while the memory
+// is mapped. The owner of a `Peers` keeps the mapping: see `Mapping` in `table.rs`.
 unsafe impl Send for Peers {}
 // SAFETY: as above.
 unsafe impl Sync for Peers {}
 
 impl Peers {
-    /// The tables of a segment at `base`.
+    /// Returns the tables of the segment at `base`.
     ///
     /// # Safety
     /// `geometry` describes the segment, its memory is mapped at `base`, and stays so as long as
@@ -188,10 +192,10 @@ impl Peers {
         }
     }
 
-    /// Makes the tables of a new segment usable where they lie.
+    /// Initialises the tables of a new segment in place.
     pub(crate) fn place(&self) {
         if RobustWord::ZERO_IS_PLACED {
-            return; // as new memory is; all of it would have to be touched
+            return; // new memory is zero-filled, and writing would touch all of it
         }
         self.control().lock.place();
         self.processes().iter().for_each(|slot| slot.token.place());
@@ -213,8 +217,8 @@ impl Peers {
         unsafe { self.threads.as_ref() }
     }
 
-    /// Takes the control lock. Holding it is proof of nothing but exclusion: all that it
-    /// guards can be left off and taken up at any point.
+    /// Takes the control lock. The lock only excludes other threads. Its owner may die at any
+    /// point, and the next owner can repeat all that the lock guards.
     fn lock(&self, stop: &Stop) -> Result<Locked<'_>, Fault> {
         let lock = &self.control().lock;
         let give_up_at = Instant::now() + stop.patience;
@@ -229,12 +233,12 @@ impl Peers {
         }
     }
 
-    /// Takes a slot for a process, on its sentinel, and makes room for it if the table is full of
-    /// the dead.
+    /// Takes a slot for this process. Called by its sentinel. If the table is full, recovers dead
+    /// processes first.
     fn join(&self, stop: &Stop, recover: &Recover) -> Result<usize, Fault> {
         let mut has_waited = false;
         loop {
-            match self.take_slot(stop, LIVE, RobustWord::enlist) {
+            match self.take_slot(stop, LIVE, RobustWord::take_token) {
                 Err(Fault::TooManyPeers) => {}
                 joined => return joined,
             }
@@ -251,13 +255,13 @@ impl Peers {
     }
 
     /// Marks the token of each process whose sentinel does not exist. Returns whether there was
-    /// one. Keeps I3.
+    /// such a process. Keeps I3.
     fn mark_the_gone(&self) -> bool {
         let gone = |slot: &&ProcessSlot| slot.token.mark_if_gone();
         self.processes().iter().filter(gone).count() > 0
     }
 
-    /// Takes a free slot, whose token `own` takes. Keeps I2.
+    /// Takes a free slot. `own` takes its token. Keeps I2.
     fn take_slot(
         &self,
         stop: &Stop,
@@ -269,7 +273,8 @@ impl Peers {
             || self.processes().iter().enumerate().filter(|(_, slot)| slot.token.value() == 0);
         for (_, slot) in free() {
             if slot.state().load(Relaxed) != FREE {
-                slot.state().store(FREE, Relaxed); // its taker died: we hold the lock, so it is not at it
+                // The process that was taking the slot has died: this thread holds the lock.
+                slot.state().store(FREE, Relaxed);
             }
         }
         for (i, slot) in free() {
@@ -281,19 +286,20 @@ impl Peers {
                 slot.state().store(state, Release);
                 return Ok(i);
             }
-            slot.state().store(FREE, Relaxed); // a mutex that stays taken: see `mark_if_gone`
+            slot.state().store(FREE, Relaxed); // its mutex stays taken: see `mark_if_gone`
         }
         Err(Fault::TooManyPeers)
     }
 
-    /// Marks the token of each stand-in whose process has ended. Returns whether there was one.
+    /// Marks the token of each stand-in whose process has ended. Returns whether there was such a
+    /// stand-in.
     fn mark_ended_stand_ins(&self) -> bool {
         let ended = |slot: &&ProcessSlot| {
             let owner = slot.token.value() & OWNER;
             matches!(slot.state().load(Relaxed), HANDED | ENDING)
                 && owner != 0
                 && thread::has_ended(owner)
-                && slot.token.mark_entrusted(owner)
+                && slot.token.mark_transferred(owner)
         };
         self.processes().iter().filter(ended).count() > 0
     }
@@ -317,8 +323,8 @@ impl Peers {
         Ok(survey)
     }
 
-    /// Recovers the process in slot `i`, unless one of its threads still lives: then returns what
-    /// to sleep on.
+    /// Recovers the process in slot `i`, unless one of its threads still lives. In that case
+    /// returns what to sleep on.
     fn recover_one(
         &self,
         i: usize,
@@ -326,11 +332,13 @@ impl Peers {
         recover: &Recover,
     ) -> Result<Option<[Watch<'_>; 2]>, Fault> {
         let slot = &self.processes()[i];
-        // Whoever recovered another just before has `pending` empty: killed below, it would ring
-        // for nobody.
-        Thread::current()?.toll(&self.control().bell);
+        // If this thread has just recovered another process, `pending` is empty. Without the bell
+        // in it, a kill below would wake no sentinel.
+        Thread::current()?.set_bell(&self.control().bell);
         hooks::pause("peers: a death is seen");
-        fence(SeqCst); // pairs with the fence in `register`: we see its tag, or it sees the mark
+        // Pairs with the fence in `register`: either this thread sees the tag of the new thread, or
+        // that thread sees the mark.
+        fence(SeqCst);
         let dead = tag(i, slot.generation().load(Acquire));
         for thread in
             self.threads().iter().filter(|thread| thread.token.note[TAG].load(Acquire) == dead)
@@ -345,59 +353,61 @@ impl Peers {
                     Watch { word: &thread.token.note[TAG], expected: dead },
                 ]));
             }
-            // Not marked by exec; or of another process, which is just taking the slot and will
-            // write its tag.
+            // The thread has called exec, or a thread of another process has just taken this slot
+            // and will write its own tag.
             thread.token.mark_if_gone(); // keeps I3
         }
-        // From here on `pending` is the lock's, and our death would ring for nobody.
+        // From here on `pending` points to the lock, and the death of this thread would wake no
+        // sentinel.
         wake_all(&self.control().bell);
-        Thread::current()?.untoll();
+        Thread::current()?.clear_bell();
         hooks::pause("peers: about to recover");
         let locked = self.lock(stop)?;
         let generation = slot.generation().load(Acquire);
         if RobustWord::is_marked(slot.token.value()) && tag(i, generation) == dead {
-            self.clear(i, generation, recover);
+            self.recover_slot(i, generation, recover);
             hooks::pause("peers: recovered, slot not free yet");
-            slot.token.bury();
+            slot.token.clear_mark();
         }
         drop(locked);
         Ok(None)
     }
 
-    /// Mends what the process in slot `i` left, and frees all but its token.
-    fn clear(&self, i: usize, generation: u32, recover: &Recover) {
+    /// Repairs what the process in slot `i` had claimed, and frees all but its token. The owner tag
+    /// in claims has the generation 0: all claims are gone before the slot is taken again.
+    fn recover_slot(&self, i: usize, generation: u32, recover: &Recover) {
         let slot = &self.processes()[i];
         let owner = tag(i, 0);
         let clean = matches!(slot.state().load(Relaxed), LEFT | ENDING);
         recover(&Dead { tag: owner, clean, pid: slot.token.note[PID].load(Relaxed) });
-        self.untag(tag(i, generation));
+        self.free_thread_slots(tag(i, generation));
         slot.state().store(FREE, Relaxed);
         slot.generation().store(generation.wrapping_add(1), Release);
     }
 
-    /// Frees the thread slots that bear this tag: all but the tokens of threads that live.
-    fn untag(&self, all: u32) {
+    /// Frees the thread slots that hold this tag, except the tokens of living threads.
+    fn free_thread_slots(&self, all: u32) {
         for thread in
             self.threads().iter().filter(|thread| thread.token.note[TAG].load(Relaxed) == all)
         {
-            thread.token.bury();
+            thread.token.clear_mark();
             thread.token.note[TAG].compare_exchange(all, 0, Release, Relaxed).ok();
         }
     }
 
-    /// The tag that the threads of the process in slot `i` bear.
+    /// Returns the tag of the threads of the process in slot `i`.
     fn thread_tag(&self, i: usize) -> u32 {
         tag(i, self.processes()[i].generation().load(Relaxed))
     }
 
-    /// Gives the calling thread a token under the process in slot `i`, whose sentinel is the thread
-    /// `sentinel`.
+    /// Takes a thread slot for the calling thread. Its process is in slot `i`, and the sentinel of
+    /// that process is the thread `sentinel`.
     fn register(&self, i: usize, sentinel: u32) -> Result<usize, Fault> {
         let slot = &self.processes()[i];
         let mine = self.thread_tag(i);
         for (t, thread) in self.threads().iter().enumerate() {
-            // Free, or of a thread that has ended, whosever it was.
-            if thread.token.value() & OWNER != 0 || !thread.token.enlist()? {
+            // The token is free, or it belongs to a thread, of any process, that has ended.
+            if thread.token.value() & OWNER != 0 || !thread.token.take_token()? {
                 continue;
             }
             let owner = &thread.token.note[TAG];
@@ -405,55 +415,54 @@ impl Peers {
             owner.store(mine, SeqCst);
             hooks::pause("peers: a thread has its tag");
             fence(SeqCst);
-            // If this process is being killed, its sentinel may be gone already and recovery be
-            // under way, without this thread: it must not touch anything. It has nothing else to
-            // do.
+            // If this process is being killed, its sentinel may have ended, and a recovery may be
+            // under way that does not know of this thread. Then the thread must not touch the
+            // segment, and parks until it ends.
             if slot.token.value() & OWNER != sentinel {
                 thread::park_for_ever();
             }
-            // Who recovers the tag's former owner may have taken us for a thread of that one.
+            // A peer that recovers the former owner of the tag may be waiting for this thread.
             wake_all(owner);
             return Ok(t);
         }
         Err(Fault::TooManyPeers)
     }
 
-    /// Whether the thread `tid` has the token in slot `t`, with this tag.
+    /// Returns whether the thread `tid` has the token in slot `t`, with this tag.
     ///
-    /// The id alone does not say so: a thread that has ended may have had it, and the slot may be
-    /// another mapping's by now.
+    /// The id alone is not enough. It may be that of a thread that has ended, and the slot may
+    /// belong to another mapping by now.
     fn has_token(&self, t: usize, tid: u32, tag: u32) -> bool {
         let token = &self.threads()[t].token;
         token.value() & OWNER == tid && token.note[TAG].load(Relaxed) == tag
     }
 
-    /// Ends the calling thread's registration in thread slot `t`, which it made through this
-    /// mapping.
+    /// Frees the thread slot `t`, which the calling thread took through this mapping.
     fn unregister(&self, t: usize, tag: u32) {
         let token = &self.threads()[t].token;
-        // The tag first: once the token is free, another thread may write its own.
+        // The tag is cleared first: once the token is free, another thread may write its own tag.
         if token.note[TAG].compare_exchange(tag, 0, Release, Relaxed).is_ok() {
-            token.leave();
+            token.free_token();
         }
     }
 
-    /// Notes that the process in slot `i` is ending by itself.
+    /// Notes that the process in slot `i` is about to exit, and is not killed.
     fn mark_left(&self, i: usize) {
         self.processes()[i].state().store(LEFT, Release);
     }
 
-    /// The nearest slot before `me` whose token is owned, and a slot that is being taken.
+    /// Returns the nearest slot before `me` whose token is owned, its token to sleep on, and the
+    /// token of a slot that is being taken. Where there is no such slot, it is the one of `me`.
     ///
-    /// `None` if a token is marked that `survey` does not know of.
-    fn watched(&self, me: usize, survey: &Survey<'_>) -> Option<(usize, Watch<'_>, Watch<'_>)> {
+    /// Returns `None` if a token is marked that is not in `survey`.
+    fn neighbours(&self, me: usize, survey: &Survey<'_>) -> Option<(usize, Watch<'_>, Watch<'_>)> {
         let (slots, len) = (self.processes(), self.processes().len());
         let watch =
             |i: usize| Watch { word: slots[i].token.as_atomic(), expected: slots[i].token.value() };
         let (mut at, mut before, mut joining) = (me, watch(me), watch(me));
         for distance in 1..len {
             let i = (me + len - distance) % len;
-            // The state first: what is `JOINING` and has a token by the time of the second look is
-            // taken.
+            // The state is read first: a slot that was `JOINING` and has a token now is taken.
             let is_joining = slots[i].state().load(Acquire) == JOINING;
             let seen = watch(i);
             if seen.expected == 0 {
@@ -472,18 +481,20 @@ impl Peers {
     }
 }
 
-/// What a walk over the marked tokens has found.
+/// The result of a walk over the marked tokens.
 #[derive(Debug, Default)]
 struct Survey<'a> {
     has_recovered: bool,
-    /// The slots of processes of which a thread still lives, and what changes when it ends.
+    /// The slots of dead processes of which a thread still lives, and the words that change when
+    /// that thread ends.
     awaited: Vec<(usize, [Watch<'a>; 2])>,
 }
 
 impl<'a> Survey<'a> {
-    /// What to sleep on. (Beyond so many, the next of them is watched when one of these has ended.)
+    /// Returns what to sleep on. If there are too many words, the rest is watched when one of the
+    /// first has changed.
     fn watches(&self) -> Vec<Watch<'a>> {
-        const MOST: usize = 60; // the kernel takes 128, and there are some others
+        const MOST: usize = 60; // two words for each; the kernel takes 128, and there are others
         self.awaited.iter().take(MOST).flat_map(|&(_, watches)| watches).collect()
     }
 }
@@ -497,13 +508,13 @@ struct Locked<'a> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.lock.give_up(self.me);
+        self.lock.unlock(self.me);
     }
 }
 
-/// A slot that has claims until another process takes them: see "Handing on".
+/// A slot that owns claims until a child takes them: see "Passing a claim to a child".
 ///
-/// It is to be used while the segment is mapped.
+/// It may be used only while the segment is mapped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StandIn {
     peers: Peers,
@@ -512,17 +523,18 @@ pub(crate) struct StandIn {
 }
 
 impl StandIn {
-    /// A new one, which ends with this process unless it is [passed on](Self::pass_on).
+    /// Takes a slot for a new stand-in. It ends with this process unless it is
+    /// [passed on](Self::pass_on).
     pub(crate) fn new(peers: Peers) -> Result<Self, Fault> {
         let pid = std::process::id();
-        let own = |token: &RobustWord| Ok(token.entrust(0, pid));
+        let own = |token: &RobustWord| Ok(token.transfer(0, pid));
         let slot = peers.take_slot(&Stop::new(LOCK_LIMIT), HANDED, own)?;
         let generation = peers.processes()[slot].generation().load(Relaxed);
         Ok(StandIn { peers, slot, generation })
     }
 
-    /// The one that another process has described by [`describe`](Self::describe), if it has been
-    /// passed on to this process.
+    /// Returns the stand-in that the parent has described by [`describe`](Self::describe), if it
+    /// was passed on to this process.
     pub(crate) fn find(peers: Peers, (slot, generation): (usize, u32)) -> Option<Self> {
         let found = peers.processes().get(slot)?;
         let is_ours = found.state().load(Acquire) == HANDED
@@ -531,28 +543,28 @@ impl StandIn {
         is_ours.then_some(StandIn { peers, slot, generation })
     }
 
-    /// What [`find`](Self::find) needs.
+    /// Returns the description that [`find`](Self::find) needs.
     pub(crate) fn describe(&self) -> (usize, u32) {
         (self.slot, self.generation)
     }
 
-    /// What stands in the cells that it claims.
+    /// Returns the owner tag of the stand-in.
     pub(crate) fn tag(&self) -> u32 {
         tag(self.slot, 0)
     }
 
-    /// Makes the stand-in end with the process `to` in place of `from`. Returns whether it belonged
-    /// to that one. Makes no system call, and takes no lock.
+    /// Makes the stand-in end with the process `to` instead of `from`. Returns `false` if it did
+    /// not belong to `from`. Makes no system call and takes no lock.
     pub(crate) fn pass_on(&self, from: u32, to: u32) -> bool {
         let slot = &self.peers.processes()[self.slot];
-        let done = slot.token.entrust(from, to);
+        let done = slot.token.transfer(from, to);
         if done {
             slot.token.note[PID].store(to, Relaxed);
         }
         done
     }
 
-    /// Ends the stand-in, if it belongs to the process `owner`: what it has is given back.
+    /// Ends the stand-in, if it belongs to the process `owner`. What it owns is released.
     pub(crate) fn end(&self, owner: u32) {
         let slot = &self.peers.processes()[self.slot];
         if slot.token.value() & OWNER != owner {
@@ -560,16 +572,16 @@ impl StandIn {
         }
         slot.state().store(ENDING, Release);
         hooks::pause("peers: a stand-in is about to end");
-        if slot.token.mark_entrusted(owner) {
+        if slot.token.mark_transferred(owner) {
             self.peers.announce_roster();
         }
     }
 }
 
-/// Mends one segment's primitives after a death.
+/// Repairs the primitives of a segment after a death.
 pub(crate) type Recover = dyn Fn(&Dead) + Send + Sync;
 
-/// Tells a sentinel to leave.
+/// Tells a sentinel to stop.
 #[derive(Debug)]
 struct Stop {
     word: WaitWord,
@@ -588,7 +600,7 @@ impl Stop {
         self.word.value.store(1, Release);
         self.word.wake(1);
     }
-    /// Sleeps until one of the words changes, or it is set, for a second at most.
+    /// Sleeps until one of the words changes or the flag is set, for at most a second.
     fn sleep_any(&self, watches: &[Watch<'_>]) {
         self.word.sleep_any(0, watches);
     }
@@ -600,17 +612,17 @@ pub(crate) struct Membership {
     peers: Peers,
     slot: usize,
     stop: Arc<Stop>,
-    sentinel: thread::Silent,
+    sentinel: thread::JoinHandle,
     sentinel_tid: u32,
-    /// The registered threads: slots and ids. What the shared memory says of them is not believed
-    /// where it would cost memory safety: their tokens are in robust lists.
+    /// The slots and ids of the registered threads. Their tokens are in robust lists, so memory
+    /// safety depends on this list. It does not rely on what the shared memory says of them.
     threads: Vec<(usize, u32)>,
 }
 
 impl Membership {
-    /// Takes a slot, starts a sentinel, and lets it recover whoever is dead already (if that takes
-    /// more than a second, in the background). Fails if the control lock is not free within
-    /// `patience`.
+    /// Starts a sentinel, which takes a slot and recovers the peers that are dead already. If the
+    /// recovery takes more than a second, it goes on in the background. Fails if the control lock
+    /// is not free within `patience`.
     pub(crate) fn join(
         peers: Peers,
         recover: Arc<Recover>,
@@ -620,26 +632,27 @@ impl Membership {
         stop.word.place();
         let (tell, told) = mpsc::channel();
         let watcher = Sentinel { peers, stop: Arc::clone(&stop), recover };
-        let sentinel = thread::spawn_silent(c"outlast-sentinel", move || watcher.run(&tell))
-            .map_err(|error| Fault::NoSentinel { errno: error.raw_os_error().unwrap_or(0) })?;
+        let sentinel =
+            thread::spawn_without_signals(c"outlast-sentinel", move || watcher.run(&tell))
+                .map_err(|error| Fault::NoSentinel { errno: error.raw_os_error().unwrap_or(0) })?;
         let (slot, sentinel_tid) = match told.recv().unwrap_or(Err(Fault::Corrupt)) {
             Ok(joined) => joined,
             Err(fault) => {
-                sentinel.join(); // it touches the memory no more
+                sentinel.join(); // after this it does not use the memory
                 return Err(fault);
             }
         };
-        // The second word says that the first recovery is done; it is not an error if it is late.
+        // The second message says that the first recovery is done. It may come late.
         told.recv_timeout(Duration::from_secs(1)).ok();
         Ok(Membership { peers, slot, stop, sentinel, sentinel_tid, threads: Vec::new() })
     }
 
-    /// What this process writes into cells that it claims.
+    /// Returns the owner tag of this process.
     pub(crate) fn tag(&self) -> u32 {
         tag(self.slot, 0)
     }
 
-    /// Makes the calling thread a registered one, if it is not yet.
+    /// Registers the calling thread, if it is not registered yet.
     pub(crate) fn register(&mut self) -> Result<(), Fault> {
         let (me, tag) = (thread::id(), self.peers.thread_tag(self.slot));
         if self.threads.iter().any(|&(t, tid)| tid == me && self.peers.has_token(t, me, tag)) {
@@ -651,36 +664,36 @@ impl Membership {
         Ok(())
     }
 
-    /// Whether a registered thread of this process, other than the calling one, is alive.
+    /// Returns whether a registered thread of this process, other than the calling one, is alive.
     pub(crate) fn has_other_threads(&self) -> bool {
         let me = thread::id();
         self.threads.iter().any(|&(_, tid)| tid != me && thread::is_ours(tid))
     }
 
-    /// Notes that this process is about to end by itself.
+    /// Notes that this process is about to exit, and is not killed.
     pub(crate) fn mark_left(&self) {
         self.peers.mark_left(self.slot);
     }
 
-    /// Gives the slot back and ends the sentinel. What is left are the tokens of this process's
-    /// threads.
-    pub(crate) fn leave(self) -> Remains {
+    /// Ends the sentinel, which frees the slot. Returns the tokens of the threads of this process.
+    pub(crate) fn leave(self) -> ThreadTokens {
         self.stop.set();
         self.sentinel.join();
-        Remains { peers: self.peers, threads: self.threads }
+        ThreadTokens { peers: self.peers, threads: self.threads }
     }
 }
 
-/// Tokens of threads of this process, which keep memory from being unmapped after the last use.
+/// Tokens of threads of this process. After the last use of the memory, it stays mapped because of
+/// them.
 #[derive(Debug)]
-pub(crate) struct Remains {
+pub(crate) struct ThreadTokens {
     peers: Peers,
     threads: Vec<(usize, u32)>,
 }
 
-impl Remains {
-    /// Gives the tokens of the calling thread up. Returns whether it had any.
-    pub(crate) fn give_up_own(&mut self) -> bool {
+impl ThreadTokens {
+    /// Frees the tokens of the calling thread. Returns whether there were any.
+    pub(crate) fn free_own_tokens(&mut self) -> bool {
         let (me, before) = (thread::id(), self.threads.len());
         self.threads.retain(|&(t, tid)| {
             if tid == me {
@@ -691,14 +704,14 @@ impl Remains {
         self.threads.len() < before
     }
 
-    /// Whether any of the threads lives. (One that has its id by now counts: then the memory stays
-    /// longer.)
+    /// Returns whether any of the threads lives. (A new thread with the same id counts as well.
+    /// Then the memory only stays longer.)
     pub(crate) fn any(&self) -> bool {
         self.threads.iter().any(|&(_, tid)| thread::is_ours(tid))
     }
 }
 
-/// The thread that watches over the others.
+/// The thread that watches the other peers.
 struct Sentinel {
     peers: Peers,
     stop: Arc<Stop>,
@@ -707,14 +720,14 @@ struct Sentinel {
 
 impl Sentinel {
     fn run(self, tell: &mpsc::Sender<Result<(usize, u32), Fault>>) {
-        // A sentinel that ended alone would look to the others like the death of this process.
+        // If only the sentinel ended, other peers would take that for the death of this process.
         let abort_on_panic = AbortOnPanic;
         match self.peers.join(&self.stop, &*self.recover) {
             Err(fault) => tell.send(Err(fault)).unwrap_or(()),
             Ok(me) => {
                 let joined = (me, thread::id());
                 tell.send(Ok(joined)).unwrap_or(());
-                // Nobody listens any more after the second time.
+                // The receiver is gone after the second message.
                 self.watch(me, || tell.send(Ok(joined)).unwrap_or(()));
                 self.leave(me);
             }
@@ -727,15 +740,15 @@ impl Sentinel {
         let Ok(thread) = Thread::current() else { return };
         let mut looked_at = Instant::now();
         while !self.stop.is_set() {
-            thread.toll(&control.bell);
-            control.bell.store(0, Relaxed); // it is; another value would silence it
+            thread.set_bell(&control.bell);
+            control.bell.store(0, Relaxed); // a peer may have damaged it: only 0 works
             let roster = Watch { word: &control.roster, expected: control.roster.load(Acquire) };
             hooks::pause("peers: the sentinel looks");
             let survey = match self.peers.recover_marked(&self.stop, &*self.recover) {
                 Ok(survey) if survey.has_recovered => continue,
                 Ok(survey) => survey,
                 Err(_) => {
-                    // Damaged, or held by a process that is stopped: again a little later.
+                    // The control lock is damaged, or its owner is stopped. Tries again later.
                     std::thread::sleep(Duration::from_millis(100));
                     continue;
                 }
@@ -744,10 +757,11 @@ impl Sentinel {
                 recovered();
             }
             hooks::pause("peers: the dead are recovered");
-            let Some((at, before, joining)) = self.peers.watched(me, &survey) else { continue };
+            let Some((at, before, joining)) = self.peers.neighbours(me, &survey) else { continue };
             if looked_at.elapsed() >= PATIENCE {
                 looked_at = Instant::now();
-                let is_gone = at != me && self.peers.processes()[at].token.mark_if_gone(); // keeps I3
+                // Keeps I3.
+                let is_gone = at != me && self.peers.processes()[at].token.mark_if_gone();
                 if self.peers.mark_ended_stand_ins() || is_gone {
                     continue;
                 }
@@ -758,22 +772,23 @@ impl Sentinel {
             watches.extend(survey.watches());
             self.stop.sleep_any(&watches);
         }
-        thread.untoll();
+        thread.clear_bell();
     }
 
     fn leave(&self, me: usize) {
         let slot = &self.peers.processes()[me];
         slot.state().store(LEFT, Release);
         hooks::pause("peers: leaving");
-        // Without the lock the slot would have to stay taken: better to end as a dead process does,
-        // which the next to come will recover.
+        // Without the control lock the slot cannot be freed. Then this process ends like a dead
+        // one, and another peer recovers it.
         if let Ok(locked) = self.peers.lock(&Stop::new(LOCK_LIMIT)) {
-            self.peers.clear(me, slot.generation().load(Relaxed), &*self.recover);
-            slot.token.leave();
+            self.peers.recover_slot(me, slot.generation().load(Relaxed), &*self.recover);
+            slot.token.free_token();
             drop(locked);
         } else {
-            // The threads live on, and use the memory no more: nobody is to wait for them.
-            self.peers.untag(self.peers.thread_tag(me));
+            // The threads of this process live on, but do not use the memory. Without the tag, no
+            // recovery waits for them.
+            self.peers.free_thread_slots(self.peers.thread_tag(me));
         }
     }
 }

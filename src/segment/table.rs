@@ -1,38 +1,40 @@
-//! Which segments this process maps, and who it is in each of them.
+//! The mappings of this process, and its place in the peer table of each.
 //!
-//! A primitive is a plain value, and learns who calls it from its own address: [`identify`] looks
-//! in a thread-local cache of address ranges, the last one first, then in the process-wide table.
-//! Nothing of this is read from shared memory.
+//! A primitive is a plain value, and finds out by its own address which segment it lies in.
+//! [`identify`] looks the address up in a thread-local cache of address ranges, and then in the
+//! table of the process. It reads nothing from shared memory.
 //!
 //! # After the last use
-//! A registered thread's token lies in the memory. So [`Attachment::detach`] keeps the memory (in a
-//! *grave*) until each such thread has ended, or has come back here: a thread releases its tokens
-//! in unused memory the next time it is identified. Memory of the caller's is not kept, and may be
-//! opened again at the same address while such threads live. So the last use empties the caches of
-//! all threads, which the table lists.
+//! The token of a registered thread lies in the memory. So [`Attachment::detach`] keeps the memory
+//! mapped until each such thread has ended or has been identified again: then the thread frees its
+//! tokens in unused memory. Memory that the caller provided is not kept. The caller may open it
+//! again at the same address while such threads live. So the last use empties the caches of all
+//! threads, which the table lists.
 //!
 //! # Fork
-//! The child of a fork is nobody yet: its cache is emptied, the count of [`forks`] moves, and every
-//! mapping is attached anew at its first use. To stay short, the fast path of a lock does not
-//! identify its caller. So until the child is a peer of all segments that it was born with, its
-//! locks take a longer way, on which it becomes one: what it changes under a lock in one of them,
-//! it may announce in another, and the others must hear of its death in between. If a stopped
-//! process holds the control lock of one of the other segments, a lock waits a moment for it, and
-//! the next lock tries again.
+//! The child of a fork is no peer yet. Its cache is emptied, the count of [`forks`] changes, and
+//! each mapping is attached again at its first use.
 //!
-//! A child in another PID namespace than its parent can be no peer of the parent's segments, as
-//! thread ids mean other threads there: all calls that need to know who it is fail in it until it
-//! has dropped the handles that it was born with.
+//! The fast path of a lock does not identify its caller, so that it stays short. So fast paths are
+//! off in the child until it is a peer of all segments that it inherited. Until then, each lock
+//! takes the slow path, which attaches the child. Otherwise the child could change a value under a
+//! lock in one segment, and die before it tells the peers of another segment of the change. If a
+//! stopped process holds the control lock of another segment, the lock waits for a moment, and the
+//! next lock tries again.
 //!
-//! The table's lock is held across the fork, so that the child finds it whole. Nobody holds it
-//! while a sentinel starts or ends: that can take seconds, if another process holds the segment's
-//! control lock.
+//! A child in another PID namespace cannot be a peer of the segments of its parent, because its
+//! thread ids mean other threads there. All calls that identify the process fail in the child until
+//! it has dropped the handles that it inherited.
+//!
+//! The lock of the table is held across the fork, so that the child finds the table consistent. It
+//! is not held while a sentinel starts or ends, because that can take seconds if another process
+//! holds the control lock of the segment.
 #![expect(
     unsafe_code,
     reason = "a function that the system calls when the program is loaded, and a pointer in place of a reference"
 )]
 use super::memory::Memory;
-use super::peers::{LOCK_LIMIT, Membership, Peers, Recover, Remains};
+use super::peers::{LOCK_LIMIT, Membership, Peers, Recover, ThreadTokens};
 use crate::error::Fault;
 use crate::sync::atomic::Ordering::{AcqRel, Relaxed};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
@@ -49,29 +51,29 @@ struct Mapping {
     len: usize,
     peers: Peers,
     recover: RecoverBox,
-    /// Attachments to it: several if the memory is the caller's, who can open it twice at one
-    /// address.
+    /// The number of attachments. The caller can open memory that it provided twice at one address.
     users: usize,
-    place: Place,
-    /// The count of forks when `place` was last changed: under another one, it is the parent's.
+    state: PeerState,
+    /// The count of forks when `state` was last changed. If the count is another one now, the state
+    /// is that of the parent.
     forks: u32,
 }
 
-/// This process's place among the users of a mapping.
+/// Whether this process is a peer of a mapping.
 #[derive(Debug)]
-enum Place {
+enum PeerState {
     None,
-    /// A thread is just taking it, without the table's lock.
+    /// A thread makes this process a peer, and does not hold the lock of the table.
     Joining,
     Peer(Membership),
 }
 
-/// A mapping without one: known only so that addresses in it count as shared.
+/// A mapping without a peer table. It is listed so that addresses in it count as shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Range {
     start: usize,
     len: usize,
-    /// The count of forks when it was entered.
+    /// The count of forks when the mapping was made.
     forks: u32,
 }
 
@@ -84,20 +86,21 @@ impl core::fmt::Debug for RecoverBox {
     }
 }
 
-/// Memory whose last user has gone, while threads of this process still have tokens or locks in it.
+/// Memory after its last use, while threads of this process still have tokens or locks in it.
 #[derive(Debug)]
-struct Grave {
+struct Retained {
     /// `None` if this process was no peer.
-    remains: Option<Remains>,
-    /// Kept mapped. `None` if it is the caller's.
+    tokens: Option<ThreadTokens>,
+    /// Stays mapped. `None` if the caller provided the memory.
     memory: Option<Memory>,
     start: usize,
 }
 
-impl Grave {
+impl Retained {
     fn is_needed(&self) -> bool {
         let held = |memory: &Memory| robust::is_held_within(memory.base().addr(), memory.len());
-        self.remains.as_ref().is_some_and(Remains::any) || self.memory.as_ref().is_some_and(held)
+        self.tokens.as_ref().is_some_and(ThreadTokens::any)
+            || self.memory.as_ref().is_some_and(held)
     }
 }
 
@@ -105,39 +108,38 @@ impl Grave {
 struct Table {
     mappings: Vec<Mapping>,
     ranges: Vec<Range>,
-    graves: Vec<Grave>,
-    /// Those of all threads that have been identified and have not begun to end.
+    retained: Vec<Retained>,
+    /// The caches of all threads that have been identified and have not begun to end.
     caches: Vec<CacheOfThread>,
 }
 
 static TABLE: Mutex<Table> = Mutex::new(Table {
     mappings: Vec::new(),
     ranges: Vec::new(),
-    graves: Vec::new(),
+    retained: Vec::new(),
     caches: Vec::new(),
 });
-/// A mapping is no longer [`Place::Joining`].
+/// Notified when a mapping is no longer [`PeerState::Joining`].
 static JOINED: Condvar = Condvar::new();
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// The mapping that a thread used last, at index 0, and some that it used before, the oldest one
-/// last.
-const KNOWN: usize = 9;
+/// The size of a cache. Index 0 is the mapping that the thread used last, and the others are
+/// mappings that it used before, the oldest one last.
+const CACHED: usize = 9;
 /// The lengths of mappings, or 0 for none.
-type Lengths = [AtomicUsize; KNOWN];
-/// A mapping's start and length, and the owner tag of this process in it.
+type Lengths = [AtomicUsize; CACHED];
+/// The start and the length of a mapping, and the owner tag of this process in it.
 type Identity = (usize, usize, u32);
 
-/// What a thread knows without a look at the table: mappings in which it is registered.
+/// The cache of a thread: mappings in which it is registered.
 ///
-/// Other threads only set lengths to 0, which costs the thread a look at the table. Atomics for
-/// that, though no order is needed: a thread that has a mapping of which the last use is over does
-/// nothing in it.
+/// Other threads only set lengths to 0. Then the thread has to look at the table. The lengths are
+/// atomics for this reason, but need no order: after the last use of a mapping, no thread uses it.
 #[derive(Debug)]
 struct Cache {
     lengths: Lengths,
-    starts: [Cell<usize>; KNOWN],
-    tags: [Cell<u32>; KNOWN],
+    starts: [Cell<usize>; CACHED],
+    tags: [Cell<u32>; CACHED],
 }
 
 impl Cache {
@@ -146,8 +148,8 @@ impl Cache {
         (self.starts[i].get(), self.lengths[i].load(Relaxed), self.tags[i].get())
     }
 
-    /// For a mapping that is in use, or with the table's lock held: another thread may clear the
-    /// lengths meanwhile.
+    /// Stores a mapping that is in use, or is called with the lock of the table held: another
+    /// thread may clear the lengths at the same time.
     fn set(&self, i: usize, (start, length, tag): Identity) {
         self.lengths[i].store(0, Relaxed);
         self.starts[i].set(start);
@@ -155,17 +157,17 @@ impl Cache {
         self.lengths[i].store(length, Relaxed);
     }
 
-    /// Makes one of the mappings used before the one used last, if `address` lies in it.
+    /// If `address` lies in a mapping that the thread used before, makes that the one used last.
     fn use_again(&self, address: usize) -> Option<u32> {
         let covers = |&(start, length, _): &Identity| address.wrapping_sub(start) < length;
-        let identity = (1..KNOWN).map(|i| self.get(i)).find(covers)?;
+        let identity = (1..CACHED).map(|i| self.get(i)).find(covers)?;
         self.set(0, identity);
         Some(identity.2)
     }
 
-    /// Puts a mapping in the place of the oldest one.
+    /// Stores a mapping instead of the oldest one.
     fn add(&self, identity: Identity) {
-        (2..KNOWN).rev().for_each(|i| self.set(i, self.get(i - 1)));
+        (2..CACHED).rev().for_each(|i| self.set(i, self.get(i - 1)));
         self.set(1, identity);
         self.set(0, identity);
     }
@@ -175,23 +177,24 @@ impl Cache {
     }
 }
 
-/// The lengths in the cache of a thread that has not ended, as the table's lock makes sure.
+/// A pointer to the lengths in the cache of a thread that has not ended. The lock of the table
+/// makes sure of that.
 #[derive(Debug)]
 struct CacheOfThread(*const Lengths);
 
-// SAFETY: to atomics. Their thread takes the pointer out of the table, under the table's lock,
-// before it ends.
+// SAFETY: the pointer is to atomics. Before their thread ends, it removes the pointer from the
+// table, under the lock of the table.
 unsafe impl Send for CacheOfThread {}
 
 impl CacheOfThread {
     fn clear(&self) {
-        // SAFETY: the thread has not ended, as its pointer is in the table, whose lock the caller
-        // holds.
+        // SAFETY: the thread has not ended, because its pointer is in the table and the caller
+        // holds the lock of the table.
         Cache::clear(unsafe { &*self.0 });
     }
 }
 
-/// Whether the calling thread's cache is in the table; taken out when the thread ends.
+/// Whether the cache of the calling thread is in the table. Removed when the thread ends.
 struct Entered(Cell<bool>);
 
 impl Drop for Entered {
@@ -208,27 +211,28 @@ impl Drop for Entered {
 thread_local! {
     static CACHE: Cache = const {
         Cache {
-            lengths: [const { AtomicUsize::new(0) }; KNOWN],
-            starts: [const { Cell::new(0) }; KNOWN],
-            tags: [const { Cell::new(0) }; KNOWN],
+            lengths: [const { AtomicUsize::new(0) }; CACHED],
+            starts: [const { Cell::new(0) }; CACHED],
+            tags: [const { Cell::new(0) }; CACHED],
         }
     };
     static ENTERED: Entered = const { Entered(Cell::new(false)) };
-    /// Process and thread, as the kernel knows them, and the count of forks when it was asked.
-    static WHO: Cell<(u32, u32, u32)> = const { Cell::new((u32::MAX, 0, 0)) };
-    /// The table's lock, held by the thread that forks. Without a destructor: a thread may fork
-    /// after its thread-locals have gone.
+    /// The count of forks when the kernel was asked, and the ids of the process and the thread.
+    static IDS: Cell<(u32, u32, u32)> = const { Cell::new((u32::MAX, 0, 0)) };
+    /// The lock of the table, held by the thread that forks. It has no destructor, because a thread
+    /// may fork after its thread-locals were destroyed.
     static ACROSS_FORK: Cell<Option<ManuallyDrop<MutexGuard<'static, Table>>>> =
         const { Cell::new(None) };
 }
 
 fn table() -> MutexGuard<'static, Table> {
-    // What the table says is true after each statement that changes it.
+    // The table is consistent after each statement that changes it, so a panic does not matter.
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The owner tag of this process in the segment that `address` lies in; the calling thread is a
-/// registered peer from here on.
+/// Returns the owner tag of this process in the segment that `address` lies in.
+///
+/// If needed, makes this process a peer of the segment and registers the calling thread.
 #[inline(always)]
 pub(crate) fn identify(address: usize) -> Result<u32, Fault> {
     let (start, len, tag) = CACHE.with(|cache| cache.get(0));
@@ -240,15 +244,15 @@ fn identify_slow(address: usize) -> Result<u32, Fault> {
     if let Some(tag) = CACHE.with(|cache| cache.use_again(address)) {
         return Ok(tag);
     }
-    robust::Thread::current()?; // not in another PID namespace
+    robust::Thread::current()?; // fails in another PID namespace
     let mut table = table();
-    table.give_up_own();
+    table.free_own_tokens();
     let start = table.within(address).ok_or(Fault::NotShared)?.start;
     let attached = attach(table, start, LOCK_LIMIT);
     table = attached.0;
     attached.1?;
     let mapping = table.mapping(start).ok_or(Fault::NotShared)?;
-    let Place::Peer(membership) = &mut mapping.place else { return Err(Fault::Corrupt) };
+    let PeerState::Peer(membership) = &mut mapping.state else { return Err(Fault::Corrupt) };
     membership.register()?;
     let identity = (mapping.start, mapping.len, membership.tag());
     if table.enter_cache() {
@@ -257,11 +261,11 @@ fn identify_slow(address: usize) -> Result<u32, Fault> {
     Ok(identity.2)
 }
 
-/// Makes this process a peer of the mapping that starts there, if it is none.
+/// Makes this process a peer of the mapping that starts at `start`, if it is not a peer yet.
 ///
-/// Releases the table's lock while the sentinel starts. The mapping stays: `detach` waits until the
-/// join has ended. If the control lock is not free within `limit`, the attempt fails; with less
-/// than [`LOCK_LIMIT`] the mapping then counts as inherited again.
+/// Releases the lock of the table while the sentinel starts. The mapping stays, because `detach`
+/// waits until the attempt has ended. If the control lock is not free within `limit`, the attempt
+/// fails. If `limit` is less than [`LOCK_LIMIT`], the mapping then counts as inherited again.
 fn attach(
     mut table: MutexGuard<'static, Table>,
     start: usize,
@@ -270,11 +274,13 @@ fn attach(
     let (peers, recover) = loop {
         let Some(mapping) = table.mapping(start) else { return (table, Err(Fault::NotShared)) };
         mapping.forget_parent();
-        match mapping.place {
-            Place::Peer(..) => return (table, Ok(())),
-            Place::Joining => table = JOINED.wait(table).unwrap_or_else(PoisonError::into_inner),
-            Place::None => {
-                mapping.place = Place::Joining;
+        match mapping.state {
+            PeerState::Peer(..) => return (table, Ok(())),
+            PeerState::Joining => {
+                table = JOINED.wait(table).unwrap_or_else(PoisonError::into_inner)
+            }
+            PeerState::None => {
+                mapping.state = PeerState::Joining;
                 break (mapping.peers, Arc::clone(&mapping.recover.0));
             }
         }
@@ -285,25 +291,26 @@ fn attach(
     let mut table = self::table();
     let mut result = Err(Fault::Corrupt);
     if let Some(mapping) = table.mapping(start) {
-        (mapping.place, result) = match joined {
-            Ok(membership) => (Place::Peer(membership), Ok(())),
-            Err(fault) => (Place::None, Err(fault)),
+        (mapping.state, result) = match joined {
+            Ok(membership) => (PeerState::Peer(membership), Ok(())),
+            Err(fault) => (PeerState::None, Err(fault)),
         };
         if limit < LOCK_LIMIT && result == Err(Fault::Busy) {
             mapping.forks = forks().wrapping_sub(1);
         }
     }
-    table.settle();
+    table.update_fast_locks();
     JOINED.notify_all();
     (table, result)
 }
 
-/// How long a lock waits for the control lock of a segment that is not the lock's own.
+/// How long a lock waits for the control lock of another segment.
 const SHORT_LIMIT: Duration = Duration::from_millis(500);
 
-/// In the child of a fork: makes it a peer of each mapping that it was born with. Each is tried
-/// once: there may be too many peers. Those of which the control lock is not free stay inherited:
-/// the next lock tries them again.
+/// Makes the child of a fork a peer of each mapping that it inherited.
+///
+/// There is one attempt for each mapping, because there may be too many peers. If a control lock is
+/// not free, the mapping stays inherited, and the next lock tries again.
 fn attach_inherited(mut table: MutexGuard<'static, Table>) {
     let inherited = |mapping: &&Mapping| mapping.is_inherited() || mapping.is_joining();
     let starts: Vec<_> =
@@ -313,50 +320,52 @@ fn attach_inherited(mut table: MutexGuard<'static, Table>) {
     }
 }
 
-/// In the child of a fork: makes it a peer of all segments that it was born with, as its parent
-/// was, and registers the calling thread in that of the lock at `address`. The slow path of a lock
-/// calls this while the fast path is disabled.
-pub(crate) fn introduce(address: usize) {
-    // Not in another PID namespace.
-    if thread::is_held_back() && robust::Thread::current().is_ok() {
-        // The lock's own segment first. There may be no peers in it, or too many.
+/// Makes the child of a fork a peer of all segments that it inherited, and registers the calling
+/// thread in the segment of the lock at `address`.
+///
+/// The slow path of a lock calls this. It does nothing while fast paths are on.
+pub(crate) fn attach_in_child(address: usize) {
+    // In another PID namespace the second condition is false.
+    if thread::are_fast_locks_off() && robust::Thread::current().is_ok() {
+        // The segment of the lock comes first. It may have no peer table, or too many peers.
         identify(address).ok();
         attach_inherited(table());
     }
 }
 
-/// The peers of the segment that `address` lies in, which the calling thread is one of.
+/// Returns the peer table of the segment that `address` lies in, and makes this process a peer.
 pub(crate) fn peers_of(address: usize) -> Result<Peers, Fault> {
     identify(address)?;
     table().within(address).map(|mapping| mapping.peers).ok_or(Fault::NotShared)
 }
 
-/// Whether a single handle, in the calling thread, is all that still needs the memory that starts
-/// there.
+/// Returns whether only a single handle, in the calling thread, still needs the memory that starts
+/// at `start`.
 pub(crate) fn is_last_use(start: usize) -> bool {
     let mut table = table();
-    table.give_up_own();
-    table.bury();
+    table.free_own_tokens();
+    table.unmap_unused();
     let is_last = |mapping: &Mapping| {
-        let is_mine = |place: &Place| match place {
-            Place::None => true,
-            Place::Joining => false,
-            Place::Peer(membership) => !membership.has_other_threads(),
+        let is_mine = |state: &PeerState| match state {
+            PeerState::None => true,
+            PeerState::Joining => false,
+            PeerState::Peer(membership) => !membership.has_other_threads(),
         };
-        mapping.users == 1 && (mapping.is_inherited() || is_mine(&mapping.place))
+        mapping.users == 1 && (mapping.is_inherited() || is_mine(&mapping.state))
     };
     table.mappings.iter().filter(|mapping| mapping.start == start).all(is_last)
         && table.ranges.iter().filter(|range| range.start == start).count() <= 1
-        && table.graves.iter().all(|grave| grave.start != start)
+        && table.retained.iter().all(|kept| kept.start != start)
 }
 
-/// Runs `act`, which must not look at segments, while no other thread of this process runs one.
+/// Runs `act`, which must not use segments, while no other thread of this process runs such a
+/// function.
 pub(crate) fn one_at_a_time<R>(act: impl FnOnce() -> R) -> R {
-    let _table = table(); // held across a fork, so that the child finds it free
+    let _table = table(); // this lock is held across a fork, so the child finds it free
     act()
 }
 
-/// Whether `address` lies in a segment that this process has open.
+/// Returns whether `address` lies in a segment that this process has open.
 pub(crate) fn contains(address: usize) -> bool {
     let table = table();
     let within = |start: usize, len: usize| address.wrapping_sub(start) < len;
@@ -364,11 +373,11 @@ pub(crate) fn contains(address: usize) -> bool {
         || table.ranges.iter().any(|range| within(range.start, range.len))
 }
 
-/// How often this process is the child of a fork since its program was started: what was made under
-/// another count is a copy.
+/// Returns the number of forks between the start of this program and this process.
 ///
-/// For handles of your own that stand for something of the process, as a child that was forked has
-/// a copy of each, to which nothing belongs. To ask costs one load from memory.
+/// If a handle was made under another count, it is a copy that a fork has made. A handle of your
+/// own that owns something of its process, such as a child process, can detect such a copy and do
+/// nothing. A call costs one load from memory.
 ///
 /// ```
 /// # use outlast::forks;
@@ -377,7 +386,7 @@ pub(crate) fn contains(address: usize) -> bool {
 /// impl Drop for Worker {
 ///     fn drop(&mut self) {
 ///         if self.forks != forks() {
-///             return; // a copy: the worker is the parent's
+///             return; // this is a copy: the worker belongs to the parent
 ///         }
 ///         // stop it
 ///     }
@@ -390,38 +399,39 @@ pub fn forks() -> u32 {
     FORKS.load(Relaxed)
 }
 
-/// The ids of this process and of the calling thread. The kernel is asked once a thread.
-pub(crate) fn who() -> (u32, u32) {
-    let (forks_then, pid, tid) = WHO.get();
+/// Returns the ids of this process and of the calling thread. Each thread asks the kernel once.
+pub(crate) fn current_ids() -> (u32, u32) {
+    let (forks_then, pid, tid) = IDS.get();
     if forks_then == forks() {
         return (pid, tid);
     }
     let (pid, tid) = (std::process::id(), thread::id());
-    WHO.set((forks(), pid, tid));
+    IDS.set((forks(), pid, tid));
     (pid, tid)
 }
 
 impl Mapping {
-    /// Whether this process was born with it, and has not taken a place in it since.
+    /// Returns whether this process inherited the mapping by a fork, and has not become a peer
+    /// itself.
     fn is_inherited(&self) -> bool {
         self.forks != forks()
     }
 
     fn is_joining(&self) -> bool {
-        matches!(self.place, Place::Joining)
+        matches!(self.state, PeerState::Joining)
     }
 
-    /// Forgets the parent's place: its sentinel is not in this process, and its slot is not ours to
-    /// free.
+    /// Forgets the membership of the parent. Its sentinel is not in this process, and its slot must
+    /// stay taken.
     fn forget_parent(&mut self) {
         if self.is_inherited() {
-            core::mem::forget(core::mem::replace(&mut self.place, Place::None));
+            core::mem::forget(core::mem::replace(&mut self.state, PeerState::None));
             self.forks = forks();
         }
     }
 }
 
-/// This process's use of one mapping, ended by [`detach`](Attachment::detach).
+/// The use of one mapping by this process, until [`detach`](Attachment::detach).
 #[derive(Debug)]
 pub(crate) struct Attachment {
     start: usize,
@@ -429,7 +439,7 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
-    /// Enters memory in the table, and with a peer table makes this process a peer.
+    /// Enters memory in the table. If it has a peer table, makes this process a peer.
     pub(crate) fn new(
         memory: &Memory,
         peers: Option<Peers>,
@@ -441,14 +451,14 @@ impl Attachment {
         let (start, len) = (memory.base().expose_provenance(), memory.len());
         let forks = forks();
         let mut table = table();
-        table.bury();
+        table.unmap_unused();
         match peers {
             None => table.ranges.push(Range { start, len, forks }),
             Some(peers) => match table.mapping(start) {
                 Some(other) => other.users += 1,
                 None => {
-                    let (recover, place) = (RecoverBox(recover), Place::None);
-                    let mapping = Mapping { start, len, peers, recover, users: 1, place, forks };
+                    let (recover, state) = (RecoverBox(recover), PeerState::None);
+                    let mapping = Mapping { start, len, peers, recover, users: 1, state, forks };
                     table.mappings.push(mapping);
                     let attached = attach(table, start, LOCK_LIMIT);
                     table = attached.0;
@@ -466,11 +476,11 @@ impl Attachment {
         Ok(Attachment { start, len })
     }
 
-    /// Ends the use, and unmaps as soon as no thread of this process has a token in the memory;
-    /// with `keep` never.
+    /// Ends the use. Unmaps the memory as soon as no thread of this process has a token in it, or
+    /// never if `keep` is set.
     pub(crate) fn detach(&self, memory: Memory, keep: bool) {
         let mut table = table();
-        table.bury();
+        table.unmap_unused();
         let range = |other: &Range| (other.start, other.len) == (self.start, self.len);
         if let Some(i) = table.ranges.iter().position(range) {
             table.ranges.swap_remove(i);
@@ -482,66 +492,66 @@ impl Attachment {
             table = JOINED.wait(table).unwrap_or_else(PoisonError::into_inner);
         }
         let gone = table.leave(self.start);
-        table.settle();
+        table.update_fast_locks();
         drop(table);
-        let remains = gone.and_then(Mapping::give_back);
-        self::table().give_up(memory, remains, keep);
+        let tokens = gone.and_then(Mapping::give_back);
+        self::table().release(memory, tokens, keep);
     }
 }
 
 impl Mapping {
-    /// Gives this process's place back. Returns what its threads still have there.
-    fn give_back(self) -> Option<Remains> {
+    /// Leaves the peer table. Returns the tokens that threads of this process still have there.
+    fn give_back(self) -> Option<ThreadTokens> {
         if self.is_inherited() {
-            core::mem::forget(self.place); // the parent's
+            core::mem::forget(self.state); // this is the membership of the parent
             return None;
         }
-        let Place::Peer(membership) = self.place else { return None };
-        let mut remains = membership.leave();
-        remains.give_up_own();
-        Some(remains)
+        let PeerState::Peer(membership) = self.state else { return None };
+        let mut tokens = membership.leave();
+        tokens.free_own_tokens();
+        Some(tokens)
     }
 }
 
-/// Lets go of memory that a thread of this process may have used, and that has no attachment.
-/// `keep` as in [`Attachment::detach`].
+/// Releases memory that has no attachment, but that a thread of this process may have used. For
+/// `keep` see [`Attachment::detach`].
 pub(crate) fn discard(memory: Memory, keep: bool) {
-    table().give_up(memory, None, keep);
+    table().release(memory, None, keep);
 }
 
 impl Table {
-    /// Unmaps memory, as soon as no thread of this process has a token or a lock in it; with `keep`
-    /// never.
-    fn give_up(&mut self, memory: Memory, remains: Option<Remains>, keep: bool) {
+    /// Unmaps memory as soon as no thread of this process has a token or a lock in it, or never if
+    /// `keep` is set.
+    fn release(&mut self, memory: Memory, tokens: Option<ThreadTokens>, keep: bool) {
         let (start, len) = (memory.base().addr(), memory.len());
-        let mut grave = Grave { remains, memory: None, start };
+        let mut kept = Retained { tokens, memory: None, start };
         if keep {
             core::mem::forget(memory);
         } else if !self.has(start) {
-            // The caller's memory is not ours to keep; that it outlasts such threads is the
-            // caller's promise.
+            // Memory that the caller provided is not kept. By its promise, it outlasts such
+            // threads.
             if memory.is_callers() {
                 robust::forget_within(start, len);
             } else {
-                grave.memory = Some(memory);
+                kept.memory = Some(memory);
             }
         }
-        self.graves.push(grave);
-        self.bury();
+        self.retained.push(kept);
+        self.unmap_unused();
     }
 
-    /// The mapping that starts there.
+    /// Returns the mapping that starts at `start`.
     fn mapping(&mut self, start: usize) -> Option<&mut Mapping> {
         self.mappings.iter_mut().find(|mapping| mapping.start == start)
     }
 
-    /// The mapping that an address lies in.
+    /// Returns the mapping that `address` lies in.
     fn within(&self, address: usize) -> Option<&Mapping> {
         self.mappings.iter().find(|mapping| address.wrapping_sub(mapping.start) < mapping.len)
     }
 
-    /// Ends one use of the mapping that starts there; the mapping, if it was the last one. From
-    /// here on no cache knows it.
+    /// Ends one use of the mapping that starts at `start`. If it was the last use, returns the
+    /// mapping, which is in no cache from here on.
     fn leave(&mut self, start: usize) -> Option<Mapping> {
         let i = self.mappings.iter().position(|mapping| mapping.start == start)?;
         self.mappings[i].users -= 1;
@@ -553,8 +563,8 @@ impl Table {
         Some(mapping)
     }
 
-    /// Enters the calling thread's cache. Returns whether it is in the table: not so in a thread
-    /// that is ending.
+    /// Enters the cache of the calling thread in the table. Returns `false` in a thread that is
+    /// ending.
     fn enter_cache(&mut self) -> bool {
         ENTERED
             .try_with(|entered| {
@@ -565,44 +575,44 @@ impl Table {
             .is_ok()
     }
 
-    /// Whether memory that starts there is in use.
+    /// Returns whether memory that starts at `start` is in use.
     fn has(&self, start: usize) -> bool {
         self.mappings.iter().any(|mapping| mapping.start == start)
             || self.ranges.iter().any(|range| range.start == start)
     }
 
-    /// Once this process is a peer of all segments that it was born with, locks need not ask. In
-    /// another PID namespace they are refused until there is no such segment any more.
-    fn settle(&self) {
+    /// Turns the fast paths of locks on once this process is a peer of all segments that it
+    /// inherited. In another PID namespace, locks fail until there is no such segment any more.
+    fn update_fast_locks(&self) {
         let inherited = self.mappings.iter().any(Mapping::is_inherited);
-        if thread::is_elsewhere() {
+        if thread::is_in_other_namespace() {
             let inherited = inherited || self.ranges.iter().any(|range| range.forks != forks());
-            thread::set_elsewhere(inherited);
+            thread::set_in_other_namespace(inherited);
             if inherited {
                 return;
             }
         }
         if !inherited && !self.mappings.iter().any(Mapping::is_joining) {
-            thread::hold_back(false);
+            thread::set_fast_locks_off(false);
         }
     }
 
-    /// Gives up the calling thread's tokens in graves.
-    fn give_up_own(&mut self) {
+    /// Frees the tokens of the calling thread in retained memory.
+    fn free_own_tokens(&mut self) {
         let mut any = false;
-        for grave in &mut self.graves {
-            any |= grave.remains.as_mut().is_some_and(Remains::give_up_own);
+        for kept in &mut self.retained {
+            any |= kept.tokens.as_mut().is_some_and(ThreadTokens::free_own_tokens);
         }
         if any {
-            self.bury();
+            self.unmap_unused();
         }
     }
 
-    /// Unmaps what no thread has a token in any more.
-    fn bury(&mut self) {
-        self.graves.retain(|grave| {
-            let stays = grave.is_needed();
-            if let Some(memory) = grave.memory.as_ref().filter(|_| !stays) {
+    /// Unmaps retained memory in which no thread has a token or a lock any more.
+    fn unmap_unused(&mut self) {
+        self.retained.retain(|kept| {
+            let stays = kept.is_needed();
+            if let Some(memory) = kept.memory.as_ref().filter(|_| !stays) {
                 robust::forget_within(memory.base().addr(), memory.len());
             }
             stays
@@ -610,8 +620,9 @@ impl Table {
     }
 }
 
-/// Has the handlers below called. At the first use of a segment it would be too late: a fork in
-/// another thread may be under way, for which the system has looked at its handlers before.
+/// Registers the handlers below when the program is loaded. At the first use of a segment it would
+/// be too late: another thread may be in a fork, for which the system has read its list of handlers
+/// already.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static HOOK_AT_LOAD: thread::Handler = hook;
@@ -637,23 +648,26 @@ extern "C" fn after_fork_in_child() {
     CACHE.with(|cache| Cache::clear(&cache.lengths));
     robust::forget_in_child();
     if let Some(mut table) = ACROSS_FORK.take().map(ManuallyDrop::into_inner) {
-        table.caches.clear(); // of threads that are not in this process
+        table.caches.clear(); // their threads are not in this process
         ENTERED.try_with(|entered| entered.0.set(false)).ok();
-        thread::hold_back(!table.mappings.is_empty());
-        // What is checked when a segment is opened is so in the child as well, but for this.
+        thread::set_fast_locks_off(!table.mappings.is_empty());
+        // Of the checks at open, only this one can have another result in the child.
         let any = !table.mappings.is_empty() || !table.ranges.is_empty();
-        if any && thread::parent_is_elsewhere() {
-            thread::set_elsewhere(true);
+        if any && thread::parent_is_in_other_namespace() {
+            thread::set_in_other_namespace(true);
         }
     }
 }
 
-/// Says that this process is about to end of its own accord, to be called right before an end that
-/// runs no exit handlers: `_exit`, or a signal that it sends itself.
+/// Tells the peers of this process that it is about to exit, so that its end does not count as a
+/// kill.
 ///
-/// `std::process::exit`, and the return from `main`, say so by themselves. Otherwise it counts as
-/// killed: what it has received and not acknowledged comes back with one attempt more, and those
-/// who share a barrier with it hear of a death. Nothing of the crate is to be used after it.
+/// Call it right before an end that runs no exit handlers: `_exit`, or a signal that the process
+/// sends to itself. `std::process::exit` and the return from `main` do it automatically. After it,
+/// the process must not use the crate any more.
+///
+/// Without it, the process counts as killed: a message that it has received and not acknowledged
+/// comes back with one attempt more, and a barrier that it takes part in is broken.
 ///
 /// ```
 /// use outlast::{Queue, Shared, leave};
@@ -664,7 +678,7 @@ extern "C" fn after_fork_in_child() {
 /// # let child = unsafe { fork() };
 /// if child == 0 {
 ///     let _job = jobs.recv_ack();
-///     leave(); // the job goes to another, and nobody is to blame
+///     leave(); // the job goes to another process, without an attempt more
 ///     unsafe { _exit(0) };
 /// }
 /// # assert_eq!(unsafe { waitpid(child, &mut 0, 0) }, child);
@@ -676,14 +690,13 @@ pub fn leave() {
     leave_all();
 }
 
-/// A process that ends by itself has not been killed: the others need not count that against its
-/// messages.
+/// Marks the process as one that left in all its segments. Its messages get no further attempt.
 extern "C" fn leave_all() {
-    // A thread that holds the table's lock may have been stopped by exit; then the others take this
-    // for a kill.
+    // Exit may have stopped a thread that holds the lock of the table. Then this end counts as a
+    // kill.
     let Ok(table) = TABLE.try_lock() else { return };
     for mapping in table.mappings.iter().filter(|mapping| !mapping.is_inherited()) {
-        if let Place::Peer(membership) = &mapping.place {
+        if let PeerState::Peer(membership) = &mapping.state {
             membership.mark_left();
         }
     }

@@ -143,7 +143,7 @@ impl OwnedSemaphore {
             },
         };
         let taken = self.take(tag, n);
-        self.word.give_up(me);
+        self.word.unlock(me);
         taken
     }
 

@@ -1,8 +1,8 @@
-//! The clock by which system calls are given their deadlines.
+//! The clock for the deadlines of system calls.
 #![expect(unsafe_code, reason = "a system call")]
 use core::time::Duration;
 
-/// The monotonic time `length` from now.
+/// Returns the monotonic time that is `length` from now.
 pub(super) fn time_after(length: Duration) -> libc::timespec {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes the time to a live variable; this clock always exists.

@@ -1,5 +1,4 @@
-//! A fence between two threads of which each pays for itself: see `fence.rs`, whose contract this
-//! keeps.
+//! The same functions as in `fence.rs`, where each of the two threads passes a full fence.
 use crate::sync::atomic::{Ordering::SeqCst, fence};
 
 #[cfg_attr(outlast_loom, expect(dead_code, reason = "the model has one process"))]

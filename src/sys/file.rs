@@ -1,4 +1,4 @@
-//! Files as memory: anonymous and unnamed ones, their seals and locks, and whose they are.
+//! Files in memory: creating and allocating them, their seals, their locks and their owners.
 #![expect(unsafe_code, reason = "calls the C library")]
 use super::signal_mask::{Mask, is_pending, take};
 use crate::error::OpenError;
@@ -11,15 +11,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Memory sealed with both keeps its length for ever.
+/// A file with both seals keeps its length for ever.
 const LENGTH_SEALS: c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
 
-/// Names the call that a system error comes from.
+/// Adds the name of the system call to an error.
 ///
-/// There is no conversion by `?`: what an error number means depends on the call. "No such file" is
-/// [`OpenError::NotFound`] only where the name of a segment is looked up.
+/// There is no conversion by `?`, because the meaning of an error number depends on the call. "No
+/// such file" is [`OpenError::NotFound`] only if the name of a segment is looked up.
 pub(crate) trait Named<T> {
-    /// Makes an [`OpenError::Io`] of the error.
+    /// Converts the error to an [`OpenError::Io`].
     fn named(self, call: &'static str) -> Result<T, OpenError>;
 }
 
@@ -29,12 +29,12 @@ impl<T> Named<T> for io::Result<T> {
     }
 }
 
-/// Turns the C library's -1 into the error that it stands for.
+/// Converts a result of -1 to the last error of the C library.
 pub(super) fn result<T: PartialEq + From<i8>>(returned: T) -> io::Result<T> {
     if returned == T::from(-1) { Err(io::Error::last_os_error()) } else { Ok(returned) }
 }
 
-/// Repeats a call that a signal cut short.
+/// Calls a function, and repeats the call if a signal interrupts it.
 pub(super) fn uninterrupted<T: PartialEq + From<i8>>(mut call: impl FnMut() -> T) -> io::Result<T> {
     loop {
         match result(call()) {
@@ -44,7 +44,7 @@ pub(super) fn uninterrupted<T: PartialEq + From<i8>>(mut call: impl FnMut() -> T
     }
 }
 
-/// An empty file without a name, that lives in memory and can be sealed.
+/// Creates an empty file in memory that has no name and can be sealed.
 pub(crate) fn memfd_create() -> io::Result<OwnedFd> {
     let create = |flags| {
         // SAFETY: the name is a C string, and the call keeps no pointer to it.
@@ -56,16 +56,16 @@ pub(crate) fn memfd_create() -> io::Result<OwnedFd> {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(flags)?,
         other => other?,
     };
-    // SAFETY: just opened, and nobody else knows of it.
+    // SAFETY: the descriptor has just been opened, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Makes the file `len` zero bytes long, with memory behind each: a hole would be a `SIGBUS` in
-/// a thread that touches it once memory is short.
+/// Extends the file to `len` zero bytes, and allocates memory for each of them. If it had a hole, a
+/// thread that touches the hole when memory is short would get a `SIGBUS`.
 ///
-/// Every call that makes a file grow goes through [`growing`], as this one does.
+/// Every call that extends a file goes through [`growing`], as this one does.
 pub(crate) fn allocate(fd: BorrowedFd<'_>, len: usize) -> io::Result<()> {
-    /// Signals are held back, so only a process that is being stopped or killed is interrupted.
+    /// Signals are blocked, so only a process that is being stopped or killed is interrupted.
     const MOST_INTERRUPTIONS: u32 = 100;
     let len = libc::off_t::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
     let mut interruptions = 0;
@@ -75,22 +75,22 @@ pub(crate) fn allocate(fd: BorrowedFd<'_>, len: usize) -> io::Result<()> {
             match unsafe { libc::posix_fallocate(fd.as_raw_fd(), 0, len) } {
                 0 => return Ok(()),
                 libc::EINTR if interruptions < MOST_INTERRUPTIONS => interruptions += 1,
-                // This one returns the error instead of setting `errno`.
+                // This function returns the error and does not set `errno`.
                 error => return Err(io::Error::from_raw_os_error(error)),
             }
         }
     })
 }
 
-/// Runs `grow`, which makes a file grow and must not panic, while no signal reaches this thread.
+/// Runs `grow`, which extends a file and must not panic, while signals are blocked in this thread.
 ///
-/// - Beyond the limit of the process (`RLIMIT_FSIZE`) the call fails with EFBIG, and the kernel
-///   sends the thread a SIGXFSZ, which ends the process unless it is handled. That signal is taken
-///   here: the error says enough.
-/// - Before Linux 6.7 a file in memory gives up, and begins anew, at every signal. Beside a timer
-///   it might never be done.
+/// - Beyond the limit of the process (`RLIMIT_FSIZE`) the call fails with EFBIG. The kernel also
+///   sends the signal SIGXFSZ, which ends the process unless it is handled. This function removes
+///   the signal: the error is enough.
+/// - Before Linux 6.7, the allocation of a file in memory starts again after every signal. With a
+///   timer it might never end.
 pub(crate) fn growing<R>(grow: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
-    /// Signals of errors in the program itself. Held back, they would end the process.
+    /// Signals of errors in the program itself. If they are blocked, they end the process.
     const NEVER_HELD: [c_int; 6] =
         [libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
     let before = Mask::all_but(&NEVER_HELD).set();
@@ -104,7 +104,7 @@ pub(crate) fn growing<R>(grow: impl FnOnce() -> io::Result<R>) -> io::Result<R> 
     grown
 }
 
-/// Fixes the file's length, and the seals themselves.
+/// Seals the length of the file, and the seals themselves.
 pub(crate) fn seal(fd: BorrowedFd<'_>) -> io::Result<()> {
     add_seals(fd, LENGTH_SEALS | libc::F_SEAL_SEAL)
 }
@@ -115,7 +115,8 @@ pub(super) fn add_seals(fd: BorrowedFd<'_>, seals: c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// The file's seals, or `None` if it is not of a kind that has any: it does not live in memory.
+/// Returns the seals of the file, or `None` if the file cannot have seals, because it is not in
+/// memory.
 pub(crate) fn seals(fd: BorrowedFd<'_>) -> io::Result<Option<c_int>> {
     // SAFETY: takes no pointers.
     match result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) }) {
@@ -124,8 +125,8 @@ pub(crate) fn seals(fd: BorrowedFd<'_>) -> io::Result<Option<c_int>> {
     }
 }
 
-/// Whether the file is one of ordinary memory (tmpfs), of which each page is there or is made when
-/// it is touched.
+/// Returns whether the file is in a tmpfs. Each of its pages exists, or is created when it is
+/// touched.
 pub(crate) fn is_in_memory(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut system = core::mem::MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: writes to the live variable.
@@ -134,22 +135,23 @@ pub(crate) fn is_in_memory(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(unsafe { system.assume_init() }.f_type == libc::TMPFS_MAGIC)
 }
 
-/// Whether the file's length is fixed for ever.
+/// Returns whether the length of the file is sealed.
 pub(crate) fn is_sealed(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(seals(fd)?.is_some_and(|seals| seals & LENGTH_SEALS == LENGTH_SEALS))
 }
 
-/// Takes the file's lock together with others; waits for one who has it alone.
+/// Takes the shared lock of the file. Waits while another open file has the exclusive lock.
 ///
-/// The lock belongs to the open file: copies of the descriptor, forked ones too, hold it together.
-/// A lock that this open file has already is converted.
+/// The lock belongs to the open file, so all copies of the descriptor hold it together, including
+/// those in forked children. If this open file has the exclusive lock, it is converted.
 pub(crate) fn share_lock(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no pointers.
     uninterrupted(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_SH) })?;
     Ok(())
 }
 
-/// Takes the file's lock alone, and tells whether that worked. If not, this open file has no lock.
+/// Takes the exclusive lock of the file, if it is free. Returns whether it did. Otherwise this open
+/// file has no lock.
 pub(crate) fn try_exclusive(fd: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: takes no pointers.
     match uninterrupted(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
@@ -158,8 +160,8 @@ pub(crate) fn try_exclusive(fd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// Leaves a mark on the open file: a lock of the byte with that number, which nothing else uses. It
-/// belongs to the open file, as the other lock does, and never bars another mark.
+/// Puts a mark on the open file: a shared lock of the byte with this number, which nothing else
+/// uses. The mark belongs to the open file, as the other lock does. It never prevents another mark.
 pub(crate) fn mark(fd: BorrowedFd<'_>, number: u64) -> io::Result<()> {
     let mark = byte_lock(libc::F_RDLCK, number, 1)?;
     // SAFETY: reads the live description of a lock.
@@ -167,10 +169,10 @@ pub(crate) fn mark(fd: BorrowedFd<'_>, number: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// A mark that stands on another open file of the same file, if one does: of this number, or of any
-/// number if it is `None`.
+/// Returns the number of a mark on another open file of the same file. Looks for this number, or
+/// for any number if it is `None`.
 pub(crate) fn marked(fd: BorrowedFd<'_>, number: Option<u64>) -> io::Result<Option<u64>> {
-    // A length of 0 reaches to the end of all numbers.
+    // A length of 0 means all bytes from the start on.
     let mut query = byte_lock(libc::F_WRLCK, number.unwrap_or(0), number.map_or(0, |_| 1))?;
     // SAFETY: reads and writes the live description of a lock.
     result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut query) })?;
@@ -179,7 +181,7 @@ pub(crate) fn marked(fd: BorrowedFd<'_>, number: Option<u64>) -> io::Result<Opti
 }
 
 fn byte_lock(kind: c_int, start: u64, len: libc::off_t) -> io::Result<libc::flock> {
-    // SAFETY: plain numbers, for which zero will do.
+    // SAFETY: the struct has only numbers, which may be zero.
     let mut lock: libc::flock = unsafe { core::mem::zeroed() };
     lock.l_type = libc::c_short::try_from(kind).map_err(io::Error::other)?;
     lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).map_err(io::Error::other)?;
@@ -188,19 +190,20 @@ fn byte_lock(kind: c_int, start: u64, len: libc::off_t) -> io::Result<libc::floc
     Ok(lock)
 }
 
-/// Gives the lock up. Closing would not, if the process was forked meanwhile.
+/// Releases the lock. Closing the descriptor would not release it if the process was forked in the
+/// meantime.
 pub(crate) fn unlock(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no pointers.
     uninterrupted(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_UN) })?;
     Ok(())
 }
 
-/// A file in `dir` that has no name yet, for its owner only.
+/// Creates a file in `dir` that has no name yet. Only its owner has access to it.
 pub(crate) fn unnamed_file_in(dir: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(dir)
 }
 
-/// Gives an unnamed file its name. Fails if the name is taken.
+/// Gives an unnamed file its name. Fails if the name exists.
 pub(crate) fn link(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let from = CString::new(descriptor_path(fd))?;
     let to = CString::new(path.as_os_str().as_bytes())?;
@@ -217,29 +220,29 @@ pub(crate) fn link(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Where the kernel shows the file behind a descriptor.
+/// Returns the path by which the kernel shows the file of a descriptor.
 fn descriptor_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// Opens a file to read and write, unless it is a symbolic link.
+/// Opens a file for reading and writing, unless it is a symbolic link.
 pub(crate) fn open_nofollow(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
-/// Opens the same file once more: another open file, with a lock of its own.
+/// Opens the same file again. The new open file has a lock of its own.
 pub(crate) fn reopen(fd: BorrowedFd<'_>) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(descriptor_path(fd))
 }
 
-/// Another descriptor of the same open file, closed at `exec`.
+/// Returns another descriptor of the same open file, which `exec` closes.
 pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     fd.try_clone_to_owned()
 }
 
-/// Chooses whether the descriptor is closed at `exec`.
+/// Sets whether `exec` closes the descriptor.
 ///
-/// Async-signal-safe, thus allowed between `fork` and `exec`.
+/// It is async-signal-safe, so it may be called between `fork` and `exec`.
 pub(crate) fn set_close_on_exec(fd: BorrowedFd<'_>, close: bool) -> io::Result<()> {
     let flags = if close { libc::FD_CLOEXEC } else { 0 };
     // SAFETY: takes no pointers. `FD_CLOEXEC` is the only flag that descriptors have.
@@ -247,12 +250,13 @@ pub(crate) fn set_close_on_exec(fd: BorrowedFd<'_>, close: bool) -> io::Result<(
     Ok(())
 }
 
-/// The number of this process's PID namespace. Not kept: a child may be born into another.
+/// Returns the number of the PID namespace of this process. It is not cached, because a child may
+/// be in another namespace.
 pub(crate) fn pid_namespace() -> io::Result<u64> {
     Ok(fs::metadata("/proc/self/ns/pid")?.ino())
 }
 
-/// A number that is new each time the machine starts.
+/// Returns a number that changes each time the machine starts.
 pub(crate) fn boot_id() -> io::Result<[u8; 16]> {
     // A UUID in hexadecimal: 32 digits, with hyphens.
     let text = fs::read("/proc/sys/kernel/random/boot_id")?;
@@ -266,8 +270,8 @@ pub(crate) fn boot_id() -> io::Result<[u8; 16]> {
     if count == 32 { Ok(id) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-/// The user whose rights this process has.
+/// Returns the effective user id of this process.
 pub(crate) fn effective_uid() -> u32 {
-    // SAFETY: takes nothing, and cannot fail.
+    // SAFETY: takes no arguments, and cannot fail.
     unsafe { libc::geteuid() }
 }

@@ -1,9 +1,9 @@
-//! Linux futexes on memory shared between processes (never `FUTEX_PRIVATE_FLAG`).
+//! The backend for Linux futexes, on memory shared between processes (never `FUTEX_PRIVATE_FLAG`).
 //!
-//! No refusal ends the process. Sandboxes and kernels before 5.16 refuse `futex_waitv`: a thread
-//! that waits for several words then sleeps on one of them, and looks at the others every 10 ms.
-//! Where `FUTEX_WAKE_OP` is refused, the change and the wake are two steps; a thread that is killed
-//! between them loses the wake.
+//! If a system call is not allowed, the process goes on. Sandboxes and kernels before 5.16 do not
+//! allow `futex_waitv`. Then a thread that waits for several words sleeps on one of them, and
+//! checks the others every 10 ms. If `FUTEX_WAKE_OP` is not allowed, the change and the wake are
+//! two steps, and a kill between them loses the wake.
 //!
 //! Sources: futex(2), futex_waitv (Linux 5.16), and the kernel's documentation of `FUTEX_WAKE_OP`.
 #![expect(unsafe_code, reason = "system calls on addresses")]
@@ -15,19 +15,19 @@ use crate::sync::atomic::Ordering::{Acquire, SeqCst};
 use core::ptr::{self, null};
 use core::time::Duration;
 
-/// What the header of a segment calls this backend.
+/// The number of this backend in the header of a segment.
 pub(crate) const BACKEND: u32 = 1;
 
-/// How long a thread sleeps on one word where the kernel refuses to let it sleep on several.
+/// How long a thread sleeps on one word if the kernel does not let it sleep on several.
 const SLICE: Duration = Duration::from_millis(10);
 
-/// Nothing: the kernel keeps the queue of sleepers, keyed by the word's place in shared memory.
+/// An empty struct: the kernel keeps the queue of sleepers.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub(crate) struct Parker(());
 
 impl Parker {
-    /// To be called where it will stay.
+    /// Does nothing.
     #[expect(clippy::unused_self, reason = "one contract for all backends")]
     pub(crate) fn place(&self) {}
 
@@ -36,7 +36,7 @@ impl Parker {
         let timeout = match deadline.remaining() {
             None => None,
             Some(left) if left.is_zero() => return Wake::TimedOut,
-            // A length that the kernel cannot count is as good as for ever.
+            // If the kernel cannot represent the length, the thread sleeps without a limit.
             Some(left) => i64::try_from(left.as_secs()).ok().map(|seconds| libc::timespec {
                 tv_sec: seconds,
                 tv_nsec: i64::from(left.subsec_nanos()),
@@ -54,7 +54,7 @@ impl Parker {
             libc::EAGAIN | libc::EINTR => Wake::Woken,
             libc::ETIMEDOUT => Wake::TimedOut,
             _ => {
-                // The kernel refuses the wait; sleep briefly instead of spinning.
+                // The kernel does not allow the wait. A short sleep is better than to spin.
                 std::thread::sleep(Duration::from_millis(1));
                 Wake::Woken
             }
@@ -73,12 +73,11 @@ impl Parker {
             Some(left) if left.is_zero() => return Wake::TimedOut,
             Some(left) => Some(time_after(left)),
         };
-        // In this order: who is queued for `word` when that is woken comes back, and who is not,
-        // compares `beside` later.
+        // The order matters. If a wake of `word` comes after the thread was queued for it, the
+        // thread returns. If it comes before, the comparison of `beside` is later than the wake.
         let both = [waiter(Watch { word, expected }), waiter(beside)];
         sleep_at(&both, until.as_ref()).unwrap_or_else(|WaitRefused| {
-            // A wake that comes before the sleep is lost: after each slice both words are compared
-            // again.
+            // A wake before the sleep is lost, so both words are compared again after each slice.
             while !has_changed(&beside) {
                 match self.park(word, expected, deadline.at_most(SLICE)) {
                     Wake::TimedOut if !deadline.is_over() => {}
@@ -99,8 +98,8 @@ impl Parker {
             && !has_changed(&own)
             && !others.iter().any(has_changed)
         {
-            // On the word by which the kernel tells of a death; the caller sees the others after
-            // the slice.
+            // The first word is the bell, by which the kernel tells of a death. The caller checks
+            // the other words after the slice.
             let first = others.first().unwrap_or(&own);
             self.park(first.word, first.expected, Deadline::after(SLICE));
         }
@@ -127,12 +126,12 @@ impl Parker {
             Change::AddOne => (1, 1),
             Change::ClearLowestTwo => (3, 3), // FUTEX_OP_ANDN
         };
-        // The call could also wake sleepers of the changed word, if its old value compares well; it
-        // would wake one even when asked for none. Equal to 2^32 - 1 is what our words never or
-        // hardly ever are, and then it is a wake for no reason.
+        // The call also wakes sleepers of the changed word if a comparison of its old value is
+        // true, and at least one even if it is told to wake none. The comparison here is with 2^32
+        // - 1, a value that words hardly ever have. If they do, this is a wake for no reason.
         let op = (op << 28) | (argument << 12) | 0xfff;
         let n = i32::try_from(n).unwrap_or(i32::MAX);
-        // SAFETY: both addresses are of live, aligned u32s; 0 sleepers of the second are woken.
+        // SAFETY: both addresses are of live, aligned u32s.
         let woken = unsafe {
             libc::syscall(
                 libc::SYS_futex,
@@ -175,8 +174,8 @@ fn waiter(watch: Watch<'_>) -> Waiter {
     }
 }
 
-/// The kernel does not have a thread sleep on several words: it is too old, or forbidden to, or out
-/// of memory.
+/// The error that the kernel does not let a thread sleep on several words: it is too old, a sandbox
+/// forbids it, or there is no memory.
 #[derive(Debug)]
 struct WaitRefused;
 
@@ -184,10 +183,11 @@ fn has_changed(watch: &Watch<'_>) -> bool {
     watch.word.load(Acquire) != watch.expected
 }
 
-/// Sleeps until one of the words has another value or is woken, at most `until` a time of the
-/// monotonic clock.
+/// Sleeps until one of the words has another value or is woken, or until the monotonic clock
+/// reaches `until`.
 fn sleep_at(waiters: &[Waiter], until: Option<&libc::timespec>) -> Result<Wake, WaitRefused> {
-    // SAFETY: so many entries, each the address of a live, aligned u32; the time is null or live.
+    // SAFETY: `waiters` has this many entries, each with the address of a live, aligned u32. The
+    // time is null or live.
     let r = unsafe {
         libc::syscall(
             libc::SYS_futex_waitv,
@@ -208,7 +208,7 @@ fn sleep_at(waiters: &[Waiter], until: Option<&libc::timespec>) -> Result<Wake, 
     }
 }
 
-/// Wakes everybody who sleeps on a word that is no wait word.
+/// Wakes all sleepers of a word that has no `Parker`.
 pub(crate) fn wake_all(word: &AtomicU32) {
     Parker::default().unpark(word, u32::MAX);
 }

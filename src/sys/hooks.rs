@@ -1,17 +1,18 @@
-//! Named points in the source at which tests stop, kill, hold or delay a process.
+//! Named points in the source, at which tests can stop, kill, hold or delay a process.
 //!
-//! Built only under `--cfg outlast_hooks`; elsewhere `no_hooks.rs` takes its place. The plan lies
-//! in plain atomics: a forked child inherits it, and no lock can be left held across a fork.
+//! This module is built only with `--cfg outlast_hooks`. Other builds have `no_hooks.rs` instead.
+//! The plan lies in atomics. So a forked child inherits it, and no lock can stay held across a
+//! fork.
 //!
-//! In this build the bounded second looks (the doze of a sleeper, the sentinel's look once a
-//! second, the heartbeat of a pipe) are off until a test switches them on, so that they hide no
-//! lost wake.
+//! In this build the second looks are off until a test switches them on, so that they hide no lost
+//! wake. These are the bounded sleep before a long one, the check of a sentinel once a second, and
+//! the heartbeat of a pipe.
 #![expect(unsafe_code, reason = "a system call")]
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::Duration;
 
-/// What a process does at a point.
+/// What a process does at a named point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// The process stops, as by `SIGSTOP`, until it is continued.
@@ -20,7 +21,7 @@ pub enum Action {
     Kill,
     /// The calling thread waits there until the plan no longer names the point.
     Hold,
-    /// The calling thread sleeps that many microseconds.
+    /// The calling thread sleeps for this number of microseconds.
     Nap(u32),
 }
 
@@ -47,12 +48,12 @@ static PLAN: [Entry; ENTRIES] = [const {
     }
 }; ENTRIES];
 static SECOND_LOOKS: AtomicBool = AtomicBool::new(false);
-/// At which visits of any point a thread naps: one in so many, or never if 0.
+/// A thread naps at one visit in this number, at any point. 0 switches naps off.
 static ONE_IN: AtomicU32 = AtomicU32::new(0);
-/// How long, at most, in microseconds.
+/// The longest nap, in microseconds.
 static NAP: AtomicU32 = AtomicU32::new(0);
 
-/// Has this process, and children that it forks later, do `action` at every visit of `point`.
+/// Makes this process, and children that it forks later, do `action` at every visit of `point`.
 ///
 /// # Panics
 /// If the plan names too many points.
@@ -60,7 +61,7 @@ pub fn plan(point: &str, action: Action) {
     plan_after(point, 0, action);
 }
 
-/// The same, from the visit on that follows `passes` others.
+/// Like [`plan`], but the first `passes` visits do nothing.
 ///
 /// # Panics
 /// If the plan names too many points.
@@ -76,26 +77,26 @@ pub fn plan_after(point: &str, passes: u32, action: Action) {
     entry.point.store(name, Release);
 }
 
-/// Takes every point out of the plan: threads that are held go on.
+/// Removes every point from the plan. Threads that are held continue.
 pub fn clear() {
     PLAN.iter().for_each(|entry| entry.point.store(0, Release));
     ONE_IN.store(0, Relaxed);
 }
 
-/// How often this process has come to `point` since it is in the plan.
+/// Returns how often this process has visited `point` since the point was planned.
 #[must_use]
 pub fn visits(point: &str) -> u32 {
     entry(hash(point)).map_or(0, |entry| entry.visits.load(Relaxed))
 }
 
-/// Has threads of this process, and of children that it forks later, sleep at one visit in `one_in`
-/// of any point, for `most` microseconds at most.
+/// Makes threads of this process, and of children that it forks later, sleep for up to `most`
+/// microseconds at one visit in `one_in` of any point.
 pub fn nap_at_random(one_in: u32, most: u32) {
     NAP.store(most, Relaxed);
     ONE_IN.store(one_in, Relaxed);
 }
 
-/// Switches the bounded second looks of this process, and of children that it forks later.
+/// Switches the second looks of this process, and of children that it forks later, on or off.
 pub fn set_second_looks(on: bool) {
     SECOND_LOOKS.store(on, Relaxed);
 }
@@ -115,7 +116,7 @@ pub(crate) fn pause(point: &'static str) {
     }
 }
 
-/// The length of a bounded second look: endless unless a test has switched them on.
+/// Returns the length of the sleep before a second look. Without second looks, it is an hour.
 pub(crate) fn second_look(length: Duration) -> Duration {
     if SECOND_LOOKS.load(Relaxed) { length } else { Duration::from_secs(3_600) }
 }
@@ -139,8 +140,8 @@ fn act(action: Action, point: &'static str) {
     }
 }
 
-/// Sends the signal to the calling thread, so that it takes effect before this returns; it is for
-/// the whole process.
+/// Sends the signal, which concerns the whole process, to the calling thread. So it takes effect
+/// before this function returns.
 fn signal_this_process(signal: i32) {
     let (pid, tid) = (std::process::id(), super::thread::id());
     // SAFETY: takes no pointers.
@@ -171,7 +172,7 @@ fn hash(point: &str) -> u64 {
     point.bytes().fold(0xcbf2_9ce4_8422_2325, mix).max(1)
 }
 
-/// A number that differs from call to call and from process to process.
+/// Returns a number that differs from call to call and from process to process.
 fn random() -> u64 {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let call = CALLS.fetch_add(0x9e37_79b9_7f4a_7c15, Relaxed);

@@ -1,22 +1,23 @@
-//! The operating system, and nothing else: the only place that names `libc`.
+//! Access to the operating system. Only this module uses `libc`.
 //!
-//! Parking on a word is the contract that backends share. A backend is one file that defines
-//! `Parker`, which lies beside the word, with five operations:
+//! A *backend* is how threads sleep on a word and wake each other. Each backend is one file that
+//! defines a `Parker`, which lies beside the word. It has five operations:
 //!
-//! - `place()`: makes it usable where it lies, from any bytes.
-//! - `park(&word, expected, deadline) -> Wake`: returns at once unless `word == expected`; may
-//!   return for no reason.
-//! - `unpark(&word, n) -> usize`: wakes up to `n` threads parked on the word; how many there were.
-//! - `park_any(&word, expected, others)`: the same, without a deadline; returns as well when
-//!   another word changes or is woken, and after a while at the latest. (`wake_all` is the wake for
-//!   words without a `Parker`.)
-//! - `change_and_unpark(&word, &changed, change, n) -> usize`: changes a word, this or another one,
-//!   and wakes, in one step that a kill cannot split.
+//! - `place()` initialises it in place. Any bytes may lie there before.
+//! - `park(&word, expected, deadline) -> Wake` sleeps until the word is woken. It returns
+//!   immediately unless `word == expected`, and may return for no reason.
+//! - `unpark(&word, n) -> usize` wakes up to `n` threads that sleep on the word, and returns their
+//!   number.
+//! - `park_any(&word, expected, others)` sleeps like `park`, without a deadline. It also returns
+//!   when another word changes or is woken, and after a limited time. `wake_all` wakes the sleepers
+//!   of a word without a `Parker`.
+//! - `change_and_unpark(&word, &changed, change, n) -> usize` changes a word, this one or another,
+//!   and wakes the sleepers of this one. A kill cannot come between the two.
 //!
-//! The one for robust futexes has a sixth:
-//! - `park_beside(&word, expected, beside, deadline) -> Wake`: as `park`, and returns at once
-//!   unless the word beside has its value, too. Of that and a `change_and_unpark` of the word
-//!   beside, the one that comes second sees the other.
+//! The backend for robust futexes has a sixth operation:
+//! - `park_beside(&word, expected, beside, deadline) -> Wake` sleeps like `park`. It also returns
+//!   immediately unless the word `beside` has its expected value. It is ordered with each
+//!   `change_and_unpark` that changes `beside`: the later of the two sees the other.
 //!
 //! An unpark that follows a change of the word is never lost.
 
@@ -53,35 +54,35 @@ pub(crate) use parker::{BACKEND, wake_all};
 #[cfg(not(outlast_loom))]
 pub(crate) use thread::{cpus, process_of};
 
-/// The model's threads take turns.
+/// Returns 1: the threads of the model take turns.
 #[cfg(outlast_loom)]
 pub(crate) fn cpus() -> usize {
     1
 }
 
-/// The model's threads have no process.
+/// Returns `None`: the threads of the model have no process.
 #[cfg(outlast_loom)]
 pub(crate) fn process_of(_tid: u32) -> Option<(u32, Option<String>)> {
     None
 }
 
-/// A word, and the value at which to sleep on it.
+/// A word, and the value at which a thread sleeps on it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Watch<'a> {
     pub(crate) word: &'a crate::sync::atomic::AtomicU32,
     pub(crate) expected: u32,
 }
 
-/// Why `park` came back.
+/// Why `park` returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
-    /// Woken, or the word had another value, or a signal handler ran, or no reason at all.
+    /// The thread was woken, the word had another value, a signal handler ran, or for no reason.
     Woken,
     /// The deadline passed.
     TimedOut,
 }
 
-/// What `change_and_unpark` does to the word.
+/// How `change_and_unpark` changes the word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// Stores zero.

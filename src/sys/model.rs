@@ -1,4 +1,4 @@
-//! What loom runs instead of a kernel: a queue of sleepers for each word, and a model of time.
+//! The backend of the model: a queue of sleepers for each word, and a model of time.
 use super::{Change, Wake, Watch};
 use crate::deadline::Deadline;
 use crate::sync::atomic::AtomicU32;
@@ -7,14 +7,14 @@ use loom::sync::{Mutex, MutexGuard};
 use loom::thread::{Thread, current, park, yield_now};
 use std::collections::VecDeque;
 
-/// The sleepers of one word, longest asleep first.
+/// The sleepers of one word. The first one has slept longest.
 #[derive(Debug)]
 pub(crate) struct Parker(Mutex<VecDeque<Sleeper>>);
 
 #[derive(Debug)]
 struct Sleeper {
     thread: Thread,
-    /// It has a deadline, and sleeps without blocking.
+    /// Whether the sleeper has a deadline. If so, its thread does not block in loom.
     timed: bool,
 }
 
@@ -56,8 +56,8 @@ impl Parker {
             park();
             return Wake::Woken;
         }
-        // Loom keeps no clock: the deadline passes at any moment from now on, and among what others
-        // may do before that is to wake this thread.
+        // Loom has no clock. The deadline may pass at any moment from now on. Before it does, other
+        // threads may run, and one of them may wake this thread.
         yield_now();
         let mut sleepers = self.sleepers();
         match sleepers.iter().position(|sleeper| sleeper.thread.id() == id) {
@@ -92,7 +92,7 @@ impl Parker {
         Self::wake(sleepers, n)
     }
 
-    /// Wakes up to `n` sleepers, and cannot be killed.
+    /// Wakes up to `n` sleepers, without a point at which the thread can be killed.
     pub(crate) fn wake_for_kernel(&self, n: u32) -> usize {
         Self::wake(self.sleepers(), n)
     }

@@ -1,11 +1,11 @@
-//! Ordinary builds: the named points of `hooks.rs` compile to nothing.
+//! The named points of `hooks.rs` in ordinary builds, where they compile to nothing.
 use std::time::Duration;
 
 /// A point at which tests can stop, kill or delay this process.
 #[inline(always)]
 pub(crate) fn pause(_point: &'static str) {}
 
-/// The length of a bounded second look, which only tests change.
+/// Returns the length of the sleep before a second look, which only tests change.
 #[inline(always)]
 pub(crate) fn second_look(length: Duration) -> Duration {
     length

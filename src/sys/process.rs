@@ -1,5 +1,5 @@
-//! Starting, watching and ending processes, the sockets between them, and what is too large for
-//! those.
+//! Starting, watching and ending processes, the sockets between them, and sealed files for messages
+//! that are too large for a socket.
 #![expect(unsafe_code, reason = "system calls")]
 use super::file::{add_seals, result, seals, uninterrupted};
 use crate::deadline::Deadline;
@@ -9,22 +9,22 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-/// Errors and signals by their names, for files that do not name `libc`.
+/// Errors and signals, for modules that may not use `libc`.
 pub(crate) use libc::{EMFILE, ESRCH, SIGKILL, SIGTERM};
 
-/// What the kernel passes in one message.
+/// The greatest number of descriptors that the kernel passes in one message.
 pub(crate) const MOST_DESCRIPTORS: usize = 253;
 const CONTROL: usize = 2048;
 
-/// A descriptor that the kernel has just given.
+/// Converts a descriptor that the kernel has just returned.
 fn owned(returned: libc::c_long) -> io::Result<OwnedFd> {
     let number = c_int::try_from(returned).map_err(io::Error::other)?;
     let number = result(number)?;
-    // SAFETY: just opened, and nobody else knows of it.
+    // SAFETY: the descriptor has just been opened, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Two connected sockets that keep messages apart, closed at `exec`.
+/// Creates two connected sockets that keep message boundaries. `exec` closes them.
 pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut pair = [0; 2];
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
@@ -33,12 +33,12 @@ pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((owned(pair[0].into())?, owned(pair[1].into())?))
 }
 
-/// Memory for descriptors that go with a message, aligned for `cmsghdr`.
+/// Memory for the descriptors of a message, aligned for `cmsghdr`.
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
 
 fn header(iov: &mut libc::iovec, control: &mut Control, length: usize) -> libc::msghdr {
-    // SAFETY: plain numbers and pointers, for which zero will do.
+    // SAFETY: the struct has only numbers and pointers, which may be zero.
     let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
     message.msg_iov = iov;
     message.msg_iovlen = 1;
@@ -49,7 +49,7 @@ fn header(iov: &mut libc::iovec, control: &mut Control, length: usize) -> libc::
     message
 }
 
-/// Sends one message, with copies of `descriptors`. Waits for room if `wait` says so.
+/// Sends one message with copies of `descriptors`. If `wait` is set, waits until there is room.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
@@ -80,21 +80,21 @@ pub(crate) fn send(
         unsafe { first.write(head) };
         // SAFETY: the data of the first header.
         let data = unsafe { libc::CMSG_DATA(first) };
-        // SAFETY: at most 253 numbers, for which the block has room behind the header.
+        // SAFETY: at most 253 numbers, for which the block has room after the header.
         unsafe { data.copy_from_nonoverlapping(numbers.as_ptr().cast(), payload as usize) };
     }
     let flags = libc::MSG_NOSIGNAL | if wait { 0 } else { libc::MSG_DONTWAIT };
-    // SAFETY: all that the message points to lives.
+    // SAFETY: everything that the message points to is alive.
     uninterrupted(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })?;
     Ok(())
 }
 
-/// Takes one message, of which `buffer` takes as much as it can, and its descriptors; 0 bytes are
-/// the end.
+/// Receives one message, or its first part if `buffer` is shorter, and its descriptors. Returns 0
+/// at the end of the connection.
 ///
-/// If this process has no room for all descriptors, the call fails with `EMFILE` and the message
-/// stays. The kernel drops the descriptors of a message that is taken without room for them, so
-/// each message is looked at first. The socket must have no other reader meanwhile.
+/// If this process cannot have so many descriptors, the call fails with `EMFILE` and the message
+/// stays. The kernel would drop the descriptors of such a message, so each message is peeked at
+/// first. The socket must have no other reader during the call.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -113,8 +113,9 @@ pub(crate) fn receive(
     Ok(length)
 }
 
-/// Takes the message for which [`receive`] had no room. Returns its first descriptor, or `EMFILE`
-/// if there is no room for that one either. The outer error means that nothing was taken.
+/// Receives a message for which [`receive`] has failed with `EMFILE`. Returns its first descriptor,
+/// or `EMFILE` if there is no room even for that one. The outer error means that nothing was
+/// received.
 pub(crate) fn receive_first(socket: BorrowedFd<'_>) -> io::Result<io::Result<OwnedFd>> {
     let mut descriptors = Vec::new();
     receive_what_fits(socket, &mut [0], &mut descriptors, libc::MSG_DONTWAIT)?;
@@ -122,7 +123,7 @@ pub(crate) fn receive_first(socket: BorrowedFd<'_>) -> io::Result<io::Result<Own
     Ok(first.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE)))
 }
 
-/// Takes the message that was looked at, without its descriptors.
+/// Removes the message that was peeked at.
 fn drop_message(socket: BorrowedFd<'_>) -> io::Result<()> {
     let mut byte = 0_u8;
     let flags = libc::MSG_DONTWAIT;
@@ -131,8 +132,9 @@ fn drop_message(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Repeats a call that reports, once, that the other end was closed with messages unread. What the
-/// other end had sent before comes after that report.
+/// Calls a function, and repeats the call after `ECONNRESET`. The kernel reports once that the
+/// other end was closed with unread messages. The messages that the other end had sent come after
+/// this report.
 fn past_reset(mut call: impl FnMut() -> isize) -> io::Result<isize> {
     match uninterrupted(&mut call) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => uninterrupted(call),
@@ -140,7 +142,7 @@ fn past_reset(mut call: impl FnMut() -> isize) -> io::Result<isize> {
     }
 }
 
-/// The length of a message, and whether there was room for all its descriptors.
+/// Receives a message. Returns its length, and whether there was room for all its descriptors.
 fn receive_what_fits(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -152,7 +154,7 @@ fn receive_what_fits(
     let mut message = header(&mut iov, &mut control, CONTROL);
     let flags = flags | libc::MSG_CMSG_CLOEXEC;
     let received = past_reset(|| {
-        // SAFETY: all that the message points to lives.
+        // SAFETY: everything that the message points to is alive.
         unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) }
     })?;
     // SAFETY: the kernel has filled the control block in.
@@ -180,7 +182,8 @@ fn receive_what_fits(
     Ok((length, message.msg_flags & libc::MSG_CTRUNC == 0))
 }
 
-/// Sleeps until one of the descriptors has something to read, or has ended; which of them do.
+/// Sleeps until one of the descriptors can be read or has ended. Returns for each of them whether
+/// it is so.
 pub(crate) fn poll(watched: &[BorrowedFd<'_>], deadline: Deadline) -> io::Result<Vec<bool>> {
     let mut polled: Vec<libc::pollfd> = watched
         .iter()
@@ -188,28 +191,28 @@ pub(crate) fn poll(watched: &[BorrowedFd<'_>], deadline: Deadline) -> io::Result
         .collect();
     let count = libc::nfds_t::try_from(polled.len()).map_err(io::Error::other)?;
     uninterrupted(|| {
-        // Rounded up, so that the deadline has passed when it comes back.
+        // Rounded up, so that the deadline has passed when the call returns.
         let left = deadline
             .remaining()
             .map(|left| c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX));
-        // SAFETY: so many entries lie there.
+        // SAFETY: the vector has this many entries.
         unsafe { libc::poll(polled.as_mut_ptr(), count, left.unwrap_or(-1)) }
     })?;
     Ok(polled.iter().map(|entry| entry.revents != 0).collect())
 }
 
-/// Copies the calling process, with the calling thread only. 0 in the copy, whose pid goes to the
-/// caller.
+/// Forks the calling process. The child has the calling thread only. Returns 0 in the child, and
+/// the id of the child in the parent.
 ///
 /// # Safety
-/// If the process has other threads, the copy must not need what they may just have locked.
+/// If the process has other threads, the child must not need anything that they may have locked.
 pub(crate) unsafe fn fork() -> io::Result<u32> {
     // SAFETY: the caller's promise.
     let pid = result(unsafe { libc::fork() })?;
     u32::try_from(pid).map_err(io::Error::other)
 }
 
-/// Ends this process without anything that is registered to happen then.
+/// Ends this process without its exit handlers.
 pub(crate) fn exit_now(code: c_int) -> ! {
     // SAFETY: ends this process.
     unsafe { libc::_exit(code) }
@@ -222,22 +225,22 @@ fn number(pid: u32) -> io::Result<libc::pid_t> {
     }
 }
 
-/// A descriptor that stands for the process, and can be read once that has ended.
+/// Returns a descriptor of the process (a pidfd), which can be read once the process has ended.
 pub(crate) fn watch_process(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: takes no pointers. Such a descriptor is closed at `exec`.
+    // SAFETY: takes no pointers. `exec` closes such a descriptor.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, number(pid)?, 0) })
 }
 
-/// Sends the process a signal, if it has not been reaped.
+/// Sends a signal to the process, if it has not been reaped.
 pub(crate) fn signal(process: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
     let no_info = core::ptr::null::<c_void>();
     let call = libc::SYS_pidfd_send_signal;
-    // SAFETY: null is allowed where the kernel is to fill the information in.
+    // SAFETY: null is allowed, and makes the kernel fill in the information.
     result(unsafe { libc::syscall(call, process.as_raw_fd(), signal, no_info, 0) })?;
     Ok(())
 }
 
-/// Waits for a child that ends, and has the kernel forget it.
+/// Waits until a child ends, and reaps it.
 pub(crate) fn reap(pid: u32) -> io::Result<ExitStatus> {
     let pid = number(pid)?;
     let mut status = 0;
@@ -246,7 +249,7 @@ pub(crate) fn reap(pid: u32) -> io::Result<ExitStatus> {
     Ok(ExitStatus::from_raw(status))
 }
 
-/// Waits for the child that `handle` stands for, and has the kernel forget it.
+/// Waits until the child of this descriptor ends, and reaps it.
 pub(crate) fn reap_by(handle: BorrowedFd<'_>) -> io::Result<()> {
     let number = libc::id_t::try_from(handle.as_raw_fd()).map_err(io::Error::other)?;
     let mut info = core::mem::MaybeUninit::<libc::siginfo_t>::uninit();
@@ -265,8 +268,8 @@ pub(crate) fn kill_child(pid: u32) {
     }
 }
 
-/// Has the kernel kill this process when its parent ends, which was `parent`. If that is too late,
-/// it ends now.
+/// Makes the kernel kill this process when its parent, the process `parent`, ends. If the parent
+/// has ended already, this process ends immediately.
 pub(crate) fn die_with(parent: u32) {
     // SAFETY: takes no pointers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
@@ -275,9 +278,9 @@ pub(crate) fn die_with(parent: u32) {
     }
 }
 
-/// Puts this process into a process group of its own: signals of the terminal are not for it.
+/// Puts this process into a process group of its own. So it gets no signals of the terminal.
 pub(crate) fn own_group() {
-    // SAFETY: takes no pointers. It can only fail for one that has a group of its own.
+    // SAFETY: takes no pointers. It can only fail if the process has a group of its own already.
     unsafe { libc::setpgid(0, 0) };
 }
 
@@ -290,7 +293,8 @@ pub(crate) fn kill_group(leader: u32) {
     }
 }
 
-/// Limits this process's private memory: its heap, its private mappings and its threads' stacks.
+/// Limits the private memory of this process: its heap, its private mappings and the stacks of its
+/// threads.
 pub(crate) fn limit_memory(bytes: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
     // SAFETY: reads the live structure.
@@ -298,7 +302,7 @@ pub(crate) fn limit_memory(bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The usual name of a signal, or its number.
+/// Returns the usual name of a signal, or its number.
 pub(crate) fn signal_name(signal: c_int) -> String {
     let name = match signal {
         libc::SIGHUP => "SIGHUP",
@@ -326,18 +330,18 @@ pub(crate) fn signal_name(signal: c_int) -> String {
 
 /// Puts this process into a session of its own, without a terminal.
 pub(crate) fn own_session() {
-    // SAFETY: takes nothing. It can only fail for one that leads a group, and that is a new
-    // process.
+    // SAFETY: takes no arguments. It can only fail for the leader of a group, and a new process is
+    // none.
     unsafe { libc::setsid() };
 }
 
-/// Writes out what the C library holds back for its streams.
+/// Flushes the streams of the C library.
 pub(crate) fn flush_streams() {
-    // SAFETY: null stands for all streams.
+    // SAFETY: null means all streams.
     unsafe { libc::fflush(core::ptr::null_mut()) };
 }
 
-/// Has standard input read nothing.
+/// Replaces standard input by an empty file.
 pub(crate) fn no_input() -> io::Result<()> {
     let null = std::fs::File::open("/dev/null")?;
     // SAFETY: takes no pointers.
@@ -345,13 +349,13 @@ pub(crate) fn no_input() -> io::Result<()> {
     Ok(())
 }
 
-/// Has the kernel keep the statuses of children for who asks, as is usual.
+/// Makes the kernel keep the exit statuses of children, which is the default.
 pub(crate) fn keep_statuses() {
-    // SAFETY: the usual action is no function.
+    // SAFETY: the default action is no function.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// The code that `address` lies in, as it was loaded from a file: its start and its length. `None`
+/// Returns the start and the length of the code segment of a file that `address` lies in, or `None`
 /// if it lies in none.
 pub(crate) fn code_around(address: usize) -> Option<(usize, usize)> {
     struct Search {
@@ -363,14 +367,14 @@ pub(crate) fn code_around(address: usize) -> Option<(usize, usize)> {
         _size: usize,
         search: *mut c_void,
     ) -> c_int {
-        // SAFETY: what `dl_iterate_phdr` was given below, alive during the call.
+        // SAFETY: the variable that `dl_iterate_phdr` gets below, which is alive during the call.
         let search = unsafe { &mut *search.cast::<Search>() };
         // SAFETY: valid during the callback.
         let info = unsafe { &*info };
         for i in 0..usize::from(info.dlpi_phnum) {
-            // SAFETY: the object has so many headers.
+            // SAFETY: the object has this many headers.
             let head = unsafe { info.dlpi_phdr.add(i) };
-            // SAFETY: as above; they stay as long as the object is loaded.
+            // SAFETY: as above. The headers stay as long as the object is loaded.
             let head = unsafe { &*head };
             let code = head.p_type == libc::PT_LOAD && head.p_flags & libc::PF_X != 0;
             let whole = |number: u64| usize::try_from(number).unwrap_or(0);
@@ -389,22 +393,23 @@ pub(crate) fn code_around(address: usize) -> Option<(usize, usize)> {
     search.found
 }
 
-/// Names the calling thread, which is what tools show for a process of one thread.
+/// Sets the name of the calling thread. For a process with one thread, tools show it as the name of
+/// the process.
 pub(crate) fn name_thread(name: &CStr) {
     // SAFETY: reads the string.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
-/// Memory sealed with all of them never changes.
+/// A file with all these seals never changes.
 const FROZEN: c_int =
     libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
 
-/// Fixes for ever what a file in memory holds, which nobody may have mapped to write to.
+/// Seals the content of a file in memory. No process may have it mapped for writing.
 pub(crate) fn freeze(fd: BorrowedFd<'_>) -> io::Result<()> {
     add_seals(fd, FROZEN)
 }
 
-/// Whether what the file holds is fixed for ever.
+/// Returns whether the content of the file is sealed.
 pub(crate) fn is_frozen(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(seals(fd)?.is_some_and(|seals| seals & FROZEN == FROZEN))
 }

@@ -1,17 +1,21 @@
-//! Sleeping by process-shared objects of POSIX: a robust mutex and a semaphore beside each word.
+//! The backend for process-shared POSIX objects: a robust mutex and a semaphore beside each word.
 //!
-//! Never a `pthread_cond_t`: once a process that waited on it was killed, the next signal blocks
-//! for ever.
+//! It does not use `pthread_cond_t`. If a process that waits on one is killed, the next signal
+//! blocks for ever.
 //!
 //! # State
-//! The mutex guards the number of those who are `asleep` on the semaphore. A sleeper compares the
-//! word under the mutex and counts itself; who wakes takes as many off the count as it posts.
+//! The mutex guards `asleep`, the number of threads that sleep on the semaphore. A sleeper locks
+//! the mutex, compares the word and counts itself. A thread that wakes others subtracts the number
+//! of its posts from the count.
 //!
 //! # What is weaker than futexes
-//! A sleeper that was killed stays counted, and one post too many is made. A kill may come between
-//! the change of a word and its posts. And a post may be taken by one who came later: it is passed
-//! on, but not for ever. So the count is a hint, and every sleeper looks again after [`SLICE`] at
-//! the latest: a lost wake is a late one.
+//! - A sleeper that is killed stays in the count, and one post too many is made.
+//! - A kill may come between the change of a word and its posts.
+//! - A thread that came later may take a post. It passes the post on, but only a limited number of
+//!   times.
+//!
+//! So the count is only a hint. Every sleeper checks its word again after at most [`SLICE`], so a
+//! lost wake is a late wake.
 //!
 //! Sources: POSIX.1-2024, which has the calls with a choice of clock that the GNU C library 2.30
 //! brought.
@@ -25,12 +29,12 @@ use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use core::time::Duration;
 
-/// What the header of a segment calls this backend.
+/// The number of this backend in the header of a segment.
 pub(crate) const BACKEND: u32 = 2;
 
-/// The same for one who watches over words that nobody wakes it for.
+/// The longest sleep of a thread that watches words for which no thread wakes it.
 const WATCH: Duration = Duration::from_millis(50);
-/// As many posts at once are no sign of damage.
+/// The greatest number of posts at a time. A damaged count may be greater.
 const MOST_POSTS: u32 = 1 << 16;
 
 /// The sleepers of one word.
@@ -39,7 +43,7 @@ pub(crate) struct Parker {
     mutex: Mutex,
     semaphore: UnsafeCell<libc::sem_t>,
     asleep: AtomicU32,
-    /// How often a post may still be passed on by one who was not meant.
+    /// How often a thread that came later may still pass a post on.
     forwards: AtomicU32,
 }
 
@@ -72,7 +76,7 @@ impl Parker {
         self.mutex.place();
         self.asleep.store(0, Relaxed);
         self.forwards.store(0, Relaxed);
-        // SAFETY: the memory is a semaphore's, and nobody uses it yet.
+        // SAFETY: the memory is that of a semaphore, and no thread uses it yet.
         self.semaphore.with_mut(|semaphore| unsafe { libc::sem_init(semaphore, 1, 0) });
     }
 
@@ -102,7 +106,7 @@ impl Parker {
         let _held = self.mutex.lock();
         // SAFETY: initialised by `place`.
         if self.semaphore.with_mut(|semaphore| unsafe { libc::sem_trywait(semaphore) }) == 0 {
-            return Wake::Woken; // whoever posted it has taken us off the count
+            return Wake::Woken; // the thread that posted has subtracted this one from the count
         }
         let asleep = self.asleep.load(Relaxed);
         self.asleep.store(asleep.saturating_sub(1), Relaxed);
@@ -116,8 +120,8 @@ impl Parker {
         }
     }
 
-    /// Passes a post on that was meant for one who fell asleep before: the word has not changed
-    /// since we did.
+    /// Passes on a post for a thread that fell asleep earlier: the word has not changed since this
+    /// thread fell asleep.
     #[cold]
     fn forward(&self) {
         let held = self.mutex.lock();
@@ -152,7 +156,7 @@ impl Parker {
         self.wake(n)
     }
 
-    /// Under the mutex.
+    /// Wakes up to `n` sleepers. The caller holds the mutex.
     fn wake(&self, n: u32) -> usize {
         let asleep = self.asleep.load(Relaxed);
         let woken = n.min(asleep).min(MOST_POSTS);
@@ -164,14 +168,15 @@ impl Parker {
 
     fn post(&self, n: u32) {
         for _ in 0..n {
-            // SAFETY: initialised by `place`. That it counts no higher is no loss: nobody is asleep
-            // then.
+            // SAFETY: initialised by `place`. If the count of the semaphore is full, no thread is
+            // asleep on it.
             self.semaphore.with_mut(|semaphore| unsafe { libc::sem_post(semaphore) });
         }
     }
 }
 
-/// Nobody can sleep on a word without a `Parker`: it is looked at now and then.
+/// Does nothing: no thread sleeps on a word without a `Parker`. Threads check such a word from time
+/// to time.
 pub(crate) fn wake_all(_word: &AtomicU32) {}
 
 unsafe extern "C" {

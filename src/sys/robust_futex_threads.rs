@@ -1,25 +1,24 @@
-//! What the threads of this process have in their robust lists, told to a thread that unmaps
-//! memory.
+//! The entries in the robust lists of all threads of this process, for a thread that unmaps memory.
 //!
-//! Memory may go only if no thread has an entry there: a thread would write to the links of that
-//! entry, and the kernel would follow them when the thread ends. (A guard that was forgotten is
-//! such an entry, and so is a token.) Memory that goes must be left in no `pending` field either:
-//! when such a thread ends, the kernel looks at that address once more, and would change a number
-//! there that equals the thread's id.
+//! Memory may be unmapped only if no thread has an entry there. Otherwise a thread would write to
+//! the links of that entry, and the kernel would follow them when the thread ends. A forgotten
+//! guard and a token are such entries. The memory must be in no `pending` field either: when such a
+//! thread ends, the kernel reads that address, and would change a number there that equals the id
+//! of the thread.
 //!
-//! Another thread's entries in this memory cannot change meanwhile: nobody uses the memory any
-//! more. Its entries elsewhere can.
+//! While a thread unmaps memory, the entries of other threads in it do not change, because nothing
+//! uses the memory any more. Their entries in other memory can change.
 //!
 //! # State
-//! A *place* for each thread, in a list that only grows. A place is used again once its thread is
-//! gone.
+//! There is a *record* for each thread, in a list that only grows. A record is reused once its
+//! thread has ended.
 //!
 //! | `tid` | `living` | meaning |
 //! |---|---|---|
-//! | a thread's id | there | of a thread that has not begun to end: it waits for the place's lock before it does |
-//! | a thread's id | none | of a thread that is ending, or is gone. Until it is gone, what is in `held` is in its list |
+//! | id of a thread | `Some` | the thread has not begun to end. It takes the lock of the record before it does |
+//! | id of a thread | `None` | the thread is ending, or has ended. Until it has ended, the entries in `held` are in its list |
 //!
-//! The locks of other threads may stay locked in the child of a fork, which therefore begins a new
+//! In the child of a fork, the locks of other threads may stay locked. So the child begins a new
 //! list.
 use super::{Head, Held, MAX_HELD, UNLISTED};
 use crate::sync::atomic::AtomicUsize;
@@ -29,13 +28,13 @@ use core::cell::Cell;
 use core::ptr::{from_ref, with_exposed_provenance};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-struct Place {
+struct ThreadRecord {
     owner: Mutex<Owner>,
-    /// What the owner has listed, oldest first. Written by the owner.
+    /// The entries that the owner has listed, oldest first. Written by the owner.
     held: Held,
     /// The length of the list in `held`, for other threads. Written by the owner.
     len: AtomicUsize,
-    /// The address of the place that was made before this one, or 0.
+    /// The address of the record that was made before this one, or 0.
     next: AtomicUsize,
 }
 
@@ -44,48 +43,49 @@ struct Owner {
     living: Option<Living>,
 }
 
-/// Where a thread keeps what goes when it ends.
+/// The addresses of a thread's own variables, which are valid until the thread ends.
 struct Living {
-    /// The address of its robust list's head.
+    /// The address of the head of its robust list.
     head: usize,
     /// The address of its `UNLISTED`.
     unlisted: usize,
 }
 
-/// The address of the place that was made last.
-static PLACES: AtomicUsize = AtomicUsize::new(0);
+/// The address of the record that was made last.
+static RECORDS: AtomicUsize = AtomicUsize::new(0);
 
-/// Says that the thread is ending, when its variables are dropped. Later its locks are listed at
-/// once.
+/// Notes that the thread is ending, when it is dropped with the variables of the thread. From then
+/// on the locks of the thread enter the list immediately.
 struct Leaver;
 
 thread_local! {
     static LEAVER: Leaver = const { Leaver };
-    static PLACE: Cell<Option<&'static Place>> = const { Cell::new(None) };
+    static RECORD: Cell<Option<&'static ThreadRecord>> = const { Cell::new(None) };
     static ENDING: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Living {
     fn pending(&self) -> &AtomicUsize {
-        // SAFETY: the head of a thread that does not end before the place's lock is given up.
+        // SAFETY: the head of a thread that does not end before the lock of the record is released.
         unsafe { &(*with_exposed_provenance::<Head>(self.head)).pending }
     }
 
     fn unlisted(&self) -> usize {
-        // SAFETY: a variable of a thread that does not end before the place's lock is given up.
+        // SAFETY: a variable of a thread that does not end before the lock of the record is
+        // released.
         unsafe { &*with_exposed_provenance::<AtomicUsize>(self.unlisted) }.load(Acquire)
     }
 }
 
-impl Place {
+impl ThreadRecord {
     fn owner(&self) -> MutexGuard<'_, Owner> {
         self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the thread `tid` has the place from here on.
+    /// Makes the thread `tid` the owner, if the owner has ended. Returns whether it did.
     fn take(&self, tid: u32, living: &mut Option<Living>) -> bool {
         let mut owner = self.owner();
-        // An owner with the id of the calling thread is one that is gone.
+        // An owner with the id of the calling thread has ended.
         if owner.living.is_some() || owner.tid != tid && is_ours(owner.tid) {
             return false;
         }
@@ -94,12 +94,12 @@ impl Place {
         true
     }
 
-    /// Whether the owner has an entry for which `within` says yes.
+    /// Returns whether the owner has an entry for which `within` returns `true`.
     fn has(&self, within: impl Fn(usize) -> bool) -> bool {
         let owner = self.owner();
-        // The unlisted entry first: it may move to the list meanwhile.
+        // The unlisted entry is read first, because it may move to the list at the same time.
         let unlisted = owner.living.as_ref().is_some_and(|living| within(living.unlisted()));
-        // From the end, as it was once the entry was there: entries move towards the beginning.
+        // The list is read from its end, because entries move towards its beginning.
         let listed = || {
             let held = &self.held[..self.len.load(Acquire)];
             held.iter().rev().any(|entry| within(entry.load(Acquire)))
@@ -108,15 +108,15 @@ impl Place {
     }
 }
 
-fn places() -> impl Iterator<Item = &'static Place> {
-    let place = |at: &AtomicUsize| {
-        // SAFETY: null, or what `add` leaked before it published its address.
-        unsafe { with_exposed_provenance::<Place>(at.load(Acquire)).as_ref::<'static>() }
+fn records() -> impl Iterator<Item = &'static ThreadRecord> {
+    let record = |at: &AtomicUsize| {
+        // SAFETY: the address is null, or that of a record that `add` has leaked.
+        unsafe { with_exposed_provenance::<ThreadRecord>(at.load(Acquire)).as_ref::<'static>() }
     };
-    core::iter::successors(place(&PLACES), move |before| place(&before.next))
+    core::iter::successors(record(&RECORDS), move |before| record(&before.next))
 }
 
-/// Enters the calling thread, which has this head and id.
+/// Enters the calling thread, which has this head and this id.
 pub(super) fn enter(head: *const Head, tid: u32) {
     let unlisted = UNLISTED.with(|entry| from_ref(entry).expose_provenance());
     let mut living = Some(Living { head: head.expose_provenance(), unlisted });
@@ -124,59 +124,59 @@ pub(super) fn enter(head: *const Head, tid: u32) {
         ENDING.set(true);
         living = None;
     }
-    let found = places().find(|place| place.take(tid, &mut living));
-    PLACE.set(Some(found.unwrap_or_else(|| add(Owner { tid, living }))));
+    let found = records().find(|record| record.take(tid, &mut living));
+    RECORD.set(Some(found.unwrap_or_else(|| add(Owner { tid, living }))));
 }
 
-/// A new place in the list.
-fn add(owner: Owner) -> &'static Place {
-    let new: &'static Place = Box::leak(Box::new(Place {
+/// Adds a new record to the list.
+fn add(owner: Owner) -> &'static ThreadRecord {
+    let new: &'static ThreadRecord = Box::leak(Box::new(ThreadRecord {
         owner: Mutex::new(owner),
         held: [const { AtomicUsize::new(0) }; MAX_HELD + 1],
         len: AtomicUsize::new(0),
         next: AtomicUsize::new(0),
     }));
-    let mut first = PLACES.load(Relaxed);
+    let mut first = RECORDS.load(Relaxed);
     loop {
         new.next.store(first, Relaxed);
-        match PLACES.compare_exchange(first, from_ref(new).expose_provenance(), AcqRel, Relaxed) {
+        match RECORDS.compare_exchange(first, from_ref(new).expose_provenance(), AcqRel, Relaxed) {
             Ok(_) => return new,
             Err(now) => first = now,
         }
     }
 }
 
-/// What the calling thread has listed, if it is entered.
+/// Returns the entries that the calling thread has listed, if the thread was entered.
 pub(super) fn held() -> Option<&'static Held> {
-    PLACE.get().map(|place| &place.held)
+    RECORD.get().map(|record| &record.held)
 }
 
 /// Tells other threads how many entries the calling thread has listed. A thread that reads the
 /// number sees those entries.
 pub(super) fn publish_len(len: usize) {
-    if let Some(place) = PLACE.get() {
-        place.len.store(len, Release);
+    if let Some(record) = RECORD.get() {
+        record.len.store(len, Release);
     }
 }
 
-/// Whether the calling thread is ending.
+/// Returns whether the calling thread is ending.
 pub(super) fn is_ending() -> bool {
     ENDING.get()
 }
 
-/// Whether a thread has an entry for which `within` says yes.
+/// Returns whether a thread has an entry for which `within` returns `true`.
 pub(super) fn any_has(within: impl Fn(usize) -> bool) -> bool {
-    places().any(|place| place.has(&within))
+    records().any(|record| record.has(&within))
 }
 
-/// Empties the `pending` field of each thread that has an entry there which is `gone`.
+/// Empties the `pending` field of each thread if `gone` returns `true` for the entry in it.
 pub(super) fn forget_pending(gone: impl Fn(usize) -> bool) {
-    for place in places() {
-        let owner = place.owner();
+    for record in records() {
+        let owner = record.owner();
         let Some(living) = &owner.living else { continue };
         let seen = living.pending().load(Relaxed);
         if gone(seen) {
-            // If it fails, the thread is at another lock by now.
+            // If this fails, the thread has announced another lock.
             living.pending().compare_exchange(seen, 0, Relaxed, Relaxed).ok();
         }
     }
@@ -184,17 +184,17 @@ pub(super) fn forget_pending(gone: impl Fn(usize) -> bool) {
 
 impl Drop for Leaver {
     fn drop(&mut self) {
-        let Some(place) = PLACE.get() else { return };
+        let Some(record) = RECORD.get() else { return };
         ENDING.set(true);
         super::retire();
-        place.owner().living = None;
+        record.owner().living = None;
     }
 }
 
-/// To be called in the child of a fork: only the calling thread is there, and it is entered anew at
-/// its next lock.
+/// Resets the list in the child of a fork. Only the calling thread exists there. It is entered
+/// again at its next lock.
 pub(super) fn forget_in_child() {
-    PLACES.store(0, Relaxed);
-    PLACE.set(None);
+    RECORDS.store(0, Relaxed);
+    RECORD.set(None);
     ENDING.set(LEAVER.try_with(|_| ()).is_err());
 }

@@ -1,4 +1,4 @@
-//! The robust list in the model, and what the kernel does with it when a thread dies.
+//! The robust list in the model, and what the kernel of the model does with it when a thread ends.
 #![expect(unsafe_code, reason = "the kernel knows a word by its distance from the links")]
 use super::Parker;
 use crate::error::Fault;
@@ -9,7 +9,7 @@ use core::cell::{Cell, RefCell};
 use core::mem::offset_of;
 use core::ptr;
 
-/// No links, but a place in memory by which the word is known.
+/// A byte whose address identifies the word. The model needs no links.
 #[derive(Debug, Default)]
 pub(crate) struct Links(u8);
 
@@ -19,7 +19,7 @@ impl Links {
     }
 }
 
-/// A robust word as the kernel sees it: laid out like `wait::robust::RobustWord`.
+/// A robust word with the layout of `wait::robust::RobustWord`, as the kernel reads it.
 #[repr(C)]
 struct Node {
     word: Word,
@@ -41,7 +41,7 @@ loom::thread_local! {
     static HELD: RefCell<Vec<usize>> = RefCell::new(Vec::new());
 }
 
-/// Nobody asks for it here.
+/// Does nothing: models do not use eager locks.
 pub(crate) fn set_eager(_eager: bool) {}
 
 /// The calling thread as owner of robust words.
@@ -105,7 +105,7 @@ impl Thread {
     }
 }
 
-/// A number that no other thread of the model has, the same in every run.
+/// Returns the number of the calling thread in the model, which is the same in every run.
 pub(crate) fn id() -> u32 {
     ID.with(|id| *id)
 }
@@ -116,15 +116,15 @@ fn number() -> u32 {
     number.expect("loom shows a thread by its number") + 1
 }
 
-/// What the kernel does when the calling thread has ended.
-pub(crate) fn bury() {
+/// Does what the kernel does when a thread has ended, for the calling thread.
+pub(crate) fn end_thread() {
     const OWNER_DIED: u32 = 1 << 30;
     const WAITERS: u32 = 1 << 31;
     let pending = PENDING.with(Cell::take);
     let held = HELD.with(RefCell::take);
     for entry in held.into_iter().chain((pending != 0).then_some(pending)) {
         let node = ptr::with_exposed_provenance::<Node>(entry - offset_of!(Node, links));
-        // SAFETY: the node of a word in use, laid out as above; it lies in a `Shared` that the
+        // SAFETY: the node of a word in use, with the layout above. It lies in a `Shared` that the
         // model keeps until all its threads have ended.
         let Word { value, parker } = unsafe { &(*node).word };
         let mut seen = value.immortal().load(Acquire);

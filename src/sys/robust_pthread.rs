@@ -1,4 +1,4 @@
-//! A robust process-shared mutex of POSIX, and the calling thread as its owner.
+//! The robust process-shared POSIX mutex, and the calling thread as its owner.
 #![expect(unsafe_code, reason = "calls the C library on addresses")]
 use super::clock::time_after;
 use crate::deadline::Deadline;
@@ -10,36 +10,36 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::time::Duration;
 
-/// How long a sleeper sleeps without a look.
+/// The longest sleep between two checks.
 pub(super) const SLICE: Duration = Duration::from_millis(100);
-/// How many locks a thread may hold; the kernel stops at 2,048 of all kinds.
+/// The number of locks that a thread may hold. The kernel reads at most 2,048 nodes of all kinds.
 const MAX_HELD: usize = 1_000;
 
 /// A mutex that reports the death of its owner, and that its owner cannot take twice.
 #[repr(C)]
 pub(crate) struct Mutex(UnsafeCell<libc::pthread_mutex_t>);
 
-// SAFETY: made for use by many threads.
+// SAFETY: a mutex is made for use by many threads.
 unsafe impl Sync for Mutex {}
-// SAFETY: it is moved before it is initialised only.
+// SAFETY: it is moved only before it is initialised.
 unsafe impl Send for Mutex {}
 
-/// What an attempt to take a mutex came to.
+/// The result of an attempt to take a mutex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Taken,
-    /// Taken, and consistent again.
+    /// Taken after the death of its owner. The mutex is consistent again.
     TakenFromTheDead,
     Busy,
     Mine,
     TimedOut,
-    /// No mutex, or one that somebody damaged.
+    /// The memory is no mutex, or the mutex is damaged.
     Broken,
 }
 
 impl Default for Mutex {
     fn default() -> Self {
-        // SAFETY: bytes; they are no mutex before `place`.
+        // SAFETY: only bytes, which `place` turns into a mutex.
         Mutex(UnsafeCell::new(unsafe { core::mem::zeroed() }))
     }
 }
@@ -51,13 +51,13 @@ impl core::fmt::Debug for Mutex {
 }
 
 impl Mutex {
-    /// Makes a free mutex of whatever lies there. Nobody may use it yet.
+    /// Initialises a free mutex in place. No thread may use it yet.
     pub(crate) fn place(&self) {
         let mut attributes = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
         let attributes = attributes.as_mut_ptr();
-        // SAFETY: makes attributes in a live variable.
+        // SAFETY: initialises attributes in a live variable.
         let mut failed = unsafe { libc::pthread_mutexattr_init(attributes) };
-        // SAFETY: changes attributes that have been made.
+        // SAFETY: changes initialised attributes.
         failed |=
             unsafe { libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED) };
         // SAFETY: as above.
@@ -66,16 +66,16 @@ impl Mutex {
         // SAFETY: as above.
         failed |=
             unsafe { libc::pthread_mutexattr_settype(attributes, libc::PTHREAD_MUTEX_ERRORCHECK) };
-        // SAFETY: the memory is a mutex's, and the caller says that nobody uses it.
+        // SAFETY: the memory is that of a mutex, and by the caller's promise no thread uses it.
         failed |= self.0.with_mut(|mutex| unsafe { libc::pthread_mutex_init(mutex, attributes) });
         assert_eq!(failed, 0, "the C library has no robust process-shared mutexes");
-        // SAFETY: made above, and not used again.
+        // SAFETY: initialised above, and not used again.
         unsafe { libc::pthread_mutexattr_destroy(attributes) };
     }
 
-    /// Takes the mutex if nobody alive has it.
+    /// Takes the mutex unless a living thread owns it.
     pub(crate) fn try_take(&self) -> Outcome {
-        // SAFETY: a mutex, or bytes of which the C library makes what it can.
+        // SAFETY: a mutex, or bytes that the C library treats as one.
         let r = self.0.with_mut(|mutex| unsafe { libc::pthread_mutex_trylock(mutex) });
         self.judge(r)
     }
@@ -83,8 +83,8 @@ impl Mutex {
     /// Takes the mutex, waiting for it until `deadline`.
     pub(crate) fn take_until(&self, deadline: Deadline) -> Outcome {
         loop {
-            // In the GNU C library a wake is lost if the one woken is killed while a third has the
-            // mutex.
+            // In the GNU C library a wake is lost if the woken thread is killed while a third
+            // thread owns the mutex.
             let left = deadline.remaining().unwrap_or(SLICE);
             let until = time_after(left.min(SLICE));
             // SAFETY: as above; the time is live.
@@ -113,13 +113,13 @@ impl Mutex {
         }
     }
 
-    /// Gives the mutex up, which the calling thread has taken.
-    pub(crate) fn give_up(&self) {
-        // SAFETY: the caller's promise; and if it is not so, the mutex refuses.
+    /// Unlocks the mutex, which the calling thread owns.
+    pub(crate) fn unlock(&self) {
+        // SAFETY: the caller's promise. If it is broken, the mutex returns an error.
         self.0.with_mut(|mutex| unsafe { libc::pthread_mutex_unlock(mutex) });
     }
 
-    /// Takes the mutex for a few instructions. A damaged one guards nothing, and stops nobody.
+    /// Takes the mutex for a few instructions. If it is damaged, the call succeeds without it.
     pub(super) fn lock(&self) -> Held<'_> {
         match self.take_until(Deadline::NEVER) {
             Outcome::Taken | Outcome::TakenFromTheDead => Held(Some(self)),
@@ -128,28 +128,29 @@ impl Mutex {
     }
 }
 
-/// Gives the mutex up when dropped.
+/// Unlocks the mutex when dropped.
 #[derive(Debug)]
 pub(super) struct Held<'a>(Option<&'a Mutex>);
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         if let Some(mutex) = self.0 {
-            mutex.give_up();
+            mutex.unlock();
         }
     }
 }
 
 thread_local! {
-    /// The calling thread's id. 0 until first used, and after fork for as long as it is held back.
+    /// The id of the calling thread. 0 before the first use, and in a forked child while fast paths
+    /// are off.
     static FAST: Cell<u32> = const { Cell::new(0) };
-    /// The same, also if it is held back.
+    /// The same, also while fast paths are off.
     static KNOWN: Cell<u32> = const { Cell::new(0) };
-    /// How many locks it holds.
+    /// The number of locks that the calling thread holds.
     static HELD: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The C library lists every mutex at once.
+/// Does nothing: the C library lists every mutex immediately.
 pub(crate) fn set_eager(_eager: bool) {}
 
 /// The calling thread as owner of robust words.
@@ -160,7 +161,7 @@ pub(crate) struct Thread {
 }
 
 impl Thread {
-    /// The calling thread, if it is known already.
+    /// Returns the calling thread, if it is known already.
     #[inline(always)]
     pub(crate) fn fast() -> Option<Thread> {
         match FAST.get() {
@@ -169,27 +170,27 @@ impl Thread {
         }
     }
 
-    /// The calling thread.
+    /// Returns the calling thread.
     pub(crate) fn current() -> Result<Thread, Fault> {
         if KNOWN.get() == 0 {
-            if super::thread::is_elsewhere() {
+            if super::thread::is_in_other_namespace() {
                 return Err(Fault::OtherPidNamespace);
             }
             KNOWN.set(super::thread::id());
         }
-        if !super::thread::is_held_back() {
+        if !super::thread::are_fast_locks_off() {
             FAST.set(KNOWN.get());
         }
         Ok(Thread { tid: KNOWN.get(), not_send: PhantomData })
     }
 
-    /// What this thread writes beside the mutexes that it owns.
+    /// Returns the id that this thread writes beside the mutexes that it owns.
     #[inline(always)]
     pub(crate) fn tid(self) -> u32 {
         self.tid
     }
 
-    /// Counts a lock that is about to be taken.
+    /// Counts a lock that this thread is about to take.
     #[inline(always)]
     #[expect(clippy::unused_self, reason = "of the calling thread")]
     pub(crate) fn begin(self) -> Result<(), Fault> {
@@ -201,31 +202,32 @@ impl Thread {
         Ok(())
     }
 
-    /// One that was not, or has been given up.
+    /// Uncounts a lock that was not taken, or was released.
     #[inline(always)]
     #[expect(clippy::unused_self, reason = "of the calling thread")]
     pub(crate) fn end(self) {
         HELD.set(HELD.get().saturating_sub(1));
     }
 
-    /// Nobody is woken by the death of a thread: it is looked for.
+    /// Does nothing: the death of a thread wakes no other, so threads check for deaths.
     #[expect(clippy::unused_self, reason = "one contract for all backends")]
-    pub(crate) fn toll(self, _bell: &AtomicU32) {}
+    pub(crate) fn set_bell(self, _bell: &AtomicU32) {}
 
-    /// See there.
+    /// Does nothing, as `set_bell`.
     #[expect(clippy::unused_self, reason = "one contract for all backends")]
-    pub(crate) fn untoll(self) {}
+    pub(crate) fn clear_bell(self) {}
 }
 
-/// The list is the C library's own: whether a thread owns a word is to be asked of the word.
+/// Returns `false`: the C library keeps the list. The word itself tells whether a thread owns it.
 pub(crate) fn is_held_within(_start: usize, _len: usize) -> bool {
     false
 }
 
-/// The list is the C library's own.
+/// Does nothing: the C library keeps the list.
 pub(crate) fn forget_within(_start: usize, _len: usize) {}
 
-/// To be called in the child of a fork: its thread has another id, and none of its parent's locks.
+/// Resets the state of the thread in the child of a fork. There it has another id, and none of the
+/// locks of the parent.
 pub(crate) fn forget_in_child() {
     FAST.set(0);
     KNOWN.set(0);

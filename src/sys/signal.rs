@@ -1,8 +1,7 @@
 //! Catching the signals that ask a process to end.
 //!
-//! What the handler does is async-signal-safe: it looks at numbers that stand ready, writes to a
-//! descriptor, and calls who was to be called before. A thread reads the descriptor and does the
-//! rest.
+//! The handler is async-signal-safe. It reads atomics, writes to a descriptor, and calls the
+//! previous handler. A thread reads the descriptor and does the rest.
 #![expect(unsafe_code, reason = "system calls; calls a function by its address")]
 use super::file::{result, uninterrupted};
 use super::signal_mask::Mask;
@@ -12,20 +11,20 @@ use core::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// The signals: Ctrl-C, and what `kill` sends.
+/// The caught signals: that of Ctrl-C, and the default of `kill`.
 const CAUGHT: [c_int; 2] = [libc::SIGINT, libc::SIGTERM];
-/// Nobody presses a key twice in so many microseconds; but a program such as `timeout` sends to the
-/// process and to its group.
+/// A signal that follows another within this number of microseconds is ignored. A person does not
+/// press a key so fast, but a program such as `timeout` signals the process and its group.
 const ECHO: u64 = 50_000;
 
-/// The process that the rest is about, and the descriptor that the handler writes to.
+/// The process whose signals are caught, and the descriptor that the handler writes to.
 static OWNER: AtomicU32 = AtomicU32::new(0);
 static BELL: AtomicU32 = AtomicU32::new(0);
-/// Somebody wants to know.
+/// Whether signals are caught.
 static WANTED: AtomicBool = AtomicBool::new(false);
-/// The signal that came first since then, in the lowest byte; above it, when.
+/// The first signal since then, in the lowest byte, and its time above it.
 static FIRST: AtomicU64 = AtomicU64::new(0);
-/// What was to be done before, for each of the signals.
+/// The previous actions of the signals.
 static BEFORE: [Before; 2] = [const { Before::usual() }; 2];
 
 struct Before {
@@ -42,7 +41,7 @@ impl Before {
 type Three = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 type One = extern "C" fn(c_int);
 
-/// What the handler writes to.
+/// The descriptor that the handler writes to.
 #[derive(Debug)]
 pub(crate) struct Bell(OwnedFd);
 
@@ -59,12 +58,12 @@ impl Bell {
     }
 }
 
-/// Installs the handler in this process, which has none that works. A signal that it ignores stays
+/// Installs the handler in this process, which has none that works. An ignored signal stays
 /// ignored.
 pub(crate) fn install() -> io::Result<Bell> {
     // SAFETY: takes no pointers.
     let number = result(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) })?;
-    // SAFETY: just opened, and nobody else knows of it.
+    // SAFETY: the descriptor has just been opened, and nothing else owns it.
     let bell = Bell(unsafe { OwnedFd::from_raw_fd(number) });
     WANTED.store(false, Relaxed);
     BELL.store(number.cast_unsigned(), Relaxed);
@@ -76,8 +75,8 @@ pub(crate) fn install() -> io::Result<Bell> {
         // SAFETY: the call has succeeded, so it was written.
         let known = unsafe { known.assume_init() };
         let ours = handler as Three as usize;
-        // Ours already: this is the child of a fork. Ignored: a shell has started it in the
-        // background, away from Ctrl-C.
+        // In the child of a fork the handler is installed already. A shell that starts a program in
+        // the background makes it ignore Ctrl-C, which must stay so.
         if known.sa_sigaction == ours || known.sa_sigaction == libc::SIG_IGN {
             continue;
         }
@@ -95,8 +94,7 @@ pub(crate) fn install() -> io::Result<Bell> {
     Ok(bell)
 }
 
-/// Whether somebody wants to know of signals from now on. If nobody does, they do what they did
-/// before.
+/// Sets whether signals are caught from now on. Otherwise their previous actions take effect.
 pub(crate) fn want(so: bool) {
     if so && !WANTED.load(Relaxed) {
         FIRST.store(0, Relaxed);
@@ -104,18 +102,18 @@ pub(crate) fn want(so: bool) {
     WANTED.store(so, Release);
 }
 
-/// The signal that has come, if one has.
+/// Returns the first signal that was caught, if there was one.
 pub(crate) fn first() -> Option<c_int> {
     let first = FIRST.load(Acquire);
     (first != 0).then_some((first & 0xff) as c_int)
 }
 
 extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the address of this thread's error number, which is not to change under the program.
+    // SAFETY: returns the address of the error number of this thread, which the handler restores.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: valid as long as the thread is.
     let error = unsafe { errno.read() };
-    // In the child of a fork there is no thread that would read what is written.
+    // In the child of a fork no thread reads the descriptor.
     if OWNER.load(Acquire) != std::process::id() || !WANTED.load(Acquire) {
         as_before(signal, info, context, true);
     } else {
@@ -136,7 +134,8 @@ extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c
     unsafe { errno.write(error) };
 }
 
-/// What was to be done with the signal; the usual action only if it is `all` that is done.
+/// Does what the previous action of the signal does. The default action, which ends the process, is
+/// done only if `all` is set.
 fn as_before(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, all: bool) {
     let Some(at) = CAUGHT.iter().position(|&caught| caught == signal) else { return };
     let takes_three = BEFORE[at].takes_three.load(Acquire);
@@ -145,7 +144,7 @@ fn as_before(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, al
         libc::SIG_DFL | libc::SIG_IGN => {}
         action if takes_three => {
             let action = core::ptr::with_exposed_provenance::<()>(action);
-            // SAFETY: a handler with three arguments, as whoever installed it has told the system.
+            // SAFETY: a handler with three arguments, by the flags with which it was installed.
             let action = unsafe { core::mem::transmute::<*const (), Three>(action) };
             action(signal, info, context);
         }
@@ -158,9 +157,9 @@ fn as_before(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, al
     }
 }
 
-/// Ends this process by the usual action of the signal. Async-signal-safe.
+/// Ends this process by the default action of the signal. Async-signal-safe.
 pub(crate) fn end_by(signal: c_int) -> ! {
-    // SAFETY: the usual action is no function.
+    // SAFETY: the default action is no function.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
     let mut set = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: fills the live set.
@@ -171,32 +170,32 @@ pub(crate) fn end_by(signal: c_int) -> ! {
     unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), core::ptr::null_mut()) };
     // SAFETY: takes no pointers.
     unsafe { libc::raise(signal) };
-    // The first process of a container is not ended by signals.
+    // Signals do not end the first process of a container.
     super::process::exit_now(128 + signal)
 }
 
-/// Gives signals the actions that they have after `exec`, and blocks none: a handler becomes the
-/// usual action, and what is ignored stays ignored. `SIGSEGV` and `SIGBUS` keep their handlers, by
-/// which the standard library reports a stack overflow.
+/// Gives signals the actions that they have after `exec`, and unblocks all signals. A handler
+/// becomes the default action, and an ignored signal stays ignored. `SIGSEGV` and `SIGBUS` keep
+/// their handlers, by which the standard library reports a stack overflow.
 pub(crate) fn reset_actions() {
     for signal in 1..=libc::SIGRTMAX() {
         let mut known = core::mem::MaybeUninit::<libc::sigaction>::uninit();
         // SAFETY: only asks, and writes to the live variable.
         let r = unsafe { libc::sigaction(signal, core::ptr::null(), known.as_mut_ptr()) };
         if r != 0 || [libc::SIGSEGV, libc::SIGBUS].contains(&signal) {
-            continue; // the C library keeps some for itself
+            continue; // the C library reserves some signals
         }
         // SAFETY: the call has succeeded, so it was written.
         let known = unsafe { known.assume_init() };
         if ![libc::SIG_DFL, libc::SIG_IGN].contains(&known.sa_sigaction) {
-            // SAFETY: the usual action is no function.
+            // SAFETY: the default action is no function.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
     }
     Mask::of(&[]).set();
 }
 
-/// Microseconds.
+/// Returns the monotonic time in microseconds.
 fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes the time to a live variable; this clock always exists.

@@ -1,12 +1,12 @@
-//! The signals that the calling thread holds back.
+//! The signal mask of the calling thread.
 #![expect(unsafe_code, reason = "calls the C library")]
 use core::ffi::c_int;
 
-/// The signals that a thread holds back.
+/// A set of blocked signals.
 pub(crate) struct Mask(libc::sigset_t);
 
 impl Mask {
-    /// These signals.
+    /// Returns the set of these signals.
     pub(crate) fn of(signals: &[c_int]) -> Mask {
         let mut mask = Mask::written(|set| {
             // SAFETY: empties the live set.
@@ -19,7 +19,7 @@ impl Mask {
         mask
     }
 
-    /// All signals but these.
+    /// Returns the set of all signals except these.
     pub(crate) fn all_but(signals: &[c_int]) -> Mask {
         let mut mask = Mask::written(|set| {
             // SAFETY: fills the live set.
@@ -32,7 +32,7 @@ impl Mask {
         mask
     }
 
-    /// Makes this the mask of the calling thread. Returns the one before.
+    /// Makes this the mask of the calling thread. Returns the previous mask.
     pub(crate) fn set(&self) -> Mask {
         Mask::written(|before| {
             // SAFETY: reads one live set, writes the other.
@@ -40,7 +40,7 @@ impl Mask {
         })
     }
 
-    /// A set of signals, as `write` leaves it.
+    /// Returns the set that `write` writes.
     fn written(write: impl FnOnce(*mut libc::sigset_t)) -> Mask {
         let mut set = core::mem::MaybeUninit::zeroed();
         write(set.as_mut_ptr());
@@ -49,7 +49,7 @@ impl Mask {
     }
 }
 
-/// Whether the signal has been sent to the calling thread or to its process, and is held back.
+/// Returns whether the signal is blocked and has been sent to the calling thread or to its process.
 pub(crate) fn is_pending(signal: c_int) -> bool {
     let pending = Mask::written(|set| {
         // SAFETY: writes the live set.
@@ -59,7 +59,7 @@ pub(crate) fn is_pending(signal: c_int) -> bool {
     unsafe { libc::sigismember(&raw const pending.0, signal) == 1 }
 }
 
-/// Takes the signal, which the calling thread holds back, if it has been sent.
+/// Removes the signal, which the calling thread has blocked, if it has been sent.
 pub(crate) fn take(signal: c_int) {
     let set = Mask::of(&[signal]);
     let no_time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

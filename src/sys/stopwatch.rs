@@ -1,23 +1,23 @@
-//! Lengths of time, for guesses, measured where reading the clock costs more than what is measured.
+//! Measuring approximate lengths of time that are shorter than a read of the clock.
 //!
-//! The kernel's code and data for the system's clock lie in pages of their own. A thread that was
-//! just woken finds none of them in a cache, and getting them takes it longer than all else that it
-//! does. The CPU's time stamp counter is one instruction. Its speed is measured once; where CPUs'
-//! counters differ, or change their speed, lengths are wrong.
+//! The code and the data for reading the clock lie in pages of their own. A thread that was just
+//! woken has none of them in its cache. Loading them takes longer than all else that the thread
+//! does then. Reading the time stamp counter of the CPU is one instruction. Its speed is measured
+//! once. If the counters of CPUs differ, or change their speed, the results are wrong.
 #![expect(unsafe_code, reason = "an instruction that is no function of the language's")]
 use crate::sync::Kept;
 use core::time::Duration;
 use std::time::Instant;
 
-/// A moment at which measuring began.
+/// The moment at which a measurement began.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopwatch(u64);
 
 impl Stopwatch {
     #[inline(always)]
     pub(crate) fn start() -> Self {
-        // SAFETY: all CPUs of this architecture have it. Who is forbidden it (`PR_SET_TSC`) is
-        // forbidden the clock as well.
+        // SAFETY: all CPUs of this architecture have the counter. A process that may not read it
+        // (`PR_SET_TSC`) may not read the clock either.
         Stopwatch(unsafe { core::arch::x86_64::_rdtsc() })
     }
 
@@ -25,7 +25,7 @@ impl Stopwatch {
         self.until(Stopwatch::start())
     }
 
-    /// From this one's beginning to the other's.
+    /// Returns the time from this moment to `later`.
     pub(crate) fn until(self, later: Stopwatch) -> Duration {
         static PER_MILLISECOND: Kept = Kept::new();
         let speed = u64::from(PER_MILLISECOND.get(measure));
@@ -35,8 +35,8 @@ impl Stopwatch {
     }
 }
 
-/// Counts in a millisecond, to a percent or so. Of three times, one that was interrupted between
-/// two readings is not the middle one.
+/// Measures the number of counts in a millisecond, to about a percent. It returns the median of
+/// three measurements, because one of them may be interrupted between its two reads.
 #[cold]
 fn measure() -> u32 {
     const LENGTH: Duration = Duration::from_micros(5);

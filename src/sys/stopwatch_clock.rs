@@ -1,9 +1,9 @@
-//! Lengths of time, for guesses: by the clock, where no counter of the CPU's is known.
+//! Measuring approximate lengths of time by the clock, for CPUs without a known counter.
 use crate::sync::now;
 use core::time::Duration;
 use std::time::Instant;
 
-/// A moment at which measuring began.
+/// The moment at which a measurement began.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopwatch(Instant);
 
@@ -16,7 +16,7 @@ impl Stopwatch {
         self.until(Stopwatch::start())
     }
 
-    /// From this one's beginning to the other's.
+    /// Returns the time from this moment to `later`.
     pub(crate) fn until(self, later: Stopwatch) -> Duration {
         later.0.saturating_duration_since(self.0)
     }

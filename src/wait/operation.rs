@@ -1,4 +1,5 @@
-//! What a blocking call tries and what it sleeps on, and the only loop in the crate that blocks.
+//! Operations: what a blocking call attempts, and what it sleeps on. The function [`wait`] is the
+//! only loop of the crate that blocks.
 use super::WaitWord;
 use super::spin::{Missed, Spinner};
 use super::verbs::Verb;
@@ -8,21 +9,21 @@ use crate::sync::atomic::fence;
 use crate::sys::{Wake, fence as asymmetric, hooks};
 use std::time::Duration;
 
-/// How long a thread sleeps at most where a change may come without a wake.
-const DOZE: Duration = Duration::from_millis(10);
+/// The longest first sleep after a fence that is not certain: a change may come without a wake.
+const BOUNDED_SLEEP: Duration = Duration::from_millis(10);
 
-/// A verb that says what it sleeps on.
+/// A verb that can sleep.
 ///
-/// An operation guarantees that a thread may sleep as long as the word that `arm` gave has the
-/// value that it gave.
+/// An operation guarantees that a thread may sleep while the word that [`arm`](Self::arm) returned
+/// has the value that `arm` returned.
 pub(crate) trait Operation<'a>: Verb {
-    /// An address by which the thread remembers how long it is worth spinning.
+    /// Returns an address. The thread keeps a budget for spinning under it.
     fn key(&self) -> usize;
 
-    /// Announces a sleeper, after an attempt has failed.
+    /// Announces a sleeper after an attempt has failed.
     fn arm(&mut self) -> Armed<'a, Self::Output>;
 
-    /// Sleeps where `arm` said.
+    /// Sleeps on the word that `arm` returned.
     fn park(&mut self, sleep: Sleep<'a>, until: Deadline) -> Wake {
         sleep.word.park(sleep.seen[0], until)
     }
@@ -31,25 +32,26 @@ pub(crate) trait Operation<'a>: Verb {
 /// What an operation sleeps on, or why it does not sleep.
 #[derive(Debug)]
 pub(crate) enum Armed<'a, T> {
-    /// Until the word changes.
+    /// The thread sleeps until the word changes.
     Sleep(Sleep<'a>),
-    /// The word changed before the sleeper was announced: try again.
+    /// The word changed before the sleeper was announced. The thread tries again.
     Retry,
     /// There is an output: this process cannot wait, or a last attempt succeeded.
     Done(T),
 }
 
-/// A word, and the value at which to sleep on it.
+/// A word, and the value at which a thread sleeps on it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sleep<'a> {
     pub(crate) word: &'a WaitWord,
-    /// The second value is that of another word, for an operation that parks on two.
+    /// The second value is that of another word, for an operation that sleeps on two words.
     pub(crate) seen: [u32; 2],
     pub(crate) fence: Fence,
 }
 
 impl<'a, T> Armed<'a, T> {
-    /// Announces a sleeper on a word that is the state itself, and was `seen`.
+    /// Announces a sleeper on a word that is itself the state. Its value was `seen`, and
+    /// `announced` is the same state with a sleeper.
     pub(crate) fn on_state(word: &'a WaitWord, seen: u32, announced: u32) -> Self {
         let changed = seen != announced
             && word.value.compare_exchange(seen, announced, Relaxed, Relaxed).is_err();
@@ -60,15 +62,15 @@ impl<'a, T> Armed<'a, T> {
     }
 }
 
-/// What comes between the announcement of a sleeper and the next attempt, so that either the
+/// The fence between the announcement of a sleeper and the next attempt. Because of it, either the
 /// attempt sees a change, or the thread that makes the change sees the sleeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fence {
-    /// Neither a fence nor an attempt: the kernel compares the state itself.
+    /// Neither a fence nor an attempt is needed: the kernel compares the state itself.
     None,
-    /// A fence. The other thread has one as well.
+    /// The sleeper passes a fence, and so does the thread that makes the change.
     Full,
-    /// A fence for both threads: see `sys/fence.rs`.
+    /// The sleeper passes a fence for both threads: see `sys/fence.rs`.
     Heavy,
 }
 
@@ -81,17 +83,18 @@ impl Fence {
         }
     }
 
-    /// Whether it reaches every thread that relies on it. If not, a change that was just made may
-    /// come without a wake.
+    /// Returns whether the fence reaches every thread that relies on it. Otherwise a change that
+    /// was just made may come without a wake.
     pub(crate) fn is_certain(self) -> bool {
         self != Fence::Heavy || asymmetric::CERTAIN
     }
 }
 
-/// Runs an operation until it has an output, spinning for a while and then sleeping.
+/// Runs an operation until it has an output. The thread spins for a while and then sleeps.
 ///
-/// It tries once more after the deadline has passed: what can be had is had, even too late. The
-/// deadline is a point in time, so that retries do not extend it; a signal is a wake for no reason.
+/// A last attempt comes after the deadline, and the operation succeeds if that attempt does. The
+/// deadline is a point in time, so retries do not extend it. A signal counts as a wake for no
+/// reason.
 pub(crate) fn wait<'a, O: Operation<'a>>(
     operation: &mut O,
     deadline: Deadline,
@@ -107,7 +110,7 @@ pub(crate) fn wait<'a, O: Operation<'a>>(
         }
     }
     let mut slept = None;
-    let mut dozed = None; // at these values, and nothing changed
+    let mut unchanged = None; // the values at which a bounded sleep ended with its time
     let mut late = false;
     while !late {
         let sleep = match prepare(operation) {
@@ -123,9 +126,10 @@ pub(crate) fn wait<'a, O: Operation<'a>>(
         };
         slept = slept.or_else(|| spinner.missed());
         hooks::pause("wait: about to sleep");
-        if !sleep.fence.is_certain() && dozed != Some(sleep.seen) {
-            let doze = operation.park(sleep, deadline.at_most(hooks::second_look(DOZE)));
-            dozed = (doze == Wake::TimedOut).then_some(sleep.seen);
+        if !sleep.fence.is_certain() && unchanged != Some(sleep.seen) {
+            let limit = deadline.at_most(hooks::second_look(BOUNDED_SLEEP));
+            let wake = operation.park(sleep, limit);
+            unchanged = (wake == Wake::TimedOut).then_some(sleep.seen);
             late = deadline.is_over();
         } else {
             late = operation.park(sleep, deadline) == Wake::TimedOut;
@@ -137,7 +141,7 @@ pub(crate) fn wait<'a, O: Operation<'a>>(
     done
 }
 
-/// Tries, announces a sleeper, and tries again.
+/// Makes an attempt, announces a sleeper, and makes another attempt.
 fn prepare<'a, O: Operation<'a>>(operation: &mut O) -> Armed<'a, O::Output> {
     if let Some(done) = operation.attempt() {
         return Armed::Done(done);

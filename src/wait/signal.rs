@@ -1,5 +1,4 @@
-//! Sleeping until somebody says that something has changed, where the state itself is no word that
-//! one could sleep on.
+//! A sequence word to sleep on, for primitives whose state is not a single 32-bit word.
 use super::operation::{self, Armed, Fence, Operation, Sleep};
 use super::spin::Rest;
 use super::verbs::Verb;
@@ -10,26 +9,27 @@ use crate::sync::atomic::{AtomicU32, fence};
 use crate::sys::{Change, fence as asymmetric, hooks};
 use std::time::Duration;
 
-/// A sequence word, and whether anybody sleeps on it.
+/// A sequence word, and a flag that says whether a thread may be asleep on it.
 ///
 /// # Invariants
-/// - I1. A thread asleep on `seq` => `armed` has `ARMED`. (It may be there with nobody asleep: one
-///   wasted system call clears it.) A sleeper arms, fences, looks once more, and sleeps; who
-///   changes the state fences and then reads `armed`: one of the two sees the other. Where a lock
-///   orders the arming before the change, nobody needs a fence. With `LIGHT`, the sleeper pays for
-///   both fences, and dozes before it sleeps, because they are not certain: see `sys/fence.rs`.
-///   (While `seq` stands still, `ARMED` stays, by I2: so all changes that are not announced were
-///   made before the doze.)
-/// - I2. `ARMED` is cleared only by one whose wake found nobody asleep, and only if nobody has
-///   armed since before that wake: each arming makes another number. Whoever armed before had read
-///   `seq` before that, and the wake moved it: the kernel will not put that thread to sleep. (With
-///   the sequence itself for a number, an arming that comes late would hide a later one, and the
-///   clearing would take that for old.)
+/// - I1. While a thread is asleep on `seq`, `armed` has the bit `ARMED`. (The bit may be set with
+///   no thread asleep. Then one wasted system call clears it.) The sleeper sets the bit, passes a
+///   fence, makes another attempt, and sleeps. The notifier changes the state, passes a fence, and
+///   reads the bit. So at least one of the two sees the other. If a lock orders the arming before
+///   the change, no fence is needed. With `LIGHT`, the sleeper pays for both fences. These are not
+///   certain (see `sys/fence.rs`), so its first sleep is bounded. While `seq` does not move,
+///   `ARMED` stays set, by I2. So every change without a notification was made before the bounded
+///   sleep.
+/// - I2. A notifier clears `ARMED` only if its wake found no thread asleep, and only if no thread
+///   has armed since before that wake. Each arming changes the count in `armed`, so the notifier
+///   can tell. A thread that armed before the wake had read `seq` before it. The wake moved `seq`,
+///   so the kernel does not put that thread to sleep. (The value of `seq` cannot replace the count:
+///   a late arming would overwrite a newer one, and the notifier would take it for an old one.)
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Signal<const LIGHT: bool = false> {
     seq: WaitWord,
-    /// Bit 0, and above it how often it was set.
+    /// `ARMED` in bit 0, and the number of armings above it.
     armed: AtomicU32,
 }
 
@@ -37,7 +37,7 @@ const ARMED: u32 = 1;
 /// One arming.
 const ONCE: u32 = 2;
 
-/// A thousand times as long as a change can be on its way.
+/// A thousand times as long as a store can stay in the store buffer of a CPU.
 const ON_ITS_WAY: Duration = Duration::from_micros(100);
 
 impl<const LIGHT: bool> Signal<LIGHT> {
@@ -45,24 +45,24 @@ impl<const LIGHT: bool> Signal<LIGHT> {
         Signal { seq: WaitWord::new(0), armed: AtomicU32::new(0) }
     }
 
-    /// To be called where it will stay.
+    /// Initialises the signal in place.
     pub(crate) fn place(&self) {
         self.seq.place();
     }
 
-    /// Announces a sleeper, and how it sleeps: for [`Operation::arm`].
+    /// Announces a sleeper. Returns what it sleeps on, for [`Operation::arm`].
     pub(crate) fn arm(&self) -> Sleep<'_> {
         let seen = [self.seq.value.load(Acquire), 0];
         self.set_armed();
         Sleep { word: &self.seq, seen, fence: Self::FENCE } // keeps I1
     }
 
-    /// An address for [`Operation::key`].
+    /// Returns an address for [`Operation::key`].
     pub(crate) fn key(&self) -> usize {
         core::ptr::from_ref(self).addr()
     }
 
-    /// Waits until `attempt` gives something.
+    /// Waits until `attempt` returns a value.
     pub(crate) fn wait<R>(
         &self,
         deadline: Deadline,
@@ -71,8 +71,8 @@ impl<const LIGHT: bool> Signal<LIGHT> {
         operation::wait(&mut Until { signal: self, attempt }, deadline).ok_or(TimedOut)
     }
 
-    /// Like `wait`, where after the first there may soon be `more`: not to look at once may pay
-    /// (see [`Rest`]).
+    /// Like `wait`, for a value after which there may soon be `more`. The thread may rest before
+    /// its first attempt (see [`Rest`]).
     pub(crate) fn wait_for_many<R>(
         &self,
         deadline: Deadline,
@@ -91,7 +91,7 @@ impl<const LIGHT: bool> Signal<LIGHT> {
     /// The sleeper's fence.
     const FENCE: Fence = if LIGHT { Fence::Heavy } else { Fence::Full };
 
-    /// The fence before a last look without a sleep.
+    /// The fence before a last look that is not followed by a sleep.
     #[cold]
     pub(crate) fn fence_before_verdict() {
         hooks::pause("signal: the last look is fenced");
@@ -101,41 +101,41 @@ impl<const LIGHT: bool> Signal<LIGHT> {
         }
     }
 
-    /// The fence between a change and [`is_armed`](Self::is_armed); one for several signals of the
-    /// same kind.
+    /// The fence between a change and [`is_armed`](Self::is_armed). One fence is enough for several
+    /// signals of the same kind.
     #[inline(always)]
     pub(crate) fn fence_after_change() {
         if LIGHT { asymmetric::light() } else { fence(SeqCst) }
     }
 
-    /// Marks the signal as armed, so that notifiers make the system call.
+    /// Sets `ARMED`, so that notifiers make the system call.
     fn set_armed(&self) {
         let armed = |armed: u32| Some(armed.wrapping_add(ONCE) | ARMED);
-        // The look at `seq` comes before it: keeps I2.
+        // `seq` is read before this: keeps I2.
         self.armed.fetch_update(Release, Relaxed, armed).ok();
     }
 
-    /// Waits until a notify after the [`arm`](Self::arm) that gave this sleep. Returns whether one
-    /// came before the deadline.
-    pub(crate) fn wait_beyond(&self, sleep: Sleep<'_>, deadline: Deadline) -> bool {
-        operation::wait(&mut Beyond(sleep), deadline).is_some()
+    /// Waits for a notification that comes after the [`arm`](Self::arm) that returned `sleep`.
+    /// Returns `false` if the deadline passes first.
+    pub(crate) fn wait_for_notification(&self, sleep: Sleep<'_>, deadline: Deadline) -> bool {
+        operation::wait(&mut NotifiedAfter(sleep), deadline).is_some()
     }
 
-    /// Whether somebody may be asleep. To be asked after a change and
+    /// Returns whether a thread may be asleep. Called after a change and
     /// [`fence_after_change`](Self::fence_after_change).
     #[inline(always)]
     pub(crate) fn is_armed(&self) -> bool {
         self.armed.load(Relaxed) & ARMED != 0
     }
 
-    /// Whether one of several is armed, in one branch.
+    /// Returns whether one of several signals is armed, with one branch.
     #[inline(always)]
     pub(crate) fn are_armed<const N: usize>(signals: [&Self; N]) -> bool {
         let armed = signals.into_iter().map(|signal| signal.armed.load(Relaxed));
         armed.fold(0, |all, armed| all | armed) & ARMED != 0
     }
 
-    /// Wakes up to `n` sleepers, if there may be any.
+    /// Wakes up to `n` sleepers, if the signal is armed.
     #[cold]
     pub(crate) fn notify(&self, n: u32) {
         hooks::pause("signal: changed, nobody woken yet");
@@ -145,7 +145,7 @@ impl<const LIGHT: bool> Signal<LIGHT> {
         }
     }
 
-    /// Wakes everybody, if there may be anybody. To be called after a change.
+    /// Wakes all sleepers, if the signal is armed. Called after a change.
     pub(crate) fn notify_all(&self) {
         Self::fence_after_change(); // keeps I1
         if self.is_armed() {
@@ -153,13 +153,13 @@ impl<const LIGHT: bool> Signal<LIGHT> {
         }
     }
 
-    /// Wakes everybody, come what may.
+    /// Wakes all sleepers, whether the signal is armed or not.
     pub(crate) fn wake_all(&self) {
         self.seq.change_and_wake(Change::AddOne, u32::MAX);
     }
 }
 
-/// A wait for whatever a function finds.
+/// A wait until a function returns a value.
 struct Until<'a, F, const LIGHT: bool> {
     signal: &'a Signal<LIGHT>,
     attempt: F,
@@ -185,10 +185,10 @@ impl<'a, R, F: FnMut() -> Option<R>, const LIGHT: bool> Operation<'a> for Until<
     }
 }
 
-/// A wait for a notify after the signal was armed.
-struct Beyond<'a>(Sleep<'a>);
+/// A wait for a notification after the signal was armed.
+struct NotifiedAfter<'a>(Sleep<'a>);
 
-impl Verb for Beyond<'_> {
+impl Verb for NotifiedAfter<'_> {
     type Output = ();
     fn attempt(&mut self) -> Option<()> {
         (self.0.word.value.load(Acquire) != self.0.seen[0]).then_some(())
@@ -198,11 +198,11 @@ impl Verb for Beyond<'_> {
     }
 }
 
-impl<'a> Operation<'a> for Beyond<'a> {
+impl<'a> Operation<'a> for NotifiedAfter<'a> {
     fn key(&self) -> usize {
         core::ptr::from_ref(self.0.word).addr()
     }
     fn arm(&mut self) -> Armed<'a, ()> {
-        Armed::Sleep(Sleep { fence: Fence::None, ..self.0 }) // it is armed already
+        Armed::Sleep(Sleep { fence: Fence::None, ..self.0 }) // the signal is armed already
     }
 }

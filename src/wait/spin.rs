@@ -1,63 +1,71 @@
-//! How long to look before sleeping.
+//! How long a waiting thread spins before it sleeps.
 //!
-//! A spin that hits is 300 times faster than a sleep; one that misses burns a core for nothing. So
-//! each thread keeps a budget for the words that it waits on, which doubles when a spin has hit and
-//! halves when one has missed; but if the sleep after it was short, a longer spin might have hit,
-//! and it doubles as well. If the longest has missed so, the others have no CPU to run on: it
-//! starts again from the least. On a machine with one CPU nobody can change the word meanwhile: no
-//! spin. (Which of its CPUs the calling thread may use says nothing: those who will change the word
-//! may use others.)
+//! # The budget of a spin
+//! A spin that succeeds is 300 times faster than a sleep. A spin that fails only uses up CPU time.
+//! So each thread keeps a *budget* for the words that it waits on:
 //!
-//! A spin is a number of pauses, and then a number of yields, each with a look. Where the yields
-//! let others run, and that was what was needed, pauses only keep the CPU from those: then their
-//! number halves, and that of the yields doubles.
+//! - After a success the budget doubles.
+//! - After a failure it halves.
+//! - After a failure and a short sleep it doubles, because a longer spin might have succeeded.
+//! - If the longest spin fails in this way, the other threads have no CPU to run on. The budget
+//!   starts again from the shortest spin.
 //!
-//! Who waits for something of which there may soon be more had better not look at once, nor all the
-//! time: each look takes the line from those who write it. So such a wait begins with a *rest*,
-//! which grows as long as there is more than one to be had after it.
+//! On a machine with one CPU no thread spins, because no other thread could change the word in the
+//! meantime. The number of CPUs that the calling thread may use does not matter: the thread that
+//! will change the word may use others.
+//!
+//! A spin is a number of CPU pauses and then a number of yields to the scheduler. The thread checks
+//! the word after each. If a yield lets the other thread run and this was needed, pauses only keep
+//! the CPU from that thread. Then the number of pauses halves, and that of the yields doubles.
+//!
+//! # The rest before a spin
+//! Each check of a word takes its cache line from the CPU that writes it. So a thread that waits
+//! for the first of many messages should not check immediately. Such a wait begins with a *rest*, a
+//! number of pauses without a check. The rest grows as long as there is more than one message after
+//! it.
 use crate::sync::{Kept, SPINS, spin_loop};
 use crate::sys::stopwatch::Stopwatch;
 use core::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// How the calling thread waits before it sleeps.
+/// How long a thread spins before it sleeps, in every call that blocks.
 ///
 /// ```
 /// use outlast::Spin;
-/// Spin::Never.set(); // this thread is one of many more than there are CPUs
+/// Spin::Never.set(); // this program has many more threads than there are CPUs
 /// # Spin::Adaptive.set();
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Spin {
-    /// As long as it has paid off lately, at most 50 microseconds or so. The default.
+    /// Spins as long as it was useful lately, up to about 50 microseconds. This is the default.
     #[default]
     Adaptive,
-    /// Sleeps at once.
+    /// Sleeps immediately.
     Never,
-    /// Always this long.
+    /// Always spins this long.
     For(Duration),
 }
 
 impl Spin {
-    /// Sets it for the calling thread.
+    /// Sets this mode for the calling thread.
     pub fn set(self) {
         SETTING.set(self);
     }
 }
 
-/// What an unknown word gets, in nanoseconds.
+/// The budget of a word that the thread has not waited on before, in nanoseconds.
 const FIRST: u32 = 2_700;
-/// What waking a sleeper costs at worst.
+/// The greatest budget, in nanoseconds: the longest time that waking a sleeper takes.
 const MOST: u32 = 50_000;
-/// Below this a miss no longer halves: a budget of nothing could never see a hit.
+/// The smallest budget, in nanoseconds. It is not zero, or no spin could ever succeed again.
 const LEAST: u32 = 80;
-/// Looks after the budget is spent, each with the CPU offered to others: at first, and at most.
+/// The number of yields after the pauses: at first, and at most.
 const YIELDS: u32 = 2;
 const MOST_YIELDS: u32 = 64;
-/// A yield that takes longer has let somebody run.
+/// If a yield takes longer than this, it has let another thread run.
 const LONG_YIELD: Duration = Duration::from_nanos(1_000);
-/// Words told apart, by address.
+/// The number of budgets that a thread keeps. The address of a word selects one of them.
 const BUDGETS: usize = 16;
 
 thread_local! {
@@ -91,10 +99,10 @@ impl Budget {
     }
 }
 
-/// A sleep of which the waking was the most.
+/// The length of a short sleep. Most of it is the time that the wake takes.
 const SHORT: Duration = Duration::from_micros(150);
 
-/// When a spin ended in vain.
+/// The moment when a spin failed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Missed(Stopwatch);
 
@@ -103,13 +111,13 @@ impl Missed {
         Missed(Stopwatch::start())
     }
 
-    /// Whether a longer spin might have hit.
+    /// Returns whether a longer spin might have succeeded.
     pub(crate) fn shortly(self) -> bool {
         self.0.elapsed() < SHORT
     }
 }
 
-/// One wait's worth of looking.
+/// The spin of one wait.
 #[derive(Debug)]
 pub(crate) struct Spinner {
     budget: usize,
@@ -120,7 +128,7 @@ pub(crate) struct Spinner {
     until: Option<Instant>,
 }
 
-/// That the pauses are over.
+/// The yields of a spin.
 #[derive(Clone, Copy, Debug)]
 struct Yielding {
     since: Stopwatch,
@@ -128,7 +136,7 @@ struct Yielding {
 }
 
 impl Spinner {
-    /// For a wait on the word at `address`.
+    /// Begins a wait on the word at `address`.
     pub(crate) fn new(address: usize) -> Self {
         let budget = slot(address);
         let mut spinner =
@@ -148,7 +156,7 @@ impl Spinner {
         spinner
     }
 
-    /// Passes a moment; false if it is time to sleep.
+    /// Waits for a moment. Returns `false` if it is time to sleep.
     pub(crate) fn turn(&mut self) -> bool {
         if self.pauses > 0 {
             self.pauses -= 1;
@@ -166,7 +174,7 @@ impl Spinner {
         true
     }
 
-    /// The word changed in time.
+    /// Learns that the spin has succeeded.
     pub(crate) fn hit(&self) {
         let crowded = |yielding: Yielding| yielding.since.elapsed() > LONG_YIELD * yielding.times;
         self.learn(|budget| match self.yielding {
@@ -175,12 +183,13 @@ impl Spinner {
         });
     }
 
-    /// When the spin ended in vain, where something is to be learned from that.
+    /// Returns the moment when the spin failed, if the thread learns from it.
     pub(crate) fn missed(&self) -> Option<Missed> {
         self.learns.then(Missed::now)
     }
 
-    /// It did not, and the thread has slept; or only [shortly](Missed::shortly).
+    /// Learns that the spin has failed, and whether the thread then slept
+    /// [shortly](Missed::shortly).
     pub(crate) fn miss(&self, shortly: bool) {
         self.learn(|budget| match budget.nanoseconds {
             MOST if shortly => Budget { nanoseconds: LEAST, ..budget.more_yields() },
@@ -197,18 +206,18 @@ impl Spinner {
     }
 }
 
-/// The longest rest. It is a burst of a hundred messages.
+/// The longest rest, in nanoseconds: the time of a burst of a hundred messages.
 const LONGEST_REST: u32 = 1_700;
-/// Who never rests would not learn that it pays: now and then, this is tried.
+/// The rest of a trial, in nanoseconds. A thread that never rests would not learn that it helps.
 const TRIAL: u32 = 110;
-/// One wait in so many is a trial.
+/// One wait in this many is a trial.
 const TRIALS: u32 = 32;
 
 thread_local! {
     static REST: [Cell<Rest>; BUDGETS] = const { [const { Cell::new(Rest { nanoseconds: 0, waits: 0 }) }; BUDGETS] };
 }
 
-/// What a thread has learned of resting at the beginning of a wait.
+/// What a thread has learned about resting before a wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rest {
     nanoseconds: u32,
@@ -216,8 +225,8 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    /// Rests before a wait on the word at `address`; for [`learn`](Self::learn). No rest at all:
-    /// `None`.
+    /// Rests before a wait on the word at `address`. Returns a value for [`learn`](Self::learn), or
+    /// `None` if threads do not rest.
     pub(crate) fn take(address: usize) -> Option<Self> {
         if !SPINS || SETTING.get() == Spin::Never || cpus() == 1 {
             return None;
@@ -231,7 +240,7 @@ impl Rest {
         Some(rest)
     }
 
-    /// The wait is over, and there is `more` than was waited for, or not.
+    /// Learns, after the wait, whether there is `more` than one message.
     pub(crate) fn learn(self, address: usize, more: bool) {
         let nanoseconds = match more {
             true => (2 * self.nanoseconds + 27).min(LONGEST_REST),
@@ -241,18 +250,18 @@ impl Rest {
     }
 }
 
-/// Where a thread keeps what it has learned of the word at `address`.
+/// The index at which a thread keeps what it has learned about the word at `address`.
 fn slot(address: usize) -> usize {
     ((address >> 3) ^ (address >> 7)) % BUDGETS
 }
 
-/// How many pauses take so long. They take 5 to 60 nanoseconds each, by the CPU.
+/// Returns how many pauses take this time. One takes 5 to 60 nanoseconds, depending on the CPU.
 pub(crate) fn pauses(nanoseconds: u32) -> u32 {
     static PER_MICROSECOND: Kept = Kept::new();
     nanoseconds * PER_MICROSECOND.get(measure_pauses) / 1_000
 }
 
-/// How many pauses there are to a microsecond: 1 to 1,000.
+/// Measures how many pauses take a microsecond: 1 to 1,000.
 #[cold]
 fn measure_pauses() -> u32 {
     const PAUSES: u32 = 64;
@@ -265,7 +274,7 @@ fn measure_pauses() -> u32 {
     (PAUSES * 1_000 / least.unwrap_or(0).max(1)).clamp(1, 1_000)
 }
 
-/// The CPUs, asked for once.
+/// The number of CPUs. The system is asked once.
 fn cpus() -> u32 {
     static CPUS: Kept = Kept::new();
     CPUS.get(|| u32::try_from(crate::sys::cpus()).unwrap_or(u32::MAX))

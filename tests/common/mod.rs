@@ -35,7 +35,7 @@ pub(crate) fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-// ------------------------------------------------------------------------------------------ children
+// ---------------------------------------------------------------------------------------- children
 
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -504,7 +504,7 @@ impl Random {
     }
 }
 
-// ------------------------------------------------------------------------------------------ watchdog
+// ---------------------------------------------------------------------------------------- watchdog
 
 /// Ends the whole test program and all its children if it is not dropped in time.
 #[must_use = "it watches until it is dropped"]
@@ -580,7 +580,7 @@ fn states(children: &[libc::pid_t]) -> String {
     text
 }
 
-// -------------------------------------------------------------------------------------------- worlds
+// ------------------------------------------------------------------------------------------ worlds
 
 /// Plays the same roles in four worlds:
 /// 1. as threads on one mapping,

@@ -1,12 +1,12 @@
-//! The source files of the crate, for tests that read them.
+//! The source files of the package, for tests that read them.
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A source file: its path under `src`, and its text.
+/// A source file: its path under the folder, and its text.
 pub(crate) type Source = (String, String);
 
-/// All source files, sorted by path.
-pub(crate) fn sources() -> Vec<Source> {
+/// The source files in a folder of the package, sorted by path.
+pub(crate) fn sources(folder: &str) -> Vec<Source> {
     fn collect(folder: &Path, to: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -17,7 +17,7 @@ pub(crate) fn sources() -> Vec<Source> {
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut paths = Vec::new();
     collect(&root, &mut paths);
     paths.sort();

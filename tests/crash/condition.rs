@@ -314,7 +314,8 @@ fn recovery_of_a_condition_is_interrupted() {
     let sweep = sweep::<Plain>("condition: recovery, interrupted; one asleep", |world| {
         world.warm();
         Box::new(|| {
-            world.change(|[given, _]| *given = 1).expect("the lock"); // as one who died without a word
+            // As a process does that dies without a notification.
+            world.change(|[given, _]| *given = 1).expect("the lock");
             Shareable::recover(&world.changed, &Dead::killed(7));
         })
     });

@@ -46,7 +46,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         name: "a_forked_copy_releases",
         file: "src/wait/robust/futex.rs",
         from: "if me.tid() != taker.tid() { return; \
-               // a copy made by fork; by now the child may have taken the word for itself }",
+               // a copy that fork made: the child may have taken the word itself by now }",
         to: "",
         rule: "A guard copied by fork must not give up what the child has taken itself.",
         outcome: ordinary("rwlock", &["a_copy_does_not_give_up_what_the_child_took_itself"]),
@@ -54,7 +54,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "the_outer_lock_is_not_listed",
         file: "src/sys/robust_futex.rs",
-        from: "if unlisted() != 0 { self.spill(); } self.head().pending",
+        from: "if unlisted() != 0 { self.list_unlisted(); } self.head().pending",
         to: "self.head().pending",
         rule: "Only one word fits into the pending field: the one held there moves to the list.",
         outcome: ordinary("lock", &["nested_locks_of_the_dead"]),
@@ -126,9 +126,9 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: ordinary("fences", &["a_waiter_has_the_kernel_fence_for_the_owner"]),
     },
     Mutation {
-        name: "no_doze",
+        name: "no_bounded_sleep",
         file: "src/wait/operation.rs",
-        from: "if !sleep.fence.is_certain() && dozed != Some(sleep.seen) {",
+        from: "if !sleep.fence.is_certain() && unchanged != Some(sleep.seen) {",
         to: "if false {",
         rule: "The kernel's fence may miss a CPU, so a sleeper looks once more after a moment.",
         outcome: ordinary("lock", &["a_second_look_soon_after_the_first"]),
@@ -152,8 +152,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "memory_goes_under_another_threads_list",
         file: "src/sys/robust_futex_threads.rs",
-        from: "places().any(|place| place.has(&within))",
-        to: "places().any(|place| place.has(&within) && false)",
+        from: "records().any(|record| record.has(&within))",
+        to: "records().any(|record| record.has(&within) && false)",
         rule: "A thread writes to the links of what it has listed, so that memory stays mapped.",
         outcome: ordinary("lock", &["a_lock_that_a_peer_has_freed_keeps_the_mapping"]),
     },

@@ -5,7 +5,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "rwlock_reader_looks_too_early",
         file: "src/rwlock/taking.rs",
-        from: "slot.give_up(me); // keeps I3 return None;",
+        from: "slot.unlock(me); // keeps I3 return None;",
         to: "return Some((slot, me));",
         rule: "A reader that has entered its slot must go if a writer is there.",
         outcome: loom(&["rwlock::rwlock_keeps_a_reader_and_a_writer_apart"]),
@@ -53,7 +53,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "rwlock_writer_that_gives_up_stays",
         file: "src/rwlock/taking.rs",
-        from: "self.writer.give_up(me); return Err(error);",
+        from: "self.writer.unlock(me); return Err(error);",
         to: "return Err(error);",
         rule: "A writer that times out lets the readers in.",
         outcome: loom(&["rwlock::rwlock_timeout_of_a_writer_lets_the_readers_in"]),
@@ -125,8 +125,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "reentrant_wait_forgets_the_levels",
         file: "src/reentrant.rs",
-        from: "depth_of(from.lock).store(from.depth, Relaxed);",
-        to: "depth_of(from.lock).store(1, Relaxed);",
+        from: "depth_of(lock).store(depth, Relaxed);",
+        to: "depth_of(lock).store(1, Relaxed);",
         rule: "A wait takes as many levels again as it gave up.",
         outcome: ordinary("condition", &["all_levels_are_given_up_and_taken_again"]),
     },
@@ -157,8 +157,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "rwlock_downgrade_lets_a_writer_in",
         file: "src/rwlock/guards.rs",
-        from: "if slot.is_some() { lock.writer.give_up(me); } let word",
-        to: "lock.writer.give_up(me); let word",
+        from: "if slot.is_some() { lock.writer.unlock(me); } let word",
+        to: "lock.writer.unlock(me); let word",
         rule: "A writer that becomes a reader without a free slot keeps the writer's word.",
         outcome: loom(&["rwlock::rwlock_goes_from_writing_to_reading_without_a_slot"]),
     },

@@ -5,7 +5,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_name_is_not_looked_at_again",
         file: "src/segment/names.rs",
-        from: "? && means(path, file)?;",
+        from: "? && is_name_of(path, file)?;",
         to: "?;",
         rule: "A name is taken away only under the lock of the very file that it names.",
         outcome: hooks("shared", &["a_name_that_means_another_file_stays"]),
@@ -223,7 +223,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "table_child_uses_the_parents_slot",
         file: "src/segment/table.rs",
-        from: "core::mem::forget(core::mem::replace(&mut self.place, Place::None));",
+        from: "core::mem::forget(core::mem::replace(&mut self.state, PeerState::None));",
         to: "",
         rule: "A forked child is a peer of its own.",
         outcome: ordinary("shared", &["a_forked_child_is_a_user"]),
@@ -245,12 +245,12 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: ordinary("shared", &["the_same_memory_twice"]),
     },
     Mutation {
-        name: "table_graves_are_not_dug",
+        name: "retained_memory_is_never_unmapped",
         file: "src/segment/table.rs",
-        from: "let stays = grave.is_needed();",
+        from: "let stays = kept.is_needed();",
         to: "let stays = false;",
         rule: "Memory stays mapped until the tokens of its threads are marked.",
-        outcome: ordinary("shared", &["graves"]),
+        outcome: ordinary("shared", &["memory_that_stays_mapped"]),
     },
     Mutation {
         name: "shared_guard_forgotten_unmaps",

@@ -249,7 +249,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "barrier_cells_are_claimed_by_several_threads",
         file: "src/segment/table.rs",
-        from: "let _table = table(); // held across a fork, so that the child finds it free act()",
+        from: "let _table = table(); // this lock is held across a fork, so the child finds it free act()",
         to: "act()",
         rule: "Threads of a process claim one cell at a time.",
         outcome: hooks("barrier", &["with_pauses::threads_of_a_process_share_a_cell"]),

@@ -29,7 +29,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "thread_forgets_its_hold",
         file: "src/sys/thread.rs",
-        from: "HELD_BACK.load(Relaxed)",
+        from: "FAST_LOCKS_OFF.load(Relaxed)",
         to: "false",
         rule: "After a fork each lock makes its thread known to the segment first.",
         outcome: ordinary("condition", &["an_owner_that_was_no_peer_killed_before_its_notify"]),

@@ -19,11 +19,11 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         outcome: ordinary("semaphore", &["signals_during_a_timeout"]),
     },
     Mutation {
-        name: "a_doze_is_the_whole_wait",
+        name: "a_bounded_sleep_is_the_whole_wait",
         file: "src/wait/operation.rs",
         from: "late = deadline.is_over(); } else",
-        to: "late = dozed.is_some(); } else",
-        rule: "A doze that ends is no timeout.",
+        to: "late = unchanged.is_some(); } else",
+        rule: "The end of a bounded sleep is no timeout.",
         outcome: ordinary("lock", &["times"]),
     },
     Mutation {

@@ -107,9 +107,14 @@
 
 mod handles;
 mod in_flight;
+mod memory;
 mod records;
 
 pub use handles::{Delivery, Message, Reservation};
+// Not a part of the interface. Hidden rather than private, so that a function can be generic over
+// both forms of a queue.
+#[doc(hidden)]
+pub use memory::Store;
 
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -128,13 +133,12 @@ use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sys::hooks;
 use crate::wait::signal::Signal;
 use crate::wait::verbs::verbs;
-use core::cell::UnsafeCell;
 use core::fmt;
-use core::marker::PhantomData;
 use core::mem::offset_of;
 use core::ops::ControlFlow;
-use core::ptr::NonNull;
 use in_flight::InFlight;
+use memory::{Block, Parts};
+pub(in crate::queue) use memory::{Blocks, Unit};
 pub(crate) use records::BLOCK;
 use records::{Claim, Header, MAX_BLOCKS, Marks, Phase, Records, State};
 
@@ -189,111 +193,6 @@ pub(in crate::queue) struct Rare {
 /// Of `ended`: a thread has waited in `join`, or for room in the in-flight area. Each release of a
 /// record is to ask whether one does so now.
 const WATCHED: u32 = 8;
-
-/// 64 bytes of messages.
-#[repr(C, align(64))]
-#[derive(Debug)]
-pub struct Block(UnsafeCell<[u8; BLOCK]>);
-
-impl Block {
-    fn new() -> Self {
-        Block(UnsafeCell::new([0; BLOCK]))
-    }
-}
-
-// SAFETY: blocks are reached by the claimer of their record alone (I1, I2), and are bytes.
-unsafe impl Sync for Block {}
-
-/// The memory of a queue whose capacity is chosen at run time, one unit for each block of the ring.
-/// The headers of all units come first: those of the ring, then those of the in-flight area. The
-/// blocks follow in the same order.
-#[repr(C, align(16))]
-#[derive(Debug)]
-pub struct Unit {
-    _headers: [Header; 2],
-    _blocks: UnsafeCell<[[u8; BLOCK]; 2]>,
-}
-
-// SAFETY: as for `Block`.
-unsafe impl Sync for Unit {}
-
-/// The memory of a queue of `N` blocks.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Blocks<const N: usize> {
-    headers: [[Header; N]; 2],
-    blocks: [[Block; N]; 2],
-}
-
-/// Where headers and blocks lie: `count` headers of the ring, as many of the in-flight area, and as
-/// many blocks as headers, in the same order.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug)]
-pub struct Parts<'a> {
-    headers: NonNull<Header>,
-    blocks: NonNull<Block>,
-    count: usize,
-    of: PhantomData<&'a [Header]>,
-}
-
-// SAFETY: it stands for `&[Header]` and `&[Block]`.
-unsafe impl Send for Parts<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Parts<'_> {}
-
-impl<'a> Parts<'a> {
-    #[inline(always)]
-    fn ring(self) -> &'a [Header] {
-        // SAFETY: so many headers lie there, in cells for which any bytes will do.
-        unsafe { core::slice::from_raw_parts(self.headers.as_ptr(), self.count) }
-    }
-
-    #[inline(always)]
-    fn in_flight(self) -> &'a [Header] {
-        let first = self.headers.as_ptr().wrapping_add(self.count);
-        // SAFETY: as many follow those of the ring.
-        unsafe { core::slice::from_raw_parts(first, self.count) }
-    }
-
-    #[inline(always)]
-    fn blocks(self) -> &'a [Block] {
-        // SAFETY: so many blocks lie there.
-        unsafe { core::slice::from_raw_parts(self.blocks.as_ptr(), 2 * self.count) }
-    }
-}
-
-/// The memory of a queue.
-#[doc(hidden)]
-pub trait Store: sealed::Sealed {
-    fn parts(&self) -> Parts<'_>;
-}
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-impl sealed::Sealed for [Unit] {}
-impl<const N: usize> sealed::Sealed for Blocks<N> {}
-
-impl<const N: usize> Store for Blocks<N> {
-    #[inline(always)]
-    fn parts(&self) -> Parts<'_> {
-        let (headers, blocks) = (NonNull::from(&self.headers), NonNull::from(&self.blocks));
-        Parts { headers: headers.cast(), blocks: blocks.cast(), count: N, of: PhantomData }
-    }
-}
-
-impl Store for [Unit] {
-    #[inline(always)]
-    fn parts(&self) -> Parts<'_> {
-        let count = self.len();
-        let headers = NonNull::from(self).cast::<Header>();
-        // SAFETY: a unit is as long as two headers and two blocks. The blocks are aligned, as the
-        // units begin at a multiple of 128 bytes and their number is a multiple of `GRAIN`.
-        let blocks = unsafe { headers.add(2 * count) };
-        Parts { headers, blocks: blocks.cast(), count, of: PhantomData }
-    }
-}
 
 /// The number of units is a multiple of this, so that the headers fill whole blocks.
 pub(crate) const GRAIN: usize = BLOCK / size_of::<Header>();
@@ -660,9 +559,9 @@ impl<'a> View<'a> {
         self.records().claim_full(owner)
     }
 
-    /// Looks for a message with `find`. If there is none, and nothing more can be sent, it looks once
-    /// more behind a fence: a sender that claims after the fence sees the flag, and a message that
-    /// was claimed before it is seen here.
+    /// Looks for a message with `find`. If there is none, and nothing more can be sent, it looks
+    /// once more behind a fence: a sender that claims after the fence sees the flag, and a message
+    /// that was claimed before it is seen here.
     #[inline(always)]
     fn find_next<R>(
         self,
@@ -734,7 +633,8 @@ impl<'a> View<'a> {
         self.in_flight().visit(&mut look);
         let is_sound = self.records().visit(look).is_ok();
         if taken.is_none() && is_sound {
-            self.rare.searched.compare_exchange(before, returned, Relaxed, Relaxed).ok(); // keeps I4
+            // Keeps I4.
+            self.rare.searched.compare_exchange(before, returned, Relaxed, Relaxed).ok();
         }
         taken
     }

@@ -83,7 +83,6 @@ mod connection;
 mod way;
 
 pub use connection::Connection;
-pub use way::Block;
 
 use crate::error::Fault;
 use crate::queue::ends::Ends;
@@ -94,7 +93,7 @@ use crate::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};
 use crate::sync::atomic::fence;
 use core::fmt;
 use core::mem::offset_of;
-use way::{BlockRing, Way};
+use way::{Block, BlockRing, Way};
 
 pub(crate) use way::BLOCK;
 

@@ -119,10 +119,18 @@ pub struct Ring<T: Plain, S: ?Sized = [Slot<T>]> {
 /// It dereferences to [`Ring`], which has the methods.
 pub type FixedRing<T, const N: usize> = Ring<T, [Slot<T>; N]>;
 
-/// Room for one message.
-#[repr(transparent)]
-#[derive(Debug)]
-pub struct Slot<T>(UnsafeCell<MaybeUninit<T>>);
+use slot::Slot;
+
+/// `Slot` is public, because public types have it as a parameter, but nobody else can name it.
+mod slot {
+    use crate::sync::UnsafeCell;
+    use core::mem::MaybeUninit;
+
+    /// Room for one message.
+    #[repr(transparent)]
+    #[derive(Debug)]
+    pub struct Slot<T>(pub(super) UnsafeCell<MaybeUninit<T>>);
+}
 
 /// What both ends read, and what is rarely written.
 #[repr(C, align(128))]

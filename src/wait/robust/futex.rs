@@ -1,62 +1,70 @@
-//! A robust word that is a futex: the owner's thread id, in the kernel's list of what its thread
-//! holds.
+//! A robust word that is a futex. It holds the thread id of its owner, and the kernel finds it in
+//! the robust list of that thread.
 //!
-//! Beside it lies a count of how often it was *armed* and disarmed: odd as long as somebody may be
-//! asleep.
+//! Beside the word lies `armed`, a count of how often the word was armed and disarmed. The count is
+//! odd while a thread may be asleep.
 //!
 //! # State
 //! | word | meaning |
 //! |---|---|
 //! | 0 | free |
 //! | tid + `WAITERS` | owned by that thread |
-//! | `OWNER_DIED` + `WAITERS` | its owner ended while owning it; free to be taken, by one who must know |
-//! | [`UNPLACED`] | made, but not yet where it will stay |
+//! | `OWNER_DIED` + `WAITERS` | marked: the owner ended while owning the word. It can be taken, and the new owner is told |
+//! | [`UNPLACED`] | created, but not placed yet |
 //!
-//! | armed | next |
+//! | armed | next value |
 //! |---|---|
-//! | even: nobody is asleep | odd, by who is about to sleep |
-//! | odd: somebody may be | even, by who gave the word up and found nobody asleep. Two of those make it odd once more, which says nothing wrong |
+//! | even: no thread is asleep | odd, written by a thread that is about to sleep |
+//! | odd: a thread may be asleep | even, written by a thread that has released the word and woken no thread. If two threads do so, the count is odd again, which is allowed |
 //!
 //! # Invariants
-//! - I1. A thread asleep on the word => `armed` is odd since before that thread last looked at the
-//!   word. The kernel puts it to sleep only if `armed` still is what it read then, and whoever
-//!   makes `armed` even wakes everybody in the same system call.
-//! - I2. A word that is owned has `WAITERS`, for the kernel alone: if the owner ends, it wakes one.
-//! - I3. From before it takes the word until after it has given it up and woken whom it must, the
-//!   owner's node is in its thread's `pending` field or robust list.
-//! - I4. Whoever gives the word up looks at `armed` after that, and wakes one if it is odd. So does
-//!   the kernel for one who is killed in between, as I3 says, if the word is free; if it has an
-//!   owner by then, that will do it.
-//! - I5. A word is given up only by the thread that owns it, through the address through which that
-//!   thread took it: its entry is there (`sys/robust_futex.rs`, I1). After the release the node is
-//!   in no list of that thread: the next owner writes the links.
-//! - I6. The owner of a word exists, or the word is marked: by the kernel, or by a waiting thread
-//!   that has found that no thread has the owner's id. Waiting threads ask once a second, and when
-//!   a sleep ends with its time. The kernel does not mark a word if its owner calls exec and is not
-//!   the first thread of its process: that thread gets the process's id before the kernel walks its
-//!   list, whose words bear the old id. One gap remains. If the asking thread pauses between the
-//!   answer and its exchange, the owner's id can come again and the new thread can take the word,
-//!   which is then marked although its owner lives. No second question closes the gap: the pause
-//!   can follow it.
+//! - I1. If a thread is asleep on the word, `armed` has been odd since before that thread last read
+//!   the word. The kernel puts the thread to sleep only if `armed` still has the value that the
+//!   thread read then. The thread that makes `armed` even wakes all sleepers in the same system
+//!   call.
+//! - I2. A word that is owned has `WAITERS`. Only the kernel reads this bit: if the owner ends, the
+//!   kernel wakes one sleeper.
+//! - I3. The node of the word is in the `pending` field or in the robust list of the owner's
+//!   thread. This is so from before the thread takes the word until after it has released the word
+//!   and woken a sleeper.
+//! - I4. The thread that releases the word reads `armed` afterwards, and wakes one sleeper if it is
+//!   odd. If this thread is killed in between, the kernel wakes one sleeper because of I3, provided
+//!   that the word is free. If the word has an owner by then, that owner will wake one.
+//! - I5. Only the owner releases a word, through the address through which it took the word: its
+//!   entry is there (`sys/robust_futex.rs`, I1). After the release the node is in no list of that
+//!   thread, because the next owner writes the links.
+//! - I6. The owner of a word exists, or the word is marked. The kernel marks it, or a waiting
+//!   thread does after it has found that no thread has the id of the owner. Waiting threads check
+//!   this once a second, and when a sleep ends with its time. The kernel does not mark the word if
+//!   the owner calls exec and is not the first thread of its process: that thread gets the id of
+//!   the process before the kernel walks its list, whose words have the old id. One gap remains. A
+//!   waiting thread may pause between the check and its compare-exchange. Meanwhile a new thread
+//!   may get the id and take the word, which is then marked although its owner lives. A second
+//!   check would not close the gap, because the pause can follow it.
 //!
 //! # Ordering
-//! Taking is an Acquire, giving up a Release of the word (the kernel's change of it is a full
-//! fence), so whatever an owner wrote is seen by the next.
+//! Taking the word is an Acquire and releasing it a Release. (A change by the kernel is a full
+//! fence.) So the next owner sees all writes of the last one.
 //!
-//! Giving up is a plain store, and the look at `armed` behind it must not come first: of who gives
-//! up and who is about to sleep, one has to see the other. The sleeper pays for both fences, and
-//! dozes before it sleeps, because they are not certain: see `sys/fence.rs`. (As long as `armed`
-//! does not move, all who did not see it odd gave the word up before the doze.) An uncontended
-//! section so has one locked instruction.
+//! The release is a plain store. The read of `armed` after it must not move before it: of a thread
+//! that releases and a thread that is about to sleep, at least one has to see the other. The
+//! sleeper pays for both fences. These are not certain (see `sys/fence.rs`), so its first sleep is
+//! bounded. (While `armed` does not move, every thread that did not see it odd has released the
+//! word before the bounded sleep.) So an uncontended critical section has one locked
+//! instruction.
 //!
 //! # Death
-//! Before the taking CAS: nothing happened, and if the word was free one sleeper is woken in the
-//! victim's stead. From then to the releasing store: the kernel sets `OWNER_DIED` and wakes one.
-//! After it: nothing, or one more sleeper is woken (I4). A woken sleeper that is killed before it
-//! took the word has the node in `pending`: the kernel wakes the next, unless the word has an
-//! owner, who will do so. The classic release (store 0, wake one, where a bit of the word says that
-//! somebody sleeps) lacks I1: a barger that takes the word and never sees a waiter leaves the
-//! others asleep once the woken one is killed.
+//! - Killed before the compare-exchange that takes the word: nothing has happened. If the word was
+//!   free, the kernel wakes one sleeper.
+//! - Killed from then until the releasing store: the kernel sets `OWNER_DIED` and wakes one
+//!   sleeper.
+//! - Killed after the store: nothing, or the kernel wakes one more sleeper (I4).
+//! - A woken sleeper that is killed before it takes the word has the node in `pending`. So the
+//!   kernel wakes the next sleeper, unless the word has an owner, which will wake one.
+//!
+//! The usual futex lock (store 0 and wake one sleeper, if a bit of the word says that one sleeps)
+//! lacks I1. There, a newcomer may take the word and see no waiter. If the woken sleeper is then
+//! killed, the others sleep for ever.
 use super::{OWNER, OWNER_DIED, PATIENCE, Refused, Taken, UNPLACED, WAITERS};
 use crate::deadline::Deadline;
 #[cfg(not(outlast_loom))]
@@ -71,14 +79,14 @@ use crate::wait::operation::{self, Armed, Fence, Operation, Sleep};
 use crate::wait::verbs::Verb;
 use crate::wait::{TimedOut, WaitWord};
 
-/// The word, its node for the robust list, and a little room that the owner may use between them.
+/// The word, its node for the robust list, and between them four words for its user.
 #[repr(C, align(8))]
 #[derive(Debug)]
 pub(crate) struct RobustWord {
     word: WaitWord,
-    /// Odd if somebody may be asleep.
+    /// Odd if a thread may be asleep.
     armed: AtomicU32,
-    /// For the user of the word: [`crate::Lock`]'s poison, or who a slot belongs to.
+    /// For the user of the word: the poison of a [`crate::Lock`], or the owner of a slot.
     pub(crate) note: [AtomicU32; 4],
     links: Links,
 }
@@ -91,11 +99,11 @@ const _: () = {
 };
 
 impl RobustWord {
-    /// Zero-filled memory is a free word.
+    /// Whether zero-filled memory is a free word.
     #[cfg(not(outlast_loom))]
     pub(crate) const ZERO_IS_PLACED: bool = true;
 
-    /// Free, but not yet usable.
+    /// Creates a free word, which must be placed before it is used.
     pub(crate) fn new() -> Self {
         RobustWord {
             word: WaitWord::new(UNPLACED),
@@ -105,66 +113,67 @@ impl RobustWord {
         }
     }
 
-    /// Makes the word usable where it lies.
+    /// Initialises the word in place.
     pub(crate) fn place(&self) {
         self.word.value.store(0, Relaxed);
     }
 
-    /// The word's value, to show.
+    /// Returns the value of the word.
     pub(crate) fn value(&self) -> u32 {
         self.word.value.load(Acquire)
     }
 
-    /// The value, read in the one order of all `SeqCst` accesses.
+    /// Returns the value, read by a `SeqCst` load.
     #[inline(always)]
     pub(crate) fn value_in_order(&self) -> u32 {
         self.word.value.load(SeqCst)
     }
 
-    /// Whether the calling thread owns the word, and took it through this mapping (I5).
+    /// Returns whether the calling thread owns the word, and took it through this mapping (I5).
     pub(crate) fn is_mine(&self) -> bool {
         self.held().is_some()
     }
 
-    /// Whether the calling thread is `me`, who took the word, and still owns it. Not so in the
-    /// child of a fork.
+    /// Returns whether the calling thread is `me`, which took the word, and still owns it. Returns
+    /// `false` in the child of a fork.
     pub(crate) fn is_still(&self, me: Thread) -> bool {
         Thread::current().is_ok_and(|now| now.tid() == me.tid()) && self.is_held_by(me)
     }
 
-    /// The calling thread, if it owns the word, and took it through this mapping (I5).
+    /// Returns the calling thread if it owns the word, and took it through this mapping (I5).
     #[inline(always)]
     pub(crate) fn held(&self) -> Option<Thread> {
         let me = Thread::fast().or_else(|| Thread::current().ok())?;
         self.is_held_here_by(me).then_some(me)
     }
 
-    /// Whether `me` owns the word, and took it through this mapping (I5).
+    /// Returns whether `me` owns the word, and took it through this mapping (I5).
     #[inline(always)]
     pub(crate) fn is_held_here_by(&self, me: Thread) -> bool {
         self.is_held_by(me) && me.has(&self.links)
     }
 
-    /// Whether `me` owns the word, through whichever mapping.
+    /// Returns whether `me` owns the word, through any mapping.
     #[inline(always)]
     pub(crate) fn is_held_by(&self, me: Thread) -> bool {
         self.word.value.load(Relaxed) & OWNER == me.tid()
     }
 
-    /// The word itself, for `futex_waitv`.
+    /// Returns the word itself, for `futex_waitv`.
     #[cfg(not(outlast_loom))]
     pub(crate) fn as_atomic(&self) -> &AtomicU32 {
         &self.word.value
     }
 
-    /// Takes the word if it is free; by whom. I3 holds from here on.
+    /// Takes the word if it is free. Returns the calling thread if it took the word. I3 holds from
+    /// here on.
     #[inline(always)]
     pub(crate) fn try_take_fast(&self) -> Option<Thread> {
         let me = Thread::fast()?;
         self.try_take_as(me, Acquire).then_some(me)
     }
 
-    /// The same, in an order of the caller's: `Acquire`, or the one order of all `SeqCst` accesses.
+    /// Takes the word if it is free, with the order `Acquire` or `SeqCst`.
     #[inline(always)]
     pub(crate) fn try_take_as(&self, me: Thread, order: Ordering) -> bool {
         let taken = me.begin_again(&self.links).is_ok()
@@ -175,12 +184,12 @@ impl RobustWord {
         taken
     }
 
-    /// Takes the word if nobody alive has it.
+    /// Takes the word unless a living thread owns it.
     #[cold]
     pub(crate) fn try_take(&self) -> Result<(Taken, Thread), Refused> {
         let me = self.announce()?;
         let taken = self.attempt(me).unwrap_or(Err(Refused::Busy));
-        self.settle(me, taken)
+        self.finish(me, taken)
     }
 
     /// Takes the word, waiting for it until `deadline`.
@@ -194,7 +203,7 @@ impl RobustWord {
             Err(refused) => return Ok(Err(refused)),
         };
         match operation::wait(&mut Take { of: self, me, patience: None }, deadline) {
-            Some(taken) => Ok(self.settle(me, taken)),
+            Some(taken) => Ok(self.finish(me, taken)),
             None => {
                 me.end();
                 Err(TimedOut)
@@ -202,7 +211,7 @@ impl RobustWord {
         }
     }
 
-    /// Marks the word in the kernel's stead if the owner does not exist. Returns whether it did.
+    /// Marks the word, as the kernel would, if its owner does not exist. Returns whether it did.
     #[cfg(not(outlast_loom))]
     #[cold]
     pub(crate) fn mark_if_gone(&self) -> bool {
@@ -211,7 +220,7 @@ impl RobustWord {
         if owner == 0 || owner == UNPLACED || thread::exists(owner) {
             return false;
         }
-        let marked = seen & WAITERS | OWNER_DIED; // I6 says what can come in between
+        let marked = seen & WAITERS | OWNER_DIED; // for the gap before this step, see I6
         let done = self.word.value.compare_exchange(seen, marked, AcqRel, Relaxed).is_ok();
         if done {
             self.word.wake(1); // as the kernel does: keeps I1 if this thread is killed here
@@ -219,22 +228,23 @@ impl RobustWord {
         done
     }
 
-    /// Makes `to` the owner in place of `from`, where 0 is nobody, if `from` is the owner. The node
-    /// is in no list: only [`mark_entrusted`](Self::mark_entrusted) marks the word.
+    /// Makes `to` the owner if `from` is the owner. 0 stands for no owner. The node is in no list,
+    /// so the kernel does not mark the word: only [`mark_transferred`](Self::mark_transferred)
+    /// does.
     #[cfg(not(outlast_loom))]
-    pub(crate) fn entrust(&self, from: u32, to: u32) -> bool {
+    pub(crate) fn transfer(&self, from: u32, to: u32) -> bool {
         let word = |owner: u32| if owner == 0 { 0 } else { owner | WAITERS };
         self.word.value.compare_exchange(word(from), word(to), AcqRel, Relaxed).is_ok()
     }
 
-    /// Marks an [entrusted](Self::entrust) word of `owner`.
+    /// Marks a word that [`transfer`](Self::transfer) gave to `owner`.
     #[cfg(not(outlast_loom))]
-    pub(crate) fn mark_entrusted(&self, owner: u32) -> bool {
+    pub(crate) fn mark_transferred(&self, owner: u32) -> bool {
         let seen = owner | WAITERS;
         self.word.value.compare_exchange(seen, OWNER_DIED, AcqRel, Relaxed).is_ok()
     }
 
-    /// In the model the kernel marks every word.
+    /// Does nothing: in the model the kernel marks every word.
     #[cfg(outlast_loom)]
     #[expect(clippy::unused_self, reason = "one contract with the real builds")]
     fn mark_if_gone(&self) -> bool {
@@ -247,7 +257,7 @@ impl RobustWord {
         Ok(me)
     }
 
-    /// Takes the word if nobody alive has it; or finds out that there is nothing to wait for.
+    /// Takes the word, unless a living thread owns it. Returns `None` if the caller has to wait.
     fn attempt(&self, me: Thread) -> Option<Result<Taken, Refused>> {
         let mut seen = self.word.value.load(Acquire);
         loop {
@@ -264,7 +274,7 @@ impl RobustWord {
         }
     }
 
-    /// Makes `armed` odd; what it is then.
+    /// Makes `armed` odd. Returns its value.
     fn arm(&self) -> u32 {
         let even = |armed: u32| (armed & 1 == 0).then_some(armed.wrapping_add(1));
         match self.armed.fetch_update(AcqRel, Acquire, even) {
@@ -273,7 +283,7 @@ impl RobustWord {
         }
     }
 
-    fn settle(
+    fn finish(
         &self,
         me: Thread,
         taken: Result<Taken, Refused>,
@@ -295,42 +305,43 @@ impl RobustWord {
         }
     }
 
-    /// Gives the word up, which `me` took; what was copied by fork is left alone.
+    /// Unlocks the word that `me` took. Does nothing for a copy that fork made.
     #[inline(always)]
-    pub(crate) fn give_up(&self, me: Thread) {
-        if !self.try_give_up_if(me, || true) {
-            self.give_up_slow(me);
+    pub(crate) fn unlock(&self, me: Thread) {
+        if !self.try_unlock_if(me, || true) {
+            self.unlock_slow(me);
         }
     }
 
-    /// Gives the word up if that is quickly done, and `is_last` says so. (It is asked only if the
-    /// thread holds the word unlisted.) The node stays pending, for the next time.
+    /// Unlocks the word by the fast path if `is_last` returns `true`. Returns whether it did.
+    /// `is_last` is called only if the thread holds the word unlisted. The node stays pending, for
+    /// the next lock.
     #[inline(always)]
-    pub(crate) fn try_give_up_if(&self, me: Thread, is_last: impl FnOnce() -> bool) -> bool {
+    pub(crate) fn try_unlock_if(&self, me: Thread, is_last: impl FnOnce() -> bool) -> bool {
         if !me.is_calling() || !me.holds(&self.links) || !is_last() {
             return false;
         }
-        me.let_go(); // earlier: from the store on the word is another's
+        me.let_go(); // before the store, after which another thread may own the word
         self.release();
         true
     }
 
     #[cold]
-    fn give_up_slow(&self, taker: Thread) {
+    fn unlock_slow(&self, taker: Thread) {
         let Ok(me) = Thread::current() else { return };
         if me.tid() != taker.tid() {
-            return; // a copy made by fork; by now the child may have taken the word for itself
+            return; // a copy that fork made: the child may have taken the word itself by now
         }
         let was_unlisted = me.holds(&self.links);
         if was_unlisted {
             me.let_go();
         }
-        // A lock taken after this one may be held unlisted: it moves to the list.
+        // If a lock that was taken after this one is held unlisted, it moves to the list.
         me.begin_to_end(&self.links);
-        // Out of the list before the release: the next owner will write the links.
+        // Unlinked before the release, because the next owner will write the links.
         let was_listed = me.unlink(&self.links);
-        debug_assert!(!me.has(&self.links), "still there although it is given up (I5)");
-        // A peer that breaks the protocol may have taken the word from this thread.
+        debug_assert!(!me.has(&self.links), "the entry is still there after the unlock (I5)");
+        // The check is for a peer that breaks the protocol and has overwritten the word.
         if (was_unlisted || was_listed) && self.is_held_by(me) {
             self.release(); // keeps I5
         }
@@ -355,11 +366,13 @@ impl RobustWord {
         }
     }
 
-    /// Takes the word as a token of the calling thread's life, listed until [`leave`](Self::leave):
-    /// free, or marked by the kernel, it becomes ours. Its end is told to all who sleep on it,
-    /// armed or not.
+    /// Takes the word, if it is free or marked, as the token of the calling thread. Returns whether
+    /// it did.
+    ///
+    /// The word is in the robust list until [`free_token`](Self::free_token). The end of the token
+    /// wakes all threads that sleep on it, whether the word is armed or not.
     #[cfg(not(outlast_loom))]
-    pub(crate) fn enlist(&self) -> Result<bool, Fault> {
+    pub(crate) fn take_token(&self) -> Result<bool, Fault> {
         let me = Thread::current()?;
         me.begin(&self.links)?;
         let seen = self.word.value.load(Acquire);
@@ -374,21 +387,21 @@ impl RobustWord {
         Ok(true)
     }
 
-    /// Ends what [`enlist`](Self::enlist) began, in the same thread.
+    /// Releases the token that the calling thread took with [`take_token`](Self::take_token).
     #[cfg(not(outlast_loom))]
-    pub(crate) fn leave(&self) {
+    pub(crate) fn free_token(&self) {
         let Ok(me) = Thread::current() else { return };
         me.begin_to_end(&self.links);
-        // Whatever the word says, the node leaves the list.
+        // The node leaves the list whatever the value of the word is.
         if me.unlink(&self.links) && self.is_held_by(me) {
             self.word.change_and_wake(Change::Clear, u32::MAX);
         }
         me.end();
     }
 
-    /// Makes a marked token free again. Idempotent; wakes whoever slept on it.
+    /// Makes a marked token free again, and wakes all threads that sleep on it. Idempotent.
     #[cfg(not(outlast_loom))]
-    pub(crate) fn bury(&self) {
+    pub(crate) fn clear_mark(&self) {
         let seen = self.word.value.load(Acquire);
         if seen & OWNER == 0 && self.word.value.compare_exchange(seen, 0, Release, Relaxed).is_ok()
         {
@@ -397,11 +410,11 @@ impl RobustWord {
     }
 }
 
-/// Taking a word, by a thread that has announced it.
+/// The operation of taking a word, by a thread that has announced it.
 struct Take<'a> {
     of: &'a RobustWord,
     me: Thread,
-    /// When the thread asks whether the owner exists; since its first sleep.
+    /// When the thread checks whether the owner exists. `None` before its first sleep.
     patience: Option<Deadline>,
 }
 
@@ -429,8 +442,8 @@ impl<'a> Operation<'a> for Take<'a> {
         Armed::Sleep(Sleep { word, seen: [seen, self.of.arm()], fence: Fence::Heavy })
     }
 
-    /// Asks once a second, and when the sleep ends with its time, whether the owner exists. Wakes
-    /// for no reason, such as signals, do not put it off.
+    /// Checks once a second, and when the sleep ends with its time, whether the owner exists. Wakes
+    /// for no reason, such as signals, do not delay the check.
     fn park(&mut self, sleep: Sleep<'a>, until: Deadline) -> Wake {
         // In the model no time passes.
         let patience = || match cfg!(outlast_loom) {
@@ -453,7 +466,7 @@ impl<'a> Operation<'a> for Take<'a> {
     }
 }
 
-/// The word that `me` owns.
+/// Returns the value of a word that `me` owns.
 #[inline(always)]
 fn owned_by(me: Thread) -> u32 {
     me.tid() | WAITERS // keeps I2

@@ -1,27 +1,28 @@
-//! A robust word that is a robust mutex of POSIX, with its owner's thread id beside it.
+//! A robust word that is a robust POSIX mutex, with the thread id of its owner beside it.
 //!
 //! # State
 //! | owner | mutex | meaning |
 //! |---|---|---|
 //! | 0 | free | free |
 //! | tid | held | owned by that thread |
-//! | tid | its owner died | the same, until somebody looks or takes |
-//! | `OWNER_DIED` | free | marked: its owner died; free to be taken, by one who must know |
-//! | [`UNPLACED`] | none yet | made, but not yet where it will stay |
+//! | tid | its owner died | owned by that thread, until another thread reads or takes the word |
+//! | `OWNER_DIED` | free | marked: the owner died. It can be taken, and the new owner is told |
+//! | [`UNPLACED`] | not initialised | created, but not placed yet |
 //!
 //! # Invariants
-//! - I1. `owner` is written by who holds the mutex only.
-//! - I2. Who takes the mutex from the dead, or finds `owner` marked, says so to its caller or marks
-//!   it again.
+//! - I1. Only the thread that holds the mutex writes `owner`.
+//! - I2. A thread that takes the mutex of a dead owner, or finds `owner` marked, tells its caller
+//!   or marks the word again.
 //!
 //! # Death
-//! The kernel gives the mutex back, at every instruction. Killed between the mutex and `owner`:
-//! taking, the next is told of a death without a section; giving up, of a section that was
+//! The kernel releases the mutex, whatever the instruction at which the owner is killed. A kill can
+//! come between the mutex and `owner`. While taking, the next owner is told of a death, though no
+//! critical section had begun. While releasing, it is told of a death, though the section was
 //! complete.
 //!
-//! One kind of death is not detected: the kernel marks no mutex of a thread that calls exec and is
-//! not the first thread of its process, and a mutex of the C library's cannot be marked in its
-//! stead. Only a token, whose mutex nobody waits for, can.
+//! One kind of death is not detected. The kernel does not mark the mutex of a thread that calls
+//! exec and is not the first thread of its process, and no other thread can mark a mutex of the C
+//! library. Only a token can be marked, because no thread waits for its mutex.
 use super::{OWNER, OWNER_DIED, Refused, Taken, UNPLACED};
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -31,7 +32,7 @@ use crate::sys::robust::{Mutex, Outcome, Thread};
 use crate::sys::thread;
 use crate::wait::TimedOut;
 
-/// The mutex, its owner, and a little room that the owner may use.
+/// The mutex, its owner, and four words for its user.
 #[repr(C, align(8))]
 #[derive(Debug)]
 pub(crate) struct RobustWord {
@@ -39,15 +40,15 @@ pub(crate) struct RobustWord {
     owner: AtomicU32,
     /// The page at which the owner has the word mapped. Written by the owner.
     page: AtomicU32,
-    /// For the user of the word: [`crate::Lock`]'s poison, or who a slot belongs to.
+    /// For the user of the word: the poison of a [`crate::Lock`], or the owner of a slot.
     pub(crate) note: [AtomicU32; 4],
 }
 
 impl RobustWord {
-    /// A mutex must be initialised where it lies.
+    /// Whether zero-filled memory is a free word: a mutex must be initialised in place.
     pub(crate) const ZERO_IS_PLACED: bool = false;
 
-    /// Free, but not yet usable.
+    /// Creates a free word, which must be placed before it is used.
     pub(crate) fn new() -> Self {
         RobustWord {
             mutex: Mutex::default(),
@@ -57,14 +58,14 @@ impl RobustWord {
         }
     }
 
-    /// Makes the word usable where it lies.
+    /// Initialises the word in place.
     pub(crate) fn place(&self) {
         self.mutex.place();
         self.owner.store(0, Relaxed);
     }
 
-    /// The owner's thread id, or what the table says. Looks whether the owner still lives, so that
-    /// it is a moment's owner itself if not.
+    /// Returns the thread id of the owner, or another value of the table. To find out whether the
+    /// owner lives, the calling thread tries to take the mutex, and may own it for a moment.
     pub(crate) fn value(&self) -> u32 {
         let seen = self.owner.load(Acquire);
         if seen & OWNER == 0 || seen == UNPLACED {
@@ -73,72 +74,71 @@ impl RobustWord {
         match self.mutex.try_take() {
             Outcome::TakenFromTheDead => {
                 self.mark();
-                self.mutex.give_up();
+                self.mutex.unlock();
             }
-            Outcome::Taken => self.mutex.give_up(),
+            Outcome::Taken => self.mutex.unlock(),
             Outcome::Busy | Outcome::Mine | Outcome::TimedOut | Outcome::Broken => {}
         }
         self.owner.load(Acquire)
     }
 
-    /// Keeps I2, for one who holds the mutex without taking the word.
+    /// Keeps I2 in a thread that holds the mutex without taking the word.
     fn mark(&self) {
         self.owner.store(OWNER_DIED, Release);
     }
 
-    /// The owner as it stands beside the mutex, read in the one order of all `SeqCst` accesses.
+    /// Returns the owner that is noted beside the mutex, read by a `SeqCst` load.
     #[inline(always)]
     pub(crate) fn value_in_order(&self) -> u32 {
         self.owner.load(SeqCst)
     }
 
-    /// Whether the calling thread owns the word, and took it through this mapping.
+    /// Returns whether the calling thread owns the word, and took it through this mapping.
     pub(crate) fn is_mine(&self) -> bool {
         self.held().is_some()
     }
 
-    /// The calling thread, if it owns the word, and took it through this mapping.
+    /// Returns the calling thread if it owns the word, and took it through this mapping.
     pub(crate) fn held(&self) -> Option<Thread> {
         Thread::current().ok().filter(|&me| self.is_held_here_by(me))
     }
 
-    /// Whether `me` owns the word, and took it through this mapping.
+    /// Returns whether `me` owns the word, and took it through this mapping.
     pub(crate) fn is_held_here_by(&self, me: Thread) -> bool {
         self.is_held_by(me) && self.page.load(Relaxed) == self.page()
     }
 
-    /// What tells two mappings of the word apart: 32 bits of the number of its page.
+    /// Returns 32 bits of the number of the page of the word, which tell two mappings apart.
     #[expect(clippy::cast_possible_truncation, reason = "the low bits are meant")]
     fn page(&self) -> u32 {
         (core::ptr::from_ref(self).addr() >> 12) as u32
     }
 
-    /// Whether `me` owns the word, through whichever mapping.
+    /// Returns whether `me` owns the word, through any mapping.
     #[inline(always)]
     pub(crate) fn is_held_by(&self, me: Thread) -> bool {
         self.owner.load(Relaxed) == me.tid()
     }
 
-    /// Whether the calling thread is `me`, who took the word, and still owns it. Not so in the
-    /// child of a fork.
+    /// Returns whether the calling thread is `me`, which took the word, and still owns it. Returns
+    /// `false` in the child of a fork.
     pub(crate) fn is_still(&self, me: Thread) -> bool {
         self.held().is_some_and(|now| now.tid() == me.tid())
     }
 
-    /// What changes when the word is taken or given up.
+    /// Returns an atomic that changes when the word is taken or released.
     pub(crate) fn as_atomic(&self) -> &AtomicU32 {
         &self.owner
     }
 
-    /// Takes the word if it is free and never was a dead one's; by whom.
+    /// Takes the word if it is free and not marked. Returns the calling thread if it took the word.
     #[inline(always)]
     pub(crate) fn try_take_fast(&self) -> Option<Thread> {
         let me = Thread::fast()?;
         self.try_take_as(me, Relaxed).then_some(me)
     }
 
-    /// The same, with the owner written in an order of the caller's: any, or the one order of all
-    /// `SeqCst` accesses.
+    /// Takes the word if it is free and not marked. `owner` is written with this order.
     #[inline(always)]
     pub(crate) fn try_take_as(&self, me: Thread, order: Ordering) -> bool {
         if self.owner.load(Relaxed) != 0 || me.begin().is_err() {
@@ -149,10 +149,10 @@ impl RobustWord {
                 self.own(me, order);
                 return true;
             }
-            Outcome::Taken => self.mutex.give_up(),
+            Outcome::Taken => self.mutex.unlock(),
             Outcome::TakenFromTheDead => {
                 self.mark();
-                self.mutex.give_up();
+                self.mutex.unlock();
             }
             Outcome::Busy | Outcome::Mine | Outcome::TimedOut | Outcome::Broken => {}
         }
@@ -166,7 +166,7 @@ impl RobustWord {
         self.owner.store(me.tid(), order);
     }
 
-    /// Takes the word if nobody alive has it.
+    /// Takes the word unless a living thread owns it.
     #[cold]
     pub(crate) fn try_take(&self) -> Result<(Taken, Thread), Refused> {
         self.take(Mutex::try_take).unwrap_or(Err(Refused::Busy))
@@ -218,49 +218,49 @@ impl RobustWord {
         }
     }
 
-    /// Gives the word up, which `me` took; what was copied by fork is left alone.
+    /// Unlocks the word that `me` took. Does nothing for a copy that fork made.
     #[inline(always)]
-    pub(crate) fn give_up(&self, me: Thread) {
-        self.try_give_up_if(me, || true);
+    pub(crate) fn unlock(&self, me: Thread) {
+        self.try_unlock_if(me, || true);
     }
 
-    /// Gives the word up if the calling thread took it, and `is_last` says so. (It is asked only by
-    /// the owner.)
+    /// Unlocks the word if the calling thread took it and `is_last` returns `true`. Returns whether
+    /// it did. `is_last` is called only in the owner.
     #[inline(always)]
-    pub(crate) fn try_give_up_if(&self, me: Thread, is_last: impl FnOnce() -> bool) -> bool {
-        let given = self.is_still(me) && is_last();
-        if given {
+    pub(crate) fn try_unlock_if(&self, me: Thread, is_last: impl FnOnce() -> bool) -> bool {
+        let unlocks = self.is_still(me) && is_last();
+        if unlocks {
             self.owner.store(0, Release);
-            self.mutex.give_up();
+            self.mutex.unlock();
             me.end();
         }
-        given
+        unlocks
     }
 
-    /// Takes the word as a token of the calling thread's life, until [`leave`](Self::leave): free,
-    /// or marked by the kernel.
-    pub(crate) fn enlist(&self) -> Result<bool, Fault> {
+    /// Takes the word, if it is free or marked, as the token of the calling thread, until
+    /// [`free_token`](Self::free_token). Returns whether it did.
+    pub(crate) fn take_token(&self) -> Result<bool, Fault> {
         let me = Thread::current()?;
         match self.mutex.try_take() {
             Outcome::Taken | Outcome::TakenFromTheDead => {
-                self.own(me, Release); // with the page, for `leave`
+                self.own(me, Release); // with the page, for `free_token`
                 Ok(true)
             }
             _ => Ok(false),
         }
     }
 
-    /// Ends what [`enlist`](Self::enlist) began, in the same thread.
-    pub(crate) fn leave(&self) {
+    /// Releases the token that the calling thread took with [`take_token`](Self::take_token).
+    pub(crate) fn free_token(&self) {
         if self.is_mine() {
             self.owner.store(0, Release);
-            self.mutex.give_up();
+            self.mutex.unlock();
         }
     }
 
-    /// Marks a token in the kernel's stead if its owner does not exist. Returns whether it did.
+    /// Marks a token, as the kernel would, if its owner does not exist. Returns whether it did.
     ///
-    /// Its mutex stays taken, and so the token cannot be taken again.
+    /// The mutex stays taken, so the token cannot be taken again.
     #[cold]
     pub(crate) fn mark_if_gone(&self) -> bool {
         let seen = self.value();
@@ -268,19 +268,19 @@ impl RobustWord {
         is_gone && self.owner.compare_exchange(seen, OWNER_DIED, AcqRel, Relaxed).is_ok()
     }
 
-    /// Makes `to` the owner in place of `from`, where 0 is nobody, if `from` is the owner. The
-    /// mutex stays free: only [`mark_entrusted`](Self::mark_entrusted) marks the word.
-    pub(crate) fn entrust(&self, from: u32, to: u32) -> bool {
+    /// Makes `to` the owner if `from` is the owner. 0 stands for no owner. The mutex stays free, so
+    /// only [`mark_transferred`](Self::mark_transferred) marks the word.
+    pub(crate) fn transfer(&self, from: u32, to: u32) -> bool {
         self.owner.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
     }
 
-    /// Marks an [entrusted](Self::entrust) word of `owner`.
-    pub(crate) fn mark_entrusted(&self, owner: u32) -> bool {
+    /// Marks a word that [`transfer`](Self::transfer) gave to `owner`.
+    pub(crate) fn mark_transferred(&self, owner: u32) -> bool {
         self.owner.compare_exchange(owner, OWNER_DIED, AcqRel, Relaxed).is_ok()
     }
 
     /// Makes a marked token free again. Idempotent.
-    pub(crate) fn bury(&self) {
+    pub(crate) fn clear_mark(&self) {
         self.owner.compare_exchange(OWNER_DIED, 0, Release, Relaxed).ok();
     }
 }
