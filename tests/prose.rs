@@ -14,7 +14,8 @@ const FOLDERS: [&str; 4] = ["src", "tests", "benches", "examples"];
 /// Where the comment of a line begins, in bytes. (A character literal that is a quotation mark
 /// would mislead this function; no line that is too long has one.)
 fn comment(line: &str) -> Option<usize> {
-    let is_code = |at: &usize| line[..*at].replace("\\\"", "").matches('"').count() % 2 == 0;
+    let is_code =
+        |at: &usize| line[..*at].replace("\\\"", "").matches('"').count().is_multiple_of(2);
     line.match_indices("//").map(|(at, _)| at).find(is_code)
 }
 
