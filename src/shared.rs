@@ -708,7 +708,8 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
     ///     pub struct Office { pub inbox: FixedQueue<u64, 8>, pub closed: Event }
     /// }
     ///
-    /// let here = Shared::anonymous(Office { inbox: FixedQueue::new(), closed: Event::manual(false) })?;
+    /// let office = Office { inbox: FixedQueue::new(), closed: Event::manual(false) };
+    /// let here = Shared::anonymous(office)?;
     /// let there = Shared::<Office>::from_fd(here.try_clone_fd()?)?; // as another process would
     /// let inbox: Shared<Queue<u64>> = here.project(|office| &*office.inbox);
     /// drop(here); // the part keeps the mapping
