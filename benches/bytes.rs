@@ -21,9 +21,9 @@ fn alone<const LEN: usize>(contest: &mut Contest<'_>) {
     contest.alone("outlast::ByteQueue, in place", move |n| {
         let queue: &ByteQueue = &ours;
         for i in 0..n {
-            let mut room = queue.reserve(LEN).expect("open");
+            let mut room = queue.loan(LEN).expect("open");
             room[..8].copy_from_slice(&i.to_ne_bytes());
-            room.commit().expect("ours");
+            room.send().expect("ours");
             assert_eq!(number(&queue.recv_ref().expect("open")), i);
         }
     });
@@ -45,9 +45,9 @@ fn alone_beside_a_queue(contest: &mut Contest<'_>) {
     let (sender, receiver) = (channel.sender().expect("room"), channel.receiver().expect("room"));
     contest.alone("outlast::Channel<ByteQueue>, in place", move |n| {
         for i in 0..n {
-            let mut room = sender.reserve(64).expect("a receiver");
+            let mut room = sender.loan(64).expect("a receiver");
             room[..8].copy_from_slice(&i.to_ne_bytes());
-            room.commit().expect("ours");
+            room.send().expect("ours");
             assert_eq!(number(&receiver.recv_ref().expect("a sender")), i);
         }
     });

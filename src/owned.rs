@@ -15,7 +15,7 @@ use crate::error::Fault;
 use crate::latch::{LatchError, Member};
 use crate::lock::{LockError, LockGuard, MarkConsistent};
 use crate::locked_slice::LockedSliceGuard;
-use crate::queue::bytes::{Message, Reservation};
+use crate::queue::bytes::{Loan as BytesLoan, Ref as BytesRef};
 use crate::queue::{Delivery, Loan, Ref};
 use crate::queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
@@ -234,7 +234,7 @@ macro_rules! guards {
 guards! {
     LockGuard<V> LockedSliceGuard<V> ReentrantLockGuard<V> ReadGuard<V> WriteGuard<V>
     Permit OwnedPermit Member
-    Message Reservation
+    BytesLoan BytesRef
 }
 
 macro_rules! guards_of_levels {

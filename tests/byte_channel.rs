@@ -94,9 +94,9 @@ fn alone() {
     assert_eq!((channel.capacity(), channel.len(), channel.is_empty()), (256, 0, true));
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
     sender.send(b"one").unwrap();
-    let mut room = sender.reserve(100).unwrap();
+    let mut room = sender.loan(100).unwrap();
     room[..2].copy_from_slice(b"in");
-    room.commit_len(2).unwrap();
+    room.send_len(2).unwrap();
     sender.try_send(b"").unwrap();
     assert_eq!(sender.try_send(b"too much"), Err(TrySendError::Full(())));
     assert_eq!(sender.send(&[0; 257]), Err(SendError::Failed((), Fault::TooLong)));
@@ -109,7 +109,7 @@ fn alone() {
     assert_eq!(receiver.recv_into(&mut all), Ok(2));
     assert_eq!(all, b"was in");
     assert_eq!(receiver.try_recv().unwrap(), b"");
-    drop(sender.reserve(9).unwrap());
+    drop(sender.loan(9).unwrap());
     assert!(channel.is_empty());
     assert!(sender.same_channel(&channel.sender().unwrap()));
     assert!(receiver.same_channel(&receiver.clone()));
@@ -124,7 +124,7 @@ fn time_passes_in_place() {
     assert_eq!(receiver.recv_ref_timeout(ms(20)).unwrap_err(), RecvTimeoutError::TimedOut);
     assert!(began.elapsed() >= ms(20));
     sender.send(&[1; 256]).unwrap();
-    let none = sender.reserve_deadline(1, Instant::now()).map(drop);
+    let none = sender.loan_deadline(1, Instant::now()).map(drop);
     assert_eq!(none, Err(SendTimeoutError::TimedOut(())));
     drop(sender);
     assert_eq!(receiver.try_recv_ref().unwrap().len(), 256);
@@ -139,19 +139,19 @@ fn room_for_nobody() {
     let sender = channel.sender().unwrap();
     sender.send(&[1; 100]).unwrap();
     let receiver = channel.receiver().unwrap();
-    let (room, other) = (sender.try_reserve(60).unwrap(), sender.reserve(64).unwrap());
+    let (room, other) = (sender.try_loan(60).unwrap(), sender.loan(64).unwrap());
     drop(receiver);
-    assert_eq!(room.commit(), Err(SendError::Disconnected(()))); // and it is not received
-    assert_eq!(other.commit_len(3), Err(SendError::Disconnected(())));
+    assert_eq!(room.send(), Err(SendError::Disconnected(()))); // and it is not received
+    assert_eq!(other.send_len(3), Err(SendError::Disconnected(())));
     assert_eq!(channel.len(), 1);
-    assert_eq!(sender.reserve(6).map(drop), Err(SendError::Disconnected(())));
+    assert_eq!(sender.loan(6).map(drop), Err(SendError::Disconnected(())));
     let receiver = channel.receiver().unwrap();
     assert_eq!(sender.try_send(&[8; 200]), Err(TrySendError::Full(())));
     assert_eq!(receiver.recv().unwrap().len(), 100);
-    let room = sender.reserve(256).unwrap(); // all is there again
+    let room = sender.loan(256).unwrap(); // all is there again
     drop(receiver);
     let receiver = channel.receiver().unwrap(); // no process has looked meanwhile
-    room.commit_len(9).unwrap();
+    room.send_len(9).unwrap();
     drop(sender);
     assert_eq!(receiver.iter().map(|message| message.len()).collect::<Vec<_>>(), [9]);
     assert_eq!(receiver.recv(), Err(RecvError::Disconnected));
@@ -198,9 +198,9 @@ fn streams_in_every_world() {
                 let sender = office.jobs.sender().unwrap();
                 office.step.fetch_add(1, SeqCst);
                 for n in 1..=COUNT {
-                    let mut room = sender.reserve(200).unwrap();
+                    let mut room = sender.loan(200).unwrap();
                     room[..8].copy_from_slice(&n.to_ne_bytes());
-                    room.commit_len(8 + usize::try_from(n % 150).unwrap()).unwrap();
+                    room.send_len(8 + usize::try_from(n % 150).unwrap()).unwrap();
                 }
             } else {
                 eventually("both have come", || office.step.load(SeqCst) == 2);
@@ -230,7 +230,7 @@ fn a_sender_killed_at_a_reservation() {
     let victim = fork_child(|| {
         let sender = office.jobs.sender().unwrap();
         sender.send(b"whole").unwrap();
-        let _room = sender.reserve(70).unwrap();
+        let _room = sender.loan(70).unwrap();
         office.step.store(1, SeqCst);
         sleep_for_ever();
     });
@@ -251,9 +251,9 @@ fn room_that_was_copied_by_fork() {
     let channel = channel(4);
     let _watchdog = watch("room_that_was_copied_by_fork", &channel);
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
-    let room = sender.reserve(3).unwrap();
+    let room = sender.loan(3).unwrap();
     let child = fork_child(|| {
-        assert_eq!(room.commit(), Err(SendError::Failed((), Fault::Forked)));
+        assert_eq!(room.send(), Err(SendError::Failed((), Fault::Forked)));
     });
     child.succeeds();
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
@@ -268,12 +268,12 @@ fn closed_and_left() {
     let channel = channel(4);
     let _watchdog = watch("closed_and_left", &channel);
     let (sender, receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
-    let (first, second) = (sender.reserve(1).unwrap(), sender.reserve(2).unwrap());
+    let (first, second) = (sender.loan(1).unwrap(), sender.loan(2).unwrap());
     channel.close();
-    first.commit().unwrap(); // it was taken before
+    first.send().unwrap(); // it was taken before
     assert_eq!(receiver.recv().unwrap().len(), 1);
     drop(receiver);
-    assert_eq!(second.commit(), Err(SendError::Closed(())));
+    assert_eq!(second.send(), Err(SendError::Closed(())));
     let receiver = channel.receiver().unwrap();
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
 }

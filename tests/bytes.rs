@@ -80,7 +80,7 @@ fn alone() {
     assert_eq!(there.recv_into(&mut all), Ok(1_000));
     assert_eq!((&all[..6], &all[6..]), (&b"before"[..], &text(1, 1_000)[..]));
     assert_eq!(here.send(&[0; 1_025]), Err(SendError::Failed((), Fault::TooLong)));
-    assert_eq!(here.try_reserve(usize::MAX).unwrap_err(), TrySendError::Failed((), Fault::TooLong));
+    assert_eq!(here.try_loan(usize::MAX).unwrap_err(), TrySendError::Failed((), Fault::TooLong));
 }
 
 /// Lengths that begin everywhere in the ring, and skip its end in every way.
@@ -111,31 +111,31 @@ fn in_place() {
     let here = queue(4_096);
     let there = again(&here);
     let _watchdog = watch("in_place", &here);
-    let mut room = here.reserve(700).unwrap();
+    let mut room = here.loan(700).unwrap();
     assert_eq!(room.len(), 700);
     assert!(room.as_ptr().addr().is_multiple_of(64));
     room.copy_from_slice(&text(1, 700));
     here.send(b"later").unwrap();
     assert_eq!(there.try_recv(), Err(TryRecvError::Empty)); // in their order
-    room.commit().unwrap();
+    room.send().unwrap();
     let (first, second) = (there.recv_ref().unwrap(), there.try_recv_ref().unwrap());
     assert_eq!((&*first, &*second), (&text(1, 700)[..], &b"later"[..]));
     drop((first, second));
 
-    let mut room = here.reserve(4_000).unwrap();
+    let mut room = here.loan(4_000).unwrap();
     room[..3].copy_from_slice(b"abc");
-    room.commit_len(3).unwrap();
+    room.send_len(3).unwrap();
     assert_eq!(there.recv().unwrap(), b"abc");
-    let room = here.reserve(5).unwrap();
+    let room = here.loan(5).unwrap();
     here.send(b"next").unwrap();
     drop(room); // sends nothing
     assert_eq!(there.recv().unwrap(), b"next");
-    let room = here.reserve(2).unwrap();
-    room.commit_len(usize::MAX).unwrap(); // at most all
+    let room = here.loan(2).unwrap();
+    room.send_len(usize::MAX).unwrap(); // at most all
     assert_eq!(there.recv_ref().unwrap().len(), 2);
 }
 
-/// A sender reserves and gives up the whole ring, several times, while no receiver looks. The next
+/// A sender takes and drops a loan of the whole ring, several times, while no receiver looks. The next
 /// message is received all the same.
 #[test]
 fn room_given_up_for_laps() {
@@ -143,7 +143,7 @@ fn room_given_up_for_laps() {
     let _watchdog = watch("room_given_up_for_laps", &queue);
     for laps in 1..4 {
         for len in [1, 64, 65, 500] {
-            (0..laps * 8).for_each(|_| drop(queue.try_reserve(len).unwrap()));
+            (0..laps * 8).for_each(|_| drop(queue.try_loan(len).unwrap()));
             queue.try_send(&text(laps, len)).unwrap();
             assert_eq!(queue.try_recv(), Ok(text(laps, len)), "{laps} laps, {len} bytes");
         }
@@ -180,9 +180,9 @@ fn time_passes() {
     queue.send_deadline(&[1; 200], began).unwrap(); // what can be had is had, even too late
     let again = Instant::now();
     assert_eq!(queue.send_timeout(b"x", ms(20)), Err(SendTimeoutError::TimedOut(())));
-    assert_eq!(queue.reserve_timeout(1, ms(1)).unwrap_err(), SendTimeoutError::TimedOut(()));
+    assert_eq!(queue.loan_timeout(1, ms(1)).unwrap_err(), SendTimeoutError::TimedOut(()));
     assert!(again.elapsed() >= ms(21));
-    assert_eq!(queue.reserve_deadline(1, began).unwrap_err(), SendTimeoutError::TimedOut(()));
+    assert_eq!(queue.loan_deadline(1, began).unwrap_err(), SendTimeoutError::TimedOut(()));
     assert_eq!(queue.recv_deadline(began), Ok(vec![1; 200]));
     assert_eq!(queue.recv_ref_deadline(began).unwrap_err(), RecvTimeoutError::TimedOut);
 }
@@ -192,7 +192,7 @@ fn closing() {
     let queue = queue(1_024);
     let _watchdog = watch("closing", &queue);
     queue.send(b"one").unwrap();
-    let mut room = queue.reserve(3).unwrap();
+    let mut room = queue.loan(3).unwrap();
     queue.close();
     assert!(queue.is_closed());
     assert_eq!(queue.send(b"two"), Err(SendError::Closed(())));
@@ -201,7 +201,7 @@ fn closing() {
     assert_eq!(queue.recv().unwrap(), b"one");
     assert_eq!(queue.try_recv(), Err(TryRecvError::Empty)); // what has room is sent
     room.copy_from_slice(b"two");
-    room.commit().unwrap();
+    room.send().unwrap();
     assert_eq!(queue.iter().collect::<Vec<_>>(), [b"two"]);
     assert_eq!(queue.recv(), Err(RecvError::Closed));
     assert_eq!(queue.try_recv(), Err(TryRecvError::Closed));
@@ -297,11 +297,11 @@ fn streams_in_every_world() {
             if i < 2 {
                 for n in 0..COUNT {
                     let len = 16 + usize::try_from((n * 37 + i as u64) % 560).unwrap();
-                    let mut room = post.out.reserve(len).unwrap();
+                    let mut room = post.out.loan(len).unwrap();
                     room[..8].copy_from_slice(&n.to_le_bytes());
                     room[8..16].copy_from_slice(&(i as u64).to_le_bytes());
                     room[16..].copy_from_slice(&text(n + i as u64, len - 16));
-                    room.commit().unwrap();
+                    room.send().unwrap();
                 }
                 if post.step.fetch_add(1, SeqCst) == 1 {
                     post.out.close();
@@ -330,7 +330,7 @@ fn killed_sender() {
     let post = post();
     let _watchdog = watch("killed_sender", &post);
     let victim = fork_child(|| {
-        let mut room = post.out.reserve(200).unwrap();
+        let mut room = post.out.loan(200).unwrap();
         room.fill(1);
         post.step.store(1, SeqCst);
         sleep_for_ever();
@@ -371,20 +371,20 @@ fn copies_by_fork_are_inert() {
     let queue = queue(1_024);
     let _watchdog = watch("copies_by_fork_are_inert", &queue);
     queue.send(b"read").unwrap();
-    let (message, mut room) = (queue.recv_ref().unwrap(), queue.reserve(4).unwrap());
+    let (message, mut room) = (queue.recv_ref().unwrap(), queue.loan(4).unwrap());
     room.copy_from_slice(b"sent");
     let handles = core::cell::Cell::new(Some((message, room)));
     let child = fork_child(|| {
         let (message, room) = handles.take().unwrap(); // out of its own copy
         assert_eq!(message.give_back(), Err(Fault::Forked));
-        assert_eq!(room.commit(), Err(SendError::Failed((), Fault::Forked)));
+        assert_eq!(room.send(), Err(SendError::Failed((), Fault::Forked)));
         queue.send(b"child").unwrap();
     });
     child.succeeds();
     let (message, room) = handles.take().unwrap();
     assert_eq!(&*message, b"read");
     drop(message);
-    room.commit().unwrap();
+    room.send().unwrap();
     assert_eq!(
         (queue.recv().unwrap(), queue.recv().unwrap()),
         (b"sent".to_vec(), b"child".to_vec())
@@ -443,9 +443,9 @@ fn foreign_bytes() {
             for _ in 0..4 {
                 post.out.try_send(b"x").ok();
                 post.out.send_timeout(&[7; 200], Duration::ZERO).ok();
-                if let Ok(mut room) = post.out.try_reserve(90) {
+                if let Ok(mut room) = post.out.try_loan(90) {
                     room.fill(1);
-                    room.commit_len(80).unwrap();
+                    room.send_len(80).unwrap();
                 }
                 post.out.try_recv().ok();
                 if let Ok(message) = post.out.try_recv_ref() {

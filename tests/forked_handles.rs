@@ -58,7 +58,7 @@ fn bytes_in_place() {
     let (sender, _receiver) = (channel.sender().unwrap(), channel.receiver().unwrap());
     queue.send(b"first").unwrap();
     let message = queue.recv_ref().unwrap();
-    let (mut place, mut room) = (queue.reserve(4).unwrap(), sender.reserve(4).unwrap());
+    let (mut place, mut room) = (queue.loan(4).unwrap(), sender.loan(4).unwrap());
     place.fill(1);
     room.fill(1);
     fork_child(|| {

@@ -61,7 +61,7 @@ fn overlaps(queue: &ByteQueue, seed: &mut u64) -> bool {
     let (mut rooms, mut messages, mut deliveries) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..30 {
         match random(seed, 8) {
-            0 | 1 => rooms.extend(queue.try_reserve(up_to(seed, 300)).ok()),
+            0 | 1 => rooms.extend(queue.try_loan(up_to(seed, 300)).ok()),
             2 | 3 => messages.extend(queue.try_recv_ref().ok()),
             4 if !messages.is_empty() => {
                 let i = up_to(seed, messages.len());
@@ -69,7 +69,7 @@ fn overlaps(queue: &ByteQueue, seed: &mut u64) -> bool {
             }
             5 if !rooms.is_empty() => {
                 let i = up_to(seed, rooms.len());
-                rooms.swap_remove(i).commit().unwrap();
+                rooms.swap_remove(i).send().unwrap();
             }
             6 => deliveries.extend(queue.try_recv_ack().ok()),
             7 if !deliveries.is_empty() => {

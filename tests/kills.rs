@@ -195,9 +195,9 @@ fn kills_of_bytes() {
     let sends = || {
         books.send_all(|n| {
             let letter = letter(n);
-            let mut room = queue.reserve(letter.len() + 50).unwrap();
+            let mut room = queue.loan(letter.len() + 50).unwrap();
             room[..letter.len()].copy_from_slice(&letter);
-            room.commit_len(letter.len()).unwrap();
+            room.send_len(letter.len()).unwrap();
         });
     };
     let receives = || {

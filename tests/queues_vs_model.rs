@@ -4,7 +4,7 @@
 mod common;
 
 use common::watch_alone;
-use outlast::bytes::Message;
+use outlast::bytes::Ref;
 use outlast::spsc::{self, Ring};
 use outlast::{
     ByteQueue, Channel, Delivery, Fault, FixedPriorityQueue, Pipe, Queue, RecvTimeoutError,
@@ -368,11 +368,11 @@ fn play_byte_channel(capacity: usize, plays: &[(Act, bool)]) {
             // The last receiver, while a sender holds room. Its message is not sent, and is passed
             // over.
             Act::Leave(false) if receivers.len() == 1 && !senders.is_empty() => {
-                let room = senders[0].try_reserve(1);
+                let room = senders[0].try_loan(1);
                 assert_eq!(room.is_ok(), !model.closed && blocks.room() > 0);
                 receivers.clear();
                 if let Ok(room) = room {
-                    assert_eq!(room.commit(), Err(SendError::Disconnected(())));
+                    assert_eq!(room.send(), Err(SendError::Disconnected(())));
                     blocks.send(0, 1);
                     blocks.records.back_mut().unwrap().1 = None;
                 }
@@ -393,9 +393,9 @@ fn play_byte_channel(capacity: usize, plays: &[(Act, bool)]) {
                 let result = if first {
                     sender.clone().try_send(&message.to_le_bytes())
                 } else {
-                    sender.try_reserve(64).map(|mut room| {
+                    sender.try_loan(64).map(|mut room| {
                         room[..4].copy_from_slice(&message.to_le_bytes());
-                        room.commit_len(4).unwrap();
+                        room.send_len(4).unwrap();
                     })
                 };
                 assert_eq!(result, expected);
@@ -488,7 +488,7 @@ fn play_bytes(capacity: usize, plays: &[(Act, bool)]) {
     // Messages by their numbers: those to come, in order, and those that came back.
     let (mut sent, mut model) = (0, Model { capacity: usize::MAX, ..Model::default() });
     // With the mapping: each counts as a process.
-    let mut held: Vec<(u32, Message<'_>, bool)> = Vec::new();
+    let mut held: Vec<(u32, Ref<'_>, bool)> = Vec::new();
     for &(act, first) in plays {
         let queue: &ByteQueue = if first { &here } else { &there };
         match act {
@@ -497,9 +497,9 @@ fn play_bytes(capacity: usize, plays: &[(Act, bool)]) {
                 let result = if number % 2 == 0 {
                     queue.try_send(&text)
                 } else {
-                    queue.try_reserve(text.len()).map(|mut room| {
+                    queue.try_loan(text.len()).map(|mut room| {
                         room.copy_from_slice(&text);
-                        room.commit().unwrap();
+                        room.send().unwrap();
                     })
                 };
                 let expected = if model.closed {

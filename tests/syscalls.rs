@@ -375,9 +375,9 @@ fn the_other_queues() {
     });
     makes_no_call(|i| {
         ways.bytes.send(&i.to_le_bytes()).unwrap();
-        let mut room = ways.bytes.reserve(100).unwrap();
+        let mut room = ways.bytes.loan(100).unwrap();
         room.fill(7);
-        room.commit().unwrap();
+        room.send().unwrap();
         assert_eq!(*ways.bytes.recv_ref().unwrap(), i.to_le_bytes());
         drop(ways.bytes.recv_ref().unwrap());
         assert!(ways.bytes.try_recv_ref().is_err());
@@ -407,9 +407,9 @@ fn the_other_queues() {
         let (sender, receiver) =
             ends.get_or_init(|| (ways.letters.sender().unwrap(), ways.letters.receiver().unwrap()));
         sender.clone().send(&i.to_le_bytes()).unwrap();
-        let mut room = sender.reserve(100).unwrap();
+        let mut room = sender.loan(100).unwrap();
         room.fill(7);
-        room.commit().unwrap();
+        room.send().unwrap();
         assert_eq!(*receiver.recv_ref().unwrap(), i.to_le_bytes());
         receiver.recv_ref().unwrap().give_back().unwrap();
         assert_eq!(receiver.clone().recv().unwrap(), [7; 100]);

@@ -178,9 +178,9 @@ pub(crate) fn bytes_in_place(queue: &ByteQueue, len: usize, messages: u64) -> Ou
     let sender = || {
         become_known(queue);
         |number: u64| {
-            let mut room = queue.reserve(len).expect("open");
+            let mut room = queue.loan(len).expect("open");
             room[..8].copy_from_slice(&number.to_ne_bytes());
-            room.commit().expect("ours");
+            room.send().expect("ours");
         }
     };
     let receiver = || {
@@ -192,7 +192,7 @@ pub(crate) fn bytes_in_place(queue: &ByteQueue, len: usize, messages: u64) -> Ou
 
 /// Makes the worker a peer, so that it is not counted.
 fn become_known(queue: &ByteQueue) {
-    drop(queue.try_reserve(usize::MAX));
+    drop(queue.try_loan(usize::MAX));
 }
 
 /// As [`bytes_copied`], from one side of a pipe to the other.

@@ -36,7 +36,7 @@
 //! # A message that cannot be decoded
 //! is received, and the verb fails with [`Fault::Undecodable`]; the next message is not affected.
 //! To keep the bytes of such a message, receive it from [`ValueQueue::bytes`] and decode it in
-//! place ([`Message::decode`], [`Delivery::decode`]): it can then be given back, or sent elsewhere.
+//! place ([`Ref::decode`], [`Delivery::decode`]): it can then be given back, or sent elsewhere.
 //!
 //! # Death
 //! As with the bytes: a message is sent whole or not at all. A plain `recv` decodes a message where
@@ -50,7 +50,7 @@
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::queue::Failure;
-use crate::queue::bytes::{Blocks, ByteQueue, Delivery, FixedByteQueue, Message, Reservation};
+use crate::queue::bytes::{Blocks, ByteQueue, Delivery, FixedByteQueue, Loan, Ref};
 use crate::queue::bytes::{Store, Unit, View};
 use crate::queue::channel::kind::AsBytes;
 use crate::queue::channel::{Channel, Kind, Receiver, Sender};
@@ -131,19 +131,19 @@ impl<V: Serialize, S: Store + ?Sized> ValueQueue<V, S> {
     }
 
     fn send_until(&self, value: &V, deadline: Deadline) -> Result<(), Failure> {
-        send_value(value, |len| self.bytes.view().reserve_until(len, deadline))
+        send_value(value, |len| self.bytes.view().loan_until(len, deadline))
     }
 }
 
-/// Encodes a value in the room that `reserve` takes for so many bytes, and sends it.
+/// Encodes a value in the loan that `take` returns for its length, and sends it.
 fn send_value<'a, V: Serialize>(
     value: &V,
-    reserve: impl FnOnce(usize) -> Result<Reservation<'a>, Failure>,
+    take: impl FnOnce(usize) -> Result<Loan<'a>, Failure>,
 ) -> Result<(), Failure> {
-    let mut room = reserve(encoded_len(value)?)?;
+    let mut loan = take(encoded_len(value)?)?;
     // (A value that has grown since it was measured does not fit.)
-    let len = postcard::to_slice(value, &mut room).map_err(|_| Fault::Unencodable)?.len();
-    room.publish(len)
+    let len = postcard::to_slice(value, &mut loan).map_err(|_| Fault::Unencodable)?.len();
+    loan.publish(len)
 }
 
 // ---------------------------------------------------------------- receiving
@@ -181,7 +181,7 @@ impl<V: DeserializeOwned, S: Store + ?Sized> ValueQueue<V, S> {
     }
 }
 
-impl Message<'_> {
+impl Ref<'_> {
     /// Returns the value that the message is an encoding of. The message stays as it is: to leave
     /// it to another receiver, [give it back](Self::give_back).
     ///
@@ -434,7 +434,7 @@ where
     }
 
     fn send_until(&self, value: &V, deadline: Deadline) -> Result<(), Failure> {
-        send_value(value, |len| self.room_until(len, deadline))
+        send_value(value, |len| self.loan_until(len, deadline))
     }
 }
 
@@ -479,7 +479,7 @@ pub enum ValueError<E> {
     Recv(E),
     /// The message is no encoding of the type. It has been received, and is inside: it can be
     /// decoded as another type, or sent on to who knows it. (To leave it where it is, see
-    /// [`Message::decode`].)
+    /// [`Ref::decode`].)
     #[error("the message is no encoding of the type that was asked for")]
     Undecodable(Vec<u8>),
 }

@@ -124,11 +124,11 @@ fn writes_and_goes(world: &World) -> Box<dyn FnOnce() + '_> {
     Spin::Never.set();
     let sender = world.sender().expect("room");
     Box::new(move || {
-        if let Ok(mut room) = sender.reserve(8) {
+        if let Ok(mut room) = sender.loan(8) {
             room[0] = 0;
-            room.commit_len(1).ok();
+            room.send_len(1).ok();
         }
-        drop(sender.reserve(9));
+        drop(sender.loan(9));
         sender.send(&[1]).ok();
         drop(sender);
     })
@@ -149,7 +149,7 @@ fn reads_twice(world: &World) -> Box<dyn FnOnce() + '_> {
 
 const SENDERS: [(&str, Operation<World>); 2] = [
     ("byte channel: sender, clone, drop", ends::comes_and_goes),
-    ("byte channel: reserve, commit, reserve, drop, send, drop of the last", writes_and_goes),
+    ("byte channel: loan, send, loan, drop, send, drop of the last", writes_and_goes),
 ];
 
 const RECEIVERS: [(&str, Operation<World>); 3] = [
@@ -158,21 +158,21 @@ const RECEIVERS: [(&str, Operation<World>); 3] = [
     ("byte channel: recv_ref, given back, recv_ref, drop of both", reads_twice),
 ];
 
-/// The last receiver leaves between the claim of room and its commit: the message is taken back.
+/// The last receiver leaves between the loan and its `send`: the message is taken back.
 fn commits_to_nobody(world: &World) -> Box<dyn FnOnce() + '_> {
     Spin::Never.set();
     let (sender, receiver) = (world.sender().expect("room"), world.receiver().expect("room"));
     Box::new(move || {
-        if let Ok(mut room) = sender.reserve(1) {
+        if let Ok(mut room) = sender.loan(1) {
             drop(receiver);
             room[0] = 0;
-            room.commit().ok();
+            room.send().ok();
         }
         drop(sender);
     })
 }
 
-const TO_NOBODY: &str = "byte channel: reserve, drop of the last receiver, commit";
+const TO_NOBODY: &str = "byte channel: loan, drop of the last receiver, send";
 
 #[test]
 fn byte_channel_commit_to_nobody() {
@@ -189,10 +189,10 @@ fn commits_to_nobody_with_a_sender_asleep(name: &str) -> Sweep<'_, World> {
         Spin::Never.set();
         let receiver = world.receiver().expect("room");
         let sender = Box::leak(Box::new(world.sender().expect("room")));
-        let room = sender.reserve(1).expect("room");
+        let room = sender.loan(1).expect("room");
         Box::new(move || {
             drop(receiver);
-            room.commit().ok();
+            room.send().ok();
         })
     };
     let sweep = Sweep::new(name, &half, memory, commits, ends::drains);
@@ -214,7 +214,7 @@ fn byte_channel_recovery_is_interrupted() {
         let world = empty();
         let sender = world.sender().expect("room");
         sender.send(&[0]).expect("room");
-        std::mem::forget(sender.reserve(8).expect("room"));
+        std::mem::forget(sender.loan(8).expect("room"));
         std::mem::forget(sender);
         world
     };

@@ -12,7 +12,7 @@ type World = Shared<FixedByteQueue<4>>;
 /// Makes this process a peer, and its waits sleep immediately.
 fn warm(world: &World) {
     Spin::Never.set();
-    drop(world.try_reserve(usize::MAX));
+    drop(world.try_loan(usize::MAX));
 }
 
 /// The tail is at the third block: message 1 fits before the end, two of them do not.
@@ -128,14 +128,14 @@ fn sends(world: &World) -> Box<dyn FnOnce() + '_> {
     })
 }
 
-fn reserves(world: &World) -> Box<dyn FnOnce() + '_> {
+fn takes_loans(world: &World) -> Box<dyn FnOnce() + '_> {
     warm(world);
     Box::new(|| {
-        if let Ok(mut room) = world.reserve(128) {
+        if let Ok(mut room) = world.loan(128) {
             room.fill(1);
-            room.commit_len(LENGTHS[1]).ok();
+            room.send_len(LENGTHS[1]).ok();
         }
-        drop(world.try_reserve(64));
+        drop(world.try_loan(64));
     })
 }
 
@@ -159,7 +159,8 @@ fn gives_back(world: &World) -> Box<dyn FnOnce() + '_> {
 #[test]
 fn bytes_alone() {
     Sweep::new("bytes: send, send", &empty, memory, sends, carries_on).must_hold();
-    Sweep::new("bytes: send past the end", &at_the_end, memory, reserves, carries_on).must_hold();
+    Sweep::new("bytes: send past the end", &at_the_end, memory, takes_loans, carries_on)
+        .must_hold();
     Sweep::new("bytes: recv_ref, twice", &two, memory, receives, carries_on).must_hold();
     Sweep::new("bytes: give_back", &two, memory, gives_back, carries_on).must_hold();
 }
@@ -182,7 +183,7 @@ fn bytes_send_with_receivers_asleep() {
 fn bytes_abandoned_with_a_receiver_asleep() {
     let abandons: Operation<World> = |world| {
         warm(world);
-        let room = world.reserve(1).expect("room");
+        let room = world.loan(1).expect("room");
         world.send(&message(0)).expect("room");
         Box::new(move || drop(room))
     };
@@ -235,9 +236,9 @@ fn bytes_woken_sender() {
     let takes: Operation<World> = |world| {
         warm(world);
         Box::new(|| {
-            if let Ok(mut room) = world.reserve(LENGTHS[1]) {
+            if let Ok(mut room) = world.loan(LENGTHS[1]) {
                 room.fill(1);
-                room.commit().ok();
+                room.send().ok();
             }
         })
     };

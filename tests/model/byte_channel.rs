@@ -40,7 +40,7 @@ fn byte_channel_room_is_given_up() {
         let channel = channel();
         let sender = channel.sender().unwrap();
         let receiver = spawn(&channel, |channel| channel.receiver().unwrap().recv());
-        drop(sender.reserve(1).unwrap());
+        drop(sender.loan(1).unwrap());
         drop(sender);
         assert_eq!(receiver.join().unwrap(), Err(RecvError::Disconnected));
     });
@@ -72,9 +72,9 @@ fn byte_channel_sender_killed_anywhere() {
         let receiver = channel.receiver().unwrap();
         let sender = victim.spawn(&channel, |channel| {
             let sender = channel.sender().unwrap();
-            let mut room = sender.reserve(1).unwrap();
+            let mut room = sender.loan(1).unwrap();
             room[0] = 7;
-            room.commit().unwrap();
+            room.send().unwrap();
         });
         let mut all: Vec<Vec<u8>> = receiver.recv_timeout(SOON).into_iter().collect();
         let life = sender.join().unwrap();
@@ -92,10 +92,10 @@ fn lens(messages: impl Iterator<Item = Vec<u8>>) -> Vec<usize> {
     messages.map(|message| message.len()).collect()
 }
 
-/// Claims room and commits it, perhaps without a receiver.
-fn reserves_and_commits(channel: &Way) -> Result<(), SendError<()>> {
+/// Takes a loan and sends it, perhaps without a receiver.
+fn loans_and_sends(channel: &Way) -> Result<(), SendError<()>> {
     let sender = channel.sender().unwrap();
-    sender.reserve(3).map_or_else(Err, |room| room.commit())
+    sender.loan(3).map_or_else(Err, |room| room.send())
 }
 
 /// All room is free, and nothing else is in it.
@@ -107,14 +107,14 @@ fn assert_intact(channel: &Way) {
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
 }
 
-/// Room is committed while the last receiver leaves. The next receiver gets the message if it was
+/// A loan is sent while the last receiver leaves. The next receiver gets the message if it was
 /// sent, and no receiver gets it otherwise.
 #[test]
 fn byte_channel_commit_races_with_the_last_receiver() {
     check(|| {
         let channel = channel();
         let receiver = channel.receiver().unwrap();
-        let sender = spawn(&channel, reserves_and_commits);
+        let sender = spawn(&channel, loans_and_sends);
         drop(receiver);
         let sent = sender.join().unwrap();
         let next = channel.receiver().unwrap();
@@ -132,7 +132,7 @@ fn byte_channel_commit_races_with_the_next_receiver() {
         let channel = channel();
         let sender = channel.sender().unwrap();
         let receiver = channel.receiver().unwrap();
-        let room = sender.reserve(3).unwrap();
+        let room = sender.loan(3).unwrap();
         drop(receiver);
         let next = spawn(&channel, |channel| {
             let next = channel.receiver().unwrap();
@@ -140,7 +140,7 @@ fn byte_channel_commit_races_with_the_next_receiver() {
             forget(next); // so that the end is not empty again
             early
         });
-        let sent = room.commit();
+        let sent = room.send();
         let early = next.join().unwrap();
         let late = channel.receiver().unwrap().try_recv().is_ok();
         assert_eq!(usize::from(early) + usize::from(late), usize::from(sent.is_ok()));
@@ -155,13 +155,13 @@ fn byte_channel_taken_back_makes_room() {
         let channel = channel();
         let sender = channel.sender().unwrap();
         let receiver = channel.receiver().unwrap();
-        let room = sender.reserve(3).unwrap();
+        let room = sender.loan(3).unwrap();
         drop(receiver);
         let other = spawn(&channel, |channel| {
             forget(channel.receiver().unwrap());
             channel.sender().unwrap().send(&[1])
         });
-        let next = room.commit().is_ok().then(|| channel.receiver().unwrap());
+        let next = room.send().is_ok().then(|| channel.receiver().unwrap());
         if let Some(next) = &next {
             assert_eq!(next.recv().unwrap().len(), 3);
         }
@@ -213,7 +213,7 @@ fn byte_channel_sender_to_nobody_killed_anywhere() {
     killed_anywhere(|victim| {
         let channel = channel();
         let receiver = channel.receiver().unwrap();
-        let dying = victim.spawn(&channel, reserves_and_commits);
+        let dying = victim.spawn(&channel, loans_and_sends);
         drop(receiver);
         let life = dying.join().unwrap();
         channel.recover(&life.dead);
@@ -234,7 +234,7 @@ fn byte_channel_recoverer_killed_anywhere() {
         let channel = channel();
         let dying = spawn_dying(&channel, |channel| {
             let sender = channel.sender().unwrap();
-            forget(sender.reserve(1).unwrap());
+            forget(sender.loan(1).unwrap());
             forget(sender);
         });
         let dead = dying.join().unwrap();

@@ -132,7 +132,7 @@ fn bytes_hand_room_on() {
                 drop(message);
             })
         };
-        let _room = queue.reserve(1).unwrap();
+        let _room = queue.loan(1).unwrap();
         assert_eq!(read.load(Relaxed), 1);
         receiver.join().unwrap();
     });
@@ -186,9 +186,9 @@ fn bytes_wake_receivers_whom_a_slow_sender_held_up() {
     check_up_to(1, || {
         let queue = share(Two::new());
         let receivers = asleep(|| [spawn(&queue, recv), spawn(&queue, recv)]);
-        let slow = queue.reserve(1).unwrap();
+        let slow = queue.loan(1).unwrap();
         queue.send(&message(2)).unwrap();
-        slow.commit().unwrap();
+        slow.send().unwrap();
         assert_eq!(sorted(join(receivers)), [1, 2]);
     });
 }
@@ -198,7 +198,7 @@ fn bytes_pass_over_room_given_up() {
     check(|| {
         let queue = share(Two::new());
         let receiver = spawn(&queue, recv);
-        let room = queue.reserve(1).unwrap();
+        let room = queue.loan(1).unwrap();
         queue.send(&message(2)).unwrap();
         drop(room);
         assert_eq!(receiver.join().unwrap(), 2);
@@ -453,7 +453,7 @@ fn bytes_wake_one_that_waits_for_room_when_the_message_is_gone() {
 fn bytes_recovery_opens_the_way() {
     check(|| {
         let queue = share(Two::new());
-        let dying = spawn_dying(&queue, |queue| forget(queue.reserve(1).unwrap()));
+        let dying = spawn_dying(&queue, |queue| forget(queue.loan(1).unwrap()));
         let dead = dying.join().unwrap();
         queue.send(&message(2)).unwrap();
         let receiver = spawn(&queue, recv);
@@ -545,7 +545,7 @@ fn bytes_recovery_outlasts_a_recoverer_killed_anywhere() {
         queue.send(&message(5)).unwrap();
         let dying = spawn_dying(&queue, |queue| {
             forget(queue.recv_ref().unwrap());
-            forget(queue.reserve(1).unwrap());
+            forget(queue.loan(1).unwrap());
         });
         let dead = dying.join().unwrap();
         let receiver = spawn(&queue, recv);

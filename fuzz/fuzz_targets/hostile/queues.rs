@@ -1,6 +1,6 @@
 //! Queues of every other kind, and what is done with them.
 use crate::{Kind, Memory, Quietly as _, SOON, UNPLACED, assert_apart, bytes_of, keep, kind};
-use outlast::bytes::{self, Message, Reservation, Store};
+use outlast::bytes::{self, Store};
 use outlast::log::{FixedJournal, Journal, Level, Records, WhenFull};
 use outlast::queue::value::FixedValueQueue;
 use outlast::spsc::{Consumer, FixedRing, Producer, Ring};
@@ -101,8 +101,8 @@ pub struct Held<'a> {
     receivers: Vec<Receiver<Queue<Kind>, &'a Channel<Queue<Kind>>>>,
     producer: Option<Producer<Kind, &'a Ring<Kind>>>,
     consumer: Option<Consumer<Kind, &'a Ring<Kind>>>,
-    reservations: Vec<Reservation<'a>>,
-    messages: Vec<Message<'a>>,
+    loans: Vec<bytes::Loan<'a>>,
+    messages: Vec<bytes::Ref<'a>>,
     deliveries: Vec<bytes::Delivery<'a>>,
     sides: [Vec<Connection<&'a Pipe>>; 2],
     records: Vec<Records<'a>>,
@@ -152,7 +152,7 @@ impl<'a> Held<'a> {
             receivers: Vec::new(),
             producer: None,
             consumer: None,
-            reservations: Vec::new(),
+            loans: Vec::new(),
             messages: Vec::new(),
             deliveries: Vec::new(),
             sides: [Vec::new(), Vec::new()],
@@ -308,7 +308,7 @@ impl<'a> Held<'a> {
     pub fn use_bytes<S: Store + ?Sized>(&mut self, queue: &'a ByteQueue<S>, how: u8) {
         let len = [0, 1, 60, 64, 200, 440, 100_000][usize::from(how) / 20 % 7];
         let message = vec![how; len];
-        let mut hold = |message: Option<Message<'a>>| {
+        let mut hold = |message: Option<bytes::Ref<'a>>| {
             message.into_iter().for_each(|message| {
                 drop(format!("{message:?} {:?}", message.to_vec()));
                 keep(&mut self.messages, how, message);
@@ -318,35 +318,35 @@ impl<'a> Held<'a> {
             0 => queue.try_send(&message).quietly(),
             1 => queue.send_timeout(&message, SOON).quietly(),
             2 => queue.send_deadline(&message, Instant::now()).quietly(),
-            3 | 4 => queue.try_reserve(len).map_or((), |mut place| {
-                place.fill(how);
-                keep(&mut self.reservations, how | 0x40, place);
+            3 | 4 => queue.try_loan(len).map_or((), |mut loan| {
+                loan.fill(how);
+                keep(&mut self.loans, how | 0x40, loan);
             }),
-            5 => drop(queue.reserve_timeout(len, SOON)),
-            6 => drop(self.reservations.pop().map(Reservation::commit)),
-            7 => drop(self.reservations.pop().map(|place| {
-                let len = place.len();
-                place.commit_len(len / 2)
+            5 => drop(queue.loan_timeout(len, SOON)),
+            6 => drop(self.loans.pop().map(bytes::Loan::send)),
+            7 => drop(self.loans.pop().map(|loan| {
+                let len = loan.len();
+                loan.send_len(len / 2)
             })),
-            8 => drop(self.reservations.pop()),
+            8 => drop(self.loans.pop()),
             9 => seen(queue.try_recv()),
             10 => seen(queue.recv_timeout(SOON)),
             11 => seen(queue.recv_deadline(Instant::now())),
             12 => hold(queue.try_recv_ref().ok()),
             13 => hold(queue.recv_ref_timeout(SOON).ok()),
             14 => drop(self.messages.pop()),
-            15 => drop(self.messages.pop().map(Message::give_back)),
+            15 => drop(self.messages.pop().map(bytes::Ref::give_back)),
             16 => queue.try_iter().take(9).for_each(drop),
             17 => queue.close(),
             18 => seen_all(&(queue.len(), queue.is_empty(), queue.is_closed(), queue.capacity())),
             19 | 20 => queue.try_recv_ack().map_or((), |job| keep(&mut self.deliveries, how, job)),
             21 => drop(self.deliveries.pop()),
             22 => drop(self.deliveries.pop().map(bytes::Delivery::ack)),
-            _ => seen_all(&(queue, &self.messages, &self.reservations, &self.deliveries)),
+            _ => seen_all(&(queue, &self.messages, &self.loans, &self.deliveries)),
         }
         let delivered = self.deliveries.iter().map(|job| bytes_of(&**job));
         let lent = delivered.chain(self.messages.iter().map(|message| bytes_of(&**message)));
-        assert_apart(lent.chain(self.reservations.iter().map(|place| bytes_of(&**place))));
+        assert_apart(lent.chain(self.loans.iter().map(|loan| bytes_of(&**loan))));
     }
 
     pub fn use_byte_channel(&mut self, channel: &'a Channel<ByteQueue>, how: u8) {
@@ -361,18 +361,18 @@ impl<'a> Held<'a> {
             7 => drop(sender.map(|end| end.send_timeout(&message, SOON))),
             8 => drop(sender.map(|end| end.send_deadline(&message, Instant::now()))),
             9 => drop(sender.map(|end| {
-                end.try_reserve(message.len()).map(|mut place| {
-                    place.fill(how);
+                end.try_loan(message.len()).map(|mut loan| {
+                    loan.fill(how);
                     if how >= 0x80 {
                         self.byte_receivers.clear(); // perhaps to nobody
                     }
-                    place.commit_len(usize::from(how))
+                    loan.send_len(usize::from(how))
                 })
             })),
             10 => drop(receiver.map(|end| seen(end.try_recv()))),
             11 => drop(receiver.map(|end| seen(end.recv_timeout(SOON)))),
             12 => drop(receiver.map(|end| seen(end.recv_deadline(Instant::now())))),
-            13 => drop(receiver.map(|end| end.try_recv_ref().map(Message::give_back))),
+            13 => drop(receiver.map(|end| end.try_recv_ref().map(bytes::Ref::give_back))),
             14 => drop(receiver.map(|end| end.try_iter().take(9).count())),
             15 => drop((sender.cloned(), receiver.cloned())),
             16 => drop(receiver.map(|end| end.try_recv_ack().map(bytes::Delivery::ack))),

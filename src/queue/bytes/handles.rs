@@ -13,13 +13,13 @@ use core::ops::{Deref, DerefMut};
 
 /// Room for a message, to be written in place. It holds the bytes of earlier messages.
 ///
-/// [`commit`](Self::commit) sends the message. If the room is dropped without that, or the process
-/// is killed, nothing is sent.
+/// [`send`](Self::send) sends the message. If the loan is dropped instead, or its process is
+/// killed, nothing is sent.
 ///
 /// # Panics
 /// A copy in a process made by `fork` panics when it is read or written.
-#[must_use = "room that is dropped sends nothing"]
-pub struct Reservation<'a> {
+#[must_use = "a loan that is dropped sends nothing"]
+pub struct Loan<'a> {
     pub(super) view: View<'a>,
     pub(super) claim: Claim,
     pub(super) len: usize,
@@ -36,7 +36,7 @@ pub struct Reservation<'a> {
 /// # Panics
 /// A copy in a process made by `fork` panics when the message is read.
 #[must_use = "a message that is dropped is consumed"]
-pub struct Message<'a> {
+pub struct Ref<'a> {
     pub(super) view: View<'a>,
     pub(super) claim: Claim,
     pub(super) len: usize,
@@ -59,10 +59,10 @@ pub struct Delivery<'a> {
     pub(super) forks: u32,
 }
 
-impl Reservation<'_> {
+impl Loan<'_> {
     /// Sends the message.
     ///
-    /// A message whose room was reserved before the queue was closed is still sent.
+    /// A message whose loan was taken before the queue was closed is still sent.
     ///
     /// ```
     /// use outlast::{ByteQueue, Channel, SendError, Shared};
@@ -71,9 +71,9 @@ impl Reservation<'_> {
     /// // As another process would:
     /// let there = Shared::<Channel<ByteQueue>>::from_fd(here.try_clone_fd()?)?;
     /// let (sender, receiver) = (here.sender()?, there.receiver()?);
-    /// let room = sender.reserve(100)?;
+    /// let loan = sender.loan(100)?;
     /// drop(receiver); // the last one
-    /// assert_eq!(room.commit(), Err(SendError::Disconnected(())));
+    /// assert_eq!(loan.send(), Err(SendError::Disconnected(())));
     /// assert!(there.is_empty());
     /// # Ok::<(), outlast::Error>(())
     /// ```
@@ -81,19 +81,20 @@ impl Reservation<'_> {
     /// # Errors
     /// In a channel: [`SendError::Disconnected`] if the last receiver is gone, or
     /// [`SendError::Closed`] if the channel is closed as well. No receiver gets the message then.
-    /// [`Fault::Forked`] in the child of a fork: the room is its parent's.
+    /// [`Fault::Forked`] in the child of a fork: the loan is its parent's.
+    #[doc(alias = "commit")]
     #[inline(always)]
-    pub fn commit(self) -> Result<(), SendError<()>> {
+    pub fn send(self) -> Result<(), SendError<()>> {
         let len = self.len;
-        self.commit_len(len)
+        self.send_len(len)
     }
 
     /// Sends the first `len` bytes, at most all, as a message.
     ///
     /// # Errors
-    /// As [`commit`](Self::commit).
+    /// As [`send`](Self::send).
     #[inline(always)]
-    pub fn commit_len(self, len: usize) -> Result<(), SendError<()>> {
+    pub fn send_len(self, len: usize) -> Result<(), SendError<()>> {
         Ok(self.publish(len)?)
     }
 
@@ -109,12 +110,12 @@ impl Reservation<'_> {
         if self.forks != forks() {
             return Err(Fault::Forked.into());
         }
-        let room = ManuallyDrop::new(self);
-        room.view.publish(room.claim, len.min(room.len) as u64, room.receivers)
+        let loan = ManuallyDrop::new(self);
+        loan.view.publish(loan.claim, len.min(loan.len) as u64, loan.receivers)
     }
 }
 
-impl Message<'_> {
+impl Ref<'_> {
     /// Appends the message to `buffer` and returns its length. The message is consumed.
     pub(in crate::queue) fn append_to(self, buffer: &mut Vec<u8>) -> usize {
         buffer.extend_from_slice(&self);
@@ -182,29 +183,29 @@ fn bytes(view: View<'_>, claim: Claim, len: usize) -> (*mut u8, usize) {
     (blocks.as_ptr().cast_mut().cast(), len.min(size_of_val(blocks)))
 }
 
-impl Deref for Reservation<'_> {
+impl Deref for Loan<'_> {
     type Target = [u8];
     #[inline(always)]
     fn deref(&self) -> &[u8] {
         assert_ours(self.forks);
         let (start, len) = bytes(self.view, self.claim, self.len);
-        // SAFETY: so many bytes in blocks of the record, which is ours until it is committed or
+        // SAFETY: so many bytes in blocks of the record, which is ours until it is sent or
         // dropped (I1, I2).
         unsafe { core::slice::from_raw_parts(start, len) }
     }
 }
 
-impl DerefMut for Reservation<'_> {
+impl DerefMut for Loan<'_> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut [u8] {
         assert_ours(self.forks);
         let (start, len) = bytes(self.view, self.claim, self.len);
-        // SAFETY: as above; they lie in cells, and the room is borrowed exclusively.
+        // SAFETY: as above; they lie in cells, and the loan is borrowed exclusively.
         unsafe { core::slice::from_raw_parts_mut(start, len) }
     }
 }
 
-impl Deref for Message<'_> {
+impl Deref for Ref<'_> {
     type Target = [u8];
     #[inline(always)]
     fn deref(&self) -> &[u8] {
@@ -227,7 +228,7 @@ impl Deref for Delivery<'_> {
     }
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for Loan<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.forks == forks() {
@@ -236,7 +237,7 @@ impl Drop for Reservation<'_> {
     }
 }
 
-impl Drop for Message<'_> {
+impl Drop for Ref<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.forks == forks() {
@@ -254,15 +255,15 @@ impl Drop for Delivery<'_> {
     }
 }
 
-impl fmt::Debug for Reservation<'_> {
+impl fmt::Debug for Loan<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reservation").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("Loan").field("len", &self.len).finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Message<'_> {
+impl fmt::Debug for Ref<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut message = f.debug_tuple("Message");
+        let mut message = f.debug_tuple("Ref");
         if self.forks == forks() {
             message.field(&&**self);
         }

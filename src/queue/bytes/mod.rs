@@ -9,9 +9,9 @@
 //! assert_eq!(there.recv()?, b"a few bytes");
 //!
 //! // Without a copy on either side:
-//! let mut frame = here.reserve(30_000)?;
+//! let mut frame = here.loan(30_000)?;
 //! frame.fill(7);
-//! frame.commit()?;
+//! frame.send()?;
 //! let frame = there.recv_ref()?;
 //! assert_eq!((frame.len(), frame[29_999]), (30_000, 7));
 //! drop(frame); // received; if its process is killed before, another receives it
@@ -110,7 +110,7 @@ mod in_flight;
 mod memory;
 mod records;
 
-pub use handles::{Delivery, Message, Reservation};
+pub use handles::{Delivery, Loan, Ref};
 // Not a part of the interface. Hidden rather than private, so that a function can be generic over
 // both forms of a queue.
 #[doc(hidden)]
@@ -244,7 +244,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         #[doc(alias = "put")]
         #[inline]
         pub fn send(&self, message: &[u8]) -> Result<(), SendError<()>>
-            = |deadline| self.reserve_until(message.len(), deadline).and_then(|r| r.write(message));
+            = |deadline| self.loan_until(message.len(), deadline).and_then(|r| r.write(message));
         #[doc(alias = "try_push")]
         #[doc(alias = "put_nowait")]
         #[inline]
@@ -252,48 +252,49 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         send_timeout, send_deadline -> Result<(), SendTimeoutError<()>>,
             else Err(SendTimeoutError::TimedOut(()));
 
-        /// Reserves room for a message of `len` bytes, to be written in place, blocking until there
+        /// Takes room for a message of `len` bytes, to be written in place, blocking until there
         /// is room.
         ///
-        /// Later messages are not received before this one is committed or dropped: keep it for a
-        /// short time only.
+        /// [`Loan::send`] sends the message. Later messages are not received before the loan is
+        /// sent or dropped, so keep it for a short time only.
         ///
         /// ```
         /// use outlast::{ByteQueue, Shared};
         ///
         /// let here = Shared::<ByteQueue>::with_capacity(4096)?;
         /// let there = Shared::<ByteQueue>::from_fd(here.try_clone_fd()?)?; // as another process would
-        /// let mut room = here.reserve(100)?;
-        /// room[..5].copy_from_slice(b"short");
-        /// room.commit_len(5)?;
+        /// let mut loan = here.loan(100)?;
+        /// loan[..5].copy_from_slice(b"short");
+        /// loan.send_len(5)?;
         /// assert_eq!(&*there.recv_ref()?, b"short");
         /// # Ok::<(), outlast::Error>(())
         /// ```
         ///
         /// # Errors
         /// As [`send`](Self::send).
+        #[doc(alias = "reserve")]
         #[doc(alias = "grant")]
         #[inline]
-        pub fn reserve(&self, len: usize) -> Result<Reservation<'_>, SendError<()>>
-            = |deadline| self.reserve_until(len, deadline);
+        pub fn loan(&self, len: usize) -> Result<Loan<'_>, SendError<()>>
+            = |deadline| self.loan_until(len, deadline);
         #[inline]
-        try_reserve -> Result<Reservation<'_>, TrySendError<()>>, else Err(TrySendError::Full(()));
-        reserve_timeout, reserve_deadline -> Result<Reservation<'_>, SendTimeoutError<()>>,
+        try_loan -> Result<Loan<'_>, TrySendError<()>>, else Err(TrySendError::Full(()));
+        loan_timeout, loan_deadline -> Result<Loan<'_>, SendTimeoutError<()>>,
             else Err(SendTimeoutError::TimedOut(()));
 
         /// Receives a message to be read in place, blocking until one is available.
         ///
-        /// It is consumed when the [`Message`] is dropped. If the process is killed before that,
+        /// It is consumed when the [`Ref`] is dropped. If the process is killed before that,
         /// another receiver gets it.
         ///
         /// # Errors
         /// As [`recv`](Self::recv).
         #[inline]
-        pub fn recv_ref(&self) -> Result<Message<'_>, RecvError>
+        pub fn recv_ref(&self) -> Result<Ref<'_>, RecvError>
             = |deadline| self.view().recv_until(deadline);
         #[inline]
-        try_recv_ref -> Result<Message<'_>, TryRecvError>, else Err(TryRecvError::Empty);
-        recv_ref_timeout, recv_ref_deadline -> Result<Message<'_>, RecvTimeoutError>,
+        try_recv_ref -> Result<Ref<'_>, TryRecvError>, else Err(TryRecvError::Empty);
+        recv_ref_timeout, recv_ref_deadline -> Result<Ref<'_>, RecvTimeoutError>,
             else Err(RecvTimeoutError::TimedOut);
 
         /// Appends a message to `buffer` and returns its length. Blocks until one is available.
@@ -308,8 +309,8 @@ impl<S: Store + ?Sized> ByteQueue<S> {
     }
 
     #[inline(always)]
-    fn reserve_until(&self, len: usize, deadline: Deadline) -> Result<Reservation<'_>, Failure> {
-        self.view().reserve_until(len, deadline)
+    fn loan_until(&self, len: usize, deadline: Deadline) -> Result<Loan<'_>, Failure> {
+        self.view().loan_until(len, deadline)
     }
 
     #[inline(always)]
@@ -427,16 +428,16 @@ impl<'a> View<'a> {
     }
 
     #[inline(always)]
-    pub(in crate::queue) fn reserve_until(
+    pub(in crate::queue) fn loan_until(
         self,
         len: usize,
         deadline: Deadline,
-    ) -> Result<Reservation<'a>, Failure> {
-        wait_for(deadline, || self.claim_room(len), || &self.rare.not_full, || false)
+    ) -> Result<Loan<'a>, Failure> {
+        wait_for(deadline, || self.claim_free(len), || &self.rare.not_full, || false)
     }
 
     #[inline(always)]
-    fn claim_room(self, len: usize) -> Result<Reservation<'a>, Failure> {
+    fn claim_free(self, len: usize) -> Result<Loan<'a>, Failure> {
         let forks = forks();
         let owner = self.identify()?;
         if self.rare.has_ended(CLOSED | NO_RECEIVERS) {
@@ -448,13 +449,13 @@ impl<'a> View<'a> {
         }
         match self.records().claim_free(extent, owner) {
             Ok(claim) => {
-                let room = Reservation { view: self, claim, len, forks, receivers: None };
+                let loan = Loan { view: self, claim, len, forks, receivers: None };
                 Signal::<LIGHT>::fence_after_change();
                 // Perhaps it was closed, and nobody saw the claim who then said so: dropped.
                 if self.rare.has_ended(CLOSED | NO_RECEIVERS) {
                     Err(Failure::Closed)
                 } else {
-                    Ok(room)
+                    Ok(loan)
                 }
             }
             Err(error) => Err(error.into()),
@@ -509,18 +510,18 @@ impl<'a> View<'a> {
     }
 
     #[inline(always)]
-    pub(in crate::queue) fn recv_until(self, deadline: Deadline) -> Result<Message<'a>, Failure> {
+    pub(in crate::queue) fn recv_until(self, deadline: Deadline) -> Result<Ref<'a>, Failure> {
         wait_for(deadline, || self.claim_message(), || &self.rare.not_empty, || false)
     }
 
     #[inline(always)]
-    fn claim_message(self) -> Result<Message<'a>, Failure> {
+    fn claim_message(self) -> Result<Ref<'a>, Failure> {
         let forks = forks();
         let owner = self.identify()?;
         let claim = self.find_next(owner, || self.claim_next(owner))?;
         self.after_claim();
         let len = self.stated_len(claim);
-        let message = Message { view: self, claim, len, forks };
+        let message = Ref { view: self, claim, len, forks };
         if len <= claim.state.extent() * BLOCK {
             Ok(message)
         } else {

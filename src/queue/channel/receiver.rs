@@ -2,7 +2,7 @@
 use super::{Channel, Kind};
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::bytes::{ByteQueue, Message, Store};
+use crate::queue::bytes::{ByteQueue, Ref, Store};
 use crate::queue::ends::Hold;
 use crate::queue::verbs::receiving;
 use crate::queue::{Failure, NO_RECEIVERS};
@@ -181,22 +181,22 @@ where
 
         /// Receives a message to be read in place, blocking until one is available.
         ///
-        /// It is consumed when the [`Message`] is dropped. If the process is killed before that,
+        /// It is consumed when the [`Ref`] is dropped. If the process is killed before that,
         /// another receiver gets it; until then no other receiver is told that none can come.
         ///
         /// # Errors
         /// As [`recv`](Self::recv).
         #[inline]
-        pub fn recv_ref(&self) -> Result<Message<'_>, RecvError>
+        pub fn recv_ref(&self) -> Result<Ref<'_>, RecvError>
             = |deadline| self.message_until(deadline);
         #[inline]
-        try_recv_ref -> Result<Message<'_>, TryRecvError>, else Err(TryRecvError::Empty);
-        recv_ref_timeout, recv_ref_deadline -> Result<Message<'_>, RecvTimeoutError>,
+        try_recv_ref -> Result<Ref<'_>, TryRecvError>, else Err(TryRecvError::Empty);
+        recv_ref_timeout, recv_ref_deadline -> Result<Ref<'_>, RecvTimeoutError>,
             else Err(RecvTimeoutError::TimedOut);
     }
 
     #[inline(always)]
-    fn message_until(&self, deadline: Deadline) -> Result<Message<'_>, Failure> {
+    fn message_until(&self, deadline: Deadline) -> Result<Ref<'_>, Failure> {
         self.receive(deadline, |queue| queue.view().recv_until(deadline))
     }
 }

@@ -3,7 +3,7 @@ use super::kind::{AsBytes, AsLevels};
 use super::{Channel, Kind};
 use crate::deadline::Deadline;
 use crate::error::Fault;
-use crate::queue::bytes::{ByteQueue, Reservation, Store};
+use crate::queue::bytes::{ByteQueue, Loan, Store};
 use crate::queue::ends::Hold;
 use crate::queue::{Failure, NO_SENDERS, PriorityQueue, Queue, send_each};
 use crate::queue::{SendError, SendTimeoutError, TrySendError};
@@ -196,26 +196,28 @@ where
         /// As [`ByteQueue::send`], and if the last receiver is gone.
         #[inline]
         pub fn send(&self, message: &[u8]) -> Result<(), SendError<()>>
-            = |deadline| self.room_until(message.len(), deadline).and_then(|r| r.write(message));
+            = |deadline| self.loan_until(message.len(), deadline).and_then(|r| r.write(message));
         #[inline]
         try_send -> Result<(), TrySendError<()>>, else Err(TrySendError::Full(()));
         send_timeout, send_deadline -> Result<(), SendTimeoutError<()>>,
             else Err(SendTimeoutError::TimedOut(()));
 
-        /// Reserves room for a message of `len` bytes, to be written in place, blocking until there
+        /// Takes room for a message of `len` bytes, to be written in place, blocking until there
         /// is room.
         ///
-        /// See [`ByteQueue::reserve`]. [`Reservation::commit`] fails if the last receiver has gone
-        /// meanwhile.
+        /// See [`ByteQueue::loan`]. [`Loan::send`] fails if the last receiver has gone in the
+        /// meantime.
         ///
         /// # Errors
         /// As [`send`](Self::send).
+        #[doc(alias = "reserve")]
+        #[doc(alias = "grant")]
         #[inline]
-        pub fn reserve(&self, len: usize) -> Result<Reservation<'_>, SendError<()>>
-            = |deadline| self.room_until(len, deadline);
+        pub fn loan(&self, len: usize) -> Result<Loan<'_>, SendError<()>>
+            = |deadline| self.loan_until(len, deadline);
         #[inline]
-        try_reserve -> Result<Reservation<'_>, TrySendError<()>>, else Err(TrySendError::Full(()));
-        reserve_timeout, reserve_deadline -> Result<Reservation<'_>, SendTimeoutError<()>>,
+        try_loan -> Result<Loan<'_>, TrySendError<()>>, else Err(TrySendError::Full(()));
+        loan_timeout, loan_deadline -> Result<Loan<'_>, SendTimeoutError<()>>,
             else Err(SendTimeoutError::TimedOut(()));
     }
 }
@@ -223,26 +225,26 @@ where
 /// Room for messages of bytes, also for those of a queue that has a [`ByteQueue`] inside.
 impl<C: AsBytes + ?Sized, H: Deref<Target = Channel<C>>> Sender<C, H> {
     #[inline(always)]
-    pub(in crate::queue) fn room_until(
+    pub(in crate::queue) fn loan_until(
         &self,
         len: usize,
         deadline: Deadline,
-    ) -> Result<Reservation<'_>, Failure> {
+    ) -> Result<Loan<'_>, Failure> {
         self.hold.check()?;
-        let mut room = match self.channel.queue.view().reserve_until(len, deadline) {
-            Err(Failure::Closed) => self.room_slow(len, deadline)?,
+        let mut loan = match self.channel.queue.view().loan_until(len, deadline) {
+            Err(Failure::Closed) => self.loan_slow(len, deadline)?,
             done => done?,
         };
-        room.receivers = Some(&self.channel.receivers);
-        Ok(room)
+        loan.receivers = Some(&self.channel.receivers);
+        Ok(loan)
     }
 
     #[cold]
     #[inline(never)]
-    fn room_slow(&self, len: usize, deadline: Deadline) -> Result<Reservation<'_>, Failure> {
+    fn loan_slow(&self, len: usize, deadline: Deadline) -> Result<Loan<'_>, Failure> {
         let queue = self.channel.queue.view();
-        let reserve = |()| queue.reserve_until(len, deadline).map_err(|failure| ((), failure));
-        self.channel.send_to_holders((), reserve).map_err(|((), failure)| failure)
+        let take = |()| queue.loan_until(len, deadline).map_err(|failure| ((), failure));
+        self.channel.send_to_holders((), take).map_err(|((), failure)| failure)
     }
 }
 
