@@ -227,12 +227,9 @@ fn streams_in_every_world() {
 
 #[test]
 fn errors_say_it() {
-    assert_eq!(
-        RecvError::Disconnected.to_string(),
-        "nobody is left to send, and nothing to receive"
-    );
-    assert_eq!(SendError::Disconnected(1).to_string(), "nobody is left to receive");
+    assert_eq!(RecvError::Disconnected.to_string(), "the channel is empty and has no sender left");
+    assert_eq!(SendError::Disconnected(1).to_string(), "the channel has no receiver left");
     assert_eq!(SendError::Disconnected(1).into_inner(), 1);
     let error: outlast::Error = TrySendError::Disconnected(1).into();
-    assert_eq!(error.to_string(), "nobody is left to receive");
+    assert_eq!(error.to_string(), "the channel has no receiver left");
 }

@@ -13,7 +13,7 @@ use crate::error::Fault;
 use crate::shareable::{Plain, Shareable};
 use core::ops::Deref;
 
-/// A message that is to be acknowledged.
+/// A delivery that counts its attempts.
 pub(super) trait Counted {
     fn attempts(&self) -> u32;
     fn done(self) -> Result<(), Fault>;
@@ -37,9 +37,9 @@ impl Counted for bytes::Delivery<'_> {
     }
 }
 
-/// A queue that takes the messages that were delivered too often.
+/// A queue for the messages of another queue that were delivered too often.
 pub(super) trait DeadLetters<D> {
-    /// Returns `false` if it is full or closed.
+    /// Sends a copy of the message to this queue. Returns `false` if it is full or closed.
     fn take(&self, delivery: &D) -> bool;
 }
 
@@ -55,14 +55,14 @@ impl<S: Store + ?Sized> DeadLetters<bytes::Delivery<'_>> for ByteQueue<S> {
     }
 }
 
-/// Gives the next message that was delivered less than `limit` times. Sends the others to
-/// `dead_letters`.
+/// Returns the next message that was delivered less than `limit` times. Sends the messages before
+/// it to `dead_letters`.
 pub(super) fn next_live<D: Counted>(
     limit: u32,
     dead_letters: &(impl DeadLetters<D> + ?Sized),
     next: impl Fn() -> Result<D, Failure>,
 ) -> Result<D, Failure> {
-    // Otherwise a queue that is its own queue of dead letters would be an endless loop.
+    // With a limit of 0, a queue that is its own dead-letter queue would never deliver a message.
     let limit = limit.max(1);
     loop {
         let delivery = next()?;
@@ -73,7 +73,7 @@ pub(super) fn next_live<D: Counted>(
     }
 }
 
-/// For a type with `deliver_until(deadline)`.
+/// Writes the verb for a type with `deliver_until(deadline)`.
 macro_rules! dead_letter_verbs {
     ($(#[$example:meta])* [$($generics:tt)*]
         $receiver:ty, $delivery:ty, $letters:ty $(where $($bounds:tt)+)?) => {
@@ -83,10 +83,10 @@ macro_rules! dead_letter_verbs {
                 /// `limit` times without an acknowledgement to `dead_letters`, and acknowledges it
                 /// here.
                 ///
-                /// A message that kills every worker therefore does not circulate for ever. Each
-                /// message is delivered once at least: a limit of 0 means 1. If `dead_letters` is
-                /// full or closed, the message is delivered all the same. A receiver that is killed
-                /// while it moves a message may leave it in both queues.
+                /// So a message that kills every worker does not come back without end. Each
+                /// message is delivered at least once: a limit of 0 means 1. If `dead_letters` is
+                /// full or closed, the message is delivered nevertheless. If a receiver is killed
+                /// while it moves a message, the message may be in both queues.
                 ///
                 $(#[$example])*
                 ///
@@ -124,7 +124,7 @@ super::dead_letters::dead_letter_verbs! {
 }
 
 dead_letter_verbs! {
-    /// A dead letter has lost its level.
+    /// A dead letter does not keep its level.
     [T: Plain, const LEVELS: usize] PriorityQueue<T, LEVELS>, Delivery<'_, T, LEVELS>, Queue<T>
 }
 
@@ -152,7 +152,7 @@ dead_letter_verbs! {
 }
 
 dead_letter_verbs! {
-    /// A dead letter has lost its level.
+    /// A dead letter does not keep its level.
     [T: Plain, const LEVELS: usize, S: ?Sized, H: Deref<Target = Channel<PriorityQueue<T, LEVELS, S>>>]
     Receiver<PriorityQueue<T, LEVELS, S>, H>, Delivery<'_, T, LEVELS>, Queue<T>
     where PriorityQueue<T, LEVELS, S>: AsLevels<T, LEVELS>

@@ -1,4 +1,4 @@
-//! Errors of the queues: one small type per verb, which gives the value back.
+//! Errors of the queues: one type for each form of a verb. Errors of sending give the value back.
 use super::ring::ClaimError;
 use crate::error::Fault;
 use core::fmt;
@@ -11,8 +11,8 @@ pub enum SendError<T> {
     /// The queue is closed.
     #[error("the queue is closed")]
     Closed(T),
-    /// Everybody who had the receivers' end of the [`Channel`](super::Channel) is gone.
-    #[error("nobody is left to receive")]
+    /// The [`Channel`](super::Channel) has no receiver left.
+    #[error("the channel has no receiver left")]
     Disconnected(T),
     /// The queue is a full [`Ring`](super::spsc::Ring), and its consumer has died.
     #[error("the queue is full and its consumer has died: another process can become the consumer")]
@@ -26,14 +26,14 @@ pub enum SendError<T> {
 #[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TrySendError<T> {
-    /// No slot is free.
+    /// There is no room.
     #[error("the queue is full")]
     Full(T),
     /// The queue is closed.
     #[error("the queue is closed")]
     Closed(T),
-    /// Everybody who had the receivers' end of the [`Channel`](super::Channel) is gone.
-    #[error("nobody is left to receive")]
+    /// The [`Channel`](super::Channel) has no receiver left.
+    #[error("the channel has no receiver left")]
     Disconnected(T),
     /// The queue is a full [`Ring`](super::spsc::Ring), and its consumer has died.
     #[error("the queue is full and its consumer has died: another process can become the consumer")]
@@ -47,14 +47,14 @@ pub enum TrySendError<T> {
 #[derive(Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SendTimeoutError<T> {
-    /// No slot became free in time.
+    /// No room became free before the deadline.
     #[error("the queue stayed full past the deadline")]
     TimedOut(T),
     /// The queue is closed.
     #[error("the queue is closed")]
     Closed(T),
-    /// Everybody who had the receivers' end of the [`Channel`](super::Channel) is gone.
-    #[error("nobody is left to receive")]
+    /// The [`Channel`](super::Channel) has no receiver left.
+    #[error("the channel has no receiver left")]
     Disconnected(T),
     /// The queue is a full [`Ring`](super::spsc::Ring), and its consumer has died.
     #[error("the queue is full and its consumer has died: another process can become the consumer")]
@@ -68,19 +68,18 @@ pub enum SendTimeoutError<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RecvError {
-    /// The queue is closed, and nothing is left in it.
+    /// The queue is closed and empty.
     #[error("the queue is closed and empty")]
     Closed,
-    /// Everybody who had the senders' end of the [`Channel`](super::Channel) is gone, and nothing
-    /// is left in it.
-    #[error("nobody is left to send, and nothing to receive")]
+    /// The [`Channel`](super::Channel) is empty, and it has no sender left.
+    #[error("the channel is empty and has no sender left")]
     Disconnected,
     /// The queue is an empty [`Ring`](super::spsc::Ring), and its producer has died.
     #[error(
         "the queue is empty and its producer has died: another process can become the producer"
     )]
     PeerDied,
-    /// The attempt failed, or the message is no value of the type.
+    /// The attempt failed, or the message is not a valid value of its type.
     #[error("{0}")]
     Failed(#[source] Fault),
 }
@@ -89,26 +88,25 @@ pub enum RecvError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TryRecvError {
-    /// Nothing is in the queue now.
+    /// No message is in the queue now.
     #[error("the queue is empty")]
     Empty,
-    /// A message is there, but as many as the queue allows are delivered and not acknowledged. Only
-    /// verbs that deliver messages to be acknowledged fail with it.
+    /// A message is available, but as many as the queue allows are delivered and not acknowledged.
+    /// Only verbs such as `recv_ack`, whose messages must be acknowledged, return this error.
     #[error("too many messages are delivered and not acknowledged")]
     TooManyInFlight,
-    /// The queue is closed, and nothing is left in it.
+    /// The queue is closed and empty.
     #[error("the queue is closed and empty")]
     Closed,
-    /// Everybody who had the senders' end of the [`Channel`](super::Channel) is gone, and nothing
-    /// is left in it.
-    #[error("nobody is left to send, and nothing to receive")]
+    /// The [`Channel`](super::Channel) is empty, and it has no sender left.
+    #[error("the channel is empty and has no sender left")]
     Disconnected,
     /// The queue is an empty [`Ring`](super::spsc::Ring), and its producer has died.
     #[error(
         "the queue is empty and its producer has died: another process can become the producer"
     )]
     PeerDied,
-    /// The attempt failed, or the message is no value of the type.
+    /// The attempt failed, or the message is not a valid value of its type.
     #[error("{0}")]
     Failed(#[source] Fault),
 }
@@ -117,32 +115,32 @@ pub enum TryRecvError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RecvTimeoutError {
-    /// Nothing came in time.
+    /// No message came before the deadline.
     #[error("the queue stayed empty past the deadline")]
     TimedOut,
-    /// A message was there, but as many as the queue allows were delivered and not acknowledged
-    /// until the deadline. Only verbs that deliver messages to be acknowledged fail with it.
+    /// A message was available, but up to the deadline as many as the queue allows were delivered
+    /// and not acknowledged. Only verbs such as `recv_ack`, whose messages must be acknowledged,
+    /// return this error.
     #[error("too many messages are delivered and not acknowledged")]
     TooManyInFlight,
-    /// The queue is closed, and nothing is left in it.
+    /// The queue is closed and empty.
     #[error("the queue is closed and empty")]
     Closed,
-    /// Everybody who had the senders' end of the [`Channel`](super::Channel) is gone, and nothing
-    /// is left in it.
-    #[error("nobody is left to send, and nothing to receive")]
+    /// The [`Channel`](super::Channel) is empty, and it has no sender left.
+    #[error("the channel is empty and has no sender left")]
     Disconnected,
     /// The queue is an empty [`Ring`](super::spsc::Ring), and its producer has died.
     #[error(
         "the queue is empty and its producer has died: another process can become the producer"
     )]
     PeerDied,
-    /// The attempt failed, or the message is no value of the type.
+    /// The attempt failed, or the message is not a valid value of its type.
     #[error("{0}")]
     Failed(#[source] Fault),
 }
 
 impl<T> SendError<T> {
-    /// The value that was not sent.
+    /// Returns the value that was not sent.
     pub fn into_inner(self) -> T {
         match self {
             SendError::Closed(value)
@@ -154,7 +152,7 @@ impl<T> SendError<T> {
 }
 
 impl<T> TrySendError<T> {
-    /// The value that was not sent.
+    /// Returns the value that was not sent.
     pub fn into_inner(self) -> T {
         match self {
             TrySendError::Full(value)
@@ -165,14 +163,14 @@ impl<T> TrySendError<T> {
         }
     }
 
-    /// Whether the queue was full.
+    /// Returns `true` if the queue was full.
     pub fn is_full(&self) -> bool {
         matches!(self, TrySendError::Full(_))
     }
 }
 
 impl<T> SendTimeoutError<T> {
-    /// The value that was not sent.
+    /// Returns the value that was not sent.
     pub fn into_inner(self) -> T {
         match self {
             SendTimeoutError::TimedOut(value)
@@ -184,7 +182,8 @@ impl<T> SendTimeoutError<T> {
     }
 }
 
-/// `Debug` without asking it of the value, so that errors can be unwrapped whatever they carry.
+/// Implements `Debug` without the value. So a result can be unwrapped even if the value has no
+/// `Debug`.
 macro_rules! debug_by_name {
     ($($error:ident { $($variant:ident),+ })*) => {$(
         impl<T> fmt::Debug for $error<T> {
@@ -206,7 +205,7 @@ debug_by_name! {
 /// Why an attempt to send or to receive failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// There is no room, or no message; at the deadline as well.
+    /// There is no room, or no message. After a wait: neither came before the deadline.
     Unavailable,
     /// A message is there, but no entry of the in-flight table is free.
     TooManyInFlight,
@@ -234,8 +233,9 @@ impl From<ClaimError> for Failure {
     }
 }
 
-/// The error of each form of a verb. A form that blocks for ever has no error of its own for what
-/// only the others report, and so never meets it.
+/// Converts a failure into the error of each form of a verb. The form that blocks without a
+/// deadline has no variant for `Unavailable` and `TooManyInFlight`, because it never fails with
+/// them.
 macro_rules! convert {
     ($($Error:ident: $Full:ident;)*) => {$(
         impl<T> From<(T, Failure)> for $Error<T> {

@@ -47,8 +47,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         })
     }
 
-    /// Delivers a message, or fails with `TooManyInFlight` if one is there but no entry for it
-    /// until the deadline.
+    /// Delivers a message. Fails with `TooManyInFlight` if a message is available at the deadline
+    /// but no entry of the in-flight table is free.
     #[inline(always)]
     pub(super) fn deliver_until(
         &self,
@@ -57,13 +57,13 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         deliver_until(self.receivers(), deadline, || self.deliver())
     }
 
-    /// One attempt.
+    /// Makes one attempt of `deliver_until`.
     #[inline(always)]
     fn deliver(&self) -> Result<Delivery<'_, T, LEVELS>, Failure> {
         let forks = forks();
         let owner = self.identify()?;
-        // The end of a claim in vain wakes other threads, this one as well: without a message there
-        // is no claim.
+        // An entry is claimed only after a message was seen (I6): the end of a claim in vain wakes
+        // other threads, and could wake this thread without end.
         let (entry, word) = loop {
             self.look(|| self.find_next())?;
             let Some((i, claimed)) = self.claim_entry(owner) else {
@@ -106,14 +106,14 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     }
 }
 
-/// A message that has been received, and must be acknowledged.
+/// A received message that must be acknowledged.
 ///
-/// Dereferences to the message. [`ack`](Self::ack) says that the work is done. A delivery that is
-/// dropped without it, or whose process is killed, is delivered again. It belongs to the process,
-/// not to the thread, and may be sent between threads.
+/// It dereferences to the message. [`ack`](Self::ack) says that the work is done. If the delivery
+/// is dropped without it, or its process is killed, the message is delivered again. A delivery
+/// belongs to the process, not to the thread, and can move between threads.
 ///
-/// `LEVELS` is the number of levels of the [`PriorityQueue`](super::PriorityQueue) that it comes
-/// from, or 1.
+/// `LEVELS` is the number of levels of its [`PriorityQueue`](super::PriorityQueue), and 1 for a
+/// [`Queue`](super::Queue).
 ///
 /// # Panics
 /// A copy in a process made by `fork` panics when the message is read.
@@ -128,23 +128,24 @@ pub struct Delivery<'a, T: Plain, const LEVELS: usize = 1> {
 }
 
 impl<T: Plain, const LEVELS: usize> Delivery<'_, T, LEVELS> {
-    /// The level of the message: 0 if the queue has no levels.
+    /// Returns the level of the message: 0 if the queue has no levels.
     #[must_use]
     pub fn priority(&self) -> usize {
         self.word.level()
     }
 
-    /// How often this message was delivered before without an acknowledgement; 255 stands for more.
+    /// Returns how often this message was delivered before without being acknowledged. The number
+    /// 255 stands for 255 or more.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.word.attempts()
     }
 
-    /// Acknowledges the message, which then is gone, and returns its value.
+    /// Acknowledges the message, which removes it from the queue, and returns its value.
     ///
     /// # Errors
-    /// [`Fault::Forked`] in a process made by `fork` after the delivery; [`Fault::Corrupt`] if the
-    /// memory says that another process has the message.
+    /// [`Fault::Forked`] in a process made by `fork` after the delivery. [`Fault::Corrupt`] if the
+    /// memory says that this process does not hold the delivery.
     #[doc(alias = "task_done")]
     pub fn ack(self) -> Result<T, Fault> {
         let mut delivery = ManuallyDrop::new(self);
@@ -157,18 +158,19 @@ impl<T: Plain, const LEVELS: usize> Delivery<'_, T, LEVELS> {
         Ok(value)
     }
 
-    /// Gives the message back, to be delivered again with one attempt more. A drop does the same.
+    /// Gives the message back, to be delivered again with one attempt more. Dropping the delivery
+    /// has the same effect.
     pub fn nack(self) {}
 }
 
-#[expect(unsafe_code, reason = "an entry is reached by the process alone that it was delivered to")]
+#[expect(unsafe_code, reason = "only the process that holds a delivery reaches its entry")]
 impl<T: Plain, const LEVELS: usize> Delivery<'_, T, LEVELS> {
     fn value(&self) -> &T {
         if let Some(copy) = &self.copy {
             return copy;
         }
-        // SAFETY: the entry is this delivery's until it is acknowledged or dropped; any bits are a
-        // `T`, or there was a copy.
+        // SAFETY: the entry belongs to this delivery until it is acknowledged or dropped. Any bits
+        // are a `T`: otherwise there would be a copy.
         self.entry.value.with(|value| unsafe { &*value.cast() })
     }
 }
@@ -202,11 +204,12 @@ impl<T: Plain + fmt::Debug, const LEVELS: usize> fmt::Debug for Delivery<'_, T, 
     }
 }
 
-/// A free slot, to be written in place.
+/// A free slot of a queue, to write a message in place.
 ///
-/// [`send`](Self::send) gives it to the receivers. If it is dropped without that, or the process is
-/// killed, nothing is sent, and its place in the ring is free again when the messages before it
-/// have been received. Messages that are sent later wait for it: keep it for a short time only.
+/// It dereferences to the value of the slot. [`send`](Self::send) sends the message. If the loan is
+/// dropped instead, or its process is killed, nothing is sent. The slot can then be used again
+/// after the messages before it have been received. Later messages are not received before the loan
+/// is sent or dropped, so keep it for a short time only.
 ///
 /// # Panics
 /// A copy in a process made by `fork` panics when it is read or written.
@@ -223,7 +226,8 @@ impl<T: Plain, const LEVELS: usize> Loan<'_, T, LEVELS> {
     /// Sends the message that was written.
     ///
     /// # Errors
-    /// If the queue has been closed, or this process was forked after the loan was made.
+    /// [`SendError::Closed`] if the queue has been closed. [`Fault::Forked`] in a process made by
+    /// `fork` after the loan was taken.
     pub fn send(self) -> Result<(), SendError<()>> {
         let loan = ManuallyDrop::new(self);
         if loan.forks != forks() {
@@ -242,7 +246,8 @@ impl<T: Plain, const LEVELS: usize> Deref for Loan<'_, T, LEVELS> {
     fn deref(&self) -> &T {
         const { assert_in_place::<T>() }
         assert_ours(self.forks);
-        // SAFETY: the claim of the slot is ours until `send` or drop, and any bits are a `T`.
+        // SAFETY: this loan owns the claim of the slot until `send` or drop, and any bits are a
+        // `T`.
         self.at.slot.value.with(|value| unsafe { &*value.cast() })
     }
 }
@@ -272,11 +277,11 @@ impl<T: Plain, const LEVELS: usize> fmt::Debug for Loan<'_, T, LEVELS> {
     }
 }
 
-/// A message in its place, to be read there.
+/// A received message, to be read in place.
 ///
-/// A drop consumes it. If the process is killed before that, the message is delivered to another
-/// receiver. Its slot is not free before, and the ring stops there a lap later: keep it for a short
-/// time only.
+/// It dereferences to the message. Dropping it consumes the message. If the process is killed
+/// before that, another receiver gets the message. Its slot does not become free before the drop,
+/// and senders wait at that slot one lap later, so keep it for a short time only.
 ///
 /// # Panics
 /// A copy in a process made by `fork` panics when the message is read.
@@ -288,7 +293,7 @@ pub struct Ref<'a, T: Plain, const LEVELS: usize = 1> {
 }
 
 impl<T: Plain, const LEVELS: usize> Ref<'_, T, LEVELS> {
-    /// The level of the message: 0 if the queue has no levels.
+    /// Returns the level of the message: 0 if the queue has no levels.
     #[must_use]
     pub fn priority(&self) -> usize {
         self.place.level()
@@ -300,8 +305,8 @@ impl<T: Plain, const LEVELS: usize> Deref for Ref<'_, T, LEVELS> {
     type Target = T;
     fn deref(&self) -> &T {
         assert_ours(self.forks);
-        // SAFETY: the claim is ours until drop; `recv_ref` compiles only for types of which any
-        // bits are a value.
+        // SAFETY: this `Ref` owns the claim until it is dropped. `recv_ref` compiles only for types
+        // for which any bits are a valid value.
         self.place.value().with(|value| unsafe { &*value.cast() })
     }
 }

@@ -1,4 +1,4 @@
-//! The in-flight table: messages that were delivered and are not acknowledged.
+//! The in-flight table: messages that were delivered and are not yet acknowledged.
 //!
 //! A message that is received with `recv_ack` moves from the ring to an entry of this table, so
 //! that a slow worker does not hold up the ring.
@@ -9,8 +9,8 @@ use crate::deadline::Deadline;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::wait::signal::Signal;
 
-/// How many messages of a queue can be delivered and unacknowledged at a time, unless its creator
-/// chooses another number: 64.
+/// The number of messages of a queue that can be delivered and unacknowledged at a time, unless its
+/// creator chooses another number: 64.
 pub const IN_FLIGHT: usize = crate::sync::IN_FLIGHT;
 
 /// The state of an entry.
@@ -18,17 +18,18 @@ pub const IN_FLIGHT: usize = crate::sync::IN_FLIGHT;
 pub(crate) enum DeliveryState {
     /// Empty.
     Free = 0,
-    /// Claimed by a process that looks for a message to put into it.
+    /// Claimed by a process that looks for a message to put here.
     Claimed = 1,
-    /// Delivered to a process, not acknowledged.
+    /// Its message is delivered to a process and not acknowledged.
     Delivered = 2,
-    /// To be delivered again.
+    /// Its message is to be delivered again.
     Returned = 3,
-    /// Being taken by a plain `recv`.
+    /// Its message is being read by a plain `recv`.
     Reading = 4,
 }
 
-/// The word of an entry: how often it was used, level of the message, attempts, owner and state.
+/// The word of an entry: {use: 35, level: 5, attempts: 8, owner: 12, state: 4 bits}. `use` counts
+/// how often the entry was used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DeliveryWord(pub(crate) u64);
 
@@ -56,17 +57,17 @@ impl DeliveryWord {
     pub(crate) fn delivered(self, level: usize, owner: u32) -> Self {
         DeliveryWord(self.to(DeliveryState::Delivered, owner).0 | (level as u64) << LEVEL_SHIFT)
     }
-    /// One attempt more; 255 stands for all beyond.
+    /// The word with one attempt more. The number stays at 255.
     pub(crate) fn tried(self) -> Self {
         if self.attempts() == 255 { self } else { DeliveryWord(self.0 + ATTEMPT) }
     }
-    /// Empty, for the next message: no attempts, and a number that no earlier use had.
+    /// The word of a free entry for its next use: no attempts, and a new number of the use.
     pub(crate) fn freed(self) -> Self {
         DeliveryWord((self.0 & !(USE - 1)).wrapping_add(USE))
     }
 }
 
-/// What a slot does as an entry of the table.
+/// The methods of a slot that is an entry of the table.
 impl<T> Slot<T> {
     pub(crate) fn delivery(&self) -> DeliveryWord {
         DeliveryWord(self.state.load(Acquire))
@@ -77,14 +78,15 @@ impl<T> Slot<T> {
     }
 }
 
-/// Repeats `deliver` until it gives a delivery, or the deadline has passed. `deliver` fails with
-/// `TooManyInFlight` if a message is there but no room for it in the in-flight table.
+/// Repeats `deliver` until it returns a delivery, or the deadline has passed. `deliver` fails with
+/// `TooManyInFlight` if a message is available but there is no room for it in the in-flight table.
 ///
-/// Receivers sleep on two signals: `arrived` until a message comes, `room` while one is there but
-/// no room for it. This thread sleeps on one of them only, and the wake that ends its sleep may be
-/// the only one for what it does not take. Therefore it wakes another sleeper of the signal that it
-/// leaves: the message is received by a thread that needs no room, and the room is used by a thread
-/// that finds a message. (If it slept on both, two such threads would wake each other without end.)
+/// Receivers sleep on two signals: on `arrived` until a message comes, and on `room` while a
+/// message is available but there is no room for it. A thread sleeps on one of the two. The wake
+/// that ends its sleep may be the only wake for a message or an entry that this thread then cannot
+/// use. Therefore the thread wakes another sleeper of the signal that it leaves. So a message goes
+/// to a thread that needs no room, and room goes to a thread that finds a message. (If a thread
+/// slept on both signals, two such threads would wake each other without end.)
 #[inline(always)]
 pub(crate) fn deliver_until<D>(
     signals: [&Signal<LIGHT>; 2],

@@ -1,9 +1,9 @@
-//! The queue itself: one or more rings of slots, called levels, and everything that blocks on them.
+//! The implementation of queues: one or more rings of slots, called levels, and the verbs on them.
 //!
-//! [`Queue`](super::Queue) is the case of one level, [`PriorityQueue`](super::PriorityQueue) has
-//! several. All levels share the signals on which receivers sleep, the in-flight table, and the
-//! word that says whether the queue is closed. Each level has its own slots, and a signal on which
-//! its senders sleep.
+//! [`Queue`](super::Queue) has one level, and [`PriorityQueue`](super::PriorityQueue) has several.
+//! All levels share the signals on which receivers sleep, the in-flight table, and the word that
+//! says whether the queue is closed. Each level has its own slots, and a signal on which its
+//! senders sleep.
 //!
 //! # State
 //! Each level is a ring of slots. The word of a slot is {lap: 40, owner: 12, phase: 4 bits}.
@@ -11,16 +11,16 @@
 //!
 //! | phase | owner | meaning | next |
 //! |---|---|---|---|
-//! | `Free` | - | can be written in this lap | `Writing` by a claim |
-//! | `Writing` | process | being written | `Full` = the commit of `send`; or `Free` of the next lap, if it is given up |
+//! | `Free` | - | free for a message of this lap | `Writing` by a claim |
+//! | `Writing` | process | being written | `Full` = the commit of `send`; or `Free` of the next lap, if the sender drops it or dies |
 //! | `Full` | - | a message | `Reading` by a claim |
 //! | `Reading` | process | being read | `Free` of the next lap = the commit of `recv`; `Moved` = the commit of `recv_ack`; `Returned` if the reader dies |
-//! | `Returned` | - | a message whose reader died or refused it | `Reading` |
+//! | `Returned` | - | a message to be received again: its reader died, or left it | `Reading` |
 //! | `Moved` | (an entry) | the message is in that entry of the in-flight table | `Free` of the next lap |
 //!
-//! Behind the slots of all levels lies the in-flight table, for messages that `recv_ack` delivered.
-//! Its entries are slots, too. The word of an entry is {use: 35, level: 5, attempts: 8, owner: 12,
-//! state: 4 bits}.
+//! After the slots of all levels comes the in-flight table, for messages that `recv_ack` delivered.
+//! Its entries are slots as well. The word of an entry is {use: 35, level: 5, attempts: 8, owner:
+//! 12, state: 4 bits}.
 //!
 //! | state | owner | meaning | next |
 //! |---|---|---|---|
@@ -28,7 +28,7 @@
 //! | `Claimed` | process | its owner looks for a message to put here | `Delivered`, or `Free` |
 //! | `Delivered` | process | delivered | `Free` = the commit of `ack`; `Returned` by nack, drop or death |
 //! | `Returned` | - | to be delivered again | `Delivered`, or `Reading` for a plain `recv` |
-//! | `Reading` | process | being copied out | `Free` = the commit; `Returned` if the process dies |
+//! | `Reading` | process | being read by a plain `recv` | `Free` = the commit; `Returned` if the process dies |
 //!
 //! # Invariants
 //! - I1. A claim names its owner in the instruction that makes it.
@@ -36,37 +36,40 @@
 //!   its readers. `tail` and `head` are hints that may be behind, never ahead.
 //! - I3. If an entry or a slot of a level is `Returned`, then `returned` != `searched` in that
 //!   level, or a living process is about to make it so.
-//! - I4. If a commit leaves more to take, or more free slots, and other threads may be asleep, one
-//!   more is woken. The thread that the earlier commit woke may have found a slower peer in its way
-//!   and gone back to sleep.
+//! - I4. A thread whose commit leaves another message to receive, or another free slot, wakes one
+//!   more thread, if one may sleep. The thread that the earlier commit woke may have found a slower
+//!   peer in its way, and gone back to sleep.
 //! - I5. A thread in `recv_ack` sleeps on `room` if a message is there but no entry is free, and on
 //!   `not_empty` otherwise. Before it goes from one to the other, it wakes a sleeper of the one
 //!   that it leaves.
 //! - I6. The end of any claim (of a slot or an entry, with or without a message) wakes all
-//!   receivers of a queue that is closed, or that has no senders: the claim may have been the last
-//!   thing that they waited for. A receiver makes no claim before it has seen a message. Otherwise
-//!   it would wake itself without end.
-//! - I7. If a slot is `Moved` to an entry, the thread that moved the message, or the recovery after
-//!   its death, has not yet returned: the entry is `Claimed` or `Delivered` for that message.
+//!   receivers of a queue that is closed, or that has no senders. They may have waited for the end
+//!   of just this claim. A receiver makes no claim before it has seen a message. Otherwise it would
+//!   wake itself without end.
+//! - I7. While a slot is `Moved` to an entry, the entry is `Claimed` or `Delivered` for that
+//!   message. The thread that moved the message, or the recovery after its death, frees the slot
+//!   before it returns.
 //!
 //! # Ordering
 //! Writes made before `send` are visible to the thread whose `recv` returns that message: Release
 //! store of `Full`, Acquire of the claim. After each commit comes a light fence, before the look at
 //! the sleepers (see `signal.rs`) and at the flag of a closed queue. A receiver that reports
 //! *closed* has looked for a message after it saw the flag and passed the heavy fence. A sender
-//! whose message it did not see therefore sees the flag, and takes the message back. A commit that
-//! is compared with others (is all work done?) is followed by a full fence.
+//! whose message it did not see therefore sees the flag, and takes the message back. A commit after
+//! which a thread asks whether all work is done (`notify_if_idle`) is followed by a full fence.
 //!
 //! # Death
-//! A sender killed before its claim leaves nothing. Between claim and commit: nothing is sent,
-//! recovery frees the slot for the next lap, and readers step over it. After the commit: sent.
+//! If a sender is killed before its claim, nothing happens. If it is killed between claim and
+//! commit, nothing is sent: recovery frees the slot for the next lap, and readers skip it. After
+//! the commit, the message is sent.
 //!
-//! A receiver killed between claim and commit has not returned from `recv`, and the message goes to
-//! another one. `recv_ack` first claims an entry and a slot, and copies the message. Its commit
-//! makes the slot `Moved`; recovery completes the move, and then returns the message to the queue
-//! like any delivery of the dead process.
+//! If a receiver is killed between claim and commit, it has not returned from `recv`, and another
+//! receiver gets the message. `recv_ack` first claims an entry and a slot, and copies the message.
+//! Its commit makes the slot `Moved`. If the process is killed then, recovery completes the move,
+//! and returns the message to the queue like any delivery of the dead process.
 //!
-//! Waiters and wakes that died with their process: recovery changes every wait word and wakes all.
+//! Wakes may be lost with the process that should have sent them. So recovery changes every wait
+//! word and wakes all threads.
 //!
 //! The slot protocol is this crate's own, from Vyukov's bounded MPMC queue (per-slot sequence
 //! numbers) with the claim moved into the slot.
@@ -90,17 +93,17 @@ use crate::wait::signal::Signal;
 use core::marker::PhantomData;
 use core::mem::{MaybeUninit, offset_of};
 
-/// A queue of one or more levels: see the module.
+/// A queue of one or more levels. The module docs say how it works.
 #[repr(C)]
 pub(crate) struct Levels<T: Plain, const LEVELS: usize, S: ?Sized = [Slot<T>]> {
     of: PhantomData<T>,
     hints: [Hints; LEVELS],
     pub(super) control: Control<LEVELS>,
-    /// The slots of level 0, of level 1, and so on, and the in-flight table.
+    /// The slots of level 0, of level 1, and so on, and then the entries of the in-flight table.
     slots: S,
 }
 
-/// Where the two ends of a level are.
+/// Hints at the two ends of a level.
 #[repr(C)]
 #[derive(Debug)]
 struct Hints {
@@ -108,7 +111,7 @@ struct Hints {
     head: Line,
 }
 
-/// What every thread reads and hardly any thread writes.
+/// Words that every thread reads, and that are rarely written.
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(super) struct Control<const LEVELS: usize> {
@@ -116,16 +119,16 @@ pub(super) struct Control<const LEVELS: usize> {
     pub(super) not_empty: Signal<LIGHT>,
     /// An entry of the in-flight table can be used.
     pub(super) room: Signal<LIGHT>,
-    /// A message is done with.
+    /// Every message is received and acknowledged.
     idle: Signal<LIGHT>,
     /// `CLOSED`, `NO_RECEIVERS`, `NO_SENDERS`.
     pub(super) ended: AtomicU32,
-    /// How many slots each level has. The in-flight table has the others.
+    /// The number of slots of each level. The other slots are entries of the in-flight table.
     capacity: AtomicU32,
     levels: [LevelControl; LEVELS],
 }
 
-/// The part of it that each level has.
+/// The part of `Control` that each level has for itself.
 #[repr(C)]
 #[derive(Debug)]
 struct LevelControl {
@@ -133,11 +136,11 @@ struct LevelControl {
     not_full: Signal<LIGHT>,
     /// Counts messages that came back.
     returned: AtomicU64,
-    /// The count up to which a receiver has looked for them in vain.
+    /// The count of `returned` up to which a receiver has looked for them in vain.
     searched: AtomicU64,
 }
 
-/// The slots of a queue whose numbers are chosen at compile time.
+/// The slots of a queue whose capacity is chosen at compile time.
 #[repr(C)]
 #[derive(Debug)]
 pub struct FixedSlots<T, const LEVELS: usize, const N: usize, const ENTRIES: usize> {
@@ -191,14 +194,15 @@ impl<T: Plain, const LEVELS: usize, const N: usize, const ENTRIES: usize>
     pub(super) const ENTRIES: usize = offset_of!(Self, slots.entries);
 }
 
-/// How many slots there are, with those of the in-flight table, in a queue for `capacity` messages
-/// of each level and `in_flight` unacknowledged ones. `None` if there are no such queues.
+/// The number of slots of a queue for `capacity` messages of each level and `in_flight`
+/// unacknowledged ones, with the entries of the in-flight table. `None` if a number is out of
+/// range.
 pub(crate) fn slots_for<const LEVELS: usize>(capacity: usize, in_flight: usize) -> Option<usize> {
     let fits = (1..=MAX_CAPACITY).contains(&capacity) && (1..=MAX_IN_FLIGHT).contains(&in_flight);
     fits.then(|| capacity * LEVELS + in_flight)
 }
 
-/// A capacity as it stands in the queue.
+/// A capacity as it is stored in the queue.
 fn word(capacity: usize) -> u32 {
     u32::try_from(capacity).unwrap_or(u32::MAX)
 }
@@ -211,8 +215,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         isize::try_from(size).ok().map(|_| size)
     }
 
-    /// Makes the queue usable where it lies, with as many slots as `capacity` for each level unless
-    /// its creator has chosen another number.
+    /// Initialises the queue in place. Each level gets `capacity` slots, unless `set_in_flight` has
+    /// chosen another number.
     pub(super) fn place(&self, capacity: usize) {
         self.control.capacity.compare_exchange(0, word(capacity), Relaxed, Relaxed).ok();
         self.signals().for_each(Signal::place);
@@ -223,7 +227,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         self.slots.len().saturating_sub(IN_FLIGHT) / LEVELS
     }
 
-    /// Chooses the size of the in-flight table: to be called before `place`.
+    /// Chooses the size of the in-flight table. To be called before `place`.
     pub(super) fn set_in_flight(&self, in_flight: usize) {
         let capacity = self.slots.len().saturating_sub(in_flight) / LEVELS;
         self.control.capacity.store(word(capacity), Relaxed);
@@ -238,7 +242,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     }
 
     // ------------------------------------------------------------ the parts
-    /// How many slots each level has.
+    /// The number of slots of each level.
     #[inline(always)]
     fn ring_len(&self) -> usize {
         self.control.capacity.load(Relaxed) as usize
@@ -254,7 +258,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         self.slots.get(first..first.wrapping_add(self.ring_len())).unwrap_or_default()
     }
 
-    /// The in-flight table. Its entries are counted from the last one.
+    /// The in-flight table. `entry` counts its entries from the last one.
     fn entries(&self) -> &[Slot<T>] {
         self.slots.get(self.ring_len().wrapping_mul(LEVELS)..).unwrap_or_default()
     }
@@ -325,8 +329,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         }
     }
 
-    /// By value: a message whose address was needed would be written to the stack first, which the
-    /// claim waits for.
+    /// Takes the message by value. If the caller passed its address, the message would be written
+    /// to the stack first, and the claim would wait for that write.
     #[cold]
     #[inline(never)]
     pub(super) fn send_slow(
@@ -347,7 +351,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         deadline: Deadline,
         attempt: impl Fn() -> Result<R, Failure>,
     ) -> Result<R, Failure> {
-        // There is a control for the level: a slot of it was looked for.
+        // The level exists: otherwise the first attempt would have failed with another error.
         let signal = || &self.control.levels[level].not_full;
         wait_for(deadline, attempt, signal, || self.tail(level).find_free().is_ok())
     }
@@ -368,7 +372,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     #[inline(always)]
     pub(super) fn push(&self, level: usize, message: &T) -> Result<(), Failure> {
         let (at, owner) = self.claim_free(level)?;
-        // SAFETY: the slot is claimed for this call; nobody else reads or writes its value.
+        // SAFETY: this call has claimed the slot, so no other thread reads or writes its value.
         at.slot.value.with_mut(|value| unsafe { value.write(MaybeUninit::new(*message)) });
         if self.publish(level, at, owner) { Ok(()) } else { Err(Failure::Closed) }
     }
@@ -408,8 +412,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         true
     }
 
-    /// After a claimed slot was given up without a message: readers may pass it, and writers find
-    /// it in the next lap.
+    /// Wakes the threads that a slot may have held up. To be called after a claimed slot was given
+    /// up without a message: readers can now skip it, and writers find it in the next lap.
     #[cold]
     pub(super) fn after_abort(&self, level: usize) {
         fence(SeqCst);
@@ -421,17 +425,17 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
 }
 
 // ---------------------------------------------------------------- receiving
-/// What becomes of a message that is no value of its type.
+/// What to do with a message that is not a valid value of its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Invalid {
-    /// It is consumed, and the caller is told.
+    /// It is consumed, and the caller gets an error.
     Consumed,
-    /// It is left to the next receiver, since the caller cannot report it. Only for attempts that
-    /// do not wait: a loop of those that wait would end at the same message each time.
+    /// It is left to the next receiver, because the caller cannot report it. Only for attempts that
+    /// do not wait: a loop of attempts that wait would find the same message each time.
     Left,
 }
 
-/// Where a message was claimed.
+/// The place where a message was claimed.
 #[derive(Debug)]
 pub(super) enum Place<'a, T> {
     /// In a slot of a level.
@@ -467,20 +471,20 @@ impl<T> Place<'_, T> {
 }
 
 impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
-    /// Receives the next message. The usual case is short enough that the message and its claim
-    /// stay in registers.
+    /// Receives the next message. The code of the usual case is short enough that the message and
+    /// its claim stay in registers.
     #[inline(always)]
     pub(super) fn take_until(&self, deadline: Deadline) -> Result<(usize, T), Failure> {
         self.take_usual().map_or_else(|| self.take_slow(deadline, Invalid::Consumed), Ok)
     }
 
-    /// The same at once.
+    /// Like `take_until`, but never blocks.
     #[inline(always)]
     pub(super) fn take_now(&self, invalid: Invalid) -> Result<(usize, T), Failure> {
         self.take_usual().map_or_else(|| self.take_slow(Deadline::NOW, invalid), Ok)
     }
 
-    /// `None` in every other than the usual case.
+    /// Receives the next message in the usual case. Returns `None` in every other case.
     #[inline(always)]
     pub(super) fn take_usual(&self) -> Option<(usize, T)> {
         let owner = self.identify().ok()?;
@@ -494,7 +498,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
             self.head(level).claim_full(owner).map(|at| (level, at))
         };
         let (level, at) = self.by_urgency(claim).ok()?;
-        // SAFETY: the slot is claimed for this call: nobody writes it; any bits are a value.
+        // SAFETY: this call has claimed the slot, so no other thread writes it. Any bits are a `T`.
         let message = at.slot.value.with(|value| unsafe { value.cast::<T>().read() });
         self.free_slot(level, at);
         Some((level, message))
@@ -533,9 +537,9 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         Ok((place.level(), message?))
     }
 
-    /// Looks for a message with `find`. If there is none and nothing more can be sent, it looks
-    /// once more behind a fence: a sender that commits after the fence sees the flag, and a message
-    /// that was committed before it is seen here.
+    /// Looks for a message with `find`. If there is none, and nothing more can be sent, looks once
+    /// more behind a fence. A sender that commits after the fence sees the flag, and a message that
+    /// was committed before the fence is seen here.
     #[inline(always)]
     pub(super) fn look<R>(&self, find: impl Fn() -> Result<R, ClaimError>) -> Result<R, Failure> {
         match find() {
@@ -555,7 +559,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         })
     }
 
-    /// Claims the next message, wherever it is.
+    /// Claims the next message, in a slot or in an entry.
     #[inline(always)]
     pub(super) fn claim_next(&self, owner: u32) -> Result<Place<'_, T>, ClaimError> {
         self.by_urgency(|level| {
@@ -568,7 +572,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         })
     }
 
-    /// Whether a message is there, without a claim.
+    /// Looks for the next message without claiming it.
     pub(super) fn find_next(&self) -> Result<(), ClaimError> {
         self.by_urgency(|level| match self.may_have_returned(level) && self.has_returned(level) {
             true => Ok(()),
@@ -576,7 +580,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         })
     }
 
-    /// Whether a message is in the ring of a level.
+    /// Looks for a message in the rings of all levels.
     fn find_full(&self) -> Result<(), ClaimError> {
         self.by_urgency(|level| self.head(level).find_full().map(drop))
     }
@@ -614,7 +618,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         })
     }
 
-    /// Runs a search for messages that came back, and notes it if the search was in vain.
+    /// Runs `search` for messages that came back. If it finds none, stores that in `searched`.
     fn find_returned<R>(&self, level: usize, search: impl FnOnce() -> Option<R>) -> Option<R> {
         let control = &self.control.levels[level];
         let before = control.searched.load(Relaxed);
@@ -629,7 +633,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         found
     }
 
-    /// Claims the message of an entry that `fits` and is to be delivered again.
+    /// Claims a message that came back to an entry. `fits` says which entries count.
     pub(super) fn claim_returned_entry(
         &self,
         owner: u32,
@@ -652,16 +656,16 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         is_in(slot.state.load(Acquire), Phase::Returned)
     }
 
-    /// Copies a message that this call has claimed, and checks the copy: bytes that change after
-    /// the check make no invalid value.
+    /// Copies a message that this call has claimed, and checks the copy. So bytes that a peer
+    /// changes after the check cannot make an invalid value.
     #[inline(always)]
     pub(super) fn read(message: &UnsafeCell<MaybeUninit<T>>) -> Result<T, Fault> {
         let mut copy = MaybeUninit::uninit();
-        // SAFETY: the message is aligned and readable, and the copy is this call's own.
+        // SAFETY: the message is aligned and readable, and the copy is a local variable.
         message.with(|value| unsafe { value.copy_to_nonoverlapping(&raw mut copy, 1) });
-        // SAFETY: the copy is aligned, and its bytes are initialised, as all shared memory is.
+        // SAFETY: the copy is aligned, and its bytes are initialised, like all shared memory.
         if T::ANY_BITS || unsafe { T::is_valid(copy.as_ptr()) } {
-            // SAFETY: these bytes are a `T`.
+            // SAFETY: the bytes of the copy are a valid `T`.
             Ok(unsafe { copy.assume_init() })
         } else {
             Err(Fault::Corrupt)
@@ -673,7 +677,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     pub(super) fn finish(&self, place: Place<'_, T>) {
         match place {
             Place::Slot(level, at) => self.free_slot(level, at),
-            // Only damaged memory can have another word there, and then nothing is ours to free.
+            // The word differs only in damaged memory. Then there is nothing to free.
             Place::Entry(entry, reading) => _ = self.free_entry(entry, reading),
         }
     }
@@ -694,7 +698,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     }
 
     fn announce_returned(&self, level: usize) {
-        // (Damaged memory can say any level.)
+        // In damaged memory, the level may not exist.
         if let Some(control) = self.control.levels.get(level) {
             control.returned.fetch_add(1, Release); // keeps I3
         }
@@ -725,8 +729,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         self.notify_if_ended(); // keeps I6
     }
 
-    /// Wakes all receivers if nothing more can be sent. To be called after the end of each claim: a
-    /// receiver may wait until no claim is left, or for an entry for the message that is gone now.
+    /// Wakes all receivers if nothing more can be sent. To be called after the end of each claim. A
+    /// receiver may wait until no claim is left, or for an entry for a message that is now gone.
     #[inline]
     fn notify_if_ended(&self) {
         if self.has_ended(CLOSED | NO_SENDERS) {
@@ -737,10 +741,10 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
 
 // ------------------------------------------------------ the in-flight table
 impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
-    /// Claims a free entry. It is known by its number.
+    /// Claims a free entry, and returns its number and its word.
     pub(super) fn claim_entry(&self, owner: u32) -> Option<(usize, DeliveryWord)> {
         let n = self.entries().len();
-        let first = owner as usize * 7; // neighbours start apart
+        let first = owner as usize * 7; // peers start their search at different entries
         (0..n).map(|i| (first + i) % n).find_map(|i| {
             let entry = self.entry(i);
             let seen = entry.delivery();
@@ -766,8 +770,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     ) -> (&Slot<T>, DeliveryWord) {
         let entry = self.entry(i);
         at.slot.value.with(|from| {
-            // SAFETY: slot and entry are claimed for this call: nobody else reads or writes their
-            // values, which do not overlap.
+            // SAFETY: this call has claimed the slot and the entry, so no other thread reads or
+            // writes their values. The two do not overlap.
             entry.value.with_mut(|to| unsafe { from.copy_to_nonoverlapping(to, 1) });
         });
         at.slot.state.store(moved(at.lap, i), Release); // the commit
@@ -777,7 +781,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         (entry, delivered)
     }
 
-    /// Delivers the message of an entry that this call has claimed; it stays there.
+    /// Delivers the message of an entry that this call has claimed. The message stays in the entry.
     #[cold]
     pub(super) fn deliver_again<'a>(
         &self,
@@ -794,8 +798,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         Ok((entry, delivered))
     }
 
-    /// Frees an entry that this process has claimed or that was delivered to it: the commit of
-    /// `ack`.
+    /// Frees an entry that this process has claimed, or whose message was delivered to it: the
+    /// commit of `ack`.
     pub(super) fn free_entry(&self, entry: &Slot<T>, mine: DeliveryWord) -> Result<(), Fault> {
         if !entry.exchange(mine, mine.freed()) {
             return Err(Fault::Corrupt);
@@ -824,7 +828,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         let (head, tail) = (hint(&hints.head), hint(&hints.tail));
         let ring = self.ring(level);
         let from_head = ring.iter().cycle().skip(head.index.min(ring.len()));
-        // One more than the hints say: a claim's hint may be yet to come.
+        // One more than the hints say: a claim may not have moved its hint yet.
         let places = (tail.distance(head, ring.len()) + 1).min(ring.len());
         from_head.take(places).filter(|slot| is_in(slot.state.load(Relaxed), Phase::Full)).count()
     }
@@ -833,8 +837,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         self.tail(level).find_free().is_err()
     }
 
-    /// Wakes the threads in `join` if all is done. Of two threads that make the last changes at the
-    /// same time, one sees both: each fences after its own.
+    /// Wakes the threads in `join` if every message is done. If two threads make the last changes
+    /// at the same time, one of them sees both: each fences after its own change.
     fn notify_if_idle(&self) {
         if !self.control.idle.is_armed() {
             return;
@@ -845,8 +849,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         }
     }
 
-    /// Whether all slots and entries were free at one moment: two equal looks, with laps that never
-    /// come back, are a picture of that moment. (`Free` is the same number for both.)
+    /// Whether all slots and entries were free at one moment. Two equal looks prove that, because
+    /// laps and uses only grow. (`Free` is the same number for slots and entries.)
     fn is_idle(&self) -> bool {
         let look = || {
             self.slots
@@ -887,7 +891,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
 }
 
 impl<'a, T: Plain, const LEVELS: usize> QueueState<'a> for &'a Levels<T, LEVELS> {
-    /// How many messages fit into each level.
+    /// The number of messages that each level can hold.
     fn capacity(self) -> usize {
         self.ring_len()
     }
@@ -951,7 +955,7 @@ impl<'a, T: Plain, const LEVELS: usize> QueueState<'a> for &'a Levels<T, LEVELS>
         let Ok(owner) = self.identify() else { return false };
         let rings = self.slots.len() - self.entries().len();
         let is_free = |slot: &Slot<T>| is_in(slot.state.load(Acquire), Phase::Free);
-        // A message goes from its slot to an entry, not the other way.
+        // A message moves from a slot to an entry, never back.
         if !self.slots[..rings].iter().all(is_free) {
             return false;
         }
@@ -968,8 +972,8 @@ impl<'a, T: Plain, const LEVELS: usize> QueueState<'a> for &'a Levels<T, LEVELS>
         ours || !delivered
     }
 
-    /// Slots come first: a message that has moved to an entry must not be delivered from its slot
-    /// as well.
+    /// Repairs the slots first: a message that has moved to an entry must not be delivered from its
+    /// slot as well.
     fn mend(self, dead: &Dead) {
         let entries = self.entries();
         for level in 0..LEVELS {
@@ -982,7 +986,7 @@ impl<'a, T: Plain, const LEVELS: usize> QueueState<'a> for &'a Levels<T, LEVELS>
                 if seen.is_in(DeliveryState::Claimed) {
                     entry.exchange(seen, seen.freed());
                 } else if seen.is_in(DeliveryState::Delivered) {
-                    // A process that left by itself did not fail at the message.
+                    // A process that left without a crash did not fail because of the message.
                     entry.exchange(seen, if dead.clean { returned } else { returned.tried() });
                 } else if seen.is_in(DeliveryState::Reading) {
                     entry.exchange(seen, returned);
@@ -1004,7 +1008,8 @@ impl<'a, T: Plain, const LEVELS: usize> QueueState<'a> for &'a Levels<T, LEVELS>
     }
 }
 
-/// What [`Queue`](super::Queue) and [`PriorityQueue`](super::PriorityQueue) are to a segment.
+/// Implements `Shareable` and its companions for [`Queue`](super::Queue) and
+/// [`PriorityQueue`](super::PriorityQueue).
 macro_rules! queue_shareable {
     ($queue:ident [$($LEVELS:ident)?] $levels:expr, $name:literal, $tag:literal) => {
         impl<T: Plain $(, const $LEVELS: usize)?, const N: usize, const ENTRIES: usize>
@@ -1040,14 +1045,15 @@ macro_rules! queue_shareable {
             #[inline(always)]
             fn deref(&self) -> &Self::Target {
                 let at = Self::Target::at(NonNull::from(self).cast(), $levels * N + ENTRIES);
-                // SAFETY: both are `repr(C)` and differ in their slots only, of which there are as
-                // many, one behind the other.
+                // SAFETY: both types are `repr(C)` and differ only in the type of their slots. Both
+                // have the same number of slots, one after the other.
                 unsafe { at.as_ref() }
             }
         }
 
-        // SAFETY: `repr(C)`; atomics, for which any bytes will do, and plain data that is checked
-        // before it is used; indices are bounds-checked; no `Drop`, as `Plain` is `Copy`.
+        // SAFETY: the type is `repr(C)`. It consists of atomics, for which any bytes are valid, and
+        // of plain data that is checked before it is used. Indices are bounds-checked. There is no
+        // `Drop`, because `Plain` is `Copy`.
         unsafe impl<T: Plain $(, const $LEVELS: usize)?, const N: usize, const ENTRIES: usize>
             Shareable for $queue<T $(, $LEVELS)?, FixedSlots<T, $levels, N, ENTRIES>>
         {
@@ -1069,8 +1075,8 @@ macro_rules! queue_shareable {
             }
         }
 
-        // SAFETY: as above; the number of slots is the pointer's, which `at` got from the checked
-        // header.
+        // SAFETY: as above. The number of slots is that of the pointer, which `at` got from the
+        // checked header.
         unsafe impl<T: Plain $(, const $LEVELS: usize)?> Shareable for $queue<T $(, $LEVELS)?> {
             const FINGERPRINT: u64 = Self::BASE;
             const ALIGN: usize =

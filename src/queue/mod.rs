@@ -37,29 +37,31 @@
 //! more.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
 
+// `levels.rs` says how a queue works.
+//
 // # Counters
 //
-// How long each counter lasts at ten million operations a second, and what happens then. Those that
-// come round are compared by distance, or for equality. `tests/counters.rs` takes each across its
-// end.
+// The table shows how long each counter lasts at ten million operations a second, and what happens
+// then. Counters that wrap around are compared by distance, or for equality. `tests/counters.rs`
+// takes each counter across its end.
 //
 // | counter | bits | lasts | then |
 // |---|---|---|---|
-// | lap of a slot, of `head` and `tail` | 40 | 30 hours, for a ring of one slot | comes round. A thread that stops before its claim, for exactly so many laps, claims out of order |
-// | lap of a mark of a `ByteQueue` | 40 | 30 hours, for a ring of one block | comes round |
-// | lap in a header of a `ByteQueue` | 25 | 3 seconds, for a ring of one block | comes round. Headers of 2^20 laps ago are wiped; a claim of a lap long gone is undone |
+// | lap of a slot, of `head` and `tail` | 40 | 30 hours, for a ring of one slot | wraps around. A thread that stops before its claim, for exactly so many laps, claims out of order |
+// | lap of a mark of a `ByteQueue` | 40 | 30 hours, for a ring of one block | wraps around |
+// | lap in a header of a `ByteQueue` | 25 | 3 seconds, for a ring of one block | wraps around. Headers of 2^20 laps ago are wiped. A claim of a lap that is long past is undone |
 // | `returned`, `searched` | 64 | 58,000 years | - |
 // | attempts of a message | 8 | 255 deliveries | stays at 255 |
-// | uses of an entry of the in-flight table | 35 | 57 minutes | comes round; only its owner compares it |
-// | takes of an end of a channel | 31 | 3 minutes | comes round. A look at the holders that lasts exactly so many takes may miss one |
+// | uses of an entry of the in-flight table | 35 | 57 minutes | wraps around; only its owner compares it |
+// | takes of an end of a channel | 31 | 3 minutes | wraps around. A look at the holders that lasts exactly so many takes may miss one |
 // | handles in a cell of an end | 20 | 1,048,575 handles of a process | a further handle takes another cell; with 64 full ones it is refused |
-// | positions of a `Ring` | 64 | 58,000 years | comes round if the capacity is a power of two; otherwise messages are lost |
-// | deaths with a role of a `Ring` | 19 | 524,288 deaths | comes round. The other end is not told if it looked exactly so many deaths ago |
-// | marks of a `Pipe` | 64 | 58,000 years | comes round: the number of blocks is a power of two |
+// | positions of a `Ring` | 64 | 58,000 years | wraps around if the capacity is a power of two; otherwise messages are lost |
+// | deaths with a role of a `Ring` | 19 | 524,288 deaths | wraps around. The other end is not told if it looked exactly so many deaths ago |
+// | marks of a `Pipe` | 64 | 58,000 years | wraps around: the number of blocks is a power of two |
 // | positions of a `Journal` | 64 | 58,000 years | as those of a ring |
-// | lap of a slot of a `Journal` | 50 | 3 years, for one record | comes round |
-// | sequence of a `Signal` | 32 | 7 minutes of wakes | comes round. A thread that stops between its look and its sleep, for exactly so many wakes, sleeps on |
-// | armings of a `Signal` | 31 | 3 minutes of sleeps | comes round. A wake that finds nobody, and stops for exactly so many, hides a sleeper |
+// | lap of a slot of a `Journal` | 50 | 3 years, for one record | wraps around |
+// | sequence of a `Signal` | 32 | 7 minutes of wakes | wraps around. A thread that stops between its look and its sleep, for exactly so many wakes, sleeps on |
+// | armings of a `Signal` | 31 | 3 minutes of sleeps | wraps around. A wake that finds no sleeper, and stops for exactly so many, hides a later sleeper |
 
 pub mod bytes;
 pub mod channel;
@@ -121,32 +123,34 @@ pub struct Queue<T: Plain, S: ?Sized = [Slot<T>]> {
     pub(in crate::queue) core: Levels<T, 1, S>,
 }
 
-/// A queue of `N` slots, to be embedded in a struct declared with [`shared!`](crate::shared).
+/// A [`Queue`] for `N` messages, to be embedded in a struct declared with
+/// [`shared!`](crate::shared).
 ///
-/// At most `ENTRIES` of its messages can be delivered and unacknowledged at a time. It dereferences
+/// At most `ENTRIES` messages can be delivered and unacknowledged at a time. The type dereferences
 /// to [`Queue`], which has the verbs.
 pub type FixedQueue<T, const N: usize, const ENTRIES: usize = IN_FLIGHT> =
     Queue<T, FixedSlots<T, 1, N, ENTRIES>>;
 
-/// A notifier pays for no fence.
+/// The kind of `Signal` in all queues: a thread that notifies uses only a light fence.
 const LIGHT: bool = true;
 
-/// A hint in a line of its own.
+/// A hint, in a cache line of its own.
 #[repr(C, align(128))]
 #[derive(Debug)]
 struct Line(AtomicU64);
 
-/// Of `ended`: nothing more can be sent.
+/// A bit of `ended`: nothing more can be sent.
 const CLOSED: u32 = 1;
-/// Of `ended`, for a [`Channel`]: senders are to ask whether anybody can receive.
+/// A bit of `ended`, for a [`Channel`]: senders must look whether the receivers' end has holders.
 const NO_RECEIVERS: u32 = 2;
-/// Of `ended`, for a [`Channel`]: receivers that find nothing are to ask whether anybody can send.
+/// A bit of `ended`, for a [`Channel`]: receivers that find no message must look whether the
+/// senders' end has holders.
 const NO_SENDERS: u32 = 4;
 
 impl<T: Plain, const N: usize, const ENTRIES: usize> FixedQueue<T, N, ENTRIES> {
-    /// An empty queue, to be moved into shared memory.
+    /// Creates an empty queue, to be moved into shared memory.
     ///
-    /// A capacity of 0, or of more than 16,777,215, does not compile.
+    /// It compiles only for a capacity of 1 to 16,777,215 messages.
     #[must_use]
     #[expect(
         clippy::new_without_default,
@@ -157,7 +161,8 @@ impl<T: Plain, const N: usize, const ENTRIES: usize> FixedQueue<T, N, ENTRIES> {
     }
 }
 
-/// Keeps a forked child from what its parent holds: the parent may have given it to others.
+/// Panics in a forked child that uses a handle of its parent. The parent may have given back what
+/// the handle stands for.
 #[inline(always)]
 fn assert_ours(made_at: u32) {
     if made_at != forks() {
@@ -165,8 +170,8 @@ fn assert_ours(made_at: u32) {
     }
 }
 
-/// Refuses a type with invalid bit patterns, to be called at compile time where a value is reached
-/// in shared memory: a peer can change its bytes after a check.
+/// Refuses a type with invalid bit patterns. To be called at compile time, where a value is used in
+/// shared memory: a peer could change its bytes after a check.
 const fn assert_in_place<T: Plain>() {
     assert!(T::ANY_BITS, "a value in place may hold any bits: not for types with invalid values");
 }
@@ -199,17 +204,18 @@ impl<T: Plain> Queue<T> {
         /// Sends messages one after the other, blocking while no slot is free.
         ///
         /// # Errors
-        /// As [`send`](Self::send), with the number of messages that were sent before.
+        /// As [`send`](Self::send). The error holds the number of messages that were sent before
+        /// it.
         pub fn send_batch(&self, messages: &[T]) -> Result<(), SendError<usize>>
             = |deadline| send_each(messages, |message| self.core.send_until(0, message, deadline));
         try_send_batch -> Result<(), TrySendError<usize>>, else Err(TrySendError::Full(sent));
         send_batch_timeout, send_batch_deadline -> Result<(), SendTimeoutError<usize>>,
             else Err(SendTimeoutError::TimedOut(sent));
 
-        /// Takes a free slot to be written in place, blocking until one is free.
+        /// Takes a free slot, to write a message in place, blocking until a slot is free.
         ///
-        /// Only for types of which any bits are a value: before it is written, it holds the bytes
-        /// of an earlier message.
+        /// It compiles only for types for which any bits are a valid value: before the slot is
+        /// written, it holds the bytes of an earlier message.
         ///
         /// ```
         /// use outlast::{Queue, Shared};
@@ -236,7 +242,7 @@ impl<T: Plain> Queue<T> {
     }
 }
 
-/// Sends messages until one fails. The error has the number of those before it.
+/// Sends messages until one fails. The error holds the number of messages before that one.
 fn send_each<T: Plain>(
     messages: &[T],
     send: impl Fn(T) -> Result<(), (T, Failure)>,
@@ -248,12 +254,14 @@ fn send_each<T: Plain>(
 // ---------------------------------------------------------------- receiving
 receiving! {
     impl [T: Plain] Queue<T>;
+    invalid: "a message that is not a valid value of its type";
     /// # Errors
-    /// If the queue is closed and empty, if this process cannot become a peer, or if the message is
-    /// no value of the type (it is consumed).
+    /// If the queue is closed and empty. If this process cannot become a peer. If the message is
+    /// not a valid value of its type: it is consumed.
     recv -> T;
-    /// [`IN_FLIGHT`] messages of a queue can be unacknowledged at a time, or as many as its creator
-    /// has chosen. Beyond that, `recv_ack` blocks until one is acknowledged.
+    /// Up to [`in_flight_capacity`](Self::in_flight_capacity) messages can be unacknowledged at a
+    /// time: [`IN_FLIGHT`], unless the creator of the queue has chosen another number. Beyond that,
+    /// `recv_ack` blocks until a message is acknowledged.
     ///
     /// ```
     /// use outlast::{Queue, Shared};
@@ -291,8 +299,11 @@ impl<T: Plain> Queue<T> {
     verbs! {
         /// Receives a message to be read in place, blocking until one is available.
         ///
-        /// Only for types of which any bits are a value; others are copied and checked by
-        /// [`recv`](Self::recv).
+        /// The message is consumed when the [`Ref`] is dropped. If the process is killed before
+        /// that, another receiver gets it.
+        ///
+        /// It compiles only for types for which any bits are a valid value. For other types, use
+        /// [`recv`](Self::recv), which copies a message and checks the copy.
         ///
         /// # Errors
         /// As [`recv`](Self::recv).
@@ -319,7 +330,7 @@ impl<T: Plain> Queue<T> {
         self.core.deliver_until(deadline)
     }
 
-    /// Returns whether no slot is free. May change at any moment.
+    /// Returns `true` if no slot is free. The result may change at any moment.
     #[must_use]
     #[doc(alias = "full")]
     pub fn is_full(&self) -> bool {
@@ -330,7 +341,7 @@ impl<T: Plain> Queue<T> {
 state! {
     impl [T: Plain] Queue<T>;
     |queue| queue.core;
-    /// Returns how many messages can be in the queue at a time.
+    /// Returns how many messages the queue can hold at a time.
     capacity;
     /// Returns how many messages can be delivered and unacknowledged at a time.
     in_flight_capacity;

@@ -1,4 +1,4 @@
-//! A queue of several levels: what is more urgent is received first.
+//! A queue of several levels. More urgent messages are received first.
 //!
 //! ```
 //! use outlast::{PriorityQueue, Shared};
@@ -13,9 +13,9 @@
 //! ```
 //!
 //! # Death
-//! As that of [`Queue`](crate::Queue), of which it is the general case: `levels.rs` tells how it
-//! works.
+//! As with a [`Queue`](crate::Queue), which is the case of one level.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
+// `levels.rs` says how a queue works.
 use super::error::Failure;
 use super::levels::{FixedSlots, Invalid, Levels, queue_shareable, slots_for};
 use super::verbs::{QueueState as _, receiving, state};
@@ -34,11 +34,13 @@ use core::ptr::NonNull;
 
 /// A bounded queue of `LEVELS` levels (1 to 32) whose capacity is chosen when it is created.
 ///
-/// A message of a level with a larger number is received before any of a smaller one. Within a
-/// level, first in, first out, with the exceptions of [`Queue`](crate::Queue). A receiver chooses
-/// from the messages that were sent before it asks. A message behind one that is still being
-/// written does not count yet. Each level has its own slots, so that urgent messages find room
-/// among others.
+/// A message of a level with a larger number is received before any message of a smaller level.
+/// Within a level, messages are received in the order in which they were sent, with the exceptions
+/// of [`Queue`](crate::Queue).
+///
+/// A receiver chooses from the messages that were sent before its call. A message behind another
+/// one that is still being written does not count yet. Each level has its own slots, so an urgent
+/// message finds room even if the other levels are full.
 ///
 /// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 16,777,215 messages
 /// of each level. To embed one in a struct, see [`FixedPriorityQueue`].
@@ -47,10 +49,10 @@ pub struct PriorityQueue<T: Plain, const LEVELS: usize, S: ?Sized = [Slot<T>]> {
     pub(super) core: Levels<T, LEVELS, S>,
 }
 
-/// A queue of `LEVELS` levels of `N` slots each, to be embedded in a struct declared with
+/// A [`PriorityQueue`] for `N` messages of each level, to be embedded in a struct declared with
 /// [`shared!`](crate::shared).
 ///
-/// At most `ENTRIES` of its messages can be delivered and unacknowledged at a time. It dereferences
+/// At most `ENTRIES` messages can be delivered and unacknowledged at a time. The type dereferences
 /// to [`PriorityQueue`], which has the verbs.
 pub type FixedPriorityQueue<
     T,
@@ -62,9 +64,9 @@ pub type FixedPriorityQueue<
 impl<T: Plain, const LEVELS: usize, const N: usize, const ENTRIES: usize>
     FixedPriorityQueue<T, LEVELS, N, ENTRIES>
 {
-    /// An empty queue, to be moved into shared memory.
+    /// Creates an empty queue, to be moved into shared memory.
     ///
-    /// Other than 1 to 32 levels, or a capacity of 0, do not compile.
+    /// It compiles only for 1 to 32 levels, and for 1 to 16,777,215 messages of each level.
     #[must_use]
     #[expect(
         clippy::new_without_default,
@@ -111,14 +113,14 @@ impl<T: Plain, const LEVELS: usize> PriorityQueue<T, LEVELS> {
         self.core.deliver_until(deadline)
     }
 
-    /// Returns how many levels there are.
+    /// Returns the number of levels.
     #[must_use]
     pub fn levels(&self) -> usize {
         LEVELS
     }
 
-    /// Returns how many messages of level `priority` can be received, as [`len`](Self::len): 0 if
-    /// there is no such level.
+    /// Returns the number of messages of level `priority` that can be received, or 0 if there is no
+    /// such level.
     #[must_use]
     pub fn len_of(&self, priority: usize) -> usize {
         self.core.len_of(priority)
@@ -127,14 +129,15 @@ impl<T: Plain, const LEVELS: usize> PriorityQueue<T, LEVELS> {
 
 receiving! {
     impl [T: Plain, const LEVELS: usize] PriorityQueue<T, LEVELS>;
-    /// The message is the most urgent one, and comes with its level.
+    invalid: "a message that is not a valid value of its type";
+    /// Returns the most urgent message and its level.
     ///
     /// # Errors
-    /// If the queue is closed and empty, if this process cannot become a peer, or if the message is
-    /// no value of the type (it is consumed).
+    /// If the queue is closed and empty. If this process cannot become a peer. If the message is
+    /// not a valid value of its type: it is consumed.
     recv -> (usize, T);
-    /// The message is the most urgent one. As [`Queue::recv_ack`](crate::Queue::recv_ack). The
-    /// messages of all levels that are unacknowledged count together.
+    /// Delivers the most urgent message, as [`Queue::recv_ack`](crate::Queue::recv_ack) does. The
+    /// unacknowledged messages of all levels count together.
     ///
     /// ```
     /// use outlast::{PriorityQueue, Shared};
@@ -160,7 +163,7 @@ receiving! {
 state! {
     impl [T: Plain, const LEVELS: usize] PriorityQueue<T, LEVELS>;
     |queue| queue.core;
-    /// Returns how many messages can be in one level at a time.
+    /// Returns how many messages each level can hold at a time.
     capacity;
     /// Returns how many messages of all levels can be delivered and unacknowledged at a time.
     in_flight_capacity;

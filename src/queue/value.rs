@@ -1,7 +1,7 @@
-//! Messages of any shape: what `serde` knows, encoded by `postcard`.
+//! A queue of values of any type that `serde` can encode and decode.
 //!
-//! A [`ValueQueue<V>`](ValueQueue) has the verbs and the errors of a [`Queue`](super::Queue), for
-//! any type `V` that `serde` can encode and decode. It is a [`ByteQueue`] inside.
+//! A [`ValueQueue<V>`](ValueQueue) has the verbs and the errors of a [`Queue`](super::Queue).
+//! Inside it is a [`ByteQueue`].
 //!
 //! ```
 //! use outlast::{Shared, ValueQueue};
@@ -28,20 +28,25 @@
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
-//! # Encoding
-//! That of [postcard](https://docs.rs/postcard), without a mark of its type: all processes must
-//! mean the same one. Bytes that are left over after the value are an error. Maps and sequences are
-//! encoded if they know their length beforehand, as all of the standard library's do.
+//! # When to use another type
+//! For plain data, a [`Queue`](super::Queue) needs no encoding. For bytes, use a [`ByteQueue`].
 //!
-//! # A message that cannot be decoded
-//! is received, and the verb fails with [`Fault::Undecodable`]; the next message is not affected.
-//! To keep the bytes of such a message, receive it from [`ValueQueue::bytes`] and decode it in
-//! place ([`Ref::decode`], [`Delivery::decode`]): it can then be given back, or sent elsewhere.
+//! # Encoding
+//! Values are encoded as [postcard](https://docs.rs/postcard) does it. A message does not say what
+//! type it has: all processes must use the same one. Bytes after the end of the value are an error.
+//! Maps and sequences can be encoded if they know their length beforehand, as all those of the
+//! standard library do.
+//!
+//! # Messages that cannot be decoded
+//! Such a message is consumed, and the verb fails with [`Fault::Undecodable`]. The next message is
+//! not affected. To keep the bytes, receive the message from [`ValueQueue::bytes`] and decode it in
+//! place ([`Ref::decode`], [`Delivery::decode`]). It can then be given back, or sent elsewhere.
 //!
 //! # Death
-//! As with the bytes: a message is sent whole or not at all. A plain `recv` decodes a message where
-//! it is: if the process is killed meanwhile, another receives it. A `Deserialize` that panics
-//! takes the message with it. With `recv_ack`, the message is delivered again in both cases.
+//! A message is sent whole or not at all, as in a [`ByteQueue`]. A plain `recv` decodes a message
+//! in place. If the process is killed meanwhile, another receiver gets the message. If
+//! `Deserialize` panics, the message is lost. With `recv_ack`, the message is delivered again in
+//! both cases.
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
 #![expect(
     private_interfaces,
@@ -73,12 +78,13 @@ use thiserror::Error;
 
 /// A bounded queue of values of any type that `serde` can encode and decode.
 ///
-/// First in, first out, except that a message whose receiver died, or gave it back, comes out of
-/// order. Any number of processes and threads may send and receive.
+/// Messages are received in the order in which they were sent. A message whose receiver has died,
+/// or has given it back, is received again, out of that order. Any number of processes and threads
+/// may send and receive.
 ///
-/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for so many bytes of encoded
-/// messages. The capacity is that of the [`ByteQueue`] inside: a message takes its length rounded
-/// up to a multiple of 64. To embed one in a struct, see [`FixedValueQueue`].
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one. Its capacity is that of the
+/// [`ByteQueue`] inside, in bytes of encoded messages: a message takes its length rounded up to a
+/// multiple of 64. To embed one in a struct, see [`FixedValueQueue`].
 #[repr(C)]
 #[doc(alias = "JoinableQueue")]
 pub struct ValueQueue<V, S: Store + ?Sized = [Unit]> {
@@ -86,14 +92,14 @@ pub struct ValueQueue<V, S: Store + ?Sized = [Unit]> {
     pub(in crate::queue) bytes: ByteQueue<S>,
 }
 
-/// A queue of values, of `BLOCKS` times 64 bytes, to be embedded in a struct declared with
-/// [`shared!`](crate::shared).
+/// A [`ValueQueue`] with a capacity of `BLOCKS` times 64 bytes, to be embedded in a struct declared
+/// with [`shared!`](crate::shared).
 pub type FixedValueQueue<V, const BLOCKS: usize> = ValueQueue<V, Blocks<BLOCKS>>;
 
 impl<V, const BLOCKS: usize> FixedValueQueue<V, BLOCKS> {
-    /// An empty queue, to be moved into shared memory.
+    /// Creates an empty queue, to be moved into shared memory.
     ///
-    /// No block, or more than 16,777,215, does not compile.
+    /// It compiles only for 1 to 16,777,215 blocks.
     #[must_use]
     #[expect(
         clippy::new_without_default,
@@ -141,7 +147,7 @@ fn send_value<'a, V: Serialize>(
     take: impl FnOnce(usize) -> Result<Loan<'a>, Failure>,
 ) -> Result<(), Failure> {
     let mut loan = take(encoded_len(value)?)?;
-    // (A value that has grown since it was measured does not fit.)
+    // If the encoding has grown since it was measured, it does not fit.
     let len = postcard::to_slice(value, &mut loan).map_err(|_| Fault::Unencodable)?.len();
     loan.publish(len)
 }
@@ -149,9 +155,10 @@ fn send_value<'a, V: Serialize>(
 // ---------------------------------------------------------------- receiving
 receiving! {
     impl [V: DeserializeOwned, S: Store + ?Sized] ValueQueue<V, S>;
+    invalid: "a message that cannot be decoded";
     /// # Errors
-    /// As [`ByteQueue::recv`], and [`Fault::Undecodable`] if the message is not an encoding of a
-    /// `V` (it is consumed).
+    /// As [`ByteQueue::recv`], and [`Fault::Undecodable`] if the message cannot be decoded as a
+    /// `V`: it is consumed.
     recv -> V;
     /// See [`ByteQueue::recv_ack`].
     ///
@@ -166,7 +173,7 @@ impl<V: DeserializeOwned, S: Store + ?Sized> ValueQueue<V, S> {
         Ok(self.bytes.view().recv_until(deadline)?.decode()?)
     }
 
-    /// A message that cannot be decoded stays.
+    /// Leaves a message that cannot be decoded in the queue.
     fn recv_valid(&self) -> Result<V, Failure> {
         let message = self.bytes.view().recv_until(Deadline::NOW)?;
         let value = message.decode();
@@ -182,8 +189,8 @@ impl<V: DeserializeOwned, S: Store + ?Sized> ValueQueue<V, S> {
 }
 
 impl Ref<'_> {
-    /// Returns the value that the message is an encoding of. The message stays as it is: to leave
-    /// it to another receiver, [give it back](Self::give_back).
+    /// Decodes the message and returns the value. The message does not change. To leave it to
+    /// another receiver, [give it back](Self::give_back).
     ///
     /// ```
     /// use outlast::{Fault, Shared, ValueQueue};
@@ -200,34 +207,34 @@ impl Ref<'_> {
     /// ```
     ///
     /// # Errors
-    /// [`Fault::Undecodable`].
+    /// [`Fault::Undecodable`] if the message is not an encoding of a `V`.
     pub fn decode<V: DeserializeOwned>(&self) -> Result<V, Fault> {
         decode_copy(self)
     }
 }
 
 impl Delivery<'_> {
-    /// Returns the value that the message is an encoding of.
+    /// Decodes the message and returns the value. The delivery must still be acknowledged.
     ///
     /// # Errors
-    /// [`Fault::Undecodable`].
+    /// [`Fault::Undecodable`] if the message is not an encoding of a `V`.
     pub fn decode<V: DeserializeOwned>(&self) -> Result<V, Fault> {
         decode_copy(self)
     }
 }
 
-/// What is decoded is a copy: decoders check text before they take it, and a peer might write to
+/// Decodes a copy of the bytes. A decoder checks text before it uses it, and a peer might write to
 /// shared memory in between.
 fn decode_copy<V: DeserializeOwned>(bytes: &[u8]) -> Result<V, Fault> {
     let copy = bytes.to_vec();
     decode(&copy).map_err(|_| Fault::Undecodable)
 }
 
-/// A value that has been received, and must be acknowledged.
+/// A received value that must be acknowledged.
 ///
-/// Dereferences to the value, which is a copy of this process's own. [`ack`](Self::ack) says that
-/// the work is done. A delivery that is dropped otherwise, or whose process is killed, goes back
-/// and is delivered again. It belongs to the process, not to the thread.
+/// It dereferences to the value, which this process has copied. [`ack`](Self::ack) says that the
+/// work is done. If the delivery is dropped without it, or its process is killed, the message is
+/// delivered again. A delivery belongs to the process, not to the thread.
 #[must_use = "a delivery that is dropped is delivered again"]
 pub struct ValueDelivery<'a, V> {
     value: V,
@@ -235,7 +242,7 @@ pub struct ValueDelivery<'a, V> {
 }
 
 impl<'a, V: DeserializeOwned> ValueDelivery<'a, V> {
-    /// A message that cannot be decoded is consumed.
+    /// Decodes the message. Consumes it if it cannot be decoded.
     fn new(delivery: Delivery<'a>) -> Result<Self, Failure> {
         match delivery.decode() {
             Ok(value) => Ok(ValueDelivery { value, delivery }),
@@ -248,13 +255,14 @@ impl<'a, V: DeserializeOwned> ValueDelivery<'a, V> {
 }
 
 impl<V> ValueDelivery<'_, V> {
-    /// How often this message was delivered before without being acknowledged; 255 stands for more.
+    /// Returns how often this message was delivered before without being acknowledged. The number
+    /// 255 stands for 255 or more.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.delivery.attempts()
     }
 
-    /// Acknowledges the message, which is then gone, and returns its value.
+    /// Acknowledges the message, which removes it from the queue, and returns its value.
     ///
     /// # Errors
     /// As [`Delivery::ack`].
@@ -263,8 +271,8 @@ impl<V> ValueDelivery<'_, V> {
         self.delivery.ack().map(|()| self.value)
     }
 
-    /// Gives the message back, as it was sent, to be delivered again with one attempt more. Has the
-    /// same effect as dropping the delivery.
+    /// Gives the message back, as it was sent, to be delivered again with one attempt more.
+    /// Dropping the delivery has the same effect.
     pub fn nack(self) {}
 }
 
@@ -285,7 +293,7 @@ impl<V: fmt::Debug> fmt::Debug for ValueDelivery<'_, V> {
 }
 
 impl<V, S: Store + ?Sized> ValueQueue<V, S> {
-    /// The encoded messages.
+    /// Returns the queue of the encoded messages.
     #[must_use]
     pub fn bytes(&self) -> &ByteQueue<S> {
         &self.bytes
@@ -302,12 +310,12 @@ state! {
     in_flight_capacity;
 }
 
-/// Segments are told apart from those of bytes, but not by `V`: its name may differ between
-/// programs.
+/// The fingerprint differs from that of a [`ByteQueue`]. It does not depend on `V`, whose name may
+/// differ between programs.
 const BASE: u64 =
     mix_u64(begin::<FixedByteQueue<1>>(b"ValueQueue 1"), ByteQueue::<[Unit]>::FINGERPRINT);
 
-// SAFETY: `repr(C)`; a queue of bytes behind nothing; no `V` is in it.
+// SAFETY: the type is `repr(C)`, and a byte queue is its only field with a size. It holds no `V`.
 unsafe impl<V, const BLOCKS: usize> Shareable for FixedValueQueue<V, BLOCKS> {
     const FINGERPRINT: u64 = mix_u64(BASE, BLOCKS as u64);
     const NEEDS_PEERS: bool = true;
@@ -326,8 +334,8 @@ unsafe impl<V, const BLOCKS: usize> Shareable for FixedValueQueue<V, BLOCKS> {
     }
 }
 
-// SAFETY: as above; the number of units is the pointer's, which `at` got from the checked header,
-// and the size is that of the queue of bytes.
+// SAFETY: as above. The number of units is that of the pointer, which `at` got from the checked
+// header, and the size is that of the byte queue.
 unsafe impl<V> Shareable for ValueQueue<V> {
     const FINGERPRINT: u64 = BASE;
     const ALIGN: usize = <ByteQueue as Shareable>::ALIGN;
@@ -477,14 +485,13 @@ pub enum ValueError<E> {
     /// No message was received.
     #[error(transparent)]
     Recv(E),
-    /// The message is no encoding of the type. It has been received, and is inside: it can be
-    /// decoded as another type, or sent on to who knows it. (To leave it where it is, see
-    /// [`Ref::decode`].)
-    #[error("the message is no encoding of the type that was asked for")]
+    /// The message cannot be decoded as a value of the type. It has been received, and this variant
+    /// holds its bytes. They can be decoded as another type, or sent to another process.
+    #[error("the message cannot be decoded as a value of the requested type")]
     Undecodable(Vec<u8>),
 }
 
-/// The value that all of the bytes stand for.
+/// Decodes a value from `bytes`. Bytes after the end of the value are an error.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> postcard::Result<T> {
     match postcard::take_from_bytes(bytes)? {
         (value, []) => Ok(value),
@@ -496,7 +503,7 @@ fn encoded<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Fault> {
     postcard::to_allocvec(value).map_err(|_| Fault::Unencodable)
 }
 
-/// Values of any shape, as the messages of a pipe.
+/// Values of any type that `serde` can encode, as the messages of a pipe.
 impl<C: Deref<Target = Pipe>> Connection<C> {
     verbs! {
         /// Sends a value, blocking until there is room for all of it.
@@ -526,8 +533,8 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         /// Receives a value, blocking until one is available.
         ///
         /// # Errors
-        /// As [`recv_bytes`](Self::recv_bytes), and [`ValueError::Undecodable`], with the message,
-        /// if that is no encoding of a `T`.
+        /// As [`recv_bytes`](Self::recv_bytes), and [`ValueError::Undecodable`], with the bytes of
+        /// the message, if it cannot be decoded as a `T`.
         pub fn recv<T: DeserializeOwned>(&self) -> Result<T, ValueError<RecvError>>
             = |deadline| self.value_until(deadline);
         try_recv -> Result<T, ValueError<TryRecvError>>, else Err(TryRecvError::Empty);

@@ -11,7 +11,7 @@ use crate::shareable::Dead;
 use crate::sync::atomic::AtomicU32;
 use crate::wait::signal::Signal;
 
-/// What every queue says of itself, and what a channel tells its queue.
+/// The state of a queue: the part that all kinds of queue have, and what a channel asks of it.
 pub trait QueueState<'a>: Copy {
     fn capacity(self) -> usize;
     fn in_flight_capacity(self) -> usize;
@@ -19,27 +19,30 @@ pub trait QueueState<'a>: Copy {
     fn is_empty(self) -> bool;
     fn close(self);
     fn is_closed(self) -> bool;
-    /// Blocks until every message is done with. Returns `false` if that takes too long.
+    /// Blocks until every message is received and acknowledged. Returns `false` if it times out.
     fn join_until(self, deadline: Deadline) -> Result<bool, Fault>;
 
-    /// The word that has the bits of the ends.
+    /// The word with the bits `CLOSED`, `NO_RECEIVERS` and `NO_SENDERS`.
     fn ended(self) -> &'a AtomicU32;
-    /// The signals on which receivers sleep: until a message comes, and until there is room for
-    /// another delivery.
+    /// The two signals on which receivers sleep: the first until a message comes, the second until
+    /// there is room for another delivery.
     fn receivers(self) -> [&'a Signal<LIGHT>; 2];
     /// The signals on which senders sleep.
     fn senders(self) -> impl Iterator<Item = &'a Signal<LIGHT>>;
-    /// Whether a look for a message is worth while.
+    /// Whether a receiver should look for a message: one is there, or may be.
     fn may_have_message(self) -> bool;
-    /// Whether no message is there, and no other process has one that would come back if it died
-    /// now. To be asked when nothing more can be sent. For a process that holds deliveries itself,
-    /// those of others do not count: two such processes would wait for each other.
+    /// Whether no message is there, and no other process holds one that would come back if that
+    /// process died now. To be called when nothing more can be sent. For a process that holds
+    /// deliveries itself, those of others do not count: two such processes would wait for each
+    /// other.
     fn is_quiet(self) -> bool;
-    /// Repairs what `dead` had claimed. Then everybody is to be woken.
+    /// Repairs what `dead` had claimed. The caller must then call `wake_everybody`.
     fn mend(self, dead: &Dead);
+    /// Wakes every thread that sleeps on a signal of the queue.
     fn wake_everybody(self);
 
-    /// Wakes all threads that wait for the end that `bit` stands for. To be called after a change.
+    /// Wakes all threads that wait for the end that `bit` stands for. To be called after the bit
+    /// was changed.
     fn tell(self, bit: u32) {
         if bit == NO_SENDERS {
             self.receivers().into_iter().for_each(Signal::notify_all);
@@ -50,7 +53,8 @@ pub trait QueueState<'a>: Copy {
 }
 
 /// Repeats `attempt` until it does not fail with `Unavailable`, or the deadline has passed. The
-/// thread sleeps on `signal`. `more` says whether another attempt would succeed as well.
+/// thread sleeps on `signal`. `more` returns whether another attempt would succeed as well: then
+/// one more thread is woken.
 #[inline(always)]
 pub(super) fn wait_for<'a, R>(
     deadline: Deadline,
@@ -83,10 +87,12 @@ fn wait_slow<'a, R>(
 }
 
 /// Writes the verbs that receive, for a type with `recv_until(deadline)`, `recv_valid()` and
-/// `deliver_until(deadline)`. What is particular to the type stands in the doc comments.
+/// `deliver_until(deadline)`. The doc comments at each use have what is particular to the type.
+/// `invalid` describes messages whose bytes are not a value of the type, if there can be any.
 macro_rules! receiving {
     (
         impl [$($generics:tt)*] $Receiver:ty $(, where [$($bounds:tt)+])?;
+        $(invalid: $invalid:literal;)?
         $(#[$recv:meta])*
         recv -> $Received:ty;
         $(#[$ack:meta])*
@@ -97,8 +103,8 @@ macro_rules! receiving {
             $crate::wait::verbs::verbs! {
                 /// Receives a message, blocking until one is available.
                 ///
-                /// If this process is killed after `recv` has returned, the message is lost. Where
-                /// that matters, see [`recv_ack`](Self::recv_ack).
+                /// If this process is killed after `recv` has returned, the message is lost. If
+                /// that matters, use [`recv_ack`](Self::recv_ack).
                 ///
                 $(#[$recv])*
                 #[doc(alias = "pop")]
@@ -116,27 +122,26 @@ macro_rules! receiving {
                 /// Receives a message that must be acknowledged, blocking until one is available.
                 ///
                 /// If this process is killed before it acknowledges the message, or drops the
-                /// delivery, another receiver gets it.
+                /// delivery, the message is delivered again, to any receiver.
                 ///
                 $(#[$ack])*
                 pub fn recv_ack(&self) -> Result<$Delivery, RecvError>
                     = |deadline| self.deliver_until(deadline);
-                /// If a message is there, but no room for another delivery, it fails with
+                /// If a message is available, but there is no room for another delivery, returns
                 /// [`TryRecvError::TooManyInFlight`].
                 try_recv_ack -> Result<$Delivery, TryRecvError>, else Err(TryRecvError::Empty);
-                /// If a message is there then, but no room for another delivery, it fails with
-                /// [`RecvTimeoutError::TooManyInFlight`].
+                /// If a message is available at that time, but there is no room for another
+                /// delivery, returns [`RecvTimeoutError::TooManyInFlight`].
                 recv_ack_timeout, recv_ack_deadline -> Result<$Delivery, RecvTimeoutError>,
                     else Err(RecvTimeoutError::TimedOut);
 
                 /// Appends up to `max` messages to `buffer` and returns their number. Blocks only
                 /// if none is available.
                 ///
-                /// A batch ends before a message that is no value of the type: the next reception
-                /// reports that.
+                $(#[doc = concat!("The batch ends before ", $invalid, ". The next reception reports it.\n")])?
                 ///
                 /// # Errors
-                /// As [`recv`](Self::recv), if there is no message at all.
+                /// As [`recv`](Self::recv), if no message was received.
                 pub fn recv_batch(&self, buffer: &mut Vec<$Received>, max: usize)
                     -> Result<usize, RecvError> = |deadline| self.batch_until(buffer, max, deadline);
                 try_recv_batch -> Result<usize, TryRecvError>, else Err(TryRecvError::Empty);
@@ -160,11 +165,12 @@ macro_rules! receiving {
             }
 
             $(
-                /// Iterates over messages until the queue is closed and empty, or cannot be used,
-                /// blocking for each.
+                /// Iterates over messages, blocking for each one, until the queue is closed and
+                /// empty.
                 ///
-                /// A message that is no value of the type ends the iteration and is consumed: a
-                /// later iteration goes on behind it. [`recv`](Self::recv) reports it.
+                /// Any other error of [`recv`](Self::recv) ends the iteration as well. A message
+                /// that `recv` would report as an error is consumed: a later iteration continues
+                /// after it.
                 ///
                 $(#[$over])*
                 pub fn $iter(&self) -> impl Iterator<Item = $Received> + '_ {
@@ -172,14 +178,16 @@ macro_rules! receiving {
                 }
             )?
 
-            /// Iterates over the messages that are there, without blocking.
+            /// Iterates over the available messages, without blocking.
             ///
-            /// It ends before a message that is no value of the type: the next `recv` reports that.
+            $(#[doc = concat!("The iteration ends before ", $invalid, ". The next reception reports it.\n")])?
             pub fn try_iter(&self) -> impl Iterator<Item = $Received> + '_ {
                 core::iter::from_fn(|| self.recv_valid().ok())
             }
 
-            /// Receives all messages that are there.
+            /// Receives all available messages, without blocking.
+            ///
+            /// Ends like [`try_iter`](Self::try_iter).
             #[must_use]
             pub fn drain(&self) -> Vec<$Received> {
                 self.try_iter().collect()
@@ -189,7 +197,7 @@ macro_rules! receiving {
 }
 pub(in crate::queue) use receiving;
 
-/// Writes what all queues say of themselves, for a type whose [`QueueState`] is `$state`.
+/// Writes the methods about the state of a queue, for a type whose [`QueueState`] is `$state`.
 macro_rules! state {
     (
         impl [$($generics:tt)*] $Queue:ty $(, where [$($bounds:tt)+])?;
@@ -214,10 +222,10 @@ macro_rules! state {
                 $state.in_flight_capacity()
             }
 
-            /// Returns how many messages can be received. Messages that were delivered and are not
-            /// acknowledged do not count.
+            /// Returns the number of messages that can be received. Messages that were delivered
+            /// and are not acknowledged do not count.
             ///
-            /// The number may change at any moment. The call takes time in proportion to it.
+            /// The number may change at any moment. The time of the call grows with it.
             #[must_use]
             #[doc(alias = "qsize")]
             pub fn len(&self) -> usize {
@@ -225,7 +233,7 @@ macro_rules! state {
                 $state.len()
             }
 
-            /// Returns whether there is nothing to receive. May change at any moment.
+            /// Returns `true` if no message can be received. The result may change at any moment.
             #[must_use]
             #[doc(alias = "empty")]
             pub fn is_empty(&self) -> bool {
@@ -233,15 +241,16 @@ macro_rules! state {
                 $state.is_empty()
             }
 
-            /// Closes the queue: nothing more can be sent, and the messages in it can be received.
+            /// Closes the queue. Nothing more can be sent. The messages in it can still be
+            /// received.
             ///
-            /// Every waiting thread is woken. A closed queue cannot be opened again.
+            /// Wakes every waiting thread. A closed queue cannot be opened again.
             pub fn close(&self) {
                 let $queue = self;
                 $state.close();
             }
 
-            /// Returns whether the queue is closed.
+            /// Returns `true` if the queue is closed.
             #[must_use]
             #[inline(always)]
             pub fn is_closed(&self) -> bool {
@@ -250,11 +259,11 @@ macro_rules! state {
             }
 
             $crate::wait::verbs::verbs! {
-                /// Blocks until every message that was sent has been received and, where it was
+                /// Blocks until every message that was sent has been received and, if it was
                 /// delivered by `recv_ack`, acknowledged.
                 ///
-                /// Work that a dead process held counts as undone until another process has
-                /// acknowledged it.
+                /// A message that a dead process had not acknowledged counts until another process
+                /// acknowledges it.
                 ///
                 /// # Errors
                 /// If this process cannot become a peer.

@@ -1,5 +1,5 @@
-//! What a call returns while a record is in its hands: room to write in, a message to read. Each
-//! may go to any thread of its process, and is inert in a forked child.
+//! Handles of claimed records: room to write a message in place, and messages to read in place. A
+//! handle can move to any thread of its process. It is inert in a forked child.
 #![expect(unsafe_code, reason = "the blocks of a record are reached by its claimer alone")]
 use crate::error::Fault;
 use crate::queue::bytes::View;
@@ -11,10 +11,12 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 
-/// Room for a message, to be written in place. It holds the bytes of earlier messages.
+/// Room in a [`ByteQueue`](super::ByteQueue), to write a message in place.
 ///
-/// [`send`](Self::send) sends the message. If the loan is dropped instead, or its process is
-/// killed, nothing is sent.
+/// It dereferences to the bytes of the message. Before they are written, they are bytes of earlier
+/// messages. [`send`](Self::send) sends the message. If the loan is dropped instead, or its process
+/// is killed, nothing is sent. Later messages are not received before the loan is sent or dropped,
+/// so keep it for a short time only.
 ///
 /// # Panics
 /// A copy in a process made by `fork` panics when it is read or written.
@@ -24,14 +26,15 @@ pub struct Loan<'a> {
     pub(super) claim: Claim,
     pub(super) len: usize,
     pub(super) forks: u32,
-    /// Of a channel, whose last receiver may be gone when the message is sent.
+    /// In a channel, the receivers' end: it may be gone when the message is sent.
     pub(in crate::queue) receivers: Option<&'a Ends>,
 }
 
-/// A message in its place, to be read there.
+/// A received message, to be read in place.
 ///
-/// Dropped, it is consumed; if the process is killed before that, another receives it. Its
-/// room is not free before, nor is that of later messages: keep it short.
+/// It dereferences to the bytes of the message. Dropping it consumes the message. If the process is
+/// killed before that, another receiver gets the message. Its room, and that of all later messages,
+/// does not become free before the drop, so keep it for a short time only.
 ///
 /// # Panics
 /// A copy in a process made by `fork` panics when the message is read.
@@ -43,11 +46,12 @@ pub struct Ref<'a> {
     pub(super) forks: u32,
 }
 
-/// A message that has been received, and must be acknowledged.
+/// A received message that must be acknowledged.
 ///
-/// Dereferences to its bytes. [`ack`](Self::ack) says that the work is done. A delivery that is
-/// dropped otherwise, or whose process is killed, goes back and is delivered again. It belongs to
-/// the process, not to the thread, and may be sent between threads. It does not hold up the queue.
+/// It dereferences to the bytes of the message. [`ack`](Self::ack) says that the work is done. If
+/// the delivery is dropped without it, or its process is killed, the message is delivered again. A
+/// delivery belongs to the process, not to the thread, and can move between threads. It does not
+/// hold up the queue.
 ///
 /// # Panics
 /// A copy in a process made by `fork` panics when the message is read.
@@ -79,9 +83,9 @@ impl Loan<'_> {
     /// ```
     ///
     /// # Errors
-    /// In a channel: [`SendError::Disconnected`] if the last receiver is gone, or
+    /// In a channel, [`SendError::Disconnected`] if the last receiver is gone, or
     /// [`SendError::Closed`] if the channel is closed as well. No receiver gets the message then.
-    /// [`Fault::Forked`] in the child of a fork: the loan is its parent's.
+    /// [`Fault::Forked`] in the child of a fork: the loan belongs to the parent.
     #[doc(alias = "commit")]
     #[inline(always)]
     pub fn send(self) -> Result<(), SendError<()>> {
@@ -89,7 +93,8 @@ impl Loan<'_> {
         self.send_len(len)
     }
 
-    /// Sends the first `len` bytes, at most all, as a message.
+    /// Sends the first `len` bytes as the message. If `len` is larger than the loan, sends all
+    /// bytes.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -98,7 +103,7 @@ impl Loan<'_> {
         Ok(self.publish(len)?)
     }
 
-    /// Writes and sends a message that is as long as the room.
+    /// Writes and sends a message that is as long as the loan.
     #[inline(always)]
     pub(in crate::queue) fn write(mut self, message: &[u8]) -> Result<(), Failure> {
         self.copy_from_slice(message);
@@ -125,7 +130,7 @@ impl Ref<'_> {
     /// Gives the message back. Any receiver can receive it again.
     ///
     /// # Errors
-    /// [`Fault::Forked`] in the child of a fork: the message is its parent's.
+    /// [`Fault::Forked`] in the child of a fork: the message belongs to the parent.
     #[doc(alias = "nack")]
     pub fn give_back(self) -> Result<(), Fault> {
         if self.forks != forks() {
@@ -138,17 +143,18 @@ impl Ref<'_> {
 }
 
 impl Delivery<'_> {
-    /// How often this message was delivered before without being acknowledged; 255 stands for more.
+    /// Returns how often this message was delivered before without being acknowledged. The number
+    /// 255 stands for 255 or more.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.claim.state.attempts()
     }
 
-    /// Acknowledges the message, which is then gone.
+    /// Acknowledges the message, which removes it from the queue.
     ///
     /// # Errors
-    /// [`Fault::Forked`] in a process made by `fork` after the delivery; [`Fault::Corrupt`] if the
-    /// memory says that the delivery is not of this process.
+    /// [`Fault::Forked`] in a process made by `fork` after the delivery. [`Fault::Corrupt`] if the
+    /// memory says that this process does not hold the delivery.
     #[doc(alias = "task_done")]
     pub fn ack(self) -> Result<(), Fault> {
         let delivery = ManuallyDrop::new(self);
@@ -158,24 +164,24 @@ impl Delivery<'_> {
         if delivery.view.consume(delivery.claim) { Ok(()) } else { Err(Fault::Corrupt) }
     }
 
-    /// Gives the message back, to be delivered again with one attempt more. Has the same effect as
-    /// dropping the delivery.
+    /// Gives the message back, to be delivered again with one attempt more. Dropping the delivery
+    /// has the same effect.
     pub fn nack(self) {}
 }
 
-/// Copies blocks of one claimed record to another, which the same call has claimed.
+/// Copies the blocks of one record to another. The same call has claimed both.
 pub(super) fn copy(view: View<'_>, from: usize, to: usize, extent: usize) {
     let blocks = |first: usize| view.parts.blocks().get(first..first + extent).unwrap_or(&[]);
     let (from, to) = (blocks(from), blocks(to));
     let len = from.len().min(to.len());
-    // SAFETY: so many blocks are in both slices, which do not overlap: one is in the ring, the
-    // other in the in-flight area. Their bytes lie in cells, and nobody else reads or writes those
-    // of a claimed record (I1, I2).
+    // SAFETY: both slices have at least `len` blocks. They do not overlap, because one is in the
+    // ring and the other in the in-flight area. Their bytes lie in cells, and no other thread reads
+    // or writes the bytes of a claimed record (I1, I2).
     unsafe { from.as_ptr().copy_to_nonoverlapping(to.as_ptr().cast_mut(), len) }
 }
 
-/// The first byte of a claimed record, and as many as it has at most. What is wrong in damaged
-/// memory has no blocks.
+/// The start of a claimed record's bytes, and `len`, limited to the bytes that the record has. In
+/// damaged memory, a claim of blocks that do not exist has no bytes.
 #[inline(always)]
 fn bytes(view: View<'_>, claim: Claim, len: usize) -> (*mut u8, usize) {
     let blocks =
@@ -189,7 +195,7 @@ impl Deref for Loan<'_> {
     fn deref(&self) -> &[u8] {
         assert_ours(self.forks);
         let (start, len) = bytes(self.view, self.claim, self.len);
-        // SAFETY: so many bytes in blocks of the record, which is ours until it is sent or
+        // SAFETY: `len` bytes lie in blocks of the record, which this loan owns until it is sent or
         // dropped (I1, I2).
         unsafe { core::slice::from_raw_parts(start, len) }
     }
@@ -200,7 +206,7 @@ impl DerefMut for Loan<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
         assert_ours(self.forks);
         let (start, len) = bytes(self.view, self.claim, self.len);
-        // SAFETY: as above; they lie in cells, and the loan is borrowed exclusively.
+        // SAFETY: as above. The bytes lie in cells, and the loan is borrowed exclusively.
         unsafe { core::slice::from_raw_parts_mut(start, len) }
     }
 }
@@ -211,8 +217,8 @@ impl Deref for Ref<'_> {
     fn deref(&self) -> &[u8] {
         assert_ours(self.forks);
         let (start, len) = bytes(self.view, self.claim, self.len);
-        // SAFETY: so many bytes in blocks of the record, which nobody writes before it is dropped
-        // or given back (I1, I2).
+        // SAFETY: `len` bytes lie in blocks of the record, which no thread writes before this
+        // `Ref` is dropped or given back (I1, I2).
         unsafe { core::slice::from_raw_parts(start, len) }
     }
 }
@@ -222,8 +228,8 @@ impl Deref for Delivery<'_> {
     fn deref(&self) -> &[u8] {
         assert_ours(self.forks);
         let (start, len) = bytes(self.view, self.claim, self.len);
-        // SAFETY: so many bytes in blocks of the run, which nobody writes before it is acknowledged
-        // or given back (I1, A1).
+        // SAFETY: `len` bytes lie in blocks of the run, which no thread writes before the delivery
+        // is acknowledged or given back (I1, A1).
         unsafe { core::slice::from_raw_parts(start, len) }
     }
 }

@@ -25,85 +25,102 @@
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
-//! # State
-//! A ring of blocks of 64 bytes. A message takes a run of blocks, at least one; the header of its
-//! first block has a word of {lap: 25, extent in blocks: 24, owner: 12, phase: 3 bits}, and the
-//! length in bytes.
-//!
-//! | phase | owner | meaning | next |
+//! # Which verb receives
+//! | verb | copies | if the receiver is killed | deliveries |
 //! |---|---|---|---|
-//! | `Free` | - | no message begins here | `Writing`, or `Done` for the rest of the ring, where it is too short for the next message |
-//! | `Writing` | process | being written | `Full` = the commit of `send`; or `Done`, if it is abandoned |
-//! | `Full` | - | a message | `Reading` by a claim |
-//! | `Reading` | process | being read | `Done` = the commit of `recv`; `Orphan` if it is given back, or its reader dies |
-//! | `Orphan` | - | a message to be received again | `Reading` |
-//! | `Done` | - | room | what a header of an earlier lap says is as good as `Free` |
+//! | [`recv`](ByteQueue::recv) | once | the message is lost after `recv` has returned | not counted |
+//! | [`recv_ref`](ByteQueue::recv_ref) | never | the message is received again | not counted |
+//! | [`recv_ack`](ByteQueue::recv_ack) | once | the message is delivered again | [`attempts`](Delivery::attempts) |
 //!
-//! Messages that `recv_ack` delivered are in an area of their own, as large as the ring: see
-//! `in_flight.rs`.
+//! A message that kills every process that reads it comes back each time. To stop that, use
+//! [`recv_ack_or_dead_letter`](ByteQueue::recv_ack_or_dead_letter): it sends a message that was
+//! delivered too often to another queue.
 //!
-//! Three marks say how far the ring has come: `freed` <= `head` <= `tail` <= `freed` + capacity.
-//!
-//! # Invariants
-//! - I1. A claim names its owner in the instruction that makes it, and says how far it goes.
-//! - I2. A record begins where the one before it ends, and nowhere else. So whoever claims the
-//!   block at `tail` in its lap claims all to the end of his record, if `freed` says that they are
-//!   done with.
-//! - I3. Each mark is moved by a compare-exchange over one record (`freed`: over several), from
-//!   what its header says, by whoever comes by: it never goes back, and who dies before he has
-//!   moved it is missed by nobody. `freed` is moved to where `head` has been. All three lie on the
-//!   chain of records; opening a segment checks this: other bytes could give two claims the same
-//!   blocks.
-//! - I4. Some record, in the ring or in flight, is an `Orphan` => `returned` != `searched`, or a
-//!   living process is about to make it so.
-//! - I5. A claim that leaves another message to claim wakes one more receiver, if some are asleep:
-//!   the one that its commit woke may have found its way barred by a slower sender and gone back to
-//!   sleep.
-//! - I6. A thread that sleeps in `join`, or for room in flight, has set `WATCHED` before its last
-//!   look. So the end of each later claim wakes it: the message that it has no room for may be
-//!   gone, and the next one may need less.
-//! - I7. A message that moves to the in-flight area is `Delivered` there before its record is
-//!   `Done`, and the record says where it went. So a look at the ring and then at the area sees it,
-//!   and recovery delivers it once.
-//! - I8. A message that came back in the in-flight area is delivered before one that came back in
-//!   the ring, which needs room there. Otherwise the first could occupy all the room that the
-//!   second waits for, with no delivery held whose end would wake a receiver.
-//!
-//! # Messages longer than the ring
-//! are refused ([`Fault::TooLong`]). In parts, they would keep all other senders and receivers out
-//! for as long as it takes, and a receiver would have to give the first part up to get the last: if
-//! it died, there would be nothing left to give back. What is as long as that goes from one side to
-//! the other through a [`Pipe`](super::Pipe), which sends in parts; or lies in a segment of its
-//! own, and the message names it.
-//!
-//! # Messages that kill every reader
-//! With [`recv`](ByteQueue::recv), a message is gone when its reader is killed. With
-//! [`recv_ref`](ByteQueue::recv_ref) it comes back, and deliveries are not counted. With
-//! [`recv_ack`](ByteQueue::recv_ack) it comes back, and
-//! [`attempts`](Delivery::attempts) says how often it was delivered;
-//! [`recv_ack_or_dead_letter`](ByteQueue::recv_ack_or_dead_letter) sends it elsewhere then.
-//!
-//! # Ordering
-//! What was written before the commit is seen after the claim: Release store of `Full`, Acquire
-//! load. In the same way `Done` gives blocks back, and `freed` hands on what was seen of them.
-//! Every change is followed by a light fence before it is asked whether anybody sleeps (see
-//! `signal.rs`), or whether the queue was closed meanwhile: a receiver that says *closed* looked
-//! for claims after it saw the flag and passed the heavy fence, so a sender whose claim it did not
-//! see finds the flag, and gives up.
+//! # When to use another type
+//! - For plain data of one type, use a [`Queue`](super::Queue). For values that `serde` can encode,
+//!   use a `ValueQueue`.
+//! - A message that is longer than the queue is refused ([`Fault::TooLong`]). Send it through a
+//!   [`Pipe`](super::Pipe), which sends long messages in parts. Or put the data into a segment of
+//!   its own, and send the name of the segment.
 //!
 //! # Death
-//! Sender killed before its claim: nothing. Between claim and commit: nothing is sent; recovery
-//! makes the record `Done`, and readers step over it. After: sent. Receiver killed between claim
-//! and commit (with `recv_ref` that is all the time it has the message): the message goes to
-//! another. After: it is gone, with the process that had it. Waiters and wakes that died with their
-//! process: recovery wakes all.
+//! If a sender is killed before `send` has claimed room, nothing happens. If it is killed between
+//! the claim and the commit, nothing is sent, and receivers skip the record. After the commit, the
+//! message is sent.
 //!
-//! Killed with a [`Delivery`]: the message goes to another process, with one attempt more. Killed
-//! after the commit of `ack`: the message is done.
+//! If a receiver is killed between the claim and the commit of its reception, another receiver gets
+//! the message. With `recv_ref`, the commit comes when the [`Ref`] is dropped. After the commit,
+//! the message is lost with the process that received it.
 //!
-//! The protocol is this crate's own: that of [`Queue`](super::Queue), with the slot's length in the
-//! claim.
+//! If a process is killed while it holds a [`Delivery`], the message is delivered to another
+//! process, with one attempt more. After the commit of `ack`, the message is done.
+//!
+//! Recovery wakes all waiting threads, so no wake is lost with the process that should have sent
+//! it.
 #![expect(unsafe_code, reason = "the blocks of a record are reached by its claimer alone")]
+
+// # State
+//
+// A ring of blocks of 64 bytes. A message takes a run of at least one block, called its record. The
+// header of the first block has a word of {lap: 25, extent in blocks: 24, owner: 12, phase: 3
+// bits}, and the length in bytes.
+//
+// | phase | owner | meaning | next |
+// |---|---|---|---|
+// | `Free` | - | no message begins here | `Writing`; or `Done` for the rest of the ring, if it is too short for the next message |
+// | `Writing` | process | being written | `Full` = the commit of `send`; or `Done`, if the sender drops it or dies |
+// | `Full` | - | a message | `Reading` by a claim |
+// | `Reading` | process | being read | `Done` = the commit of `recv`; `Orphan` if it is given back, or its reader dies |
+// | `Orphan` | - | a message to be received again | `Reading` |
+// | `Done` | - | room for later messages | a header of an earlier lap counts as `Free` |
+//
+// Messages that `recv_ack` has delivered are in an area of their own, which is as large as the
+// ring: see `in_flight.rs`.
+//
+// Three marks are positions in the ring: `freed` <= `head` <= `tail` <= `freed` + capacity.
+//
+// # Invariants
+//
+// - I1. A claim names its owner, and its extent, in the instruction that makes it.
+// - I2. A record begins where the record before it ends, and nowhere else. A sender that claims the
+//   block at `tail` in its lap therefore claims all blocks up to the end of its record, provided
+//   that they lie before `freed` + capacity.
+// - I3. Each mark is moved by a compare-exchange over one record (`freed`: over several), by the
+//   extent that the header states. Any process may move it. So a mark never goes back, and a
+//   process that dies before it has moved a mark holds up no other. `freed` moves only to places
+//   where `head` has been. All three marks lie on the chain of records. This is checked when a
+//   segment is opened: marks elsewhere could give two claims the same blocks.
+// - I4. If a record, in the ring or in flight, is an `Orphan`, then `returned` != `searched`, or a
+//   living process is about to make it so.
+// - I5. A receiver whose claim leaves another message to be claimed wakes one more receiver, if one
+//   sleeps. The receiver that the commit of that message woke may have found a slower sender in its
+//   way, and gone back to sleep.
+// - I6. A thread that sleeps in `join`, or for room in flight, has set `WATCHED` before its last
+//   look. So the end of each later claim wakes it. The message that has no room may be gone by
+//   then, and the next message may need less room.
+// - I7. A message that moves to the in-flight area is `Delivered` there before its record is
+//   `Done`, and the record says where the message went. So a thread that looks at the ring and then
+//   at the area sees the message, and recovery delivers it once.
+// - I8. A message that came back in the in-flight area is delivered before one that came back in
+//   the ring. The second one needs room in the area, and the first one could occupy all of it,
+//   while no process holds a delivery whose end would wake a receiver.
+//
+// # Ordering
+//
+// Writes made before the commit of a message are visible after its claim: Release store of `Full`,
+// Acquire load. `Done` gives the blocks back in the same way, and `freed` passes on what its writer
+// saw of them. A light fence follows every change, before the look at the sleepers (see
+// `signal.rs`) and at the flag of a closed queue. A receiver that reports *closed* has looked for
+// claims after it saw the flag and passed the heavy fence. A sender whose claim the receiver did
+// not see therefore sees the flag, and drops its claim.
+//
+// # Why long messages are not sent in parts
+//
+// A sender of parts would keep out all other senders and receivers until the last part is received.
+// A receiver would have to free the first part to get the last: after its death, the message could
+// not be given back.
+//
+// The protocol is this crate's own: that of `Queue`, with the extent of the record in the claim.
 
 mod handles;
 mod in_flight;
@@ -144,14 +161,17 @@ use records::{Claim, Header, MAX_BLOCKS, Marks, Phase, Records, State};
 
 /// A bounded queue of byte messages, whose capacity is chosen when it is created.
 ///
-/// First in, first out, except that a message whose receiver died, or gave it back, comes out of
-/// order. Any number of processes and threads may send and receive. A message takes its length
-/// rounded up to a multiple of 64 bytes, and at least 64; it may be as long as the capacity, but
-/// one of more than half of that may have to wait until the queue has run empty.
+/// Messages are received in the order in which they were sent. A message whose receiver has died,
+/// or has given it back, is received again, out of that order. Any number of processes and threads
+/// may send and receive.
 ///
-/// Messages that are received with [`recv_ack`](Self::recv_ack) and not yet acknowledged are in an
-/// area of their own, which is as large as the queue. So the memory of a queue is about two and a
-/// half times its capacity.
+/// A message takes its length rounded up to a multiple of 64 bytes, and at least 64. It may be as
+/// long as the capacity. A message of more than half of the capacity may have to wait until the
+/// queue is empty.
+///
+/// Messages that were received with [`recv_ack`](Self::recv_ack) and are not yet acknowledged are
+/// in an area of their own, which is as large as the queue. The memory of a queue is therefore
+/// about two and a half times its capacity.
 ///
 /// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 1,073,741,568 bytes
 /// of messages, rounded up to a multiple of 256. To embed one in a struct, see [`FixedByteQueue`].
@@ -164,43 +184,43 @@ pub struct ByteQueue<S: Store + ?Sized = [Unit]> {
     slots: S,
 }
 
-/// A queue of `BLOCKS` times 64 bytes, to be embedded in a struct declared with
-/// [`shared!`](crate::shared).
+/// A byte queue with a capacity of `BLOCKS` times 64 bytes, to be embedded in a struct declared
+/// with [`shared!`](crate::shared).
 pub type FixedByteQueue<const BLOCKS: usize> = ByteQueue<Blocks<BLOCKS>>;
 
-/// What is read by all and written rarely.
+/// Words that every thread reads, and that are rarely written.
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(in crate::queue) struct Rare {
     /// A message can be received.
     pub(in crate::queue) not_empty: Signal<LIGHT>,
-    /// A message is done with.
+    /// Room has become free.
     pub(in crate::queue) not_full: Signal<LIGHT>,
-    /// Blocks of the in-flight area are free, or another message is the next one.
+    /// Blocks of the in-flight area have become free, or another message is the next one.
     in_flight_free: Signal<LIGHT>,
-    /// Every message is done with.
+    /// Every message is received and acknowledged.
     idle: Signal<LIGHT>,
     /// `CLOSED`, `NO_RECEIVERS`, `NO_SENDERS`, `WATCHED`.
     pub(in crate::queue) ended: AtomicU32,
-    /// No block of the in-flight area from here on was ever claimed.
+    /// The number of leading blocks of the in-flight area that contains every block ever claimed.
     in_flight_used: AtomicU32,
     /// Counts messages that came back.
     returned: AtomicU64,
-    /// The count up to which somebody has looked for them in vain.
+    /// The count of `returned` up to which a receiver has looked for them in vain.
     searched: AtomicU64,
 }
 
-/// Of `ended`: a thread has waited in `join`, or for room in the in-flight area. Each release of a
-/// record is to ask whether one does so now.
+/// A bit of `ended`: a thread has waited in `join`, or for room in the in-flight area. The release
+/// of a record must look whether a thread waits there now.
 const WATCHED: u32 = 8;
 
 /// The number of units is a multiple of this, so that the headers fill whole blocks.
 pub(crate) const GRAIN: usize = BLOCK / size_of::<Header>();
 
 impl<const BLOCKS: usize> FixedByteQueue<BLOCKS> {
-    /// An empty queue, to be moved into shared memory.
+    /// Creates an empty queue, to be moved into shared memory.
     ///
-    /// No block, or more than 16,777,215, does not compile.
+    /// It compiles only for 1 to 16,777,215 blocks.
     #[must_use]
     #[expect(
         clippy::new_without_default,
@@ -318,7 +338,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         self.view().recv_until(deadline).map(|message| message.to_vec())
     }
 
-    /// (Any bytes are a message.)
+    /// Any bytes are a message, so no message is invalid.
     fn recv_valid(&self) -> Result<Vec<u8>, Failure> {
         self.recv_until(Deadline::NOW)
     }
@@ -341,13 +361,13 @@ impl<S: Store + ?Sized> ByteQueue<S> {
 receiving! {
     impl [S: Store + ?Sized] ByteQueue<S>;
     /// # Errors
-    /// If the queue is closed and no message is left or may come back, if this process cannot
-    /// become a peer, or if the message is damaged (it is consumed).
+    /// If the queue is closed, and no message is left or may come back. If this process cannot
+    /// become a peer. If the message is damaged: it is consumed.
     recv -> Vec<u8>;
-    /// An unacknowledged message does not hold up the queue: it moves to an area of its own, which
-    /// has room for [`capacity`](Self::capacity) bytes, counted as in the queue. If the next
-    /// message finds no room there, this call blocks until others are acknowledged. A message of
-    /// more than half of the capacity may have to wait until all are.
+    /// An unacknowledged message does not hold up the queue. It moves to an area of its own, which
+    /// has room for [`in_flight_capacity`](Self::in_flight_capacity) bytes. If there is no room for
+    /// the next message, this call blocks until others are acknowledged. A message of more than
+    /// half of the capacity may have to wait until all others are acknowledged.
     ///
     /// ```
     /// use outlast::{ByteQueue, Shared};
@@ -373,11 +393,11 @@ receiving! {
 state! {
     impl [S: Store + ?Sized] ByteQueue<S>;
     |queue| queue.view();
-    /// Returns how many bytes of messages can be in the queue at a time, if the length of each is
-    /// a multiple of 64.
+    /// Returns how many bytes of messages can be in the queue at a time. The length of each message
+    /// counts as rounded up to a multiple of 64.
     capacity;
-    /// Returns how many bytes of messages can be delivered and unacknowledged at a time, counted
-    /// in the same way.
+    /// Returns how many bytes of messages can be delivered and unacknowledged at a time, counted as
+    /// for [`capacity`](Self::capacity).
     in_flight_capacity;
 }
 
@@ -387,7 +407,7 @@ impl Rare {
         self.ended.load(Relaxed) & how != 0
     }
 
-    /// From here on each release of a record asks who waits.
+    /// Makes each later release of a record look whether a thread waits.
     #[cold]
     fn watch(&self) {
         if !self.has_ended(WATCHED) {
@@ -400,7 +420,7 @@ impl Rare {
     }
 }
 
-/// A queue, wherever its parts lie.
+/// A reference to a queue that does not depend on the type of its memory.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::queue) struct View<'a> {
     rare: &'a Rare,
@@ -408,11 +428,11 @@ pub(in crate::queue) struct View<'a> {
     parts: Parts<'a>,
 }
 
-/// What comes next, for a delivery.
+/// The next message for a delivery.
 enum Next {
-    /// It was in the in-flight area.
+    /// The message was in the in-flight area, and is delivered now.
     Delivered(Claim),
-    /// It has so many blocks.
+    /// The message is in the ring, not claimed, and has this number of blocks.
     InRing(usize),
 }
 
@@ -451,7 +471,8 @@ impl<'a> View<'a> {
             Ok(claim) => {
                 let loan = Loan { view: self, claim, len, forks, receivers: None };
                 Signal::<LIGHT>::fence_after_change();
-                // Perhaps it was closed, and nobody saw the claim who then said so: dropped.
+                // The queue may have been closed meanwhile, and a receiver that did not see this
+                // claim has reported so: then the loan is dropped, and with it the claim.
                 if self.rare.has_ended(CLOSED | NO_RECEIVERS) {
                     Err(Failure::Closed)
                 } else {
@@ -462,8 +483,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Makes a claimed record a message. In a channel, whose end is `receivers`, it takes it back
-    /// if no receiver is left, unless one has it already.
+    /// Makes a claimed record a message. In a channel, whose end is `receivers`, takes the message
+    /// back if no receiver is left, unless a receiver has it already.
     #[inline(always)]
     fn publish(self, claim: Claim, len: u64, receivers: Option<&Ends>) -> Result<(), Failure> {
         let header = &self.records().headers[claim.index];
@@ -493,7 +514,7 @@ impl<'a> View<'a> {
         Err(if self.rare.has_ended(CLOSED) { Failure::Closed } else { Failure::Disconnected })
     }
 
-    /// A claimed record is none.
+    /// Gives up a claimed record without a message.
     #[cold]
     fn abandon(self, claim: Claim) {
         self.records().headers[claim.index].store(claim.state.to(Phase::Done, 0));
@@ -537,14 +558,14 @@ impl<'a> View<'a> {
         }
     }
 
-    /// What the header says of the length of a claimed message. To be checked.
+    /// The length of a claimed message as its header states it. The caller must check it.
     #[inline(always)]
     fn stated_len(self, claim: Claim) -> usize {
         let stated = self.header(claim.index).map_or(u64::MAX, Header::len);
         usize::try_from(stated).unwrap_or(usize::MAX)
     }
 
-    /// The header of a claim in the ring, or in the in-flight area.
+    /// The header at the index of a claim, in the ring or in the in-flight area.
     #[inline(always)]
     fn header(self, index: usize) -> Option<&'a Header> {
         self.records().headers.get(index).or_else(|| self.in_flight().header(index))
@@ -560,9 +581,9 @@ impl<'a> View<'a> {
         self.records().claim_full(owner)
     }
 
-    /// Looks for a message with `find`. If there is none, and nothing more can be sent, it looks
-    /// once more behind a fence: a sender that claims after the fence sees the flag, and a message
-    /// that was claimed before it is seen here.
+    /// Looks for a message with `find`. If there is none, and nothing more can be sent, looks once
+    /// more behind a fence. A sender that claims after the fence sees the flag, and a claim that
+    /// was made before the fence is seen here.
     #[inline(always)]
     fn find_next<R>(
         self,
@@ -618,8 +639,8 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Shows messages that came back to `take` until it takes one: those of the in-flight area
-    /// first, which keeps I8.
+    /// Calls `take` for each message that came back until it takes one. The messages of the
+    /// in-flight area come first, which keeps I8.
     #[cold]
     fn search_returned<R>(self, take: impl Fn(&Header, Claim) -> Option<R>) -> Option<R> {
         let before = self.rare.searched.load(Relaxed);
@@ -640,8 +661,8 @@ impl<'a> View<'a> {
         taken
     }
 
-    /// Shows the records of the ring that are not done with to `visit`, and then those of the
-    /// in-flight area. A message goes from the first to the second, not the other way.
+    /// Calls `visit` for the records of the ring that are not `Done`, and then for those of the
+    /// in-flight area. A message moves from the ring to the area, never back.
     fn visit(
         self,
         mut visit: impl FnMut(&Header, Claim) -> ControlFlow<()>,
@@ -658,7 +679,7 @@ impl<'a> View<'a> {
         Ok(())
     }
 
-    /// A claimed message is received.
+    /// Commits the reception of a claimed message.
     #[inline(always)]
     fn release(self, claim: Claim) {
         let Some(header) = self.records().headers.get(claim.index) else {
@@ -672,7 +693,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The message in the in-flight area that this process has is done with.
+    /// Frees a message in the in-flight area that this process holds. Returns `false` if the memory
+    /// says that this process does not hold it.
     #[cold]
     fn consume(self, claim: Claim) -> bool {
         let is_ours = self.in_flight().consume(claim);
@@ -685,16 +707,17 @@ impl<'a> View<'a> {
 
     #[cold]
     fn after_release(self) {
-        // All of them: they wait for different lengths.
+        // All threads are woken, because they wait for room of different lengths.
         self.rare.not_full.notify(u32::MAX);
         self.rare.in_flight_free.notify(u32::MAX);
         if self.rare.has_ended(CLOSED | NO_SENDERS) {
-            self.rare.not_empty.notify(u32::MAX); // for those who waited whether it would come back
+            // Receivers may wait to learn whether this message comes back.
+            self.rare.not_empty.notify(u32::MAX);
         }
         self.notify_if_idle();
     }
 
-    /// A claimed message is to be received again.
+    /// Gives a claimed message back, to be received again.
     #[cold]
     fn give_back(self, claim: Claim) {
         if let Some(header) = self.header(claim.index) {
@@ -703,7 +726,7 @@ impl<'a> View<'a> {
         self.rare.returned.fetch_add(1, Release); // keeps I4
         fence(SeqCst);
         self.rare.not_empty.notify(1);
-        self.rare.in_flight_free.notify(u32::MAX); // it may need no room there
+        self.rare.in_flight_free.notify(u32::MAX); // its delivery may need no room there
     }
 
     pub(in crate::queue) fn deliver_until(
@@ -728,14 +751,14 @@ impl<'a> View<'a> {
                 Next::Delivered(claim) => break claim,
                 Next::InRing(extent) => extent,
             };
-            // Blocks are claimed before the message: a message that is claimed and finds no room
-            // would have to be given back.
+            // Blocks are claimed before the message. Otherwise a claimed message for which there is
+            // no room would have to be given back.
             let wake = || self.after_vain_claim();
             let Some(first) = self.in_flight().claim(extent, owner, wake) else {
                 return Err(Failure::TooManyInFlight);
             };
             let claimed = self.claim_next(owner);
-            // The message may be another than the one that was found.
+            // The claimed message may differ from the one that was found.
             let kept = match claimed {
                 Ok(claim) if self.is_in_flight(claim) || claim.state.extent() > extent => 0,
                 Ok(claim) => claim.state.extent(),
@@ -753,7 +776,7 @@ impl<'a> View<'a> {
                     } else if self.is_in_flight(claim) {
                         break self.deliver_in_place(claim, owner);
                     }
-                    self.give_back(claim); // it is longer
+                    self.give_back(claim); // it is longer than the found one
                 }
                 Err(ClaimError::Corrupt) => return Err(Failure::Failed(Fault::Corrupt)),
                 // Another receiver was faster.
@@ -770,8 +793,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The next message: delivered, if that needs no room in the in-flight area, and otherwise only
-    /// found.
+    /// Looks for the next message. Delivers it if that needs no room in the in-flight area, and
+    /// otherwise only finds it.
     fn find_for_delivery(self, owner: u32) -> Result<Next, ClaimError> {
         let take = |header: &Header, claim: Claim| {
             if !self.is_in_flight(claim) {
@@ -793,7 +816,7 @@ impl<'a> View<'a> {
         self.in_flight().header(claim.index).is_some()
     }
 
-    /// Delivers a message that came back, and that this call has claimed where it is.
+    /// Delivers a message that came back in the in-flight area and that this call has claimed.
     fn deliver_in_place(self, claim: Claim, owner: u32) -> Claim {
         let state = claim.state.to(Phase::Delivered, owner);
         if let Some(header) = self.in_flight().header(claim.index) {
@@ -818,15 +841,16 @@ impl<'a> View<'a> {
         Claim { index: first, state }
     }
 
-    /// Blocks of the in-flight area were claimed, and are free again.
+    /// Wakes the threads that wait for room in the in-flight area. To be called after a claim of
+    /// blocks that were then freed without a message.
     #[cold]
     fn after_vain_claim(self) {
         fence(SeqCst);
         self.rare.in_flight_free.notify(u32::MAX);
     }
 
-    /// Wakes the threads that wait in `join`, if all is done. Of two processes that make the last
-    /// changes at the same time, one sees both: each fences after its own.
+    /// Wakes the threads that wait in `join` if every message is done. If two processes make the
+    /// last changes at the same time, one of them sees both: each fences after its own change.
     fn notify_if_idle(self) {
         if !self.rare.idle.is_armed() {
             return;
@@ -837,10 +861,11 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether there was a moment at which every message that was sent was done with.
+    /// Whether there was a moment at which every message was received and acknowledged.
     ///
-    /// First every record of the ring is done with, so that no message moves to the in-flight area
-    /// any more; then the area is empty; then nothing was sent meanwhile.
+    /// First, every record of the ring is `Done`, so no message moves to the in-flight area any
+    /// more. Then the area is empty. Then the end of the ring shows that nothing was sent
+    /// meanwhile.
     fn is_idle(self) -> bool {
         let first = self.records().end_if_done();
         fence(SeqCst);
@@ -872,8 +897,8 @@ impl<'a> View<'a> {
         identify(core::ptr::from_ref(self.rare).addr())
     }
 
-    /// Whether the message that the dead process was reading here had arrived in the in-flight
-    /// area.
+    /// Whether the message of this record, which the dead process was reading, had already moved to
+    /// the in-flight area.
     fn has_moved(self, header: &Header, dead: &Dead) -> bool {
         let moved = header.moved().and_then(|index| self.in_flight().header(index));
         let state = moved.map_or(State::FREE, Header::load);
@@ -963,18 +988,19 @@ impl<'a> QueueState<'a> for View<'a> {
                 };
                 header.exchange(state, mended);
             }
-            // Also one that an earlier recoverer, or a process that gave it back, left unannounced.
+            // It may be a record that an earlier recovery, or a process that gave it back, has not
+            // announced.
             returned |= header.load().is_in(Phase::Orphan);
             ControlFlow::Continue(())
         };
-        self.records().visit(mend).ok(); // in damaged memory, as far as that goes
+        self.records().visit(mend).ok(); // in damaged memory, it ends at the damage
         self.in_flight().visit(|header, Claim { state, .. }| {
             if state.owner() == dead.tag {
                 let back = state.to(Phase::Orphan, 0);
                 let mended = match () {
                     () if state.is_in(Phase::Writing) => State::FREE,
                     () if state.is_in(Phase::Reading) => back,
-                    // A process that left by itself did not fail at the message.
+                    // A process that left without a crash did not fail because of the message.
                     () if state.is_in(Phase::Delivered) && dead.clean => back,
                     () if state.is_in(Phase::Delivered) => back.tried(),
                     () => state,
@@ -995,8 +1021,8 @@ impl<'a> QueueState<'a> for View<'a> {
     }
 }
 
-// SAFETY: `repr(C)`; atomics, for which any bytes will do, and bytes; indices are bounds-checked;
-// no `Drop`.
+// SAFETY: the type is `repr(C)` and consists of atomics, for which any bytes are valid, and of
+// bytes. Indices are bounds-checked. It has no `Drop`.
 unsafe impl<const BLOCKS: usize> Shareable for FixedByteQueue<BLOCKS> {
     const FINGERPRINT: u64 = mix_u64(ByteQueue::<[Unit]>::BASE, BLOCKS as u64);
     const NEEDS_PEERS: bool = true;
@@ -1016,8 +1042,8 @@ unsafe impl<const BLOCKS: usize> Shareable for FixedByteQueue<BLOCKS> {
     }
 }
 
-// SAFETY: as above; the number of units is the pointer's, which `at` got from the checked header,
-// and which `size` has approved.
+// SAFETY: as above. The number of units is that of the pointer, which `at` got from the checked
+// header, and which `size` has approved.
 unsafe impl Shareable for ByteQueue {
     const FINGERPRINT: u64 = ByteQueue::<[Unit]>::BASE;
     const NEEDS_PEERS: bool = true;

@@ -1,4 +1,4 @@
-//! What a channel asks of its queue, and the answer of each kind.
+//! The trait through which a channel uses its queue, and its implementation for each kind of queue.
 #![expect(private_interfaces, reason = "the traits cannot be named outside of the crate")]
 use crate::deadline::Deadline;
 use crate::queue::bytes::{self, ByteQueue, Store, View};
@@ -9,12 +9,12 @@ use crate::queue::{Delivery, FixedPriorityQueue, FixedQueue, PriorityQueue, Queu
 use crate::shareable::{Plain, Shareable};
 use core::fmt;
 
-/// A kind of queue that a [`Channel`](super::Channel) can be made of: [`Queue`], [`PriorityQueue`],
-/// [`ByteQueue`] or, with the feature `serde`, `ValueQueue`.
+/// A kind of queue from which a [`Channel`](super::Channel) can be made: [`Queue`],
+/// [`PriorityQueue`], [`ByteQueue`] or, with the feature `serde`, `ValueQueue`.
 ///
-/// Nothing outside of this crate can implement it.
+/// Other crates cannot implement it.
 pub trait Kind: Shareable + fmt::Debug {
-    /// What a receiver gets: the message, with its level if the queue has levels.
+    /// The result of a reception: the message, with its level if the queue has levels.
     type Received;
     /// A message that is not acknowledged yet.
     type Delivery<'a>
@@ -23,8 +23,8 @@ pub trait Kind: Shareable + fmt::Debug {
 
     #[doc(hidden)]
     fn state(&self) -> impl QueueState<'_>;
-    /// Receives the next message in the usual case, if there is one that is short enough to be
-    /// inlined.
+    /// Receives the next message if that takes only the usual few instructions, which are inlined.
+    /// `None` in every other case, and for kinds of queue that have no such case.
     #[doc(hidden)]
     #[inline(always)]
     fn take_usual(&self) -> Option<Self::Received> {
@@ -79,7 +79,7 @@ where
     fn take_until(&self, deadline: Deadline) -> Result<Vec<u8>, Failure> {
         self.recv_until(deadline)
     }
-    /// (Any bytes are a message, so that none is invalid.)
+    /// Any bytes are a message, so no message is invalid.
     fn take_valid(&self) -> Result<Vec<u8>, Failure> {
         self.recv_until(Deadline::NOW)
     }
@@ -88,7 +88,8 @@ where
     }
 }
 
-/// A queue of levels as a kind: `$received` makes what a receiver gets of a level and a message.
+/// Implements [`Kind`] for a queue of levels. `$received` turns a level and a message into the
+/// result of a reception.
 macro_rules! kind_of_levels {
     ($queue:ident, $fixed:ident [$($LEVELS:ident)?] $levels:expr, $Received:ty, $received:expr) => {
         impl<T: Plain $(, const $LEVELS: usize)?> AsLevels<T, $levels> for $queue<T $(, $LEVELS)?> {

@@ -1,4 +1,4 @@
-//! A queue with two ends, which processes hold: receivers learn when the last sender is gone, and
+//! A queue with two ends that processes hold. Receivers learn when the last sender is gone, and
 //! senders learn when the last receiver is gone.
 //!
 //! ```
@@ -24,8 +24,8 @@
 //! | `Channel<ByteQueue>` | bytes of any length, written and read in place |
 //! | `Channel<ValueQueue<V>>` | values of any type that `serde` can encode |
 //!
-//! The ends have the verbs of the queue. Code that needs no notice of the other end uses the queue
-//! itself.
+//! The ends have the same verbs as the queue. If your code does not need to know whether the other
+//! end is gone, use the queue itself.
 //!
 //! # Death
 //! A handle belongs to its process, and the death of the process gives it back. Recovery first
@@ -36,44 +36,40 @@
 #![expect(unsafe_code, reason = "promises that the bytes may be shared")]
 
 // # How it works
-// The state is two sets of holders (`Ends`), and two bits in each word of the queue that says
-// whether it is closed. A `PriorityQueue` has such a word for each level, and a sender looks only
-// at the word of its own level.
+//
+// The state is two sets of holders (`Ends`), and two bits in the word of the queue that also says
+// whether it is closed (`QueueState::ended`). All levels of a `PriorityQueue` share that word.
 //
 // | bit | set | cleared |
 // |---|---|---|
 // | `NO_SENDERS` | when the last handle of the senders' end is given back, or taken from the dead | by a receiver that finds that the end has holders again |
 // | `NO_RECEIVERS` | the same for the receivers' end | by a sender that finds that the end has holders again |
-// | either, in some levels only | a process is about to set or clear the others, or was killed while it did | by recovery, which sets all if the end is gone |
 //
 // Invariants:
-// - I1. An end is gone and stays gone => its bits are set, or a living process is about to set
-//   them. (Recovery sets them each time it runs.)
+// - I1. If an end is gone and stays gone, its bit is set, or a living process is about to set it.
+//   (Recovery sets it each time it runs.)
 // - I2. A bit may be set although the end is not gone. So a caller looks at the holders itself
-//   before it returns `Disconnected`. A caller that clears the bits looks once more, and sets them
-//   again if the end has gone meanwhile: keeps I1.
-// - I3. The bits of an end are set before the threads at the other end are woken. So a wait need
-//   not look at the holders.
-// - I4. A receiver returns `Disconnected` only if no message is in the queue, and none is in the
-//   hands of another receiver that has neither committed its reception nor acknowledged it: if
-//   that receiver dies now, the message comes back. The end of such a claim wakes all receivers. A
-//   process that holds deliveries itself does not wait for those of others: two such processes
-//   would wait for each other.
-// - I5. With several levels, a receiver that finds nothing takes it for the end only if the bits
-//   of all levels are set. If some are not, it waits as in an open channel, and the process that
-//   sets the others, or recovery, wakes all.
-// - I6. Receivers sleep on the signals for all levels, a sender on the signal of its own level.
-//   The end of a claim of any level wakes all receivers if the bits of all levels are set.
-// - I7. A sender of bytes that has committed a message looks at `NO_RECEIVERS` after that. If the
-//   end is gone, it takes the message back (`Full` to `Done`), unless a receiver that came
-//   meanwhile has it. So no receiver gets a message whose sender was told that nobody can receive
-//   it, however long its room was held. (A [`Queue`] does the same in `send`.)
+//   before it returns `Disconnected`. A caller that clears the bit looks once more, and sets it
+//   again if the end has gone meanwhile, which keeps I1.
+// - I3. The bit of an end is set before the threads at the other end are woken. So a wait need not
+//   look at the holders.
+// - I4. A receiver returns `Disconnected` only if no message is in the queue, and no other receiver
+//   holds one that it has neither committed nor acknowledged: if that receiver dies now, the
+//   message comes back. The end of such a claim wakes all receivers. A process that holds
+//   deliveries itself does not wait for the deliveries of others: two such processes would wait for
+//   each other.
+// - I5. All levels share the signals on which receivers sleep. A sender sleeps on the signal of its
+//   own level. The end of a claim of any level wakes all receivers if `NO_SENDERS` is set.
+// - I6. A sender that has committed a message looks at `NO_RECEIVERS` after that. If the end is
+//   gone, it takes the message back, unless a receiver that came meanwhile has it. So no receiver
+//   gets a message whose sender was told that no receiver is left, however long the sender held its
+//   loan.
 //
-// Ordering is that of the queue. A thread that sets a bit fences before it asks whether others
-// sleep; a thread that goes to sleep has fenced between arming and its last look at the bit. The
+// Ordering is that of the queue. A thread that sets a bit fences before it looks whether others
+// sleep. A thread that goes to sleep has fenced between arming and its last look at the bit. The
 // messages of senders that have left are visible to a receiver that sees them gone. A receiver
-// looks at all levels, then at the holders, then at what is in other hands: the last look sees a
-// message that was sent after the first one by a sender that then left.
+// looks at all levels, then at the holders, and then at the messages that other receivers hold. The
+// last look sees a message that a sender sent after the first look, and before it left.
 
 pub(in crate::queue) mod kind;
 mod receiver;
@@ -95,13 +91,16 @@ use core::fmt;
 use core::ptr::NonNull;
 use kind::AsLevels;
 
-/// A bounded queue with two ends to hold: [`Sender`]s and [`Receiver`]s.
+/// A bounded queue whose two ends are held by [`Sender`]s and [`Receiver`]s.
 ///
-/// `C` is the kind of queue: [`Queue`], [`PriorityQueue`] or [`ByteQueue`](crate::ByteQueue). When
-/// the last sender of all processes is gone, by drop or death, receivers get the messages that are
-/// left, and then [`Disconnected`](super::RecvError::Disconnected). When the last receiver is gone,
-/// senders get it, with their message. An end that has had no holder yet is waited for, and an end
-/// that was gone can be taken again. 64 processes can hold each end.
+/// `C` is the kind of queue: [`Queue`], [`PriorityQueue`], [`ByteQueue`](crate::ByteQueue) or, with
+/// the feature `serde`, `ValueQueue`.
+///
+/// When the last sender of all processes is gone, by drop or death, receivers get the remaining
+/// messages, and then [`Disconnected`](super::RecvError::Disconnected). When the last receiver is
+/// gone, senders get [`Disconnected`](super::SendError::Disconnected), with their message. An end
+/// that has had no holder yet does not count as gone: the other end waits for it. An end that is
+/// gone can be taken again. Up to 64 processes can hold each end.
 ///
 /// [`Shared::with_capacity`] creates one, with the capacity of its queue. To embed one in a struct,
 /// use the fixed form of the queue:
@@ -173,8 +172,8 @@ impl<C: Kind + ?Sized> Channel<C> {
         if bit == NO_SENDERS { &self.senders } else { &self.receivers }
     }
 
-    /// Gives back a handle of the end that `bit` stands for, and tells the other end if it was the
-    /// last.
+    /// Gives back a handle of the end that `bit` stands for. If it was the last one, wakes the
+    /// other end.
     fn give_back(&self, hold: &Hold, bit: u32) {
         if self.end(bit).release(hold) {
             let state = self.queue.state();
@@ -183,14 +182,15 @@ impl<C: Kind + ?Sized> Channel<C> {
         }
     }
 
-    /// Whether the end whose bit was seen is really gone: keeps I2.
+    /// Whether the end is really gone after its bit was seen: keeps I2.
     #[cold]
     fn is_cut_off(&self, bit: u32) -> bool {
         let state = self.queue.state();
         self.end(bit).confirm_gone(state.ended(), bit, || state.tell(bit))
     }
 
-    /// Repeats `send` as long as the receivers' bit made it fail with `Closed` in vain.
+    /// Repeats `send` as long as it fails with `Closed` only because of a receivers' bit that is
+    /// out of date.
     fn send_to_holders<M, R>(
         &self,
         mut message: M,
@@ -209,8 +209,8 @@ impl<C: Kind + ?Sized> Channel<C> {
         }
     }
 
-    /// Repeats `receive`, which fails with `Closed` if it finds nothing and the senders' bit is
-    /// set, until it gives a message, or it is certain that none can come.
+    /// Repeats `receive` until it returns a message, or it is certain that no message can come.
+    /// `receive` fails with `Closed` if it finds no message and the senders' bit is set.
     fn receive_to_the_end<R>(
         &self,
         deadline: Deadline,
@@ -246,7 +246,7 @@ state! {
     |channel| channel.queue.state();
     /// Returns the capacity of the queue.
     capacity;
-    /// Returns how much can be delivered and unacknowledged at a time: messages, or bytes, as
+    /// Returns how much can be delivered and unacknowledged at a time, in messages or bytes as
     /// [`capacity`](Self::capacity).
     in_flight_capacity;
 }
@@ -279,7 +279,7 @@ where
     }
 }
 
-/// Handles that keep the channel mapped, and can move to any thread.
+/// Handles that keep the channel mapped and can move to any thread.
 impl<C: Kind + ?Sized> Shared<Channel<C>> {
     /// Takes a handle of the senders' end, as [`Channel::sender`] does.
     ///
@@ -306,9 +306,9 @@ impl<C: Kind + ?Sized> Channel<C> {
         [Field { name: "queue", offset: Self::QUEUE, count: 1, layout: C::layout }];
 }
 
-// SAFETY: `repr(C)`; two sets of atomics, for which any bytes will do, and a queue that is
-// shareable; no `Drop`. `QUEUE` and `ALIGN` follow from `repr(C)`. A pointer to the whole has the
-// metadata of a pointer to its last field.
+// SAFETY: the type is `repr(C)`. It consists of two sets of atomics, for which any bytes are valid,
+// and of a queue that is shareable. It has no `Drop`. `QUEUE` and `ALIGN` follow from `repr(C)`. A
+// pointer to the whole has the metadata of a pointer to its last field.
 unsafe impl<C: Kind + ?Sized> Shareable for Channel<C> {
     const FINGERPRINT: u64 = mix_u64(
         mix_u64(begin::<[Ends; 2]>(b"Channel 2"), Self::QUEUE as u64),

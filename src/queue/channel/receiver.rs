@@ -16,11 +16,12 @@ use core::ops::Deref;
 
 /// A handle of the receivers' end of a [`Channel`].
 ///
-/// A clone is a further handle; each message goes to one of them. [`Shared::receiver`] makes a
-/// handle that keeps the channel mapped, so that it can be a field of a struct
-/// (`Receiver<Queue<u64>>`) and move to another thread. [`Channel::receiver`] makes one that
-/// borrows the channel. In the child of a `fork`, a copied handle does nothing: the child takes its
-/// own.
+/// A clone is a further handle. Each message goes to one handle only.
+///
+/// [`Shared::receiver`] makes a handle that keeps the channel mapped, so it can be a field of a
+/// struct (`Receiver<Queue<u64>>`) and move to another thread. [`Channel::receiver`] makes a handle
+/// that borrows the channel. In the child of a `fork`, a copied handle is inert: the child must
+/// take a handle of its own.
 #[must_use = "the end is given up immediately if this is not kept"]
 pub struct Receiver<C: Kind + ?Sized, H: Deref<Target = Channel<C>> = Shared<Channel<C>>> {
     hold: Hold,
@@ -37,13 +38,13 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
         Ok(Receiver { hold: channel.receivers.hold()?, channel, kind: PhantomData })
     }
 
-    /// The pointer to the channel.
+    /// The pointer to the channel that this handle was made from.
     #[cfg_attr(outlast_loom, expect(dead_code, reason = "no programs are started in the model"))]
     pub(crate) fn pointer(&self) -> &H {
         &self.channel
     }
 
-    /// Has the process slot or stand-in `owner` hold the end as well.
+    /// Makes the process slot or stand-in `owner` a holder of the end as well.
     #[cfg_attr(outlast_loom, expect(dead_code, reason = "no programs are started in the model"))]
     pub(crate) fn hold_for(&self, owner: u32) -> Result<(), Fault> {
         self.hold.check()?;
@@ -55,11 +56,11 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
         &self.channel
     }
 
-    /// Iterates over messages until none can come any more, blocking for each. A `for` loop over
-    /// `&receiver` does the same.
+    /// Iterates over messages, blocking for each one, until no further message can come. A `for`
+    /// loop over `&receiver` does the same.
     ///
-    /// A message that is no value of its type ends the iteration and is consumed: a later iteration
-    /// continues behind it. [`recv`](Self::recv) reports it.
+    /// A message that is not a valid value of its type ends the iteration and is consumed. A later
+    /// iteration continues after it. [`recv`](Self::recv) reports such a message as an error.
     ///
     /// ```
     /// use outlast::{Channel, Queue, Shared};
@@ -83,7 +84,8 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
         core::ptr::addr_eq(self.channel(), other.channel())
     }
 
-    /// Receives by `receive`, which gives `Closed` if there is nothing and the senders' bit is set.
+    /// Receives with `receive`, which fails with `Closed` if there is no message and the senders'
+    /// bit is set.
     #[inline(always)]
     fn receive<'a, R>(
         &'a self,
@@ -131,12 +133,13 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
 
 receiving! {
     impl [C: Kind + ?Sized, H: Deref<Target = Channel<C>>] Receiver<C, H>;
-    /// From a queue of several levels it receives the most urgent message, with its level.
+    invalid: "a message that is not a valid value of its type";
+    /// If the queue has several levels, returns the most urgent message and its level.
     ///
     /// # Errors
-    /// If the channel is empty, and closed or its last sender gone; if this process cannot become a
-    /// peer; or if the message is no value of its type (it is consumed). The form that does not
-    /// block finds nothing, too, while another receiver is just receiving the last message.
+    /// If the channel is empty, and either closed or without senders. If this process cannot become
+    /// a peer. If the message is not a valid value of its type: it is consumed. While another
+    /// receiver is taking the last message, [`try_recv`](Self::try_recv) reports an empty channel.
     recv -> C::Received;
     /// See [`Queue::recv_ack`](crate::Queue::recv_ack).
     ///
@@ -158,12 +161,12 @@ receiving! {
     ///
     /// # Errors
     /// As [`recv`](Self::recv). While other processes hold deliveries that may come back, only a
-    /// process that holds one itself is told that the last sender is gone; the others wait until
-    /// these deliveries are acknowledged or come back.
+    /// process that holds a delivery itself gets [`RecvError::Disconnected`]. Other processes wait
+    /// until these deliveries are acknowledged or come back.
     recv_ack -> C::Delivery<'_>;
 }
 
-/// Messages of bytes, read in place.
+/// Byte messages, read in place.
 impl<S: Store + ?Sized, H: Deref<Target = Channel<ByteQueue<S>>>> Receiver<ByteQueue<S>, H>
 where
     ByteQueue<S>: Shareable,
@@ -181,8 +184,8 @@ where
 
         /// Receives a message to be read in place, blocking until one is available.
         ///
-        /// It is consumed when the [`Ref`] is dropped. If the process is killed before that,
-        /// another receiver gets it; until then no other receiver is told that none can come.
+        /// The message is consumed when the [`Ref`] is dropped. If the process is killed before
+        /// that, another receiver gets it. Until then, no other receiver gets `Disconnected`.
         ///
         /// # Errors
         /// As [`recv`](Self::recv).
@@ -201,7 +204,7 @@ where
     }
 }
 
-/// Iterates over messages by reference to a receiver: made by [`Receiver::iter`].
+/// Iterates over messages and borrows the receiver: made by [`Receiver::iter`].
 #[derive(Debug)]
 pub struct Iter<'a, C: Kind + ?Sized, H: Deref<Target = Channel<C>>>(&'a Receiver<C, H>);
 
@@ -240,8 +243,8 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> IntoIterator for Receiver<
 }
 
 impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>> + Clone> Clone for Receiver<C, H> {
-    /// Takes a further handle. If this process has a million handles already, there is no place
-    /// for another one: all verbs of the clone then fail with [`Fault::TooManyPeers`].
+    /// Takes a further handle. If this process has a million handles already, there is no room for
+    /// another one. All verbs of the clone then fail with [`Fault::TooManyPeers`].
     fn clone(&self) -> Self {
         let hold = self.channel.receivers.again(&self.hold);
         Receiver { hold, channel: self.channel.clone(), kind: PhantomData }

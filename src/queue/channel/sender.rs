@@ -16,10 +16,12 @@ use core::ops::Deref;
 
 /// A handle of the senders' end of a [`Channel`].
 ///
-/// A clone is a further handle. [`Shared::sender`] makes a handle that keeps the channel mapped, so
-/// that it can be a field of a struct (`Sender<Queue<u64>>`) and move to another thread.
-/// [`Channel::sender`] makes one that borrows the channel. In the child of a `fork`, a copied
-/// handle does nothing: the child takes its own.
+/// A clone is a further handle.
+///
+/// [`Shared::sender`] makes a handle that keeps the channel mapped, so it can be a field of a
+/// struct (`Sender<Queue<u64>>`) and move to another thread. [`Channel::sender`] makes a handle
+/// that borrows the channel. In the child of a `fork`, a copied handle is inert: the child must
+/// take a handle of its own.
 #[must_use = "the end is given up immediately if this is not kept"]
 pub struct Sender<C: Kind + ?Sized, H: Deref<Target = Channel<C>> = Shared<Channel<C>>> {
     hold: Hold,
@@ -36,13 +38,13 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Sender<C, H> {
         Ok(Sender { hold: channel.senders.hold()?, channel, kind: PhantomData })
     }
 
-    /// The pointer to the channel.
+    /// The pointer to the channel that this handle was made from.
     #[cfg_attr(outlast_loom, expect(dead_code, reason = "no programs are started in the model"))]
     pub(crate) fn pointer(&self) -> &H {
         &self.channel
     }
 
-    /// Has the process slot or stand-in `owner` hold the end as well.
+    /// Makes the process slot or stand-in `owner` a holder of the end as well.
     #[cfg_attr(outlast_loom, expect(dead_code, reason = "no programs are started in the model"))]
     pub(crate) fn hold_for(&self, owner: u32) -> Result<(), Fault> {
         self.hold.check()?;
@@ -82,7 +84,7 @@ impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Sender<C, H> {
         }
     }
 
-    /// By value, as that of the queue.
+    /// Takes the message by value, for the same reason as `Levels::send_slow`.
     #[cold]
     #[inline(never)]
     fn push_slow<T: Plain, const LEVELS: usize>(
@@ -121,7 +123,8 @@ where
         /// Sends messages one after the other, blocking while no slot is free.
         ///
         /// # Errors
-        /// As [`send`](Self::send), with the number of messages that were sent before.
+        /// As [`send`](Self::send). The error holds the number of messages that were sent before
+        /// it.
         pub fn send_batch(&self, messages: &[T]) -> Result<(), SendError<usize>>
             = |deadline| send_each(messages, |message| self.push_until(0, message, deadline));
         try_send_batch -> Result<(), TrySendError<usize>>, else Err(TrySendError::Full(sent));
@@ -170,7 +173,7 @@ where
     }
 }
 
-/// Messages of bytes.
+/// Byte messages.
 impl<S: Store + ?Sized, H: Deref<Target = Channel<ByteQueue<S>>>> Sender<ByteQueue<S>, H>
 where
     ByteQueue<S>: Shareable,
@@ -222,7 +225,7 @@ where
     }
 }
 
-/// Room for messages of bytes, also for those of a queue that has a [`ByteQueue`] inside.
+/// Room for byte messages, and for the messages of a queue that has a [`ByteQueue`] inside.
 impl<C: AsBytes + ?Sized, H: Deref<Target = Channel<C>>> Sender<C, H> {
     #[inline(always)]
     pub(in crate::queue) fn loan_until(
@@ -249,8 +252,8 @@ impl<C: AsBytes + ?Sized, H: Deref<Target = Channel<C>>> Sender<C, H> {
 }
 
 impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>> + Clone> Clone for Sender<C, H> {
-    /// Takes a further handle. If this process has a million handles already, there is no place
-    /// for another one: all verbs of the clone then fail with [`Fault::TooManyPeers`].
+    /// Takes a further handle. If this process has a million handles already, there is no room for
+    /// another one. All verbs of the clone then fail with [`Fault::TooManyPeers`].
     fn clone(&self) -> Self {
         let hold = self.channel.senders.again(&self.hold);
         Sender { hold, channel: self.channel.clone(), kind: PhantomData }
