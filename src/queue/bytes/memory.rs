@@ -8,7 +8,7 @@ use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-/// 64 bytes of messages.
+/// A block of the ring or of the in-flight area: 64 bytes of messages.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub(super) struct Block(UnsafeCell<[u8; BLOCK]>);
@@ -19,12 +19,13 @@ impl Block {
     }
 }
 
-// SAFETY: blocks are reached by the claimer of their record alone (I1, I2), and are bytes.
+// SAFETY: only the claimer of a record reaches its blocks (I1, I2), and blocks are bytes.
 unsafe impl Sync for Block {}
 
-/// The memory of a queue whose capacity is chosen at run time, one unit for each block of the ring.
-/// The headers of all units come first: those of the ring, then those of the in-flight area. The
-/// blocks follow in the same order.
+/// One unit of the memory of a queue whose capacity is chosen at run time: two headers and two
+/// blocks, for one block of the ring and one of the in-flight area. A unit is a measure only. In
+/// memory, the headers of the ring come first, then the headers of the in-flight area. The blocks
+/// follow in the same order.
 #[repr(C, align(16))]
 #[derive(Debug)]
 pub struct Unit {
@@ -35,7 +36,7 @@ pub struct Unit {
 // SAFETY: as for `Block`.
 unsafe impl Sync for Unit {}
 
-/// The memory of a queue of `N` blocks.
+/// The memory of a queue whose number of blocks, `N`, is chosen at compile time.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Blocks<const N: usize> {
@@ -43,8 +44,8 @@ pub struct Blocks<const N: usize> {
     pub(super) blocks: [[Block; N]; 2],
 }
 
-/// Where headers and blocks lie: `count` headers of the ring, as many of the in-flight area, and as
-/// many blocks as headers, in the same order.
+/// The place of the headers and blocks: `count` headers of the ring, as many of the in-flight area,
+/// and as many blocks as headers, in the same order.
 #[derive(Clone, Copy, Debug)]
 pub struct Parts<'a> {
     headers: NonNull<Header>,
@@ -53,33 +54,34 @@ pub struct Parts<'a> {
     of: PhantomData<&'a [Header]>,
 }
 
-// SAFETY: it stands for `&[Header]` and `&[Block]`.
+// SAFETY: it is used as `&[Header]` and `&[Block]`, which are `Send`.
 unsafe impl Send for Parts<'_> {}
-// SAFETY: as above.
+// SAFETY: as above, and they are `Sync`.
 unsafe impl Sync for Parts<'_> {}
 
 impl<'a> Parts<'a> {
     #[inline(always)]
     pub(super) fn ring(self) -> &'a [Header] {
-        // SAFETY: so many headers lie there, in cells for which any bytes will do.
+        // SAFETY: `count` headers lie there. They consist of atomics, for which any bytes are
+        // valid.
         unsafe { core::slice::from_raw_parts(self.headers.as_ptr(), self.count) }
     }
 
     #[inline(always)]
     pub(super) fn in_flight(self) -> &'a [Header] {
         let first = self.headers.as_ptr().wrapping_add(self.count);
-        // SAFETY: as many follow those of the ring.
+        // SAFETY: `count` more headers follow those of the ring.
         unsafe { core::slice::from_raw_parts(first, self.count) }
     }
 
     #[inline(always)]
     pub(super) fn blocks(self) -> &'a [Block] {
-        // SAFETY: so many blocks lie there.
+        // SAFETY: twice `count` blocks lie there, one for each header.
         unsafe { core::slice::from_raw_parts(self.blocks.as_ptr(), 2 * self.count) }
     }
 }
 
-/// The memory of a queue.
+/// The memory of a queue, with a capacity chosen at run time or at compile time.
 pub trait Store: sealed::Sealed {
     /// Returns the places of the headers and the blocks.
     fn parts(&self) -> Parts<'_>;
@@ -105,8 +107,8 @@ impl Store for [Unit] {
     fn parts(&self) -> Parts<'_> {
         let count = self.len();
         let headers = NonNull::from(self).cast::<Header>();
-        // SAFETY: a unit is as long as two headers and two blocks. The blocks are aligned, as the
-        // units begin at a multiple of 128 bytes and their number is a multiple of `GRAIN`.
+        // SAFETY: a unit is as long as two headers and two blocks. The blocks are aligned, because
+        // the units begin at a multiple of 128 bytes and their number is a multiple of `GRAIN`.
         let blocks = unsafe { headers.add(2 * count) };
         Parts { headers, blocks: blocks.cast(), count, of: PhantomData }
     }
