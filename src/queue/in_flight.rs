@@ -81,12 +81,12 @@ impl<T> Slot<T> {
 /// Repeats `deliver` until it returns a delivery, or the deadline has passed. `deliver` fails with
 /// `TooManyInFlight` if a message is available but there is no room for it in the in-flight table.
 ///
-/// Receivers sleep on two signals: on `arrived` until a message comes, and on `room` while a
-/// message is available but there is no room for it. A thread sleeps on one of the two. The wake
-/// that ends its sleep may be the only wake for a message or an entry that this thread then cannot
-/// use. Therefore the thread wakes another sleeper of the signal that it leaves. So a message goes
-/// to a thread that needs no room, and room goes to a thread that finds a message. (If a thread
-/// slept on both signals, two such threads would wake each other without end.)
+/// Receivers sleep on two signals: on `not_empty` until a message comes, and on `in_flight_free`
+/// while a message is available but there is no room for it. A thread sleeps on one of the two. The
+/// wake that ends its sleep may be the only wake for a message or an entry that this thread then
+/// cannot use. Therefore the thread wakes another sleeper of the signal that it leaves. So a
+/// message goes to a thread that needs no room, and room goes to a thread that finds a message. (If
+/// a thread slept on both signals, two such threads would wake each other without end.)
 #[inline(always)]
 pub(crate) fn deliver_until<D>(
     signals: [&Signal<LIGHT>; 2],
@@ -104,17 +104,17 @@ pub(crate) fn deliver_until<D>(
 #[cold]
 #[inline(never)]
 fn deliver_slow<D>(
-    [arrived, room]: [&Signal<LIGHT>; 2],
+    [not_empty, in_flight_free]: [&Signal<LIGHT>; 2],
     deadline: Deadline,
     deliver: impl Fn() -> Result<D, Failure>,
 ) -> Result<D, Failure> {
-    let (mut lacks, mut signal) = (Failure::Unavailable, arrived);
+    let (mut lacks, mut signal) = (Failure::Unavailable, not_empty);
     loop {
         let attempt = || Some(deliver()).filter(|done| done.as_ref().err() != Some(&lacks));
         let Ok(done) = signal.wait(deadline, attempt) else { return Err(lacks) };
         let next = match done {
-            Err(Failure::Unavailable) => (Failure::Unavailable, arrived),
-            Err(Failure::TooManyInFlight) => (Failure::TooManyInFlight, room),
+            Err(Failure::Unavailable) => (Failure::Unavailable, not_empty),
+            Err(Failure::TooManyInFlight) => (Failure::TooManyInFlight, in_flight_free),
             done => return done,
         };
         signal.notify(1); // keeps I5

@@ -39,9 +39,9 @@
 //! - I4. A thread whose commit leaves another message to receive, or another free slot, wakes one
 //!   more thread, if one may sleep. The thread that the earlier commit woke may have found a slower
 //!   peer in its way, and gone back to sleep.
-//! - I5. A thread in `recv_ack` sleeps on `room` if a message is there but no entry is free, and on
-//!   `not_empty` otherwise. Before it goes from one to the other, it wakes a sleeper of the one
-//!   that it leaves.
+//! - I5. A thread in `recv_ack` sleeps on `in_flight_free` if a message is there but no entry is
+//!   free, and on `not_empty` otherwise. Before it goes from one to the other, it wakes a sleeper
+//!   of the one that it leaves.
 //! - I6. The end of any claim (of a slot or an entry, with or without a message) wakes all
 //!   receivers of a queue that is closed, or that has no senders. They may have waited for the end
 //!   of just this claim. A receiver makes no claim before it has seen a message. Otherwise it would
@@ -118,7 +118,7 @@ pub(super) struct Control<const LEVELS: usize> {
     /// A message can be received.
     pub(super) not_empty: Signal<LIGHT>,
     /// An entry of the in-flight table can be used.
-    pub(super) room: Signal<LIGHT>,
+    pub(super) in_flight_free: Signal<LIGHT>,
     /// Every message is received and acknowledged.
     idle: Signal<LIGHT>,
     /// `CLOSED`, `NO_RECEIVERS`, `NO_SENDERS`.
@@ -169,7 +169,7 @@ impl<T: Plain, const LEVELS: usize, const N: usize, const ENTRIES: usize>
             }),
             control: Control {
                 not_empty: Signal::new(),
-                room: Signal::new(),
+                in_flight_free: Signal::new(),
                 idle: Signal::new(),
                 ended: AtomicU32::new(0),
                 capacity: AtomicU32::new(word(N)),
@@ -704,7 +704,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         }
         fence(SeqCst);
         self.control.not_empty.notify(1);
-        self.control.room.notify(1); // a delivery can use the entry of the message
+        self.control.in_flight_free.notify(1); // a delivery can use the entry of the message
     }
 
     /// Frees a claimed slot: the commit of `recv`.
@@ -714,7 +714,8 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         Signal::<LIGHT>::fence_after_change();
         let control = &self.control;
         let not_full = &control.levels[level].not_full;
-        if Signal::are_armed([not_full, &control.not_empty, &control.room, &control.idle]) {
+        if Signal::are_armed([not_full, &control.not_empty, &control.in_flight_free, &control.idle])
+        {
             self.after_free(level);
         }
     }
@@ -805,7 +806,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
             return Err(Fault::Corrupt);
         }
         fence(SeqCst);
-        self.control.room.notify(1);
+        self.control.in_flight_free.notify(1);
         self.notify_if_idle();
         self.notify_if_ended();
         Ok(())
@@ -863,11 +864,11 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         first.is_some() && first == look()
     }
 
-    fn mend_slot(&self, slot: &Slot<T>, level: usize, dead: &Dead) {
+    fn repair_slot(&self, slot: &Slot<T>, level: usize, dead: &Dead) {
         let seen = slot.state.load(Acquire);
         let lap = lap_of(seen);
         let free = state(lap.wrapping_add(1), 0, Phase::Free);
-        let mended = if is_in(seen, Phase::Moved) {
+        let repaired = if is_in(seen, Phase::Moved) {
             let entry = self.entry(entry_of(seen).min(self.slots.len() - 1));
             let word = entry.delivery();
             if word.owner() != dead.tag {
@@ -886,7 +887,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         } else {
             return;
         };
-        slot.state.compare_exchange(seen, mended, AcqRel, Relaxed).ok();
+        slot.state.compare_exchange(seen, repaired, AcqRel, Relaxed).ok();
     }
 }
 
@@ -916,7 +917,7 @@ impl<'a, T: Plain, const LEVELS: usize> QueueState<'a> for &'a Levels<T, LEVELS>
         self.control.ended.fetch_or(CLOSED, Release);
         hooks::pause("queue: closed, and nobody is woken");
         fence(SeqCst);
-        self.wake_everybody();
+        self.wake_all_waiters();
     }
 
     #[inline(always)]
@@ -934,7 +935,7 @@ impl<'a, T: Plain, const LEVELS: usize> QueueState<'a> for &'a Levels<T, LEVELS>
     }
 
     fn receivers(self) -> [&'a Signal<LIGHT>; 2] {
-        [&self.control.not_empty, &self.control.room]
+        [&self.control.not_empty, &self.control.in_flight_free]
     }
 
     fn senders(self) -> impl Iterator<Item = &'a Signal<LIGHT>> {
@@ -974,10 +975,10 @@ impl<'a, T: Plain, const LEVELS: usize> QueueState<'a> for &'a Levels<T, LEVELS>
 
     /// Repairs the slots first: a message that has moved to an entry must not be delivered from its
     /// slot as well.
-    fn mend(self, dead: &Dead) {
+    fn repair(self, dead: &Dead) {
         let entries = self.entries();
         for level in 0..LEVELS {
-            self.ring(level).iter().for_each(|slot| self.mend_slot(slot, level, dead));
+            self.ring(level).iter().for_each(|slot| self.repair_slot(slot, level, dead));
         }
         for entry in entries {
             let seen = entry.delivery();
@@ -1003,7 +1004,7 @@ impl<'a, T: Plain, const LEVELS: usize> QueueState<'a> for &'a Levels<T, LEVELS>
         fence(SeqCst);
     }
 
-    fn wake_everybody(self) {
+    fn wake_all_waiters(self) {
         self.signals().for_each(Signal::wake_all);
     }
 }
@@ -1094,8 +1095,8 @@ macro_rules! queue_shareable {
                 self.core.place(self.core.usual_capacity());
             }
             fn recover(&self, dead: &Dead) {
-                self.core.mend(dead);
-                self.core.wake_everybody();
+                self.core.repair(dead);
+                self.core.wake_all_waiters();
             }
             fn is_sound(&self) -> bool {
                 self.core.is_sound()

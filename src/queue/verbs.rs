@@ -36,10 +36,10 @@ pub trait QueueState<'a>: Copy {
     /// deliveries itself, those of others do not count: two such processes would wait for each
     /// other.
     fn is_quiet(self) -> bool;
-    /// Repairs what `dead` had claimed. The caller must then call `wake_everybody`.
-    fn mend(self, dead: &Dead);
+    /// Repairs what `dead` had claimed. The caller must then call `wake_all_waiters`.
+    fn repair(self, dead: &Dead);
     /// Wakes every thread that sleeps on a signal of the queue.
-    fn wake_everybody(self);
+    fn wake_all_waiters(self);
 
     /// Wakes all threads that wait for the end that `bit` stands for. To be called after the bit
     /// was changed.

@@ -93,8 +93,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "queue_ack_wakes_nobody_who_joins",
         file: "src/queue/levels.rs",
-        from: "self.control.room.notify(1); self.notify_if_idle();",
-        to: "self.control.room.notify(1);",
+        from: "self.control.in_flight_free.notify(1); self.notify_if_idle();",
+        to: "self.control.in_flight_free.notify(1);",
         rule: "A join returns when the last message is acknowledged.",
         outcome: loom(&["queue::queue_join_waits_for_all_workers"]),
     },
@@ -220,7 +220,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "queue_returned_message_frees_no_cell",
         file: "src/queue/levels.rs",
-        from: "self.control.room.notify(1); // a delivery can use the entry of the message",
+        from: "self.control.in_flight_free.notify(1); // a delivery can use the entry of the message",
         to: "",
         rule: "A message that is given back is in a cell that a delivery can use.",
         outcome: ordinary(
@@ -231,7 +231,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "queue_release_does_not_ask_for_a_cell",
         file: "src/queue/levels.rs",
-        from: "Signal::are_armed([not_full, &control.not_empty, &control.room, &control.idle])",
+        from: "Signal::are_armed([not_full, &control.not_empty, &control.in_flight_free, &control.idle])",
         to: "Signal::are_armed([not_full, &control.not_empty, &control.idle])",
         rule: "A receiver that sleeps for a cell hears that the message is gone.",
         outcome: ordinary("deliveries", &["an_end_is_seen_without_a_cell"]),

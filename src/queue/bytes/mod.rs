@@ -934,7 +934,7 @@ impl<'a> QueueState<'a> for View<'a> {
         self.rare.ended.fetch_or(CLOSED, Release);
         hooks::pause("queue: closed, and nobody is woken");
         fence(SeqCst);
-        self.wake_everybody();
+        self.wake_all_waiters();
     }
 
     #[inline(always)]
@@ -974,11 +974,11 @@ impl<'a> QueueState<'a> for View<'a> {
         !self.may_have_returned() && is_empty && !may_come_back()
     }
 
-    fn mend(self, dead: &Dead) {
+    fn repair(self, dead: &Dead) {
         let mut returned = false;
-        let mend = |header: &Header, Claim { state, .. }: Claim| {
+        let repair = |header: &Header, Claim { state, .. }: Claim| {
             if state.owner() == dead.tag {
-                let mended = match () {
+                let repaired = match () {
                     () if state.is_in(Phase::Writing) => state.to(Phase::Done, 0),
                     () if state.is_in(Phase::Reading) && self.has_moved(header, dead) => {
                         state.to(Phase::Done, 0)
@@ -986,18 +986,18 @@ impl<'a> QueueState<'a> for View<'a> {
                     () if state.is_in(Phase::Reading) => state.to(Phase::Orphan, 0),
                     () => state,
                 };
-                header.exchange(state, mended);
+                header.exchange(state, repaired);
             }
             // It may be a record that an earlier recovery, or a process that gave it back, has not
             // announced.
             returned |= header.load().is_in(Phase::Orphan);
             ControlFlow::Continue(())
         };
-        self.records().visit(mend).ok(); // in damaged memory, it ends at the damage
+        self.records().visit(repair).ok(); // in damaged memory, it ends at the damage
         self.in_flight().visit(|header, Claim { state, .. }| {
             if state.owner() == dead.tag {
                 let back = state.to(Phase::Orphan, 0);
-                let mended = match () {
+                let repaired = match () {
                     () if state.is_in(Phase::Writing) => State::FREE,
                     () if state.is_in(Phase::Reading) => back,
                     // A process that left without a crash did not fail because of the message.
@@ -1005,7 +1005,7 @@ impl<'a> QueueState<'a> for View<'a> {
                     () if state.is_in(Phase::Delivered) => back.tried(),
                     () => state,
                 };
-                header.exchange(state, mended);
+                header.exchange(state, repaired);
             }
             returned |= header.load().is_in(Phase::Orphan);
             ControlFlow::Continue(())
@@ -1016,7 +1016,7 @@ impl<'a> QueueState<'a> for View<'a> {
         fence(SeqCst);
     }
 
-    fn wake_everybody(self) {
+    fn wake_all_waiters(self) {
         self.rare.signals().into_iter().for_each(Signal::wake_all);
     }
 }
@@ -1034,8 +1034,8 @@ unsafe impl<const BLOCKS: usize> Shareable for FixedByteQueue<BLOCKS> {
         self.rare.signals().into_iter().for_each(Signal::place);
     }
     fn recover(&self, dead: &Dead) {
-        self.view().mend(dead);
-        self.view().wake_everybody();
+        self.view().repair(dead);
+        self.view().wake_all_waiters();
     }
     fn is_sound(&self) -> bool {
         self.view().is_sound()
@@ -1066,8 +1066,8 @@ unsafe impl Shareable for ByteQueue {
         self.rare.signals().into_iter().for_each(Signal::place);
     }
     fn recover(&self, dead: &Dead) {
-        self.view().mend(dead);
-        self.view().wake_everybody();
+        self.view().repair(dead);
+        self.view().wake_all_waiters();
     }
     fn is_sound(&self) -> bool {
         self.view().is_sound()

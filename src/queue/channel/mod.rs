@@ -233,8 +233,8 @@ impl<C: Kind + ?Sized> Channel<C> {
                 let over = state.may_have_message() || state.is_quiet();
                 (over || state.is_closed() || !self.senders.is_gone()).then_some(())
             };
-            let [arrived, _] = state.receivers();
-            if arrived.wait(deadline, moved).is_err() {
+            let [not_empty, _] = state.receivers();
+            if not_empty.wait(deadline, moved).is_err() {
                 return Err(Failure::Unavailable);
             }
         }
@@ -334,11 +334,11 @@ unsafe impl<C: Kind + ?Sized> Shareable for Channel<C> {
     }
     fn recover(&self, dead: &Dead) {
         let state = self.queue.state();
-        state.mend(dead);
+        state.repair(dead);
         for bit in [NO_SENDERS, NO_RECEIVERS] {
             self.end(bit).recover(dead, state.ended(), bit); // keeps I1
         }
-        state.wake_everybody();
+        state.wake_all_waiters();
     }
     fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
         self.queue.in_use(ours)
