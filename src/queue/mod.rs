@@ -231,7 +231,7 @@ impl<T: Plain> Queue<T> {
         /// ```
         ///
         /// # Errors
-        /// If the queue is closed, or this process cannot become a peer.
+        /// Fails if the queue is closed, or this process cannot become a peer.
         #[inline]
         pub fn loan(&self) -> Result<Loan<'_, T>, SendError<()>>
             = |deadline| self.core.loan_until(0, deadline);
@@ -256,8 +256,8 @@ receiving! {
     impl [T: Plain] Queue<T>;
     invalid: "a message that is not a valid value of its type";
     /// # Errors
-    /// If the queue is closed and empty. If this process cannot become a peer. If the message is
-    /// not a valid value of its type: it is consumed.
+    /// Fails if the queue is closed and empty, if this process cannot become a peer, or if the
+    /// message is not a valid value of its type. Such a message is consumed.
     recv -> T;
     /// Up to [`in_flight_capacity`](Self::in_flight_capacity) messages can be unacknowledged at a
     /// time: [`IN_FLIGHT`], unless the creator of the queue has chosen another number. Beyond that,

@@ -133,8 +133,8 @@ receiving! {
     /// Returns the most urgent message and its level.
     ///
     /// # Errors
-    /// If the queue is closed and empty. If this process cannot become a peer. If the message is
-    /// not a valid value of its type: it is consumed.
+    /// Fails if the queue is closed and empty, if this process cannot become a peer, or if the
+    /// message is not a valid value of its type. Such a message is consumed.
     recv -> (usize, T);
     /// Delivers the most urgent message, as [`Queue::recv_ack`](crate::Queue::recv_ack) does. The
     /// unacknowledged messages of all levels count together.

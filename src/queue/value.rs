@@ -158,7 +158,7 @@ receiving! {
     invalid: "a message that cannot be decoded";
     /// # Errors
     /// As [`ByteQueue::recv`], and [`Fault::Undecodable`] if the message cannot be decoded as a
-    /// `V`: it is consumed.
+    /// `V`. Such a message is consumed.
     recv -> V;
     /// See [`ByteQueue::recv_ack`].
     ///

@@ -266,7 +266,7 @@ macro_rules! state {
                 /// acknowledges it.
                 ///
                 /// # Errors
-                /// If this process cannot become a peer.
+                /// Fails if this process cannot become a peer.
                 pub fn join(&self) -> Result<(), Fault> = $crate::wait::verbs::Call(|deadline| {
                     let $queue = self;
                     let joined = $state.join_until(deadline);

@@ -1,6 +1,6 @@
 //! Where the headers and the blocks of a queue lie, for both forms of a queue.
 //!
-//! The types are public, because public types have them as parameters, but nobody else can name
+//! The types are public, because public types have them as parameters, but no other crate can name
 //! them. The invariants I1 and I2 are those of [`ByteQueue`](super::ByteQueue).
 #![expect(unsafe_code, reason = "the blocks of a record are reached by its claimer alone")]
 use super::records::{BLOCK, Header};

@@ -258,7 +258,7 @@ impl<S: Store + ?Sized> ByteQueue<S> {
         /// Sends a message, blocking until there is room.
         ///
         /// # Errors
-        /// If the queue is closed, if the message is longer than the capacity
+        /// Fails if the queue is closed, if the message is longer than the capacity
         /// ([`Fault::TooLong`]), or if this process cannot become a peer.
         #[doc(alias = "push")]
         #[doc(alias = "put")]
@@ -361,8 +361,8 @@ impl<S: Store + ?Sized> ByteQueue<S> {
 receiving! {
     impl [S: Store + ?Sized] ByteQueue<S>;
     /// # Errors
-    /// If the queue is closed, and no message is left or may come back. If this process cannot
-    /// become a peer. If the message is damaged: it is consumed.
+    /// Fails if the queue is closed and no message is left or may come back, if this process cannot
+    /// become a peer, or if the message is damaged. Such a message is consumed.
     recv -> Vec<u8>;
     /// An unacknowledged message does not hold up the queue. It moves to an area of its own, which
     /// has room for [`in_flight_capacity`](Self::in_flight_capacity) bytes. If there is no room for

@@ -137,9 +137,10 @@ receiving! {
     /// If the queue has several levels, returns the most urgent message and its level.
     ///
     /// # Errors
-    /// If the channel is empty, and either closed or without senders. If this process cannot become
-    /// a peer. If the message is not a valid value of its type: it is consumed. While another
-    /// receiver is taking the last message, [`try_recv`](Self::try_recv) reports an empty channel.
+    /// Fails if the channel is empty and either closed or without senders, if this process cannot
+    /// become a peer, or if the message is not a valid value of its type. Such a message is
+    /// consumed. While another receiver takes the last message, [`try_recv`](Self::try_recv)
+    /// reports an empty channel.
     recv -> C::Received;
     /// See [`Queue::recv_ack`](crate::Queue::recv_ack).
     ///
