@@ -135,8 +135,8 @@ fn in_place() {
     assert_eq!(there.recv_ref().unwrap().len(), 2);
 }
 
-/// A sender takes and drops a loan of the whole ring, several times, while no receiver looks. The next
-/// message is received all the same.
+/// A sender takes and drops a loan of the whole ring, several times, while no receiver looks. The
+/// next message is received all the same.
 #[test]
 fn room_given_up_for_laps() {
     let queue = queue(512);
