@@ -182,7 +182,10 @@ impl Memory {
     /// stays in use until the other process has opened it, even if this process leaves first.
     pub(crate) fn clone_fd(&self) -> io::Result<OwnedFd> {
         let Some(file) = &self.file else {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "the memory is the caller's"));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the caller provided the memory, so there is no descriptor",
+            ));
         };
         if file.metadata()?.nlink() == 0 {
             return file::duplicate(file.as_fd());

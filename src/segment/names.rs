@@ -309,7 +309,7 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
 fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), OpenError> {
     let (owner, me) = (metadata.uid(), file::effective_uid());
     if !metadata.is_file() {
-        return Err(denied(path, "this is not a regular file, so it is no segment".into()));
+        return Err(denied(path, "this is not a regular file, so it cannot be a segment".into()));
     }
     if owner != me {
         return Err(denied(path, format!("the file belongs to user {owner}, not to user {me}")));
