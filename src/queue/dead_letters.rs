@@ -83,10 +83,10 @@ macro_rules! dead_letter_verbs {
                 /// `limit` times without an acknowledgement to `dead_letters`, and acknowledges it
                 /// here.
                 ///
-                /// So a message that kills every worker does not come back without end. Each
-                /// message is delivered at least once: a limit of 0 means 1. If `dead_letters` is
-                /// full or closed, the message is delivered nevertheless. If a receiver is killed
-                /// while it moves a message, the message may be in both queues.
+                /// Without this, a message that kills every worker would be delivered again and
+                /// again. Each message is delivered at least once: a limit of 0 means 1. If
+                /// `dead_letters` is full or closed, the message is delivered nevertheless. If a
+                /// receiver is killed while it moves a message, the message may be in both queues.
                 ///
                 $(#[$example])*
                 ///
@@ -95,8 +95,12 @@ macro_rules! dead_letter_verbs {
                 pub fn recv_ack_or_dead_letter(&self, limit: u32, dead_letters: &$letters)
                     -> Result<$delivery, RecvError>
                     = |deadline| next_live(limit, dead_letters, || self.deliver_until(deadline));
+                /// If a message is available, but there is no room for another delivery, returns
+                /// [`TryRecvError::TooManyInFlight`].
                 try_recv_ack_or_dead_letter -> Result<$delivery, TryRecvError>,
                     else Err(TryRecvError::Empty);
+                /// If it times out while a message is available but there is no room for another
+                /// delivery, returns [`RecvTimeoutError::TooManyInFlight`].
                 recv_ack_or_dead_letter_timeout, recv_ack_or_dead_letter_deadline
                     -> Result<$delivery, RecvTimeoutError>, else Err(RecvTimeoutError::TimedOut);
             }

@@ -121,8 +121,8 @@ macro_rules! receiving {
 
                 /// Receives a message that must be acknowledged, blocking until one is available.
                 ///
-                /// If this process is killed before it acknowledges the message, or drops the
-                /// delivery, the message is delivered again, to any receiver.
+                /// If this process is killed, or drops the delivery, before it has acknowledged the
+                /// message, the message is delivered again.
                 ///
                 $(#[$ack])*
                 pub fn recv_ack(&self) -> Result<$Delivery, RecvError>
@@ -130,7 +130,7 @@ macro_rules! receiving {
                 /// If a message is available, but there is no room for another delivery, returns
                 /// [`TryRecvError::TooManyInFlight`].
                 try_recv_ack -> Result<$Delivery, TryRecvError>, else Err(TryRecvError::Empty);
-                /// If a message is available at that time, but there is no room for another
+                /// If it times out while a message is available but there is no room for another
                 /// delivery, returns [`RecvTimeoutError::TooManyInFlight`].
                 recv_ack_timeout, recv_ack_deadline -> Result<$Delivery, RecvTimeoutError>,
                     else Err(RecvTimeoutError::TimedOut);
@@ -187,7 +187,7 @@ macro_rules! receiving {
 
             /// Receives all available messages, without blocking.
             ///
-            /// Ends like [`try_iter`](Self::try_iter).
+            /// Stops where [`try_iter`](Self::try_iter) stops.
             #[must_use]
             pub fn drain(&self) -> Vec<$Received> {
                 self.try_iter().collect()
@@ -262,8 +262,8 @@ macro_rules! state {
                 /// Blocks until every message that was sent has been received and, if it was
                 /// delivered by `recv_ack`, acknowledged.
                 ///
-                /// A message that a dead process had not acknowledged counts until another process
-                /// acknowledges it.
+                /// A message that a process had not acknowledged when it died still counts, until
+                /// another process acknowledges it.
                 ///
                 /// # Errors
                 /// Fails if this process cannot become a peer.

@@ -304,8 +304,8 @@ impl<S: Store + ?Sized> ByteQueue<S> {
 
         /// Receives a message to be read in place, blocking until one is available.
         ///
-        /// It is consumed when the [`Ref`] is dropped. If the process is killed before that,
-        /// another receiver gets it.
+        /// The message is consumed when the [`Ref`] is dropped. If the process is killed before
+        /// that, another receiver gets it.
         ///
         /// # Errors
         /// As [`recv`](Self::recv).

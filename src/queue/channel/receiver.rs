@@ -1,4 +1,4 @@
-//! The receivers' end.
+//! The receivers' end of a channel.
 use super::{Channel, Kind};
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -30,7 +30,7 @@ pub struct Receiver<C: Kind + ?Sized, H: Deref<Target = Channel<C>> = Shared<Cha
 }
 
 impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Receiver<C, H> {
-    /// Takes a handle that keeps `channel`, a pointer to the channel.
+    /// Takes a handle of the receivers' end. The handle keeps `channel`, a pointer to the channel.
     ///
     /// # Errors
     /// As [`Channel::receiver`].

@@ -1,4 +1,4 @@
-//! The senders' end.
+//! The senders' end of a channel.
 use super::kind::{AsBytes, AsLevels};
 use super::{Channel, Kind};
 use crate::deadline::Deadline;
@@ -30,7 +30,7 @@ pub struct Sender<C: Kind + ?Sized, H: Deref<Target = Channel<C>> = Shared<Chann
 }
 
 impl<C: Kind + ?Sized, H: Deref<Target = Channel<C>>> Sender<C, H> {
-    /// Takes a handle that keeps `channel`, a pointer to the channel.
+    /// Takes a handle of the senders' end. The handle keeps `channel`, a pointer to the channel.
     ///
     /// # Errors
     /// As [`Channel::sender`].
