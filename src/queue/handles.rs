@@ -42,7 +42,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         self.wait_for_message(deadline, || {
             let forks = forks();
             let owner = self.identify()?;
-            let place = self.look(|| self.claim_next(owner))?;
+            let place = self.find_or_closed(|| self.claim_next(owner))?;
             Ok(Ref { queue: self, place, forks })
         })
     }
@@ -65,7 +65,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
         // An entry is claimed only after a message was seen (I6): the end of a claim in vain wakes
         // other threads, and could wake this thread without end.
         let (entry, word) = loop {
-            self.look(|| self.find_next())?;
+            self.find_or_closed(|| self.find_next())?;
             let Some((i, claimed)) = self.claim_entry(owner) else {
                 // A message that came back has an entry already.
                 match self.claim_returned_entry(owner, |_| true) {

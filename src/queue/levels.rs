@@ -527,7 +527,7 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
 
     fn take(&self, invalid: Invalid) -> Result<(usize, T), Failure> {
         let owner = self.identify()?;
-        let place = self.look(|| self.claim_next(owner))?;
+        let place = self.find_or_closed(|| self.claim_next(owner))?;
         let message = Self::read(place.value());
         if message.is_err() && invalid == Invalid::Left {
             self.put_back(place);
@@ -541,17 +541,20 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     /// more behind a fence. A sender that commits after the fence sees the flag, and a message that
     /// was committed before the fence is seen here.
     #[inline(always)]
-    pub(super) fn look<R>(&self, find: impl Fn() -> Result<R, ClaimError>) -> Result<R, Failure> {
+    pub(super) fn find_or_closed<R>(
+        &self,
+        find: impl Fn() -> Result<R, ClaimError>,
+    ) -> Result<R, Failure> {
         match find() {
             Err(ClaimError::Unavailable) if self.has_ended(CLOSED | NO_SENDERS) => {
-                self.look_last(find)
+                self.find_last(find)
             }
             found => found.map_err(Failure::from),
         }
     }
 
     #[cold]
-    fn look_last<R>(&self, find: impl Fn() -> Result<R, ClaimError>) -> Result<R, Failure> {
+    fn find_last<R>(&self, find: impl Fn() -> Result<R, ClaimError>) -> Result<R, Failure> {
         Signal::<LIGHT>::fence_before_verdict();
         find().map_err(|error| match error {
             ClaimError::Unavailable => Failure::Closed,

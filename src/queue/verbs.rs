@@ -41,9 +41,9 @@ pub trait QueueState<'a>: Copy {
     /// Wakes every thread that sleeps on a signal of the queue.
     fn wake_all_waiters(self);
 
-    /// Wakes all threads that wait for the end that `bit` stands for. To be called after the bit
-    /// was changed.
-    fn tell(self, bit: u32) {
+    /// Wakes all threads that wait for the end that `bit` stands for: receivers for `NO_SENDERS`,
+    /// senders for `NO_RECEIVERS`. To be called after the bit was changed.
+    fn wake_other_end(self, bit: u32) {
         if bit == NO_SENDERS {
             self.receivers().into_iter().for_each(Signal::notify_all);
         } else {

@@ -456,6 +456,7 @@ impl<'a> View<'a> {
         wait_for(deadline, || self.claim_free(len), || &self.rare.not_full, || false)
     }
 
+    /// Claims room for a message of `len` bytes.
     #[inline(always)]
     fn claim_free(self, len: usize) -> Result<Loan<'a>, Failure> {
         let forks = forks();
@@ -539,7 +540,7 @@ impl<'a> View<'a> {
     fn claim_message(self) -> Result<Ref<'a>, Failure> {
         let forks = forks();
         let owner = self.identify()?;
-        let claim = self.find_next(owner, || self.claim_next(owner))?;
+        let claim = self.find_or_closed(owner, || self.claim_next(owner))?;
         self.after_claim();
         let len = self.stated_len(claim);
         let message = Ref { view: self, claim, len, forks };
@@ -585,7 +586,7 @@ impl<'a> View<'a> {
     /// more behind a fence. A sender that claims after the fence sees the flag, and a claim that
     /// was made before the fence is seen here.
     #[inline(always)]
-    fn find_next<R>(
+    fn find_or_closed<R>(
         self,
         owner: u32,
         find: impl Fn() -> Result<R, ClaimError>,
@@ -746,7 +747,7 @@ impl<'a> View<'a> {
         let forks = forks();
         let owner = self.identify()?;
         let claim = loop {
-            let next = self.find_next(owner, || self.find_for_delivery(owner));
+            let next = self.find_or_closed(owner, || self.find_for_delivery(owner));
             let extent = match next? {
                 Next::Delivered(claim) => break claim,
                 Next::InRing(extent) => extent,

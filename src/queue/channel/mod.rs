@@ -178,15 +178,15 @@ impl<C: Kind + ?Sized> Channel<C> {
         if self.end(bit).release(hold) {
             let state = self.queue.state();
             state.ended().fetch_or(bit, AcqRel);
-            state.tell(bit); // keeps I3
+            state.wake_other_end(bit); // keeps I3
         }
     }
 
     /// Whether the end is really gone after its bit was seen: keeps I2.
     #[cold]
-    fn is_cut_off(&self, bit: u32) -> bool {
+    fn is_gone(&self, bit: u32) -> bool {
         let state = self.queue.state();
-        self.end(bit).confirm_gone(state.ended(), bit, || state.tell(bit))
+        self.end(bit).confirm_gone(state.ended(), bit, || state.wake_other_end(bit))
     }
 
     /// Repeats `send` as long as it fails with `Closed` only because of a receivers' bit that is
@@ -199,7 +199,7 @@ impl<C: Kind + ?Sized> Channel<C> {
         loop {
             match send(message) {
                 Err((back, Failure::Closed)) if !self.is_closed() => {
-                    if self.is_cut_off(NO_RECEIVERS) {
+                    if self.is_gone(NO_RECEIVERS) {
                         return Err((back, Failure::Disconnected));
                     }
                     message = back;
@@ -222,19 +222,19 @@ impl<C: Kind + ?Sized> Channel<C> {
                 Err(Failure::Closed) if !state.is_closed() => {}
                 done => return done,
             }
-            if !self.is_cut_off(NO_SENDERS) {
+            if !self.is_gone(NO_SENDERS) {
                 continue;
             }
             if state.is_quiet() {
                 return Err(Failure::Disconnected); // keeps I4
             }
             // A message is there, or may come back from another receiver.
-            let moved = || {
-                let over = state.may_have_message() || state.is_quiet();
-                (over || state.is_closed() || !self.senders.is_gone()).then_some(())
+            let has_changed = || {
+                let is_known = state.may_have_message() || state.is_quiet();
+                (is_known || state.is_closed() || !self.senders.is_gone()).then_some(())
             };
             let [not_empty, _] = state.receivers();
-            if not_empty.wait(deadline, moved).is_err() {
+            if not_empty.wait(deadline, has_changed).is_err() {
                 return Err(Failure::Unavailable);
             }
         }
