@@ -48,6 +48,7 @@ use crate::wait::verbs::{Verb, verbs};
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
+use core::num::NonZeroU32;
 use core::ops::{Deref, DerefMut};
 
 pub(crate) const CLEAN: u32 = 0;
@@ -92,7 +93,11 @@ pub struct LockGuard<'a, T: Plain> {
 // SAFETY: a shared guard gives `&T` only, and `Plain` data may be read by any thread.
 unsafe impl<T: Plain> Sync for LockGuard<'_, T> {}
 
-/// The thread that holds a lock.
+/// The thread that holds a lock, for people to read.
+///
+/// It keeps the id of the thread only. Each method that tells of the process, and each formatting,
+/// reads `/proc`, which takes some microseconds. They tell nothing of a thread that has ended, and
+/// the kernel may give the id to a new thread.
 ///
 /// ```
 /// use outlast::{Lock, Shared};
@@ -102,46 +107,56 @@ unsafe impl<T: Plain> Sync for LockGuard<'_, T> {}
 /// assert_eq!(there.holder(), None);
 /// let guard = here.lock()?;
 /// let holder = there.holder().expect("a thread of this process");
-/// assert_eq!(holder.pid, Some(std::process::id()));
+/// assert_eq!(holder.pid(), Some(std::process::id()));
 /// println!("locked by {holder}"); // "locked by thread 4711 of process 4710 (app)"
 /// # drop(guard);
 /// # Ok::<(), outlast::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Holder {
-    /// The kernel's id of the thread.
-    pub thread_id: u32,
-    /// The id of the thread's process, if `/proc` shows it.
-    pub pid: Option<u32>,
-    /// The name of the process, if `/proc` shows it.
-    pub process_name: Option<String>,
+    thread_id: NonZeroU32,
 }
 
 impl Holder {
+    #[cold]
     pub(crate) fn of(word: &RobustWord) -> Option<Self> {
-        let thread_id = word.owner()?;
-        let (pid, process_name) = process_of(thread_id).unzip();
-        Some(Holder { thread_id, pid, process_name: process_name.flatten() })
+        let thread_id = NonZeroU32::new(word.owner()?)?;
+        Some(Holder { thread_id })
     }
 
-    /// The same for an error, which is not to grow.
-    #[cold]
-    pub(crate) fn boxed(word: &RobustWord) -> Option<Box<Self>> {
-        Holder::of(word).map(Box::new)
+    /// Returns the kernel's id of the thread.
+    #[must_use]
+    pub fn thread_id(self) -> u32 {
+        self.thread_id.get()
+    }
+
+    /// Returns the id of the thread's process, if `/proc` shows the thread.
+    #[must_use]
+    pub fn pid(self) -> Option<u32> {
+        process_of(self.thread_id()).map(|(pid, _)| pid)
+    }
+
+    /// Returns the name of the thread's process, if `/proc` shows it.
+    #[must_use]
+    pub fn process_name(self) -> Option<String> {
+        process_of(self.thread_id()).and_then(|(_, name)| name)
     }
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "thread {}", self.thread_id)?;
-        if let Some(pid) = self.pid {
-            write!(f, " of process {pid}")?;
-        }
-        match &self.process_name {
-            Some(name) => write!(f, " ({name})"),
+        match process_of(self.thread_id()) {
+            Some((pid, Some(name))) => write!(f, " of process {pid} ({name})"),
+            Some((pid, None)) => write!(f, " of process {pid}"),
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Debug for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Holder({self})")
     }
 }
 
@@ -178,7 +193,7 @@ impl<T: Plain> Lock<T> {
         /// If the lock does not lie in shared memory.
         #[inline]
         lock_timeout, lock_deadline -> LockResult<'_, T>,
-            else Err(LockError::TimedOut(Holder::boxed(&self.word)));
+            else Err(LockError::TimedOut(Holder::of(&self.word)));
     }
 
     #[cold]
@@ -236,8 +251,6 @@ impl<T: Plain> Lock<T> {
     }
 
     /// Returns the thread that holds the lock, to be shown to people. May change at any moment.
-    ///
-    /// It reads `/proc`, which takes some microseconds.
     #[must_use]
     pub fn holder(&self) -> Option<Holder> {
         Holder::of(&self.word)
@@ -486,7 +499,7 @@ pub enum LockError<G> {
     /// Another thread has the lock, and the call does not block.
     WouldBlock,
     /// Another thread kept the lock past the deadline: the holder at that moment, if there was one.
-    TimedOut(Option<Box<Holder>>),
+    TimedOut(Option<Holder>),
     /// The calling thread has the lock already.
     WouldDeadlock,
     /// The attempt failed.

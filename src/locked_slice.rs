@@ -81,7 +81,7 @@ impl<T: Plain> LockedSlice<T> {
         try_lock -> LockedSliceResult<'_, T>, else Err(LockError::WouldBlock);
         #[inline]
         lock_timeout, lock_deadline -> LockedSliceResult<'_, T>,
-            else Err(LockError::TimedOut(Holder::boxed(&self.lock.word)));
+            else Err(LockError::TimedOut(Holder::of(&self.lock.word)));
     }
 
     /// The number of elements.

@@ -135,7 +135,7 @@ impl<T: Plain> ReentrantLock<T> {
         /// If the lock does not lie in shared memory.
         #[inline]
         lock_timeout, lock_deadline -> ReentrantLockResult<'_, T>,
-            else Err(LockError::TimedOut(Holder::boxed(&self.lock.word)));
+            else Err(LockError::TimedOut(Holder::of(&self.lock.word)));
     }
 
     /// One level deeper.

@@ -23,7 +23,7 @@ fn locks() -> Shared<Locks> {
 #[track_caller]
 fn named<G>(taken: Result<G, LockError<G>>) -> Holder {
     match taken {
-        Err(LockError::TimedOut(Some(holder))) => *holder,
+        Err(LockError::TimedOut(Some(holder))) => holder,
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("taken"),
     }
@@ -57,8 +57,12 @@ fn another_process_is_named() -> Result<(), Error> {
     ];
     for holder in holders {
         let holder = holder.expect("a holder");
-        assert_eq!((holder.thread_id, holder.pid), (pid, Some(pid)), "the child has one thread");
-        assert_eq!(holder.process_name, Some(comm(pid)));
+        assert_eq!(
+            (holder.thread_id(), holder.pid()),
+            (pid, Some(pid)),
+            "the child has one thread"
+        );
+        assert_eq!(holder.process_name(), Some(comm(pid)));
     }
     let error = here.lock.lock_timeout(ms(5)).map(drop).unwrap_err().to_string();
     assert!(error.contains(&format!("process {pid} ({})", comm(pid))), "{error}");
@@ -89,15 +93,15 @@ fn a_thread_of_this_process_is_named() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let holder = named(there.lock.lock_timeout(ms(5)));
-            assert_eq!((holder.thread_id, holder.pid), (me, Some(std::process::id())));
-            assert_eq!(named(there.wide.write_timeout(ms(5))).thread_id, me);
+            assert_eq!((holder.thread_id(), holder.pid()), (me, Some(std::process::id())));
+            assert_eq!(named(there.wide.write_timeout(ms(5))).thread_id(), me);
             assert!(!there.lock.is_held_by_me());
             // An error without a guard cannot be recovered.
             let busy = there.lock.try_lock().or_else(LockError::recover);
             assert_eq!(busy.unwrap_err(), LockError::WouldBlock);
         });
     });
-    assert_eq!(here.wide.holders().iter().map(|holder| holder.thread_id).max(), Some(me));
+    assert_eq!(here.wide.holders().iter().map(|holder| holder.thread_id()).max(), Some(me));
     drop((guard, readers));
     assert!(!here.lock.is_locked() && !here.lock.is_held_by_me() && !here.wide.is_locked());
 }

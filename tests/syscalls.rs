@@ -202,11 +202,12 @@ fn polls() {
     makes_no_call(|_| assert!(shared.queue.recv_timeout(nothing).is_err()));
     makes_no_call(|_| assert!(shared.queue.recv_ack_timeout(nothing).is_err()));
     makes_no_call(|_| assert_eq!(shared.queue.join_timeout(nothing), Ok(true)));
-    // Another process has the lock, or the turn. A mutex of the C library calls the kernel. A lock
-    // that times out asks the kernel for the name of the holder; a cell does not.
+    // Another process has the lock, or the turn to make the value. A mutex of the C library calls
+    // the kernel.
     if cfg!(not(outlast_pthread)) {
         let _guard = shared.locks[0].lock().unwrap();
         makes_no_call(|_| assert!(shared.locks[0].try_lock().is_err()));
+        makes_no_call(|_| assert!(shared.locks[0].lock_timeout(nothing).is_err()));
         let cell = Shared::anonymous(OnceCell::<u64>::new()).unwrap();
         let made = cell.get_or_init(|| {
             makes_no_call(|_| assert!(cell.get_or_init_timeout(|| 2, nothing).is_err()));

@@ -223,14 +223,12 @@ impl<T: Plain> RwLock<T> {
     }
 
     #[cold]
-    fn first_holder(&self) -> Option<Box<Holder>> {
-        self.words().find_map(Holder::boxed)
+    fn first_holder(&self) -> Option<Holder> {
+        self.words().find_map(Holder::of)
     }
 
     /// Returns the threads that hold the lock, the writer first, to be shown to people. May change
     /// at any moment.
-    ///
-    /// It reads `/proc`, which takes some microseconds.
     #[must_use]
     pub fn holders(&self) -> Vec<Holder> {
         self.words().filter_map(Holder::of).collect()
