@@ -18,7 +18,7 @@ use outlast::spsc::{self, FixedRing};
 use outlast::{
     Barrier, BarrierError, BrokenCause, Channel, Condition, Event, FixedQueue, Latch, LatchError,
     Lock, LockError, OnceCell, OwnedSemaphore, RecvError, ReentrantLock, RwLock, Semaphore,
-    Shareable, Shared, Spin,
+    Shareable, Shared, Spin, TimeoutError,
 };
 use std::time::{Duration, Instant};
 use support::{Bench, duration, group, say, spread};
@@ -426,9 +426,8 @@ fn swallowed_wakes(bench: &Bench) {
         make: || Semaphore::new(0),
         victim: |semaphore, notes| {
             // It has used the object: a thread may be asleep.
-            assert!(
-                semaphore.acquire_timeout(Duration::from_micros(50)).expect("a peer").is_none()
-            );
+            let late = semaphore.acquire_timeout(Duration::from_micros(50)).expect_err("no permit");
+            assert_eq!(late, TimeoutError::TimedOut);
             notes.swallow_a_wake(semaphore);
         },
         survivor: |semaphore, notes| {

@@ -1,6 +1,6 @@
 //! One error for all, for programs that do not tell them apart.
 use crate::barrier::BarrierError;
-use crate::error::{Fault, OpenError};
+use crate::error::{Fault, OpenError, TimeoutError};
 use crate::latch::LatchError;
 use crate::lock::LockError;
 use crate::once::OnceError;
@@ -9,6 +9,7 @@ use crate::queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
 use crate::semaphore::ReleaseError;
+use crate::wait::TimedOut;
 use std::io;
 use thiserror::Error;
 
@@ -70,9 +71,21 @@ pub enum Error {
     #[cfg(feature = "pool")]
     #[error(transparent)]
     Task(#[from] crate::pool::TaskError),
+    /// The time passed first.
+    #[error(transparent)]
+    TimedOut(#[from] TimedOut),
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+impl From<TimeoutError> for Error {
+    fn from(error: TimeoutError) -> Self {
+        match error {
+            TimeoutError::TimedOut => Error::TimedOut(TimedOut),
+            TimeoutError::Failed(fault) => Error::Fault(fault),
+        }
+    }
 }
 
 impl<G> From<LockError<G>> for Error {

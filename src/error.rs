@@ -117,6 +117,18 @@ pub enum OpenError {
     },
 }
 
+/// Why a timed call returned no permit or value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TimeoutError {
+    /// No permit or value became available in time.
+    #[error("timed out")]
+    TimedOut,
+    /// The call failed, whatever its time limit.
+    #[error(transparent)]
+    Failed(#[from] Fault),
+}
+
 /// Why an operation could not even be tried. None of these is a matter of waiting longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

@@ -114,9 +114,6 @@ pub enum LatchError {
     /// It is open already: nobody can join any more.
     #[error("the latch is open")]
     Open,
-    /// The deadline passed.
-    #[error("timed out")]
-    TimedOut,
     /// See there.
     #[error(transparent)]
     Failed(#[from] Fault),
@@ -199,8 +196,8 @@ impl Latch {
             Wait(self)
         };
         /// The count stays counted down if it times out.
-        arrive_and_wait_timeout, arrive_and_wait_deadline -> Result<(), LatchError>,
-            else Err(LatchError::TimedOut);
+        arrive_and_wait_timeout, arrive_and_wait_deadline -> Result<bool, LatchError>,
+            else Ok(false);
     }
 
     /// Returns how much is still to be counted down. That may change at any moment.
@@ -224,7 +221,7 @@ impl Latch {
         /// cannot become a peer of the segment.
         pub fn wait(&self) -> Result<(), LatchError> = Wait(self);
         try_wait -> Result<bool, LatchError>, else Ok(false);
-        wait_timeout, wait_deadline -> Result<(), LatchError>, else Err(LatchError::TimedOut);
+        wait_timeout, wait_deadline -> Result<bool, LatchError>, else Ok(false);
     }
 
     /// What a state says that is open or failed.

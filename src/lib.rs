@@ -128,7 +128,7 @@ pub use barrier::{Arrival, Barrier, BarrierError, BrokenCause};
 pub use command::{CommandExt, HandOver};
 #[doc(inline)]
 pub use condition::{Condition, ConditionGuard, WaitTimeoutResult};
-pub use error::{Fault, OpenError};
+pub use error::{Fault, OpenError, TimeoutError};
 #[doc(inline)]
 pub use event::Event;
 #[doc(inline)]

@@ -36,7 +36,7 @@
 //! its end.) After it: the value is there. A sleeper leaves a stale bit.
 #![expect(unsafe_code, reason = "the value is reached by the rules of I1")]
 use crate::deadline::Deadline;
-use crate::error::Fault;
+use crate::error::{Fault, TimeoutError};
 use crate::segment::contains;
 use crate::shareable::{Field, Layout, Plain, Shareable, begin, mix_u64};
 use crate::sync::UnsafeCell;
@@ -295,7 +295,7 @@ impl<T: Plain> OnceCell<T> {
         /// # Errors
         /// [`Fault::Corrupt`] if its bytes are no value of the type.
         pub fn wait(&self) -> Result<&T, Fault> = Wait(self);
-        wait_timeout, wait_deadline -> Result<Option<&T>, Fault>, else Ok(None);
+        wait_timeout, wait_deadline -> Result<&T, TimeoutError>, else Err(TimeoutError::TimedOut);
     }
 
     /// The value, which is there.

@@ -11,7 +11,7 @@
 //!   only what it guards ([`Deref`]), or the guard with a lifetime that ends with the call.
 //! - O4. If an `Owned` is forgotten, so is its handle, and the mapping stays.
 #![expect(unsafe_code, reason = "extends the lifetime of a guard that lies beside its handle")]
-use crate::error::Fault;
+use crate::error::{Fault, TimeoutError};
 use crate::latch::{LatchError, Member};
 use crate::lock::{LockError, LockGuard, MarkConsistent};
 use crate::locked_slice::LockedSliceGuard;
@@ -316,6 +316,6 @@ macro_rules! errors {
     )*};
 }
 errors! {
-    Fault LatchError RecvError TryRecvError RecvTimeoutError
+    Fault TimeoutError LatchError RecvError TryRecvError RecvTimeoutError
     SendError<()> TrySendError<()> SendTimeoutError<()>
 }

@@ -5,7 +5,7 @@ mod common;
 use common::{fork_child, ms, sleep_for_ever, thread_cpu, watch, worlds};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use outlast::{Fault, Once, OnceCell, OnceError, Shared, Spin};
+use outlast::{Fault, Once, OnceCell, OnceError, Shared, Spin, TimeoutError};
 use std::time::{Duration, Instant};
 
 outlast::plain! {
@@ -35,9 +35,9 @@ fn alone() {
     let _watchdog = watch("alone", &deed);
     assert_eq!(deed.value.get(), Ok(None));
     assert!(!deed.value.is_completed());
-    assert_eq!(deed.value.wait_timeout(Duration::ZERO), Ok(None));
+    assert_eq!(deed.value.wait_timeout(Duration::ZERO), Err(TimeoutError::TimedOut));
     let began = Instant::now();
-    assert_eq!(deed.value.wait_timeout(ms(20)), Ok(None));
+    assert_eq!(deed.value.wait_timeout(ms(20)), Err(TimeoutError::TimedOut));
     assert!(began.elapsed() >= ms(20));
     let failed: Result<&[u64; 3], OnceError> =
         deed.value.get_or_try_init(|| Err(OnceError::Failed(Fault::Busy)));
@@ -46,7 +46,7 @@ fn alone() {
     assert_eq!(deed.value.set([4, 5, 6]), Err([4, 5, 6]));
     assert_eq!(deed.value.get(), Ok(Some(&[1, 2, 3])));
     assert_eq!(deed.value.wait(), Ok(&[1, 2, 3]));
-    assert_eq!(deed.value.wait_deadline(began), Ok(Some(&[1, 2, 3])));
+    assert_eq!(deed.value.wait_deadline(began), Ok(&[1, 2, 3]));
     assert_eq!(*deed.value.get_or_init(|| unreachable!()).unwrap(), [1, 2, 3]);
     deed.once
         .call_once(|| assert_eq!(deed.once.call_once(|| ()), Err(OnceError::WouldDeadlock)))
@@ -207,11 +207,11 @@ fn timeouts_everywhere() {
             let value = &deed.value;
             let wait = || {
                 let began = Instant::now();
-                assert_eq!(value.wait_timeout(ms(30)), Ok(None));
+                assert_eq!(value.wait_timeout(ms(30)), Err(TimeoutError::TimedOut));
                 assert!(began.elapsed() >= ms(30));
-                assert_eq!(value.wait_deadline(began), Ok(None));
+                assert_eq!(value.wait_deadline(began), Err(TimeoutError::TimedOut));
                 let end = Instant::now() + ms(20);
-                assert_eq!(value.wait_deadline(end), Ok(None));
+                assert_eq!(value.wait_deadline(end), Err(TimeoutError::TimedOut));
                 assert!(Instant::now() >= end);
                 deed.step.fetch_add(1, SeqCst);
             };
@@ -226,10 +226,10 @@ fn timeouts_everywhere() {
             } else {
                 wait();
             }
-            assert_eq!(value.wait_timeout(Duration::MAX), Ok(Some(&[5; 3])));
+            assert_eq!(value.wait_timeout(Duration::MAX), Ok(&[5; 3]));
             let past = Instant::now().checked_sub(ms(5)).unwrap();
-            assert_eq!(value.wait_deadline(past), Ok(Some(&[5; 3])), "even too late");
-            assert_eq!(value.wait_timeout(Duration::ZERO), Ok(Some(&[5; 3])));
+            assert_eq!(value.wait_deadline(past), Ok(&[5; 3]), "even too late");
+            assert_eq!(value.wait_timeout(Duration::ZERO), Ok(&[5; 3]));
         },
         |deed| assert_eq!(deed.value.get(), Ok(Some(&[5; 3]))),
     );
@@ -310,7 +310,7 @@ fn signals_during_a_timeout() {
         common::catch_user_signals();
         deed.step.store(1, SeqCst);
         let began = Instant::now();
-        assert_eq!(deed.value.wait_timeout(ms(120)), Ok(None));
+        assert_eq!(deed.value.wait_timeout(ms(120)), Err(TimeoutError::TimedOut));
         assert!(began.elapsed() >= ms(120));
         deed.step.store(2, SeqCst);
     });
@@ -475,7 +475,7 @@ fn turns_in_turns() {
         );
         assert_eq!(deed.value.set([9; 3]), Err([9; 3]));
         deed.once.call_once(|| ()).unwrap();
-        assert_eq!(deed.value.wait_timeout(ms(5)), Ok(None));
+        assert_eq!(deed.value.wait_timeout(ms(5)), Err(TimeoutError::TimedOut));
         [1, 2, 3]
     });
     assert_eq!(made, Ok(&[1, 2, 3]));
@@ -486,7 +486,7 @@ fn turns_in_turns() {
 fn outside_of_shared_memory() {
     let cell = OnceCell::<u64>::new();
     assert_eq!(cell.get(), Ok(None));
-    assert_eq!(cell.wait_timeout(ms(1)), Ok(None));
+    assert_eq!(cell.wait_timeout(ms(1)), Err(TimeoutError::TimedOut));
     let made =
         std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| cell.get_or_init(|| 1).is_ok()));
     assert!(made.is_err(), "the maker's death would not be noticed");
@@ -518,8 +518,13 @@ fn arbitrary_bytes() {
             Err(other) => panic!("{other}"),
         };
         sane(deed.colour.get());
-        sane(deed.colour.wait_timeout(ms(1)));
-        sane(deed.colour.wait_deadline(Instant::now()));
+        for value in [deed.colour.wait_timeout(ms(1)), deed.colour.wait_deadline(Instant::now())] {
+            match value {
+                Err(TimeoutError::TimedOut) => {}
+                Err(TimeoutError::Failed(fault)) => sane(Err(fault)),
+                value => sane(Ok(value.ok())),
+            }
+        }
         core::hint::black_box(deed.colour.is_completed());
         // The turn also comes with a word that no living thread owns. (A wait for a living owner
         // goes on.)
@@ -543,7 +548,7 @@ fn a_last_look_after_the_deadline() {
     let _watchdog = watch("a_last_look_after_the_deadline", &cell);
     let sleeper = fork_child(|| {
         let value = cell.wait_timeout(Duration::from_secs(2)).unwrap();
-        assert_eq!(value, Some(&0), "no look after the deadline");
+        assert_eq!(value, &0, "no look after the deadline");
     });
     sleeper.until_waiting();
     std::thread::sleep(ms(100));

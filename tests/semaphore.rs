@@ -7,7 +7,7 @@ use common::{fork_child, ms, sleep_for_ever, thread_cpu, watch, worlds};
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::SeqCst;
 use outlast::semaphore::{MAX_HOLDERS, MAX_PERMITS, ReleaseError};
-use outlast::{Barrier, Fault, Lock, OwnedSemaphore, Semaphore, Shared, Spin};
+use outlast::{Barrier, Fault, Lock, OwnedSemaphore, Semaphore, Shared, Spin, TimeoutError};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -76,19 +76,19 @@ fn timeouts() {
     let sem = semaphore(Semaphore::new(1));
     let _watchdog = watch("timeouts", &sem);
     let past = Instant::now().checked_sub(ms(5)).unwrap();
-    drop(sem.acquire_timeout(AT_ONCE).unwrap().unwrap());
-    drop(sem.acquire_deadline(past).unwrap().unwrap());
+    drop(sem.acquire_timeout(AT_ONCE).unwrap());
+    drop(sem.acquire_deadline(past).unwrap());
     let held = sem.acquire().unwrap();
     let began = Instant::now();
-    assert!(sem.acquire_timeout(ms(40)).unwrap().is_none());
+    assert_eq!(sem.acquire_timeout(ms(40)).unwrap_err(), TimeoutError::TimedOut);
     assert!(began.elapsed() >= ms(40));
-    assert!(sem.acquire_deadline(past).unwrap().is_none());
-    assert!(sem.acquire_timeout(AT_ONCE).unwrap().is_none());
-    assert!(sem.acquire_many_timeout(2, ms(5)).unwrap().is_none());
-    assert!(sem.acquire_many_deadline(2, past).unwrap().is_none());
+    assert_eq!(sem.acquire_deadline(past).unwrap_err(), TimeoutError::TimedOut);
+    assert_eq!(sem.acquire_timeout(AT_ONCE).unwrap_err(), TimeoutError::TimedOut);
+    assert_eq!(sem.acquire_many_timeout(2, ms(5)).unwrap_err(), TimeoutError::TimedOut);
+    assert_eq!(sem.acquire_many_deadline(2, past).unwrap_err(), TimeoutError::TimedOut);
     drop(held);
     assert_eq!(sem.available(), 1);
-    drop(sem.acquire_timeout(Duration::MAX).unwrap().unwrap());
+    drop(sem.acquire_timeout(Duration::MAX).unwrap());
 }
 
 /// No more are inside than there are permits, and every visitor gets in.
@@ -104,7 +104,7 @@ fn no_more_than_permits() {
                 let permit = match i % 3 {
                     0 => room.seats.acquire().unwrap(),
                     1 => loop {
-                        if let Some(permit) = room.seats.acquire_timeout(ms(2)).unwrap() {
+                        if let Ok(permit) = room.seats.acquire_timeout(ms(2)) {
                             break permit;
                         }
                     },
@@ -370,7 +370,7 @@ fn outside_of_shared_memory() {
     let sem = Semaphore::new(1);
     drop(sem.acquire().unwrap()); // this needs no peer
     let held = sem.acquire().unwrap();
-    assert_eq!(sem.acquire_timeout(ms(1)).unwrap_err(), Fault::NotShared);
+    assert_eq!(sem.acquire_timeout(ms(1)).unwrap_err(), Fault::NotShared.into());
     drop(held);
 }
 
@@ -389,8 +389,8 @@ fn arbitrary_bytes() {
             file.write_all_at(&u32::to_ne_bytes(word), at + offset as u64).unwrap();
             let last = (offset + size_of::<Semaphore>() - 4) as u64;
             file.write_all_at(&u32::to_ne_bytes(ceiling), at + last).unwrap();
-            drop(sem.acquire_timeout(ms(1)).unwrap());
-            drop(sem.acquire_many_timeout(u32::MAX, ms(1)).unwrap());
+            drop(sem.acquire_timeout(ms(1)));
+            drop(sem.acquire_many_timeout(u32::MAX, ms(1)));
             sem.release(3).ok();
             assert!(sem.available() <= MAX_PERMITS);
         }
@@ -420,12 +420,12 @@ fn owned_alone() {
     assert!(seats.try_acquire_many(2).unwrap().is_none());
     let one = seats.try_acquire().unwrap().unwrap();
     let began = Instant::now();
-    assert!(seats.acquire_timeout(ms(20)).unwrap().is_none());
+    assert_eq!(seats.acquire_timeout(ms(20)).unwrap_err(), TimeoutError::TimedOut);
     assert!(began.elapsed() >= ms(20));
-    assert!(seats.acquire_deadline(began).unwrap().is_none());
-    assert!(seats.acquire_many_timeout(u32::MAX, ms(1)).unwrap().is_none());
+    assert_eq!(seats.acquire_deadline(began).unwrap_err(), TimeoutError::TimedOut);
+    assert_eq!(seats.acquire_many_timeout(u32::MAX, ms(1)).unwrap_err(), TimeoutError::TimedOut);
     let began = Instant::now();
-    assert!(seats.acquire_many_deadline(2, began + ms(5)).unwrap().is_none());
+    assert_eq!(seats.acquire_many_deadline(2, began + ms(5)).unwrap_err(), TimeoutError::TimedOut);
     assert!(began.elapsed() >= ms(5));
     let mut copy = Some(one);
     fork_child(|| drop(copy.take())).succeeds();
@@ -435,8 +435,8 @@ fn owned_alone() {
     });
     assert_eq!(seats.available(), 1);
     drop(two);
-    drop(seats.acquire_deadline(began).unwrap().unwrap());
-    drop(seats.acquire_many_deadline(3, began).unwrap().unwrap());
+    drop(seats.acquire_deadline(began).unwrap());
+    drop(seats.acquire_many_deadline(3, began).unwrap());
     assert_eq!(seats.available(), 3);
     assert_eq!(OwnedSemaphore::new(1).acquire().unwrap_err(), Fault::NotShared);
 }
@@ -559,9 +559,9 @@ fn owned_timeouts_everywhere() {
             if i == 0 {
                 // An available permit is acquired even past the deadline. (No other thread competes
                 // yet.)
-                drop(seats.acquire_deadline(past).unwrap().unwrap());
-                drop(seats.acquire_timeout(AT_ONCE).unwrap().unwrap());
-                drop(seats.acquire_many_timeout(2, AT_ONCE).unwrap().unwrap());
+                drop(seats.acquire_deadline(past).unwrap());
+                drop(seats.acquire_timeout(AT_ONCE).unwrap());
+                drop(seats.acquire_many_timeout(2, AT_ONCE).unwrap());
                 let held = seats.acquire_many(2).unwrap();
                 hall.visits.store(1, SeqCst);
                 common::eventually("both have waited", || hall.visits.load(SeqCst) == 3);
@@ -569,19 +569,22 @@ fn owned_timeouts_everywhere() {
             } else {
                 common::eventually("all are taken", || hall.visits.load(SeqCst) > 0);
                 let began = Instant::now();
-                assert!(seats.acquire_timeout(ms(30)).unwrap().is_none());
+                assert_eq!(seats.acquire_timeout(ms(30)).unwrap_err(), TimeoutError::TimedOut);
                 assert!(began.elapsed() >= ms(30));
                 let began = Instant::now();
-                assert!(seats.acquire_many_timeout(2, ms(20)).unwrap().is_none());
+                assert_eq!(
+                    seats.acquire_many_timeout(2, ms(20)).unwrap_err(),
+                    TimeoutError::TimedOut
+                );
                 assert!(began.elapsed() >= ms(20));
                 let end = Instant::now() + ms(20);
-                assert!(seats.acquire_deadline(end).unwrap().is_none());
+                assert_eq!(seats.acquire_deadline(end).unwrap_err(), TimeoutError::TimedOut);
                 assert!(Instant::now() >= end);
-                assert!(seats.acquire_deadline(past).unwrap().is_none());
-                assert!(seats.acquire_timeout(AT_ONCE).unwrap().is_none());
+                assert_eq!(seats.acquire_deadline(past).unwrap_err(), TimeoutError::TimedOut);
+                assert_eq!(seats.acquire_timeout(AT_ONCE).unwrap_err(), TimeoutError::TimedOut);
                 hall.visits.fetch_add(1, SeqCst);
             }
-            drop(seats.acquire_timeout(Duration::MAX).unwrap().unwrap());
+            drop(seats.acquire_timeout(Duration::MAX).unwrap());
         },
         |hall| assert_eq!(hall.seats.available(), 2),
     );
@@ -593,7 +596,7 @@ fn owned_zero_and_huge() {
     let _watchdog = watch("owned_zero_and_huge", &none);
     assert_eq!((none.seats.permits(), none.seats.available()), (0, 0));
     assert!(none.seats.try_acquire().unwrap().is_none());
-    assert!(none.seats.acquire_timeout(ms(5)).unwrap().is_none());
+    assert_eq!(none.seats.acquire_timeout(ms(5)).unwrap_err(), TimeoutError::TimedOut);
     assert_eq!(none.seats.try_acquire_many(0).unwrap().unwrap().count(), 0);
     assert_eq!(none.seats.acquire_many(0).unwrap().count(), 0);
 
@@ -639,7 +642,7 @@ fn owned_holders() {
     let one_more = fork_child(|| {
         assert_eq!(hall.seats.acquire().unwrap_err(), Fault::TooManyPeers);
         assert_eq!(hall.seats.try_acquire().unwrap_err(), Fault::TooManyPeers);
-        assert_eq!(hall.seats.acquire_timeout(ms(1)).unwrap_err(), Fault::TooManyPeers);
+        assert_eq!(hall.seats.acquire_timeout(ms(1)).unwrap_err(), Fault::TooManyPeers.into());
     });
     one_more.succeeds();
     assert_eq!(hall.seats.available(), 1_000 - most + 1 - 10);
@@ -695,10 +698,10 @@ fn signals_during_a_timeout() {
         common::catch_user_signals();
         room.visits.store(1, SeqCst);
         let began = Instant::now();
-        assert!(room.seats.acquire_timeout(ms(80)).unwrap().is_none());
+        assert_eq!(room.seats.acquire_timeout(ms(80)).unwrap_err(), TimeoutError::TimedOut);
         assert!(began.elapsed() >= ms(80));
         let began = Instant::now();
-        assert!(hall.seats.acquire_timeout(ms(80)).unwrap().is_none());
+        assert_eq!(hall.seats.acquire_timeout(ms(80)).unwrap_err(), TimeoutError::TimedOut);
         assert!(began.elapsed() >= ms(80));
         room.visits.store(2, SeqCst);
     });
@@ -737,7 +740,7 @@ fn owned_kills_without_end() {
         visitors.into_iter().for_each(common::Child::succeeds);
         // The kernel has reported the deaths by now, and a peer recovers from them.
         let all = hall.seats.acquire_many_timeout(2, common::PATIENCE).unwrap();
-        assert_eq!(all.map(|all| all.count()), Some(2));
+        assert_eq!(all.count(), 2);
     }
 }
 
@@ -756,7 +759,7 @@ fn owned_permits_outlive_threads() {
     drop(permit);
     fork_child(|| hall.seats.acquire_many(3).unwrap().forget()).succeeds();
     let all = hall.seats.acquire_many_timeout(3, common::PATIENCE).unwrap();
-    assert_eq!(all.map(|all| all.count()), Some(3));
+    assert_eq!(all.count(), 3);
 }
 
 /// A copy made by fork gives nothing back, and the end of its process neither; what the child takes
@@ -782,7 +785,7 @@ fn owned_copies_made_by_fork() {
     });
     common::eventually("it runs", || hall.visits.load(SeqCst) == 1);
     killed.kill9();
-    drop(hall.seats.acquire_timeout(common::PATIENCE).unwrap().unwrap());
+    drop(hall.seats.acquire_timeout(common::PATIENCE).unwrap());
     assert_eq!(hall.seats.available(), 1);
     drop(permit);
     assert_eq!(hall.seats.available(), 3);
@@ -822,10 +825,10 @@ fn owned_by_one_that_is_stopped() {
     let idle = fork_child(|| sleep_for_ever());
     common::scribble(&hall.seats, 0, &u32::to_ne_bytes(u32::try_from(idle.pid).unwrap()));
     let began = Instant::now();
-    assert!(hall.seats.acquire_timeout(ms(30)).unwrap().is_none());
+    assert_eq!(hall.seats.acquire_timeout(ms(30)).unwrap_err(), TimeoutError::TimedOut);
     assert!(began.elapsed() >= ms(30));
     assert!(hall.seats.try_acquire().unwrap().is_none());
-    assert!(hall.seats.acquire_deadline(began).unwrap().is_none());
+    assert_eq!(hall.seats.acquire_deadline(began).unwrap_err(), TimeoutError::TimedOut);
     common::scribble(&hall.seats, 0, &[0; 4]);
     drop(hall.seats.try_acquire().unwrap().unwrap());
 }
@@ -841,7 +844,7 @@ fn owned_by_one_with_too_many_locks() {
     let held: Vec<_> = locks.iter().map_while(|lock| lock.lock().ok()).collect();
     let refused = hall.seats.acquire_timeout(ms(1)).map(drop);
     assert!(held.len() >= 990);
-    assert_eq!(refused, Err(Fault::TooManyLocks));
+    assert_eq!(refused, Err(Fault::TooManyLocks.into()));
     drop(held);
     drop(hall.seats.acquire().unwrap());
 }
@@ -864,17 +867,19 @@ fn owned_arbitrary_bytes() {
         drop(format!("{seats:?}"));
         core::hint::black_box((seats.available(), seats.permits()));
         let try_all = || {
-            let sane = |taken: Result<Option<_>, Fault>| match taken {
-                Ok(taken) => drop(taken),
-                Err(fault) => {
-                    assert!(matches!(fault, Fault::Corrupt | Fault::TooManyPeers), "{fault}");
-                }
+            let sane = |fault| {
+                assert!(matches!(fault, Fault::Corrupt | Fault::TooManyPeers), "{fault}");
             };
-            sane(seats.try_acquire());
-            sane(seats.acquire_timeout(ms(1)));
-            sane(seats.acquire_deadline(Instant::now()));
-            sane(seats.acquire_many_timeout(u32::MAX, ms(1)));
-            sane(seats.try_acquire_many(0));
+            let late = |taken: Result<_, TimeoutError>| match taken.map(drop) {
+                Ok(()) | Err(TimeoutError::TimedOut) => {}
+                Err(TimeoutError::Failed(fault)) => sane(fault),
+                Err(other) => panic!("{other}"),
+            };
+            seats.try_acquire().map_or_else(sane, drop);
+            late(seats.acquire_timeout(ms(1)));
+            late(seats.acquire_deadline(Instant::now()));
+            late(seats.acquire_many_timeout(u32::MAX, ms(1)));
+            seats.try_acquire_many(0).map_or_else(sane, drop);
         };
         try_all();
         drop(permit);

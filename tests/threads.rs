@@ -7,7 +7,7 @@ use common::{Stage, fork_child, in_own_process, sleep_for_ever};
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
-use outlast::{Event, Options, OwnedPermit, OwnedSemaphore, Shared};
+use outlast::{Event, Options, OwnedPermit, OwnedSemaphore, Shared, TimeoutError};
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc;
 
@@ -104,7 +104,11 @@ fn a_thread_does_not_go_on_as_another_process() {
         // Its death is mended before this becomes a peer; what the thread has is not given back by
         // it. SAFETY: as above.
         let third = unsafe { Shared::<OwnedSemaphore>::open_in(at, MEMORY) }.unwrap();
-        assert!(third.acquire_timeout(common::ms(200)).unwrap().is_none(), "granted twice");
+        assert_eq!(
+            third.acquire_timeout(common::ms(200)).unwrap_err(),
+            TimeoutError::TimedOut,
+            "granted twice"
+        );
         to.send(None).unwrap();
         worker.join().unwrap();
     });

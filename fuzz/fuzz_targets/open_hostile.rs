@@ -644,10 +644,10 @@ fn use_semaphore<'a>(semaphore: &'a Semaphore, held: &mut Vec<Permit<'a>>, verb:
     match verb % 11 {
         0 => hold(semaphore.try_acquire()),
         1 => hold(semaphore.try_acquire_many(many)),
-        2 => hold(semaphore.acquire_timeout(SOON).unwrap_or(None)),
-        3 => hold(semaphore.acquire_deadline(Instant::now()).unwrap_or(None)),
-        4 => hold(semaphore.acquire_many_timeout(many, SOON).unwrap_or(None)),
-        5 => hold(semaphore.acquire_many_deadline(many, Instant::now()).unwrap_or(None)),
+        2 => hold(semaphore.acquire_timeout(SOON).ok()),
+        3 => hold(semaphore.acquire_deadline(Instant::now()).ok()),
+        4 => hold(semaphore.acquire_many_timeout(many, SOON).ok()),
+        5 => hold(semaphore.acquire_many_deadline(many, Instant::now()).ok()),
         6 => semaphore.release(many).unwrap_or(()),
         7 => semaphore.release(1).unwrap_or(()),
         8 => drop(held.pop()),
@@ -664,9 +664,9 @@ fn use_owned<'a>(semaphore: &'a OwnedSemaphore, held: &mut Vec<OwnedPermit<'a>>,
     match verb % 9 {
         0 => hold(semaphore.try_acquire().unwrap_or(None)),
         1 => hold(semaphore.try_acquire_many(many).unwrap_or(None)),
-        2 => hold(semaphore.acquire_timeout(SOON).unwrap_or(None)),
-        3 => hold(semaphore.acquire_deadline(Instant::now()).unwrap_or(None)),
-        4 => hold(semaphore.acquire_many_timeout(many, SOON).unwrap_or(None)),
+        2 => hold(semaphore.acquire_timeout(SOON).ok()),
+        3 => hold(semaphore.acquire_deadline(Instant::now()).ok()),
+        4 => hold(semaphore.acquire_many_timeout(many, SOON).ok()),
         5 => drop(held.pop()),
         6 => held.pop().map_or((), OwnedPermit::forget),
         7 => drop(format!("{} {}", semaphore.available(), semaphore.permits())),
@@ -693,8 +693,8 @@ fn use_latch<'a>(latch: &'a Latch, held: &mut Vec<Member<'a>>, verb: u8) {
         1 | 2 => latch.join(many).map_or((), |member| keep(held, verb | 0x40, member)),
         3 => held.last().map_or((), Member::count_down),
         4 => drop(held.pop()),
-        5 => latch.wait_timeout(SOON).unwrap_or(()),
-        6 => latch.wait_deadline(Instant::now()).unwrap_or(()),
+        5 => _ = latch.wait_timeout(SOON),
+        6 => drop(latch.wait_deadline(Instant::now())),
         7 => drop(format!("{} {}", latch.is_open(), latch.remaining())),
         _ => drop(format!("{latch:?} {:?}", held.last().map(Member::owed))),
     }
@@ -705,8 +705,8 @@ fn use_cell<T: Plain + Debug>(cell: &OnceCell<T>, value: T, is_free: bool, verb:
     let seen = |value: &T| drop(format!("{value:?}"));
     match verb % 8 {
         0 => cell.get().map_or((), |value| value.map_or((), seen)),
-        1 => cell.wait_timeout(SOON).map_or((), |value| value.map_or((), seen)),
-        2 => cell.wait_deadline(Instant::now()).map_or((), |value| value.map_or((), seen)),
+        1 => cell.wait_timeout(SOON).map_or((), seen),
+        2 => cell.wait_deadline(Instant::now()).map_or((), seen),
         3 if is_free => cell.get_or_init(|| value).map_or((), seen),
         4 if is_free => cell
             .get_or_init(|| {

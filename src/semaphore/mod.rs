@@ -50,7 +50,7 @@ mod owned;
 pub use owned::{MAX_HOLDERS, OwnedPermit, OwnedSemaphore};
 
 use crate::deadline::Deadline;
-use crate::error::Fault;
+use crate::error::{Fault, TimeoutError};
 use crate::segment::{become_known, forks, identify};
 use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::AtomicU32;
@@ -131,7 +131,8 @@ impl Semaphore {
         pub fn acquire(&self) -> Result<Permit<'_>, Fault> = TakePermits { semaphore: self, n: 1 };
         #[inline]
         try_acquire -> Option<Permit<'_>>, else None;
-        acquire_timeout, acquire_deadline -> Result<Option<Permit<'_>>, Fault>, else Ok(None);
+        acquire_timeout, acquire_deadline -> Result<Permit<'_>, TimeoutError>,
+            else Err(TimeoutError::TimedOut);
 
         /// Acquires `n` permits, blocking until all of them are available at the same time. Threads
         /// that want fewer may be served meanwhile.
@@ -155,8 +156,8 @@ impl Semaphore {
             = TakePermits { semaphore: self, n };
         #[inline]
         try_acquire_many -> Option<Permit<'_>>, else None;
-        acquire_many_timeout, acquire_many_deadline -> Result<Option<Permit<'_>>, Fault>,
-            else Ok(None);
+        acquire_many_timeout, acquire_many_deadline -> Result<Permit<'_>, TimeoutError>,
+            else Err(TimeoutError::TimedOut);
     }
 
     #[inline(always)]

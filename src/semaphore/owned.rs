@@ -35,7 +35,7 @@
 //! word, it changed nothing else: the kernel gives it to the next. Killed before it woke anybody:
 //! recovery wakes all.
 use crate::deadline::Deadline;
-use crate::error::Fault;
+use crate::error::{Fault, TimeoutError};
 use crate::segment::{forks, identify};
 use crate::shareable::{Dead, Layout, Shareable, begin};
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -101,7 +101,8 @@ impl OwnedSemaphore {
         pub fn acquire(&self) -> Result<OwnedPermit<'_>, Fault> = TakePermits::new(self, 1);
         /// It also returns `Ok(None)` for the moment in which another thread acquires permits.
         try_acquire -> Result<Option<OwnedPermit<'_>>, Fault>, else Ok(None);
-        acquire_timeout, acquire_deadline -> Result<Option<OwnedPermit<'_>>, Fault>, else Ok(None);
+        acquire_timeout, acquire_deadline -> Result<OwnedPermit<'_>, TimeoutError>,
+            else Err(TimeoutError::TimedOut);
 
         /// Acquires `n` permits, blocking until all of them are available at the same time. Blocks
         /// for ever if there are fewer in all.
@@ -124,8 +125,8 @@ impl OwnedSemaphore {
             = TakePermits::new(self, n);
         /// It also returns `Ok(None)` for the moment in which another thread acquires permits.
         try_acquire_many -> Result<Option<OwnedPermit<'_>>, Fault>, else Ok(None);
-        acquire_many_timeout, acquire_many_deadline -> Result<Option<OwnedPermit<'_>>, Fault>,
-            else Ok(None);
+        acquire_many_timeout, acquire_many_deadline -> Result<OwnedPermit<'_>, TimeoutError>,
+            else Err(TimeoutError::TimedOut);
     }
 
     /// Takes `n` permits under the robust word, if there are as many. Keeps I2.

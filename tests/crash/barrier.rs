@@ -429,7 +429,7 @@ fn initialise_with_a_waiter_and_a_late_arrival() {
 fn waits_for_a_value(world: &Shared<OnceCell<[u64; 2]>>) -> Verdict {
     Spin::Never.set();
     match world.wait_timeout(patience()) {
-        Ok(Some([1, 1] | [2, 2])) => Ok(()),
+        Ok([1, 1] | [2, 2]) => Ok(()),
         other => fail(format!("{other:?}")),
     }
 }

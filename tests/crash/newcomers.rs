@@ -120,9 +120,7 @@ fn semaphore_release() {
         world: || shared(Semaphore::new(0)),
         verb: |permits| permits.release(1).expect("room"),
         is_changed: |permits| permits.available() > 0,
-        wait: |permits| {
-            permits.acquire_timeout(patience()).expect("a peer").expect("a permit").forget()
-        },
+        wait: |permits| permits.acquire_timeout(patience()).expect("a permit").forget(),
     }
     .must_hold();
 }

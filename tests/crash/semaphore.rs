@@ -4,7 +4,7 @@ use crate::stepper::patience;
 use crate::sweep::{Act, Operation, Sweep};
 use crate::sweeps::{FIRST, Verdict, fail, memory, options};
 use outlast::__private::Dead;
-use outlast::{OwnedSemaphore, Semaphore, Shareable as _, Shared, Spin};
+use outlast::{OwnedSemaphore, Semaphore, Shareable as _, Shared, Spin, TimeoutError};
 use std::time::Duration;
 
 fn make<const PERMITS: u32>() -> Shared<Semaphore> {
@@ -14,14 +14,14 @@ fn make<const PERMITS: u32>() -> Shared<Semaphore> {
 /// Makes the victim a peer, and known to all that is counted once.
 fn warm(world: &Shared<Semaphore>) {
     Spin::Never.set();
-    assert!(world.acquire_many_timeout(9, Duration::ZERO).expect("a peer").is_none());
+    assert_eq!(world.acquire_many_timeout(9, Duration::ZERO).unwrap_err(), TimeoutError::TimedOut);
 }
 
 /// Acquires a permit as a survivor, and keeps it.
 fn takes_one(world: &Shared<Semaphore>) -> Verdict {
     Spin::Never.set();
     match world.acquire_timeout(patience()) {
-        Ok(Some(permit)) => {
+        Ok(permit) => {
             permit.forget();
             Ok(())
         }
@@ -137,7 +137,7 @@ fn owned() -> Shared<OwnedSemaphore> {
 fn takes_two(world: &Shared<OwnedSemaphore>) -> Verdict {
     Spin::Never.set();
     match world.acquire_many_timeout(2, patience()) {
-        Ok(Some(_)) => Ok(()),
+        Ok(_) => Ok(()),
         other => fail(format!("{other:?}")),
     }
 }
@@ -150,7 +150,7 @@ fn all_are_back(world: &Shared<OwnedSemaphore>) -> Verdict {
 
 fn takes_and_gives_back(world: &Shared<OwnedSemaphore>) -> Box<dyn FnOnce() + '_> {
     Spin::Never.set();
-    world.acquire_many_timeout(9, Duration::ZERO).expect("a peer");
+    world.acquire_many_timeout(9, Duration::ZERO).expect_err("too many");
     Box::new(|| {
         let one = world.acquire();
         let other = world.acquire();
@@ -200,7 +200,7 @@ fn owned_the_woken_heir_dies() {
             memory,
             prepare: |world| {
                 Spin::Never.set();
-                world.acquire_many_timeout(9, Duration::ZERO).expect("a peer");
+                world.acquire_many_timeout(9, Duration::ZERO).expect_err("too many");
             },
             lock: |world| {
                 let both = world.acquire_many(2);
