@@ -290,12 +290,13 @@ impl fmt::Debug for Condition {
     }
 }
 
-/// A guard that can [wait](Condition::wait): [`LockGuard`] or [`ReentrantLockGuard`].
+/// A guard that can [wait](Condition::wait): [`LockGuard`], [`ReentrantLockGuard`], or an
+/// [`Owned`](crate::Owned) of one of them.
 pub trait ConditionGuard: sealed::Guard {}
 impl<T: Plain> ConditionGuard for LockGuard<'_, T> {}
 impl<T: Plain> ConditionGuard for ReentrantLockGuard<'_, T> {}
 
-mod sealed {
+pub(crate) mod sealed {
     use crate::lock::LockError;
     use crate::shareable::Plain;
 

@@ -37,7 +37,7 @@
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{attach_in_child, contains};
-use crate::shareable::{Field, Layout, Plain, Shareable, begin, mix_u64};
+use crate::shareable::{Layout, Plain, Shareable, begin, fields, mix_u64};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -185,12 +185,8 @@ impl<T: Plain> Lock<T> {
         #[inline]
         #[doc(alias = "acquire")]
         pub fn lock(&self) -> LockResult<'_, T> = Take(self);
-        /// # Panics
-        /// If the lock does not lie in shared memory.
         #[inline]
         try_lock -> LockResult<'_, T>, else Err(LockError::WouldBlock);
-        /// # Panics
-        /// If the lock does not lie in shared memory.
         #[inline]
         lock_timeout, lock_deadline -> LockResult<'_, T>,
             else Err(LockError::TimedOut(Holder::of(&self.word)));
@@ -425,13 +421,7 @@ unsafe impl<T: Plain> Shareable for Lock<T> {
     const NEEDS_PEERS: bool = false;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout::of::<Self>(
-            "Lock",
-            const {
-                let offset = core::mem::offset_of!(Self, value);
-                &[Field { name: "value", offset, count: 1, layout: T::layout }]
-            },
-        )
+        Layout::of::<Self>("Lock", fields!(Plain: value: T))
     }
     fn place(&self) {
         self.word.place();

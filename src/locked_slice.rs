@@ -55,6 +55,9 @@ struct One<T: Plain> {
 // any thread.
 unsafe impl<T: Plain> Sync for LockedSlice<T> {}
 
+// A panic while the lock is held poisons it.
+impl<T: Plain> core::panic::RefUnwindSafe for LockedSlice<T> {}
+
 /// Holds a [`LockedSlice`] until dropped.
 ///
 /// It belongs to the thread that took it, as a [`LockGuard`] does.

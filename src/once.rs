@@ -38,7 +38,7 @@
 use crate::deadline::Deadline;
 use crate::error::{Fault, TimeoutError};
 use crate::segment::contains;
-use crate::shareable::{Field, Layout, Plain, Shareable, begin, mix_u64};
+use crate::shareable::{Layout, Plain, Shareable, begin, fields, mix_u64};
 use crate::sync::UnsafeCell;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sys::Change;
@@ -114,15 +114,15 @@ impl Once {
 impl<T: Plain> OnceCell<T> {
     /// A cell without a value, to be moved into shared memory.
     #[must_use]
-    #[expect(
-        clippy::new_without_default,
-        reason = "zero-filled memory is the default, and needs no value"
-    )]
     pub fn new() -> Self {
+        Self::with(0, MaybeUninit::zeroed())
+    }
+
+    fn with(state: u32, value: MaybeUninit<T>) -> Self {
         OnceCell {
             word: RobustWord::new(),
-            state: WaitWord::new(0),
-            value: UnsafeCell::new(MaybeUninit::zeroed()),
+            state: WaitWord::new(state),
+            value: UnsafeCell::new(value),
         }
     }
 
@@ -166,14 +166,9 @@ impl<T: Plain> OnceCell<T> {
         #[inline]
         pub fn get_or_init(&self, f: impl FnOnce() -> T) -> Result<&T, OnceError>
             = |deadline| self.get_until(|| Ok::<_, OnceError>(f()), deadline);
-        /// # Panics
-        /// As [`get_or_init`](Self::get_or_init).
         #[inline]
         try_get_or_init -> Result<&T, OnceError>, else Err(OnceError::WouldBlock);
         /// The time that `f` takes does not count.
-        ///
-        /// # Panics
-        /// As [`get_or_init`](Self::get_or_init).
         #[inline]
         get_or_init_timeout, get_or_init_deadline -> Result<&T, OnceError>,
             else Err(OnceError::TimedOut);
@@ -190,14 +185,9 @@ impl<T: Plain> OnceCell<T> {
         pub fn get_or_try_init<E: From<OnceError>>(
             &self, f: impl FnOnce() -> Result<T, E>
         ) -> Result<&T, E> = |deadline| self.get_until(f, deadline);
-        /// # Panics
-        /// As [`get_or_init`](Self::get_or_init).
         #[inline]
         try_get_or_try_init -> Result<&T, E>, else Err(OnceError::WouldBlock);
         /// The time that `f` takes does not count.
-        ///
-        /// # Panics
-        /// As [`get_or_init`](Self::get_or_init).
         #[inline]
         get_or_try_init_timeout, get_or_try_init_deadline -> Result<&T, E>,
             else Err(OnceError::TimedOut);
@@ -210,11 +200,7 @@ impl<T: Plain> OnceCell<T> {
         /// # Panics
         /// If the cell does not lie in shared memory.
         pub fn set(&self, value: T) -> Result<(), T> = |deadline| self.set_until(value, deadline);
-        /// # Panics
-        /// If the cell does not lie in shared memory.
         try_set -> Result<(), T>, else Err(value);
-        /// # Panics
-        /// If the cell does not lie in shared memory.
         set_timeout, set_deadline -> Result<(), T>, else Err(value);
     }
 
@@ -361,13 +347,7 @@ unsafe impl<T: Plain> Shareable for OnceCell<T> {
     const NEEDS_PEERS: bool = false;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout::of::<Self>(
-            "OnceCell",
-            const {
-                let offset = core::mem::offset_of!(Self, value);
-                &[Field { name: "value", offset, count: 1, layout: T::layout }]
-            },
-        )
+        Layout::of::<Self>("OnceCell", fields!(Plain: value: T))
     }
     fn place(&self) {
         self.word.place();
@@ -375,6 +355,19 @@ unsafe impl<T: Plain> Shareable for OnceCell<T> {
     }
     fn in_use(&self, ours: &dyn Fn(u32) -> bool) -> bool {
         self.word.is_owned_by_one_of(ours)
+    }
+}
+
+impl<T: Plain> Default for OnceCell<T> {
+    fn default() -> Self {
+        OnceCell::new()
+    }
+}
+
+/// A cell that has its value from the beginning.
+impl<T: Plain> From<T> for OnceCell<T> {
+    fn from(value: T) -> Self {
+        OnceCell::with(DONE, MaybeUninit::new(value))
     }
 }
 

@@ -11,11 +11,15 @@
 //!   only what it guards ([`Deref`]), or the guard with a lifetime that ends with the call.
 //! - O4. If an `Owned` is forgotten, so is its handle, and the mapping stays.
 #![expect(unsafe_code, reason = "extends the lifetime of a guard that lies beside its handle")]
+use crate::condition::{ConditionGuard, sealed};
 use crate::error::{Fault, TimeoutError};
 use crate::latch::{LatchError, Member};
 use crate::lock::{LockError, LockGuard, MarkConsistent};
 use crate::locked_slice::LockedSliceGuard;
-use crate::queue::bytes::{Loan as BytesLoan, Ref as BytesRef};
+#[cfg(feature = "serde")]
+use crate::queue::ValueDelivery;
+use crate::queue::bytes::{Delivery as BytesDelivery, Loan as BytesLoan, Ref as BytesRef};
+use crate::queue::channel::{Channel, Kind, Receiver};
 use crate::queue::{Delivery, Loan, Ref};
 use crate::queue::{
     RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
@@ -139,6 +143,57 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
     }
 }
 
+impl<C: Kind + ?Sized + 'static> Receiver<C> {
+    /// Calls a verb of this receiver that returns a delivery or a message, and returns a delivery
+    /// that keeps the channel mapped: see [`Shared::owned`].
+    ///
+    /// The delivery does not keep the receivers' end: the receiver can be dropped before it.
+    ///
+    /// ```
+    /// use outlast::{Channel, Owned, Queue, Receiver, Shared};
+    ///
+    /// let here = Shared::<Channel<Queue<u64>>>::with_capacity(4)?;
+    /// let there = Shared::<Channel<Queue<u64>>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// let receiver = there.receiver()?;
+    /// here.sender()?.send(7)?;
+    /// let job = receiver.owned(Receiver::recv_ack)?;
+    /// let worker = std::thread::spawn(move || Owned::finish(job, |job| job.ack()));
+    /// assert_eq!(worker.join().unwrap()?, 7);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    pub fn owned<F>(
+        &self,
+        verb: F,
+    ) -> <<F as Verb<'static, Self>>::Output as Keep<Channel<C>>>::Kept
+    where
+        F: for<'a> Verb<'a, Self>,
+        <F as Verb<'static, Self>>::Output: Keep<Channel<C>>,
+    {
+        verb(self.for_a_guard()).keep(self.pointer())
+    }
+
+    /// As [`owned`](Self::owned), with a verb that takes one argument, a timeout for example.
+    pub fn owned_with<A, F>(
+        &self,
+        verb: F,
+        argument: A,
+    ) -> <<F as VerbWith<'static, Self, A>>::Output as Keep<Channel<C>>>::Kept
+    where
+        F: for<'a> VerbWith<'a, Self, A>,
+        <F as VerbWith<'static, Self, A>>::Output: Keep<Channel<C>>,
+    {
+        verb(self.for_a_guard(), argument).keep(self.pointer())
+    }
+
+    /// A reference for a verb whose guard is kept beside the channel's handle.
+    fn for_a_guard(&self) -> &'static Self {
+        // SAFETY: only `owned` and `owned_with` use it, during which `self` lives. The guards that
+        // a receiver gives refer to the channel's memory and not to the receiver, and each is kept
+        // beside a clone of the channel's handle (O1 to O4).
+        unsafe { &*core::ptr::from_ref(self) }
+    }
+}
+
 impl<G: Guard, T: ?Sized + Shareable> Owned<G, T> {
     /// The handle that keeps the memory mapped.
     pub fn shared(owned: &Self) -> &Shared<T> {
@@ -206,6 +261,30 @@ impl<G: Guard + MarkConsistent, T: ?Sized + Shareable> MarkConsistent for Owned<
     }
 }
 
+/// [`Condition::wait`](crate::Condition::wait) takes an owned guard and returns it.
+impl<G: Guard + ConditionGuard, T: ?Sized + Shareable> ConditionGuard for Owned<G, T> {}
+
+impl<G: Guard + ConditionGuard, T: ?Sized + Shareable> sealed::Guard for Owned<G, T> {
+    type Value = G::Value;
+    // While the lock is released, the handle keeps it mapped.
+    type Lock = (G::Lock, Shared<T>);
+    fn is_held(&self) -> bool {
+        self.guard.is_held()
+    }
+    fn ask(&mut self, question: &mut impl FnMut(&mut G::Value) -> bool) -> bool {
+        self.guard.ask(question)
+    }
+    fn give_up(self) -> Self::Lock {
+        (self.guard.give_up(), self.shared)
+    }
+    fn take_again((lock, shared): Self::Lock) -> Result<Self, LockError<Self>> {
+        match G::take_again(lock) {
+            Ok(guard) => Ok(Owned { guard, shared }),
+            Err(error) => Err(error.map(|guard| Owned { guard, shared })),
+        }
+    }
+}
+
 impl<G: Guard + fmt::Debug, T: ?Sized + Shareable> fmt::Debug for Owned<G, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Owned").field(&self.guard).finish()
@@ -234,7 +313,7 @@ macro_rules! guards {
 guards! {
     LockGuard<V> LockedSliceGuard<V> ReentrantLockGuard<V> ReadGuard<V> WriteGuard<V>
     Permit OwnedPermit Member
-    BytesLoan BytesRef
+    BytesLoan BytesRef BytesDelivery
 }
 
 macro_rules! guards_of_levels {
@@ -246,6 +325,12 @@ macro_rules! guards_of_levels {
     )*};
 }
 guards_of_levels! { Delivery Loan Ref }
+
+// SAFETY: the lifetime is the type's parameter, and it dereferences to a value without it.
+#[cfg(feature = "serde")]
+unsafe impl<V: 'static> Guard for ValueDelivery<'static, V> {
+    type At<'a> = ValueDelivery<'a, V>;
+}
 
 /// A function that takes a reference to a shared value.
 pub trait Verb<'a, T: ?Sized + 'a>: FnOnce(&'a T) -> <Self as Verb<'a, T>>::Output {

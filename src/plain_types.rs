@@ -4,10 +4,10 @@
 //! every compiler lays it out in the same way. `Option<T>`, tuples, `Duration` and the addresses of
 //! `std::net` are not of that kind. Each type in this file is `repr(C)` and converts both ways.
 #![expect(unsafe_code, reason = "the traits promise that bytes may be shared between processes")]
-use crate::shareable::{Field, Layout, Plain, Seal, begin, mix, mix_u64};
+use crate::shareable::{Layout, Plain, Seal, begin, fields, mix, mix_u64};
 use core::fmt;
 use core::hash::{Hash, Hasher};
-use core::mem::{MaybeUninit, offset_of};
+use core::mem::MaybeUninit;
 use core::ops::Deref;
 use core::str::FromStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -109,25 +109,7 @@ unsafe impl<T: Plain> Plain for PlainOption<T> {
     const ANY_BITS: bool = false;
     const SEAL: Seal = Seal;
     fn layout() -> Layout {
-        Layout::of::<Self>(
-            "PlainOption",
-            const {
-                &[
-                    Field {
-                        name: "is_some",
-                        offset: offset_of!(Self, is_some),
-                        count: 1,
-                        layout: <bool as Plain>::layout,
-                    },
-                    Field {
-                        name: "value",
-                        offset: offset_of!(Self, value),
-                        count: 1,
-                        layout: T::layout,
-                    },
-                ]
-            },
-        )
+        Layout::of::<Self>("PlainOption", fields!(Plain: is_some: bool, value: T))
     }
     unsafe fn is_valid(at: *const Self) -> bool {
         // SAFETY: the field lies inside the struct that the caller can read.
@@ -179,12 +161,7 @@ macro_rules! tuples {
             const ANY_BITS: bool = $($part::ANY_BITS)&&+;
             const SEAL: Seal = Seal;
             fn layout() -> Layout {
-                Layout::of::<Self>(stringify!($name), const { &[$(Field {
-                    name: stringify!($at),
-                    offset: offset_of!(Self, $at),
-                    count: 1,
-                    layout: $part::layout,
-                }),+] })
+                Layout::of::<Self>(stringify!($name), fields!(Plain: $($at: $part),+))
             }
             unsafe fn is_valid(at: *const Self) -> bool {
                 true $(&& {
@@ -498,25 +475,7 @@ unsafe impl<const N: usize> Plain for FixedStr<N> {
     const ANY_BITS: bool = false;
     const SEAL: Seal = Seal;
     fn layout() -> Layout {
-        Layout::of::<Self>(
-            "FixedStr",
-            const {
-                &[
-                    Field {
-                        name: "len",
-                        offset: offset_of!(Self, len),
-                        count: 1,
-                        layout: <u32 as Plain>::layout,
-                    },
-                    Field {
-                        name: "bytes",
-                        offset: offset_of!(Self, bytes),
-                        count: N,
-                        layout: <u8 as Plain>::layout,
-                    },
-                ]
-            },
-        )
+        Layout::of::<Self>("FixedStr", fields!(Plain: len: u32, bytes: [u8; N]))
     }
     unsafe fn is_valid(at: *const Self) -> bool {
         // SAFETY: the caller's promise; any bytes are a number and an array of bytes. The copy is

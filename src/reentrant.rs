@@ -50,7 +50,7 @@ use crate::lock::{
     Holder, Lock, LockError, LockGuard, LockResult, MarkConsistent, PoisonCause, Take,
 };
 use crate::segment::forks;
-use crate::shareable::{Field, Layout, Plain, Shareable, begin, mix_u64};
+use crate::shareable::{Layout, Plain, Shareable, begin, fields, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys::robust::Thread;
@@ -127,12 +127,8 @@ impl<T: Plain> ReentrantLock<T> {
         #[inline]
         #[doc(alias = "acquire")]
         pub fn lock(&self) -> ReentrantLockResult<'_, T> = Enter(self);
-        /// # Panics
-        /// If the lock does not lie in shared memory.
         #[inline]
         try_lock -> ReentrantLockResult<'_, T>, else Err(LockError::WouldBlock);
-        /// # Panics
-        /// If the lock does not lie in shared memory.
         #[inline]
         lock_timeout, lock_deadline -> ReentrantLockResult<'_, T>,
             else Err(LockError::TimedOut(Holder::of(&self.lock.word)));
@@ -391,17 +387,7 @@ unsafe impl<T: Plain> Shareable for ReentrantLock<T> {
     const NEEDS_PEERS: bool = false;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout::of::<Self>(
-            "ReentrantLock",
-            const {
-                &[Field {
-                    name: "lock",
-                    offset: 0,
-                    count: 1,
-                    layout: <Lock<T> as Shareable>::layout,
-                }]
-            },
-        )
+        Layout::of::<Self>("ReentrantLock", fields!(Shareable: lock: Lock<T>))
     }
     fn place(&self) {
         self.lock.place();

@@ -298,6 +298,20 @@ pub const fn begin<T>(name: &[u8]) -> u64 {
     mix_u64(mix_u64(mix(SEED, name), size_of::<T>() as u64), align_of::<T>() as u64)
 }
 
+/// The fields of the `repr(C)` type that is called `Self` here, for its [`Layout`]. Each has a type
+/// that implements `$trait`.
+macro_rules! fields {
+    ($trait:ident: $($field:tt: $type:ty),+) => {
+        const { &[$($crate::shareable::Field {
+            name: stringify!($field),
+            offset: ::core::mem::offset_of!(Self, $field),
+            count: 1,
+            layout: <$type as $trait>::layout,
+        }),+] }
+    };
+}
+pub(crate) use fields;
+
 /// The members of [`Shareable`] that are the same for every type whose size is known.
 #[doc(hidden)]
 #[macro_export]

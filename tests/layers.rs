@@ -47,6 +47,7 @@ const RULES: [Rule; 3] = [
                 "sinks for the crates `log` and `tracing`, which are optional, and no part of the model",
             ),
             ("any_error.rs", "errors of features"),
+            ("owned.rs", "guards of features"),
             (
                 "queue/mod.rs",
                 "messages that the crate `serde` encodes, which is optional, and no part of the model",

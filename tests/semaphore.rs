@@ -68,7 +68,27 @@ fn bounds() {
     assert!(large.try_acquire_many(u32::MAX).is_none());
     drop(large.try_acquire_many(MAX_PERMITS).unwrap());
     assert!(std::panic::catch_unwind(|| Semaphore::new(MAX_PERMITS + 1)).is_err());
-    assert!(std::panic::catch_unwind(|| Semaphore::bounded(0)).is_err());
+    assert!(std::panic::catch_unwind(|| Semaphore::bounded(MAX_PERMITS + 1)).is_err());
+    assert!(std::panic::catch_unwind(|| Semaphore::with_ceiling(2, 1)).is_err());
+    assert!(std::panic::catch_unwind(|| Semaphore::with_ceiling(0, MAX_PERMITS + 1)).is_err());
+}
+
+/// A ceiling is a number of its own: there may be fewer permits to begin with, and none at all.
+#[test]
+fn ceilings() {
+    let sem = semaphore(Semaphore::with_ceiling(1, 3));
+    let _watchdog = watch("ceilings", &sem);
+    assert_eq!(sem.release(3), Err(ReleaseError));
+    sem.release(2).unwrap();
+    assert_eq!((sem.available(), sem.release(1)), (3, Err(ReleaseError)));
+    for sem in [Semaphore::bounded(0), Semaphore::with_ceiling(0, 0)] {
+        let never = semaphore(sem);
+        assert_eq!((never.release(1), never.release(0)), (Err(ReleaseError), Ok(())));
+        assert!(never.try_acquire().is_none());
+    }
+    let large = semaphore(Semaphore::with_ceiling(0, MAX_PERMITS));
+    large.release(MAX_PERMITS).unwrap();
+    assert_eq!((large.available(), large.release(1)), (MAX_PERMITS, Err(ReleaseError)));
 }
 
 #[test]

@@ -66,7 +66,7 @@ use guards::apart;
 
 use crate::deadline::Deadline;
 use crate::lock::{CLEAN, Holder, LockError, PoisonCause};
-use crate::shareable::{Field, Layout, Plain, Shareable, begin, mix_u64};
+use crate::shareable::{Layout, Plain, Shareable, begin, fields, mix_u64};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{READERS, UnsafeCell};
@@ -146,13 +146,8 @@ impl<T: Plain> RwLock<T> {
         pub fn read(&self) -> ReadResult<'_, T> = Read(self);
         /// It also fails while a writer waits, and for the moment in which a waiting thread
         /// acquires the lock.
-        ///
-        /// # Panics
-        /// If the lock does not lie in shared memory.
         #[inline]
         try_read -> ReadResult<'_, T>, else Err(LockError::WouldBlock);
-        /// # Panics
-        /// If the lock does not lie in shared memory.
         #[inline]
         read_timeout, read_deadline -> ReadResult<'_, T>,
             else Err(LockError::TimedOut(self.first_holder()));
@@ -172,13 +167,8 @@ impl<T: Plain> RwLock<T> {
         pub fn write(&self) -> WriteResult<'_, T> = Write(self);
         /// It also fails for the moment in which another thread tries to acquire the lock, even if
         /// that thread fails.
-        ///
-        /// # Panics
-        /// If the lock does not lie in shared memory.
         #[inline]
         try_write -> WriteResult<'_, T>, else Err(LockError::WouldBlock);
-        /// # Panics
-        /// If the lock does not lie in shared memory.
         #[inline]
         write_timeout, write_deadline -> WriteResult<'_, T>,
             else Err(LockError::TimedOut(self.first_holder()));
@@ -339,13 +329,7 @@ unsafe impl<T: Plain> Shareable for RwLock<T> {
     const NEEDS_PEERS: bool = false;
     crate::__sized_shareable!();
     fn layout() -> Layout {
-        Layout::of::<Self>(
-            "RwLock",
-            const {
-                let offset = core::mem::offset_of!(Self, value);
-                &[Field { name: "value", offset, count: 1, layout: T::layout }]
-            },
-        )
+        Layout::of::<Self>("RwLock", fields!(Plain: value: T))
     }
     fn place(&self) {
         self.words().for_each(RobustWord::place);

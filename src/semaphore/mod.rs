@@ -17,7 +17,7 @@
 //!
 //! # State
 //! One word: bit 0 `WAITERS`, bit 1 `MANY`, and the number of permits in the other 30 bits. Beside
-//! it, unchanged from birth, the ceiling (0: none).
+//! it, unchanged from birth, the ceiling plus one (0: none).
 //!
 //! | `MANY` | `WAITERS` | meaning |
 //! |---|---|---|
@@ -79,6 +79,7 @@ pub const MAX_PERMITS: u32 = u32::MAX / ONE;
 #[doc(alias = "BoundedSemaphore")]
 pub struct Semaphore {
     word: WaitWord,
+    /// The ceiling plus one, or 0 if there is none.
     ceiling: AtomicU32,
 }
 
@@ -112,14 +113,37 @@ impl Semaphore {
         Semaphore { word: WaitWord::new(word_of(permits)), ceiling: AtomicU32::new(0) }
     }
 
-    /// The same, but a release that would make more than these is an error.
+    /// Creates a semaphore whose ceiling is its initial number of permits: a release that would
+    /// make more fails.
     ///
     /// # Panics
-    /// If `permits` is 0 or more than [`MAX_PERMITS`].
+    /// If `permits` is more than [`MAX_PERMITS`].
     #[must_use]
     pub fn bounded(permits: u32) -> Self {
-        assert!(permits > 0, "a bounded semaphore has at least one permit");
-        Semaphore { word: WaitWord::new(word_of(permits)), ceiling: AtomicU32::new(permits) }
+        Self::with_ceiling(permits, permits)
+    }
+
+    /// Creates a semaphore of `permits`, for which a release that would make more than `ceiling`
+    /// fails.
+    ///
+    /// ```
+    /// use outlast::{Semaphore, Shared};
+    ///
+    /// let here = Shared::anonymous(Semaphore::with_ceiling(0, 2))?; // starts empty
+    /// let there = Shared::<Semaphore>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// there.release(2)?;
+    /// assert!(there.release(1).is_err());
+    /// assert_eq!(here.available(), 2);
+    /// # Ok::<(), outlast::Error>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If `permits` is more than `ceiling`, or `ceiling` is more than [`MAX_PERMITS`].
+    #[must_use]
+    pub fn with_ceiling(permits: u32, ceiling: u32) -> Self {
+        assert!(permits <= ceiling, "a semaphore has no more permits than its ceiling");
+        assert!(ceiling <= MAX_PERMITS, "a semaphore has at most 1,073,741,823 permits");
+        Semaphore { word: WaitWord::new(word_of(permits)), ceiling: AtomicU32::new(ceiling + 1) }
     }
 
     verbs! {
@@ -209,10 +233,8 @@ impl Semaphore {
     /// How many permits can be released to a word that was `seen`.
     #[inline(always)]
     fn room(&self, seen: u32) -> u32 {
-        let ceiling = match self.ceiling.load(Relaxed) {
-            0 => MAX_PERMITS,
-            ceiling => ceiling.min(MAX_PERMITS),
-        };
+        // Without a ceiling this wraps round.
+        let ceiling = self.ceiling.load(Relaxed).wrapping_sub(1).min(MAX_PERMITS);
         ceiling.saturating_sub(seen / ONE)
     }
 
@@ -332,7 +354,7 @@ impl Drop for Permit<'_> {
 // SAFETY: `repr(C)`; atomics, for which any bytes will do.
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl Shareable for Semaphore {
-    const FINGERPRINT: u64 = begin::<Self>(b"Semaphore 1");
+    const FINGERPRINT: u64 = begin::<Self>(b"Semaphore 2");
     const NEEDS_PEERS: bool = true;
     crate::__sized_shareable!();
     fn layout() -> Layout {
@@ -350,7 +372,7 @@ impl fmt::Debug for Semaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Semaphore")
             .field("word", &format_args!("{:#010x}", self.word.value.load(Relaxed)))
-            .field("ceiling", &self.ceiling.load(Relaxed))
+            .field("ceiling", &self.ceiling.load(Relaxed).checked_sub(1))
             .finish()
     }
 }

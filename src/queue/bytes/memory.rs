@@ -22,6 +22,9 @@ impl Block {
 // SAFETY: only the claimer of a record reaches its blocks (I1, I2), and blocks are bytes.
 unsafe impl Sync for Block {}
 
+// A panic gives the claim of a record back, so that no message stays half sent or half read.
+impl core::panic::RefUnwindSafe for Block {}
+
 /// One unit of the memory of a queue whose capacity is chosen at run time: two headers and two
 /// blocks, for one block of the ring and one of the in-flight area. A unit is a measure only. In
 /// memory, the headers of the ring come first, then the headers of the in-flight area. The blocks
@@ -35,6 +38,9 @@ pub struct Unit {
 
 // SAFETY: as for `Block`.
 unsafe impl Sync for Unit {}
+
+// As for `Block`.
+impl core::panic::RefUnwindSafe for Unit {}
 
 /// The memory of a queue whose number of blocks, `N`, is chosen at compile time.
 #[repr(C)]
