@@ -1,4 +1,4 @@
-//! One error for all, for programs that do not tell them apart.
+//! One error type that every other error of the crate converts into.
 use crate::barrier::BarrierError;
 use crate::error::{Fault, OpenError, TimeoutError};
 use crate::latch::LatchError;
@@ -13,68 +13,68 @@ use crate::wait::TimedOut;
 use std::io;
 use thiserror::Error;
 
-/// Any error of this crate, without the guard or the value that the particular one carries.
+/// Any error of this crate, without the guard or the message that the original error contains.
 ///
-/// Made for `?`: every error of the crate turns into it.
+/// It is made for `?`: every error of the crate converts into it.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A segment could not be created or opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// An operation could not even be tried.
+    /// An operation could not be tried.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// A lock was not taken, or its value is in doubt (and the lock was given up again).
+    /// A lock was not acquired, or its value may be half changed. The lock is released again.
     #[error(transparent)]
     Lock(LockError<()>),
-    /// A message was not sent, and is dropped.
+    /// A message was not sent. It is dropped.
     #[error(transparent)]
     Send(SendTimeoutError<()>),
-    /// A slot was not free at once; the message is dropped.
+    /// The queue was full, and the call does not block. The message is dropped.
     #[error("the queue is full")]
     Full,
     /// No message was received.
     #[error(transparent)]
     Recv(RecvTimeoutError),
-    /// No message was there at once.
+    /// The queue was empty, and the call does not block.
     #[error("the queue is empty")]
     Empty,
-    /// An end of a ring was not taken.
+    /// This process could not become the producer or the consumer of a ring.
     #[error(transparent)]
     Role(#[from] spsc::RoleError),
-    /// A barrier did not let through.
+    /// A barrier broke, or could not be used.
     #[error(transparent)]
     Barrier(#[from] BarrierError),
-    /// A latch did not let through.
+    /// A latch failed, or could not be used.
     #[error(transparent)]
     Latch(#[from] LatchError),
-    /// More permits were released than a semaphore holds.
+    /// A release would have made more permits than a semaphore can have.
     #[error(transparent)]
     Release(#[from] ReleaseError),
-    /// A value was not made.
+    /// The value of a cell was not made.
     #[error(transparent)]
     Once(#[from] OnceError),
-    /// A process was not started.
+    /// A process could not be started.
     #[cfg(feature = "process")]
     #[error(transparent)]
     Spawn(#[from] crate::process::SpawnError),
-    /// A process gave no value.
+    /// A process ended without a value.
     #[cfg(feature = "process")]
     #[error(transparent)]
     Process(#[from] crate::process::ProcessError),
-    /// There is no pool.
+    /// A pool could not be built or used.
     #[cfg(feature = "pool")]
     #[error(transparent)]
     Pool(#[from] crate::pool::PoolError),
-    /// A task gave no value.
+    /// A task ended without a value.
     #[cfg(feature = "pool")]
     #[error(transparent)]
     Task(#[from] crate::pool::TaskError),
-    /// The time passed first.
+    /// A call timed out.
     #[error(transparent)]
     TimedOut(#[from] TimedOut),
-    /// The operating system refused.
+    /// The operating system refused a call.
     #[error(transparent)]
     Io(#[from] io::Error),
 }

@@ -4,8 +4,9 @@ use crate::shareable::{Layout, Shareable, begin};
 use crate::sync::atomic::{AtomicU8, Ordering};
 use core::fmt;
 
-/// The standard library's `AtomicBool` for shared memory, where any byte is valid: the lowest bit
-/// counts.
+/// The counterpart of the standard library's `AtomicBool` in shared memory.
+///
+/// Every byte is a valid flag: only the lowest bit counts.
 ///
 /// To wait until a flag is set, use an [`Event`](crate::Event).
 ///
@@ -24,7 +25,7 @@ use core::fmt;
 /// ```
 ///
 /// # Death
-/// Each operation is one step. A process that is killed has done it or has not.
+/// Each operation is one instruction. A process that is killed has done it or has not.
 #[derive(Default)]
 #[repr(transparent)]
 pub struct AtomicBool(AtomicU8);
@@ -55,12 +56,13 @@ impl AtomicBool {
         self.0.store(value.into(), order);
     }
 
-    /// Stores a value and returns the one before.
+    /// Stores a value, and returns the previous one.
     pub fn swap(&self, value: bool, order: Ordering) -> bool {
         is_set(self.0.swap(value.into(), order))
     }
 
-    /// Stores `new` if the value is `current`. Returns the value before: `Ok` if it was `current`.
+    /// Stores `new` if the value is `current`. Returns the previous value, as `Ok` if it was
+    /// `current`.
     ///
     /// # Errors
     /// The value, if it is not `current`.
@@ -78,24 +80,24 @@ impl AtomicBool {
         loop {
             match self.0.compare_exchange(expected, new.into(), success, failure) {
                 Ok(_) => return Ok(current),
-                // A byte that this type does not write, but that means the same.
+                // Another byte with the same lowest bit, which this type does not write.
                 Err(seen) if is_set(seen) == current => expected = seen,
                 Err(_) => return Err(!current),
             }
         }
     }
 
-    /// Sets the flag if `value` is `true`. Returns the value before.
+    /// Sets the flag if `value` is `true`. Returns the previous value.
     pub fn fetch_or(&self, value: bool, order: Ordering) -> bool {
         is_set(self.0.fetch_or(value.into(), order))
     }
 
-    /// Clears the flag if `value` is `false`. Returns the value before.
+    /// Clears the flag if `value` is `false`. Returns the previous value.
     pub fn fetch_and(&self, value: bool, order: Ordering) -> bool {
         is_set(self.0.fetch_and(value.into(), order))
     }
 
-    /// Inverts the flag if `value` is `true`. Returns the value before.
+    /// Inverts the flag if `value` is `true`. Returns the previous value.
     pub fn fetch_xor(&self, value: bool, order: Ordering) -> bool {
         is_set(self.0.fetch_xor(value.into(), order))
     }
@@ -117,7 +119,7 @@ impl fmt::Debug for AtomicBool {
     }
 }
 
-// SAFETY: an atomic byte, of which any value means `true` or `false`.
+// SAFETY: an atomic byte, for which any value means `true` or `false`.
 unsafe impl Shareable for AtomicBool {
     const FINGERPRINT: u64 = begin::<Self>(b"AtomicBool");
     const NEEDS_PEERS: bool = false;

@@ -1,4 +1,4 @@
-//! Waiting until what a lock guards has changed.
+//! Waiting until the value under a lock has changed.
 //!
 //! ```
 //! use outlast::{Condition, Lock, Shared};
@@ -20,40 +20,48 @@
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
-//! # State
-//! A signal (`wait/signal.rs`): a sequence word, which every notify moves, and whether anybody may
-//! be waiting (*armed*).
-//!
-//! | armed | sequence | a waiter that armed at number n |
-//! |---|---|---|
-//! | yes | n | sleeps, or is about to |
-//! | yes | not n | has been notified: it returns, or does not fall asleep |
-//! | no | n | cannot be: only a notify that moves the sequence disarms |
-//! | no | not n | as above |
-//!
-//! # Invariants
-//! - I1. A waiter reads its number and arms before it gives its lock up, in this order.
-//! - I2. It sleeps only while the sequence is that number, and returns only if it is another, or
-//!   too late.
-//! - I3. A notify that finds it armed moves the sequence and wakes, in one system call.
-//! - I4. It is disarmed only by a notify that found nobody asleep, and only if nobody has armed
-//!   meanwhile (the signal's I2).
-//!
-//! # Ordering
-//! A notify reads *armed* without a fence, and that is enough: whoever changes what the waiters
-//! look at has had the lock after those that have given it up, and sees their arming as it sees all
-//! that they did before (I1); a waiter that takes the lock later sees the change, and does not
-//! wait. What was written before the notify is seen through the lock.
+//! Use a [`Condition`] together with a lock, if threads wait for any change of the value that the
+//! lock guards. To wait for one flag, an [`Event`](crate::Event) is simpler; to hand over work, use
+//! a [`Queue`](crate::Queue).
 //!
 //! # Death
-//! A waiter killed asleep leaves *armed*, which costs the next notify a system call. One that was
-//! woken and is killed before it could act has swallowed the wake; a notifier that is killed before
-//! its notify has changed what nobody will hear of. So recovery moves the sequence and wakes
-//! everybody: all waiters return, as if notified, and look again. If the dead one had the lock, the
-//! kernel has given it up, and the waiter's return says so.
+//! The death of any process of the segment ends all waits, as a notification does: the dead process
+//! may have changed the value without a notification, or may have taken a notification with it. The
+//! waiting threads look again. If the dead process held the lock, the kernel has released it, and
+//! the result of the wait says so.
 //!
-//! A peer that leaves (by exit, `leave` or its last drop) is not dead, and wakes nobody: a waiter
-//! counts on a reason for its return.
+//! A process that leaves (by exit, `leave`, or dropping its last handle) is not dead, and ends no
+//! wait.
+
+// # How it works
+// The state is a signal (`wait/signal.rs`): a sequence word, which every notification moves, and
+// whether a thread may be waiting (*armed*).
+//
+// | armed | sequence | a waiter that armed at number n |
+// |---|---|---|
+// | yes | n | sleeps, or is about to |
+// | yes | not n | has been notified: it returns, or does not fall asleep |
+// | no | n | impossible: only a notification that moves the sequence disarms |
+// | no | not n | has been notified |
+//
+// Invariants:
+// - I1. A waiter reads its number and arms before it releases its lock, in this order.
+// - I2. A waiter sleeps only while the sequence is that number. It returns only if the sequence is
+//   another number, or if the wait times out.
+// - I3. A notification that finds the signal armed moves the sequence and wakes, in one system
+//   call.
+// - I4. Only a notification that found no thread asleep disarms the signal, and only if no thread
+//   has armed it since (I2 of the signal).
+//
+// Ordering: a notification reads *armed* without a fence, and that is enough. A thread that changes
+// the value has acquired the lock after every waiter that has released it, and sees that they armed
+// (I1). A waiter that acquires the lock later sees the change, and does not wait. Writes made
+// before the notification are visible through the lock.
+//
+// Death: a waiter that is killed asleep leaves the signal armed, which costs the next notification
+// a system call. A waiter that is killed after it was woken has consumed the wake. A notifier that
+// is killed before its notification has made a change of which no waiter hears. So recovery moves
+// the sequence and wakes every sleeper.
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::lock::{Lock, LockError, LockGuard};
@@ -65,31 +73,31 @@ use crate::wait::verbs::verbs;
 use core::fmt;
 use std::time::{Duration, Instant};
 
-/// Where processes wait until what a [`Lock`] or [`ReentrantLock`](crate::ReentrantLock) guards has
-/// changed.
+/// A condition variable: threads wait until the value under a [`Lock`] or
+/// [`ReentrantLock`](crate::ReentrantLock) has changed.
 ///
-/// A wait returns after a notify that came while it waited, after the death of any process of the
-/// segment, or at its deadline; never for no reason. A process that exits, or drops its handles,
-/// does not end the waits of others. If threads of it wait at its exit, it may take with it the
-/// notifications that they have got.
+/// A wait returns after a notification that came while the thread waited, after the death of any
+/// process of the segment, or when it times out. It never returns for no reason. A process that
+/// exits, or drops its handles, does not end the waits of others. If a process exits while threads
+/// of it wait, notifications that reached these threads may be lost with it.
 ///
-/// When the wait returns, the condition may be false again, or another thread may have acted on it.
-/// Test it in a loop, or let [`wait_while`](Condition::wait_while) do that.
+/// When a wait returns, the value may have changed again. Test it in a loop, or let
+/// [`wait_while`](Condition::wait_while) do that.
 ///
-/// A notify need not hold the lock, and makes no system call unless somebody waits; but change what
-/// the waiters look at under the lock. Use a condition with one lock.
+/// Change the value under the lock. The notification itself needs no lock, and makes no system call
+/// unless a thread waits. Use a condition with only one lock.
 #[repr(C)]
 #[doc(alias = "Condvar")]
 pub struct Condition {
     signal: Signal,
 }
 
-/// Whether a wait ended because its time was up.
+/// Whether a wait of a [`Condition`] timed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitTimeoutResult(bool);
 
 impl WaitTimeoutResult {
-    /// Whether the time was up, and no notify had come.
+    /// Returns `true` if the wait timed out and no notification had come.
     #[must_use]
     pub fn timed_out(&self) -> bool {
         self.0
@@ -98,7 +106,7 @@ impl WaitTimeoutResult {
 
 type Timed<G> = Result<(G, WaitTimeoutResult), LockError<(G, WaitTimeoutResult)>>;
 
-/// What a wait without a deadline gives.
+/// The result of a wait without a deadline.
 fn untimed<G>(ended: Timed<G>) -> Result<G, LockError<G>> {
     match ended {
         Ok((guard, _)) => Ok(guard),
@@ -107,35 +115,35 @@ fn untimed<G>(ended: Timed<G>) -> Result<G, LockError<G>> {
 }
 
 impl Condition {
-    /// A condition that nobody waits for, to be moved into shared memory.
+    /// Creates a condition, to be moved into shared memory.
     #[must_use]
     pub fn new() -> Self {
         Condition { signal: Signal::new() }
     }
 
     verbs! {
-        /// Releases the lock, blocks until a notify, and acquires the lock again.
+        /// Releases the lock, blocks until a notification, and acquires the lock again.
         ///
-        /// A [`ReentrantLock`](crate::ReentrantLock) is released with all its levels, and has as
-        /// many afterwards.
+        /// A [`ReentrantLock`](crate::ReentrantLock) is released with all its levels, and acquired
+        /// again with as many.
         ///
         /// # Errors
-        /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: what acquiring the lock again has
-        ///   found; it is acquired, and the guard is inside.
-        /// - [`LockError::Failed`]: see [`Fault`]; the guard is dropped. The call did not block if
-        ///   this process could not become a peer of the segment, or the guard is a copy made by
-        ///   fork ([`Fault::Forked`]).
+        /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is acquired again, the
+        ///   guard is inside, and the value may be half changed.
+        /// - [`LockError::Failed`]: see [`Fault`]. The guard is dropped. The call does not block if
+        ///   this process cannot become a peer of the segment, or if the guard is a copy made by
+        ///   `fork` ([`Fault::Forked`]).
         pub fn wait<G: ConditionGuard>(&self, guard: G) -> Result<G, LockError<G>>
             = |deadline| untimed(self.wait_until(guard, deadline));
-        /// Returns whether it timed out beside the guard. It can take longer, as the lock is
-        /// acquired again in any case, even if the time has passed at the beginning.
+        /// Returns the guard and whether the wait timed out. The call can take longer, because it
+        /// acquires the lock again in any case.
         wait_timeout, wait_deadline -> Timed<G> = |deadline| self.wait_until(guard, deadline);
     }
 
-    /// Blocks while `condition` returns `true`. It is called first, and again after each notify.
+    /// Blocks while `condition` returns `true`. Calls it first, and again after each notification.
     ///
-    /// With a [`ReentrantLock`](crate::ReentrantLock) it gets a copy of the value, which is written
-    /// back.
+    /// With a [`ReentrantLock`](crate::ReentrantLock), `condition` gets a copy of the value, which
+    /// is then written back.
     ///
     /// ```
     /// use outlast::{Condition, Lock, Shared};
@@ -156,7 +164,7 @@ impl Condition {
     /// ```
     ///
     /// # Errors
-    /// As [`wait`](Self::wait), immediately: then `condition` may still be true.
+    /// As [`wait`](Self::wait). `condition` may then still be true.
     #[doc(alias = "wait_for")]
     pub fn wait_while<G: ConditionGuard>(
         &self,
@@ -166,8 +174,8 @@ impl Condition {
         untimed(self.wait_until_while(guard, Deadline::NEVER, condition))
     }
 
-    /// Like [`wait_while`](Self::wait_while), but blocks for at most `timeout`. Returns whether it
-    /// timed out, with `condition` still true, beside the guard.
+    /// Like [`wait_while`](Self::wait_while), but blocks for at most `timeout`. Returns the guard,
+    /// and whether the wait timed out while `condition` was still true.
     ///
     /// # Errors
     /// As [`wait_while`](Self::wait_while).
@@ -211,7 +219,7 @@ impl Condition {
             }
             let ended;
             (guard, ended) = self.wait_until(guard, deadline)?;
-            // Notifies that come too late do not go on for ever.
+            // Notifications that come after the deadline do not prolong the wait.
             late = ended.timed_out() || deadline.is_over();
         }
     }
@@ -224,25 +232,25 @@ impl Condition {
             return Err(LockError::Failed(fault));
         }
         let sleep = self.signal.arm(); // keeps I1
-        let lock = guard.give_up();
+        let lock = guard.release_for_wait();
         let ended = WaitTimeoutResult(!self.signal.wait_for_notification(sleep, deadline));
-        match G::take_again(lock) {
+        match G::acquire_after_wait(lock) {
             Ok(guard) => Ok((guard, ended)),
             Err(error) => Err(error.map(|guard| (guard, ended))),
         }
     }
 
-    /// Ends the wait of one that waits, if anybody does. Never blocks.
+    /// Ends the wait of one waiting thread, if there is one. Never blocks.
     ///
-    /// Async-signal-safe with futexes, as the other two.
+    /// This and the two other notifications are async-signal-safe with the futex backend.
     #[inline]
     pub fn notify_one(&self) {
         self.notify(1);
     }
 
-    /// Ends the wait of `n` that wait, or of all if they are fewer. Never blocks.
+    /// Ends the wait of `n` waiting threads, or of all if they are fewer. Never blocks.
     ///
-    /// Of those that have just begun to wait, and do not sleep yet, more may come along.
+    /// Threads that have just begun to wait, and do not sleep yet, may also return.
     #[inline]
     pub fn notify(&self, n: u32) {
         if self.signal.is_armed() && n > 0 {
@@ -250,7 +258,7 @@ impl Condition {
         }
     }
 
-    /// Ends the wait of all that wait. Never blocks.
+    /// Ends the wait of every waiting thread. Never blocks.
     #[inline]
     pub fn notify_all(&self) {
         self.notify(u32::MAX);
@@ -263,7 +271,7 @@ impl Default for Condition {
     }
 }
 
-// SAFETY: `repr(C)`; a signal, two atomics for which any bytes will do.
+// SAFETY: `repr(C)`; a signal, which is two atomics, for which any bytes are valid.
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl Shareable for Condition {
     const FINGERPRINT: u64 = begin::<Self>(b"Condition 1");
@@ -276,8 +284,7 @@ unsafe impl Shareable for Condition {
         self.signal.place();
     }
     fn recover(&self, dead: &Dead) {
-        // Unlike most other waits, this one does not look at a state that would tell it to sleep
-        // on.
+        // Unlike most other waits, this one has no state that would tell it to sleep on.
         if !dead.clean {
             self.signal.wake_all();
         }
@@ -300,18 +307,18 @@ pub(crate) mod sealed {
     use crate::lock::LockError;
     use crate::shareable::Plain;
 
-    /// A lock that can be given up for a while.
+    /// A guard whose lock can be released for a while.
     pub trait Guard: Sized {
-        /// What the lock guards.
+        /// The value under the lock.
         type Value: Plain;
-        /// What is needed to take it again.
+        /// What is needed to acquire the lock again.
         type Lock;
-        /// Whether the calling thread has the lock.
+        /// Whether the calling thread holds the lock.
         fn is_held(&self) -> bool;
-        /// Asks about the value.
+        /// Calls `question` with the value.
         fn ask(&mut self, question: &mut impl FnMut(&mut Self::Value) -> bool) -> bool;
-        fn give_up(self) -> Self::Lock;
-        fn take_again(lock: Self::Lock) -> Result<Self, LockError<Self>>;
+        fn release_for_wait(self) -> Self::Lock;
+        fn acquire_after_wait(lock: Self::Lock) -> Result<Self, LockError<Self>>;
     }
 }
 
@@ -324,11 +331,11 @@ impl<'a, T: Plain> sealed::Guard for LockGuard<'a, T> {
     fn ask(&mut self, question: &mut impl FnMut(&mut T) -> bool) -> bool {
         question(self)
     }
-    fn give_up(self) -> Self::Lock {
-        LockGuard::give_up(self)
+    fn release_for_wait(self) -> Self::Lock {
+        LockGuard::release_for_wait(self)
     }
-    fn take_again((lock, panicking): Self::Lock) -> Result<Self, LockError<Self>> {
-        lock.take_again(panicking)
+    fn acquire_after_wait((lock, panicking): Self::Lock) -> Result<Self, LockError<Self>> {
+        lock.acquire_after_wait(panicking)
     }
 }
 
@@ -344,10 +351,10 @@ impl<'a, T: Plain> sealed::Guard for ReentrantLockGuard<'a, T> {
         self.set(value);
         answer
     }
-    fn give_up(self) -> Self::Lock {
-        ReentrantLockGuard::give_up(self)
+    fn release_for_wait(self) -> Self::Lock {
+        ReentrantLockGuard::release_for_wait(self)
     }
-    fn take_again(lock: Self::Lock) -> Result<Self, LockError<Self>> {
-        ReentrantLockGuard::take_again(lock)
+    fn acquire_after_wait(lock: Self::Lock) -> Result<Self, LockError<Self>> {
+        ReentrantLockGuard::acquire_after_wait(lock)
     }
 }

@@ -1,12 +1,12 @@
-//! When to give up: a point in time, made once per call, so that retries do not extend it.
+//! When a call gives up: a point in time, made once per call, so that retries do not extend it.
 use crate::sync::now;
 use std::time::{Duration, Instant};
 
-/// A point on the monotonic clock, or never, or now.
+/// A point on the monotonic clock, never, or now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Deadline(When);
 
-/// In the order of time.
+/// The variants are in the order of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum When {
     Now,
@@ -21,17 +21,17 @@ impl Deadline {
     /// The call does not block.
     pub(crate) const NOW: Deadline = Deadline(When::Now);
 
-    /// `timeout` from now; a sum that no clock can show is [`Deadline::NEVER`].
+    /// The point `timeout` from now. A sum that the clock cannot represent is [`Deadline::NEVER`].
     pub(crate) fn after(timeout: Duration) -> Self {
         Deadline(now().checked_add(timeout).map_or(When::Never, When::At))
     }
 
-    /// At `instant`.
+    /// The point `instant`.
     pub(crate) fn at(instant: Instant) -> Self {
         Deadline(When::At(instant))
     }
 
-    /// This one, or `length` from now if that is earlier.
+    /// This deadline, or `length` from now if that is earlier.
     pub(crate) fn at_most(self, length: Duration) -> Self {
         self.earlier(Deadline::after(length))
     }
@@ -41,23 +41,23 @@ impl Deadline {
         Deadline(self.0.min(other.0))
     }
 
-    /// Whether the call does not block, whatever the clock says.
+    /// Whether this is [`Deadline::NOW`].
     pub(crate) fn is_now(self) -> bool {
         self.0 == When::Now
     }
 
-    /// Whether there is no end to the waiting.
+    /// Whether this is [`Deadline::NEVER`].
     #[cfg_attr(not(outlast_loom), expect(dead_code, reason = "for the model, which has no clock"))]
     pub(crate) fn is_never(self) -> bool {
         self.0 == When::Never
     }
 
-    /// Whether it has passed.
+    /// Whether the deadline has passed.
     pub(crate) fn is_over(self) -> bool {
         self.remaining().is_some_and(|left| left.is_zero())
     }
 
-    /// What is left of the time: `None` for ever, zero once it is over.
+    /// The remaining time: `None` for [`Deadline::NEVER`], zero once the deadline has passed.
     pub(crate) fn remaining(self) -> Option<Duration> {
         match self.0 {
             When::Now => Some(Duration::ZERO),

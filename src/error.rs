@@ -1,4 +1,4 @@
-//! Errors that more than one module gives.
+//! Errors that several modules return.
 use std::io;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -7,11 +7,11 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// No segment of this name, or one that nobody holds any more.
-    #[error("no such segment")]
+    /// There is no segment of this name, or no process holds it any more.
+    #[error("there is no segment of this name")]
     NotFound,
-    /// No segment of this name appeared in time.
-    #[error("no such segment appeared in time")]
+    /// The call timed out: no segment of this name appeared.
+    #[error("timed out: no segment of this name appeared")]
     TimedOut,
     /// A segment of this name is in use.
     #[error("a segment of this name already exists")]
@@ -24,9 +24,9 @@ pub enum OpenError {
         /// What is wrong with it, and what can be done about it.
         problem: String,
     },
-    /// The segment has a name and belongs to another user. Segments without a name can be handed to
-    /// any user's processes.
-    #[error("the named segment belongs to user {owner}, whose processes alone can use it")]
+    /// The segment has a name and belongs to another user. A segment without a name can be handed
+    /// to the processes of any user.
+    #[error("the named segment belongs to user {owner}: only processes of that user can use it")]
     OtherUser {
         /// The user id of the owner.
         owner: u32,
@@ -36,31 +36,31 @@ pub enum OpenError {
         "a segment's name is 1 to 200 bytes, without slash or NUL, and does not start with a dot"
     )]
     InvalidName,
-    /// A queue of this capacity cannot be.
+    /// The capacity is zero or too large.
     #[error("a capacity of {0} is out of range")]
     InvalidCapacity(usize),
     /// The alignment of the type is larger than a segment can guarantee.
-    #[error("the type has an alignment of {0} bytes, a segment guarantees 4,096 at most")]
+    #[error("the type has an alignment of {0} bytes: a segment guarantees at most 4,096")]
     InvalidAlignment(usize),
     /// The initialiser returned while a thread of this process held a lock in the value.
-    #[error("the initialiser left a lock of the value locked")]
+    #[error("the initialiser returned while a lock of the value was held")]
     LeftLocked,
-    /// The peer table asked for is empty or too large.
+    /// The requested peer table is empty or too large.
     #[error("the peer table must hold 1 to 4,095 processes and 1 to 65,535 threads")]
     InvalidPeers,
     /// The memory does not start with this crate's magic number.
     #[error("not a segment of this crate")]
     NotOurs,
     /// A newer version of this crate made the segment.
-    #[error("the segment has layout version {found}, this program knows {known}")]
+    #[error("the segment has layout version {found}: this program knows versions up to {known}")]
     Newer {
-        /// The version that the segment states.
+        /// The version in the segment's header.
         found: u32,
         /// The newest version that this program reads.
         known: u32,
     },
-    /// The segment waits by other means than this build (futex or pthread).
-    #[error("the segment was made for the {found} backend, this program uses {ours}")]
+    /// The segment was made for another backend than that of this build (futex or pthread).
+    #[error("the segment was made for the {found} backend: this program uses {ours}")]
     Backend {
         /// The backend of the segment.
         found: String,
@@ -70,41 +70,41 @@ pub enum OpenError {
     /// The segment holds another type.
     #[error("the segment holds another type than this program expects:\n{difference}")]
     OtherType {
-        /// The fields that differ, `-` as the segment has them, `+` as this program does.
+        /// The fields that differ: `-` as in the segment, `+` as in this program.
         difference: String,
     },
     /// The memory is shorter or longer than the header says.
-    #[error("the segment is {found} bytes long, its header says {stated}")]
+    #[error("the segment is {found} bytes long, but its header says {stated}")]
     WrongSize {
         /// The length of the memory, in bytes.
         found: u64,
-        /// The length that the header states, in bytes.
+        /// The length in the header, in bytes.
         stated: u64,
     },
-    /// The machine has been restarted since the segment was made.
-    #[error("the segment was made before the machine was last started")]
+    /// The machine has been restarted since the segment was created.
+    #[error("the segment was created before the last restart of the machine")]
     OtherBoot,
     /// The segment belongs to another PID namespace, where thread ids mean other threads.
     #[error("the segment belongs to another PID namespace (a container's, perhaps)")]
     OtherPidNamespace,
-    /// A file descriptor that is not a sealed memfd could shrink under its users.
+    /// The file descriptor is not a sealed memfd. Its file could shrink while processes use it.
     #[error("the file descriptor is not sealed against shrinking and growing")]
     NotSealed,
-    /// The header or the peer table holds values that no version of this crate writes.
+    /// The header or the peer table contains values that no version of this crate writes.
     #[error("the segment is damaged")]
     Corrupt,
-    /// Nothing was handed to this process under this key.
+    /// The parent process handed nothing to this process under this key.
     #[error("nothing was handed to this process under this key")]
     NotInherited,
-    /// Memory given by the caller is too small or not aligned to 64 bytes.
-    #[error("{needed} bytes aligned to {align} are needed")]
+    /// The caller's memory is too small or not aligned.
+    #[error("the memory is too small or not aligned: {needed} bytes aligned to {align} are needed")]
     Unfit {
-        /// The bytes that the segment takes.
+        /// The size of the segment in bytes.
         needed: usize,
-        /// The alignment that it needs, in bytes.
+        /// The alignment of the segment in bytes.
         align: usize,
     },
-    /// This process cannot take its place among the users of the segment.
+    /// This process cannot become a peer of the segment.
     #[error(transparent)]
     Attach(#[from] Fault),
     /// The operating system refused a call.
@@ -112,72 +112,73 @@ pub enum OpenError {
     Io {
         /// The system call, or what it was for.
         call: &'static str,
-        /// The error that the system gave.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
-/// Why a timed call returned no permit or value.
+/// Why a timed call returned no permit and no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TimeoutError {
     /// No permit or value became available in time.
     #[error("timed out")]
     TimedOut,
-    /// The call failed, whatever its time limit.
+    /// The call failed for another reason.
     #[error(transparent)]
     Failed(#[from] Fault),
 }
 
-/// Why an operation could not even be tried. None of these is a matter of waiting longer.
+/// Why an operation could not be tried. Waiting longer does not help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Shared memory holds a value that no peer which follows the protocol writes.
+    /// The shared memory contains a value that no correct peer writes.
     #[error("the shared memory is damaged")]
     Corrupt,
-    /// All slots of the segment's peer table are taken.
-    #[error("the segment's peer table is full")]
+    /// All slots of the segment's peer table, or of the primitive, are taken.
+    #[error("too many processes or threads use the segment or the primitive")]
     TooManyPeers,
-    /// The thread that watches over the other users of the segment cannot be started.
+    /// The sentinel thread, which watches the other peers, cannot be started.
     #[error("the sentinel thread cannot be started: {}", io::Error::from_raw_os_error(*errno))]
     NoSentinel {
         /// The error of the operating system.
         errno: i32,
     },
     /// The process was forked into another PID namespace, where thread ids mean other threads. It
-    /// can use segments again once it has dropped all handles that it was born with.
-    #[error("the process was forked into another PID namespace than its segments belong to")]
+    /// can use segments again once it has dropped all handles that it inherited.
+    #[error("the process was forked into another PID namespace than that of its segments")]
     OtherPidNamespace,
-    /// The value was copied into this process by `fork`, which does not copy what it stands for.
-    #[error("this handle belongs to the process that was forked")]
+    /// The guard or end is a copy that `fork` made. It belongs to the parent process.
+    #[error("this guard or end belongs to the parent process: `fork` has only copied it")]
     Forked,
-    /// The primitive does not lie in a segment, so that nobody would notice a death.
+    /// The primitive does not lie in a segment, so no process would notice a death.
     #[error("the primitive does not lie in a shared segment")]
     NotShared,
-    /// Another process has been attaching, or mending what a death left, for ten seconds.
-    #[error("another process holds the segment's peer table")]
+    /// Another process has been attaching, or doing a recovery, for ten seconds.
+    #[error("another process has held the segment's peer table for ten seconds")]
     Busy,
-    /// A thread holds at most 1,000 robust locks at a time.
-    #[error("this thread holds too many locks")]
+    /// The thread would hold more than 1,000 locks at a time.
+    #[error("this thread holds too many locks: the maximum is 1,000")]
     TooManyLocks,
-    /// This thread has taken the lock as often as can be counted.
-    #[error("this thread has taken the lock too many times")]
+    /// This thread has acquired the lock as often as the lock can count.
+    #[error("this thread has acquired the lock too many times")]
     TooDeep,
-    /// The message is longer than the queue.
+    /// The message is longer than the whole queue.
     #[error("the message is longer than the queue can hold")]
     TooLong,
     /// The queue has no level of that number.
-    #[error("there is no level of that priority")]
+    #[error("the queue has no level of that number")]
     NoSuchLevel,
-    /// The value cannot be encoded: it has a part that the format has no form for, such as a
-    /// sequence of unknown length.
+    /// The value cannot be encoded: the format cannot represent a part of it, such as a sequence of
+    /// unknown length.
     #[error("the value cannot be encoded")]
     Unencodable,
-    /// The message is no encoding of the type that was asked for.
-    #[error("the message is no encoding of the type that was asked for")]
+    /// The bytes of the message are not a value of the expected type.
+    #[error("the message is not a value of the expected type")]
     Undecodable,
-    /// The kernel or the C library gives this thread no robust list of the layout known here.
+    /// The kernel or the C library gives this thread no robust list in a layout that this crate
+    /// knows.
     #[error("robust futexes are not available to this thread")]
     Unsupported,
 }

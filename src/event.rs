@@ -1,4 +1,4 @@
-//! A flag that can be waited for.
+//! A flag that threads can wait for.
 //!
 //! ```
 //! use outlast::{Event, Shared};
@@ -11,33 +11,41 @@
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
-//! # State
-//! One word: bit 0 `SET`, bit 1 `WAITERS`, and a number that counts the times that the flag went
-//! from set to clear. Beside it, unchanged from birth, whether the flag resets itself.
-//!
-//! | `SET` | `WAITERS` | meaning |
-//! |---|---|---|
-//! | 0 | 0 | clear, nobody asleep |
-//! | 0 | 1 | clear, somebody may be asleep |
-//! | 1 | 0 | set, nobody asleep |
-//! | 1 | 1 | set; manual: nobody is asleep, the bit is stale; auto: one was woken, others may be asleep |
-//!
-//! # Invariants
-//! - I1. A thread asleep on a clear event => `WAITERS`. (The bit may be set with nobody asleep: a
-//!   wasted system call.)
-//! - I2. Nobody falls asleep on a set event: sleepers name a value with `SET` clear, and every way
-//!   back to that value counts up the number.
-//! - I3. The step from clear to set with `WAITERS` wakes whom it must in the same system call.
-//!
-//! # Ordering
-//! Writes made before `set` are visible to every thread that returns from `wait` because of it
-//! (Release, or the kernel's fence; Acquire), also if the event was already set.
+//! Use an [`Event`] to tell waiting threads that something has happened. To count how often, use a
+//! [`Semaphore`](crate::Semaphore). To wait for a change of a value under a lock, use a
+//! [`Condition`](crate::Condition). A flag that no thread waits for is an
+//! [`AtomicBool`](crate::AtomicBool).
 //!
 //! # Death
-//! A setter killed before its step did nothing; after it, all is done (I3). A waiter killed asleep
-//! leaves a stale bit. An auto-reset waiter that was woken and is killed before it took the signal:
-//! the signal is still there, and recovery wakes the other sleepers. Killed after: it took the
-//! signal with it.
+//! A process that is killed in `set` has set the event and woken the waiters, or has done neither.
+//! If a waiter of an auto event is killed after it was woken and before it took the signal, another
+//! waiter gets the signal. If it is killed later, the signal is lost with it.
+
+// # How it works
+// The state is one word: bit 0 `SET`, bit 1 `WAITERS`, and a number that counts how often the flag
+// went from set to clear. Beside it lies whether the flag resets itself, which never changes.
+//
+// | `SET` | `WAITERS` | meaning |
+// |---|---|---|
+// | 0 | 0 | clear, no thread is asleep |
+// | 0 | 1 | clear, a thread may be asleep |
+// | 1 | 0 | set, no thread is asleep |
+// | 1 | 1 | set; manual: no thread is asleep, the bit is stale; auto: one thread was woken, others may be asleep |
+//
+// Invariants:
+// - I1. If a thread is asleep on a clear event, `WAITERS` is set. (The bit may be set while no
+//   thread is asleep, which costs a system call.)
+// - I2. No thread falls asleep on a set event: a sleeper names a value with `SET` clear, and every
+//   way back to that value increments the number.
+// - I3. The step from clear to set with `WAITERS` wakes the sleepers in the same system call.
+//
+// Ordering: writes made before `set` are visible to every thread that returns from `wait` because
+// of it, also if the event was already set. `set` is a Release, or the kernel's change of the word;
+// `wait` is an Acquire.
+//
+// Death: a waiter that is killed asleep leaves a stale bit. If an auto event's waiter was woken and
+// is killed before it took the signal, the signal is still there, and recovery wakes the other
+// sleepers.
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::identify;
@@ -52,18 +60,18 @@ use core::fmt;
 
 const SET: u32 = 1;
 const WAITERS: u32 = 2;
-/// One time that the flag was cleared.
+/// One change of the flag from set to clear.
 const TIME: u32 = 4;
 
 const MANUAL: u32 = 0;
 const AUTO: u32 = 1;
 
-/// A flag that processes can wait for.
+/// A flag that threads of any number of processes can wait for.
 ///
-/// A *manual* event stays set until [`reset`](Event::reset) and lets everybody through; an *auto*
-/// event lets one waiter through and is clear again. [`set`](Event::set), [`reset`](Event::reset)
-/// and [`is_set`](Event::is_set) are async-signal-safe, and make no system call unless somebody
-/// waits.
+/// A *manual* event stays set until [`reset`](Event::reset), and lets every waiter through. An
+/// *auto* event lets one waiter through and is then clear again. [`set`](Event::set),
+/// [`reset`](Event::reset) and [`is_set`](Event::is_set) are async-signal-safe. They make no system
+/// call unless a thread waits.
 #[repr(C)]
 pub struct Event {
     word: WaitWord,
@@ -71,13 +79,13 @@ pub struct Event {
 }
 
 impl Event {
-    /// Returns an event that stays set until it is reset.
+    /// Creates an event that stays set until it is reset, to be moved into shared memory.
     #[must_use]
     pub fn manual(set: bool) -> Self {
         Event { word: WaitWord::new(u32::from(set)), kind: AtomicU32::new(MANUAL) }
     }
 
-    /// Returns an event that is clear again once it has let one waiter through.
+    /// Creates an event that is clear again once it has let one waiter through.
     ///
     /// ```
     /// use outlast::{Event, Shared};
@@ -86,8 +94,8 @@ impl Event {
     /// let here = Shared::anonymous(Event::auto(false))?;
     /// let there = Shared::<Event>::from_fd(here.try_clone_fd()?)?; // as another process would
     /// here.set();
-    /// assert!(there.wait_timeout(Duration::ZERO)?); // one has it,
-    /// assert!(!here.wait_timeout(Duration::ZERO)?); // and nobody else
+    /// assert!(there.wait_timeout(Duration::ZERO)?); // one waiter is let through,
+    /// assert!(!here.wait_timeout(Duration::ZERO)?); // and no other
     /// # Ok::<(), outlast::Error>(())
     /// ```
     #[must_use]
@@ -116,7 +124,7 @@ impl Event {
         let woken = self.word.change_and_wake(Change::OrOne, sleepers); // keeps I3
         if woken == 0 {
             hooks::pause("event: set, nobody was asleep");
-            // Nobody was asleep, and as long as the word stays this one nobody can be (I2).
+            // No thread was asleep, and while the word keeps this value none can be (I2).
             let set = seen | SET;
             self.word.value.compare_exchange(set, set & !WAITERS, Relaxed, Relaxed).ok();
         }
@@ -139,7 +147,7 @@ impl Event {
         }
     }
 
-    /// Returns whether the event is set. That may change at any moment.
+    /// Returns `true` if the event is set. The answer may change at any moment.
     ///
     /// Async-signal-safe.
     #[must_use]
@@ -160,7 +168,7 @@ impl Event {
     }
 
     /// Like `wait`, but also returns when `over` is true. The thread that makes it true calls
-    /// [`disturb`](Self::disturb) until the waiter has left.
+    /// [`wake_to_recheck`](Self::wake_to_recheck) until the waiter has left.
     #[cfg_attr(
         any(not(feature = "pool"), outlast_loom),
         expect(dead_code, reason = "for the pool")
@@ -169,8 +177,8 @@ impl Event {
         verbs::block(Wait::new(self, over))
     }
 
-    /// Wakes every waiter, to look again.
-    pub(crate) fn disturb(&self) {
+    /// Wakes every waiter, so that it looks again.
+    pub(crate) fn wake_to_recheck(&self) {
         self.word.wake(u32::MAX);
     }
 
@@ -179,7 +187,7 @@ impl Event {
     }
 }
 
-/// Waiting for an event.
+/// The verb of [`Event::wait`].
 struct Wait<'a, F> {
     event: &'a Event,
     /// The word when the wait began.
@@ -241,7 +249,7 @@ impl<'a, F: Fn() -> bool> Operation<'a> for Wait<'a, F> {
     }
 }
 
-// SAFETY: `repr(C)`; two atomics, for which any bytes will do.
+// SAFETY: `repr(C)`; two atomics, for which any bytes are valid.
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl Shareable for Event {
     const FINGERPRINT: u64 = begin::<Self>(b"Event 1");
@@ -254,7 +262,7 @@ unsafe impl Shareable for Event {
         self.word.place();
     }
     fn recover(&self, _dead: &Dead) {
-        self.disturb();
+        self.wake_to_recheck();
     }
 }
 

@@ -1,11 +1,11 @@
-//! A gate that opens when everything that was to be done is done.
+//! A countdown that lets every waiter through once it reaches zero.
 //!
 //! ```
 //! use outlast::{Latch, Shared};
 //!
 //! let here = Shared::anonymous(Latch::new(1))?;
 //! let there = Shared::<Latch>::from_fd(here.try_clone_fd()?)?; // as another process would
-//! let task = there.join(1)?; // this process will do one thing more
+//! let task = there.join(1)?; // this process promises to count down once
 //! here.count_down(1);
 //! assert_eq!((here.remaining(), here.is_open()), (1, false));
 //! task.done();
@@ -13,31 +13,39 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # State
-//! - A word of 64 bits: bit 0 `OPEN`, bit 1 `FAILED`, and above them how often somebody has joined.
-//! - The *anonymous* count, which anybody may count down.
-//! - 64 cells of {owed: 32, unused: 20, owner: 12 bits}: what a process has promised. 0 is free.
-//!
-//! What remains is the sum of the anonymous count and of what all cells owe.
-//!
-//! # Invariants
-//! - I1. What is owed stands in one place, and each change of it is one exchange: it counts for its
-//!   owner and for the sum at once.
-//! - I2. `OPEN` is set only if nothing remained at a moment since the last join: it is set by an
-//!   exchange of the word that was read before the sum, and a join fills its cell before it changes
-//!   the word. A join that finds the word open takes its promise back, and fails.
-//! - I3. Nothing remains => it is open, or somebody who counted down, or recovers one that did, is
-//!   about to look.
-//! - I4. `OPEN` and `FAILED` stay for ever.
-//!
-//! # Ordering
-//! What was written before `count_down` or `done` is seen by whoever finds the latch open: every
-//! change is a Release, every look an Acquire, and the opener has seen all changes.
+//! Use a [`Latch`] to wait once until a known amount of work is done. To meet again and again, use
+//! a [`Barrier`](crate::Barrier). To wait until queued work is done, use
+//! [`Queue::join`](crate::Queue::join).
 //!
 //! # Death
-//! What a killed process owed is counted down by recovery, or makes the latch fail, as was chosen.
-//! Killed between its last count and the opening, or between that and the wake: recovery does it.
-//! The anonymous count has no owner: what a killed process did not count down stays.
+//! A process that joins the latch as a [`Member`] owes a number of counts. If it is killed before
+//! it has counted them down, the latch fails, or the rest is counted down in its place: [`OnDeath`]
+//! chooses. The anonymous count has no owner: what a killed process did not count down stays.
+
+// # How it works
+// - A word of 64 bits: bit 0 `OPEN`, bit 1 `FAILED`, and above them the number of joins so far.
+// - The *anonymous* count, which any process may count down.
+// - 64 cells of {owed: 32, unused: 20, owner: 12 bits}: what a process has promised (0: free).
+//
+// What remains is the sum of the anonymous count and of what all cells owe.
+//
+// Invariants:
+// - I1. What is owed is stored in one place, and each change of it is one exchange. So the change
+//   counts for its owner and for the sum at the same time.
+// - I2. `OPEN` is set only if nothing remained at a moment since the last join. It is set by an
+//   exchange of the word that was read before the sum, and a join fills its cell before it changes
+//   the word. A join that finds the word open takes its promise back and fails.
+// - I3. If nothing remains, the latch is open, or a thread that counted down, or that recovers a
+//   process which counted down, is about to look.
+// - I4. `OPEN` and `FAILED` are never cleared.
+//
+// Ordering: writes made before `count_down` or `done` are visible to every thread that finds the
+// latch open. Every change is a Release and every look an Acquire, and the thread that opens the
+// latch has seen all changes.
+//
+// Death: recovery counts down what a killed process owed, or makes the latch fail. If the process
+// was killed between its last count and the opening, or between the opening and the wake, recovery
+// opens the latch and wakes the waiters.
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{become_known, forks, identify};
@@ -50,31 +58,31 @@ use crate::wait::verbs::{Verb, verbs};
 use core::fmt;
 use thiserror::Error;
 
-/// The most [members](Member) that a [`Latch`] has at a time.
+/// The maximum number of [members](Member) that a [`Latch`] has at a time.
 pub const MAX_MEMBERS: usize = 64;
 
 const OPEN: u64 = 1;
 const FAILED: u64 = 2;
-/// One join.
+/// One join, in the word.
 const JOIN: u64 = 4;
 
 const OWNER: u64 = 0xfff;
 const OWED_AT: u32 = 32;
 
-/// What the death of a member means.
+/// What happens if a member of a [`Latch`] dies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDeath {
-    /// The latch fails: all who wait, and all who come, get [`LatchError::MemberDied`].
+    /// The latch fails: every thread that waits, now or later, gets [`LatchError::MemberDied`].
     #[default]
     Fail,
-    /// What it owed is counted down, as if it had done it.
+    /// What the member owed is counted down in its place.
     CountDown,
 }
 
-/// A gate that opens once, when so much has been counted down.
+/// A countdown, for any number of processes, that lets every waiter through once it reaches zero.
 ///
-/// No system call is made unless somebody sleeps.
+/// It makes no system call unless a thread sleeps.
 #[repr(C)]
 #[doc(alias = "CountDownLatch")]
 #[doc(alias = "WaitGroup")]
@@ -84,50 +92,53 @@ pub struct Latch {
     anonymous: AtomicU32,
     counts_down: AtomicU32,
     /// The process id of the member that made it fail.
-    culprit: AtomicU32,
+    dead_pid: AtomicU32,
     cells: [AtomicU64; MAX_MEMBERS],
 }
 
-/// A promise of this process's, kept when dropped.
+/// The promise of this process to count down a [`Latch`]. Dropping it counts down what is still
+/// owed.
 ///
-/// May be dropped by another thread. In a process made by `fork` a copied one does nothing.
-#[must_use = "the promise is kept at once if this is not"]
+/// Another thread may drop it. In a process made by `fork`, a copy does nothing.
+#[must_use = "what is owed is counted down immediately if this is not kept"]
 #[derive(Debug)]
 pub struct Member<'a> {
     latch: &'a Latch,
     cell: &'a AtomicU64,
     owner: u64,
-    /// The count of forks when it was made.
+    /// The number of forks when this was made.
     forks: u32,
 }
 
-/// Why a latch does not let through.
+/// Why a call of a [`Latch`] failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum LatchError {
-    /// A member was killed before it had done what it owed.
-    #[error("process {pid} died before it had done its part")]
+    /// A member was killed before it had counted down what it owed.
+    #[error("process {pid} died before it had counted down the latch")]
     MemberDied {
-        /// Its process id.
+        /// The process id of the member.
         pid: u32,
     },
-    /// It is open already: nobody can join any more.
-    #[error("the latch is open")]
+    /// The latch is already open: no process can join it.
+    #[error("the latch is already open")]
     Open,
-    /// See there.
+    /// The call failed for another reason.
     #[error(transparent)]
     Failed(#[from] Fault),
 }
 
 impl Latch {
-    /// A latch that opens when so much has been counted down, to be moved into shared memory. With
-    /// 0 it opens when its first members have done their part.
+    /// Creates a latch that opens when `count` has been counted down, to be moved into shared
+    /// memory. With a `count` of 0 it opens when its first members have done their part.
+    ///
+    /// If a member dies, the latch fails.
     #[must_use]
     pub fn new(count: u32) -> Self {
         Self::with(count, OnDeath::Fail)
     }
 
-    /// The same, with another choice of what the death of a member means.
+    /// Like [`new`](Self::new), with the choice of what happens if a member dies.
     #[must_use]
     pub fn with(count: u32, on_death: OnDeath) -> Self {
         Latch {
@@ -135,12 +146,12 @@ impl Latch {
             signal: Signal::new(),
             anonymous: AtomicU32::new(count),
             counts_down: AtomicU32::new(u32::from(on_death == OnDeath::CountDown)),
-            culprit: AtomicU32::new(0),
+            dead_pid: AtomicU32::new(0),
             cells: core::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 
-    /// Promises `n` counts more, which this process owes from here on.
+    /// Adds `n` to the count, which this process promises to count down.
     ///
     /// ```
     /// use outlast::{Latch, Shared};
@@ -156,8 +167,9 @@ impl Latch {
     /// ```
     ///
     /// # Errors
-    /// [`LatchError::Open`] or [`LatchError::MemberDied`] if it is too late;
-    /// [`LatchError::Failed`], with [`Fault::TooManyPeers`] if there are [`MAX_MEMBERS`] members.
+    /// - [`LatchError::Open`], [`LatchError::MemberDied`]: the latch is already open or has failed.
+    /// - [`LatchError::Failed`]: see [`Fault`]. [`Fault::TooManyPeers`] if there are
+    ///   [`MAX_MEMBERS`] members.
     pub fn join(&self, n: u32) -> Result<Member<'_>, LatchError> {
         let tag = identify(core::ptr::from_ref(self).addr())?;
         let owner = u64::from(tag) & OWNER;
@@ -169,12 +181,12 @@ impl Latch {
         let seen = self.state.fetch_add(JOIN, AcqRel); // keeps I2
         if seen & (OPEN | FAILED) != 0 {
             cell.compare_exchange(promise, 0, AcqRel, Relaxed).ok();
-            return Err(self.verdict(seen).err().unwrap_or(LatchError::Open));
+            return Err(self.result_in(seen).err().unwrap_or(LatchError::Open));
         }
         Ok(Member { latch: self, cell, owner, forks: forks() })
     }
 
-    /// Counts down by `n`, without a promise; or by what remains, if that is less.
+    /// Counts the anonymous count down by `n`, or by what remains of it if that is less.
     pub fn count_down(&self, n: u32) {
         become_known(core::ptr::from_ref(self).addr());
         let mut seen = self.anonymous.load(Relaxed);
@@ -183,7 +195,7 @@ impl Latch {
         {
             seen = now;
         }
-        self.look();
+        self.open_if_done();
     }
 
     verbs! {
@@ -200,14 +212,14 @@ impl Latch {
             else Ok(false);
     }
 
-    /// Returns how much is still to be counted down. That may change at any moment.
+    /// Returns what remains to be counted down. It may change at any moment.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         let owed: u64 = self.cells.iter().map(|cell| cell.load(Acquire) >> OWED_AT).sum();
         u64::from(self.anonymous.load(Acquire)) + owed
     }
 
-    /// Returns whether the latch is open.
+    /// Returns `true` if the latch is open.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.state.load(Acquire) & OPEN != 0
@@ -217,30 +229,30 @@ impl Latch {
         /// Blocks until the latch is open.
         ///
         /// # Errors
-        /// [`LatchError::MemberDied`] if it never will be; [`LatchError::Failed`] if this process
-        /// cannot become a peer of the segment.
+        /// - [`LatchError::MemberDied`]: the latch has failed, and will never open.
+        /// - [`LatchError::Failed`]: this process cannot become a peer of the segment.
         pub fn wait(&self) -> Result<(), LatchError> = Wait(self);
         try_wait -> Result<bool, LatchError>, else Ok(false);
         wait_timeout, wait_deadline -> Result<bool, LatchError>, else Ok(false);
     }
 
-    /// What a state says that is open or failed.
-    fn verdict(&self, seen: u64) -> Result<(), LatchError> {
+    /// The result of a wait in the state `seen`, which is open or failed.
+    fn result_in(&self, seen: u64) -> Result<(), LatchError> {
         if seen & OPEN != 0 {
             return Ok(());
         }
-        Err(LatchError::MemberDied { pid: self.culprit.load(Relaxed) })
+        Err(LatchError::MemberDied { pid: self.dead_pid.load(Relaxed) })
     }
 
     /// Opens the latch if nothing remains. Keeps I3.
-    fn look(&self) {
-        // Of two who count down different places, one sees what the other has done.
+    fn open_if_done(&self) {
+        // If two threads count down different places, one of them sees what the other has done.
         fence(SeqCst);
         let mut seen = self.state.load(Acquire);
         while seen & (OPEN | FAILED) == 0 && self.remaining() == 0 {
             match self.state.compare_exchange(seen, seen | OPEN, AcqRel, Acquire) {
                 Ok(_) => return self.signal.notify_all(),
-                Err(now) => seen = now, // somebody has joined: keeps I2
+                Err(now) => seen = now, // another process has joined: keeps I2
             }
         }
     }
@@ -256,7 +268,7 @@ impl Latch {
     }
 }
 
-/// Waiting until a latch is open.
+/// The verb of [`Latch::wait`].
 struct Wait<'a>(&'a Latch);
 
 impl Verb for Wait<'_> {
@@ -264,7 +276,7 @@ impl Verb for Wait<'_> {
     #[inline]
     fn fast(&mut self) -> Option<Self::Output> {
         let seen = self.0.state.load(Acquire);
-        (seen & (OPEN | FAILED) != 0).then(|| self.0.verdict(seen))
+        (seen & (OPEN | FAILED) != 0).then(|| self.0.result_in(seen))
     }
     fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
         operation::wait(self, deadline)
@@ -284,22 +296,22 @@ impl<'a> Operation<'a> for Wait<'a> {
 }
 
 impl Member<'_> {
-    /// Counts down one of the counts that are owed, if there is one left.
+    /// Counts down by one of what is owed, if anything is left.
     pub fn count_down(&self) {
-        self.pay(|owed| owed.saturating_sub(1));
+        self.change_owed(|owed| owed.saturating_sub(1));
     }
 
-    /// All is done.
+    /// Counts down all that is still owed, like dropping.
     pub fn done(self) {}
 
-    /// How much is still owed.
+    /// Returns what is still owed.
     #[must_use]
     pub fn owed(&self) -> u32 {
         // The upper half of a number.
         u32::try_from(self.cell.load(Relaxed) >> OWED_AT).unwrap_or(0)
     }
 
-    fn pay(&self, left: impl Fn(u64) -> u64) {
+    fn change_owed(&self, left: impl Fn(u64) -> u64) {
         if self.forks != forks() {
             return;
         }
@@ -315,22 +327,22 @@ impl Member<'_> {
                 Err(now) => seen = now,
             }
         }
-        self.latch.look();
+        self.latch.open_if_done();
     }
 }
 
 impl Drop for Member<'_> {
     fn drop(&mut self) {
         if self.forks == forks() {
-            self.pay(|_| 0);
-            // Free only now: another's promise must not be taken for ours.
+            self.change_owed(|_| 0);
+            // The cell is freed only now: another promise must not be taken for this one.
             self.cell.compare_exchange(self.owner, 0, AcqRel, Relaxed).ok();
-            self.latch.look();
+            self.latch.open_if_done();
         }
     }
 }
 
-// SAFETY: `repr(C)`; atomics, for which any bytes will do.
+// SAFETY: `repr(C)`; atomics, for which any bytes are valid.
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl Shareable for Latch {
     const FINGERPRINT: u64 = begin::<Self>(b"Latch 1");
@@ -350,14 +362,14 @@ unsafe impl Shareable for Latch {
             }
             if seen >> OWED_AT != 0 && self.counts_down.load(Relaxed) == 0 {
                 if self.state.load(Acquire) & (OPEN | FAILED) == 0 {
-                    self.culprit.store(dead.pid, Relaxed);
+                    self.dead_pid.store(dead.pid, Relaxed);
                 }
                 self.fail();
             }
-            // Last: until then the promise is there to be seen by the next recoverer.
+            // Last: until then the next process that recovers this death still finds the promise.
             cell.compare_exchange(seen, 0, AcqRel, Relaxed).ok();
         }
-        self.look();
+        self.open_if_done();
         self.signal.wake_all();
     }
 }

@@ -10,30 +10,39 @@
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
-//! # State
-//! The word is a robust word (`wait/robust/futex.rs` has its table): free, owned by a thread
-//! id, or marked by the kernel. Beside it lies the *poison*, which only the owner touches:
-//!
-//! | poison | meaning |
-//! |---|---|
-//! | 0 | the value is as its last owner meant to leave it |
-//! | `PANICKED` | an owner panicked |
-//! | `DIED` | an owner was killed, or its thread ended, while it held the lock |
-//!
-//! # Invariants
-//! - I1. The value and the poison are touched by the owner of the word only.
-//! - I2. A word that was taken from the dead => the poison is `DIED` before the guard is given out.
-//!   (If the new owner dies in between, the word is marked once more.)
-//!
-//! # Ordering
-//! `lock` happens after the `unlock` before it: an Acquire of the word pairs with its Release, or
-//! with the kernel's change of it.
+//! # Which lock
+//! - [`Lock`] is the usual choice.
+//! - [`ReentrantLock`](crate::ReentrantLock): a thread that holds the lock can acquire it again.
+//! - [`RwLock`](crate::RwLock): many threads can read at the same time.
+//! - [`LockedSlice`](crate::LockedSlice): guards an array whose length is chosen at run time.
+//! - [`OwnedSemaphore`](crate::OwnedSemaphore) with one permit: belongs to a process, so that one
+//!   thread can acquire it and another can release it.
 //!
 //! # Death
-//! The kernel itself releases the word, at every instruction; nobody else has to notice. Whoever
-//! takes it next gets [`LockError::OwnerDied`] with the guard inside, and so does everyone after,
-//! until [`LockGuard::mark_consistent`]. A sleeper that dies leaves nothing behind.
+//! The kernel releases the lock of a thread that ends, at whatever instruction the thread is
+//! killed. The next owner gets [`LockError::OwnerDied`] with the guard inside. So does every later
+//! owner, until one of them calls [`LockGuard::mark_consistent`]. A thread that is killed while it
+//! waits leaves nothing behind.
 #![expect(unsafe_code, reason = "the value is reached through the lock's promise of exclusion")]
+
+// # How it works
+// The word is a robust word: free, owned by a thread id, or marked by the kernel
+// (`wait/robust/futex.rs` has its table). Beside the word lies the *poison*, which only the owner
+// of the word touches:
+//
+// | poison | meaning |
+// |---|---|
+// | 0 | the value is as its last owner meant to leave it |
+// | `PANICKED` | an owner panicked |
+// | `DIED` | an owner was killed, or its thread ended, while it held the lock |
+//
+// Invariants:
+// - I1. Only the owner of the word touches the value and the poison.
+// - I2. If a word is taken from a dead owner, the poison is `DIED` before the guard is returned.
+//   (If the new owner dies before that, the kernel marks the word again.)
+//
+// Ordering: acquiring the lock happens after the release before it. An Acquire of the word pairs
+// with the owner's Release, or with the kernel's change of the word.
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::segment::{attach_in_child, contains};
@@ -55,13 +64,14 @@ pub(crate) const CLEAN: u32 = 0;
 pub(crate) const PANICKED: u32 = 1;
 pub(crate) const DIED: u32 = 2;
 
-/// Mutual exclusion around a value, for any number of processes.
+/// A lock around a value, for any number of processes.
 ///
-/// Faster than `std::sync::Mutex` when nobody else wants it, fair to no one, and released by the
-/// kernel when its owner dies.
+/// It is faster than `std::sync::Mutex` if no other thread wants it. The kernel releases it when
+/// its owner dies. It is not fair: a newcomer may overtake waiting threads.
 ///
-/// A thread that forgets a guard ([`core::mem::forget`]) owns the lock until it ends. A lock that
-/// is taken again by the thread that holds it is an error, not a deadlock. Not async-signal-safe.
+/// A thread that holds the lock and acquires it again gets an error and does not deadlock. A thread
+/// that forgets a guard ([`core::mem::forget`]) holds the lock until the thread ends. Nothing here
+/// is async-signal-safe.
 #[repr(C, align(64))]
 #[doc(alias = "Mutex")]
 pub struct Lock<T: Plain> {
@@ -69,35 +79,34 @@ pub struct Lock<T: Plain> {
     pub(crate) value: UnsafeCell<T>,
 }
 
-// SAFETY: the value is reached by the owner of the word only, and `Plain` data may be used by any
-// thread.
+// SAFETY: only the owner of the word reaches the value, and any thread may use `Plain` data.
 unsafe impl<T: Plain> Sync for Lock<T> {}
-// SAFETY: a lock that nobody refers to is plain data.
+// SAFETY: a lock to which nothing refers is plain data.
 unsafe impl<T: Plain> Send for Lock<T> {}
 
-/// Holds a [`Lock`] until dropped.
+/// Holds a [`Lock`], and releases it when dropped.
 ///
-/// It belongs to the thread that took it. In a process made by `fork` a copied guard must not be
-/// used; dropping it there does nothing.
-#[must_use = "the lock is released at once if the guard is not kept"]
+/// A guard belongs to the thread that acquired the lock. A process made by `fork` must not use its
+/// copy of a guard; dropping the copy does nothing.
+#[must_use = "the lock is released immediately if the guard is not kept"]
 pub struct LockGuard<'a, T: Plain> {
     pub(crate) lock: &'a Lock<T>,
-    /// Who took it. (To ask again costs 1.5 ns.)
+    /// The thread that acquired the lock. (Asking again would cost 1.5 ns.)
     pub(crate) me: Thread,
-    /// The thread was panicking already when it took the lock.
+    /// Whether the thread was already panicking when it acquired the lock.
     panicking: bool,
-    /// The kernel knows the owner as a thread: the guard stays there.
+    /// The kernel knows the owner as a thread, so the guard stays in that thread.
     not_send: PhantomData<*const ()>,
 }
 
-// SAFETY: a shared guard gives `&T` only, and `Plain` data may be read by any thread.
+// SAFETY: a shared guard gives only `&T`, and any thread may read `Plain` data.
 unsafe impl<T: Plain> Sync for LockGuard<'_, T> {}
 
-/// The thread that holds a lock, for people to read.
+/// The thread that holds a lock, for messages to people.
 ///
-/// It keeps the id of the thread only. Each method that tells of the process, and each formatting,
-/// reads `/proc`, which takes some microseconds. They tell nothing of a thread that has ended, and
-/// the kernel may give the id to a new thread.
+/// A `Holder` is only a thread id. [`pid`](Self::pid), [`process_name`](Self::process_name) and the
+/// formatting look the process up in `/proc`, which takes some microseconds. They find nothing if
+/// the thread has ended. The kernel can then give the same id to a new thread.
 ///
 /// ```
 /// use outlast::{Lock, Shared};
@@ -160,13 +169,13 @@ impl fmt::Debug for Holder {
     }
 }
 
-/// What taking a lock gives.
+/// The result of acquiring a [`Lock`].
 pub type LockResult<'a, T> = Result<LockGuard<'a, T>, LockError<LockGuard<'a, T>>>;
 
 impl<T: Plain> Lock<T> {
-    /// A free lock around `value`, to be moved into shared memory.
+    /// Creates a lock around `value`, to be moved into shared memory.
     ///
-    /// It works from when it lies in a segment.
+    /// The lock can be used once it has been placed in a segment.
     pub fn new(value: T) -> Self {
         Lock { word: RobustWord::new(), value: UnsafeCell::new(value) }
     }
@@ -177,7 +186,7 @@ impl<T: Plain> Lock<T> {
         /// # Errors
         /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is acquired, the guard is
         ///   inside, and the value may be half changed.
-        /// - [`LockError::WouldDeadlock`]: this thread has it.
+        /// - [`LockError::WouldDeadlock`]: this thread holds the lock.
         /// - [`LockError::Failed`]: see [`Fault`].
         ///
         /// # Panics
@@ -193,7 +202,7 @@ impl<T: Plain> Lock<T> {
     }
 
     #[cold]
-    fn accept(&self, taken: Result<(Taken, Thread), Refused>) -> LockResult<'_, T> {
+    fn result_of(&self, taken: Result<(Taken, Thread), Refused>) -> LockResult<'_, T> {
         match taken {
             Ok((Taken::Clean, me)) => self.guard(me),
             Ok((Taken::FromTheDead, me)) => {
@@ -204,63 +213,60 @@ impl<T: Plain> Lock<T> {
         }
     }
 
-    /// The guard of a word just taken.
+    /// The guard of a word that this thread has just taken.
     #[inline(always)]
     pub(crate) fn guard(&self, me: Thread) -> LockResult<'_, T> {
         let panicking = std::thread::panicking();
         let guard = LockGuard { lock: self, me, panicking, not_send: PhantomData };
-        if self.poison().load(Relaxed) == CLEAN && T::ANY_BITS {
-            Ok(guard)
-        } else {
-            guard.inspect()
-        }
+        if self.poison().load(Relaxed) == CLEAN && T::ANY_BITS { Ok(guard) } else { guard.check() }
     }
 
     fn poison(&self) -> &AtomicU32 {
         &self.word.note[0]
     }
 
-    /// Whether the value may be half changed: see [`poison_cause`](Self::poison_cause).
+    /// Returns `true` if the value may be half changed. See [`poison_cause`](Self::poison_cause).
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         self.poison_cause().is_some()
     }
 
-    /// What happened to an owner before it was done, if it is not mended yet. May change at any
-    /// moment.
+    /// Returns what happened to an owner that may have left the value half changed.
+    ///
+    /// Returns `None` if the value is consistent. The answer may change at any moment.
     #[must_use]
     pub fn poison_cause(&self) -> Option<PoisonCause> {
         let died = || RobustWord::is_marked(self.word.value()).then_some(PoisonCause::OwnerDied);
         PoisonCause::of(self.poison().load(Relaxed)).or_else(died)
     }
 
-    /// Returns whether a thread holds the lock. May change at any moment.
+    /// Returns `true` if a thread holds the lock. The answer may change at any moment.
     #[must_use]
     pub fn is_locked(&self) -> bool {
         self.word.owner().is_some()
     }
 
-    /// Returns whether the calling thread holds the lock, through whichever mapping.
+    /// Returns `true` if the calling thread holds the lock, through any mapping of the segment.
     #[must_use]
     pub fn is_held_by_me(&self) -> bool {
         Thread::current().is_ok_and(|me| self.word.is_held_by(me))
     }
 
-    /// Returns the thread that holds the lock, to be shown to people. May change at any moment.
+    /// Returns the thread that holds the lock. The answer may change at any moment.
     #[must_use]
     pub fn holder(&self) -> Option<Holder> {
         Holder::of(&self.word)
     }
 
-    /// Declares the value sound, whatever happened to its last owners.
+    /// Declares the value consistent, whatever happened to its last owners.
     ///
-    /// Better, where the guard is at hand: [`LockGuard::mark_consistent`].
+    /// A caller that has a guard calls [`LockGuard::mark_consistent`] instead.
     pub fn clear_poison(&self) {
         self.poison().store(CLEAN, Relaxed);
     }
 
-    /// Takes the lock again after [`LockGuard::give_up`].
-    pub(crate) fn take_again(&self, panicking: bool) -> LockResult<'_, T> {
+    /// Acquires the lock again after [`LockGuard::release_for_wait`].
+    pub(crate) fn acquire_after_wait(&self, panicking: bool) -> LockResult<'_, T> {
         let mut taken = self.lock();
         if let Ok(guard) | Err(LockError::OwnerDied(guard) | LockError::Poisoned(guard)) =
             &mut taken
@@ -270,14 +276,14 @@ impl<T: Plain> Lock<T> {
         taken
     }
 
-    /// The value, which nobody else can reach yet.
+    /// Returns the value. The exclusive reference proves that no other thread can reach it yet.
     pub fn get_mut(&mut self) -> &mut T {
         // SAFETY: `&mut self` is exclusive, and a value that was moved in is valid.
         self.value.with_mut(|value| unsafe { &mut *value })
     }
 }
 
-/// Taking a lock.
+/// The verb of [`Lock::lock`].
 pub(crate) struct Take<'a, T: Plain>(pub(crate) &'a Lock<T>);
 
 impl<'a, T: Plain> Take<'a, T> {
@@ -286,7 +292,7 @@ impl<'a, T: Plain> Take<'a, T> {
         attach_in_child(core::ptr::from_ref(self.0).addr());
         match self.0.word.try_take() {
             Err(Refused::Busy) => None,
-            taken => Some(self.0.accept(taken)),
+            taken => Some(self.0.result_of(taken)),
         }
     }
 }
@@ -322,12 +328,12 @@ impl<'a, T: Plain> Verb for Take<'a, T> {
 
     fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
         attach_in_child(core::ptr::from_ref(self.0).addr());
-        self.0.word.take_until(deadline).ok().map(|taken| self.0.accept(taken))
+        self.0.word.take_until(deadline).ok().map(|taken| self.0.result_of(taken))
     }
 }
 
 impl<'a, T: Plain> LockGuard<'a, T> {
-    /// Declares the value sound again, after the death or panic of an owner.
+    /// Declares the value consistent again after the death or panic of an owner.
     ///
     /// ```
     /// use outlast::{Lock, LockError, Shared};
@@ -337,7 +343,7 @@ impl<'a, T: Plain> LockGuard<'a, T> {
     /// let owner = std::thread::spawn(move || {
     ///     let mut guard = there.lock().unwrap();
     ///     guard[0] += 1;
-    ///     core::mem::forget(guard); // to the lock, the end of a thread is what the death of a process is
+    ///     core::mem::forget(guard); // a thread that ends with the lock counts as dead
     /// });
     /// owner.join().unwrap();
     /// match here.lock() {
@@ -355,8 +361,8 @@ impl<'a, T: Plain> LockGuard<'a, T> {
     }
 
     #[cold]
-    fn inspect(self) -> LockResult<'a, T> {
-        // SAFETY: the value lies in the lock, aligned and readable, and we own the word.
+    fn check(self) -> LockResult<'a, T> {
+        // SAFETY: the value lies in the lock, aligned and readable, and this thread owns the word.
         if !self.lock.value.with(|value| unsafe { T::is_valid(value) }) {
             return Err(LockError::Failed(Fault::Corrupt));
         }
@@ -364,16 +370,17 @@ impl<'a, T: Plain> LockGuard<'a, T> {
         PoisonCause::judge(poison, self)
     }
 
-    /// Gives the lock up for a while, with no word about a panic; what [`Lock::take_again`] needs.
-    pub(crate) fn give_up(self) -> (&'a Lock<T>, bool) {
+    /// Releases the lock for a while, without checking for a panic. Returns what
+    /// [`Lock::acquire_after_wait`] needs.
+    pub(crate) fn release_for_wait(self) -> (&'a Lock<T>, bool) {
         let guard = ManuallyDrop::new(self);
         guard.lock.word.unlock(guard.me);
         (guard.lock, guard.panicking)
     }
 
-    /// Has the lock poisoned if a panic has begun since it was taken.
+    /// Poisons the lock if a panic has begun since the lock was acquired.
     #[inline(always)]
-    pub(crate) fn notice_panic(&self) {
+    pub(crate) fn poison_if_panicking(&self) {
         if !self.panicking && std::thread::panicking() {
             self.poison();
         }
@@ -381,7 +388,7 @@ impl<'a, T: Plain> LockGuard<'a, T> {
 
     #[cold]
     fn poison(&self) {
-        // In a forked child the lock is still the parent's.
+        // In a forked child, the lock is still the parent's.
         if self.lock.word.is_mine() {
             self.lock.poison().store(PANICKED, Relaxed);
         }
@@ -409,13 +416,13 @@ impl<T: Plain> DerefMut for LockGuard<'_, T> {
 impl<T: Plain> Drop for LockGuard<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.notice_panic();
+        self.poison_if_panicking();
         self.lock.word.unlock(self.me);
     }
 }
 
-// SAFETY: `repr(C)`; a robust word, for which any bytes will do, and plain data that is checked
-// before it is reached; no `Drop`, as `Plain` is `Copy`.
+// SAFETY: `repr(C)`; a robust word, for which any bytes are valid, and plain data, which is checked
+// before it is reached; no `Drop`, because `Plain` is `Copy`.
 unsafe impl<T: Plain> Shareable for Lock<T> {
     const FINGERPRINT: u64 = mix_u64(begin::<Self>(b"Lock 1"), T::FINGERPRINT);
     const NEEDS_PEERS: bool = false;
@@ -431,7 +438,7 @@ unsafe impl<T: Plain> Shareable for Lock<T> {
     }
 }
 
-/// What left a lock's value in doubt.
+/// Why the value of a lock may be half changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PoisonCause {
@@ -442,7 +449,7 @@ pub enum PoisonCause {
 }
 
 impl PoisonCause {
-    /// What a poison stands for.
+    /// The meaning of a poison.
     pub(crate) fn of(poison: u32) -> Option<Self> {
         match poison {
             CLEAN => None,
@@ -451,7 +458,7 @@ impl PoisonCause {
         }
     }
 
-    /// The guard of a lock that has this poison, as its taker gets it.
+    /// Returns `guard` as the new owner of a lock with this poison gets it.
     pub(crate) fn judge<G>(poison: u32, guard: G) -> Result<G, LockError<G>> {
         match Self::of(poison) {
             None => Ok(guard),
@@ -461,12 +468,12 @@ impl PoisonCause {
     }
 }
 
-/// A guard by which the value can be declared sound: what [`LockError::recover`] needs.
+/// A guard that can declare its value consistent, as [`LockError::recover`] does.
 ///
-/// Implemented by [`LockGuard`], [`WriteGuard`](crate::WriteGuard) and
+/// It is implemented by [`LockGuard`], [`WriteGuard`](crate::WriteGuard) and
 /// [`ReentrantLockGuard`](crate::ReentrantLockGuard).
 pub trait MarkConsistent {
-    /// Declares the value sound again, after the death or panic of an owner.
+    /// Declares the value consistent again after the death or panic of an owner.
     fn mark_consistent(&mut self);
 }
 
@@ -476,30 +483,31 @@ impl<T: Plain> MarkConsistent for LockGuard<'_, T> {
     }
 }
 
-/// Why a lock was not simply taken. `G` is the guard.
+/// Why acquiring a lock did not simply return a guard. `G` is the type of the guard.
 ///
-/// Two errors are equal if they say the same of the lock: neither guards nor holders are compared.
+/// Two errors are equal if they are of the same variant, and for `Failed` if the faults are equal.
+/// Guards and holders are not compared.
 #[non_exhaustive]
 pub enum LockError<G> {
-    /// The lock is taken; an owner before was killed, or its thread ended, and the value may be
+    /// The lock is acquired. An earlier owner was killed, or its thread ended, and the value may be
     /// half changed.
     OwnerDied(G),
-    /// The lock is taken; an owner before panicked, and the value may be half changed.
+    /// The lock is acquired. An earlier owner panicked, and the value may be half changed.
     Poisoned(G),
-    /// Another thread has the lock, and the call does not block.
+    /// Another thread holds the lock, and the call does not block.
     WouldBlock,
-    /// Another thread kept the lock past the deadline: the holder at that moment, if there was one.
+    /// The call timed out. Contains the holder of the lock at that moment, if there was one.
     TimedOut(Option<Holder>),
-    /// The calling thread has the lock already.
+    /// The calling thread already holds the lock.
     WouldDeadlock,
-    /// The attempt failed.
+    /// The lock could not be acquired for another reason.
     Failed(Fault),
 }
 
 impl<G: MarkConsistent> LockError<G> {
-    /// Returns the guard if the lock is taken, and declares the value sound.
+    /// Returns the guard if the lock is acquired, and declares the value consistent.
     ///
-    /// This is for values that are valid after every instruction of their owner, such as a counter.
+    /// Use it for values that are valid after every instruction of their owner, such as a counter.
     ///
     /// ```
     /// use outlast::{Lock, LockError, Shared};
@@ -509,12 +517,12 @@ impl<G: MarkConsistent> LockError<G> {
     /// let owner = std::thread::spawn(move || core::mem::forget(there.lock().unwrap()));
     /// owner.join().unwrap(); // the thread has ended and held the lock
     /// *here.lock().or_else(LockError::recover)? += 1;
-    /// assert_eq!(*here.lock()?, 42); // no error: the value is sound
+    /// assert_eq!(*here.lock()?, 42); // no error: the value is consistent
     /// # Ok::<(), outlast::Error>(())
     /// ```
     ///
     /// # Errors
-    /// The error itself if the lock is not taken.
+    /// Returns the error itself if the lock is not acquired.
     pub fn recover(self) -> Result<G, Self> {
         match self {
             LockError::OwnerDied(mut guard) | LockError::Poisoned(mut guard) => {
@@ -527,7 +535,7 @@ impl<G: MarkConsistent> LockError<G> {
 }
 
 impl<G> LockError<G> {
-    /// The guard, if the lock is taken in spite of all.
+    /// Returns the guard, if the lock is acquired in spite of the error.
     pub fn into_guard(self) -> Option<G> {
         match self {
             LockError::OwnerDied(guard) | LockError::Poisoned(guard) => Some(guard),
@@ -535,7 +543,7 @@ impl<G> LockError<G> {
         }
     }
 
-    /// That the word of the lock at this address was not taken.
+    /// The error for a word that could not be taken. The lock lies at the address `at`.
     ///
     /// # Panics
     /// If the lock does not lie in shared memory.
@@ -551,7 +559,7 @@ impl<G> LockError<G> {
         }
     }
 
-    /// The same with another guard.
+    /// Converts the guard.
     pub(crate) fn map<H>(self, with: impl FnOnce(G) -> H) -> LockError<H> {
         match self {
             LockError::OwnerDied(guard) => LockError::OwnerDied(with(guard)),
@@ -563,7 +571,7 @@ impl<G> LockError<G> {
         }
     }
 
-    /// What left the value in doubt, if that is what this error says.
+    /// Returns why the value may be half changed, if this error says so.
     #[must_use]
     pub fn cause(&self) -> Option<PoisonCause> {
         match self {
@@ -579,12 +587,14 @@ impl<G> fmt::Display for LockError<G> {
         match self {
             LockError::OwnerDied(_) => f.write_str("an owner of the lock died while it held it"),
             LockError::Poisoned(_) => f.write_str("an owner of the lock panicked while it held it"),
-            LockError::WouldBlock => f.write_str("another thread has the lock"),
+            LockError::WouldBlock => f.write_str("another thread holds the lock"),
             LockError::TimedOut(Some(holder)) => {
-                write!(f, "{holder} kept the lock past the deadline")
+                write!(f, "timed out: {holder} holds the lock")
             }
-            LockError::TimedOut(None) => f.write_str("the lock stayed taken past the deadline"),
-            LockError::WouldDeadlock => f.write_str("this thread has the lock already"),
+            LockError::TimedOut(None) => {
+                f.write_str("timed out: the lock was not released in time")
+            }
+            LockError::WouldDeadlock => f.write_str("this thread already holds the lock"),
             LockError::Failed(fault) => fault.fmt(f),
         }
     }
@@ -657,12 +667,12 @@ impl<T: Plain + fmt::Display> fmt::Display for LockGuard<'_, T> {
     }
 }
 
-/// Chooses for this process whether every lock enters the kernel's robust list at once.
+/// Sets whether this process enters every lock in the kernel's robust list immediately.
 ///
-/// By default a thread's only lock stays out of the list (see `sys::robust` in the source), which
-/// saves some nanoseconds. A section that itself takes a *pthread robust mutex*, or a lock of
-/// another version of this crate, makes the kernel forget a lock that is not listed: programs that
-/// do so call `set_eager(true)` before their first lock.
+/// By default a thread that holds only one lock does not enter it in the list (see `sys::robust` in
+/// the source). That saves some nanoseconds. The kernel forgets such a lock if the thread acquires
+/// a *pthread robust mutex*, or a lock of another version of this crate, while it holds the lock. A
+/// program that does this calls `set_eager(true)` before its first lock.
 pub fn set_eager(eager: bool) {
     crate::sys::robust::set_eager(eager);
 }

@@ -11,10 +11,11 @@
 //! ```
 //!
 //! # Death
-//! As of a [`Lock`]: the kernel releases the lock, and the next owner is told.
+//! As with a [`Lock`]: the kernel releases the lock, and the next owner gets
+//! [`LockError::OwnerDied`].
 //!
 //! # How it works
-//! A `Lock` around nothing, and the elements behind it. Only the owner of the lock touches them.
+//! A `Lock` around nothing, followed by the elements. Only the owner of the lock touches them.
 #![expect(unsafe_code, reason = "the elements are reached through the lock's promise of exclusion")]
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -29,12 +30,12 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 
-/// Mutual exclusion around an array whose length is chosen when it is created.
+/// A lock around an array whose length is chosen at creation, for any number of processes.
 ///
-/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one of zero-filled elements. It
-/// cannot be embedded in a struct: there, and for any length that is known at compile time, use
-/// `Lock<[T; N]>`. If zero is no value of the type, as of an enum that begins with 1, each call
-/// fails with [`Fault::Corrupt`].
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one with zero-filled elements.
+/// If zero is not a valid value of the type, as with an enum that begins with 1, each call fails
+/// with [`Fault::Corrupt`]. A `LockedSlice` cannot be a field of a struct. There, and wherever the
+/// length is known at compile time, use `Lock<[T; N]>`.
 ///
 /// Everything else is as for a [`Lock`].
 #[repr(C)]
@@ -44,30 +45,29 @@ pub struct LockedSlice<T: Plain> {
     slots: [UnsafeCell<T>],
 }
 
-/// The same with one element, for its layout.
+/// A [`LockedSlice`] of one element, for its layout.
 #[repr(C)]
 struct One<T: Plain> {
     lock: Lock<()>,
     slots: [UnsafeCell<T>; 1],
 }
 
-// SAFETY: the elements are reached by the owner of the lock only, and `Plain` data may be used by
-// any thread.
+// SAFETY: only the owner of the lock reaches the elements, and any thread may use `Plain` data.
 unsafe impl<T: Plain> Sync for LockedSlice<T> {}
 
 // A panic while the lock is held poisons it.
 impl<T: Plain> core::panic::RefUnwindSafe for LockedSlice<T> {}
 
-/// Holds a [`LockedSlice`] until dropped.
+/// Holds a [`LockedSlice`], and releases it when dropped.
 ///
-/// It belongs to the thread that took it, as a [`LockGuard`] does.
+/// A guard belongs to the thread that acquired the lock, as a [`LockGuard`] does.
 #[must_use = "the lock is released immediately if the guard is not kept"]
 pub struct LockedSliceGuard<'a, T: Plain> {
     slice: &'a LockedSlice<T>,
     lock: LockGuard<'a, ()>,
 }
 
-/// What acquiring the lock of a slice gives.
+/// The result of acquiring a [`LockedSlice`].
 pub type LockedSliceResult<'a, T> =
     Result<LockedSliceGuard<'a, T>, LockError<LockedSliceGuard<'a, T>>>;
 
@@ -87,15 +87,16 @@ impl<T: Plain> LockedSlice<T> {
             else Err(LockError::TimedOut(Holder::of(&self.lock.word)));
     }
 
-    /// The number of elements.
+    /// Returns the number of elements.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "it has an element")]
+    #[expect(clippy::len_without_is_empty, reason = "there is at least one element")]
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// What happened to an owner before it was done, if it is not mended yet. May change at any
-    /// moment.
+    /// Returns what happened to an owner that may have left the elements half changed.
+    ///
+    /// Returns `None` if they are consistent. The answer may change at any moment.
     #[must_use]
     pub fn poison_cause(&self) -> Option<PoisonCause> {
         self.lock.poison_cause()
@@ -107,13 +108,13 @@ impl<T: Plain> LockedSlice<T> {
             Ok(lock) => Ok(LockedSliceGuard { slice: self, lock }),
             Err(error) => Err(error.map(|lock| LockedSliceGuard { slice: self, lock })),
         };
-        if T::ANY_BITS { taken } else { self.inspect(taken) }
+        if T::ANY_BITS { taken } else { self.check(taken) }
     }
 
     #[cold]
-    fn inspect<'a>(&'a self, taken: LockedSliceResult<'a, T>) -> LockedSliceResult<'a, T> {
-        // SAFETY: the element lies in the slice, aligned and readable, and this thread owns the
-        // lock if there is a guard, which alone asks.
+    fn check<'a>(&'a self, taken: LockedSliceResult<'a, T>) -> LockedSliceResult<'a, T> {
+        // SAFETY: the element lies in the slice, aligned and readable. This is called only if there
+        // is a guard, and then this thread owns the lock.
         let is_valid = |slot: &UnsafeCell<T>| unsafe { T::is_valid(slot.get()) };
         match taken {
             Ok(_) | Err(LockError::OwnerDied(_) | LockError::Poisoned(_))
@@ -148,7 +149,7 @@ impl<'a, T: Plain> Verb for TakeSlice<'a, T> {
 }
 
 impl<T: Plain> LockedSliceGuard<'_, T> {
-    /// Declares the elements sound again, after the death or panic of an owner.
+    /// Declares the elements consistent again after the death or panic of an owner.
     pub fn mark_consistent(&mut self) {
         self.lock.mark_consistent();
     }
@@ -165,7 +166,7 @@ impl<T: Plain> Deref for LockedSliceGuard<'_, T> {
     #[inline(always)]
     fn deref(&self) -> &[T] {
         let first = UnsafeCell::raw_get(self.slice.slots.as_ptr());
-        // SAFETY: so many cells, each of which is laid out as its `T`; this thread owns the lock,
+        // SAFETY: the slice has as many cells, each laid out as its `T`; this thread owns the lock,
         // and the elements were checked when the guard was made.
         unsafe { core::slice::from_raw_parts(first, self.slice.slots.len()) }
     }
@@ -180,8 +181,8 @@ impl<T: Plain> DerefMut for LockedSliceGuard<'_, T> {
     }
 }
 
-// SAFETY: `repr(C)`; a lock, and plain data that is checked before it is reached; the number of
-// elements is the pointer's, which `at` got from the checked header.
+// SAFETY: `repr(C)`; a lock, and plain data, which is checked before it is reached. The pointer has
+// the number of elements, which `at` got from the checked header.
 unsafe impl<T: Plain> Shareable for LockedSlice<T> {
     const FINGERPRINT: u64 = mix_u64(begin::<One<T>>(b"LockedSlice 1"), T::FINGERPRINT);
     const NEEDS_PEERS: bool = false;

@@ -1,4 +1,4 @@
-//! A value that is made once, by whoever comes first and lives.
+//! A value that is made once, by one of many processes.
 //!
 //! ```
 //! use outlast::{OnceCell, Shared};
@@ -11,30 +11,36 @@
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
-//! # State
-//! A robust word, owned by the one that makes the value (`wait/robust` has its table), and a word
-//! of two bits:
-//!
-//! | `DONE` | `WAITERS` | meaning |
-//! |---|---|---|
-//! | 0 | 0 | no value |
-//! | 0 | 1 | no value, and somebody may be asleep until there is one |
-//! | 1 | any | the value is there, for good |
-//!
-//! # Invariants
-//! - I1. The value is written by the owner of the robust word only, and only without `DONE`. With
-//!   it, nobody writes it any more.
-//! - I2. A thread asleep on the word => `WAITERS`; and the step to `DONE` with `WAITERS` wakes
-//!   everybody in the same system call.
-//!
-//! # Ordering
-//! The value is seen by whoever sees `DONE`: Release, or the kernel's fence, and Acquire.
+//! Use a [`OnceCell`] for a value that all processes share and that never changes, such as a
+//! configuration. Use [`Once`] for work that is done once. For a value that changes, use a
+//! [`Lock`](crate::Lock).
 //!
 //! # Death
-//! Before `DONE` an initialiser that is killed leaves no value: the kernel gives the robust word to
-//! the next, whose function is run. (So functions may run more than once, but one of them only to
-//! its end.) After it: the value is there. A sleeper leaves a stale bit.
+//! If a process is killed while it makes the value, there is no value, and the function of the next
+//! thread runs. So more than one function may begin, but only one of them runs to its end. A value
+//! that was made stays.
 #![expect(unsafe_code, reason = "the value is reached by the rules of I1")]
+
+// # How it works
+// The state is a robust word, which the thread that makes the value owns (`wait/robust` has its
+// table), and a word of two bits:
+//
+// | `DONE` | `WAITERS` | meaning |
+// |---|---|---|
+// | 0 | 0 | there is no value |
+// | 0 | 1 | there is no value, and threads may be asleep until there is one |
+// | 1 | any | there is a value, which never changes |
+//
+// Invariants:
+// - I1. Only the owner of the robust word writes the value, and only before `DONE` is set. After
+//   that no thread writes it.
+// - I2. If a thread is asleep on the word, `WAITERS` is set. The step to `DONE` with `WAITERS`
+//   wakes every sleeper in the same system call.
+//
+// Ordering: a thread that sees `DONE` sees the value: Release, or the kernel's fence, and Acquire.
+//
+// Death: before `DONE`, the kernel passes the robust word of a killed thread on to the next. A
+// sleeper that is killed leaves a stale bit.
 use crate::deadline::Deadline;
 use crate::error::{Fault, TimeoutError};
 use crate::segment::contains;
@@ -54,7 +60,7 @@ use thiserror::Error;
 const DONE: u32 = 1;
 const WAITERS: u32 = 2;
 
-/// A value that is made once.
+/// A cell in shared memory whose value is made once.
 #[repr(C, align(64))]
 #[doc(alias = "OnceLock")]
 pub struct OnceCell<T: Plain> {
@@ -63,40 +69,40 @@ pub struct OnceCell<T: Plain> {
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
-/// Something that is done once.
+/// Work that is done once, by one of many processes.
 pub type Once = OnceCell<()>;
 
-// SAFETY: the value is written by one thread, and read after that; `Plain` data may be used by any
-// thread.
+// SAFETY: one thread writes the value, and others read it only after that; any thread may use
+// `Plain` data.
 unsafe impl<T: Plain> Sync for OnceCell<T> {}
-// SAFETY: a cell that nobody refers to is plain data.
+// SAFETY: a cell to which nothing refers is plain data.
 unsafe impl<T: Plain> Send for OnceCell<T> {}
 
 /// Why there is no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum OnceError {
-    /// The calling thread is just making it.
-    #[error("this thread is making the value already")]
+    /// The calling thread is making the value: the call is inside its own function.
+    #[error("this thread is already making the value")]
     WouldDeadlock,
     /// Another thread is making the value, and the call does not block.
     #[error("another thread is making the value")]
     WouldBlock,
-    /// Another thread did not finish the value before the deadline.
-    #[error("another thread was making the value until the deadline")]
+    /// Another thread was making the value and did not finish it in time.
+    #[error("timed out: another thread is still making the value")]
     TimedOut,
-    /// See there.
+    /// The call failed for another reason.
     #[error(transparent)]
     Failed(#[from] Fault),
 }
 
 impl Once {
     verbs! {
-        /// Runs `f`, unless a call has run to its end already. Blocks while another thread runs its
-        /// function.
+        /// Runs `f`, unless a call has already run its function to the end. Blocks while another
+        /// thread runs its function.
         ///
         /// # Errors
-        /// [`OnceError::WouldDeadlock`] if called by `f` itself; see [`OnceError`].
+        /// [`OnceError::WouldDeadlock`] if `f` itself calls this. Otherwise see [`OnceError`].
         pub fn call_once(&self, f: impl FnOnce()) -> Result<(), OnceError>
             = |deadline| {
                 let f = || {
@@ -112,7 +118,7 @@ impl Once {
 }
 
 impl<T: Plain> OnceCell<T> {
-    /// A cell without a value, to be moved into shared memory.
+    /// Creates a cell without a value, to be moved into shared memory.
     #[must_use]
     pub fn new() -> Self {
         Self::with(0, MaybeUninit::zeroed())
@@ -126,16 +132,16 @@ impl<T: Plain> OnceCell<T> {
         }
     }
 
-    /// The value, if there is one. Never blocks.
+    /// Returns the value, if there is one. Never blocks.
     ///
     /// # Errors
-    /// [`Fault::Corrupt`] if its bytes are no value of the type.
+    /// [`Fault::Corrupt`] if the bytes are not a valid value of the type.
     #[inline]
     pub fn get(&self) -> Result<Option<&T>, Fault> {
         if self.is_completed() { self.value().map(Some) } else { Ok(None) }
     }
 
-    /// Whether there is a value.
+    /// Returns `true` if there is a value.
     #[must_use]
     #[inline]
     pub fn is_completed(&self) -> bool {
@@ -143,9 +149,10 @@ impl<T: Plain> OnceCell<T> {
     }
 
     verbs! {
-        /// Returns the value, made by `f` if there is none. Blocks while another thread makes it.
+        /// Returns the value, and calls `f` to make it if there is none. Blocks while another
+        /// thread makes it.
         ///
-        /// If that thread is killed, or panics, the function of the next one is run.
+        /// If that thread is killed or panics, the function of the next thread runs.
         ///
         /// ```
         /// use outlast::{OnceCell, Shared};
@@ -158,26 +165,26 @@ impl<T: Plain> OnceCell<T> {
         /// ```
         ///
         /// # Errors
-        /// [`OnceError::WouldDeadlock`] if called by `f` itself; [`Fault::Forked`] if `f` has
-        /// forked, in the child, whose value is dropped; see [`OnceError`].
+        /// [`OnceError::WouldDeadlock`] if `f` itself calls this. [`Fault::Forked`] in the child if
+        /// `f` forks; the child's value is dropped. Otherwise see [`OnceError`].
         ///
         /// # Panics
-        /// If the cell does not lie in shared memory; or if `f` does.
+        /// If the cell does not lie in shared memory, or if `f` panics.
         #[inline]
         pub fn get_or_init(&self, f: impl FnOnce() -> T) -> Result<&T, OnceError>
             = |deadline| self.get_until(|| Ok::<_, OnceError>(f()), deadline);
         #[inline]
         try_get_or_init -> Result<&T, OnceError>, else Err(OnceError::WouldBlock);
-        /// The time that `f` takes does not count.
+        /// The time limit does not apply to `f`.
         #[inline]
         get_or_init_timeout, get_or_init_deadline -> Result<&T, OnceError>,
             else Err(OnceError::TimedOut);
 
-        /// Returns the value, made by `f` if there is none, like
+        /// Returns the value, and calls `f` to make it if there is none, like
         /// [`get_or_init`](Self::get_or_init). If `f` fails, there is still no value.
         ///
         /// # Errors
-        /// As [`get_or_init`](Self::get_or_init), and what `f` returns.
+        /// As [`get_or_init`](Self::get_or_init), and the error that `f` returns.
         ///
         /// # Panics
         /// As [`get_or_init`](Self::get_or_init).
@@ -187,15 +194,15 @@ impl<T: Plain> OnceCell<T> {
         ) -> Result<&T, E> = |deadline| self.get_until(f, deadline);
         #[inline]
         try_get_or_try_init -> Result<&T, E>, else Err(OnceError::WouldBlock);
-        /// The time that `f` takes does not count.
+        /// The time limit does not apply to `f`.
         #[inline]
         get_or_try_init_timeout, get_or_try_init_deadline -> Result<&T, E>,
             else Err(OnceError::TimedOut);
 
-        /// Sets the value, if there is none. Blocks while another thread makes it.
+        /// Sets the value if there is none. Blocks while another thread makes it.
         ///
         /// # Errors
-        /// Gives the value back if there is one already, or if the attempt failed.
+        /// Gives `value` back if there is already a value, or if the call fails.
         ///
         /// # Panics
         /// If the cell does not lie in shared memory.
@@ -234,16 +241,16 @@ impl<T: Plain> OnceCell<T> {
         f: impl FnOnce() -> Result<T, E>,
         deadline: Deadline,
     ) -> Result<(), E> {
-        let me = self.begin(deadline)?;
+        let me = self.take_turn(deadline)?;
         let turn = Turn { word: &self.word, me };
         if !self.is_completed() {
             let value = f()?;
             if !self.word.is_still(me) {
-                // `f` has forked, and this is the child: the turn is the parent's (I1).
+                // `f` has forked, and this is the child: the turn belongs to the parent (I1).
                 return Err(OnceError::Failed(Fault::Forked).into());
             }
-            // Nobody reads before `DONE` (I1). SAFETY: this thread owns the word, and there is no
-            // `DONE`: nobody else is at the value.
+            // SAFETY: this thread owns the word, and `DONE` is not set: no other thread reads or
+            // writes the value (I1).
             self.value.with_mut(|at| unsafe { at.write(MaybeUninit::new(value)) });
             self.complete();
         }
@@ -251,7 +258,7 @@ impl<T: Plain> OnceCell<T> {
         Ok(())
     }
 
-    fn begin(&self, deadline: Deadline) -> Result<Thread, OnceError> {
+    fn take_turn(&self, deadline: Deadline) -> Result<Thread, OnceError> {
         match self.word.take_until(deadline) {
             Ok(Ok((_, me))) => Ok(me),
             Ok(Err(Refused::Mine)) => Err(OnceError::WouldDeadlock),
@@ -268,7 +275,7 @@ impl<T: Plain> OnceCell<T> {
         }
     }
 
-    /// Keeps I2.
+    /// Sets `DONE` and wakes every sleeper. Keeps I2.
     fn complete(&self) {
         if self.state.value.compare_exchange(0, DONE, Release, Relaxed).is_err() {
             self.state.change_and_wake(Change::OrOne, u32::MAX);
@@ -276,22 +283,22 @@ impl<T: Plain> OnceCell<T> {
     }
 
     verbs! {
-        /// Blocks until there is a value, and returns it. Makes none.
+        /// Blocks until another thread has made the value, and returns it.
         ///
         /// # Errors
-        /// [`Fault::Corrupt`] if its bytes are no value of the type.
+        /// [`Fault::Corrupt`] if the bytes are not a valid value of the type.
         pub fn wait(&self) -> Result<&T, Fault> = Wait(self);
         wait_timeout, wait_deadline -> Result<&T, TimeoutError>, else Err(TimeoutError::TimedOut);
     }
 
-    /// The value, which is there.
+    /// The value, if `DONE` is set.
     #[inline(always)]
     fn value(&self) -> Result<&T, Fault> {
         self.value.with(|at| {
             let at = at.cast::<T>();
-            // SAFETY: it lies in the cell, aligned and readable.
+            // SAFETY: the value lies in the cell, aligned and readable.
             if T::ANY_BITS || unsafe { T::is_valid(at) } {
-                // SAFETY: as above, a valid value, and nobody writes it after `DONE` (I1).
+                // SAFETY: as above; the value is valid, and no thread writes it after `DONE` (I1).
                 Ok(unsafe { &*at })
             } else {
                 Err(Fault::Corrupt)
@@ -300,7 +307,7 @@ impl<T: Plain> OnceCell<T> {
     }
 }
 
-/// Waiting for a value.
+/// The verb of [`OnceCell::wait`].
 struct Wait<'a, T: Plain>(&'a OnceCell<T>);
 
 impl<'a, T: Plain> Verb for Wait<'a, T> {
@@ -328,7 +335,7 @@ impl<'a, T: Plain> Operation<'a> for Wait<'a, T> {
     }
 }
 
-/// The turn to make the value, given up when dropped.
+/// The turn to make the value. Dropping it releases the robust word.
 struct Turn<'a> {
     word: &'a RobustWord,
     me: Thread,
@@ -340,8 +347,8 @@ impl Drop for Turn<'_> {
     }
 }
 
-// SAFETY: `repr(C)`; words, for which any bytes will do, and plain data that is checked before
-// it is reached; no `Drop`, as `Plain` is `Copy`.
+// SAFETY: `repr(C)`; words, for which any bytes are valid, and plain data, which is checked before
+// it is reached; no `Drop`, because `Plain` is `Copy`.
 unsafe impl<T: Plain> Shareable for OnceCell<T> {
     const FINGERPRINT: u64 = mix_u64(begin::<Self>(b"OnceCell 1"), T::FINGERPRINT);
     const NEEDS_PEERS: bool = false;
@@ -364,7 +371,7 @@ impl<T: Plain> Default for OnceCell<T> {
     }
 }
 
-/// A cell that has its value from the beginning.
+/// Creates a cell that already has its value.
 impl<T: Plain> From<T> for OnceCell<T> {
     fn from(value: T) -> Self {
         OnceCell::with(DONE, MaybeUninit::new(value))

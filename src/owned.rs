@@ -1,15 +1,15 @@
-//! Guards, permits and deliveries that keep what they belong to mapped.
-//!
-//! # How it works
-//! [`Shared::owned`] calls a verb with a reference that it says to be `'static`, and puts the guard
-//! beside a clone of the handle. That is sound:
-//! - O1. The fields of [`Owned`] drop in order: the guard before the handle.
-//! - O2. The verb works for every lifetime. So it cannot keep the reference elsewhere, and it can
-//!   return it only within what [`Keep`] admits: guards, which end up in an `Owned`, and errors
-//!   without references.
-//! - O3. No caller gets the guard with its `'static` lifetime, neither by value nor by reference:
-//!   only what it guards ([`Deref`]), or the guard with a lifetime that ends with the call.
-//! - O4. If an `Owned` is forgotten, so is its handle, and the mapping stays.
+//! Guards, permits and deliveries that keep their memory mapped.
+
+// # How it works
+// `Shared::owned` calls a verb with a reference whose lifetime it extends to `'static`, and stores
+// the guard beside a clone of the handle. That is sound:
+// - O1. The fields of `Owned` are dropped in order: the guard before the handle.
+// - O2. The verb works for every lifetime. So it cannot keep the reference elsewhere. It can return
+//   the reference only within what `Keep` admits: guards, which are stored in an `Owned`, and
+//   errors without references.
+// - O3. No caller gets the guard with its `'static` lifetime, by value or by reference. A caller
+//   gets the guarded value (`Deref`), or the guard with a lifetime that ends with the call.
+// - O4. If an `Owned` is forgotten, its handle is forgotten too, and the mapping stays.
 #![expect(unsafe_code, reason = "extends the lifetime of a guard that lies beside its handle")]
 use crate::condition::{ConditionGuard, sealed};
 use crate::error::{Fault, TimeoutError};
@@ -35,13 +35,13 @@ use core::ops::{Deref, DerefMut};
 
 /// A guard, permit or delivery together with a handle that keeps its memory mapped.
 ///
-/// [`Shared::owned`] makes it. It dereferences to what its guard guards. Unlike the guard it
-/// borrows nothing, so it can be a field of a struct, beside the handle or without it. It can move
-/// into another thread if the guard can: permits and deliveries can, the guards of locks cannot,
-/// because a lock belongs to the thread that took it.
+/// [`Shared::owned`] makes one. It dereferences to the guarded value. Unlike the guard it borrows
+/// nothing, so it can be a field of a struct, beside the handle or without it. It can move to
+/// another thread if the guard can. Permits and deliveries can. The guards of locks cannot, because
+/// a lock belongs to the thread that acquired it.
 ///
-/// Dropping it drops the guard and then the handle. In a process made by `fork`, a copy does what a
-/// copy of the guard does there: nothing.
+/// Dropping it drops the guard and then the handle. In a process made by `fork`, a copy does
+/// nothing, like a copy of the guard.
 ///
 /// ```
 /// use outlast::{Lock, LockGuard, Owned, Shared};
@@ -67,8 +67,8 @@ use core::ops::{Deref, DerefMut};
 /// ```
 ///
 /// # Death
-/// The guard decides: see the type whose verb was called.
-#[must_use = "the guard is given up immediately if this is not kept"]
+/// As for the guard: see the type whose verb was called.
+#[must_use = "the guard is dropped immediately if this is not kept"]
 pub struct Owned<G, T: ?Sized + Shareable> {
     guard: G,
     // After the guard: O1.
@@ -102,7 +102,7 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         F: for<'a> Verb<'a, T>,
         <F as Verb<'static, T>>::Output: Keep<T>,
     {
-        verb(self.for_a_guard()).keep(self)
+        verb(self.as_static()).keep(self)
     }
 
     /// As [`owned`](Self::owned), with a verb that takes one argument, a timeout for example.
@@ -131,14 +131,14 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         F: for<'a> VerbWith<'a, T, A>,
         <F as VerbWith<'static, T, A>>::Output: Keep<T>,
     {
-        verb(self.for_a_guard(), argument).keep(self)
+        verb(self.as_static(), argument).keep(self)
     }
 
     /// A reference for a verb whose guard is kept beside a clone of this handle.
-    fn for_a_guard(&self) -> &'static T {
+    fn as_static(&self) -> &'static T {
         let value: &T = self;
-        // SAFETY: only `owned` and `owned_with` use it, during which `self` keeps the value
-        // mapped. After that the guard has it, beside a clone of `self` (O1 to O4).
+        // SAFETY: only `owned` and `owned_with` use the reference, and `self` keeps the value
+        // mapped during the call. After that the guard has it, beside a clone of `self` (O1 to O4).
         unsafe { &*core::ptr::from_ref(value) }
     }
 }
@@ -169,7 +169,7 @@ impl<C: Kind + ?Sized + 'static> Receiver<C> {
         F: for<'a> Verb<'a, Self>,
         <F as Verb<'static, Self>>::Output: Keep<Channel<C>>,
     {
-        verb(self.for_a_guard()).keep(self.pointer())
+        verb(self.as_static()).keep(self.pointer())
     }
 
     /// As [`owned`](Self::owned), with a verb that takes one argument, a timeout for example.
@@ -182,25 +182,25 @@ impl<C: Kind + ?Sized + 'static> Receiver<C> {
         F: for<'a> VerbWith<'a, Self, A>,
         <F as VerbWith<'static, Self, A>>::Output: Keep<Channel<C>>,
     {
-        verb(self.for_a_guard(), argument).keep(self.pointer())
+        verb(self.as_static(), argument).keep(self.pointer())
     }
 
     /// A reference for a verb whose guard is kept beside the channel's handle.
-    fn for_a_guard(&self) -> &'static Self {
-        // SAFETY: only `owned` and `owned_with` use it, during which `self` lives. The guards that
-        // a receiver gives refer to the channel's memory and not to the receiver, and each is kept
-        // beside a clone of the channel's handle (O1 to O4).
+    fn as_static(&self) -> &'static Self {
+        // SAFETY: only `owned` and `owned_with` use the reference, and `self` lives during the
+        // call. The guards that a receiver returns refer to the channel's memory and not to the
+        // receiver. Each is stored beside a clone of the channel's handle (O1 to O4).
         unsafe { &*core::ptr::from_ref(self) }
     }
 }
 
 impl<G: Guard, T: ?Sized + Shareable> Owned<G, T> {
-    /// The handle that keeps the memory mapped.
+    /// Returns the handle that keeps the memory mapped.
     pub fn shared(owned: &Self) -> &Shared<T> {
         &owned.shared
     }
 
-    /// Calls a method of the guard that it does not dereference to.
+    /// Calls a method of the guard itself.
     ///
     /// ```
     /// use outlast::{Owned, Queue, Shared};
@@ -212,9 +212,9 @@ impl<G: Guard, T: ?Sized + Shareable> Owned<G, T> {
     /// ```
     pub fn with<R>(owned: &mut Self, act: impl for<'a> FnOnce(&mut G::At<'a>) -> R) -> R {
         let guard = core::ptr::from_mut(&mut owned.guard).cast::<G::At<'_>>();
-        // SAFETY: the same type but for a shorter lifetime, as `Guard` promises, borrowed
-        // exclusively. What the closure puts there instead lives longer than any lifetime that it
-        // knows, and so is `'static`.
+        // SAFETY: this is the same type with a shorter lifetime, as `Guard` promises, and it is
+        // borrowed exclusively. The closure works for every lifetime, so a guard that it puts there
+        // instead is `'static`.
         act(unsafe { &mut *guard })
     }
 
@@ -224,8 +224,8 @@ impl<G: Guard, T: ?Sized + Shareable> Owned<G, T> {
     pub fn finish<R>(owned: Self, act: impl for<'a> FnOnce(G::At<'a>) -> R) -> R {
         let Owned { guard, shared } = owned;
         let guard = ManuallyDrop::new(guard);
-        // SAFETY: the same type but for a shorter lifetime, as `Guard` promises, and the original
-        // is not used again.
+        // SAFETY: this is the same type with a shorter lifetime, as `Guard` promises, and the
+        // original is not used again.
         let guard = unsafe { transmute_copy::<G, G::At<'_>>(&guard) };
         let result = act(guard);
         drop(shared); // keeps O1
@@ -249,7 +249,7 @@ impl<G: Guard + DerefMut, T: ?Sized + Shareable> DerefMut for Owned<G, T> {
 }
 
 impl<G: Guard + MarkConsistent, T: ?Sized + Shareable> Owned<G, T> {
-    /// Declares the value sound again, after the death or panic of an owner.
+    /// Declares the value consistent again after the death or panic of an owner.
     pub fn mark_consistent(&mut self) {
         self.guard.mark_consistent();
     }
@@ -274,11 +274,11 @@ impl<G: Guard + ConditionGuard, T: ?Sized + Shareable> sealed::Guard for Owned<G
     fn ask(&mut self, question: &mut impl FnMut(&mut G::Value) -> bool) -> bool {
         self.guard.ask(question)
     }
-    fn give_up(self) -> Self::Lock {
-        (self.guard.give_up(), self.shared)
+    fn release_for_wait(self) -> Self::Lock {
+        (self.guard.release_for_wait(), self.shared)
     }
-    fn take_again((lock, shared): Self::Lock) -> Result<Self, LockError<Self>> {
-        match G::take_again(lock) {
+    fn acquire_after_wait((lock, shared): Self::Lock) -> Result<Self, LockError<Self>> {
+        match G::acquire_after_wait(lock) {
             Ok(guard) => Ok(Owned { guard, shared }),
             Err(error) => Err(error.map(|guard| Owned { guard, shared })),
         }
@@ -291,11 +291,11 @@ impl<G: Guard + fmt::Debug, T: ?Sized + Shareable> fmt::Debug for Owned<G, T> {
     }
 }
 
-/// What [`Owned`] can keep: a guard, permit or delivery of this crate.
+/// A guard, permit or delivery that an [`Owned`] can keep.
 ///
 /// # Safety
 /// - `At<'a>` is the same type with the lifetime `'a`, and `Self` is `At<'static>`.
-/// - What it dereferences to does not depend on the lifetime.
+/// - If it implements `Deref`, the target does not depend on the lifetime.
 pub unsafe trait Guard: Sized + 'static {
     /// The guard with another lifetime.
     type At<'a>;
@@ -303,8 +303,8 @@ pub unsafe trait Guard: Sized + 'static {
 
 macro_rules! guards {
     ($($guard:ident $(<$value:ident>)?)*) => {$(
-        // SAFETY: the lifetime is the type's parameter, and it dereferences, if at all, to plain
-        // data, or to a slice of it.
+        // SAFETY: the lifetime is the type's parameter. If the type dereferences, it is to plain
+        // data or a slice of plain data.
         unsafe impl$(<$value: Plain>)? Guard for $guard<'static $(, $value)?> {
             type At<'a> = $guard<'a $(, $value)?>;
         }
@@ -326,7 +326,7 @@ macro_rules! guards_of_levels {
 }
 guards_of_levels! { Delivery Loan Ref }
 
-// SAFETY: the lifetime is the type's parameter, and it dereferences to a value without it.
+// SAFETY: the lifetime is the type's parameter, and the target `V` is `'static`.
 #[cfg(feature = "serde")]
 unsafe impl<V: 'static> Guard for ValueDelivery<'static, V> {
     type At<'a> = ValueDelivery<'a, V>;
@@ -334,7 +334,7 @@ unsafe impl<V: 'static> Guard for ValueDelivery<'static, V> {
 
 /// A function that takes a reference to a shared value.
 pub trait Verb<'a, T: ?Sized + 'a>: FnOnce(&'a T) -> <Self as Verb<'a, T>>::Output {
-    /// What it returns.
+    /// The return type.
     type Output;
 }
 
@@ -346,7 +346,7 @@ impl<'a, T: ?Sized + 'a, F: FnOnce(&'a T) -> R, R> Verb<'a, T> for F {
 pub trait VerbWith<'a, T: ?Sized + 'a, A>:
     FnOnce(&'a T, A) -> <Self as VerbWith<'a, T, A>>::Output
 {
-    /// What it returns.
+    /// The return type.
     type Output;
 }
 
@@ -354,9 +354,9 @@ impl<'a, T: ?Sized + 'a, A, F: FnOnce(&'a T, A) -> R, R> VerbWith<'a, T, A> for 
     type Output = R;
 }
 
-/// What a verb returns: guards, in results and options, and errors.
+/// The result of a verb: guards in results and options, and errors.
 pub trait Keep<T: ?Sized + Shareable> {
-    /// The same with each guard in an [`Owned`].
+    /// The same result with each guard in an [`Owned`].
     type Kept;
     /// Puts each guard beside a clone of `shared`.
     fn keep(self, shared: &Shared<T>) -> Self::Kept;

@@ -1,8 +1,9 @@
 //! Plain counterparts of types whose layout the standard library does not define.
 //!
-//! Two programs that share a segment may be built by different compilers. A type is plain only if
-//! every compiler lays it out in the same way. `Option<T>`, tuples, `Duration` and the addresses of
-//! `std::net` are not of that kind. Each type in this file is `repr(C)` and converts both ways.
+//! Programs that share a segment may be built by different compilers. A type is plain only if every
+//! compiler lays it out in the same way. That is not so for `Option<T>`, tuples, `Duration` and the
+//! addresses of `std::net`. Each type in this file is `repr(C)`, and converts to and from its
+//! counterpart.
 #![expect(unsafe_code, reason = "the traits promise that bytes may be shared between processes")]
 use crate::shareable::{Layout, Plain, Seal, begin, fields, mix, mix_u64};
 use core::fmt;
@@ -16,7 +17,7 @@ use thiserror::Error;
 
 /// A value that may be absent: the plain counterpart of `Option<T>`.
 ///
-/// `Option<NonZero<_>>` is plain itself.
+/// `Option<NonZero<_>>` needs no counterpart: it is plain.
 ///
 /// ```
 /// use outlast::{FixedQueue, PlainOption, Shared};
@@ -41,7 +42,7 @@ impl<T: Copy> PlainOption<T> {
     /// No value.
     pub const NONE: Self = PlainOption { is_some: false, value: MaybeUninit::uninit() };
 
-    /// Holds `value`.
+    /// Makes an option that contains `value`.
     pub const fn some(value: T) -> Self {
         PlainOption { is_some: true, value: MaybeUninit::new(value) }
     }
@@ -49,7 +50,7 @@ impl<T: Copy> PlainOption<T> {
     /// Returns a reference to the value, if there is one.
     pub const fn as_ref(&self) -> Option<&T> {
         if self.is_some {
-            // SAFETY: a value with `is_some` was made by `some`, or checked by `is_valid`.
+            // SAFETY: if `is_some`, the value was made by `some`, or checked by `is_valid`.
             Some(unsafe { self.value.assume_init_ref() })
         } else {
             None
@@ -120,7 +121,7 @@ unsafe impl<T: Plain> Plain for PlainOption<T> {
             1 => {
                 // SAFETY: as above.
                 let value = unsafe { &raw const (*at).value };
-                // SAFETY: the field is as readable as the whole, and aligned by `repr(C)`.
+                // SAFETY: the field is readable because the struct is, and aligned by `repr(C)`.
                 unsafe { T::is_valid(value.cast()) }
             }
             _ => false,
@@ -167,7 +168,7 @@ macro_rules! tuples {
                 true $(&& {
                     // SAFETY: the part lies inside the struct that the caller can read.
                     let part = unsafe { &raw const (*at).$at };
-                    // SAFETY: the part is as readable as the whole, and aligned by `repr(C)`.
+                    // SAFETY: the part is readable because the struct is, and aligned by `repr(C)`.
                     unsafe { $part::is_valid(part) }
                 })+
             }
@@ -257,7 +258,7 @@ impl From<Duration> for PlainDuration {
 
 impl From<PlainDuration> for Duration {
     fn from(plain: PlainDuration) -> Self {
-        // A damaged segment may hold more than a second of nanoseconds.
+        // In a damaged segment, the nanoseconds may be more than a second.
         let rest = Duration::from_nanos(plain.nanoseconds.into());
         Duration::from_secs(plain.seconds).saturating_add(rest)
     }
@@ -317,7 +318,7 @@ impl From<PlainSocketAddr> for SocketAddr {
     }
 }
 
-/// A string of up to `N` bytes, which lie in the value itself.
+/// A string of up to `N` bytes, which are part of the value.
 ///
 /// ```
 /// use outlast::{FixedQueue, FixedStr, Shared};
@@ -336,7 +337,7 @@ pub struct FixedStr<const N: usize> {
     bytes: [u8; N],
 }
 
-/// A string that does not fit into a [`FixedStr`].
+/// A string does not fit into a [`FixedStr`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a string of {len} bytes does not fit into a `FixedStr` of {capacity}: use a greater `N`")]
 pub struct StrTooLong {
@@ -368,7 +369,8 @@ impl<const N: usize> FixedStr<N> {
 
     /// Returns the string.
     ///
-    /// It is checked each time, so that a damaged segment gives an empty string at worst.
+    /// Each call checks the bytes. In a damaged segment it returns an empty string if they are not
+    /// a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.checked().unwrap_or_default()
@@ -478,8 +480,8 @@ unsafe impl<const N: usize> Plain for FixedStr<N> {
         Layout::of::<Self>("FixedStr", fields!(Plain: len: u32, bytes: [u8; N]))
     }
     unsafe fn is_valid(at: *const Self) -> bool {
-        // SAFETY: the caller's promise; any bytes are a number and an array of bytes. The copy is
-        // checked, since a peer may change the original meanwhile.
+        // SAFETY: the caller promises that the bytes are readable, and any bytes are a number and
+        // an array of bytes. The copy is checked, because a peer may change the original meanwhile.
         unsafe { at.read() }.checked().is_some()
     }
 }

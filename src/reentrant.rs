@@ -1,4 +1,4 @@
-//! Mutual exclusion that a thread may enter again while it is inside.
+//! A lock that its owner can acquire again.
 //!
 //! ```
 //! use outlast::{ReentrantLock, Shared};
@@ -16,34 +16,38 @@
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
-//! # State
-//! A [`Lock`], and beside its poison the *depth*, which only the owner touches:
-//!
-//! | word | depth | meaning |
-//! |---|---|---|
-//! | not owned | any | free; the depth is what the last owner left |
-//! | owned | 0 | taken, by one who has not counted yet |
-//! | owned | n | its owner has n guards |
-//!
-//! # Invariants
-//! - I1. Value, poison and depth are touched by the owner of the word only.
-//! - I2. A word taken from nobody => the depth is 1 before the guard is given out, whatever it was.
-//! - I3. The word is given up by the guard that finds a depth of 1 (or 0, which only a broken peer
-//!   writes).
-//! - I4. No reference to the value is ever given out: another guard of the same thread could change
-//!   what it refers to. Guards copy the value, in and out.
-//! - I5. All guards of one owner were taken through one mapping. The depth cannot tell two mappings
-//!   apart, and the word is given up only through the one through which it was taken.
-//!
-//! # Ordering
-//! That of the word: taking it is an Acquire, giving it up a Release. The depth is a matter between
-//! the owner and itself.
+//! Use a [`ReentrantLock`] if a function that holds the lock calls another one that acquires it. If
+//! that cannot happen, use a [`Lock`]: its guard gives a reference to the value.
 //!
 //! # Death
-//! As with [`Lock`]: the kernel releases the word, and the next owner gets
-//! [`LockError::OwnerDied`]. The depth of the dead is forgotten (I2), wherever in its counting it
-//! died.
+//! As with a [`Lock`]: the kernel releases the lock, and the next owner gets
+//! [`LockError::OwnerDied`]. However many guards the dead owner had, they are gone.
 #![expect(unsafe_code, reason = "the value is reached through the lock's promise of exclusion")]
+
+// # How it works
+// A `Lock`, and beside its poison the *depth*, which only the owner touches:
+//
+// | word | depth | meaning |
+// |---|---|---|
+// | not owned | any | free; the depth is what the last owner left |
+// | owned | 0 | owned by a thread that has not counted yet |
+// | owned | n | the owner has n guards |
+//
+// Invariants:
+// - I1. Only the owner of the word touches the value, the poison and the depth.
+// - I2. If a thread takes the word that it did not own, the depth is 1 before the guard is
+//   returned, whatever it was.
+// - I3. The guard that finds a depth of 1 releases the word. (Or a depth of 0, which only a faulty
+//   peer writes.)
+// - I4. No reference to the value is ever given out: another guard of the same thread could change
+//   the value under it. Guards copy the value in and out.
+// - I5. All guards of one owner were made through one mapping. The depth cannot tell two mappings
+//   apart, and the word is released only through the mapping through which it was taken.
+//
+// Ordering: as for the word, taking it is an Acquire and releasing it a Release. Only the owner
+// reads and writes the depth.
+//
+// Death: at whatever instruction the owner was killed, the next owner sets the depth anew (I2).
 use crate::deadline::Deadline;
 use crate::error::Fault;
 use crate::lock::{
@@ -59,24 +63,26 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 
-/// Mutual exclusion around a value, for any number of processes, that its owner may take again.
+/// A lock around a value, for any number of processes, that its owner can acquire again.
 ///
-/// A thread that has the lock gets it at once, and gives it up with the last of its guards, in
-/// whatever order they go. The value is copied in and out ([`get`](ReentrantLockGuard::get),
-/// [`set`](ReentrantLockGuard::set)), as with a [`Cell`](core::cell::Cell): where there may be two
-/// guards, neither can give a reference.
+/// A thread that holds the lock acquires it again immediately. It releases the lock with the last
+/// of its guards, in whatever order they are dropped. Guards copy the value in and out
+/// ([`get`](ReentrantLockGuard::get), [`set`](ReentrantLockGuard::set)), as a
+/// [`Cell`](core::cell::Cell) does: a thread can have two guards, so neither can give a reference.
 ///
-/// Deaths and panics are told as by [`Lock`], to every taking, the owner's own included, until
-/// [`mark_consistent`](ReentrantLockGuard::mark_consistent). Not async-signal-safe.
+/// Deaths and panics are reported as by [`Lock`], whenever the lock is acquired, also to a thread
+/// that already holds it, until [`mark_consistent`](ReentrantLockGuard::mark_consistent). Nothing
+/// here is async-signal-safe.
 #[repr(C)]
 #[doc(alias = "RLock")]
 pub struct ReentrantLock<T: Plain> {
     lock: Lock<T>,
 }
 
-/// Holds a [`ReentrantLock`], or one level of it, until dropped.
+/// Holds one level of a [`ReentrantLock`], and releases it when dropped.
 ///
-/// It belongs to the thread that took it, down to references to it:
+/// A guard belongs to the thread that acquired the lock. Neither the guard nor a reference to it
+/// can move to another thread:
 ///
 /// ```compile_fail,E0277
 /// fn shared<T: Sync>() {}
@@ -87,40 +93,40 @@ pub struct ReentrantLock<T: Plain> {
 /// sent::<outlast::ReentrantLockGuard<'_, u64>>();
 /// ```
 ///
-/// In a process made by `fork` a copied guard must not be used; dropping it there does nothing.
-#[must_use = "the lock is released at once if the guard is not kept"]
+/// A process made by `fork` must not use its copy of a guard; dropping the copy does nothing.
+#[must_use = "the lock is released immediately if the guard is not kept"]
 pub struct ReentrantLockGuard<'a, T: Plain> {
-    /// Gives the word up, if this guard is to do it.
+    /// Releases the word, if this is the last guard.
     inner: ManuallyDrop<LockGuard<'a, T>>,
-    /// The count of forks when it was made.
+    /// The number of forks when this was made.
     forks: u32,
-    /// Another thread with a reference could change the value.
+    /// Another thread could change the value through a reference to the guard.
     not_sync: PhantomData<*const ()>,
 }
 
-/// What taking a reentrant lock gives.
+/// The result of acquiring a [`ReentrantLock`].
 pub type ReentrantLockResult<'a, T> =
     Result<ReentrantLockGuard<'a, T>, LockError<ReentrantLockGuard<'a, T>>>;
 
 impl<T: Plain> ReentrantLock<T> {
-    /// A free lock around `value`, to be moved into shared memory.
+    /// Creates a lock around `value`, to be moved into shared memory.
     ///
-    /// It works from when it lies in a segment.
+    /// The lock can be used once it has been placed in a segment.
     pub fn new(value: T) -> Self {
         ReentrantLock { lock: Lock::new(value) }
     }
 
     verbs! {
-        /// Acquires the lock, blocking until it is available; or acquires it once more, if this
-        /// thread has it.
+        /// Acquires the lock, blocking until it is available. Acquires it again immediately if this
+        /// thread holds it.
         ///
         /// # Errors
         /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is acquired, the guard is
         ///   inside, and the value may be half changed.
-        /// - [`LockError::WouldDeadlock`]: this thread has it through another mapping of the
-        ///   segment.
-        /// - [`LockError::Failed`]: see [`Fault`]; [`Fault::TooDeep`] if this thread has acquired
-        ///   it `u32::MAX` times.
+        /// - [`LockError::WouldDeadlock`]: this thread holds the lock through another mapping of
+        ///   the segment.
+        /// - [`LockError::Failed`]: see [`Fault`]. [`Fault::TooDeep`] if this thread has acquired
+        ///   the lock `u32::MAX` times.
         ///
         /// # Panics
         /// If the lock does not lie in shared memory.
@@ -134,16 +140,16 @@ impl<T: Plain> ReentrantLock<T> {
             else Err(LockError::TimedOut(Holder::of(&self.lock.word)));
     }
 
-    /// One level deeper.
+    /// Makes a further guard for the owner.
     #[inline]
-    fn again(&self, me: Thread) -> ReentrantLockResult<'_, T> {
+    fn one_deeper(&self, me: Thread) -> ReentrantLockResult<'_, T> {
         let depth = depth_of(&self.lock);
         let Some(deeper) = depth.load(Relaxed).checked_add(1) else {
             return Err(LockError::Failed(Fault::TooDeep));
         };
         match self.lock.guard(me) {
-            // The value's bytes are none of the type: the lock is given up, as `Lock` does it, with
-            // all its levels.
+            // The bytes are not a valid value of the type: the lock is released with all its
+            // levels, as `Lock` does.
             Err(LockError::Failed(fault)) => Err(LockError::Failed(fault)),
             taken => {
                 depth.store(deeper, Relaxed);
@@ -152,7 +158,7 @@ impl<T: Plain> ReentrantLock<T> {
         }
     }
 
-    /// The first level, whatever the depth says.
+    /// Makes the first guard of a new owner, whatever the depth says.
     #[inline(always)]
     fn first<'a>(&'a self, taken: LockResult<'a, T>) -> ReentrantLockResult<'a, T> {
         if let Ok(_) | Err(LockError::OwnerDied(_) | LockError::Poisoned(_)) = taken {
@@ -161,26 +167,27 @@ impl<T: Plain> ReentrantLock<T> {
         wrap(taken)
     }
 
-    /// Whether the value may be half changed: see [`poison_cause`](Self::poison_cause).
+    /// Returns `true` if the value may be half changed. See [`poison_cause`](Self::poison_cause).
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         self.lock.is_poisoned()
     }
 
-    /// What happened to an owner before it was done, if it is not mended yet. May change at any
-    /// moment.
+    /// Returns what happened to an owner that may have left the value half changed.
+    ///
+    /// Returns `None` if the value is consistent. The answer may change at any moment.
     #[must_use]
     pub fn poison_cause(&self) -> Option<PoisonCause> {
         self.lock.poison_cause()
     }
 
-    /// Returns whether a thread holds the lock. May change at any moment.
+    /// Returns `true` if a thread holds the lock. The answer may change at any moment.
     #[must_use]
     pub fn is_locked(&self) -> bool {
         self.lock.is_locked()
     }
 
-    /// Returns whether the calling thread holds the lock, through whichever mapping.
+    /// Returns `true` if the calling thread holds the lock, through any mapping of the segment.
     #[must_use]
     pub fn is_held_by_me(&self) -> bool {
         self.lock.is_held_by_me()
@@ -192,20 +199,20 @@ impl<T: Plain> ReentrantLock<T> {
         self.lock.holder()
     }
 
-    /// Declares the value sound, whatever happened to its last owners.
+    /// Declares the value consistent, whatever happened to its last owners.
     ///
-    /// Better, where the guard is at hand: [`ReentrantLockGuard::mark_consistent`].
+    /// A caller that has a guard calls [`ReentrantLockGuard::mark_consistent`] instead.
     pub fn clear_poison(&self) {
         self.lock.clear_poison();
     }
 
-    /// The value, which nobody else can reach yet.
+    /// Returns the value. The exclusive reference proves that no other thread can reach it yet.
     pub fn get_mut(&mut self) -> &mut T {
         self.lock.get_mut()
     }
 }
 
-/// Going one level deeper into a lock, or taking it.
+/// The verb of [`ReentrantLock::lock`].
 struct Enter<'a, T: Plain>(&'a ReentrantLock<T>);
 
 impl<'a, T: Plain> Enter<'a, T> {
@@ -221,7 +228,7 @@ impl<'a, T: Plain> Verb for Enter<'a, T> {
     #[inline(always)]
     fn fast(&mut self) -> Option<Self::Output> {
         if let Some(me) = self.0.lock.word.held() {
-            return Some(self.0.again(me));
+            return Some(self.0.one_deeper(me));
         }
         let me = self.0.lock.word.try_take_fast()?;
         Some(self.0.first(self.0.lock.guard(me)))
@@ -240,7 +247,7 @@ impl<'a, T: Plain> Verb for Enter<'a, T> {
     }
 }
 
-/// How many guards the owner has. The poison is the note before it.
+/// The number of guards of the owner. The poison is the note before it.
 fn depth_of<T: Plain>(lock: &Lock<T>) -> &AtomicU32 {
     &lock.word.note[1]
 }
@@ -265,11 +272,11 @@ impl<T: Plain> MarkConsistent for ReentrantLockGuard<'_, T> {
 }
 
 impl<'a, T: Plain> ReentrantLockGuard<'a, T> {
-    /// The value.
+    /// Returns a copy of the value.
     ///
     /// # Panics
-    /// If this thread does not have the lock: in a forked child, or after a
-    /// [`Condition`](crate::Condition) could not take it again.
+    /// If this thread does not hold the lock: in a forked child, or after a
+    /// [`Condition`](crate::Condition) could not acquire it again.
     #[inline]
     #[must_use]
     pub fn get(&self) -> T {
@@ -279,20 +286,20 @@ impl<'a, T: Plain> ReentrantLockGuard<'a, T> {
         self.inner.lock.value.with(|value| unsafe { value.read() })
     }
 
-    /// Changes the value.
+    /// Sets the value.
     ///
     /// # Panics
     /// As [`get`](Self::get).
     #[inline]
     pub fn set(&self, value: T) {
         self.assert_held();
-        // SAFETY: this thread owns the word (I1), and nobody has a reference (I4).
+        // SAFETY: this thread owns the word (I1), and there are no references (I4).
         self.inner.lock.value.with_mut(|at| unsafe { at.write(value) });
     }
 
-    /// Changes the value to what `change` makes of it; which that is.
+    /// Sets the value to what `change` returns for it, and returns the new value.
     ///
-    /// If `change` takes the lock again and sets the value, that is overwritten by what it returns.
+    /// If `change` acquires the lock again and sets the value, what it returns overwrites that.
     ///
     /// # Panics
     /// As [`get`](Self::get).
@@ -303,7 +310,7 @@ impl<'a, T: Plain> ReentrantLockGuard<'a, T> {
         value
     }
 
-    /// How many guards of the lock this thread has.
+    /// Returns the number of guards of the lock that this thread has.
     ///
     /// ```
     /// use outlast::{ReentrantLock, Shared};
@@ -321,15 +328,15 @@ impl<'a, T: Plain> ReentrantLockGuard<'a, T> {
         if self.is_held() { depth_of(self.inner.lock).load(Relaxed) } else { 0 }
     }
 
-    /// Declares the value sound again, after the death or panic of an owner.
+    /// Declares the value consistent again after the death or panic of an owner.
     pub fn mark_consistent(&self) {
         if self.is_held() {
             self.inner.lock.clear_poison();
         }
     }
 
-    /// Whether the guard is still what it was made for: it is no copy made by fork, and the lock is
-    /// not lost.
+    /// Whether this thread still holds the lock: the guard is not a copy made by `fork`, and the
+    /// lock was not lost.
     #[inline(always)]
     pub(crate) fn is_held(&self) -> bool {
         self.forks == forks() && self.inner.lock.word.is_held_by(self.inner.me)
@@ -337,25 +344,25 @@ impl<'a, T: Plain> ReentrantLockGuard<'a, T> {
 
     #[inline(always)]
     fn assert_held(&self) {
-        assert!(self.is_held(), "this thread does not have the lock any more");
+        assert!(self.is_held(), "this thread does not hold the lock any more");
     }
 
-    /// Gives the lock up for a while, with all its levels; what [`take_again`](Self::take_again)
-    /// needs.
-    pub(crate) fn give_up(self) -> (&'a Lock<T>, bool, u32) {
+    /// Releases the lock for a while, with all its levels. Returns what
+    /// [`acquire_after_wait`](Self::acquire_after_wait) needs.
+    pub(crate) fn release_for_wait(self) -> (&'a Lock<T>, bool, u32) {
         let depth = depth_of(self.inner.lock).load(Relaxed);
         let mut guard = ManuallyDrop::new(self);
         // SAFETY: the guard around it is neither used nor dropped again.
         let inner = unsafe { ManuallyDrop::take(&mut guard.inner) };
-        let (lock, panicking) = inner.give_up();
+        let (lock, panicking) = inner.release_for_wait();
         (lock, panicking, depth)
     }
 
-    /// Takes the lock again, with as many levels as before.
-    pub(crate) fn take_again(
+    /// Acquires the lock again, with as many levels as before.
+    pub(crate) fn acquire_after_wait(
         (lock, panicking, depth): (&'a Lock<T>, bool, u32),
     ) -> ReentrantLockResult<'a, T> {
-        let taken = lock.take_again(panicking);
+        let taken = lock.acquire_after_wait(panicking);
         if let Ok(_) | Err(LockError::OwnerDied(_) | LockError::Poisoned(_)) = taken {
             depth_of(lock).store(depth, Relaxed);
         }
@@ -367,15 +374,15 @@ impl<T: Plain> Drop for ReentrantLockGuard<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.forks != forks() {
-            return; // the parent's
+            return; // the guard belongs to the parent
         }
         let depth = depth_of(self.inner.lock);
         let levels = depth.load(Relaxed);
         if levels > 1 && self.inner.lock.word.is_held_by(self.inner.me) {
-            self.inner.notice_panic();
+            self.inner.poison_if_panicking();
             depth.store(levels - 1, Relaxed);
         } else {
-            // SAFETY: dropped once, here. (keeps I3)
+            // SAFETY: the inner guard is dropped only here, once. (keeps I3)
             unsafe { ManuallyDrop::drop(&mut self.inner) };
         }
     }

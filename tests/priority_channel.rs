@@ -109,7 +109,7 @@ fn no_such_level() {
         assert_eq!(sent, Err(SendTimeoutError::Failed(7, fault)));
     }
     assert!(channel.is_empty());
-    assert_eq!(fault.to_string(), "there is no level of that priority");
+    assert_eq!(fault.to_string(), "the queue has no level of that number");
 }
 
 /// What the ends tell reaches every verb, and what is in any level comes before it.

@@ -458,7 +458,7 @@ impl Core {
             while let Some((StopEvent(event), _)) = &self.settings.stop
                 && !thread.is_finished()
             {
-                event.disturb();
+                event.wake_to_recheck();
                 thread::sleep(Duration::from_micros(100));
             }
             thread.join().ok(); // these threads never panic

@@ -1,6 +1,6 @@
-//! What holds a lock.
+//! The guards of an [`RwLock`].
 #![expect(unsafe_code, reason = "the value is reached through the lock's promise of exclusion")]
-use super::taking::again;
+use super::acquire::further_guards;
 use super::{ReadResult, RwLock, WriteResult};
 use crate::error::Fault;
 use crate::lock::{CLEAN, LockError, MarkConsistent, PANICKED, PoisonCause};
@@ -13,72 +13,72 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-/// Holds an [`RwLock`] for reading until dropped.
+/// Holds an [`RwLock`] for reading, and releases it when dropped.
 ///
-/// It belongs to the thread that took it. In a process made by `fork` a copied guard must not be
-/// used; dropping it there does nothing.
-#[must_use = "the lock is released at once if the guard is not kept"]
+/// A guard belongs to the thread that acquired the lock. A process made by `fork` must not use its
+/// copy of a guard; dropping the copy does nothing.
+#[must_use = "the lock is released immediately if the guard is not kept"]
 pub struct ReadGuard<'a, T: Plain> {
     lock: &'a RwLock<T>,
-    /// A slot, or the writer word.
+    /// The word that this thread owns: a slot, or the writer word.
     word: &'a RobustWord,
     me: Thread,
-    /// The kernel knows the owner as a thread: the guard stays there.
+    /// The kernel knows the owner as a thread, so the guard stays in that thread.
     not_send: PhantomData<*const ()>,
 }
 
-/// Holds an [`RwLock`] for writing until dropped.
+/// Holds an [`RwLock`] for writing, and releases it when dropped.
 ///
-/// It belongs to the thread that took it. In a process made by `fork` a copied guard must not be
-/// used; dropping it there does nothing.
-#[must_use = "the lock is released at once if the guard is not kept"]
+/// A guard belongs to the thread that acquired the lock. A process made by `fork` must not use its
+/// copy of a guard; dropping the copy does nothing.
+#[must_use = "the lock is released immediately if the guard is not kept"]
 pub struct WriteGuard<'a, T: Plain> {
     lock: &'a RwLock<T>,
     me: Thread,
-    /// The thread was panicking already when it took the lock.
+    /// Whether the thread was already panicking when it acquired the lock.
     panicking: bool,
-    /// The kernel knows the owner as a thread: the guard stays there.
+    /// The kernel knows the owner as a thread, so the guard stays in that thread.
     not_send: PhantomData<*const ()>,
 }
 
-// SAFETY: a guard for reading gives `&T` only, and `Plain` data may be read by any thread.
+// SAFETY: a guard for reading gives only `&T`, and any thread may read `Plain` data.
 unsafe impl<T: Plain> Sync for ReadGuard<'_, T> {}
-// SAFETY: a shared guard gives `&T` only, and `Plain` data may be read by any thread.
+// SAFETY: a shared guard gives only `&T`, and any thread may read `Plain` data.
 unsafe impl<T: Plain> Sync for WriteGuard<'_, T> {}
 
 impl<T: Plain> RwLock<T> {
-    /// The guard of a word just taken, as I2 says.
+    /// The guard of a word that this thread has just taken, as I2 demands.
     #[inline(always)]
     pub(super) fn reader<'a>(&'a self, word: &'a RobustWord, me: Thread) -> ReadResult<'a, T> {
         if T::ANY_BITS && self.poison().load(Relaxed) == CLEAN {
             Ok(ReadGuard { lock: self, word, me, not_send: PhantomData })
         } else {
-            apart(self.inspect_reader(word, me))
+            rebuilt(self.check_reader(word, me))
         }
     }
 
     #[cold]
-    fn inspect_reader<'a>(&'a self, word: &'a RobustWord, me: Thread) -> ReadResult<'a, T> {
-        self.inspect(ReadGuard { lock: self, word, me, not_send: PhantomData })
+    fn check_reader<'a>(&'a self, word: &'a RobustWord, me: Thread) -> ReadResult<'a, T> {
+        self.check(ReadGuard { lock: self, word, me, not_send: PhantomData })
     }
 
-    /// The guard of the writer word, when nobody is in a slot.
+    /// The guard of the writer word. No living thread owns a slot.
     #[inline(always)]
     pub(super) fn writer(&self, me: Thread) -> WriteResult<'_, T> {
         let panicking = std::thread::panicking();
         let guard = WriteGuard { lock: self, me, panicking, not_send: PhantomData };
         self.inside().store(1, Relaxed);
-        compiler_fence(SeqCst); // keeps I1, for one who dies
+        compiler_fence(SeqCst); // keeps I1, even if this thread is killed here
         if T::ANY_BITS && self.poison().load(Relaxed) == CLEAN {
             Ok(guard)
         } else {
-            self.inspect(guard)
+            self.check(guard)
         }
     }
 
-    fn inspect<G>(&self, guard: G) -> Result<G, LockError<G>> {
-        // SAFETY: the value lies in the lock, aligned and readable, and the guard keeps writers
-        // out, or all others.
+    fn check<G>(&self, guard: G) -> Result<G, LockError<G>> {
+        // SAFETY: the value lies in the lock, aligned and readable, and the guard keeps all other
+        // writers out.
         if !self.value.with(|value| unsafe { T::is_valid(value) }) {
             return Err(LockError::Failed(Fault::Corrupt));
         }
@@ -86,10 +86,10 @@ impl<T: Plain> RwLock<T> {
     }
 }
 
-/// The same, moved out of the memory that a call on the slow way has filled, so that a guard made
-/// on the fast way stays in registers: through memory it is 4 ns slower.
+/// Returns `taken`, moved out of the memory that a call on the slow path has filled. So a guard
+/// that is made on the fast path stays in registers; through memory it would be 4 ns slower.
 #[inline(always)]
-pub(super) fn apart<T: Plain>(taken: ReadResult<'_, T>) -> ReadResult<'_, T> {
+pub(super) fn rebuilt<T: Plain>(taken: ReadResult<'_, T>) -> ReadResult<'_, T> {
     let guard = taken?;
     let (lock, word, me) = (guard.lock, guard.word, guard.me);
     core::mem::forget(guard);
@@ -103,12 +103,13 @@ impl<T: Plain> MarkConsistent for WriteGuard<'_, T> {
 }
 
 impl<'a, T: Plain> WriteGuard<'a, T> {
-    /// Declares the value sound again, after the death or panic of a writer.
+    /// Declares the value consistent again after the death or panic of a writer.
     pub fn mark_consistent(&mut self) {
         self.lock.clear_poison();
     }
 
-    /// Goes on as a reader: others may read from here on, and nobody can have written in between.
+    /// Turns the guard into one for reading. Other readers are admitted, and no writer can change
+    /// the value in between.
     ///
     /// ```
     /// use outlast::{RwLock, Shared, WriteGuard};
@@ -126,8 +127,8 @@ impl<'a, T: Plain> WriteGuard<'a, T> {
         let (lock, me) = (guard.lock, guard.me);
         let is_owner = guard.end();
         core::mem::forget(guard);
-        // From here on this thread is a reader that owns the writer word (I2). What was copied by
-        // fork never was one.
+        // From here on this thread is a reader that owns the writer word (I2). A guard that `fork`
+        // copied owns nothing.
         let slot = if is_owner { lock.take_slot(me) } else { None };
         if slot.is_some() {
             lock.writer.unlock(me);
@@ -136,10 +137,11 @@ impl<'a, T: Plain> WriteGuard<'a, T> {
         ReadGuard { lock, word, me, not_send: PhantomData }
     }
 
-    /// The value is as it is to stay; whether this guard had it.
+    /// Notes that this writer changes the value no further. Returns `true` if the guard owned the
+    /// lock.
     #[inline]
     fn end(&self) -> bool {
-        // In a forked child the lock is still the parent's.
+        // In a forked child, the lock is still the parent's.
         let is_owner = self.lock.writer.is_still(self.me);
         if is_owner {
             if !self.panicking && std::thread::panicking() {
@@ -151,14 +153,14 @@ impl<'a, T: Plain> WriteGuard<'a, T> {
     }
 }
 
-/// For a guard of `word` that `me` took.
+/// Drops a guard of `word`, which the thread `me` took.
 #[cold]
 fn drop_reader_slow(word: &RobustWord, me: Thread) {
-    // In a forked child the word is still the parent's.
+    // In a forked child, the word is still the parent's.
     if word.is_still(me) {
-        let more = again(word).load(Relaxed);
+        let more = further_guards(word).load(Relaxed);
         if more > 0 {
-            return again(word).store(more - 1, Relaxed);
+            return further_guards(word).store(more - 1, Relaxed);
         }
     }
     word.unlock(me);
@@ -167,7 +169,7 @@ fn drop_reader_slow(word: &RobustWord, me: Thread) {
 impl<T: Plain> Drop for ReadGuard<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        if !self.word.try_unlock_if(self.me, || again(self.word).load(Relaxed) == 0) {
+        if !self.word.try_unlock_if(self.me, || further_guards(self.word).load(Relaxed) == 0) {
             drop_reader_slow(self.word, self.me);
         }
     }
@@ -185,8 +187,8 @@ impl<T: Plain> Deref for ReadGuard<'_, T> {
     type Target = T;
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: nobody writes while this guard lives (I1 to I3), and the value was checked when
-        // the guard was made.
+        // SAFETY: no thread writes while this guard lives (I1 to I3), and the value was checked
+        // when the guard was made.
         self.lock.value.with(|value| unsafe { &*value })
     }
 }
@@ -195,8 +197,8 @@ impl<T: Plain> Deref for WriteGuard<'_, T> {
     type Target = T;
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: nobody else is at the value (I1 to I3), which was checked when the guard was
-        // made.
+        // SAFETY: no other thread reaches the value (I1 to I3), which was checked when the guard
+        // was made.
         self.lock.value.with(|value| unsafe { &*value })
     }
 }

@@ -11,58 +11,66 @@
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
-//! # State
-//! All words are robust words (`wait/robust/futex.rs` has their table): the *writer word*, and one
-//! word for each of 32 *slots*. An owned slot is a reader.
-//!
-//! | writer word | `inside` | meaning |
-//! |---|---|---|
-//! | free | 0 | a slot is all that a reader needs |
-//! | owned | 0 | a writer that waits for the readers in the slots; or a reader that takes a slot under it, or reads without one |
-//! | owned | 1 | a writer, alone |
-//! | marked | 0 | the owner ended, and had changed nothing |
-//! | marked | 1 | a writer ended before it was done |
-//!
-//! Beside the writer word lies the *poison*, as in `lock.rs`. Beside every word lies how many more
-//! guards its owner has on it (`again`).
-//!
-//! # Invariants
-//! - I1. The value is written by the owner of the writer word only, with `inside` set.
-//! - I2. A reader owns a slot that it took when the writer word was free, or while it owned that
-//!   itself; or it still owns the writer word, with `inside` clear.
-//! - I3. `inside` is set only after every slot was seen without a living owner, in a time since the
-//!   writer word was taken. Whoever takes a slot later sees the writer word owned, and gives the
-//!   slot up.
-//! - I4. The writer word was taken from the dead, and `inside` is set => the poison is `DIED`
-//!   before `inside` is cleared, and that is before anybody else gets a guard.
-//! - I5. `again` is 0 in a word that is free. What a dead owner left there is cleared by whoever
-//!   takes the word next.
-//! - I6. Only the owner of the writer word sleeps on a slot, and only if it is a writer, which has
-//!   no slot. All others sleep on the writer word. So whoever is slept for does not sleep on this
-//!   lock.
-//! - I7. All guards on one word were taken through one mapping. `again` cannot tell two mappings
-//!   apart, and a word is given up only through the one through which it was taken.
-//!
-//! # Ordering
-//! A reader takes a slot and then looks at the writer word; a writer takes the writer word and then
-//! looks at the slots. One of the two must see the other (I3): the exchanges and the looks are
-//! `SeqCst`, or have a `SeqCst` fence between them where the exchange is on a slow way. A writer
-//! acquires what a reader released with its slot, a reader what a writer released with the writer
-//! word.
+//! # Which lock
+//! Use an [`RwLock`] if threads mostly read, and hold the lock for long enough that others wait for
+//! it. For short sections a [`Lock`](crate::Lock) is faster and 2 KiB smaller.
 //!
 //! # Death
-//! The kernel releases every word, at every instruction. A dead reader leaves a marked slot, which
-//! counts as free. A dead writer leaves the marked writer word. That sends every reader and writer
-//! the slow way, and the first of them records the poison if `inside` says that the value was being
-//! changed. A writer that died while it waited for readers, and a reader that died while it owned
-//! the writer word, leave no poison.
+//! The kernel releases what a thread held, at whatever instruction the thread is killed. The death
+//! of a reader changes nothing. If a writer is killed while it may be changing the value, the next
+//! owner and every later one get [`LockError::OwnerDied`], until one of them calls
+//! [`WriteGuard::mark_consistent`]. A writer that is killed while it still waits for readers leaves
+//! no poison.
 #![expect(unsafe_code, reason = "the value is reached through the lock's promise of exclusion")]
+
+// # How it works
+// All words are robust words (`wait/robust/futex.rs` has their table): the *writer word*, and one
+// word for each of 32 *slots*. A thread that owns a slot is a reader.
+//
+// | writer word | `inside` | meaning |
+// |---|---|---|
+// | free | 0 | a reader needs only a slot |
+// | owned | 0 | the owner is a writer that waits for the readers in the slots, or a reader that takes a slot under the word, or a reader without a slot |
+// | owned | 1 | the owner is a writer, and no other thread has the lock |
+// | marked | 0 | the owner ended and had changed nothing |
+// | marked | 1 | a writer ended before it had released the lock |
+//
+// Beside the writer word lies the *poison*, as in `lock.rs`. Beside every word lies the number of
+// further guards that its owner has on it (`further_guards`).
+//
+// Invariants:
+// - I1. Only the owner of the writer word writes the value, and only while `inside` is set.
+// - I2. A reader owns a slot that it took while the writer word was free, or while it owned the
+//   writer word itself. Or it still owns the writer word, with `inside` clear.
+// - I3. `inside` is set only after every slot has been seen without a living owner, since the
+//   writer word was taken. A thread that takes a slot later sees that the writer word is owned, and
+//   releases the slot.
+// - I4. If the writer word was taken from a dead owner and `inside` is set, the poison is `DIED`
+//   before `inside` is cleared. `inside` is cleared before another thread gets a guard.
+// - I5. `further_guards` is 0 in a word that is free. The next owner clears what a dead owner left
+//   there.
+// - I6. Only the owner of the writer word sleeps on a slot, and only if it is a writer without a
+//   slot. All others sleep on the writer word. So a thread that others wait for does not sleep on
+//   this lock.
+// - I7. All guards on one word were made through one mapping. `further_guards` cannot tell two
+//   mappings apart, and a word is released only through the mapping through which it was taken.
+//
+// Ordering: a reader takes a slot and then looks at the writer word. A writer takes the writer word
+// and then looks at the slots. One of the two must see the other (I3), so the exchanges and the
+// looks are `SeqCst`; where the exchange is on a slow path, a `SeqCst` fence separates the two. A
+// writer acquires what a reader released with its slot. A reader acquires what a writer released
+// with the writer word.
+//
+// Death: the kernel marks every word of a dead owner. A marked slot counts as free. A marked writer
+// word sends every reader and writer to the slow path. The first of them records the poison if
+// `inside` says that the value was being changed. A reader that died while it owned the writer word
+// leaves no poison.
+mod acquire;
 mod guards;
-mod taking;
 
 pub use guards::{ReadGuard, WriteGuard};
 
-use guards::apart;
+use guards::rebuilt;
 
 use crate::deadline::Deadline;
 use crate::lock::{CLEAN, Holder, LockError, PoisonCause};
@@ -74,24 +82,23 @@ use crate::wait::robust::RobustWord;
 use crate::wait::verbs::{Verb, verbs};
 use core::fmt;
 
-/// One writer or many readers around a value, for any number of processes.
+/// A lock around a value that one writer or many readers hold, for any number of processes.
 ///
-/// Up to 32 readers take it, and give it up, without writing to memory that another of them writes
-/// to. A reader beyond those gets in as well, but as long as it reads, whoever comes later waits
-/// for it.
+/// Up to 32 readers acquire and release the lock without writing to memory that another of them
+/// writes to. A further reader is admitted as well, but threads that come later wait until it has
+/// finished.
 ///
-/// A writer that waits keeps new readers waiting, so that readers who come and go cannot keep it
-/// out. Readers and writers that wait get their turn in no certain order. A reader that dies
-/// changes nothing; the death of a writer is told to all who come after it, as by a
-/// [`Lock`](crate::Lock).
+/// New readers wait while a writer waits, so that a stream of readers cannot keep a writer out.
+/// Waiting readers and writers get the lock in no particular order. A reader that dies changes
+/// nothing. The death of a writer is reported to all later owners, as by a [`Lock`](crate::Lock).
 ///
-/// A thread may read again while it reads, also while a writer waits: it gets in at once. There is
-/// no way from reading to writing: two readers that both waited to become the writer would wait for
-/// each other. Give up the read guard, take the lock for writing, and look again. The way back is
-/// [`WriteGuard::downgrade`].
+/// A thread that reads can acquire the lock for reading again. It does not wait, even if a writer
+/// waits. A read guard cannot become a write guard: two readers that both waited to become the
+/// writer would wait for each other. Drop the read guard, acquire the lock for writing, and look at
+/// the value again. [`WriteGuard::downgrade`] turns a write guard into a read guard.
 ///
-/// A thread that forgets a guard ([`core::mem::forget`]) has the lock until it ends. Takes 2,112
-/// bytes and the value. Not async-signal-safe.
+/// A thread that forgets a guard ([`core::mem::forget`]) holds the lock until the thread ends. The
+/// lock takes 2,112 bytes and the value. Nothing here is async-signal-safe.
 #[repr(C, align(64))]
 #[doc(alias = "shared_mutex")]
 #[doc(alias = "pthread_rwlock")]
@@ -106,21 +113,20 @@ pub struct RwLock<T: Plain> {
 #[derive(Debug)]
 struct Slot(RobustWord);
 
-// SAFETY: the value is written by the writer alone (I1), and `Plain` data may be used by any
-// thread.
+// SAFETY: only the writer writes the value (I1), and any thread may use `Plain` data.
 unsafe impl<T: Plain> Sync for RwLock<T> {}
-// SAFETY: a lock that nobody refers to is plain data.
+// SAFETY: a lock to which nothing refers is plain data.
 unsafe impl<T: Plain> Send for RwLock<T> {}
 
-/// What taking a lock for reading gives.
+/// The result of acquiring an [`RwLock`] for reading.
 pub type ReadResult<'a, T> = Result<ReadGuard<'a, T>, LockError<ReadGuard<'a, T>>>;
-/// What taking a lock for writing gives.
+/// The result of acquiring an [`RwLock`] for writing.
 pub type WriteResult<'a, T> = Result<WriteGuard<'a, T>, LockError<WriteGuard<'a, T>>>;
 
 impl<T: Plain> RwLock<T> {
-    /// A free lock around `value`, to be moved into shared memory.
+    /// Creates a lock around `value`, to be moved into shared memory.
     ///
-    /// It works from when it lies in a segment.
+    /// The lock can be used once it has been placed in a segment.
     pub fn new(value: T) -> Self {
         RwLock {
             writer: RobustWord::new(),
@@ -130,13 +136,13 @@ impl<T: Plain> RwLock<T> {
     }
 
     verbs! {
-        /// Acquires the lock for reading, blocking until no writer has it or waits for it.
+        /// Acquires the lock for reading, blocking until no writer holds it or waits for it.
         ///
         /// # Errors
         /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is acquired, the guard is
         ///   inside, and the value may be half changed.
-        /// - [`LockError::WouldDeadlock`]: this thread has it for writing, or has it through
-        ///   another mapping of the segment.
+        /// - [`LockError::WouldDeadlock`]: this thread holds the lock for writing, or holds it
+        ///   through another mapping of the segment.
         /// - [`LockError::Failed`]: see [`Fault`](crate::Fault).
         ///
         /// # Panics
@@ -152,13 +158,11 @@ impl<T: Plain> RwLock<T> {
         read_timeout, read_deadline -> ReadResult<'_, T>,
             else Err(LockError::TimedOut(self.first_holder()));
 
-        /// Acquires the lock for writing, blocking until no other thread has it.
+        /// Acquires the lock for writing, blocking until no other thread holds it.
         ///
         /// # Errors
-        /// - [`LockError::OwnerDied`], [`LockError::Poisoned`]: the lock is acquired, the guard is
-        ///   inside, and the value may be half changed.
-        /// - [`LockError::WouldDeadlock`]: this thread has it, for reading or writing.
-        /// - [`LockError::Failed`]: see [`Fault`](crate::Fault).
+        /// As [`read`](Self::read). [`LockError::WouldDeadlock`] if this thread holds the lock for
+        /// reading or writing.
         ///
         /// # Panics
         /// If the lock does not lie in shared memory.
@@ -174,7 +178,7 @@ impl<T: Plain> RwLock<T> {
             else Err(LockError::TimedOut(self.first_holder()));
     }
 
-    /// The writer word, and then the slots.
+    /// The writer word, followed by the slots.
     fn words(&self) -> impl Iterator<Item = &RobustWord> {
         core::iter::once(&self.writer).chain(self.slots.iter().map(|slot| &slot.0))
     }
@@ -183,19 +187,20 @@ impl<T: Plain> RwLock<T> {
         &self.writer.note[0]
     }
 
-    /// Whether a writer is, or was when it died, at the value.
+    /// 1 while a writer may change the value. A writer that dies leaves it as it was.
     fn inside(&self) -> &AtomicU32 {
         &self.writer.note[1]
     }
 
-    /// Whether the value may be half changed: see [`poison_cause`](Self::poison_cause).
+    /// Returns `true` if the value may be half changed. See [`poison_cause`](Self::poison_cause).
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         self.poison_cause().is_some()
     }
 
-    /// What happened to a writer before it was done, if it is not mended yet. May change at any
-    /// moment.
+    /// Returns what happened to a writer that may have left the value half changed.
+    ///
+    /// Returns `None` if the value is consistent. The answer may change at any moment.
     #[must_use]
     pub fn poison_cause(&self) -> Option<PoisonCause> {
         let died = || {
@@ -206,7 +211,8 @@ impl<T: Plain> RwLock<T> {
         PoisonCause::of(self.poison().load(Relaxed)).or_else(died)
     }
 
-    /// Returns whether a thread holds the lock, for reading or writing. May change at any moment.
+    /// Returns `true` if a thread holds the lock for reading or writing. The answer may change at
+    /// any moment.
     #[must_use]
     pub fn is_locked(&self) -> bool {
         self.words().any(|word| word.owner().is_some())
@@ -217,28 +223,28 @@ impl<T: Plain> RwLock<T> {
         self.words().find_map(Holder::of)
     }
 
-    /// Returns the threads that hold the lock, the writer first, to be shown to people. May change
-    /// at any moment.
+    /// Returns the threads that hold the lock, the writer first. The answer may change at any
+    /// moment.
     #[must_use]
     pub fn holders(&self) -> Vec<Holder> {
         self.words().filter_map(Holder::of).collect()
     }
 
-    /// Declares the value sound, whatever happened to its last writers.
+    /// Declares the value consistent, whatever happened to its last writers.
     ///
-    /// Better, where the guard is at hand: [`WriteGuard::mark_consistent`].
+    /// A caller that has a guard calls [`WriteGuard::mark_consistent`] instead.
     pub fn clear_poison(&self) {
         self.poison().store(CLEAN, Relaxed);
     }
 
-    /// The value, which nobody else can reach yet.
+    /// Returns the value. The exclusive reference proves that no other thread can reach it yet.
     pub fn get_mut(&mut self) -> &mut T {
         // SAFETY: `&mut self` is exclusive, and a value that was moved in is valid.
         self.value.with_mut(|value| unsafe { &mut *value })
     }
 }
 
-/// Taking a lock for reading.
+/// The verb of [`RwLock::read`].
 struct Read<'a, T: Plain>(&'a RwLock<T>);
 
 impl<'a, T: Plain> Verb for Read<'a, T> {
@@ -272,11 +278,11 @@ impl<'a, T: Plain> Verb for Read<'a, T> {
 
     #[cold]
     fn wait(&mut self, deadline: Deadline) -> Option<Self::Output> {
-        in_time(apart(self.0.read_slow(deadline)))
+        in_time(rebuilt(self.0.read_slow(deadline)))
     }
 }
 
-/// Taking a lock for writing.
+/// The verb of [`RwLock::write`].
 struct Write<'a, T: Plain>(&'a RwLock<T>);
 
 impl<'a, T: Plain> Verb for Write<'a, T> {
@@ -314,7 +320,7 @@ impl<'a, T: Plain> Verb for Write<'a, T> {
     }
 }
 
-/// An output, unless other threads kept the lock.
+/// `None` if other threads held the lock until the deadline.
 fn in_time<G>(taken: Result<G, LockError<G>>) -> Option<Result<G, LockError<G>>> {
     match taken {
         Err(LockError::WouldBlock) => None,
@@ -322,8 +328,8 @@ fn in_time<G>(taken: Result<G, LockError<G>>) -> Option<Result<G, LockError<G>>>
     }
 }
 
-// SAFETY: `repr(C)`; robust words, for which any bytes will do, and plain data that is checked
-// before it is reached; no `Drop`, as `Plain` is `Copy`.
+// SAFETY: `repr(C)`; robust words, for which any bytes are valid, and plain data, which is checked
+// before it is reached; no `Drop`, because `Plain` is `Copy`.
 unsafe impl<T: Plain> Shareable for RwLock<T> {
     const FINGERPRINT: u64 = mix_u64(begin::<Self>(b"RwLock 1"), T::FINGERPRINT);
     const NEEDS_PEERS: bool = false;

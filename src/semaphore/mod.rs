@@ -1,4 +1,4 @@
-//! A number of permits, to be taken and given back.
+//! A number of permits that threads acquire and release.
 //!
 //! ```
 //! use outlast::{Semaphore, Shared};
@@ -6,45 +6,56 @@
 //! let here = Shared::anonymous(Semaphore::new(2))?;
 //! let there = Shared::<Semaphore>::from_fd(here.try_clone_fd()?)?; // as another process would
 //! let one = here.acquire()?;
-//! there.acquire()?.forget(); // taken for good
+//! there.acquire()?.forget(); // stays acquired
 //! assert!(there.try_acquire().is_none());
 //! drop(one);
 //! assert_eq!(there.available(), 1);
-//! there.release(1)?; // by anybody: permits have no owner
+//! there.release(1)?; // any process may: permits have no owner
 //! assert_eq!(here.available(), 2);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # State
-//! One word: bit 0 `WAITERS`, bit 1 `MANY`, and the number of permits in the other 30 bits. Beside
-//! it, unchanged from birth, the ceiling plus one (0: none).
-//!
-//! | `MANY` | `WAITERS` | meaning |
-//! |---|---|---|
-//! | 0 | 0 | nobody asleep |
-//! | 0 | 1 | somebody may be asleep, for one permit each |
-//! | 1 | 1 | somebody may be asleep for more than one |
-//!
-//! # Invariants
-//! - I1. A thread asleep => `WAITERS`; one asleep for more than one permit => `MANY`. (Both may be
-//!   set with nobody asleep: a wasted system call.)
-//! - I2. The bits are cleared only together with waking everybody, in one system call: cleared by
-//!   an exchange of the word, they could be missing for one who fell asleep at that very value.
-//! - I3. Permits were released and somebody who could take them is asleep => a woken thread, or the
-//!   one that released them, is about to look. With `MANY` all are woken: one that wants more than
-//!   there is would swallow the wake of one that does not. Without, as many are woken as permits
-//!   came, and each takes one or finds that others have taken all.
-//!
-//! # Ordering
-//! What was written before `release` is seen after the `acquire` that takes those permits: Release
-//! and Acquire of the word, which every step in between changes by an exchange.
+//! # Which semaphore
+//! - [`Semaphore`] is for signalling: any process may release permits, and permits have no owner.
+//! - [`OwnedSemaphore`] limits the use of something: permits belong to a process and come back when
+//!   it ends.
 //!
 //! # Death
-//! Permits have no owner: one that a process took before it was killed stays taken, as with POSIX
-//! and Python. An acquire takes effect at its exchange of the word, a release likewise. Killed
-//! between that and its wake, or woken and killed before it took: recovery wakes everybody; so that
-//! there is one, who releases to sleepers becomes a peer before. A sleeper that is killed leaves a
-//! stale bit.
+//! Permits of a [`Semaphore`] have no owner. A permit that a killed process had acquired stays
+//! acquired, as with POSIX and Python. A process that is killed in `acquire` or `release` has
+//! either done it or not, and the other waiting threads get what was released.
+//!
+//! The permits of an [`OwnedSemaphore`] come back when the process that holds them is killed.
+
+// # How it works
+// The state is one word: bit 0 `WAITERS`, bit 1 `MANY`, and the number of permits in the other 30
+// bits. Beside it lies the ceiling plus one (0: no ceiling), which never changes.
+//
+// | `MANY` | `WAITERS` | meaning |
+// |---|---|---|
+// | 0 | 0 | no thread is asleep |
+// | 0 | 1 | threads may be asleep, each for one permit |
+// | 1 | 1 | a thread may be asleep for more than one permit |
+//
+// Invariants:
+// - I1. If a thread is asleep, `WAITERS` is set. If one is asleep for more than one permit, `MANY`
+//   is set. (Both may be set while no thread is asleep, which costs a system call.)
+// - I2. The bits are cleared only together with waking every sleeper, in one system call. If a
+//   plain exchange of the word cleared them, they could be missing for a thread that falls asleep
+//   at that very value.
+// - I3. If permits were released and a thread that could acquire them is asleep, then a woken
+//   thread, or the thread that released them, is about to look. With `MANY` every sleeper is woken:
+//   a thread that wants more permits than there are would swallow the wake of a thread that does
+//   not. Without `MANY`, a release wakes as many threads as it makes permits. Each of them acquires
+//   one, or finds that other threads have acquired all.
+//
+// Ordering: writes made before `release` are visible to the thread whose `acquire` takes those
+// permits. Both are exchanges of the word, a Release and an Acquire, and so is every step between.
+//
+// Death: an acquire and a release take effect at their exchange of the word. A process may be
+// killed between that exchange and its wake, or after it was woken and before it acquired. Then
+// recovery wakes every sleeper. So that recovery takes place, a thread that releases permits to
+// sleepers becomes a peer first. A sleeper that is killed leaves a stale bit.
 mod owned;
 
 pub use owned::{MAX_HOLDERS, OwnedPermit, OwnedSemaphore};
@@ -73,8 +84,9 @@ pub const MAX_PERMITS: u32 = u32::MAX / ONE;
 
 /// A number of permits for any number of processes.
 ///
-/// Made for signalling: whoever likes may release, and what a killed process has taken stays taken.
-/// Fair to no one. No system call is made unless somebody waits.
+/// It is made for signalling: any process may release permits, and what a killed process had
+/// acquired stays acquired. It is not fair: a newcomer may overtake waiting threads. It makes no
+/// system call unless a thread waits.
 #[repr(C)]
 #[doc(alias = "BoundedSemaphore")]
 pub struct Semaphore {
@@ -83,31 +95,31 @@ pub struct Semaphore {
     ceiling: AtomicU32,
 }
 
-/// Permits, given back when dropped.
+/// Acquired permits, which are released when this is dropped.
 ///
-/// May be dropped by another thread. In a process made by `fork` a copied one does nothing.
-#[must_use = "the permits are given back at once if this is not kept"]
+/// Another thread may drop it. In a process made by `fork`, a copy does nothing.
+#[must_use = "the permits are released immediately if this is not kept"]
 #[derive(Debug)]
 pub struct Permit<'a> {
     semaphore: &'a Semaphore,
     n: u32,
-    /// The word as it was left, and mostly still is when they are given back: to guess it is faster
-    /// than to look.
+    /// The word as the acquire left it. Mostly it is still the same at the release, and guessing it
+    /// is faster than reading it.
     left: u32,
-    /// The count of forks when it was made.
+    /// The number of forks when this was made.
     forks: u32,
 }
 
-/// A release that would have made more permits than there can be.
+/// A release would make more permits than the semaphore can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("more permits would be released than the semaphore holds")]
+#[error("the release would make more permits than the semaphore can have")]
 pub struct ReleaseError;
 
 impl Semaphore {
-    /// A semaphore of `permits`, to be moved into shared memory.
+    /// Creates a semaphore of `permits`, to be moved into shared memory.
     ///
     /// # Panics
-    /// If that is more than [`MAX_PERMITS`].
+    /// If `permits` is more than [`MAX_PERMITS`].
     #[must_use]
     pub fn new(permits: u32) -> Self {
         Semaphore { word: WaitWord::new(word_of(permits)), ceiling: AtomicU32::new(0) }
@@ -159,7 +171,7 @@ impl Semaphore {
             else Err(TimeoutError::TimedOut);
 
         /// Acquires `n` permits, blocking until all of them are available at the same time. Threads
-        /// that want fewer may be served meanwhile.
+        /// that want fewer may acquire theirs before.
         ///
         /// ```
         /// use outlast::{Semaphore, Shared};
@@ -191,16 +203,16 @@ impl Semaphore {
         Ok(Permit { semaphore: self, n, left, forks: forks() })
     }
 
-    /// Makes `n` more permits, and wakes those who can take them.
+    /// Adds `n` permits, and wakes threads that can acquire them.
     ///
-    /// Any process may, whether it has taken some or not.
+    /// Any process may call this, whether it has acquired permits or not.
     ///
     /// ```
     /// use outlast::{Semaphore, Shared};
     ///
     /// let here = Shared::anonymous(Semaphore::bounded(1))?;
     /// let there = Shared::<Semaphore>::from_fd(here.try_clone_fd()?)?; // as another process would
-    /// here.acquire()?.forget(); // another one is to give it back
+    /// here.acquire()?.forget(); // another process will release it
     /// assert_eq!(there.available(), 0);
     /// there.release(1).unwrap();
     /// assert!(there.release(1).is_err(), "one too many");
@@ -208,18 +220,18 @@ impl Semaphore {
     /// ```
     ///
     /// # Errors
-    /// If there would be more than the ceiling of a [`bounded`](Self::bounded) semaphore, or than
-    /// [`MAX_PERMITS`]; then none is made.
+    /// If there would be more permits than the ceiling of the semaphore, or more than
+    /// [`MAX_PERMITS`]. Then none is added.
     #[inline]
     #[doc(alias = "post")]
     pub fn release(&self, n: u32) -> Result<(), ReleaseError> {
         self.release_from(self.word.value.load(Relaxed), n)
     }
 
-    /// The same, if the word was `seen`, or so is the guess.
+    /// Like `release`, for a word that is believed to be `seen`.
     #[inline(always)]
     fn release_from(&self, seen: u32, n: u32) -> Result<(), ReleaseError> {
-        // Mostly there is no limit, or none near.
+        // Mostly there is no ceiling, and the number is far from the maximum.
         let is_far = self.ceiling.load(Relaxed) == 0 && (seen | n) < 1 << 28;
         if seen & FLAGS == 0
             && (is_far || n <= self.room(seen))
@@ -230,7 +242,7 @@ impl Semaphore {
         self.release_slow(n)
     }
 
-    /// How many permits can be released to a word that was `seen`.
+    /// The number of permits that can be added to a word that was `seen`.
     #[inline(always)]
     fn room(&self, seen: u32) -> u32 {
         // Without a ceiling this wraps round.
@@ -259,18 +271,19 @@ impl Semaphore {
         Ok(())
     }
 
-    /// Keeps I2 and I3, after `n` permits were added to a word that was `seen`.
+    /// Wakes sleepers after `n` permits were added to a word that was `seen`. Keeps I2 and I3.
     #[cold]
     fn wake(&self, seen: u32, n: u32) {
         hooks::pause("semaphore: released, nobody woken yet");
-        // Fewer woken than permits came: nobody is left asleep, and the bits are stale.
+        // If fewer threads were woken than permits were added, no thread is left asleep, and the
+        // bits are stale.
         let some_are_left = seen & MANY == 0 && self.word.wake(n) >= n as usize;
         if !some_are_left {
             self.word.change_and_wake(Change::ClearLowestTwo, u32::MAX);
         }
     }
 
-    /// How many permits there are. May change at any moment.
+    /// Returns the number of available permits. It may change at any moment.
     #[must_use]
     #[doc(alias = "value")]
     pub fn available(&self) -> u32 {
@@ -278,7 +291,7 @@ impl Semaphore {
     }
 }
 
-/// Taking permits.
+/// The verb of [`Semaphore::acquire`].
 struct TakePermits<'a> {
     semaphore: &'a Semaphore,
     n: u32,
@@ -329,13 +342,13 @@ fn word_of(permits: u32) -> u32 {
 }
 
 impl Permit<'_> {
-    /// How many permits these are.
+    /// Returns the number of permits.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.n
     }
 
-    /// Keeps the permits taken for good, or until somebody [releases](Semaphore::release) as many.
+    /// Leaves the permits acquired until a process [releases](Semaphore::release) as many.
     pub fn forget(self) {
         core::mem::forget(self);
     }
@@ -345,13 +358,13 @@ impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
         if self.forks == forks() {
-            // If others have released so many that there is no room, there is nothing to give back.
+            // If others have released so many permits that the ceiling is reached, none is due.
             self.semaphore.release_from(self.left, self.n).ok();
         }
     }
 }
 
-// SAFETY: `repr(C)`; atomics, for which any bytes will do.
+// SAFETY: `repr(C)`; atomics, for which any bytes are valid.
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl Shareable for Semaphore {
     const FINGERPRINT: u64 = begin::<Self>(b"Semaphore 2");

@@ -1,4 +1,4 @@
-//! Permits that have an owner: those of a killed process come back.
+//! Permits that belong to a process, and come back when it ends.
 //!
 //! ```
 //! use outlast::{OwnedSemaphore, Shared};
@@ -12,28 +12,29 @@
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
-//! # State
-//! How many permits there are in all, unchanged from birth; 64 cells of {held: 32, unused: 20,
-//! owner: 12 bits}, one for each process that holds some, 0 if free; and a robust word that is
-//! owned while permits are taken.
-//!
-//! # Invariants
-//! - I1. What is available is what there is in all, less the sum of all cells. No other number says
-//!   so.
-//! - I2. Cells grow under the robust word only, and only by what is available. So their sum is
-//!   never more than there is in all.
-//! - I3. A cell shrinks by an exchange of its own, without the word; then all who sleep are woken.
-//! - I4. Permits are given back to a cell only while it bears their owner's tag.
-//!
-//! # Ordering
-//! What was written before a permit was given back is seen by whoever takes it next: Release and
-//! Acquire of the cell.
-//!
 //! # Death
-//! A permit is taken by one exchange of a cell that names its owner, and given back by another: a
-//! process that is killed has it or has it not, and recovery frees the cell. Killed with the robust
-//! word, it changed nothing else: the kernel gives it to the next. Killed before it woke anybody:
-//! recovery wakes all.
+//! Recovery frees the permits of a killed process, usually within a millisecond. A process that is
+//! killed in `acquire` or in a release has either done it or not.
+
+// # How it works
+// The state is the total number of permits, which never changes; 64 cells of {held: 32, unused: 20,
+// owner: 12 bits}, one for each process that holds permits (0: free); and a robust word that a
+// thread owns while it acquires permits.
+//
+// Invariants:
+// - I1. The available permits are the total less the sum of all cells. No other number counts them.
+// - I2. A cell grows only under the robust word, and only by permits that are available. So the sum
+//   of the cells is never more than the total.
+// - I3. A cell shrinks by an exchange of its own, without the robust word. Then every sleeper is
+//   woken.
+// - I4. Permits are released to a cell only while it has their owner's tag.
+//
+// Ordering: writes made before a permit was released are visible to the thread that acquires it
+// next: Release and Acquire of the cell.
+//
+// Death: one exchange of a cell that names its owner acquires a permit, and another releases it. A
+// process that is killed with the robust word has changed nothing else, and the kernel passes the
+// word on. If it is killed before its wake, recovery wakes every sleeper.
 use crate::deadline::Deadline;
 use crate::error::{Fault, TimeoutError};
 use crate::segment::{forks, identify};
@@ -47,17 +48,17 @@ use crate::wait::signal::Signal;
 use crate::wait::verbs::{Verb, verbs};
 use core::fmt;
 
-/// The most processes that hold permits of one [`OwnedSemaphore`] at a time.
+/// The maximum number of processes that hold permits of one [`OwnedSemaphore`] at a time.
 pub const MAX_HOLDERS: usize = 64;
 
 const TAG: u64 = 0xfff;
 const HELD_AT: u32 = 32;
 
-/// A number of permits that are held by processes, and come back when their process ends, by
-/// whatever means.
+/// A number of permits that processes hold. They come back when their process ends, by whatever
+/// means.
 ///
-/// Made for limiting the use of something. Only who has a permit can give it back. Fair to no one.
-/// Slower than a [`Semaphore`](super::Semaphore), which forgets who has what.
+/// It is made for limiting the use of something: only the holder of a permit can release it. It is
+/// not fair, and slower than a [`Semaphore`](super::Semaphore), which does not know the holders.
 #[repr(C, align(64))]
 pub struct OwnedSemaphore {
     word: RobustWord,
@@ -66,23 +67,24 @@ pub struct OwnedSemaphore {
     cells: [AtomicU64; MAX_HOLDERS],
 }
 
-/// Permits of this process's, given back when dropped, or when the process ends.
+/// Permits that this process holds. They are released when this is dropped, or when the process
+/// ends.
 ///
-/// May be dropped by another thread. In a process made by `fork` a copied one does nothing.
-#[must_use = "the permits are given back at once if this is not kept"]
+/// Another thread may drop it. In a process made by `fork`, a copy does nothing.
+#[must_use = "the permits are released immediately if this is not kept"]
 #[derive(Debug)]
 pub struct OwnedPermit<'a> {
     semaphore: &'a OwnedSemaphore,
     cell: &'a AtomicU64,
-    /// Whose cell it was when they were taken.
+    /// The owner of the cell when the permits were acquired.
     owner: u64,
     n: u32,
-    /// The count of forks when it was made.
+    /// The number of forks when this was made.
     forks: u32,
 }
 
 impl OwnedSemaphore {
-    /// A semaphore of `permits`, to be moved into shared memory.
+    /// Creates a semaphore of `permits`, to be moved into shared memory.
     #[must_use]
     pub fn new(permits: u32) -> Self {
         OwnedSemaphore {
@@ -97,15 +99,16 @@ impl OwnedSemaphore {
         /// Acquires a permit, blocking until one is available.
         ///
         /// # Errors
-        /// [`Fault::TooManyPeers`] if [`MAX_HOLDERS`] other processes hold permits; see [`Fault`].
+        /// [`Fault::TooManyPeers`] if [`MAX_HOLDERS`] other processes hold permits. Otherwise see
+        /// [`Fault`].
         pub fn acquire(&self) -> Result<OwnedPermit<'_>, Fault> = TakePermits::new(self, 1);
-        /// It also returns `Ok(None)` for the moment in which another thread acquires permits.
+        /// It also returns `Ok(None)` while another thread is just acquiring permits.
         try_acquire -> Result<Option<OwnedPermit<'_>>, Fault>, else Ok(None);
         acquire_timeout, acquire_deadline -> Result<OwnedPermit<'_>, TimeoutError>,
             else Err(TimeoutError::TimedOut);
 
         /// Acquires `n` permits, blocking until all of them are available at the same time. Blocks
-        /// for ever if there are fewer in all.
+        /// forever if the semaphore has fewer permits in all.
         ///
         /// ```
         /// use outlast::{OwnedSemaphore, Shared};
@@ -123,13 +126,13 @@ impl OwnedSemaphore {
         /// As [`acquire`](Self::acquire).
         pub fn acquire_many(&self, n: u32) -> Result<OwnedPermit<'_>, Fault>
             = TakePermits::new(self, n);
-        /// It also returns `Ok(None)` for the moment in which another thread acquires permits.
+        /// It also returns `Ok(None)` while another thread is just acquiring permits.
         try_acquire_many -> Result<Option<OwnedPermit<'_>>, Fault>, else Ok(None);
         acquire_many_timeout, acquire_many_deadline -> Result<OwnedPermit<'_>, TimeoutError>,
             else Err(TimeoutError::TimedOut);
     }
 
-    /// Takes `n` permits under the robust word, if there are as many. Keeps I2.
+    /// Acquires `n` permits under the robust word, if as many are available. Keeps I2.
     fn attempt(
         &self,
         tag: u32,
@@ -152,8 +155,7 @@ impl OwnedSemaphore {
     fn take_word(&self, deadline: Deadline) -> Result<Option<Thread>, Fault> {
         let taken = self.word.take_until(deadline).unwrap_or(Err(Refused::Busy));
         match taken {
-            // What a dead owner of the word left is whole: it changed one cell at most, in one
-            // step.
+            // A dead owner of the word left the cells whole: it changed at most one, in one step.
             Ok((_, me)) => Ok(Some(me)),
             Err(Refused::Busy) => Ok(None),
             Err(Refused::Failed(fault)) => Err(fault),
@@ -173,7 +175,7 @@ impl OwnedSemaphore {
                 free = free.or(Some(cell));
             }
         }
-        if self.unheld(held) < n {
+        if self.available_beside(held) < n {
             return Ok(None);
         }
         let cell = mine.or(free).ok_or(Fault::TooManyPeers)?;
@@ -182,33 +184,33 @@ impl OwnedSemaphore {
         while let Err(now) =
             cell.compare_exchange(seen, (seen | owner).wrapping_add(more), AcqRel, Relaxed)
         {
-            seen = now; // another thread of ours has given back
+            seen = now; // another thread of this process has released permits
         }
         Ok(Some(OwnedPermit { semaphore: self, cell, owner, n, forks: forks() }))
     }
 
-    /// How many permits nobody holds. May change at any moment.
+    /// Returns the number of permits that no process holds. It may change at any moment.
     #[must_use]
     pub fn available(&self) -> u32 {
-        self.unheld(self.cells.iter().map(|cell| cell.load(Acquire) >> HELD_AT).sum())
+        self.available_beside(self.cells.iter().map(|cell| cell.load(Acquire) >> HELD_AT).sum())
     }
 
-    fn unheld(&self, held: u64) -> u32 {
+    fn available_beside(&self, held: u64) -> u32 {
         u32::try_from(u64::from(self.permits()).saturating_sub(held)).unwrap_or(0)
     }
 
-    /// How many permits there are in all.
+    /// Returns the total number of permits.
     #[must_use]
     pub fn permits(&self) -> u32 {
         self.total.load(Relaxed)
     }
 }
 
-/// Taking permits.
+/// The verb of [`OwnedSemaphore::acquire`].
 struct TakePermits<'a> {
     semaphore: &'a OwnedSemaphore,
     n: u32,
-    /// How long it waits for the robust word.
+    /// The time until which an attempt waits for the robust word.
     deadline: Deadline,
 }
 
@@ -246,15 +248,15 @@ impl<'a> Operation<'a> for TakePermits<'a> {
 }
 
 impl OwnedPermit<'_> {
-    /// How many permits these are.
+    /// Returns the number of permits.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.n
     }
 
-    /// Keeps the permits until this process ends, or drops its last handle to the segment.
+    /// Keeps the permits until this process ends or drops its last handle of the segment.
     ///
-    /// From then on others can take them.
+    /// After that, other processes can acquire them.
     pub fn forget(self) {
         core::mem::forget(self);
     }
@@ -273,14 +275,14 @@ impl Drop for OwnedPermit<'_> {
         };
         let left = |seen: u64| (seen & TAG == self.owner).then(|| left(seen)); // keeps I4
         if self.cell.fetch_update(AcqRel, Relaxed, left).is_ok() {
-            // Wakes all waiters: one that needs more permits than are free would consume another's
-            // wake.
+            // Wakes every waiter: a waiter that needs more permits than are available would consume
+            // the wake of another.
             self.semaphore.signal.notify_all();
         }
     }
 }
 
-// SAFETY: `repr(C)`; a robust word and atomics, for which any bytes will do.
+// SAFETY: `repr(C)`; a robust word and atomics, for which any bytes are valid.
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl Shareable for OwnedSemaphore {
     const FINGERPRINT: u64 = begin::<Self>(b"OwnedSemaphore 1");

@@ -4,7 +4,7 @@ use crate::plan::{Mutation, loom, ordinary};
 pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "rwlock_reader_looks_too_early",
-        file: "src/rwlock/taking.rs",
+        file: "src/rwlock/acquire.rs",
         from: "slot.unlock(me); // keeps I3 return None;",
         to: "return Some((slot, me));",
         rule: "A reader that has entered its slot must go if a writer is there.",
@@ -12,7 +12,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "rwlock_writer_passes_readers",
-        file: "src/rwlock/taking.rs",
+        file: "src/rwlock/acquire.rs",
         from: "if self.slots.iter().any(|slot| slot.0.value_in_order() & OWNER != 0) {",
         to: "if false {",
         rule: "A writer waits for the readers that are inside.",
@@ -20,7 +20,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "rwlock_slow_writer_does_not_fence",
-        file: "src/rwlock/taking.rs",
+        file: "src/rwlock/acquire.rs",
         from: "self.take_writer_word(deadline)?; fence(SeqCst); for",
         to: "self.take_writer_word(deadline)?; for",
         rule: "Of a reader and a writer that enter at the same time, one must see the other.",
@@ -28,7 +28,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "rwlock_slow_reader_does_not_fence",
-        file: "src/rwlock/taking.rs",
+        file: "src/rwlock/acquire.rs",
         from: "fence(SeqCst); if !is_taken",
         to: "if !is_taken",
         rule: "Of a reader and a writer that enter at the same time, one must see the other.",
@@ -36,7 +36,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "rwlock_reader_waits_for_itself",
-        file: "src/rwlock/taking.rs",
+        file: "src/rwlock/acquire.rs",
         from: "if owned.peek().is_some() {",
         to: "if owned.peek().is_some() && false {",
         rule: "A thread that reads already reads again without waiting behind a writer.",
@@ -44,7 +44,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "rwlock_reader_becomes_a_writer",
-        file: "src/rwlock/taking.rs",
+        file: "src/rwlock/acquire.rs",
         from: "if self.slots.iter().any(|slot| slot.0.value() & OWNER == me.tid()) { return",
         to: "if self.slots.is_empty() { return",
         rule: "A reader that wants to write would wait for itself.",
@@ -52,7 +52,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "rwlock_writer_that_gives_up_stays",
-        file: "src/rwlock/taking.rs",
+        file: "src/rwlock/acquire.rs",
         from: "self.writer.unlock(me); return Err(error);",
         to: "return Err(error);",
         rule: "A writer that times out lets the readers in.",
@@ -60,15 +60,15 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "rwlock_levels_of_the_dead_stay",
-        file: "src/rwlock/taking.rs",
-        from: "again(word).store(0, Relaxed); // keeps I5",
+        file: "src/rwlock/acquire.rs",
+        from: "further_guards(word).store(0, Relaxed); // keeps I5",
         to: "",
         rule: "The next owner of a dead reader's slot begins with no levels.",
         outcome: ordinary("rwlock", &["levels_of_a_dead_reader_are_forgotten"]),
     },
     Mutation {
         name: "rwlock_death_is_no_poison",
-        file: "src/rwlock/taking.rs",
+        file: "src/rwlock/acquire.rs",
         from: "self.poison().store(DIED, Relaxed);",
         to: "",
         rule: "A writer that dies inside poisons the lock.",
@@ -132,23 +132,23 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "rwlock_guards_overflow",
-        file: "src/rwlock/taking.rs",
-        from: "again(word).load(Relaxed).checked_add(1)",
-        to: "Some(again(word).load(Relaxed).wrapping_add(1))",
+        file: "src/rwlock/acquire.rs",
+        from: "further_guards(word).load(Relaxed).checked_add(1)",
+        to: "Some(further_guards(word).load(Relaxed).wrapping_add(1))",
         rule: "One guard too many would free the lock before its guards are dropped.",
         outcome: ordinary("rwlock", &["too_many_guards_of_one_reader"]),
     },
     Mutation {
         name: "rwlock_reads_again_through_another_mapping",
-        file: "src/rwlock/taking.rs",
+        file: "src/rwlock/acquire.rs",
         from: "owned.find(|word| word.is_held_here_by(me))",
         to: "owned.find(|word| word.is_held_by(me))",
-        rule: "The count of guards cannot tell two mappings apart, and the list can.",
+        rule: "The count of guards cannot tell two mappings rebuilt, and the list can.",
         outcome: ordinary("rwlock", &["reading_again_through_another_mapping"]),
     },
     Mutation {
         name: "rwlock_is_not_inside_before_it_is_poisoned",
-        file: "src/rwlock/taking.rs",
+        file: "src/rwlock/acquire.rs",
         from: "self.poison().store(DIED, Relaxed); self.inside().store(0, Release); // keeps I4",
         to: "self.inside().store(0, Release); self.poison().store(DIED, Relaxed);",
         rule: "A thread that finds a dead writer's lock may be killed before it has told the death.",

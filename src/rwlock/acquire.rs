@@ -1,4 +1,4 @@
-//! How a lock is taken: the fast ways, and those that wait.
+//! Acquiring an [`RwLock`]: the fast paths, and the slow paths, which may wait.
 use super::{ReadResult, RwLock, Slot, WriteResult};
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -46,7 +46,7 @@ impl<T: Plain> RwLock<T> {
             slot.unlock(me); // keeps I3
         }
         self.take_writer_word(deadline)?;
-        // Nobody writes now, and no writer waits on a slot of ours (I6).
+        // No thread writes now, and no writer waits for a slot of this thread (I6).
         match self.take_slot(me) {
             Some(slot) => {
                 self.writer.unlock(me);
@@ -56,18 +56,18 @@ impl<T: Plain> RwLock<T> {
         }
     }
 
-    /// One more guard on a word that this thread owns already.
+    /// Makes a further guard on a word that this thread already owns.
     fn read_again<'a>(&'a self, word: &'a RobustWord, me: Thread) -> ReadResult<'a, T> {
         if self.writer.is_still(me) && self.inside().load(Relaxed) != 0 {
             return Err(LockError::WouldDeadlock);
         }
-        // One too many would end the lock before the guards.
-        let more = again(word).load(Relaxed).checked_add(1);
-        again(word).store(more.ok_or(LockError::Failed(Fault::TooDeep))?, Relaxed);
+        // If the count wrapped round, the lock would be released before the last guard is dropped.
+        let more = further_guards(word).load(Relaxed).checked_add(1);
+        further_guards(word).store(more.ok_or(LockError::Failed(Fault::TooDeep))?, Relaxed);
         self.reader(word, me)
     }
 
-    /// A slot that no living thread owns, if there is one.
+    /// Takes a slot that no living thread owns, if there is one.
     pub(super) fn take_slot(&self, me: Thread) -> Option<&RobustWord> {
         let first = me.tid() as usize;
         (0..READERS).map(|i| &self.slots[(first + i) % READERS].0).find(|slot| {
@@ -94,7 +94,7 @@ impl<T: Plain> RwLock<T> {
     pub(super) fn write_slow(&self, deadline: Deadline) -> WriteResult<'_, T> {
         attach_in_child(core::ptr::from_ref(self).addr());
         let me = Thread::current().map_err(LockError::Failed)?;
-        // Before it waits for anybody: another reader may be waiting for this one.
+        // Checked before this thread waits for any other: another reader may wait for this thread.
         if self.slots.iter().any(|slot| slot.0.value() & OWNER == me.tid()) {
             return Err(LockError::WouldDeadlock);
         }
@@ -135,21 +135,21 @@ impl<T: Plain> RwLock<T> {
     }
 }
 
-/// How many more guards the owner of the word has.
+/// The number of further guards that the owner has on the word.
 #[inline(always)]
-pub(super) fn again(word: &RobustWord) -> &AtomicU32 {
+pub(super) fn further_guards(word: &RobustWord) -> &AtomicU32 {
     &word.note[2]
 }
 
-/// Clears what a dead owner left in a word just taken. (Killed before that: it is taken from the
-/// dead once more.)
+/// Clears what a dead owner left in a word that this thread has just taken. (If this thread is
+/// killed before that, the next owner takes the word from a dead owner again.)
 fn clear(word: &RobustWord, taken: Taken) {
     if taken == Taken::FromTheDead {
-        again(word).store(0, Relaxed); // keeps I5
+        further_guards(word).store(0, Relaxed); // keeps I5
     }
 }
 
-/// Whether a thread owns the word, dead or alive.
+/// Whether a thread owns the word, or died as its owner.
 #[inline(always)]
 fn is_taken(value: u32) -> bool {
     value & !WAITERS != 0
