@@ -4,7 +4,8 @@
 //! use outlast::{LockedSlice, Shared};
 //!
 //! let here = Shared::<LockedSlice<f64>>::with_capacity(1_000)?;
-//! let there = Shared::<LockedSlice<f64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! // As another process would:
+//! let there = Shared::<LockedSlice<f64>>::from_fd(here.try_clone_fd()?)?;
 //! here.lock()?.fill(0.5);
 //! assert_eq!(there.lock()?.iter().sum::<f64>(), 500.0);
 //! # Ok::<(), outlast::Error>(())

@@ -4,7 +4,8 @@
 //! use outlast::{OnceCell, Shared};
 //!
 //! let here = Shared::anonymous(OnceCell::<u64>::new())?;
-//! let there = Shared::<OnceCell<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! // As another process would:
+//! let there = Shared::<OnceCell<u64>>::from_fd(here.try_clone_fd()?)?;
 //! assert_eq!(here.get()?, None);
 //! assert_eq!(*there.get_or_init(|| 42)?, 42);
 //! assert_eq!(*here.get_or_init(|| unreachable!("it is there"))?, 42);
@@ -158,7 +159,8 @@ impl<T: Plain> OnceCell<T> {
         /// use outlast::{OnceCell, Shared};
         ///
         /// let here = Shared::anonymous(OnceCell::<u64>::new())?;
-        /// let there = Shared::<OnceCell<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+        /// // As another process would:
+        /// let there = Shared::<OnceCell<u64>>::from_fd(here.try_clone_fd()?)?;
         /// assert_eq!(here.get_or_init(|| 42)?, &42);
         /// assert_eq!(there.get_or_init(|| unreachable!("it is there"))?, &42);
         /// # Ok::<(), outlast::Error>(())

@@ -153,7 +153,8 @@ impl<C: Kind + ?Sized + 'static> Receiver<C> {
     /// use outlast::{Channel, Owned, Queue, Receiver, Shared};
     ///
     /// let here = Shared::<Channel<Queue<u64>>>::with_capacity(4)?;
-    /// let there = Shared::<Channel<Queue<u64>>>::from_fd(here.try_clone_fd()?)?; // as another process would
+    /// // As another process would:
+    /// let there = Shared::<Channel<Queue<u64>>>::from_fd(here.try_clone_fd()?)?;
     /// let receiver = there.receiver()?;
     /// here.sender()?.send(7)?;
     /// let job = receiver.owned(Receiver::recv_ack)?;

@@ -4,7 +4,8 @@
 //! use outlast::{ReentrantLock, Shared};
 //!
 //! let here = Shared::anonymous(ReentrantLock::new(1_u64))?;
-//! let there = Shared::<ReentrantLock<u64>>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! // As another process would:
+//! let there = Shared::<ReentrantLock<u64>>::from_fd(here.try_clone_fd()?)?;
 //! let outer = there.lock()?;
 //! let inner = there.lock()?; // the same thread: one level deeper
 //! inner.set(41);

@@ -4,7 +4,8 @@
 //! use outlast::{OwnedSemaphore, Shared};
 //!
 //! let here = Shared::anonymous(OwnedSemaphore::new(2))?;
-//! let there = Shared::<OwnedSemaphore>::from_fd(here.try_clone_fd()?)?; // as another process would
+//! // As another process would:
+//! let there = Shared::<OwnedSemaphore>::from_fd(here.try_clone_fd()?)?;
 //! let permit = there.acquire()?;
 //! assert_eq!(here.available(), 1);
 //! drop(permit);
@@ -114,7 +115,8 @@ impl OwnedSemaphore {
         /// use outlast::{OwnedSemaphore, Shared};
         ///
         /// let here = Shared::anonymous(OwnedSemaphore::new(3))?;
-        /// let there = Shared::<OwnedSemaphore>::from_fd(here.try_clone_fd()?)?; // as another process would
+        /// // As another process would:
+        /// let there = Shared::<OwnedSemaphore>::from_fd(here.try_clone_fd()?)?;
         /// let two = here.acquire_many(2)?;
         /// assert!(there.try_acquire_many(2)?.is_none());
         /// drop(two); // or the end of this process, by whatever means
