@@ -35,13 +35,15 @@ use core::ops::{Deref, DerefMut};
 
 /// A guard, permit or delivery together with a handle that keeps its memory mapped.
 ///
-/// [`Shared::owned`] makes one. It dereferences to the guarded value. Unlike the guard it borrows
-/// nothing, so it can be a field of a struct, beside the handle or without it. It can move to
-/// another thread if the guard can. Permits and deliveries can. The guards of locks cannot, because
-/// a lock belongs to the thread that acquired it.
+/// [`Shared::owned`] and [`Receiver::owned`] make one. It dereferences to the guarded value. Unlike
+/// the guard it borrows nothing, so it can be a field of a struct, beside the handle or without it.
+/// It can move to another thread if the guard can. Permits and deliveries can. The guards of locks
+/// cannot, because a lock belongs to the thread that acquired it.
 ///
 /// Dropping it drops the guard and then the handle. In a process made by `fork`, a copy does
 /// nothing, like a copy of the guard.
+///
+/// [`Condition::wait`](crate::Condition::wait) also accepts the owned guard of a lock.
 ///
 /// ```
 /// use outlast::{Lock, LockGuard, Owned, Shared};
@@ -105,7 +107,7 @@ impl<T: ?Sized + Shareable + Sync + 'static> Shared<T> {
         verb(self.as_static()).keep(self)
     }
 
-    /// As [`owned`](Self::owned), with a verb that takes one argument, a timeout for example.
+    /// Like [`owned`](Self::owned), for a verb with one argument, such as a timeout.
     ///
     /// ```
     /// use outlast::{Lock, LockError, Shared};
@@ -173,7 +175,7 @@ impl<C: Kind + ?Sized + 'static> Receiver<C> {
         verb(self.as_static()).keep(self.pointer())
     }
 
-    /// As [`owned`](Self::owned), with a verb that takes one argument, a timeout for example.
+    /// Like [`owned`](Self::owned), for a verb with one argument, such as a timeout.
     pub fn owned_with<A, F>(
         &self,
         verb: F,
@@ -262,7 +264,6 @@ impl<G: Guard + MarkConsistent, T: ?Sized + Shareable> MarkConsistent for Owned<
     }
 }
 
-/// [`Condition::wait`](crate::Condition::wait) takes an owned guard and returns it.
 impl<G: Guard + ConditionGuard, T: ?Sized + Shareable> ConditionGuard for Owned<G, T> {}
 
 impl<G: Guard + ConditionGuard, T: ?Sized + Shareable> sealed::Guard for Owned<G, T> {

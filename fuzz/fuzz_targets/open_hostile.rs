@@ -694,7 +694,7 @@ fn use_latch<'a>(latch: &'a Latch, held: &mut Vec<Member<'a>>, verb: u8) {
         3 => held.last().map_or((), Member::count_down),
         4 => drop(held.pop()),
         5 => _ = latch.wait_timeout(SOON),
-        6 => drop(latch.wait_deadline(Instant::now())),
+        6 => _ = latch.wait_deadline(Instant::now()),
         7 => drop(format!("{} {}", latch.is_open(), latch.remaining())),
         _ => drop(format!("{latch:?} {:?}", held.last().map(Member::owed))),
     }

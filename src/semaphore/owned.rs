@@ -1,4 +1,4 @@
-//! Permits that belong to a process, and come back when it ends.
+//! A semaphore whose permits belong to a process, and come back when it ends.
 //!
 //! ```
 //! use outlast::{OwnedSemaphore, Shared};
