@@ -463,7 +463,7 @@ impl Barrier {
         if seen & CAUSE != 0 { 0 } else { u32::try_from(seen & ARRIVED).unwrap_or(0) }
     }
 
-    /// Makes this process a party no longer, so that its end breaks nothing. None of its threads
+    /// Removes this process from the parties, so that its end breaks nothing. None of its threads
     /// may be waiting.
     ///
     /// # Errors

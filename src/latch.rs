@@ -19,8 +19,9 @@
 //!
 //! # Death
 //! A process that joins the latch as a [`Member`] owes a number of counts. If it is killed before
-//! it has counted them down, the latch fails, or the rest is counted down in its place: [`OnDeath`]
-//! chooses. The anonymous count has no owner: what a killed process did not count down stays.
+//! it has counted them down, the latch fails, or recovery counts down the rest: the creator of the
+//! latch chooses by [`OnDeath`]. The anonymous count has no owner: what a killed process did not
+//! count down stays.
 
 // # How it works
 // - A word of 64 bits: bit 0 `OPEN`, bit 1 `FAILED`, and above them the number of joins so far.
@@ -35,8 +36,8 @@
 // - I2. `OPEN` is set only if nothing remained at a moment since the last join. It is set by an
 //   exchange of the word that was read before the sum, and a join fills its cell before it changes
 //   the word. A join that finds the word open takes its promise back and fails.
-// - I3. If nothing remains, the latch is open, or a thread that counted down, or that recovers a
-//   process which counted down, is about to look.
+// - I3. If nothing remains, the latch is open, or a thread is about to look. That thread has
+//   counted down, or recovers a process that had.
 // - I4. `OPEN` and `FAILED` are never cleared.
 //
 // Ordering: writes made before `count_down` or `done` are visible to every thread that finds the
