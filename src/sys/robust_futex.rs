@@ -43,8 +43,8 @@
 //! | `HELD_LEN` | the length of `held`; `len` in the `ThreadRecord` is the same, for other threads | `link` | `unlink`, `forget_in_child` | `is_full`; `len`: a thread that unmaps memory |
 //! | `FOREIGN` | a node of the C library may be in the list, so `unlink` reads links from memory | `note_foreign` | `note_foreign`, when the list is empty; `forget_in_child` | `unlink` |
 //! | `KNOWN` | the head and the id of the thread | `look_up` | `forget_in_child` | `current` |
-//! | `FAST` | the same, if the thread may use the fast paths of locks | `allow_fast` | `set_eager`, `retire`, `forget_in_child` | `fast`, `is_calling` |
-//! | `ENDING` | the thread has begun to end, so its locks enter the list immediately | `Leaver`; `enter` | `forget_in_child` | `must_list` |
+//! | `FAST` | the same, if the thread may use the fast paths of locks | `allow_fast` | `set_eager`, `prepare_to_end`, `forget_in_child` | `fast`, `is_calling` |
+//! | `ENDING` | the thread has begun to end, so its locks enter the list immediately | `EndDetector`; `enter` | `forget_in_child` | `must_list` |
 //! | `EAGER`, of the process | every lock enters the list immediately | [`set_eager`] | [`set_eager`] | `must_list` |
 //! | `FAST_LOCKS_OFF`, of the process (`sys/thread.rs`) | this is a forked child that is not a peer of all inherited segments yet, so `FAST` stays empty | `set_fast_locks_off`, after a fork | `set_fast_locks_off`, once the child is a peer | `allow_fast`, `attach_in_child` of `segment/table.rs` |
 //!
@@ -454,7 +454,7 @@ pub(crate) fn forget_within(start: usize, len: usize) {
 
 /// Empties the `pending` field of the calling thread, which is ending. From here on its locks enter
 /// the list immediately.
-fn retire() {
+fn prepare_to_end() {
     FAST.set((null(), 0));
     let (head, tid) = KNOWN.get();
     let me = Thread { head, tid };

@@ -56,10 +56,10 @@ static RECORDS: AtomicUsize = AtomicUsize::new(0);
 
 /// Notes that the thread is ending, when it is dropped with the variables of the thread. From then
 /// on the locks of the thread enter the list immediately.
-struct Leaver;
+struct EndDetector;
 
 thread_local! {
-    static LEAVER: Leaver = const { Leaver };
+    static END_DETECTOR: EndDetector = const { EndDetector };
     static RECORD: Cell<Option<&'static ThreadRecord>> = const { Cell::new(None) };
     static ENDING: Cell<bool> = const { Cell::new(false) };
 }
@@ -120,7 +120,7 @@ fn records() -> impl Iterator<Item = &'static ThreadRecord> {
 pub(super) fn enter(head: *const Head, tid: u32) {
     let unlisted = UNLISTED.with(|entry| from_ref(entry).expose_provenance());
     let mut living = Some(Living { head: head.expose_provenance(), unlisted });
-    if LEAVER.try_with(|_| ()).is_err() {
+    if END_DETECTOR.try_with(|_| ()).is_err() {
         ENDING.set(true);
         living = None;
     }
@@ -182,11 +182,11 @@ pub(super) fn forget_pending(gone: impl Fn(usize) -> bool) {
     }
 }
 
-impl Drop for Leaver {
+impl Drop for EndDetector {
     fn drop(&mut self) {
         let Some(record) = RECORD.get() else { return };
         ENDING.set(true);
-        super::retire();
+        super::prepare_to_end();
         record.owner().living = None;
     }
 }
@@ -196,5 +196,5 @@ impl Drop for Leaver {
 pub(super) fn forget_in_child() {
     RECORDS.store(0, Relaxed);
     RECORD.set(None);
-    ENDING.set(LEAVER.try_with(|_| ()).is_err());
+    ENDING.set(END_DETECTOR.try_with(|_| ()).is_err());
 }
