@@ -7,7 +7,7 @@ use common::{Random, eventually, fork_child, ms, scribble, sleep_for_ever, watch
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use outlast::log::{FixedJournal, Journal, Level, PATIENCE, Record, TEXT, WhenFull};
-use outlast::{OpenError, Shared};
+use outlast::{OpenError, RecvTimeoutError, Shared};
 use std::time::{Duration, Instant, SystemTime};
 
 outlast::shared! {
@@ -148,17 +148,18 @@ fn time_passes() {
     let _watchdog = watch("time_passes", &journal);
     let mut records = journal.records();
     let began = Instant::now();
-    assert!(records.next_timeout(ms(20)).unwrap().is_none());
+    assert_eq!(records.next_timeout(ms(20)).unwrap_err(), RecvTimeoutError::TimedOut);
     assert!(began.elapsed() >= ms(20));
-    assert!(records.next_deadline(began).unwrap().is_none());
-    assert!(records.next_timeout(Duration::ZERO).unwrap().is_none());
+    assert_eq!(records.next_deadline(began).unwrap_err(), RecvTimeoutError::TimedOut);
+    assert_eq!(records.next_timeout(Duration::ZERO).unwrap_err(), RecvTimeoutError::TimedOut);
     journal.write(Level::Info, "", "x").unwrap();
-    assert!(records.next_deadline(began).unwrap().is_some()); // what is there is had, even too late
+    assert!(records.next_deadline(began).is_ok()); // what is there is had, even too late
     journal.write(Level::Info, "", "y").unwrap();
     journal.close();
     assert!(journal.is_closed());
     assert_eq!(records.next().unwrap().message(), "y");
     assert!(records.next().is_none());
+    assert_eq!(records.next_timeout(ms(20)).unwrap_err(), RecvTimeoutError::Closed);
     journal.write(Level::Info, "", "z").unwrap();
     assert_eq!(records.next().unwrap().message(), "z");
 }
@@ -283,8 +284,9 @@ fn kill_storm() {
     };
     let mut next_kill = Instant::now();
     while kills < 150 {
-        if let Some(record) = records.next_timeout(ms(1)).unwrap() {
-            take(record);
+        match records.next_timeout(ms(1)) {
+            Ok(record) => take(record),
+            Err(error) => assert_eq!(error, RecvTimeoutError::TimedOut),
         }
         if Instant::now() >= next_kill {
             let victim = random.index(3);
@@ -296,9 +298,13 @@ fn kill_storm() {
     }
     writers.into_iter().flatten().for_each(common::Child::kill9);
     let patience = Instant::now() + PATIENCE * 3;
-    while let Some(record) = records.next_deadline(patience).unwrap() {
-        take(record);
-    }
+    let error = loop {
+        match records.next_deadline(patience) {
+            Ok(record) => take(record),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error, RecvTimeoutError::TimedOut);
     let lost = desk.journal.losses();
     assert!(gaps <= lost.overwritten + lost.unfinished, "{gaps} gaps, {lost:?}");
     for (role, &seen) in of_each.iter().enumerate() {
@@ -381,7 +387,7 @@ fn any_bytes() {
             assert!(record.message().len() <= 3 * TEXT && record.target().len() <= 3 * TEXT);
             assert!(!format!("{record:?} {:?}", record.time()).is_empty());
         }
-        records.next_timeout(ms(1)).unwrap();
+        assert!(!matches!(records.next_timeout(ms(1)), Err(RecvTimeoutError::Failed(_))));
         journal.close();
         assert!(!format!("{journal:?} {:?}", journal.losses()).is_empty());
     }

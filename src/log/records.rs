@@ -1,7 +1,8 @@
-//! The collector: takes records out of a journal, in order, and counts what it does not get.
+//! The collector: it takes records out of a journal in order, and counts those that it does not
+//! get.
 use super::{COMMITTED, Journal, LAP_SHIFT, PATIENCE, PHASE, Record, WRITING, ahead};
 use crate::deadline::Deadline;
-use crate::error::Fault;
+use crate::queue::RecvTimeoutError;
 use crate::segment::identify;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU64, fence};
@@ -9,12 +10,12 @@ use crate::sync::now;
 use core::cmp::Ordering;
 use std::time::{Duration, Instant};
 
-/// The collector's place in a [`Journal`]: see [`Journal::records`].
+/// The collector of a [`Journal`], made by [`Journal::records`].
 #[derive(Debug)]
 pub struct Records<'a> {
     journal: &'a Journal,
     at: u64,
-    /// A position at which somebody was found writing, and when that was first seen.
+    /// A position at which a writer was found busy, and when that was first seen.
     stuck: Option<(u64, Instant)>,
 }
 
@@ -24,7 +25,7 @@ impl<'a> Records<'a> {
     }
 }
 
-/// What is at a position.
+/// The content of a position.
 #[cfg_attr(
     not(outlast_loom),
     expect(
@@ -34,53 +35,57 @@ impl<'a> Records<'a> {
 )]
 enum Found {
     Record(Record),
-    /// Nothing that will ever be read; look at the next position.
+    /// No record, now or later: the next position follows.
     Gap,
-    /// A record that somebody is writing.
+    /// A record that is being written.
     Unfinished,
-    Nothing,
+    /// No record yet.
+    NotYet,
 }
 
 impl Records<'_> {
-    /// The next record, if there is one. Never blocks: a record that is just being written is not
+    /// Returns the next record if there is one. Never blocks: a record that is being written is not
     /// there yet.
     pub fn try_next(&mut self) -> Option<Record> {
-        self.next_until(Deadline::at(now())).ok().flatten()
+        self.next_until(Deadline::at(now())).ok()
     }
 
-    /// The next record; `None` after `timeout`, or if the journal is closed and all was read.
+    /// Returns the next record. Blocks until there is one, or `timeout` has elapsed.
     ///
     /// # Errors
-    /// If this process cannot become a peer of the segment: see [`Fault`].
-    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Record>, Fault> {
+    /// - [`RecvTimeoutError::TimedOut`] if there was no record in time.
+    /// - [`RecvTimeoutError::Closed`] if the journal is closed and has no more records.
+    /// - [`RecvTimeoutError::Failed`] if this process cannot become a peer of the segment.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Record, RecvTimeoutError> {
         self.next_until(Deadline::after(timeout))
     }
 
-    /// The next record; `None` after `deadline`, or if the journal is closed and all was read. What
-    /// is there is given even if that has passed.
+    /// Like [`next_timeout`](Self::next_timeout), but blocks until `deadline`. A record that is
+    /// there is returned even if the deadline has passed.
     ///
     /// # Errors
     /// As [`next_timeout`](Self::next_timeout).
-    pub fn next_deadline(&mut self, deadline: Instant) -> Result<Option<Record>, Fault> {
+    pub fn next_deadline(&mut self, deadline: Instant) -> Result<Record, RecvTimeoutError> {
         self.next_until(Deadline::at(deadline))
     }
 
-    fn next_until(&mut self, deadline: Deadline) -> Result<Option<Record>, Fault> {
+    fn next_until(&mut self, deadline: Deadline) -> Result<Record, RecvTimeoutError> {
         let journal = self.journal;
-        journal.rare.head.store(self.at, Release); // what came before is dealt with
+        journal.rare.head.store(self.at, Release); // the caller has handled the record before it
         loop {
             let closed = journal.is_closed();
             let unfinished = match self.look() {
                 Found::Record(record) => {
                     self.at = self.at.wrapping_add(1);
-                    return Ok(Some(record));
+                    return Ok(record);
                 }
                 Found::Gap => continue,
-                Found::Nothing if closed => return Ok(None),
-                Found::Nothing => false,
+                Found::NotYet if closed => return Err(RecvTimeoutError::Closed),
+                Found::NotYet => false,
                 Found::Unfinished => true,
             };
-            identify(core::ptr::from_ref(journal).addr())?;
+            let known = identify(core::ptr::from_ref(journal).addr());
+            known.map_err(RecvTimeoutError::Failed)?;
             let patience = unfinished.then(|| self.patience());
             if patience.is_some_and(|left| left.is_zero()) {
                 self.lose(1, &journal.rare.unfinished); // its owner is stopped
@@ -89,18 +94,18 @@ impl Records<'_> {
             let first =
                 patience.filter(|&mine| deadline.remaining().is_none_or(|left| left > mine));
             let is_new = || match self.glance() {
-                Found::Nothing => journal.is_closed().then_some(()),
+                Found::NotYet => journal.is_closed().then_some(()),
                 Found::Unfinished if unfinished => None,
                 _ => Some(()),
             };
             let until = first.map_or(deadline, Deadline::after);
             if journal.rare.filled.wait(until, is_new).is_err() && first.is_none() {
-                return Ok(None);
+                return Err(RecvTimeoutError::TimedOut);
             }
         }
     }
 
-    /// How much longer to wait for the record that somebody writes here.
+    /// Returns how much longer to wait for the record that is being written at this position.
     fn patience(&mut self) -> Duration {
         let since = match self.stuck {
             Some((at, since)) if at == self.at => since,
@@ -110,29 +115,30 @@ impl Records<'_> {
         PATIENCE.saturating_sub(now().saturating_duration_since(since))
     }
 
-    /// What is at this position, without its text.
+    /// Returns the content of this position, without the record's text: a record is reported as a
+    /// gap.
     fn glance(&self) -> Found {
         let tail = self.journal.tail.0.load(Acquire); // before the state: I2
         let (slot, lap) = self.journal.position(self.at);
         let seen = slot.state.load(Acquire);
         match ahead(seen >> LAP_SHIFT, lap).cmp(&0) {
             Ordering::Greater => {
-                // Whoever claimed it had seen the tail there; otherwise the memory is damaged.
+                // The writer that claimed it had seen the tail there, or the memory is damaged.
                 let tail = self.journal.tail.0.load(Acquire);
                 let ahead = tail.wrapping_sub(self.at).cast_signed();
                 let lap = self.journal.slots.len() as i64;
-                if ahead >= lap { Found::Gap } else { Found::Nothing }
+                if ahead >= lap { Found::Gap } else { Found::NotYet }
             }
             Ordering::Less if tail.wrapping_sub(self.at).cast_signed() > 0 => Found::Gap,
-            Ordering::Less => Found::Nothing,
+            Ordering::Less => Found::NotYet,
             Ordering::Equal => match seen & PHASE {
                 WRITING => Found::Unfinished,
-                _ => Found::Gap, // or a record
+                _ => Found::Gap, // or a record: see `look`
             },
         }
     }
 
-    /// What is at this position; a gap is counted, and passed over.
+    /// Returns the content of this position. Passes over a gap, and counts it.
     fn look(&mut self) -> Found {
         match self.glance() {
             Found::Gap => {}
@@ -142,7 +148,7 @@ impl Records<'_> {
         let (slot, lap) = journal.position(self.at);
         let seen = slot.state.load(Acquire);
         if seen >> LAP_SHIFT == lap && seen & PHASE == WRITING {
-            return Found::Unfinished; // claimed this moment
+            return Found::Unfinished; // claimed just now
         }
         if seen >> LAP_SHIFT == lap && seen & PHASE != COMMITTED {
             self.lose(1, &journal.rare.unfinished);
@@ -155,7 +161,7 @@ impl Records<'_> {
                 return Found::Record(record); // by I3
             }
         }
-        // Overwritten: on to the oldest that can be there.
+        // Overwritten: continue with the oldest record that can still be there.
         let tail = journal.tail.0.load(Acquire);
         let behind = tail.wrapping_sub(self.at).wrapping_sub(journal.slots.len() as u64);
         let most = behind.cast_signed().max(1).cast_unsigned();
@@ -173,15 +179,15 @@ impl Records<'_> {
 
 impl Iterator for Records<'_> {
     type Item = Record;
-    /// Waits for the next record as long as it takes; `None` if the journal is closed and all was
-    /// read, or if this process cannot become a peer.
+    /// Returns the next record, blocking until there is one. Returns `None` if the journal is
+    /// closed and has no more records, or if this process cannot become a peer.
     fn next(&mut self) -> Option<Record> {
-        self.next_until(Deadline::NEVER).ok().flatten()
+        self.next_until(Deadline::NEVER).ok()
     }
 }
 
 impl Drop for Records<'_> {
-    /// The next collector goes on behind the last record.
+    /// The next collector continues after the last record.
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.journal.rare.head.store(self.at, Release);

@@ -7,6 +7,7 @@ use super::error::TaskError;
 use crate::deadline::Deadline;
 use crate::process::worker::Panic;
 use crate::queue::value;
+use crate::wait::TimedOut;
 use core::fmt;
 use core::future::Future;
 use core::marker::PhantomData;
@@ -30,14 +31,14 @@ pub struct Task<R> {
     result: PhantomData<fn() -> R>,
 }
 
-/// What runs a task.
+/// The pool that runs a task.
 pub(super) enum Backend {
     /// A pool of this process.
     Owner(Arc<Core>),
     /// In a worker: the pool that runs the worker. The task has a number.
     Worker(Arc<Client>, u64),
-    /// The task has failed before it was submitted.
-    Nothing,
+    /// None: the task has failed before it was submitted.
+    NotSubmitted,
 }
 
 /// Decodes a result from the bytes of a record or a file.
@@ -85,7 +86,7 @@ impl<R> Task<R> {
     pub(super) fn failed(error: TaskError) -> Self {
         let cell = Arc::<TaskCell>::default();
         cell.deliver(0, 1, Outcome::Failed(error), &mut Vec::new());
-        Task::new(cell, Backend::Nothing)
+        Task::new(cell, Backend::NotSubmitted)
     }
 
     /// Sets whether dropping this handle [cancels](Self::cancel) the task. Default: `false`.
@@ -112,16 +113,16 @@ impl<R> Task<R> {
         self
     }
 
-    /// Whether this is a copy in the child of a fork, where no result arrives.
+    /// Returns whether this is a copy in the child of a fork, where no result arrives.
     pub(super) fn is_copy(&self) -> bool {
         match &self.backend {
             Backend::Owner(core) => core.is_copy(),
             Backend::Worker(client, _) => client.is_copy(),
-            Backend::Nothing => false,
+            Backend::NotSubmitted => false,
         }
     }
 
-    /// Whether this process is a worker, and the pool that of its owner.
+    /// Returns whether this process is a worker, and the pool is that of its owner.
     pub(super) fn is_nested(&self) -> bool {
         matches!(self.backend, Backend::Worker(..))
     }
@@ -175,7 +176,7 @@ impl<R> Task<R> {
                 cancelled
             }
             Backend::Worker(client, id) => client.cancel(*id),
-            Backend::Nothing => false,
+            Backend::NotSubmitted => false,
         }
     }
 
@@ -192,7 +193,7 @@ impl<R> Task<R> {
         match &self.backend {
             Backend::Owner(core) => core.wait_for(deadline, &mut ready, &mut register),
             Backend::Worker(client, id) => client.wait_for(*id, &self.cell, deadline),
-            Backend::Nothing => true,
+            Backend::NotSubmitted => true,
         }
     }
 
@@ -219,23 +220,50 @@ impl<R: DeserializeOwned> Task<R> {
         self.take()
     }
 
-    /// Like [`join`](Self::join), but returns `None` if the task is not done when `timeout` has
-    /// elapsed.
-    #[expect(clippy::must_use_candidate, reason = "the effect may be all that the caller wants")]
-    pub fn join_timeout(&self, timeout: Duration) -> Option<Result<R, TaskError>> {
-        self.wait_until(Deadline::after(timeout)).then(|| self.take())
+    /// Like [`join`](Self::join), but blocks at most until `timeout` has elapsed.
+    ///
+    /// ```standalone_crate
+    /// use outlast::pool::Pool;
+    /// use std::time::Duration;
+    ///
+    /// fn square(x: u64) -> u64 {
+    ///     x * x
+    /// }
+    ///
+    /// fn main() -> Result<(), outlast::Error> {
+    ///     outlast::process::init(); // first of all
+    ///     let pool = Pool::builder().workers(1).build()?;
+    ///     let task = pool.submit(square, 12);
+    ///     let square = task.join_timeout(Duration::from_secs(60))??; // too late, or failed
+    ///     assert_eq!(square, 144);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`TimedOut`] if the task is not done in time. The task goes on, and can be joined later. The
+    /// inner result is that of [`join`](Self::join). Its [`TaskError::TimedOut`] is another case:
+    /// the task has failed, because it exceeded the time limit of its pool.
+    pub fn join_timeout(&self, timeout: Duration) -> Result<Result<R, TaskError>, TimedOut> {
+        self.join_until(Deadline::after(timeout))
     }
 
-    /// Like [`join`](Self::join), but returns `None` if the task is not done at `deadline`.
-    #[expect(clippy::must_use_candidate, reason = "the effect may be all that the caller wants")]
-    pub fn join_deadline(&self, deadline: Instant) -> Option<Result<R, TaskError>> {
-        self.wait_until(Deadline::at(deadline)).then(|| self.take())
+    /// Like [`join`](Self::join), but blocks at most until `deadline`.
+    ///
+    /// # Errors
+    /// As [`join_timeout`](Self::join_timeout).
+    pub fn join_deadline(&self, deadline: Instant) -> Result<Result<R, TaskError>, TimedOut> {
+        self.join_until(Deadline::at(deadline))
+    }
+
+    fn join_until(&self, deadline: Deadline) -> Result<Result<R, TaskError>, TimedOut> {
+        if self.wait_until(deadline) { Ok(self.take()) } else { Err(TimedOut) }
     }
 
     /// Takes the value that the function returned, or returns `None` if the task is not done.
     #[expect(clippy::must_use_candidate, reason = "the effect may be all that the caller wants")]
     pub fn try_join(&self) -> Option<Result<R, TaskError>> {
-        self.join_timeout(Duration::ZERO)
+        self.join_timeout(Duration::ZERO).ok()
     }
 
     fn take(&self) -> Result<R, TaskError> {

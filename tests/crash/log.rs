@@ -3,7 +3,7 @@ use crate::stepper::patience;
 use crate::sweep::{Operation, Sweep};
 use crate::sweeps::{Verdict, fail, memory, options};
 use outlast::log::{FixedJournal, Level, WhenFull};
-use outlast::{Shared, Spin};
+use outlast::{RecvTimeoutError, Shared, Spin};
 use std::time::Instant;
 
 type World = Shared<FixedJournal<4>>;
@@ -40,9 +40,12 @@ fn reads_all(world: &World) -> Result<Vec<String>, String> {
     let before = world.losses();
     let (mut messages, mut next, mut gaps) = (Vec::new(), None, 0);
     let mut records = world.records();
-    while let Some(record) =
-        records.next_timeout(patience() / 20).map_err(|error| error.to_string())?
-    {
+    loop {
+        let record = match records.next_timeout(patience() / 20) {
+            Ok(record) => record,
+            Err(RecvTimeoutError::TimedOut | RecvTimeoutError::Closed) => break,
+            Err(error) => return fail(error),
+        };
         gaps += next.map_or(0, |next| record.sequence() - next);
         next = Some(record.sequence() + 1);
         if record.target() != "sweep" {
@@ -140,9 +143,9 @@ fn collects(world: &World) -> Verdict {
     let mut records = world.records();
     loop {
         match records.next_deadline(end) {
-            Ok(Some(record)) if record.message() == "before 99" => return Ok(()),
-            Ok(Some(_)) => {}
-            Ok(None) => return fail("never woken"),
+            Ok(record) if record.message() == "before 99" => return Ok(()),
+            Ok(_) => {}
+            Err(RecvTimeoutError::TimedOut) => return fail("never woken"),
             Err(error) => return fail(error),
         }
     }
