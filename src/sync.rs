@@ -6,6 +6,8 @@ mod imp {
     pub(crate) use core::sync::atomic::compiler_fence;
     use std::time::Instant;
     pub(crate) mod atomic {
+        #[cfg(feature = "process")]
+        pub(crate) use core::sync::atomic::AtomicPtr;
         pub(crate) use core::sync::atomic::{
             AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
         };

@@ -5,6 +5,7 @@ mod common;
 use common::{
     KILLED, exit_now, fork_child, ms, my_part, part_is_done, sleep_for_ever, start_again, watch,
 };
+use outlast::spsc::{Consumer, Producer, Ring};
 use outlast::{
     Channel, CommandExt, Connection, Fault, HandOver, OpenError, Pipe, Queue, Receiver, RecvError,
     RecvTimeoutError, Sender, Shared,
@@ -135,6 +136,42 @@ fn ends_of_channels() {
     // The receiver is gone, with a message that it took. With one backend that is noticed later.
     common::eventually("no receiver is left", || channel.receivers() == 0);
     assert!(sender.send(9).is_err());
+}
+
+#[test]
+fn ends_of_rings() {
+    if let Some(part) = my_part() {
+        std::thread::sleep(ms(LONG));
+        if part == "producer" {
+            assert!(matches!(Consumer::<u64>::inherited("end"), Err(OpenError::NotInherited)));
+            Producer::<u64>::inherited("end").unwrap().send_batch(&[7, 8]).unwrap();
+        } else {
+            assert_eq!(Consumer::<u64>::inherited("end").unwrap().recv(), Ok(7));
+        }
+        part_is_done();
+    }
+    let ring = Shared::<Ring<u64>>::with_capacity(2).unwrap();
+    let _watchdog = watch("ends_of_rings", &ring);
+    let (producer, consumer) = (ring.producer().unwrap(), ring.consumer().unwrap());
+    let child = start_again("ends_of_rings", "producer", |command| {
+        command.hand_over("end", producer);
+    });
+    assert!(ring.producer().is_err());
+    assert_eq!(consumer.recv_timeout(ms(LONG / 2)), Err(RecvTimeoutError::TimedOut));
+    child.has_played();
+    let producer = ring.producer_timeout(common::PATIENCE).unwrap();
+    assert!(!producer.predecessor_died());
+    let child = start_again("ends_of_rings", "consumer", |command| {
+        command.hand_over("end", consumer);
+    });
+    child.has_played();
+    assert_eq!(ring.consumer_timeout(common::PATIENCE).unwrap().recv(), Ok(8));
+    // A copy made by fork is no end.
+    let child = fork_child(move || {
+        assert!(Command::new("true").hand_over("end", producer).status().is_err());
+    });
+    child.succeeds();
+    assert!(ring.producer_timeout(common::PATIENCE).is_ok());
 }
 
 #[test]

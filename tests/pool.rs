@@ -5,7 +5,7 @@ mod runner;
 use outlast::log::{Journal, Level};
 use outlast::pool::{self, Pool, PoolError, TaskError, TaskOptions, TaskSet, Until};
 use outlast::process::{self, SpawnError};
-use outlast::{Event, FixedQueue, Lock, LockError, Shared};
+use outlast::{Channel, Event, FixedQueue, Lock, LockError, Sender, Shared, TimedOut, ValueQueue};
 use runner::{children, eventually, kill, ms, part, runs};
 use std::collections::HashSet;
 use std::future::Future;
@@ -96,6 +96,8 @@ fn main() -> ExitCode {
             ("the_panic_that_is_told", the_panic_that_is_told),
             ("how_a_worker_ended_in_words", how_a_worker_ended_in_words),
             ("a_context", a_context),
+            ("ends_of_a_channel_in_workers", ends_of_a_channel_in_workers),
+            ("environment_of_workers", environment_of_workers),
             ("an_initializer_that_hangs", an_initializer_that_hangs),
             ("tasks_with_limits_of_their_own", tasks_with_limits_of_their_own),
             ("a_dropped_task_is_cancelled", a_dropped_task_is_cancelled),
@@ -425,10 +427,11 @@ fn join_with_a_timeout() {
     let task = pool.submit(sleeps, 300);
     let start = Instant::now();
     assert!(task.try_join().is_none());
-    assert!(task.join_timeout(ms(30)).is_none());
+    assert_eq!(task.join_timeout(ms(30)), Err(TimedOut));
+    assert_eq!(task.join_deadline(Instant::now() + ms(30)), Err(TimedOut));
     assert!(!task.wait_timeout(ms(30)));
     assert!(!pool.join_timeout(ms(30)));
-    assert!(start.elapsed() >= ms(90));
+    assert!(start.elapsed() >= ms(120));
     assert_eq!(task.join_timeout(runner::PATIENCE).unwrap().unwrap(), 300);
     assert!(pool.join_timeout(runner::PATIENCE));
 }
@@ -749,7 +752,7 @@ fn tasks_that_submit_many_tasks() {
             tasks.wait_all().iter().map(|task| task.join().unwrap()).collect();
         assert!(echoes.iter().zip(&sizes).all(|(echo, size)| echo.len() == *size));
         let task = pool.submit(sleeps, 20);
-        assert!(task.join_timeout(ms(0)).is_none_or(|result| result == Ok(20)));
+        assert!(matches!(task.join_timeout(ms(0)), Err(TimedOut) | Ok(Ok(20))));
         count
     }
     /// By a thread of the task's own, which runs no task in place of a worker.
@@ -1755,7 +1758,7 @@ fn large_values_wait_for_descriptors() {
         let all = runner::AllDescriptors::take();
         let (result, argument) = give();
         assert_eq!(pool.apply(double, 4).unwrap(), 8);
-        assert!(result.join_timeout(ms(50)).is_none() && argument.join_timeout(ms(50)).is_none());
+        assert!(result.join_timeout(ms(50)).is_err() && argument.join_timeout(ms(50)).is_err());
         if lasts {
             result.wait();
             argument.wait();
@@ -1789,7 +1792,7 @@ fn each_large_value_waits_its_own_time() {
         let value = submit(&pool).join().unwrap();
         let all = runner::AllDescriptors::take();
         let first = submit(&pool);
-        assert!(first.join_timeout(ms(900)).is_none());
+        assert!(first.join_timeout(ms(900)).is_err());
         let second = submit(&pool);
         first.wait();
         drop(all);
@@ -2078,4 +2081,49 @@ mod step {
 mod step {
     pub(crate) fn killed_at_every_instruction() {}
     pub(crate) fn submitters_killed_at_every_instruction() {}
+}
+
+/// The workers take ends in their initialiser. They are gone when the workers are, however those
+/// end, and a replacement takes one of its own.
+fn ends_of_a_channel_in_workers() {
+    type News = ValueQueue<String>;
+    fn connect((): ()) -> Sender<News> {
+        let news = Shared::<Channel<News>>::inherited("news").unwrap();
+        Sender::of(news).unwrap()
+    }
+    fn tell(text: String) -> u32 {
+        pool::context::<Sender<News>>().send(&text).unwrap();
+        std::process::id()
+    }
+    let news = Shared::<Channel<News>>::with_capacity(4_096).unwrap();
+    let reader = news.receiver().unwrap();
+    let pool = Pool::builder().workers(1).share("news", &news).initializer(connect, ());
+    let pool = pool.build().unwrap();
+    let worker = pool.apply(tell, "one".to_owned()).unwrap();
+    assert_eq!(reader.recv().unwrap(), "one");
+    assert_eq!(news.senders(), 1);
+    kill(worker);
+    eventually("the worker is replaced", || pool.pids().iter().all(|&pid| pid != worker));
+    assert_ne!(pool.apply(tell, "two".to_owned()).unwrap(), worker);
+    eventually("the new worker's end is the only one", || news.senders() == 1);
+    while reader.recv().is_ok_and(|text| text != "two") {}
+    let tasks: Vec<_> = (0..10).map(|n| pool.submit(tell, n.to_string())).collect();
+    pool.join();
+    tasks.iter().for_each(|task| assert!(task.join().is_ok()));
+    let all: Vec<String> = std::iter::from_fn(|| reader.recv().ok()).collect();
+    assert_eq!(all.len(), 10);
+    assert!(reader.recv().is_err());
+}
+
+fn environment_of_workers() {
+    fn variable(key: String) -> Option<String> {
+        std::env::var(key).ok()
+    }
+    let pool = Pool::builder().workers(1).env("OUTLAST_TEST_A", "blue").build().unwrap();
+    assert_eq!(pool.apply(variable, "OUTLAST_TEST_A".to_owned()).unwrap().unwrap(), "blue");
+    assert_eq!(pool.apply(variable, "OUTLAST_TEST_B".to_owned()).unwrap(), None);
+    kill(pool.pids()[0]);
+    assert_eq!(pool.apply(variable, "OUTLAST_TEST_A".to_owned()).unwrap().unwrap(), "blue");
+    let refused = Pool::builder().workers(1).env("a=b", "").build().unwrap_err();
+    assert!(matches!(refused, PoolError::Spawn(SpawnError::Io(_))), "{refused}");
 }

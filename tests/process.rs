@@ -3,7 +3,11 @@
 mod runner;
 
 use outlast::process::{self, Process, ProcessError, SpawnError};
-use outlast::{Event, Lock, Shared};
+use outlast::spsc::{Consumer, Producer, Ring};
+use outlast::{
+    Connection, Event, HandOver, Lock, OpenError, Pipe, RecvError, RecvTimeoutError, Shared,
+    TimedOut,
+};
 use runner::{children, descriptors, eventually, kill, ms, part, runs};
 use std::io::{BufRead as _, BufReader};
 use std::process::{ExitCode, Stdio};
@@ -51,6 +55,11 @@ fn main() -> ExitCode {
             ("a_number_that_comes_again", a_number_that_comes_again),
             ("what_came_before_init", what_came_before_init),
             ("a_function_that_forks", a_function_that_forks),
+            ("environment", environment),
+            ("an_end_is_handed_over", an_end_is_handed_over),
+            ("both_ends_of_a_ring_are_handed_over", both_ends_of_a_ring_are_handed_over),
+            ("an_end_that_is_not_taken", an_end_that_is_not_taken),
+            ("an_end_whose_owner_is_killed", an_end_whose_owner_is_killed),
         ],
         &[
             ("owner", play_owner),
@@ -60,6 +69,7 @@ fn main() -> ExitCode {
             ("few_descriptors", play_few_descriptors),
             ("number_again", play_number_again),
             ("prepared", play_prepared),
+            ("hands_over", play_hands_over),
         ],
     )
 }
@@ -129,7 +139,7 @@ fn a_panic_is_told() {
     assert_eq!(process.exit_status().unwrap().code(), Some(101));
     let process = Process::spawn(panics_with_a_number, 3).unwrap();
     let Err(ProcessError::Panicked { message, .. }) = process.join() else { panic!("no panic") };
-    assert_eq!(message, "a panic that is no text");
+    assert_eq!(message, "a panic whose payload is not text");
     assert_eq!(Process::spawn(recovers, ()).unwrap().join().unwrap(), 7);
 }
 
@@ -292,9 +302,11 @@ fn join_with_a_timeout() {
     let process = Process::spawn(sleeps, 300).unwrap();
     let start = Instant::now();
     assert!(process.try_join().is_none());
-    assert!(process.join_timeout(ms(20)).is_none());
+    assert_eq!(process.join_timeout(ms(20)).unwrap_err(), TimedOut);
+    let deadline = Instant::now() + ms(20);
+    assert_eq!(process.join_deadline(deadline).unwrap_err(), TimedOut);
     assert!(!process.wait_timeout(ms(20)).unwrap());
-    assert!(start.elapsed() >= ms(40));
+    assert!(start.elapsed() >= ms(60));
     assert!(process.is_alive());
     assert_eq!(process.join_timeout(runner::PATIENCE).unwrap().unwrap(), 1);
     assert!(start.elapsed() >= ms(300));
@@ -692,7 +704,7 @@ fn play_prepared() {
         let process = Process::spawn(forever, ()).unwrap();
         process.signal(signal).unwrap();
         let joined = process.join_timeout(runner::PATIENCE);
-        assert!(matches!(joined, Some(Err(ProcessError::Signalled(by))) if by == signal));
+        assert!(matches!(joined, Ok(Err(ProcessError::Signalled(by))) if by == signal));
     }
 }
 
@@ -734,4 +746,166 @@ fn dropped_it_runs_on() {
     let done = Shared::anonymous(Event::manual(false)).unwrap();
     drop(Process::builder(sets).share("done", &done).spawn(()).unwrap());
     assert!(done.wait_timeout(runner::PATIENCE).unwrap());
+}
+
+fn environment() {
+    fn variables(keys: Vec<String>) -> Vec<Option<Vec<u8>>> {
+        use std::os::unix::ffi::OsStringExt as _;
+        keys.into_iter().map(|key| std::env::var_os(key).map(|value| value.into_vec())).collect()
+    }
+    let keys = ["OUTLAST_TEST_A", "OUTLAST_TEST_B", "OUTLAST_TEST_C", "PATH"].map(str::to_owned);
+    let process = Process::builder(variables)
+        .env("OUTLAST_TEST_A", "blue")
+        .env(std::ffi::OsString::from("OUTLAST_TEST_B"), "")
+        .env(
+            "OUTLAST_TEST_C",
+            std::os::unix::ffi::OsStrExt::from_bytes(&b"\xff"[..]) as &std::ffi::OsStr,
+        )
+        .spawn(keys.to_vec())
+        .unwrap();
+    let path = std::env::var("PATH").ok().map(String::into_bytes);
+    let values = [Some(b"blue".to_vec()), Some(Vec::new()), Some(vec![0xff]), path];
+    assert_eq!(process.join().unwrap(), values);
+    for (key, value) in [("", "x"), ("a=b", "x"), ("a\0", "x"), ("a", "\0")] {
+        let error = Process::builder(double).env(key, value).spawn(1).unwrap_err();
+        assert!(matches!(error, SpawnError::Io(_)), "{error}");
+    }
+    let error = Process::builder(double).env("a", "x".repeat(20_000)).spawn(1).unwrap_err();
+    assert!(matches!(error, SpawnError::TooManyShared), "{error}");
+}
+
+type Side = Connection<Shared<Pipe>>;
+
+fn pipe() -> (Shared<Pipe>, Side) {
+    let pipe = Shared::<Pipe>::with_capacity(4096).unwrap();
+    let first = pipe.first().unwrap();
+    (pipe, first)
+}
+
+/// Longer than a sentinel takes to look whether owners exist.
+const LONG: u64 = 1_500;
+
+fn an_end_is_handed_over() {
+    fn answers(key: String) -> Vec<u8> {
+        std::thread::sleep(ms(LONG));
+        let end = Side::inherited(&key).unwrap();
+        // It is taken once, and under its own key only.
+        assert!(matches!(Side::inherited(&key), Err(OpenError::NotInherited)));
+        assert!(matches!(Side::inherited("other"), Err(OpenError::NotInherited)));
+        end.send_bytes(b"here").unwrap();
+        let answer = end.recv_bytes().unwrap();
+        // The stand-in has ended. The end of this process stays.
+        std::thread::sleep(ms(LONG));
+        end.send_bytes(b"still here").unwrap();
+        answer
+    }
+    let (pipe, first) = pipe();
+    let builder = Process::builder(answers).hand_over("the side", pipe.second().unwrap());
+    assert_eq!(first.recv_bytes_timeout(ms(LONG)), Err(RecvTimeoutError::TimedOut));
+    let process = builder.spawn(String::from("the side")).unwrap();
+    assert_eq!(first.recv_bytes_timeout(ms(LONG / 2)), Err(RecvTimeoutError::TimedOut));
+    assert_eq!(first.recv_bytes(), Ok(b"here".to_vec()));
+    first.send_bytes(b"and there").unwrap();
+    assert_eq!(first.recv_bytes(), Ok(b"still here".to_vec()));
+    assert_eq!(process.join().unwrap(), b"and there");
+    assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+}
+
+fn both_ends_of_a_ring_are_handed_over() {
+    fn produces(to: u64) {
+        std::thread::sleep(ms(LONG));
+        assert!(matches!(Consumer::<u64>::inherited("end"), Err(OpenError::NotInherited)));
+        let end = Producer::<u64>::inherited("end").unwrap();
+        assert!(!end.predecessor_died());
+        (2..to).for_each(|n| end.send(n).unwrap());
+        end.ring().close();
+    }
+    fn sums((): ()) -> u64 {
+        let end = Consumer::<u64>::inherited("end").unwrap();
+        assert!(!end.predecessor_died());
+        std::iter::from_fn(|| end.recv().ok()).sum()
+    }
+    let ring = Shared::<Ring<u64>>::with_capacity(4).unwrap();
+    let (producer, consumer) = (ring.producer().unwrap(), ring.consumer().unwrap());
+    producer.send_batch(&[0, 1]).unwrap();
+    let produces = Process::builder(produces).hand_over("end", producer);
+    // It is the stand-in's, and then the process's.
+    assert!(ring.producer_timeout(ms(LONG)).is_err());
+    let produces = produces.spawn(1_000).unwrap();
+    let sums = Process::builder(sums).hand_over("end", consumer).spawn(()).unwrap();
+    assert!(ring.producer().is_err() && ring.consumer().is_err());
+    assert_eq!(sums.join().unwrap(), 499_500);
+    produces.join().unwrap();
+    assert!(ring.producer_timeout(runner::PATIENCE).is_ok());
+    assert!(ring.consumer_timeout(runner::PATIENCE).is_ok());
+
+    // The other end is told of a death on the way once, and waits for the successor then.
+    let ring = Shared::<Ring<u64>>::with_capacity(4).unwrap();
+    let (producer, consumer) = (ring.producer().unwrap(), ring.consumer().unwrap());
+    let process = Process::builder(forever).hand_over("end", producer).spawn(()).unwrap();
+    assert_eq!(consumer.recv_timeout(ms(LONG)), Err(RecvTimeoutError::TimedOut));
+    process.kill().unwrap();
+    assert_eq!(consumer.recv(), Err(RecvError::PeerDied));
+    let producer = ring.producer().unwrap();
+    assert!(producer.predecessor_died());
+    // An end that is given back is no death.
+    drop(Process::builder(forever).hand_over("end", producer));
+    let producer = ring.producer_timeout(runner::PATIENCE).unwrap();
+    assert!(!producer.predecessor_died());
+    producer.send(7).unwrap();
+    assert_eq!(consumer.recv(), Ok(7));
+}
+
+fn an_end_that_is_not_taken() {
+    let (pipe, first) = pipe();
+    let second = || pipe.second().unwrap();
+    let process = Process::builder(forever).hand_over("side", second()).spawn(()).unwrap();
+    assert_eq!(first.recv_bytes_timeout(ms(LONG)), Err(RecvTimeoutError::TimedOut));
+    process.kill().unwrap();
+    assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+    // A function that returns without taking it.
+    let process = Process::builder(double).hand_over("side", second()).spawn(1).unwrap();
+    assert_eq!(process.join().unwrap(), 2);
+    assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+    // No process is started.
+    drop(Process::builder(double).hand_over("side", second()));
+    assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+    let refused = Process::builder(double).hand_over("side", second()).env("", "").spawn(1);
+    assert!(matches!(refused, Err(SpawnError::Io(_))));
+    assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+    // A part of a segment has no descriptor.
+    let part = pipe.project(|pipe| pipe).second().unwrap();
+    let refused = Process::builder(double).hand_over("side", part).spawn(1);
+    assert!(matches!(refused, Err(SpawnError::Io(_))));
+    assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+}
+
+fn takes_its_end_late((): ()) {
+    std::thread::sleep(ms(LONG));
+    Side::inherited("side").unwrap().send_bytes(b"here").unwrap();
+}
+
+fn play_hands_over() {
+    use std::io::Write as _;
+    let pipe = Shared::<Pipe>::inherited("pipe").unwrap();
+    let builder = Process::builder(takes_its_end_late).detached(true);
+    let process = builder.hand_over("side", pipe.second().unwrap()).spawn(()).unwrap();
+    writeln!(std::io::stdout(), "{}", process.pid()).unwrap();
+    forever(());
+}
+
+/// A detached process takes its end although its owner is dead.
+fn an_end_whose_owner_is_killed() {
+    use outlast::CommandExt as _;
+    let (pipe, first) = pipe();
+    let mut command = part("hands_over");
+    let mut owner = command.share("pipe", &pipe).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(owner.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    assert_eq!(first.recv_bytes_timeout(runner::PATIENCE), Ok(b"here".to_vec()));
+    assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
+    let process: u32 = line.trim().parse().unwrap();
+    eventually("the detached process has ended", || !runs(process));
 }

@@ -495,9 +495,13 @@ fn play_fork_while_told() {
     if pid == 0 {
         // SAFETY: takes no pointers. Ends the copy if it hangs.
         unsafe { libc::alarm(20) };
+        let own = Stop::on_signals().unwrap();
         drop(stop);
+        // SAFETY: takes no pointers.
+        unsafe { libc::raise(INT) };
+        let right = own.wait_timeout(runner::PATIENCE).unwrap() && Stop::signal(&own) == Some(INT);
         // SAFETY: ends the copy.
-        unsafe { libc::_exit(7) };
+        unsafe { libc::_exit(if right { 7 } else { 8 }) };
     }
     let mut status = 0;
     // SAFETY: writes to the live variable.

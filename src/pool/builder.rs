@@ -14,6 +14,7 @@ use crate::shared::Shared;
 use core::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -124,6 +125,40 @@ impl Builder {
     ///
     /// Opening maps the segment, which takes some microseconds. Tasks that are short themselves
     /// open it once, in the [initialiser](Self::initializer).
+    ///
+    /// An end of a channel cannot be an argument of a task. Each worker takes an end of its own in
+    /// the initialiser, and keeps it in its [context](super::context()). If the worker dies, its
+    /// end is gone with it, and its replacement takes another. The owner keeps an end of that side
+    /// if the other side must not find it gone while the only worker is replaced.
+    ///
+    /// ```standalone_crate
+    /// use outlast::pool::{self, Pool};
+    /// use outlast::{Channel, Sender, Shared, ValueQueue};
+    ///
+    /// type News = ValueQueue<String>;
+    ///
+    /// fn connect((): ()) -> Sender<News> {
+    ///     let news = Shared::<Channel<News>>::inherited("news").expect("the owner shares it");
+    ///     news.sender().expect("a free place")
+    /// }
+    ///
+    /// fn cook(dish: String) {
+    ///     pool::context::<Sender<News>>().send(&format!("{dish} is ready")).expect("a reader");
+    /// }
+    ///
+    /// fn main() -> Result<(), outlast::Error> {
+    ///     outlast::process::init(); // first of all
+    ///     let news = Shared::<Channel<News>>::with_capacity(4_096)?;
+    ///     let reader = news.receiver()?;
+    ///     let pool = Pool::builder().workers(2).share("news", &news).initializer(connect, ());
+    ///     let pool = pool.build()?;
+    ///     pool.apply(cook, "soup".to_owned())?;
+    ///     assert_eq!(reader.recv()?, "soup is ready");
+    ///     pool.join(); // the workers end, and with them the senders
+    ///     assert!(reader.recv().is_err());
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn share<T: ?Sized + Shareable + Sync + 'static>(
         mut self,
         key: &str,
@@ -140,6 +175,16 @@ impl Builder {
     /// [`process::Builder::share_fd`](crate::process::Builder::share_fd) does.
     pub fn share_fd(mut self, key: &str, fd: OwnedFd) -> Self {
         self.settings.shared.push((key.to_owned(), fd));
+        self
+    }
+
+    /// Sets an environment variable of the workers. The others are those that the program was
+    /// started with.
+    ///
+    /// [`build`](Self::build) fails in the cases in which a process
+    /// [refuses](crate::process::Builder::env) the variable.
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.settings.environment.push((key.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -240,6 +285,7 @@ impl Default for Builder {
             memory_limit: None,
             kill_children: false,
             shared: Vec::new(),
+            environment: Vec::new(),
             name: String::from("outlast-worker"),
             stop: None,
         };

@@ -28,6 +28,7 @@ use crate::sys::file::duplicate;
 use crate::sys::process::{send, socket_pair};
 use core::fmt;
 use core::task::Waker;
+use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle, Thread};
@@ -46,11 +47,12 @@ pub(super) struct Settings {
     pub(super) memory_limit: Option<u64>,
     pub(super) kill_children: bool,
     pub(super) shared: Vec<(String, OwnedFd)>,
+    pub(super) environment: Vec<(OsString, OsString)>,
     pub(super) name: String,
     pub(super) stop: Option<(StopEvent, OnStop)>,
 }
 
-/// What a pool does when its [stop event](super::Builder::stop) is set.
+/// How a pool reacts when its [stop event](super::Builder::stop) is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnStop {
@@ -117,15 +119,17 @@ impl Core {
         Ok(core)
     }
 
-    /// Must not be called in a [copy](Self::is_copy): a thread that the child does not have may
+    /// Locks the scheduler.
+    ///
+    /// It must not be called in a [copy](Self::is_copy): a thread that the child does not have may
     /// have held the lock.
     pub(super) fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
         debug_assert!(!self.is_copy(), "in the child of a fork, the lock may be held for ever");
         lock(&self.scheduler)
     }
 
-    /// Whether this is a copy in the child of a fork. The workers, the leader and the threads that
-    /// hold locks belong to the parent.
+    /// Returns whether this is a copy in the child of a fork. The workers, the leader and the
+    /// threads that hold locks belong to the parent.
     pub(super) fn is_copy(&self) -> bool {
         self.forks != forks()
     }
@@ -144,6 +148,9 @@ impl Core {
         }
         for (key, fd) in &self.settings.shared {
             builder = builder.share_fd(key, duplicate(fd.as_fd())?);
+        }
+        for (key, value) in &self.settings.environment {
+            builder = builder.env(key, value);
         }
         let short = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let initializer = self.settings.initializer.clone();
@@ -236,7 +243,7 @@ impl Core {
         }
     }
 
-    /// The intended number of workers.
+    /// Returns the intended number of workers.
     pub(super) fn workers(&self) -> usize {
         self.workers.load(Relaxed)
     }
@@ -357,7 +364,7 @@ impl Core {
         }
     }
 
-    /// The body of the dispatcher thread.
+    /// Is the body of the dispatcher thread.
     pub(super) fn run_dispatcher(&self) {
         loop {
             self.segment.wait_for_dispatch();
@@ -397,7 +404,7 @@ impl Core {
         }
     }
 
-    /// The body of the thread that waits for the stop event.
+    /// Is the body of the thread that waits for the stop event.
     pub(super) fn wait_for_stop(&self) {
         let Some((StopEvent(event), _)) = &self.settings.stop else { return };
         while !event.is_set() {
@@ -444,7 +451,7 @@ impl Core {
         self.wait_for(deadline, &mut ready, &mut register)
     }
 
-    /// Whether the pool's threads must end.
+    /// Returns whether the pool's threads must end.
     pub(super) fn is_over(&self) -> bool {
         lock(&self.lead).over
     }

@@ -16,8 +16,12 @@ pub enum SpawnError {
     /// The argument cannot be encoded.
     #[error("the argument cannot be encoded: {0}")]
     Encode(String),
-    /// More than 250 segments and descriptors are to be handed to one process.
-    #[error("at most 250 segments can be handed to one process")]
+    /// More than 250 segments and descriptors are to be handed to one process, or their keys and
+    /// the environment variables are longer than 16 KiB.
+    #[error(
+        "a process gets at most 250 segments and descriptors, and 16 KiB of keys and environment \
+         variables"
+    )]
     TooManyShared,
     /// The fork server was killed at each of five attempts.
     #[error("the fork server, which starts the processes, was killed at each attempt")]

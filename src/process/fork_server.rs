@@ -27,12 +27,15 @@
 #![expect(unsafe_code, reason = "forks; inherits a descriptor by its number")]
 use super::code;
 use super::error::SpawnError;
+use super::per_process::PerProcess;
 use super::wire::{
     Bytes, MAX_MESSAGE, Message, MessageKind, StartRequest, from_file, is_disconnected,
     receive_message, send_message,
 };
 use super::worker;
 use crate::deadline::Deadline;
+use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys::file::{duplicate, set_close_on_exec};
 use crate::sys::process::{
     EMFILE, MOST_DESCRIPTORS, SIGKILL, exit_now, flush_streams, fork, keep_statuses, kill_child,
@@ -45,7 +48,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt, parent_id};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// Tells a program that it is started as a fork server. Holds the descriptor of its socket, and its
 /// owner's pid.
@@ -66,20 +69,12 @@ pub(super) struct ForkServer {
     socket: OwnedFd,
     /// The process descriptor. A pid may be reused by another process.
     handle: OwnedFd,
-    owner: u32,
 }
 
-#[derive(Debug)]
-struct Global {
-    initialised: bool,
-    fork_server: Option<Arc<ForkServer>>,
-}
-
-static GLOBAL: Mutex<Global> = Mutex::new(Global { initialised: false, fork_server: None });
-
-fn global() -> MutexGuard<'static, Global> {
-    GLOBAL.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// Whether [`init`] has been called.
+static INITIALISED: AtomicBool = AtomicBool::new(false);
+/// The fork server of this process. After a fork, the parent's fork server is not the child's.
+static FORK_SERVER: PerProcess<Option<Arc<ForkServer>>> = PerProcess::new();
 
 /// Prepares this program for starting processes. Call it first in `main`, before there are other
 /// threads.
@@ -103,15 +98,14 @@ pub fn init() {
     if let Ok(request) = std::env::var(VARIABLE) {
         become_fork_server(&request);
     }
-    if core::mem::replace(&mut global().initialised, true) {
+    if INITIALISED.swap(true, Relaxed) {
         return;
     }
     let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
     if alone {
-        // The lock is not held during the fork, because the copy uses it. If the fork fails, the
-        // first request starts a fork server.
+        // If the fork fails, the first request starts a fork server.
         let fork_server = ForkServer::forked().ok().map(Arc::new);
-        global().fork_server = fork_server;
+        *FORK_SERVER.lock() = fork_server;
     }
 }
 
@@ -133,7 +127,7 @@ fn become_fork_server(request: &str) -> ! {
     if set_close_on_exec(socket.as_fd(), true).is_err() {
         exit_now(1);
     }
-    global().initialised = true; // for the workers, which may start others
+    INITIALISED.store(true, Relaxed); // for the workers, which may start others
     serve(socket, owner)
 }
 
@@ -152,7 +146,7 @@ impl ForkServer {
             serve(theirs, owner);
         }
         match watch_process(pid) {
-            Ok(handle) => Ok(ForkServer { socket: ours, handle, owner }),
+            Ok(handle) => Ok(ForkServer { socket: ours, handle }),
             Err(error) => {
                 kill_child(pid); // just forked, and only this thread could reap it
                 reap(pid).ok();
@@ -178,7 +172,7 @@ impl ForkServer {
         unsafe { command.pre_exec(keep) };
         let mut child = command.spawn()?;
         match watch_process(child.id()) {
-            Ok(handle) => Ok(ForkServer { socket: ours, handle, owner }),
+            Ok(handle) => Ok(ForkServer { socket: ours, handle }),
             Err(error) => {
                 child.kill().ok();
                 child.wait().ok();
@@ -189,28 +183,23 @@ impl ForkServer {
 
     /// Returns this process's fork server. Starts one if there is none, or if it is `lost`.
     fn current(lost: Option<&Arc<ForkServer>>) -> Result<Arc<ForkServer>, SpawnError> {
-        let mut global = global();
-        if !global.initialised {
+        if !INITIALISED.load(Relaxed) {
             return Err(SpawnError::NotInitialised);
         }
-        if let Some(fork_server) = &global.fork_server {
-            // After a fork the fork server is the parent's, not ours.
-            let ours = fork_server.owner == std::process::id();
-            let lost = lost.is_some_and(|lost| Arc::ptr_eq(lost, fork_server));
-            if ours && !lost {
+        let mut current = FORK_SERVER.lock();
+        if let Some(fork_server) = &*current {
+            if !lost.is_some_and(|lost| Arc::ptr_eq(lost, fork_server)) {
                 return Ok(Arc::clone(fork_server));
             }
-            if ours {
-                signal(fork_server.handle.as_fd(), SIGKILL).ok();
-                reap_by(fork_server.handle.as_fd()).ok();
-            }
+            signal(fork_server.handle.as_fd(), SIGKILL).ok();
+            reap_by(fork_server.handle.as_fd()).ok();
         }
         let fork_server = Arc::new(ForkServer::started()?);
-        global.fork_server = Some(Arc::clone(&fork_server));
+        *current = Some(Arc::clone(&fork_server));
         Ok(fork_server)
     }
 
-    /// The process descriptor, which is readable once the fork server has ended.
+    /// Returns the process descriptor, which is readable once the fork server has ended.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
     }
@@ -232,12 +221,12 @@ impl ForkServer {
         buffer: &mut [u8],
     ) -> io::Result<Option<Message>> {
         poll(&[channel, self.as_fd()], Deadline::NEVER)?;
-        let word = match receive_message(channel, buffer, false) {
+        let message = match receive_message(channel, buffer, false) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             other => other?,
         };
-        if word.is_some() || self.ends_within(EXIT_GRACE)? {
-            return Ok(word);
+        if message.is_some() || self.ends_within(EXIT_GRACE)? {
+            return Ok(message);
         }
         // The fork server is alive and has lost the request: its limit of descriptors is zero.
         Err(io::Error::from_raw_os_error(EMFILE))
@@ -254,11 +243,12 @@ pub(super) struct StartedProcess {
     pub(super) handle: OwnedFd,
 }
 
-/// Has the fork server start a worker.
+/// Has the fork server start a worker. Calls `pass_on` with its pid before the function begins.
 pub(super) fn start(
     request: &StartRequest,
     argument: &[u8],
     shared: &[OwnedFd],
+    pass_on: &dyn Fn(u32),
 ) -> Result<StartedProcess, SpawnError> {
     let head = request.encode().map_err(|error| SpawnError::Encode(error.to_string()))?;
     if head.len() > MAX_MESSAGE / 4 || shared.len() > MAX_SHARED {
@@ -271,7 +261,7 @@ pub(super) fn start(
         let (channel, theirs) = socket_pair()?;
         let mut descriptors = vec![theirs.as_fd()];
         descriptors.extend(shared.iter().map(OwnedFd::as_fd));
-        let said = send_message(
+        let sent = send_message(
             fork_server.socket.as_fd(),
             MessageKind::Start,
             &head,
@@ -280,7 +270,7 @@ pub(super) fn start(
             true,
         );
         drop(theirs);
-        match said {
+        match sent {
             Ok(()) => {}
             Err(error) if is_disconnected(&error) => {
                 lost = Some(fork_server);
@@ -288,8 +278,8 @@ pub(super) fn start(
             }
             Err(error) => return Err(error.into()),
         }
-        let word = fork_server.first_message(channel.as_fd(), &mut buffer)?;
-        let Some(Message { kind, body, mut descriptors, .. }) = word else {
+        let message = fork_server.first_message(channel.as_fd(), &mut buffer)?;
+        let Some(Message { kind, body, mut descriptors, .. }) = message else {
             lost = Some(fork_server);
             continue;
         };
@@ -298,9 +288,11 @@ pub(super) fn start(
         return match kind {
             MessageKind::Started => {
                 let handle = descriptors.pop().ok_or_else(invalid)?;
+                let pid = number.cast_unsigned();
+                pass_on(pid);
                 // It fails if the process was killed meanwhile, which the fork server reports.
                 send_message(channel.as_fd(), MessageKind::Go, &[], &[], &[], false).ok();
-                Ok(StartedProcess { fork_server, channel, pid: number.cast_unsigned(), handle })
+                Ok(StartedProcess { fork_server, channel, pid, handle })
             }
             MessageKind::Refused => Err(match number {
                 0 => SpawnError::ForeignFunction,
@@ -469,7 +461,7 @@ impl Server {
             worker::work(&request, &argument, fork_server, channel, shared)
         }
         drop(shared); // makes room for the next descriptor
-        let told = watch_process(pid).and_then(|handle| {
+        let reported = watch_process(pid).and_then(|handle| {
             let number = pid.to_le_bytes();
             send_message(
                 channel.as_fd(),
@@ -481,12 +473,12 @@ impl Server {
             )?;
             Ok((pid, handle, request))
         });
-        if told.is_err() {
+        if reported.is_err() {
             // Its function has not begun (I1), and only this process can reap it.
             kill_child(pid);
             reap(pid).ok();
         }
-        told
+        reported
     }
 }
 

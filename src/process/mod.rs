@@ -1,7 +1,7 @@
 //! Functions that run in processes of their own.
 //!
-//! [`Process::spawn`] is `std::thread::spawn` for processes: a function and its argument go there,
-//! what it returns comes back.
+//! [`Process::spawn`] is `std::thread::spawn` for processes: it runs a function in a new process,
+//! and [`join`](Process::join) returns the function's value.
 //!
 //! ```standalone_crate
 //! use outlast::process::{self, Process};
@@ -18,10 +18,11 @@
 //! }
 //! ```
 //!
-//! # What crosses
+//! # Arguments and results
 //! The function is a `fn` of this executable, not a closure that captures. Only its number is sent.
 //! Arguments and results are `serde` values of any size, encoded by `postcard`. Shared memory is
-//! handed on with [`Builder::share`], or opened in the process by its name.
+//! handed on with [`Builder::share`], or opened in the process by its name. An end of a pipe, a
+//! channel or a ring is handed over with [`Builder::hand_over`].
 //!
 //! # Where it runs
 //! In a fork of the *fork server*, which [`init`] starts at the beginning of `main`. The fork
@@ -55,6 +56,7 @@
 pub(crate) mod code;
 mod error;
 mod fork_server;
+mod per_process;
 mod stop;
 pub(crate) mod wire;
 pub(crate) mod worker;
@@ -63,18 +65,22 @@ pub use error::{ProcessError, SpawnError};
 pub use fork_server::init;
 pub use stop::Stop;
 
+use crate::command::{HandOver, HandedEnd, variable_of_end};
 use crate::deadline::Deadline;
 use crate::queue::value::decode;
 use crate::shareable::Shareable;
 use crate::shared::Shared;
 use crate::sys::process::{ESRCH, SIGKILL, SIGTERM, poll, signal};
+use crate::wait::TimedOut;
 use core::fmt;
 use core::marker::PhantomData;
 use fork_server::{ForkServer, MAX_SHARED, StartedProcess};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -94,7 +100,7 @@ pub struct Process<R> {
     result: PhantomData<fn() -> R>,
 }
 
-/// What the process and the fork server have reported.
+/// The reports of the process and of the fork server.
 #[derive(Debug, Default)]
 struct State {
     outcome: Option<Outcome>,
@@ -120,6 +126,8 @@ pub struct Builder<A, R> {
     memory_limit: Option<u64>,
     keys: Vec<String>,
     shared: io::Result<Vec<OwnedFd>>,
+    handed: Vec<HandedEnd>,
+    environment: Vec<(OsString, OsString)>,
 }
 
 impl<R: Serialize + DeserializeOwned> Process<R> {
@@ -144,6 +152,8 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
             memory_limit: None,
             keys: Vec::new(),
             shared: Ok(Vec::new()),
+            handed: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -157,27 +167,50 @@ impl<R: Serialize + DeserializeOwned> Process<R> {
         self.take()
     }
 
-    /// Like [`join`](Self::join), but returns `None` if the process has not ended when `timeout`
-    /// has elapsed.
-    pub fn join_timeout(&self, timeout: Duration) -> Option<Result<R, ProcessError>> {
+    /// Like [`join`](Self::join), but blocks at most until `timeout` has elapsed.
+    ///
+    /// ```standalone_crate
+    /// use outlast::process::{self, Process};
+    /// use std::time::Duration;
+    ///
+    /// fn square(x: u64) -> u64 {
+    ///     x * x
+    /// }
+    ///
+    /// fn main() -> Result<(), outlast::Error> {
+    ///     process::init(); // first of all
+    ///     let process = Process::spawn(square, 12)?;
+    ///     let square = process.join_timeout(Duration::from_secs(60))??; // too late, or failed
+    ///     assert_eq!(square, 144);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`TimedOut`] if the process has not ended in time. It goes on, and can be joined later. The
+    /// inner result is that of [`join`](Self::join).
+    pub fn join_timeout(&self, timeout: Duration) -> Result<Result<R, ProcessError>, TimedOut> {
         self.join_until(Deadline::after(timeout))
     }
 
-    /// Like [`join`](Self::join), but returns `None` if the process has not ended at `deadline`.
-    pub fn join_deadline(&self, deadline: Instant) -> Option<Result<R, ProcessError>> {
+    /// Like [`join`](Self::join), but blocks at most until `deadline`.
+    ///
+    /// # Errors
+    /// As [`join_timeout`](Self::join_timeout).
+    pub fn join_deadline(&self, deadline: Instant) -> Result<Result<R, ProcessError>, TimedOut> {
         self.join_until(Deadline::at(deadline))
     }
 
     /// Takes the value that the function returned, or returns `None` if the process has not ended.
     pub fn try_join(&self) -> Option<Result<R, ProcessError>> {
-        self.join_timeout(Duration::ZERO)
+        self.join_timeout(Duration::ZERO).ok()
     }
 
-    fn join_until(&self, deadline: Deadline) -> Option<Result<R, ProcessError>> {
+    fn join_until(&self, deadline: Deadline) -> Result<Result<R, ProcessError>, TimedOut> {
         match self.wait_until(deadline) {
-            Ok(true) => Some(self.take()),
-            Ok(false) => None,
-            Err(error) => Some(Err(error.into())),
+            Ok(true) => Ok(self.take()),
+            Ok(false) => Err(TimedOut),
+            Err(error) => Ok(Err(error.into())),
         }
     }
 
@@ -368,6 +401,67 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A
         self
     }
 
+    /// Hands an end over to the process, which takes it with [`HandOver::inherited`]`(key)`.
+    ///
+    /// The end is a side of a [`Pipe`](crate::Pipe), or an end of a [`Channel`](crate::Channel) or
+    /// a [`Ring`](crate::spsc::Ring), that owns its [`Shared`]. It counts as held from before this
+    /// call until the process has taken it and dropped it again, or has ended. The other side never
+    /// finds it gone in between, whichever process is killed, and whenever that happens.
+    ///
+    /// ```standalone_crate
+    /// use outlast::process::{self, Process};
+    /// use outlast::{Channel, HandOver, Queue, Sender, Shared};
+    ///
+    /// fn count(to: u64) {
+    ///     let numbers = Sender::<Queue<u64>>::inherited("numbers").expect("handed over");
+    ///     (0..to).for_each(|n| numbers.send(n).expect("a receiver"));
+    /// }
+    ///
+    /// fn main() -> Result<(), outlast::Error> {
+    ///     process::init(); // first of all
+    ///     let channel = Shared::<Channel<Queue<u64>>>::with_capacity(16)?;
+    ///     let receiver = channel.receiver()?;
+    ///     let builder = Process::builder(count).hand_over("numbers", channel.sender()?);
+    ///     let process = builder.spawn(100)?;
+    ///     assert_eq!(receiver.iter().sum::<u64>(), 4_950); // ends when the sender is dropped
+    ///     process.join()?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// If the process is not started, the end is given back when the builder is dropped, or when
+    /// this process ends. If the process ends before it has taken the end, the other side learns it
+    /// within about two seconds. As long as the end is on its way, it occupies a process slot of
+    /// the segment ([`Options::processes`](crate::Options::processes)).
+    ///
+    /// [`spawn`](Self::spawn) fails if the end cannot be handed over: if its descriptor cannot be
+    /// duplicated, if its memory is the [caller's own](crate::Options::create_in), if it leads to a
+    /// [part](Shared::project) of a segment, if this is a copy made by `fork`, or if the segment
+    /// has no free process slot.
+    pub fn hand_over<E: HandOver>(mut self, key: &str, end: E) -> Self {
+        match (HandedEnd::new(end), &mut self.shared) {
+            (Ok((handed, fd)), Ok(all)) => {
+                all.push(fd);
+                self.environment.push((variable_of_end(key).into(), handed.describe().into()));
+                self.handed.push(handed);
+            }
+            (Err(error), shared) => *shared = Err(error),
+            (Ok(_), Err(_)) => {}
+        }
+        self.keys.push(key.to_owned());
+        self
+    }
+
+    /// Sets an environment variable of the process. The others are those that the program was
+    /// started with.
+    ///
+    /// [`spawn`](Self::spawn) fails if the key is empty or contains `=`, or if the key or the value
+    /// contains a zero byte.
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.environment.push((key.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
     /// Hands a descriptor on, such as a socket or a file. The process gets it by
     /// [`inherited_fd`]`(key)`.
     pub fn share_fd(mut self, key: &str, fd: OwnedFd) -> Self {
@@ -439,6 +533,9 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A
         if self.keys.len() > MAX_SHARED {
             return Err(SpawnError::TooManyShared);
         }
+        if !self.environment.iter().all(is_valid_variable) {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput).into());
+        }
         let request = StartRequest {
             image,
             entry,
@@ -448,9 +545,12 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A
             memory_limit: self.memory_limit,
             name: self.name,
             keys: self.keys,
+            environment: self.environment,
         };
+        // If the process has ended meanwhile, its stand-ins end as well.
+        let pass_on = |pid| self.handed.iter().for_each(|end| _ = end.pass_on(pid));
         let StartedProcess { fork_server, channel, pid, handle } =
-            fork_server::start(&request, &encoded, &self.shared?)?;
+            fork_server::start(&request, &encoded, &self.shared?, &pass_on)?;
         Ok(Process {
             channel,
             fork_server,
@@ -460,6 +560,12 @@ impl<A: Serialize + DeserializeOwned, R: Serialize + DeserializeOwned> Builder<A
             result: PhantomData,
         })
     }
+}
+
+/// Returns whether the operating system accepts an environment variable.
+fn is_valid_variable((key, value): &(OsString, OsString)) -> bool {
+    let (key, value) = (key.as_bytes(), value.as_bytes());
+    !key.is_empty() && !key.contains(&b'=') && !key.contains(&0) && !value.contains(&0)
 }
 
 impl<R> fmt::Debug for Process<R> {

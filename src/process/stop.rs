@@ -1,4 +1,5 @@
 //! An event that signals set, for programs that stop in order.
+use super::per_process::PerProcess;
 use crate::error::OpenError;
 use crate::event::Event;
 use crate::segment::{forks, leave};
@@ -10,7 +11,6 @@ use crate::sys::thread::spawn_without_signals;
 use core::fmt;
 use core::ops::Deref;
 use std::io::{self, Write as _};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// An [`Event`] that `SIGINT` (Ctrl-C) and `SIGTERM` set, visible in every process that has opened
 /// its segment.
@@ -60,19 +60,15 @@ pub struct Stop<T: ?Sized + Shareable + Sync + 'static = Event> {
 /// Called when a signal comes.
 type Watch = Box<dyn Fn() + Send>;
 
+#[derive(Default)]
 struct Watches {
-    /// The process that they belong to: in the child of a fork, the parent.
-    owner: u32,
+    /// Whether the handler and the thread of this process exist.
+    installed: bool,
     next: u64,
     all: Vec<(u64, Watch)>,
 }
 
-static WATCHES: Mutex<Watches> = Mutex::new(Watches { owner: 0, next: 0, all: Vec::new() });
-
-fn watches() -> MutexGuard<'static, Watches> {
-    // Only the caller's `event` can panic under this lock. The value is valid nevertheless.
-    WATCHES.lock().unwrap_or_else(PoisonError::into_inner)
-}
+static WATCHES: PerProcess<Watches> = PerProcess::new();
 
 impl Stop {
     /// Creates an event, in an anonymous segment, that the signals set from now on.
@@ -97,18 +93,16 @@ impl<T: ?Sized + Shareable + Sync + Send + 'static> Stop<T> {
     pub fn on_signals_in(shared: Shared<T>, event: fn(&T) -> &Event) -> io::Result<Stop<T>> {
         let theirs = shared.clone();
         let watch: Watch = Box::new(move || _ = event(&theirs).set());
-        let mut watches = watches();
-        let this = std::process::id();
-        if watches.owner != this {
+        let mut watches = WATCHES.lock();
+        if !watches.installed {
             let bell = install()?;
             let listen = move || {
                 while bell.wait().is_ok() {
-                    self::watches().all.iter().for_each(|(_, watch)| watch());
+                    WATCHES.lock().all.iter().for_each(|(_, watch)| watch());
                 }
             };
             spawn_without_signals(c"outlast-signals", listen)?;
-            watches.owner = this;
-            watches.all.clear(); // the parent's
+            watches.installed = true;
         }
         want(true);
         if first().is_some() {
@@ -153,9 +147,9 @@ impl<T: ?Sized + Shareable + Sync + 'static> Deref for Stop<T> {
 impl<T: ?Sized + Shareable + Sync + 'static> Drop for Stop<T> {
     fn drop(&mut self) {
         if self.forks != forks() {
-            return; // a copy in the child of a fork, where the lock may be held for ever
+            return; // a copy in the child of a fork: the number is that of the parent's subscription
         }
-        let mut watches = watches();
+        let mut watches = WATCHES.lock();
         let at = watches.all.iter().position(|&(number, _)| number == self.number);
         let watch = at.map(|at| watches.all.swap_remove(at));
         want(!watches.all.is_empty());

@@ -1,14 +1,16 @@
 //! The messages between owner, fork server and worker.
-#![expect(unsafe_code, reason = "maps what others have written")]
+#![expect(unsafe_code, reason = "maps files that other processes have written")]
 use super::code::Image;
 use crate::sys::file::{growing, memfd_create};
 use crate::sys::process::{freeze, is_frozen, receive, send};
 use core::ops::Deref;
 use memmap2::{Mmap, MmapOptions};
 use serde::Serialize;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt;
 
 /// Appends the encoded value.
@@ -87,7 +89,7 @@ impl Deref for Bytes {
 }
 
 impl Message {
-    /// The whole body.
+    /// Returns the whole body.
     pub(super) fn into_bytes(self) -> io::Result<Bytes> {
         self.file.map_or(Ok(Bytes::Inline(self.body)), |file| from_file(&file).map(Bytes::Mapped))
     }
@@ -127,7 +129,7 @@ pub(crate) fn read_file(file: OwnedFd) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether a message could not be sent because the other end of the socket is closed.
+/// Returns whether a message could not be sent because the other end of the socket is closed.
 pub(crate) fn is_disconnected(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -194,28 +196,45 @@ pub(super) struct StartRequest {
     pub(super) name: String,
     /// The keys of the shared descriptors, which follow the channel's.
     pub(super) keys: Vec<String>,
+    /// Environment variables to set.
+    pub(super) environment: Vec<(OsString, OsString)>,
 }
 
-type Fields<'a> = (Image, (u64, u64), (bool, bool, Option<u64>), &'a str, Vec<&'a str>);
+type Variables<'a> = Vec<(&'a [u8], &'a [u8])>;
+type Fields<'a> =
+    (Image, (u64, u64), (bool, bool, Option<u64>), &'a str, Vec<&'a str>, Variables<'a>);
 
 impl StartRequest {
     pub(super) fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
         let keys = self.keys.iter().map(String::as_str).collect();
         let options = (self.detached, self.own_group, self.memory_limit);
+        let environment = self.environment.iter();
+        let environment =
+            environment.map(|(key, value)| (key.as_bytes(), value.as_bytes())).collect();
         let fields: Fields<'_> =
-            (self.image, (self.entry, self.function), options, &self.name, keys);
+            (self.image, (self.entry, self.function), options, &self.name, keys, environment);
         postcard::to_allocvec(&fields)
     }
 
     /// Decodes a request. Returns it and the argument behind it.
     pub(super) fn decode(bytes: &[u8]) -> Result<(StartRequest, &[u8]), postcard::Error> {
-        let ((image, (entry, function), options, name, keys), argument) =
+        let ((image, (entry, function), options, name, keys, environment), argument) =
             postcard::take_from_bytes::<Fields<'_>>(bytes)?;
         let (detached, own_group, memory_limit) = options;
         let keys = keys.into_iter().map(str::to_owned).collect();
-        let name = name.to_owned();
-        let request =
-            StartRequest { image, entry, function, detached, own_group, memory_limit, name, keys };
+        let owned = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
+        let environment = environment.into_iter().map(|(key, value)| (owned(key), owned(value)));
+        let request = StartRequest {
+            image,
+            entry,
+            function,
+            detached,
+            own_group,
+            memory_limit,
+            name: name.to_owned(),
+            keys,
+            environment: environment.collect(),
+        };
         Ok((request, argument))
     }
 }

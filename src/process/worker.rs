@@ -28,7 +28,7 @@ pub(crate) enum Failure {
 /// Decodes an argument, calls the function at an address with it, and appends the encoded result.
 pub(crate) type Entry = fn(usize, &[u8], &mut Vec<u8>) -> Result<(), Failure>;
 
-/// The [`Entry`] for functions from `A` to `R`. `function` must be the address of one.
+/// Is the [`Entry`] for functions from `A` to `R`. `function` must be the address of one.
 pub(crate) fn entry<A: DeserializeOwned, R: Serialize>(
     function: usize,
     argument: &[u8],
@@ -43,51 +43,51 @@ pub(crate) fn entry<A: DeserializeOwned, R: Serialize>(
 pub(crate) fn call<A: DeserializeOwned, R>(function: usize, argument: &[u8]) -> Result<R, Failure> {
     let argument = decode(argument).map_err(|error| Failure::Argument(error.to_string()))?;
     let function = core::ptr::with_exposed_provenance::<()>(function);
-    // SAFETY: a number that was made of a `fn(A) -> R` together with the number of an entry that
-    // calls this very instance, in the same executable; both were found to lie in its code.
+    // SAFETY: the address of a `fn(A) -> R`. `numbers_of` pairs the function's number with the
+    // entry that calls this instance, in the same executable, and both numbers lie within its code.
     let function = unsafe { core::mem::transmute::<*const (), fn(A) -> R>(function) };
     Ok(function(argument))
 }
 
-/// The numbers of an [`Entry`] and of its function.
+/// Returns the numbers of an [`Entry`] and of its function.
 pub(crate) fn numbers<A: DeserializeOwned, R: Serialize>(
     function: fn(A) -> R,
 ) -> Option<(u64, u64)> {
     numbers_of(entry::<A, R>, function)
 }
 
-/// The numbers of an entry and of a function that it can call.
+/// Returns the numbers of an entry and of a function that it can call.
 pub(crate) fn numbers_of<A, R>(entry: Entry, function: fn(A) -> R) -> Option<(u64, u64)> {
     Some((code::number(entry as usize)?, code::number(function as usize)?))
 }
 
-/// The [`Entry`] with this number.
+/// Returns the [`Entry`] with this number.
 ///
 /// # Safety
-/// The number was made by [`numbers`] in a process that runs the same executable.
+/// [`numbers`] has made the number, in a process that runs the same executable.
 unsafe fn entry_of(number: u64) -> Option<Entry> {
     let entry = core::ptr::with_exposed_provenance::<()>(code::address(number)?);
-    // SAFETY: the caller's promise: it is the address of an `Entry`.
+    // SAFETY: by the caller's promise, it is the address of an `Entry`.
     Some(unsafe { core::mem::transmute::<*const (), Entry>(entry) })
 }
 
-/// The [`Entry`] and the function with these numbers, which [`numbers`] made.
+/// Returns the [`Entry`] and the address of the function with these numbers.
 ///
 /// # Safety
 /// As for [`entry_of`].
 pub(crate) unsafe fn resolve(entry: u64, function: u64) -> Result<(Entry, usize), Failure> {
-    // SAFETY: the caller's promise.
+    // SAFETY: by the caller's promise.
     let entry = unsafe { entry_of(entry) };
     let unknown = || Failure::Argument(String::from("no such function"));
     entry.zip(code::address(function)).ok_or_else(unknown)
 }
 
-/// A panic as it is reported: message, location, backtrace.
+/// The report of a panic: message, location, backtrace.
 pub(crate) type Panic = (String, String, String);
 
 thread_local! {
     static CATCHING: Cell<bool> = const { Cell::new(false) };
-    /// The last panic that the hook has seen since the body began.
+    /// The last panic that the hook has noted since the body began.
     static LAST: Cell<Option<Box<Panic>>> = const { Cell::new(None) };
 }
 
@@ -96,7 +96,7 @@ pub(crate) fn catch<T>(body: impl FnOnce() -> T) -> Result<T, Panic> {
     static HOOK: Once = Once::new();
     HOOK.call_once(note_panics);
     let before = CATCHING.replace(true);
-    LAST.take(); // from another body, which caught it
+    LAST.take(); // an earlier body may have caught a panic itself
     let outcome = catch_unwind(AssertUnwindSafe(body));
     CATCHING.set(before);
     outcome.map_err(|payload| {
@@ -105,7 +105,7 @@ pub(crate) fn catch<T>(body: impl FnOnce() -> T) -> Result<T, Panic> {
     })
 }
 
-/// Has panics noted, by a hook that calls the program's own hook afterwards.
+/// Installs a panic hook that notes panics, and then calls the program's own hook.
 pub(crate) fn note_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -121,7 +121,7 @@ fn note(info: &PanicHookInfo<'_>) {
     let location = info.location().map_or_else(|| String::from("?"), ToString::to_string);
     let backtrace = frames_of_the_user(&Backtrace::force_capture().to_string());
     let panic = Box::new((text_of(info.payload()), location, backtrace));
-    LAST.try_with(|last| last.set(Some(panic))).ok(); // or the thread is ending
+    LAST.try_with(|last| last.set(Some(panic))).ok(); // fails while the thread is ending
 }
 
 /// Cuts a backtrace down to the frames between the function that was called and its panic.
@@ -142,10 +142,10 @@ fn frames_of_the_user(backtrace: &str) -> String {
 fn text_of(payload: &dyn Any) -> String {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| String::from("a panic that is no text"))
+        .unwrap_or_else(|| String::from("a panic whose payload is not text"))
 }
 
-/// Serves one request in a process that was forked for it, and ends the process.
+/// Runs the function of one request in a process that was forked for it, and ends the process.
 pub(super) fn work(
     request: &StartRequest,
     argument: &[u8],
@@ -166,8 +166,12 @@ pub(super) fn work(
     {
         name_thread(&name);
     }
+    for (key, value) in &request.environment {
+        // SAFETY: this process has one thread.
+        unsafe { std::env::set_var(key, value) };
+    }
     for (key, fd) in request.keys.iter().zip(shared) {
-        let number = fd.into_raw_fd().to_string(); // open until this process ends
+        let number = fd.into_raw_fd().to_string(); // stays open until this process ends
         // SAFETY: this process has one thread.
         unsafe { std::env::set_var(command::variable(key), number) };
     }

@@ -77,7 +77,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "a_sentinel_that_is_gone_is_not_looked_for",
         file: "src/segment/peers.rs",
-        from: "if looked_at.elapsed() >= PATIENCE {",
+        from: "if looked_at.elapsed() >= hooks::sentinel_look(PATIENCE) {",
         to: "if looked_at.elapsed() >= PATIENCE * 10_000 {",
         rule: "An owner of a token that does not exist is dead.",
         outcome: hooks("rendezvous", &["a_sentinel_that_does_not_exist_is_dead"]),

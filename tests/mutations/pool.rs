@@ -111,7 +111,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "fork_server_that_loses_an_order_counts_as_dead",
         file: "src/process/fork_server.rs",
-        from: "if word.is_some() || self.ends_within(EXIT_GRACE)? {",
+        from: "if message.is_some() || self.ends_within(EXIT_GRACE)? {",
         to: "{",
         rule: "Only a process's own descriptor tells that it has ended.",
         outcome: ordinary("process", &["a_fork_server_without_descriptors"]),
@@ -159,7 +159,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "process_reports_an_earlier_panic",
         file: "src/process/worker.rs",
-        from: "LAST.take(); // from another body, which caught it",
+        from: "LAST.take(); // an earlier body may have caught a panic itself",
         to: "",
         rule: "The panic that is reported is the body's own.",
         outcome: ordinary("pool", &["the_panic_that_is_told"]),
@@ -304,9 +304,9 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         name: "process_copy_uses_the_parents_fork_server",
-        file: "src/process/fork_server.rs",
-        from: "let ours = fork_server.owner == std::process::id();",
-        to: "let ours = true;",
+        file: "src/process/per_process.rs",
+        from: "owned.filter(|owned| owned.pid == pid)",
+        to: "owned",
         rule: "The processes of a forked child end with that child.",
         outcome: ordinary("process", &["after_a_fork"]),
     },
@@ -323,7 +323,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         file: "src/process/stop.rs",
         from: "if self.forks != forks() {",
         to: "if false {",
-        rule: "A copy of a `Stop`, in the child of a fork, is inert: its lock may be held for ever.",
+        rule: "A copy of a `Stop`, in the child of a fork, is inert: the child's own has its number.",
         outcome: ordinary("stop", &["the_child_of_a_fork"]),
     },
     Mutation {
@@ -389,5 +389,21 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         to: "if false {",
         rule: "A task that is to be cancelled when its handle is dropped is.",
         outcome: ordinary("pool", &["a_dropped_task_is_cancelled"]),
+    },
+    Mutation {
+        name: "process_end_stays_its_owners",
+        file: "src/process/fork_server.rs",
+        from: "pass_on(pid);",
+        to: "",
+        rule: "An end that is handed over belongs to the process before its function begins.",
+        outcome: ordinary("process", &["an_end_is_handed_over"]),
+    },
+    Mutation {
+        name: "ring_end_on_its_way_is_given_up",
+        file: "src/queue/spsc/end.rs",
+        from: "if !self.ring.role(SENDS).pass_on(self.tag, owner) {",
+        to: "if false {",
+        rule: "The role of an end that is handed over is never free.",
+        outcome: ordinary("hand_over", &["ends_of_rings"]),
     },
 ];

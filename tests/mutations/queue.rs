@@ -435,7 +435,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "journal_text_comes_before_the_claim",
         file: "src/log/mod.rs",
-        from: "fence(Release); // keeps I3: text is not seen without the claim",
+        from: "fence(Release); // keeps I3: a reader that sees this text also sees the claim",
         to: "",
         rule: "A reader of an old record notices that a writer has begun to overwrite it.",
         outcome: loom(&["log::log_is_read_while_overwritten"]),

@@ -18,6 +18,7 @@ use core::ops::Deref;
 ///
 /// [`Ring::consumer`] gives an end that borrows the ring;
 /// [`Shared::consumer`](crate::Shared::consumer) gives an end that keeps the ring mapped.
+/// [`CommandExt::hand_over`](crate::CommandExt::hand_over) hands such an end to a child process.
 ///
 /// ```compile_fail,E0277
 /// fn shared_by_threads<T: Sync>() {}
@@ -35,6 +36,24 @@ pub struct Consumer<T: Plain, R: Deref<Target = Ring<T>> = Shared<Ring<T>>> {
 pub struct ReadChunk<'c, T: Plain, R: Deref<Target = Ring<T>> = Shared<Ring<T>>> {
     pub(super) end: &'c mut End<T, R, false>,
     pub(super) len: usize,
+}
+
+#[cfg_attr(outlast_loom, expect(dead_code, reason = "no programs are started in the model"))]
+impl<T: Plain> Consumer<T> {
+    /// Returns the handle that the end owns.
+    pub(crate) fn pointer(&self) -> &Shared<Ring<T>> {
+        &self.end.ring
+    }
+
+    /// Passes the role on to the stand-in `owner`.
+    pub(crate) fn hold_for(self, owner: u32) -> Result<(), Fault> {
+        self.end.hold_for(owner)
+    }
+
+    /// Takes the role over from the stand-in `from`.
+    pub(crate) fn taken_from(ring: Shared<Ring<T>>, from: u32) -> Result<Self, Fault> {
+        End::take_over(ring, from).map(Consumer::new)
+    }
 }
 
 impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {

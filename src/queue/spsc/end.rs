@@ -43,12 +43,26 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
         let late = if deadline.is_now() { RoleError::Taken } else { RoleError::TimedOut };
         let wait = || ring.rare.vacant.wait(deadline, take).ok();
         let predecessor_died = take().or_else(wait).ok_or(late)?;
+        Ok(Self::new(ring, tag, forks, predecessor_died))
+    }
+
+    /// Takes the role over from the stand-in `from`.
+    pub(super) fn take_over(ring: R, from: u32) -> Result<Self, Fault> {
+        let (forks, tag) = (forks(), ring.identify()?);
+        if !ring.role(SENDS).pass_on(from, tag) {
+            return Err(Fault::Corrupt);
+        }
+        Ok(Self::new(ring, tag, forks, false))
+    }
+
+    /// Returns an end for a role that was just taken.
+    fn new(ring: R, tag: u32, forks: u32, predecessor_died: bool) -> Self {
         let position = if SENDS { &ring.tail.0 } else { &ring.head.0 };
         let at = position.load(Acquire);
         let index = at.checked_rem(ring.capacity() as u64).unwrap_or(0);
         let lap_start = Cell::new(at.wrapping_sub(index));
         let (at, bound) = (Cell::new(at), Cell::new(at));
-        Ok(End {
+        End {
             ring,
             tag,
             forks,
@@ -57,7 +71,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
             bound,
             lap_start,
             is_faster: Cell::new(false),
-        })
+        }
     }
 
     /// Fails in a forked child, which has only a copy of the end. Also registers the calling thread
@@ -68,6 +82,16 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
             return Err(Fault::Forked);
         }
         self.ring.identify().map(drop)
+    }
+
+    /// Passes the role on to the stand-in `owner`.
+    pub(super) fn hold_for(mut self, owner: u32) -> Result<(), Fault> {
+        self.check()?;
+        if !self.ring.role(SENDS).pass_on(self.tag, owner) {
+            return Err(Fault::Corrupt);
+        }
+        self.forks = !self.forks; // dropping it gives up nothing
+        Ok(())
     }
 
     /// Panics in a forked child, which must not touch the slots of its parent.

@@ -49,8 +49,8 @@
 // Message number *n* is in slot *n* mod capacity.
 //
 // Invariants:
-// - I1. The instruction that takes a role also names its owner. Only the owner gives the role up,
-//   or recovery when the owner is dead.
+// - I1. The instruction that takes a role also names its owner. Only the owner gives the role up or
+//   passes it on to a stand-in, or recovery takes the role away when the owner is dead.
 // - I2. `head` <= `tail` <= `head` + capacity.
 // - I3. The slots from `head` to `tail` belong to the consumer, the others to the producer. Neither
 //   end touches the slots of the other.
@@ -184,6 +184,13 @@ impl Role {
         };
         let left = |word: u32| (word & OWNER == tag).then(|| deaths(word));
         self.word.fetch_update(AcqRel, Relaxed, left).ok();
+    }
+
+    /// Makes the process or stand-in `to` the owner in place of `from`. Returns `false` if `from` is
+    /// not the owner.
+    fn pass_on(&self, from: u32, to: u32) -> bool {
+        let passed = |word: u32| (word & OWNER == from).then_some(word & !OWNER | to & OWNER);
+        self.word.fetch_update(AcqRel, Acquire, passed).is_ok()
     }
 }
 
