@@ -758,7 +758,7 @@ impl Sentinel {
             }
             hooks::pause("peers: the dead are recovered");
             let Some((at, before, joining)) = self.peers.neighbours(me, &survey) else { continue };
-            if looked_at.elapsed() >= PATIENCE {
+            if looked_at.elapsed() >= hooks::sentinel_look(PATIENCE) {
                 looked_at = Instant::now();
                 // Keeps I3.
                 let is_gone = at != me && self.peers.processes()[at].token.mark_if_gone();

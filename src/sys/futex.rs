@@ -93,7 +93,7 @@ impl Parker {
         let mut waiters = Vec::with_capacity(others.len() + 1);
         waiters.push(waiter(own));
         waiters.extend(others.iter().copied().map(waiter));
-        let look_again = time_after(hooks::second_look(Duration::from_secs(1)));
+        let look_again = time_after(hooks::sentinel_look(Duration::from_secs(1)));
         if let Err(WaitRefused) = sleep_at(&waiters, Some(&look_again))
             && !has_changed(&own)
             && !others.iter().any(has_changed)

@@ -48,6 +48,8 @@ static PLAN: [Entry; ENTRIES] = [const {
     }
 }; ENTRIES];
 static SECOND_LOOKS: AtomicBool = AtomicBool::new(false);
+/// The longest sleep of a sentinel, in microseconds. 0 means that no test has set it.
+static SENTINEL_LOOK: AtomicU32 = AtomicU32::new(0);
 /// A thread naps at one visit in this number, at any point. 0 switches naps off.
 static ONE_IN: AtomicU32 = AtomicU32::new(0);
 /// The longest nap, in microseconds.
@@ -96,6 +98,15 @@ pub fn nap_at_random(one_in: u32, most: u32) {
     ONE_IN.store(one_in, Relaxed);
 }
 
+/// Makes sentinels of this process, and of children that it forks later, look after at most
+/// `length` whether owners exist. Other second looks stay as they are.
+///
+/// Only that look ends a stand-in, so without this a test of such a death takes a second.
+pub fn set_sentinel_look(length: Duration) {
+    let microseconds = u32::try_from(length.as_micros()).unwrap_or(u32::MAX);
+    SENTINEL_LOOK.store(microseconds, Relaxed);
+}
+
 /// Switches the second looks of this process, and of children that it forks later, on or off.
 pub fn set_second_looks(on: bool) {
     SECOND_LOOKS.store(on, Relaxed);
@@ -119,6 +130,14 @@ pub(crate) fn pause(point: &'static str) {
 /// Returns the length of the sleep before a second look. Without second looks, it is an hour.
 pub(crate) fn second_look(length: Duration) -> Duration {
     if SECOND_LOOKS.load(Relaxed) { length } else { Duration::from_secs(3_600) }
+}
+
+/// The length of a sentinel's second look: that of the others, unless a test has set it.
+pub(crate) fn sentinel_look(length: Duration) -> Duration {
+    match SENTINEL_LOOK.load(Relaxed) {
+        0 => second_look(length),
+        microseconds => Duration::from_micros(microseconds.into()),
+    }
 }
 
 fn entry(name: u64) -> Option<&'static Entry> {

@@ -14,6 +14,8 @@ mod channel;
 #[cfg(not(outlast_pthread))]
 mod condition;
 mod controls;
+#[cfg(not(outlast_pthread))]
+mod hand_over;
 mod heir;
 #[cfg(not(outlast_pthread))]
 mod in_flight;

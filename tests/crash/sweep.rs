@@ -20,7 +20,7 @@ use std::time::Instant;
 
 /// No operation of this crate has more instructions than this.
 const MOST_STEPS: usize = 200_000;
-/// How many kill points a sweep takes at most, evenly spread, unless it is to be full.
+/// How many kill points any sweep takes at most, evenly spread, unless it is to be full.
 const MOST_POINTS: usize = 256;
 
 /// A function that prepares an operation, and returns it.
@@ -62,6 +62,8 @@ pub(crate) struct Sweep<'a, W> {
     pub(crate) after: Option<Act<W>>,
     /// What must hold when they have ended.
     pub(crate) check: Act<W>,
+    /// How many kill points this sweep takes at most, evenly spread, unless it is to be full.
+    pub(crate) most_points: usize,
 }
 
 /// What a sweep found.
@@ -239,6 +241,7 @@ impl<'a, W: Debug> Sweep<'a, W> {
             meanwhile: None,
             after: None,
             check,
+            most_points: MOST_POINTS,
         }
     }
 
@@ -271,7 +274,11 @@ impl<'a, W: Debug> Sweep<'a, W> {
             victim.kill();
             drop((sleepers, world));
             let mut report = Report::new(&points);
-            let every = if is_full() { 1 } else { report.points.div_ceil(MOST_POINTS) };
+            let every = if is_full() {
+                1
+            } else {
+                report.points.div_ceil(self.most_points.min(MOST_POINTS))
+            };
             for &step in points.steps_to_kill_at.iter().step_by(every) {
                 report.killed += 1;
                 let mut last = None;
