@@ -4,15 +4,16 @@
 //! cargo run --release --example analysis -- [--millions 1|10|100] [--workers N] [--kill-one-every-ms MS]
 //! ```
 //!
-//! The numbers lie in one array that all processes map: nothing is copied, and no process holds it
-//! all in memory of its own. Jobs are chunks of it. A worker stores what a chunk comes to under the
-//! chunk's number and then acknowledges the job: killed in between, another one stores the same
-//! again. The chunks, and the order in which their results are put together, do not depend on who
-//! computed what, and so the result is that of one process alone, bit by bit.
+//! The numbers lie in one array that all processes map. Nothing is copied, and no process has a
+//! copy of its own. Jobs are chunks of the array. A worker stores the result of a chunk under the
+//! chunk's number, and then acknowledges the job. If it is killed in between, another worker stores
+//! the same result again. The chunks, and the order in which their results are combined, do not
+//! depend on which worker computed which chunk. The result is therefore the same, bit by bit, as
+//! that of one process alone.
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a number becomes the index of a bin, and the outermost take what lies beyond"
+    reason = "a number becomes the index of a bin; the outermost bins take the numbers beyond"
 )]
 mod crew;
 
@@ -25,15 +26,16 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Instant;
 
-/// Numbers in a chunk.
+/// The number of numbers in a chunk.
 const CHUNK: usize = 10_000;
-/// As many as 100 million numbers have.
+/// The number of chunks of 100 million numbers.
 const CHUNKS: usize = 10_000;
-/// Of the histogram: from -4 to 4, and what lies beyond is in the outermost ones.
+/// The number of bins of the histogram. They reach from -4 to 4, and the outermost bins include the
+/// numbers beyond.
 const BINS: usize = 16;
 
-/// The numbers: `f64`, as bits. Its size is part of its type, so that a process cannot open it as
-/// another.
+/// The numbers: `f64`, as bits. The length is part of the type, so no process can open the segment
+/// with another length.
 type Numbers<const N: usize> = [AtomicU64; N];
 
 outlast::shared! {
@@ -42,7 +44,7 @@ outlast::shared! {
         results: [Cell; CHUNKS],
     }
 
-    /// What a chunk comes to. Written whole any number of times, with the same content.
+    /// The result of a chunk. It may be written several times, with the same content.
     struct Cell { mean: AtomicU64, squares: AtomicU64, bins: [AtomicU64; BINS], done: AtomicU64 }
 }
 
@@ -70,7 +72,7 @@ impl Summary {
         summary
     }
 
-    /// Both together, by the formula of Chan, Golub and LeVeque.
+    /// Combines two summaries, by the formula of Chan, Golub and LeVeque.
     fn and(self, other: Self) -> Self {
         let count = self.count + other.count;
         let apart = other.mean - self.mean;
@@ -123,18 +125,19 @@ fn work<const N: usize>() -> Result<String, Box<dyn Error>> {
     while let Ok(job) = plan.jobs.recv_ack() {
         let chunk = &numbers[*job * CHUNK..][..CHUNK];
         Summary::of(chunk).store(&plan.results[*job]);
-        job.ack()?; // the result is there: now it does not matter any more if this process dies
+        job.ack()?; // the result is stored, so this process may die from here on
     }
     Ok(String::new())
 }
 
 fn analyse<const N: usize>(options: &Options) -> Result<String, Box<dyn Error>> {
-    // Made in place: it would not fit on a stack, and memory that nobody has written takes no room.
+    // Initialised in place: the array would not fit on a stack. Memory takes no room before it is
+    // written.
     let numbers = outlast::Options::new().anonymous_with(fill::<N>)?;
     let plan = outlast::Options::new().anonymous_with(|_: &Plan| {})?;
 
-    // Through a mapping of its own, as the workers have: looking at memory for the first time costs
-    // about as much as adding it up.
+    // A second mapping, as each worker has one: the first access to memory through a mapping costs
+    // about as much as the addition.
     let fresh = Shared::<Numbers<N>>::from_fd(numbers.try_clone_fd()?)?;
     let start = Instant::now();
     let alone = fresh.chunks(CHUNK).map(Summary::of).fold(Summary::EMPTY, Summary::and);
@@ -184,14 +187,14 @@ fn analyse<const N: usize>(options: &Options) -> Result<String, Box<dyn Error>> 
     Ok(text)
 }
 
-/// Numbers that are distributed about normally: sums of twelve random ones.
+/// Writes numbers with approximately a normal distribution: sums of twelve random ones.
 fn fill<const N: usize>(numbers: &Numbers<N>) {
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     for number in numbers {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        // Twelve of its pieces of five bits, each with a mean of 15.5.
+        // Twelve pieces of five bits, each with a mean of 15.5.
         let sum: u64 = (0..12).map(|i| random >> (5 * i) & 31).sum();
         number.store(((sum as f64 - 186.0) / 32.0).to_bits(), Relaxed);
     }

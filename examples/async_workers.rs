@@ -1,32 +1,32 @@
-//! Work for several CPUs in an asynchronous program: the runtime stays free, and whoever gives up
-//! stops the process that was at it.
+//! Work for several CPUs in an asynchronous program. The runtime stays responsive, and giving up a
+//! task stops the process that runs it.
 //!
 //! ```text
 //! cargo run --release --features pool --example async_workers
 //! ```
 //!
-//! Counts primes in worker processes, while the runtime's only thread ticks on. All workers are
-//! killed once when a count has begun: it is done again. One task panics; one would take for ever,
-//! and is given up after a while, its process with it.
+//! The program counts primes in worker processes, while a clock ticks on the runtime's only thread.
+//! All workers are killed once, in the middle of a count, and the count is repeated. One task
+//! panics. Another task never ends: the program cancels it after 200 ms, which kills its process.
 use outlast::pool::{Pool, Task, TaskError};
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::time::{interval, timeout};
 
-/// Below 2,000,000.
+/// The number of primes below 2,000,000.
 const PRIMES: usize = 148_933;
 
 static TICKS: AtomicU32 = AtomicU32::new(0);
 
-/// How many primes there are in `from..to`.
+/// Counts the primes in `from..to`.
 fn primes((from, to): (u64, u64)) -> usize {
     let is_prime =
         |n: &u64| *n > 1 && (2..).take_while(|d| d * d <= *n).all(|d| !n.is_multiple_of(d));
     (from..to).filter(is_prime).count()
 }
 
-/// The same, with time enough to be killed.
+/// Counts primes slowly enough that the worker can be killed meanwhile.
 fn slow_primes((from, to): (u64, u64)) -> usize {
     std::thread::sleep(Duration::from_millis(400));
     primes((from, to))
@@ -43,7 +43,7 @@ fn for_ever((): ()) {
 }
 
 fn main() -> Result<(), outlast::Error> {
-    outlast::process::init(); // before there are threads, thus before the runtime
+    outlast::process::init(); // before there are other threads, and so before the runtime
     let pool = Pool::builder().workers(2).build()?;
     tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(run(&pool))?;
     pool.join();
@@ -66,7 +66,7 @@ async fn run(pool: &Pool) -> Result<(), outlast::Error> {
     for part in parts {
         sum += part.await?;
     }
-    assert_eq!(sum, PRIMES, "as anybody can look up");
+    assert_eq!(sum, PRIMES);
     say(format_args!("{sum} primes below 2,000,000, in {:.2} s", start.elapsed().as_secs_f64()))?;
 
     let slow = pool.submit(slow_primes, (0, 1_000));
@@ -105,7 +105,7 @@ fn say(what: std::fmt::Arguments<'_>) -> io::Result<()> {
     writeln!(io::stdout(), "{what}")
 }
 
-/// As an operator or the OOM killer would.
+/// Kills a process, as an operator or the OOM killer would.
 fn kill(pid: u32) -> io::Result<()> {
     std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().map(drop)
 }

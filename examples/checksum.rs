@@ -4,9 +4,9 @@
 //! cargo run --release --example checksum -- [DIR] [--workers N] [--kill-one-every-ms MS]
 //! ```
 //!
-//! The output is that of `find DIR -type f | LC_ALL=C sort | xargs sha256sum`. A `Pool` does all
-//! the rest: with `--kill-one-every-ms` this program kills its own workers, others take their
-//! places and their files, and the output stays the same. Ctrl-C stops it in good order.
+//! The output is that of `find DIR -type f | LC_ALL=C sort | xargs sha256sum`. With
+//! `--kill-one-every-ms`, the program kills its own workers. The `Pool` replaces them and reads
+//! their files again, and the output stays the same. Ctrl-C stops the program cleanly. The example
 //! `custom_pool` does the same with a pool made of queues.
 mod sums;
 
@@ -24,12 +24,14 @@ fn main() -> ExitCode {
     sums::run(Stop::on_signals().map_err(Error::from), |stop| stop, read_all)
 }
 
-/// What a worker does. A path is any bytes, which `serde` would not take as one.
+/// Sums one file, in a worker. The path is passed as bytes, because `serde` accepts only paths in
+/// UTF-8.
 fn read((index, path): (usize, Vec<u8>)) -> (usize, Sum) {
     (index, sums::sum(Path::new(OsStr::from_bytes(&path))))
 }
 
-/// Has the workers read all files, or those that they have begun when the event is set.
+/// Has the workers read all files. Once the event is set, they finish only the files that they have
+/// begun.
 fn read_all(request: &Request, files: &[PathBuf], stop: &Shared<Event>) -> Result<Tally, Error> {
     let workers = files.len().clamp(1, request.workers as usize);
     let retries = if request.kill_every.is_some() { u32::MAX } else { 2 };
@@ -42,7 +44,7 @@ fn read_all(request: &Request, files: &[PathBuf], stop: &Shared<Event>) -> Resul
     for result in pool.map_unordered(read, paths.enumerate()) {
         match result {
             Ok((index, sum)) => tally.note(index, sum),
-            Err(TaskError::Stopped) => continue, // this one is not begun
+            Err(TaskError::Stopped) => continue, // no worker has begun this file
             Err(error) => return Err(error.into()),
         };
         bar.show(&tally);

@@ -1,15 +1,16 @@
-//! A crawler of several processes, for a web site with slow pages, broken ones, and some that kill
-//! who reads them.
+//! A crawler of several processes, for a web site with slow pages, broken pages, and pages that
+//! kill their reader.
 //!
 //! ```text
 //! cargo run --release --example crawler -- [--pages N] [--workers N] [--kill-one-every-ms MS]
 //! ```
 //!
-//! The program serves the site itself, by HTTP/1.1 on loopback, and knows what is to be found. Jobs
-//! are URLs. A worker sends the links of a page before it acknowledges the page: killed in between,
-//! another one reads the page again, and sends what is missing. So a page may be queued twice, and
-//! is never forgotten. A page that has cost too many workers (`attempts`) is given up. All is done
-//! when every job is acknowledged, as those that follow from it were sent before.
+//! The program serves the site itself, by HTTP/1.1 on loopback, and knows the right answer. Jobs
+//! are URLs. A worker sends the links of a page before it acknowledges the page. If it is killed in
+//! between, another worker reads the page again, and sends the links that are missing. A page may
+//! therefore be queued twice, but is never lost. A page that has killed too many workers
+//! (`attempts`) is not read any more. The crawl is done when every job is acknowledged, because the
+//! jobs that follow from it were sent before.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "64 bits are needed anyway, and numbers are small"
@@ -27,15 +28,15 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
-/// A page that so many workers have died of is poison. (More than misfortune by itself,
-/// `--kill-one-every-ms`, explains.)
+/// The number of dead workers after which a page counts as poison. It is larger than
+/// `--kill-one-every-ms` alone can explain.
 const MOST_ATTEMPTS: u32 = 12;
-/// How often a page is asked for that the server does not send properly.
+/// How often a broken page is requested.
 const TRIES: u32 = 3;
-/// Room for the URLs of a site.
+/// The largest number of URLs of a site.
 const MOST_PAGES: usize = 4_096;
 
-// What is known of a page.
+// The states of a page.
 const UNKNOWN: u32 = 0;
 const QUEUED: u32 = 1;
 const READ: u32 = 2;
@@ -48,10 +49,10 @@ outlast::plain! {
 
 outlast::shared! {
     struct Crawl {
-        /// With room for every page, more than once: workers fill the queue that they empty, and
-        /// must not wait for room.
+        /// It has room for every page, more than once: the workers that empty the queue also fill
+        /// it, and must not wait for room.
         urls: FixedQueue<Url, 4_096>,
-        /// A hash table: who is first to put a URL's hash into a place has it.
+        /// A hash table. A URL belongs to the first place that holds its hash.
         hashes: [AtomicU64; MOST_PAGES],
         states: [AtomicU32; MOST_PAGES],
         done: AtomicU64,
@@ -71,7 +72,7 @@ impl Url {
 }
 
 impl Crawl {
-    /// The state of a page.
+    /// Returns the state of a page.
     fn state(&self, url: &str) -> Result<&AtomicU32, Box<dyn Error>> {
         let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         let hash = url.bytes().fold(0xcbf2_9ce4_8422_2325, mix).max(1);
@@ -86,8 +87,8 @@ impl Crawl {
         Err("the site is too large".into())
     }
 
-    /// Queues a page that is not queued yet. First sent, then marked: the other way round, a kill
-    /// in between would lose it.
+    /// Queues a page that is not queued yet. The page is sent first and marked afterwards. In the
+    /// other order, a kill in between would lose it.
     fn discover(&self, url: &str) -> Result<(), Box<dyn Error>> {
         let state = self.state(url)?;
         if state.load(Acquire) == UNKNOWN {
@@ -125,14 +126,14 @@ fn work() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// As a parser with a bug would.
+/// Crashes on a poisonous page, as a parser with a bug would.
 fn understand(page: &str) {
     if page.contains("<poison>") {
         std::process::abort();
     }
 }
 
-/// The body of a page that is there and complete.
+/// Returns the body of a page. Fails if the page does not exist or is not complete.
 fn get(url: &str) -> Result<String, Box<dyn Error>> {
     let rest = url.strip_prefix("http://").ok_or("not http")?;
     let (host, path) = rest.split_once('/').ok_or("no path")?;
@@ -160,7 +161,7 @@ fn get(url: &str) -> Result<String, Box<dyn Error>> {
 }
 
 // ------------------------------------------------------------------ the site
-/// What comes of page `i`.
+/// Returns the final state of page `i`.
 fn kind(i: usize) -> u32 {
     match i {
         i if i % 37 == 5 || i % 41 == 7 => BROKEN,
@@ -169,8 +170,8 @@ fn kind(i: usize) -> u32 {
     }
 }
 
-/// Two pages that make a tree of all, so that all would be found if none were broken, and one
-/// somewhere.
+/// Returns the links of page `i`. Two of them make a tree of all pages, so that all would be found
+/// if none were broken. The third leads to any page.
 fn links(i: usize, pages: usize) -> impl Iterator<Item = usize> {
     [2 * i + 1, 2 * i + 2, i * 7919 % pages].into_iter().filter(move |link| *link < pages)
 }
@@ -200,7 +201,7 @@ fn answer(mut stream: TcpStream, pages: usize) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// All that can be reached from the first page, and what comes of it.
+/// Returns all pages that can be reached from the first page, with their final states.
 fn expected(pages: usize) -> BTreeMap<usize, u32> {
     let (mut found, mut next) = (BTreeMap::new(), vec![0]);
     while let Some(i) = next.pop() {

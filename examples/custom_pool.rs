@@ -1,13 +1,14 @@
-//! A pool of one's own: the program `checksum`, with workers that are this same program, and queues
-//! between.
+//! The program `checksum` with a pool of its own, made of queues. The workers run this same
+//! program.
 //!
 //! ```text
 //! cargo run --release --example custom_pool -- [DIR] [--workers N] [--kill-one-every-ms MS]
 //! ```
 //!
-//! For what `Pool` does not: workers that are other programs, another order of the jobs, results in
-//! parts. The pool is two queues and an event in one anonymous segment. A worker acknowledges a job
-//! only when its result is in the other queue: whenever it is killed, another one gets the file.
+//! Such a pool is useful where `Pool` does not fit: for workers that are other programs, for
+//! another order of the jobs, or for results in parts. The pool is two queues and an event in one
+//! anonymous segment. A worker acknowledges a job after its result is in the other queue. Whenever
+//! a worker is killed, another worker gets its file.
 mod sums;
 
 use outlast::process::Stop;
@@ -24,11 +25,11 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 use sums::{Bar, Killer, Request, Tally};
 
-/// The longest path that the system takes, with its final NUL.
+/// The longest path that the system accepts, with its final NUL.
 const PATH_MAX: usize = 4_096;
-/// How often the parent looks for dead workers and for a signal, if no result keeps it busy.
+/// How often the parent looks for dead workers and for a signal while no result comes.
 const TICK: Duration = Duration::from_millis(20);
-/// How long a worker waits until it looks whether its parent is still there.
+/// How long a worker waits before it checks whether its parent is alive.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 outlast::plain! {
@@ -39,12 +40,12 @@ outlast::plain! {
         path: [u8; PATH_MAX],
     }
 
-    /// What became of it.
+    /// The result of a job.
     struct Outcome {
         index: usize,
-        /// 0, or the error number of what went wrong.
+        /// 0, or the error number.
         errno: i32,
-        /// How many workers had lost the job before.
+        /// How many workers had died at the job before.
         attempts: u32,
         bytes: u64,
         digest: [u8; 32],
@@ -52,7 +53,7 @@ outlast::plain! {
 }
 
 outlast::shared! {
-    /// All that the processes share.
+    /// The data that the processes share.
     struct Pool {
         jobs: FixedQueue<Job, 64>,
         results: FixedQueue<Outcome, 64>,
@@ -73,13 +74,13 @@ fn main() -> ExitCode {
 }
 
 fn pool() -> Result<Stop<Pool>, Error> {
-    // Zero-filled memory is an empty pool.
+    // Zero-filled memory is a valid, empty pool.
     let pool = Options::new().anonymous_with(|_: &Pool| {})?;
     Ok(Stop::on_signals_in(pool, |pool| &pool.stop)?)
 }
 
 // --------------------------------------------------------------- the parent
-/// Has the workers read all files, unless the event is set.
+/// Has the workers read all files. Stops early if the event is set.
 fn read_all(request: &Request, files: &[PathBuf], pool: &Shared<Pool>) -> Result<Tally, Error> {
     let mut tally = Tally::of(files.len());
     let mut workers = Workers::start(pool, files.len().min(request.workers as usize))?;
@@ -118,7 +119,7 @@ fn read_all(request: &Request, files: &[PathBuf], pool: &Shared<Pool>) -> Result
 }
 
 impl Job {
-    /// `None` if the path is longer than the system takes.
+    /// Returns `None` if the path is longer than the system accepts.
     fn new(index: usize, path: &Path) -> Option<Self> {
         let bytes = path.as_os_str().as_bytes();
         let mut job = Job { index, path_len: bytes.len(), path: [0; PATH_MAX] };
@@ -134,14 +135,14 @@ impl Job {
 
 impl Outcome {
     fn note(&self, tally: &mut Tally) {
-        // A second one comes of a worker that was killed between `send` and `ack`.
+        // There is a second result if a worker was killed between `send` and `ack`.
         if tally.note(self.index, (self.errno, self.bytes, self.digest)) {
             tally.redelivered += u64::from(self.attempts > 0);
         }
     }
 }
 
-/// The worker processes; dropping it ends them.
+/// The worker processes. Dropping it ends them.
 struct Workers<'a> {
     pool: &'a Pool,
     command: Command,
@@ -173,13 +174,13 @@ impl<'a> Workers<'a> {
                 self.lost += 1;
                 *worker = self.command.spawn()?;
             } else if !status.success() {
-                return Err(io::Error::other(format!("a worker gave up: {status}")));
+                return Err(io::Error::other(format!("a worker failed: {status}")));
             }
         }
         Ok(())
     }
 
-    /// Lets them end; how many were killed in all, the last ones perhaps a moment ago.
+    /// Lets the workers end. Returns how many were killed, including those of the last moment.
     fn end(&mut self) -> u64 {
         self.pool.jobs.close();
         self.pool.results.close();
@@ -210,12 +211,12 @@ fn work(parent: u32) -> Result<ExitCode, Error> {
             Err(RecvTimeoutError::Closed) => break,
             Err(error) => return Err(error.into()),
         };
-        // Here, work that can crash would give up on a job that has cost too many workers:
-        // `job.attempts()`.
+        // If a job can crash its worker, this is the place to reject a job that has killed too many
+        // workers: see `job.attempts()`.
         let (errno, bytes, digest) = sums::sum(job.path());
         let outcome = Outcome { index: job.index, errno, attempts: job.attempts(), bytes, digest };
-        // First the result, then the acknowledgement: the other way round, a kill in between would
-        // lose the file.
+        // The result is sent before the acknowledgement. In the other order, a kill in between
+        // would lose the file.
         while let Err(error) = pool.results.send_timeout(outcome, PATIENCE) {
             match error {
                 SendTimeoutError::TimedOut(_) if parent_id() == parent => {}

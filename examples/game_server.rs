@@ -4,15 +4,15 @@
 //! cargo run --release --example game_server -- [--players N] [--moves N] [--workers N] [--kill-one-every-ms MS]
 //! ```
 //!
-//! The program starts the servers and plays against them, with 200 scripted players over TCP.
-//! Whichever process accepts a connection serves it. When one is killed, its players connect again,
-//! and another process goes on where they were.
+//! The program starts the servers and plays against them, with 200 scripted players over TCP. The
+//! process that accepts a connection serves it. If that process is killed, its players connect
+//! again, and another process continues where they were.
 //!
-//! A move changes two things: the player's word (where it is, and how many moves it has made) and
-//! the board. The word is the truth: it is stored in one instruction, and that is the moment at
-//! which the move has happened. The board is what can be derived from it. A process that dies in
-//! between leaves the lock to the next one, with `OwnerDied`, and that one makes the board anew. A
-//! move is answered after its commit, and has a number: who got no answer asks again.
+//! A move changes two things: the player's word (its place, and the number of its moves) and the
+//! board. The word is the truth. It is stored in one instruction, which is the commit of the move.
+//! The board can be derived from the words. If a process dies in between, the next owner of the
+//! lock gets `OwnerDied`, and derives the board again. A move is answered after its commit. Moves
+//! have numbers, so a player that got no answer can ask again.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "64 bits are needed anyway, and numbers are small"
@@ -34,24 +34,24 @@ use std::time::{Duration, Instant};
 const SIDE: usize = 32;
 /// Players have numbers below this.
 const MOST: usize = 512;
-/// Longer than any answer takes, unless something hangs.
+/// The time after which a missing answer counts as a hang.
 const TOO_LONG: Duration = Duration::from_secs(30);
 
-/// Who stands where: the player's number plus one, or 0.
+/// For each cell, the number of the player there plus one, or 0.
 type Board = [[u32; SIDE]; SIDE];
 
 outlast::shared! {
     struct World {
         board: Lock<Board>,
-        /// The truth about each player, one `Place` each; changed under the board's lock.
+        /// The truth: one `Place` for each player, changed under the board's lock.
         players: [AtomicU64; MOST],
         /// How often a process died in the middle of a move.
-        mended: AtomicU64,
+        repaired: AtomicU64,
         stop: Event,
     }
 }
 
-/// Where a player is, after how many moves; none after 0.
+/// Where a player is, and after how many moves. After 0 moves, it is not on the board.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Place {
     moves: u32,
@@ -75,14 +75,14 @@ impl World {
         Place::from_bits(self.players[player].load(Acquire))
     }
 
-    /// Takes the board, whole.
+    /// Locks the board. Repairs it if the last owner died.
     fn board(&self) -> Result<LockGuard<'_, Board>, Box<dyn Error>> {
         match self.board.lock() {
             Ok(board) => Ok(board),
             Err(LockError::OwnerDied(mut board)) => {
-                // It may be half changed: make it anew of what is true.
+                // The board may be half changed.
                 *board = self.derived_board();
-                self.mended.fetch_add(1, Relaxed);
+                self.repaired.fetch_add(1, Relaxed);
                 LockGuard::mark_consistent(&mut board);
                 Ok(board)
             }
@@ -101,13 +101,13 @@ impl World {
         board
     }
 
-    /// Makes move `number`, unless it has been made already; where the player is then. The first
-    /// move brings it in.
+    /// Makes move `number`, unless it has been made already. Returns the place of the player
+    /// afterwards. The first move puts the player on the board.
     fn make_move(&self, player: usize, number: u32, way: u8) -> Result<Place, Box<dyn Error>> {
         let mut board = self.board()?;
         let now = self.place(player);
         if number <= now.moves {
-            return Ok(now); // made, and the answer was lost
+            return Ok(now); // the move was made, and its answer was lost
         }
         let next = |at: usize, forth: u8, back: u8| match way {
             way if way == forth => (at + 1) % SIDE,
@@ -121,12 +121,12 @@ impl World {
             let free = free.ok_or("the board is full")?;
             (to.x, to.y) = (free % SIDE, free / SIDE);
         } else if board[to.y][to.x] != 0 {
-            (to.x, to.y) = (now.x, now.y); // taken: the player stays, and that was its move
+            (to.x, to.y) = (now.x, now.y); // the cell is occupied: the player stays
         }
         if now.moves > 0 {
             board[now.y][now.x] = 0;
         }
-        // Killed here, the player is nowhere on the board, and still at its old place in truth.
+        // After a kill here, the player is not on the board, and its word has the old place.
         self.players[player].store(to.bits(), Release); // the commit
         board[to.y][to.x] = player as u32 + 1;
         Ok(to)
@@ -136,7 +136,7 @@ impl World {
 // --------------------------------------------------------------- the servers
 fn serve() -> Result<(), Box<dyn Error>> {
     let world = Shared::<World>::inherited("world")?;
-    // The listener has come as standard input.
+    // The listener is this process's standard input.
     let listener = TcpListener::from(io::stdin().as_fd().try_clone_to_owned()?);
     let served = world.clone();
     std::thread::spawn(move || {
@@ -149,7 +149,7 @@ fn serve() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// One line for a line, `PLAYER NUMBER WAY`; the answer is `MOVES X Y`.
+/// Answers each line, `PLAYER NUMBER WAY`, with a line `MOVES X Y`.
 fn converse(world: &World, client: TcpStream) -> Result<(), Box<dyn Error>> {
     client.set_nodelay(true)?;
     let mut answers = &client;
@@ -169,7 +169,7 @@ fn converse(world: &World, client: TcpStream) -> Result<(), Box<dyn Error>> {
 }
 
 // --------------------------------------------------------------- the players
-/// Plays one player's moves; where it is at last, and how often it had to connect anew.
+/// Plays the moves of one player. Returns its last place, and how often it had to reconnect.
 fn play(
     player: usize,
     moves: u32,
@@ -183,7 +183,7 @@ fn play(
         let number = place.moves + 1;
         let way = char::from(b"NESW"[(player * 7 + number as usize / 3) % 4]);
         match ask(&mut connection, at, &format!("{player} {number} {way}\n")) {
-            // Every move that was answered before is there, or the world has forgotten it.
+            // Another number would mean that the world has lost an answered move.
             Ok(answer) if answer.moves == number => {
                 place = answer;
                 done.fetch_add(1, Relaxed);
@@ -191,7 +191,7 @@ fn play(
             }
             Ok(answer) => return Err(format!("player {player}: {answer:?} for {number}")),
             Err(_) if Instant::now() < patience => {
-                connection = None; // its server was killed: the same again, to another
+                connection = None; // the server was killed: ask another one
                 connections += 1;
             }
             Err(error) => return Err(format!("player {player}: {error}")),
@@ -236,8 +236,7 @@ fn run(options: &Options) -> Result<String, Box<dyn Error>> {
     if !(1..=MOST).contains(&players) {
         return Err(format!("--players: 1 to {MOST}").into());
     }
-    // Each connection is served by a thread, and so the segment needs places for more threads than
-    // usual.
+    // A thread serves each connection, so the segment needs more thread slots than usual.
     let world = outlast::Options::new().threads(8_192).anonymous_with(|_: &World| {})?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let at = listener.local_addr()?;
@@ -264,7 +263,7 @@ fn run(options: &Options) -> Result<String, Box<dyn Error>> {
     world.stop.set();
     let lost = crew.finish()?;
 
-    // Every player is where its last answer said, and the board says the same.
+    // Every player is at the place of its last answer, and the board agrees.
     let board = *world.board()?;
     for (player, (place, _)) in played.iter().enumerate() {
         if world.place(player) != *place || board[place.y][place.x] != player as u32 + 1 {
@@ -277,10 +276,10 @@ fn run(options: &Options) -> Result<String, Box<dyn Error>> {
         return Err("the board is wrong".into());
     }
     let connections: usize = played.iter().map(|(_, connections)| connections).sum();
-    let (all, mended) = (players * moves as usize, world.mended.load(Relaxed));
+    let (all, repaired) = (players * moves as usize, world.repaired.load(Relaxed));
     let rate = all as f64 / took;
     Ok(format!(
         "{players} players made {all} moves in {took:.2} s ({rate:.0} a second), and all are in the world; \
-         workers lost: {lost}, connected anew: {connections}, board mended: {mended}"
+         workers lost: {lost}, reconnected: {connections}, board repaired: {repaired}"
     ))
 }

@@ -4,11 +4,11 @@
 //! cargo run --release --example pipeline -- [--items N] [--workers N] [--kill-one-every-ms MS]
 //! ```
 //!
-//! (`--workers` is how many processes each of the two stages in the middle has.) All wait at a
-//! barrier until all are there, and end when an event is set. A process that is killed is replaced,
-//! and nothing is lost: a stage acknowledges an item when what it made of it is in the next queue.
-//! Killed in between, it has sent the item, and its successor sends it again; items are numbered,
-//! and so the consumer takes each once. The producer keeps in shared memory how far it has got.
+//! Each of the two stages in the middle has as many processes as `--workers` says. All processes
+//! meet at a barrier before they begin, and end when an event is set. A killed process is replaced,
+//! and no item is lost: a stage acknowledges an item after the result is in the next queue. If the
+//! stage is killed in between, its successor sends the result again. Items are numbered, so the
+//! consumer takes each item once. The producer keeps its progress in shared memory.
 mod crew;
 
 use crew::{Crew, Options, TICK, report, role, this_program};
@@ -21,13 +21,13 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
-/// The most that `--items` can be.
+/// The largest number of items.
 const MOST: usize = 1 << 20;
-/// How long a process waits until it looks whether it is to stop.
+/// How long a process waits before it checks whether it must stop.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 outlast::plain! {
-    /// What goes through the queues.
+    /// The messages of the queues.
     struct Item { number: usize, value: u64 }
 }
 
@@ -36,7 +36,7 @@ outlast::shared! {
         start: Barrier,
         stop: Event,
         items: AtomicUsize,
-        /// How many the producer has sent.
+        /// The number of items that the producer has sent.
         produced: AtomicUsize,
         raw: FixedQueue<Item, 64>,
         hashed: FixedQueue<Item, 64>,
@@ -46,16 +46,16 @@ outlast::shared! {
     }
 }
 
-/// What the consumer has got, by number, plus one: 0 is nothing yet.
+/// For each item that the consumer has got, its value plus one. 0 means that it has not come.
 type Consumed = [AtomicU64; MOST];
 
-/// The work of the first stage: a hash that takes a while.
+/// Does the work of the first stage: a slow hash.
 fn hash(item: Item) -> Item {
     let mix = |hash: u64, _| (hash ^ hash >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     Item { value: (0..200).fold(item.value + 1, mix), ..item }
 }
 
-/// The work of the second: half the bits.
+/// Does the work of the second stage: halves the number of bits.
 fn fold(item: Item) -> Item {
     Item { value: item.value >> 32 ^ item.value & 0xffff_ffff, ..item }
 }
@@ -71,7 +71,7 @@ fn work(role: &str) -> Result<(), Box<dyn Error>> {
     let pipeline = Shared::<Pipeline>::inherited("pipeline")?;
     let (role, replacement) = role.split_once(' ').ok_or("no role")?;
     if replacement == "false" {
-        pipeline.start.wait()?; // a replacement's predecessor has been there
+        pipeline.start.wait()?; // a replacement does not wait: its predecessor has
     }
     match role {
         "producer" => produce(&pipeline),
@@ -87,7 +87,7 @@ fn produce(pipeline: &Pipeline) -> Result<(), Box<dyn Error>> {
         if !send(pipeline, &pipeline.raw, Item { number, value: number as u64 })? {
             return Ok(());
         }
-        // Killed before this line: the next producer sends the item again.
+        // If this process is killed before this line, the next producer sends the item again.
         pipeline.produced.store(number + 1, Release);
     }
     pipeline.stop.wait()?;
@@ -109,13 +109,13 @@ fn stage(
         if !send(pipeline, to, work(*item))? {
             break;
         }
-        item.ack()?; // not before it is in the next queue
+        item.ack()?; // its result is in the next queue
     }
     Ok(())
 }
 
 fn consume(pipeline: &Pipeline, consumed: &[AtomicU64]) -> Result<(), Box<dyn Error>> {
-    // There is one consumer at a time, and it may have been killed between the item and the count.
+    // There is one consumer at a time. Its predecessor may have been killed before it had counted.
     let all = &consumed[..pipeline.items.load(Relaxed)];
     let mut count = all.iter().filter(|place| place.load(Acquire) != 0).count();
     loop {
@@ -129,7 +129,7 @@ fn consume(pipeline: &Pipeline, consumed: &[AtomicU64]) -> Result<(), Box<dyn Er
             Err(error) => return Err(error.into()),
         };
         let place = all.get(item.number).ok_or("a number that nobody produced")?;
-        // This store is the moment at which the item is consumed.
+        // This store is the commit: the item is consumed.
         match place.swap(item.value + 1, Release) {
             0 => count += 1,
             _ => drop(pipeline.duplicates.fetch_add(1, Relaxed)),
@@ -138,7 +138,7 @@ fn consume(pipeline: &Pipeline, consumed: &[AtomicU64]) -> Result<(), Box<dyn Er
     }
 }
 
-/// Sends, unless the pipeline stops meanwhile: then it gives false.
+/// Sends an item. Returns `false` if the pipeline has stopped meanwhile.
 fn send(pipeline: &Pipeline, to: &Queue<Item>, item: Item) -> Result<bool, Box<dyn Error>> {
     loop {
         match to.send_timeout(item, PATIENCE) {
@@ -155,8 +155,7 @@ fn run(options: &Options) -> Result<String, Box<dyn Error>> {
     if items > MOST {
         return Err(format!("--items: up to {MOST}").into());
     }
-    // Producer, consumer, and `workers` processes for each stage in between; and this one, which
-    // gives the start.
+    // The producer, the consumer, `workers` processes for each of two stages, and this process.
     let parties = 2 + 2 * workers + 1;
     if parties > 64 {
         return Err("--workers: up to 30, as a barrier has parties in 64 processes".into());
@@ -172,8 +171,8 @@ fn run(options: &Options) -> Result<String, Box<dyn Error>> {
         consumed: AtomicUsize::new(0),
         duplicates: AtomicU64::new(0),
     })?;
-    // In a segment of its own, made in place: zero-filled memory is what we want, and too much for
-    // a stack.
+    // In a segment of its own, and initialised in place: zero-filled memory is the right initial
+    // value, and is too large for a stack.
     let consumed = outlast::Options::new().anonymous_with(|_: &Consumed| {})?;
     let (shared, shared_consumed) = (pipeline.clone(), consumed.clone());
     let mut crew = Crew::start(options, parties - 1, move |number, replacement| {
@@ -187,7 +186,7 @@ fn run(options: &Options) -> Result<String, Box<dyn Error>> {
         command.share("pipeline", &shared).share("consumed", &shared_consumed);
         Ok(command)
     })?;
-    pipeline.start.wait()?; // until all are there
+    pipeline.start.wait()?; // until all processes have started
     let start = Instant::now();
     loop {
         let done = pipeline.consumed.load(Acquire);

@@ -1,5 +1,5 @@
-//! What the examples have in common: worker processes that are this same program, replaced when
-//! they are lost and, if one likes, killed; and options that are numbers.
+//! Code that several examples share: workers that run the same program, and options that are
+//! numbers. Lost workers are replaced, and an option makes the parent kill workers.
 #![allow(dead_code, clippy::allow_attributes, reason = "each example uses a part of it")]
 use std::collections::HashMap;
 use std::io::{self, Write as _};
@@ -7,19 +7,19 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _, parent_id};
 use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
-/// How often a parent looks after its workers.
+/// How often a parent checks its workers.
 pub(crate) const TICK: Duration = Duration::from_millis(2);
-/// A segment serves 256 processes at a time, and the place of a dead one is free a moment later
-/// only.
+/// A segment has 256 process slots, and that of a dead worker becomes free a moment after its
+/// death.
 const MOST_WORKERS: u64 = 64;
 
-/// Numbers that were given as `--name N`, or their defaults.
+/// The numbers given as `--name N`, or their defaults.
 #[derive(Debug)]
 pub(crate) struct Options(HashMap<&'static str, u64>);
 
 impl Options {
-    /// `known` are the names with their defaults; `--workers` and `--kill-one-every-ms` (0: never)
-    /// are known anyway.
+    /// Parses the arguments. `known` has the names with their defaults. `--workers` and
+    /// `--kill-one-every-ms` (0: never) are always known.
     pub(crate) fn parse(known: &[(&'static str, u64)]) -> Result<Self, String> {
         let common = [("--workers", 2), ("--kill-one-every-ms", 0)];
         let mut options: HashMap<_, _> = common.into_iter().chain(known.iter().copied()).collect();
@@ -27,7 +27,8 @@ impl Options {
         while let Some(arg) = args.next() {
             let names = options.keys().copied().collect::<Vec<_>>().join(" N, ");
             let place = options.iter_mut().find(|(name, _)| **name == arg);
-            let (_, place) = place.ok_or_else(|| format!("unknown: {arg}; there are {names} N"))?;
+            let unknown = || format!("unknown option {arg}; the options are {names} N");
+            let (_, place) = place.ok_or_else(unknown)?;
             let number = args.next().and_then(|number| number.parse().ok());
             *place = number.ok_or_else(|| format!("{arg} takes a number"))?;
         }
@@ -37,30 +38,30 @@ impl Options {
         Ok(Options(options))
     }
 
-    /// The number given as `name`.
+    /// Returns the number given as `name`.
     pub(crate) fn get(&self, name: &str) -> usize {
         usize::try_from(self.0[name]).unwrap_or(usize::MAX)
     }
 }
 
-/// The workers. Dropping it ends those that are left.
+/// The workers. Dropping it kills those that still run.
 pub(crate) struct Crew {
-    /// Gives the command that starts the worker of this number; `true` if it takes the place of one
-    /// that was lost.
+    /// Returns the command that starts the worker of this number. The second argument is `true` if
+    /// the worker replaces a lost one.
     command: Box<dyn Fn(usize, bool) -> io::Result<Command>>,
     running: Vec<Child>,
-    /// How many were lost.
+    /// How many workers were lost.
     pub lost: usize,
     kill_every: Duration,
     next_kill: Instant,
     next_look: Instant,
-    /// What was done at the last kill.
+    /// How much was done at the last kill.
     done: usize,
     random: u64,
 }
 
 impl Crew {
-    /// Starts `size` workers; the options say how often to kill one.
+    /// Starts `size` workers. The options say how often one is killed.
     pub(crate) fn start(
         options: &Options,
         size: usize,
@@ -83,9 +84,9 @@ impl Crew {
         Ok(crew)
     }
 
-    /// Replaces workers that were lost, and kills one if it is time for that: not before more is
-    /// `done` than at the last kill, so that even work that takes longer than the time between
-    /// kills gets done.
+    /// Replaces lost workers, and kills one if it is time. No worker is killed before more is
+    /// `done` than at the last kill, so that work gets done even if it takes longer than the time
+    /// between kills.
     pub(crate) fn tend(&mut self, done: usize) -> io::Result<()> {
         let now = Instant::now();
         if now < self.next_look {
@@ -95,7 +96,7 @@ impl Crew {
         for (number, worker) in self.running.iter_mut().enumerate() {
             let Some(status) = worker.try_wait()? else { continue };
             if status.signal().is_none() {
-                return Err(io::Error::other(format!("a worker gave up: {status}")));
+                return Err(io::Error::other(format!("a worker failed: {status}")));
             }
             self.lost += 1;
             *worker = (self.command)(number, true)?.spawn()?;
@@ -112,13 +113,13 @@ impl Crew {
         Ok(())
     }
 
-    /// Waits for workers that end by themselves, as they have been told.
+    /// Waits for the workers, which have been told to end. Returns how many were lost.
     pub(crate) fn finish(mut self) -> io::Result<usize> {
         for mut worker in std::mem::take(&mut self.running) {
             let status = worker.wait()?;
             self.lost += usize::from(status.signal().is_some());
             if status.code().is_some_and(|code| code != 0) {
-                return Err(io::Error::other(format!("a worker gave up: {status}")));
+                return Err(io::Error::other(format!("a worker failed: {status}")));
             }
         }
         Ok(self.lost)
@@ -133,8 +134,8 @@ impl Drop for Crew {
     }
 }
 
-/// This program, to be run as a worker; in a process group of its own: the terminal's Ctrl-C is for
-/// the parent.
+/// Returns a command that runs this program as a worker. The worker has a process group of its own,
+/// because the terminal's Ctrl-C is for the parent.
 pub(crate) fn this_program(role: &str) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.process_group(0).env("EXAMPLE_ROLE", role);
@@ -142,7 +143,8 @@ pub(crate) fn this_program(role: &str) -> io::Result<Command> {
     Ok(command)
 }
 
-/// What this process was started as: `None` if by the user. A worker does not outlive its parent.
+/// Returns the role in which this process was started, or `None` if the user started it. A worker
+/// ends with its parent.
 pub(crate) fn role() -> Option<String> {
     let role = std::env::var("EXAMPLE_ROLE").ok()?;
     let parent = std::env::var("EXAMPLE_PARENT").ok()?.parse().ok()?;
@@ -155,7 +157,7 @@ pub(crate) fn role() -> Option<String> {
     Some(role)
 }
 
-/// Says how it went.
+/// Prints the outcome, and returns the exit code.
 pub(crate) fn report(done: Result<String, Box<dyn std::error::Error>>) -> ExitCode {
     match done {
         Ok(text) => {

@@ -1,5 +1,5 @@
-//! What `checksum` and `custom_pool` have in common: all but the pool. Arguments, the walk through
-//! the folder, the progress bar, lines as `sha256sum` prints them, the end.
+//! The code that `checksum` and `custom_pool` share, which is all but the pool: arguments, the walk
+//! through the folder, the progress bar, and the output in the format of `sha256sum`.
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use outlast::process::Stop;
 use outlast::{Error, Event, Shareable, Shared};
@@ -20,41 +20,43 @@ computed by a pool of processes, as `sha256sum` would print it, sorted by path.
 
 Options, before or after DIR:
   --workers N              worker processes, 1 to 128 (default: one for each CPU)
-  --kill-one-every-ms MS   every MS milliseconds, kill a random worker with SIGKILL;
-                           not before another file is done, so that large ones get done
+  --kill-one-every-ms MS   every MS milliseconds, kill a random worker with SIGKILL, but
+                           only if another file is done since the last kill, so that
+                           large files get done
   -h, --help               this text
 
-Exit status: 0, 1 if a file or folder could not be read, 2 if an argument makes
-no sense. Interrupted by Ctrl-C or SIGTERM, it prints no line at all, and ends by that
-signal (for a shell 130 or 143) when the files at hand are done; at once if interrupted again.
+Exit status: 0, 1 if a file or folder could not be read, 2 if an argument is invalid.
+If it is interrupted by Ctrl-C or SIGTERM, the program finishes the files that are begun,
+prints no sums, and ends by that signal (exit status 130 or 143 in a shell). A second
+signal ends it immediately.
 ";
 
-/// A segment serves 256 processes at a time, and the place of a dead one is free a moment later
-/// only.
+/// A segment has 256 process slots, and that of a dead worker becomes free a moment after its
+/// death.
 const MOST_WORKERS: u32 = 128;
 
-/// What was asked for.
+/// The parsed arguments.
 pub(crate) struct Request {
     dir: PathBuf,
     pub(crate) workers: u32,
     pub(crate) kill_every: Option<Duration>,
 }
 
-/// What is known so far.
+/// The results so far.
 #[derive(Default)]
 pub(crate) struct Tally {
     sums: Vec<Option<Sum>>,
     pub(crate) done: usize,
     pub(crate) bytes: u64,
-    /// Files that more than one worker had begun, and workers that were killed.
+    /// How many files were begun by more than one worker, and how many workers were killed.
     pub(crate) redelivered: u64,
     pub(crate) lost: u64,
 }
 
-/// What became of a file: 0 or the number of the error, its length, its digest.
+/// The result of a file: 0 or the error number, the length, and the digest.
 pub(crate) type Sum = (i32, u64, [u8; 32]);
 
-/// The program, with the function that has workers read the files until the event is set.
+/// Runs the program. `read_all` has workers read the files until the event is set.
 pub(crate) fn run<T: ?Sized + Shareable + Sync + 'static>(
     stop: Result<Stop<T>, Error>,
     event: fn(&T) -> &Event,
@@ -118,7 +120,7 @@ fn complain(what: impl fmt::Display) {
 
 // ---------------------------------------------------------------- arguments
 impl Request {
-    /// `None` if help is asked for.
+    /// Returns `None` if the user asks for help.
     fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Option<Self>, String> {
         let cpus = available_parallelism().map_or(1, usize::from);
         let workers = u32::try_from(cpus).unwrap_or(MOST_WORKERS).min(MOST_WORKERS);
@@ -167,8 +169,8 @@ impl Request {
 }
 
 // ----------------------------------------------------------------- the walk
-/// The regular files under `root` as `find` names them, in the order of their bytes, and whether
-/// something could not be read.
+/// Returns the regular files under `root` as `find` names them, in the order of their bytes, and
+/// whether a file or folder could not be read.
 fn walk(root: &Path, stop: &Event) -> (Vec<PathBuf>, bool) {
     let mut files = Vec::new();
     let mut folders = Vec::new();
@@ -202,13 +204,13 @@ fn walk(root: &Path, stop: &Event) -> (Vec<PathBuf>, bool) {
             }
         }
     }
-    // Not as paths: these compare part by part.
+    // Paths would be compared part by part.
     files.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
     (files, failed)
 }
 
 // ----------------------------------------------------------------- the work
-/// Reads a file, and gives what became of it.
+/// Reads a file, and returns its result.
 pub(crate) fn sum(path: &Path) -> Sum {
     let mut hasher = Sha256::new();
     let mut bytes = 0;
@@ -238,7 +240,7 @@ impl Tally {
         Tally { sums: vec![None; files], ..Tally::default() }
     }
 
-    /// Whether it was not known.
+    /// Adds the result of a file. Returns `false` if it was known already.
     pub(crate) fn note(&mut self, index: usize, sum: Sum) -> bool {
         let Some(place @ None) = self.sums.get_mut(index) else { return false };
         *place = Some(sum);
@@ -248,7 +250,7 @@ impl Tally {
     }
 }
 
-/// When to kill a worker, to show that it does no harm.
+/// Decides when to kill a worker, to show that it does no harm.
 pub(crate) struct Killer {
     every: Duration,
     next: Instant,
@@ -264,7 +266,7 @@ impl Killer {
         Killer { every, next: Instant::now() + every, done: 0, random }
     }
 
-    /// Which one of so many to kill now, if one.
+    /// Returns which of `workers` to kill now, if any.
     pub(crate) fn strikes(&mut self, workers: usize, done: usize) -> Option<usize> {
         let now = Instant::now();
         if now < self.next {
@@ -272,7 +274,7 @@ impl Killer {
         }
         self.next = now + self.every;
         if done == self.done {
-            return None; // or a file that takes longer than `every` would never be done
+            return None; // otherwise a file that takes longer than `every` would never be done
         }
         self.done = done;
         self.random ^= self.random << 13;
@@ -283,7 +285,7 @@ impl Killer {
 }
 
 // --------------------------------------------------------------- the output
-/// A progress bar on stderr, if that is a terminal.
+/// A progress bar on standard error, if that is a terminal.
 pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
@@ -306,7 +308,7 @@ impl Drop for Bar {
     }
 }
 
-/// Prints a line for each file; false if some could not be read.
+/// Prints a line for each file. Returns `false` if a file could not be read.
 fn print(files: &[PathBuf], tally: &Tally) -> io::Result<bool> {
     let mut out = BufWriter::new(io::stdout().lock());
     let mut all = true;
@@ -323,8 +325,8 @@ fn print(files: &[PathBuf], tally: &Tally) -> io::Result<bool> {
     out.flush().or_else(unless_nobody_reads).map(|()| all)
 }
 
-/// A line of `sha256sum`: a name that would break the line is escaped, and a backslash in front
-/// says so.
+/// Returns a line in the format of `sha256sum`. A name with a line break is escaped, and the line
+/// then begins with a backslash.
 fn line(path: &Path, digest: &[u8]) -> Vec<u8> {
     let name = path.as_os_str().as_bytes();
     let mut line = String::with_capacity(80);
@@ -349,7 +351,7 @@ fn line(path: &Path, digest: &[u8]) -> Vec<u8> {
     line
 }
 
-/// A reader that has seen enough, as `head` has, is no error.
+/// Ignores the error of a reader that has ended early, such as `head`.
 fn unless_nobody_reads(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }

@@ -1,4 +1,4 @@
-//! A journal as a layer of the crate `tracing`'s subscribers.
+//! A journal as a layer for subscribers of the crate `tracing`.
 use super::{Journal, Level};
 use core::fmt;
 use core::ops::Deref;
@@ -7,18 +7,18 @@ use tracing_core::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// A layer that writes events to a journal: made by [`layer`] and [`layer_with`].
+/// A layer that writes events to a journal, made by [`layer`] and [`layer_with`].
 pub struct JournalLayer<T> {
     holder: T,
     journal: fn(&T) -> &Journal,
 }
 
-/// A layer for the subscribers of the crate `tracing-subscriber` that writes each event to
+/// Returns a layer for the subscribers of the crate `tracing-subscriber` that writes each event to
 /// `journal`, as one record.
 ///
-/// Its message is what `tracing_subscriber::fmt` would print: the names of the spans around it,
-/// from the outermost inwards, the event's message, its other fields. The fields of spans are not
-/// written. What is to be written is said by filters, as with any layer.
+/// The record's message is what `tracing_subscriber::fmt` would print: the names of the enclosing
+/// spans, from the outermost inwards, the event's message, and its other fields. The fields of
+/// spans are not written. Filters choose the events, as with any layer.
 ///
 /// ```
 /// use outlast::{Shared, log::FixedJournal};
@@ -46,7 +46,7 @@ where
     layer_with(journal, |journal| (**journal).as_ref())
 }
 
-/// As [`layer`], for a journal that is a part of a larger value: `|desk| &desk.journal`.
+/// Like [`layer`], for a journal that is part of a larger value: `|state| &state.journal`.
 #[must_use]
 pub fn layer_with<T: Send + Sync + 'static>(
     holder: T,
@@ -62,7 +62,7 @@ where
 {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let (level, target) = (event.metadata().level().into(), event.metadata().target());
-        // A log has nobody to tell that it does not work.
+        // There is no way to report a failure of the log itself.
         let line = Line { event, context: &context };
         (self.journal)(&self.holder).write_args(level, target, format_args!("{line}")).ok();
     }
@@ -85,7 +85,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> fmt::Display for Line<'_, S> {
     }
 }
 
-/// Writes fields, with spaces between.
+/// Writes fields, with spaces between them.
 struct Fields<'a, 'b> {
     to: &'a mut fmt::Formatter<'b>,
     first: bool,
@@ -94,7 +94,7 @@ struct Fields<'a, 'b> {
 impl Fields<'_, '_> {
     fn put(&mut self, field: &Field, value: fmt::Arguments<'_>) {
         let gap = if core::mem::take(&mut self.first) { "" } else { " " };
-        // What does not fit is cut, which is no error.
+        // Text that does not fit is cut, which is no error.
         match field.name() {
             "message" => write!(self.to, "{gap}{value}"),
             name => write!(self.to, "{gap}{name}={value}"),

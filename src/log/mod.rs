@@ -1,56 +1,65 @@
-//! A journal: what all processes log, in one ring in shared memory, read by one collector.
+//! A journal: log records of all processes, in one ring in shared memory, read by one collector.
 //!
 //! ```
 //! use outlast::Shared;
 //! use outlast::log::{FixedJournal, Level};
 //!
 //! let here = Shared::anonymous(FixedJournal::<64>::new())?;
-//! let there = Shared::<FixedJournal<64>>::from_fd(here.try_clone_fd()?)?; // as another process would
-//! there.write(Level::Info, "worker", "ready")?; // killed after this, it has still said so
+//! let there = Shared::<FixedJournal<64>>::from_fd(here.try_clone_fd()?)?; // in another process
+//! there.write(Level::Info, "worker", "ready")?; // the record stays if that process is killed now
 //! let record = here.records().try_next().expect("one record");
 //! assert_eq!((record.message(), record.pid()), ("ready".into(), std::process::id()));
 //! # Ok::<(), outlast::Error>(())
 //! ```
 //!
 //! With the feature `log`, the macros of the crate `log` write to a journal (`init`), and the
-//! collector can hand its records to any `log::Log`. With the feature `tracing`, a layer (`layer`)
+//! collector can pass its records to any `log::Log`. With the feature `tracing`, a layer (`layer`)
 //! writes the events of the crate `tracing`.
 //!
-//! # State
-//! Positions count records from 0; position `p` lies in slot `p % capacity`, in lap `p / capacity +
-//! 1`. A slot's state is one word: lap, phase, and the owner tag of the process that writes it.
-//!
-//! | slot, lap, phase | meaning for position `p` of lap `L` |
-//! |---|---|
-//! | older than `L`, and `tail` <= `p` | not claimed yet |
-//! | older than `L`, and `tail` > `p` | passed over: there was somebody still writing, a whole lap behind |
-//! | `L`, `Writing` | claimed; its owner fills it, or has died on the way and is not mended yet |
-//! | `L`, `Committed` | a record |
-//! | `L`, `Abandoned` | its owner died on the way: no record |
-//! | newer than `L` | overwritten |
-//!
-//! # Invariants
-//! - I1. A slot has an owner from the instruction that claims it. Nobody else claims it until it is
-//!   `Committed` or `Abandoned`, in whatever lap: two never write the same slot.
-//! - I2. `tail` passes `p` only when the slot of `p` was claimed for `p`, or somebody was writing
-//!   it for an older lap. So whoever sees `tail` > `p` and then an older lap knows that `p` was
-//!   passed over, or soon will be late.
-//! - I3. What is read of a slot is a record if the slot's word was `Committed` in its lap before,
-//!   and is the same after.
-//! - I4. Every position below the collector's was handed out, or is counted in [`Losses`].
-//!
-//! # Ordering
-//! Writer: claim, `fence(Release)`, text (relaxed words), commit (Release). Reader: word (Acquire),
-//! text, `fence(Acquire)`, word again. Text of a later claim comes with that claim's word, so the
-//! second look finds it (I3). A commit is followed by a `fence(SeqCst)` before it is asked whether
-//! the collector sleeps (see `signal.rs`).
+//! A journal is for messages that a human reads, of up to [`TEXT`] bytes each. If each message must
+//! arrive, use a [`Queue`](crate::Queue) or a [`ByteQueue`](crate::ByteQueue): a journal loses
+//! records when its collector is too slow.
 //!
 //! # Death
-//! Writer killed before its claim: nothing. Between claim and commit: recovery makes it
-//! `Abandoned`, and the collector passes over it, and counts it. After the commit: the record is
-//! there; recovery wakes the collector, if the writer had not. A writer that is stopped, not dead,
-//! holds the collector up for [`PATIENCE`], and other writers never. Collector killed: the next one
-//! goes on at the record after the last one whose successor was asked for; one may come twice.
+//! | killed process | consequence |
+//! |---|---|
+//! | a writer, before it has claimed a slot | There is no record. |
+//! | a writer, between the claim and the commit | Recovery marks the slot as abandoned. The collector passes over it and counts it. |
+//! | a writer, after the commit | The record is there. If the writer had not woken the collector, recovery does. |
+//! | the collector | The next collector continues with the record that the former one was given last, so that record may be read twice. |
+//!
+//! A writer that is stopped, but not dead, delays the collector by at most [`PATIENCE`]. It never
+//! delays other writers.
+
+// # State
+// Positions count records from 0. Position `p` lies in slot `p % capacity`, in lap
+// `p / capacity + 1`. The state of a slot is one word: its lap, its phase, and the owner tag of the
+// process that writes it.
+//
+// | slot: lap, phase | meaning for position `p` of lap `L` |
+// |---|---|
+// | older than `L`, and `tail` <= `p` | not claimed yet |
+// | older than `L`, and `tail` > `p` | passed over: a writer was still busy there, a whole lap behind |
+// | `L`, `Writing` | claimed: its owner fills it, or has died and is not recovered yet |
+// | `L`, `Committed` | a record |
+// | `L`, `Abandoned` | its owner died before the commit: no record |
+// | newer than `L` | overwritten |
+//
+// # Invariants
+// - I1. A slot has an owner from the instruction that claims it. No other writer claims it before
+//   it is `Committed` or `Abandoned`, in any lap. Two writers therefore never write the same slot.
+// - I2. `tail` passes `p` only if the slot of `p` was claimed for `p`, or a writer was busy there
+//   for an older lap. A reader that sees `tail` > `p`, and then an older lap, therefore knows that
+//   `p` was passed over, or that its claim is about to fail.
+// - I3. The words of a slot are a record if the state was `Committed` in its lap before they were
+//   read, and is the same afterwards.
+// - I4. Each position below the collector's was returned as a record, or is counted in [`Losses`].
+//
+// # Ordering
+// Writer: claim, `fence(Release)`, text (relaxed words), commit (Release). Reader: state (Acquire),
+// text, `fence(Acquire)`, state again. A reader that sees text of a later claim also sees the state
+// of that claim, so its second look finds it (I3). A commit is followed by a `fence(SeqCst)` before
+// the writer looks whether the collector sleeps (see `signal.rs`).
 
 #[cfg(all(feature = "tracing", not(outlast_loom)))]
 mod layer;
@@ -81,14 +90,14 @@ use core::ops::Deref;
 use record::Draft;
 use std::time::Duration;
 
-/// The most records that a journal holds.
+/// The largest capacity of a journal, in records.
 pub const MAX_CAPACITY: usize = 1 << 24;
 
-/// How long the collector waits for a record that was begun by a process which is alive, and then
-/// passes over it.
+/// How long the collector waits for a record whose writer is alive. Then it passes over the record.
 pub const PATIENCE: Duration = Duration::from_millis(100);
 
-/// A writer that finds so many slots taken gives up: it never waits, whatever is in the memory.
+/// A writer that has found this many slots occupied drops its record. It never waits, whatever the
+/// memory contains.
 const MOST_TURNS: u32 = 1_000;
 
 const OWNER_BITS: u32 = 12;
@@ -99,46 +108,47 @@ const WRITING: u64 = 1 << OWNER_BITS;
 const ABANDONED: u64 = 2 << OWNER_BITS;
 const LAP_SHIFT: u32 = OWNER_BITS + 2;
 
-/// How many laps `a` is ahead of `b`, counted round the clock.
+/// Returns how many laps `a` is ahead of `b`. Laps wrap around.
 #[expect(clippy::cast_possible_wrap, reason = "the topmost bit of the difference is its sign")]
 const fn ahead(a: u64, b: u64) -> i64 {
     (a.wrapping_sub(b) << LAP_SHIFT) as i64 >> LAP_SHIFT
 }
 
-/// What to do with a new record when the collector has not read the oldest.
+/// What happens to a new record if the collector has not read the oldest one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 #[non_exhaustive]
 pub enum WhenFull {
-    /// The oldest one is overwritten.
+    /// The oldest record is overwritten.
     OverwriteOldest = 0,
-    /// The new one is dropped.
+    /// The new record is dropped.
     DropNewest = 1,
 }
 
-/// Records that the collector did not get, since the journal was made.
+/// The numbers of records that the collector did not get, since the journal was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Losses {
-    /// Overwritten before they were read. Their numbers are missing in the sequence. Numbers that
-    /// no record got count as well: writers pass over a slot that somebody is still filling who is
-    /// a whole lap behind.
+    /// Records that were overwritten before they were read. Their numbers are missing in the
+    /// sequence. Numbers without a record count as well: a writer passes over a slot which another
+    /// writer, a whole lap behind, is still filling.
     pub overwritten: u64,
-    /// Begun and not finished: their writer was killed on the way. Their numbers are missing in the
+    /// Records that were begun and not finished: their writer was killed before it had committed
+    /// them, or was stopped for longer than [`PATIENCE`]. Their numbers are missing in the
     /// sequence.
     pub unfinished: u64,
-    /// Dropped by their writer, as there was no room. They had no number.
+    /// Records that their writer dropped, because there was no room. They had no number.
     pub dropped: u64,
 }
 
 /// A ring of log records, whose capacity is chosen when it is created.
 ///
-/// Any number of processes and threads may write. One reads, the *collector*. A writer never waits,
-/// and makes no system call unless the collector is asleep. If the collector is too slow, records
-/// are lost, and counted: see [`WhenFull`].
+/// Any number of processes and threads may write. One thread reads, the *collector*. A writer never
+/// waits, and makes no system call unless the collector is asleep. If the collector is too slow,
+/// records are lost and counted: see [`WhenFull`] and [`losses`](Self::losses).
 ///
-/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates one for 1 to 16,777,216
-/// records. To embed one in a struct, see [`FixedJournal`].
+/// [`Shared::with_capacity`](crate::Shared::with_capacity) creates a journal for 1 to 16,777,216
+/// records. A [`FixedJournal`] can be embedded in a struct.
 #[repr(C)]
 #[doc(alias = "QueueHandler")]
 #[doc(alias = "logger")]
@@ -148,15 +158,18 @@ pub struct Journal<S: ?Sized = [Slot]> {
     slots: S,
 }
 
-/// A journal of `N` records, to be embedded in a struct declared with [`shared!`](crate::shared).
+/// A journal of `N` records, which can be embedded in a struct declared with
+/// [`shared!`](crate::shared).
 ///
-/// Dereferences to [`Journal`], which has the verbs.
+/// It dereferences to [`Journal`], which has the methods.
 pub type FixedJournal<const N: usize> = Journal<[Slot; N]>;
 
+/// A counter in cache lines of its own.
 #[repr(C, align(128))]
 #[derive(Debug)]
 struct Line(AtomicU64);
 
+/// The fields that writers change rarely.
 #[repr(C, align(128))]
 #[derive(Debug)]
 struct Rare {
@@ -200,7 +213,7 @@ impl fmt::Debug for Slot {
 }
 
 impl<const N: usize> FixedJournal<N> {
-    /// An empty journal that overwrites the oldest, to be moved into shared memory.
+    /// Creates an empty journal that overwrites the oldest record, to be moved into shared memory.
     ///
     /// A capacity of 0, or of more than 16,777,216, does not compile.
     #[must_use]
@@ -250,9 +263,9 @@ impl AsRef<Journal> for Journal {
 impl Journal {
     /// Writes a record. Never blocks.
     ///
-    /// Target and message have [`TEXT`] bytes together, of which the target gets a quarter at most;
-    /// what is longer is cut, and [`Record::is_cut`] says so. Whether the record was dropped is not
-    /// told here, but counted: [`losses`](Self::losses).
+    /// Target and message have [`TEXT`] bytes together, of which the target gets at most a quarter.
+    /// Longer text is cut, and [`Record::is_cut`] returns `true`. A dropped record is no error: it
+    /// is counted in [`losses`](Self::losses).
     ///
     /// # Errors
     /// If this process cannot become a peer of the segment: see [`Fault`].
@@ -262,8 +275,8 @@ impl Journal {
         self.put(&draft)
     }
 
-    /// As [`write`](Self::write), with a message that is formatted straight into the record, before
-    /// a slot is claimed for it.
+    /// Like [`write`](Self::write), with a message that is formatted directly into the record. A
+    /// slot is claimed for it afterwards.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -285,16 +298,16 @@ impl Journal {
             self.rare.dropped.fetch_add(1, Relaxed);
             return Ok(());
         };
-        fence(Release); // keeps I3: text is not seen without the claim
-        for (place, word) in slot.words.iter().zip(draft.words()) {
-            place.store(word, Relaxed);
+        fence(Release); // keeps I3: a reader that sees this text also sees the claim
+        for (to, word) in slot.words.iter().zip(draft.words()) {
+            to.store(word, Relaxed);
         }
         slot.state.store(lap << LAP_SHIFT | COMMITTED, Release);
         self.rare.filled.notify_all();
         Ok(())
     }
 
-    /// A slot of the caller's, and its lap; `None` if there is no room.
+    /// Claims a slot, and returns it with its lap. Returns `None` if there is no room.
     #[inline]
     fn claim(&self, owner: u64) -> Option<(&Slot, u64)> {
         let drops = self.rare.when_full.load(Relaxed) == WhenFull::DropNewest as u32;
@@ -326,7 +339,7 @@ impl Journal {
         None
     }
 
-    /// Moves the tail over a position; where it is then.
+    /// Moves the tail over a position. Returns the tail afterwards.
     fn pass(&self, at: u64) -> u64 {
         let next = at.wrapping_add(1);
         match self.tail.0.compare_exchange(at, next, AcqRel, Acquire) {
@@ -342,13 +355,14 @@ impl Journal {
         (&self.slots[index], (at / capacity + 1) & (u64::MAX >> LAP_SHIFT))
     }
 
-    /// What is done when the collector is too slow, from now on. At first, the oldest are
-    /// overwritten.
+    /// Sets what happens to new records if the collector is too slow. A new journal overwrites the
+    /// oldest record.
     pub fn set_when_full(&self, what: WhenFull) {
         self.rare.when_full.store(what as u32, Relaxed);
     }
 
-    /// Ends the collector's wait once it has read what is there. Writing goes on to work.
+    /// Closes the journal: the collector's wait ends once it has read all records. Writing still
+    /// works.
     pub fn close(&self) {
         become_known(core::ptr::from_ref(self).addr());
         self.rare.closed.store(1, Release);
@@ -356,19 +370,19 @@ impl Journal {
         self.rare.filled.notify_all();
     }
 
-    /// Whether [`close`](Self::close) was called.
+    /// Returns whether [`close`](Self::close) was called.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.rare.closed.load(Acquire) != 0
     }
 
-    /// How many records it holds at most.
+    /// Returns the largest number of records that the journal holds.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.slots.len()
     }
 
-    /// What the collector did not get so far.
+    /// Returns the numbers of records that the collector has not got.
     #[must_use]
     pub fn losses(&self) -> Losses {
         Losses {
@@ -378,11 +392,11 @@ impl Journal {
         }
     }
 
-    /// The records, from where the last collector stopped; as an iterator, it waits for more until
-    /// the journal is [closed](Self::close).
+    /// Returns the collector, which continues where the last one stopped. As an iterator, it waits
+    /// for more records until the journal is [closed](Self::close).
     ///
-    /// There is to be one collector at a time. Nothing breaks if there are two, but both get
-    /// records that the other has got.
+    /// A journal has one collector at a time. Two collectors are memory-safe, but both get records
+    /// that the other one has got.
     #[must_use]
     pub fn records(&self) -> Records<'_> {
         Records::new(self)
@@ -404,7 +418,7 @@ impl<const N: usize> FixedJournal<N> {
 }
 
 impl Journal {
-    fn mend(&self, dead: &Dead) {
+    fn repair(&self, dead: &Dead) {
         for slot in &self.slots {
             let seen = slot.state.load(Relaxed);
             if seen & PHASE == WRITING && seen & OWNER == u64::from(dead.tag) {
@@ -416,7 +430,7 @@ impl Journal {
     }
 }
 
-// SAFETY: `repr(C)`; atomics and wait words, for which any bytes will do.
+// SAFETY: `repr(C)`; atomics and wait words, of which any bytes are valid.
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl<const N: usize> Shareable for FixedJournal<N> {
     const FINGERPRINT: u64 = mix_u64(mix(Self::BASE, b"fixed"), N as u64);
@@ -429,11 +443,12 @@ unsafe impl<const N: usize> Shareable for FixedJournal<N> {
         self.rare.filled.place();
     }
     fn recover(&self, dead: &Dead) {
-        self.mend(dead);
+        self.repair(dead);
     }
 }
 
-// SAFETY: as above; the number of slots is the pointer's, which `at` got from the checked header.
+// SAFETY: as above; the number of slots is the pointer's length, which comes from the checked
+// header.
 #[expect(unsafe_code, reason = "promises that the bytes may be shared")]
 unsafe impl Shareable for Journal {
     const FINGERPRINT: u64 = Self::BASE;
@@ -447,7 +462,7 @@ unsafe impl Shareable for Journal {
         self.rare.filled.place();
     }
     fn recover(&self, dead: &Dead) {
-        self.mend(dead);
+        self.repair(dead);
     }
 }
 

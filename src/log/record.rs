@@ -1,4 +1,4 @@
-//! One record: as its writer drafts it, as words in shared memory, as its reader gets it.
+//! One record in three forms: the writer's draft, words in shared memory, and the reader's copy.
 use crate::sync::RECORD_WORDS;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -6,24 +6,24 @@ use core::fmt;
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
-/// The bytes of text that a record has room for: those of its target and its message together.
+/// The number of bytes of text in a record: of its target and its message together.
 pub const TEXT: usize = 8 * RECORD_WORDS;
 
-/// Words before the text: time, who, and a word of level and lengths.
+/// The number of words before the text: the time, the writer, and a word of level and lengths.
 pub(super) const HEAD: usize = 3;
 
 /// How important a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
-    /// Something failed.
+    /// An operation failed.
     Error = 1,
-    /// Something may fail.
+    /// An operation may fail later.
     Warn = 2,
-    /// Worth knowing.
+    /// A step of normal work.
     Info = 3,
-    /// For those who look for a fault.
+    /// A detail for the search of a fault.
     Debug = 4,
-    /// For those who look for it in vain.
+    /// The finest detail.
     Trace = 5,
 }
 
@@ -39,16 +39,17 @@ impl fmt::Display for Level {
     }
 }
 
-/// A record before it has a slot. Complete before one is claimed: formatting runs code of the
-/// caller's, which may take its time, or panic.
+/// A record before it has a slot. It is complete before a slot is claimed, because formatting runs
+/// code of the caller, which may be slow or panic.
 pub(super) struct Draft {
     time: u64,
+    /// The writer's process id and thread id.
     who: u64,
     level: Level,
     target_len: usize,
     text_len: usize,
     is_cut: bool,
-    /// The message was cut: no more of it.
+    /// The message was cut: further text is ignored.
     is_full: bool,
     text: [u8; TEXT],
 }
@@ -71,7 +72,7 @@ impl Draft {
         draft
     }
 
-    /// As much of `text` as fits below `limit`, in whole characters.
+    /// Appends as much of `text` as fits below `limit`, in whole characters.
     fn push(&mut self, text: &str, limit: usize) {
         let len = whole_characters(text, limit.saturating_sub(self.text_len));
         self.text[self.text_len..][..len].copy_from_slice(&text.as_bytes()[..len]);
@@ -79,7 +80,7 @@ impl Draft {
         self.is_cut |= len < text.len();
     }
 
-    /// What goes into the slot: no more words than are needed.
+    /// Returns the words for the slot, without unused ones at the end.
     pub(super) fn words(&self) -> impl Iterator<Item = u64> + '_ {
         let lens = (self.target_len as u64) << 8 | (self.text_len as u64) << 20;
         let is_cut = u64::from(self.is_cut) << 32;
@@ -101,7 +102,8 @@ impl fmt::Write for Draft {
     }
 }
 
-/// The bytes of the characters at the start of `text` that fit into `most`.
+/// Returns the length of the longest prefix of `text` that has at most `most` bytes and whole
+/// characters.
 fn whole_characters(text: &str, most: usize) -> usize {
     if most >= text.len() {
         return text.len();
@@ -109,7 +111,7 @@ fn whole_characters(text: &str, most: usize) -> usize {
     (0..=most).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
-/// A record, copied out of the journal.
+/// A record that was copied out of the journal.
 #[derive(Clone)]
 pub struct Record {
     sequence: u64,
@@ -132,7 +134,7 @@ impl Record {
     }
 
     fn text_len(&self) -> usize {
-        // Whatever the memory says.
+        // The length in memory may be damaged.
         usize::try_from(self.lens >> 20 & 0xfff).map_or(TEXT, |len| len.min(TEXT))
     }
 
@@ -140,32 +142,32 @@ impl Record {
         usize::try_from(self.lens >> 8 & 0xfff).map_or(0, |len| len.min(self.text_len()))
     }
 
-    /// Its number in the journal, from 0. A number that is missing is counted in
+    /// Returns the record's number in the journal, from 0. A missing number is counted in
     /// [`Losses`](super::Losses).
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// When it was written, by the system's clock.
+    /// Returns when the record was written, by the system's clock.
     #[must_use]
     pub fn time(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_nanos(self.time)
     }
 
-    /// The process that wrote it.
+    /// Returns the id of the process that wrote the record.
     #[must_use]
     pub fn pid(&self) -> u32 {
         u32::try_from(self.who >> 32).unwrap_or(0)
     }
 
-    /// The kernel's id of the thread that wrote it.
+    /// Returns the kernel's id of the thread that wrote the record.
     #[must_use]
     pub fn thread_id(&self) -> u32 {
         u32::try_from(self.who & 0xffff_ffff).unwrap_or(0)
     }
 
-    /// How important it is.
+    /// Returns how important the record is.
     #[must_use]
     pub fn level(&self) -> Level {
         match self.lens & 0xff {
@@ -177,26 +179,27 @@ impl Record {
         }
     }
 
-    /// What it is about: for the crate `log` the module, unless the program says something else.
+    /// Returns the record's target. With the crate `log`, that is the module unless the program
+    /// names another target.
     #[must_use]
     pub fn target(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.text[..self.target_len()])
     }
 
-    /// The message.
+    /// Returns the message.
     #[must_use]
     pub fn message(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.text[self.target_len()..self.text_len()])
     }
 
-    /// Whether target or message were longer than there was room for.
+    /// Returns whether the target or the message was too long and has been cut.
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.lens >> 32 & 1 != 0
     }
 }
 
-/// As a line of a log, without the time.
+/// Writes the record as a line of a log, without the time.
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (pid, thread, cut) =

@@ -1,4 +1,4 @@
-//! A journal as the sink of the crate `log`, and any `log::Log` as the journal's.
+//! A journal as the logger of the crate `log`, and any `log::Log` as the receiver of its records.
 use super::{Journal, Level, Record};
 use ::log::{Log, Metadata, SetLoggerError};
 use core::ops::Deref;
@@ -16,7 +16,7 @@ impl<T: Send + Sync> Log for Sink<T> {
     fn log(&self, record: &::log::Record<'_>) {
         if self.enabled(record.metadata()) {
             let level = record.level().into();
-            // A log has nobody to tell that it does not work.
+            // There is no way to report a failure of the log itself.
             (self.journal)(&self.holder).write_args(level, record.target(), *record.args()).ok();
         }
     }
@@ -24,8 +24,8 @@ impl<T: Send + Sync> Log for Sink<T> {
     fn flush(&self) {}
 }
 
-/// Has the macros of the crate `log` write to `journal` in this process, from `level` up. To be
-/// called once in each process.
+/// Makes the macros of the crate `log` write to `journal` in this process, for records of `level`
+/// and above. Each process calls it once.
 ///
 /// ```
 /// use outlast::{Shared, log::FixedJournal};
@@ -46,7 +46,7 @@ where
     init_with(journal, |journal| (**journal).as_ref(), level)
 }
 
-/// As [`init`], for a journal that is a part of a larger value: `|desk| &desk.journal`.
+/// Like [`init`], for a journal that is part of a larger value: `|state| &state.journal`.
 ///
 /// # Errors
 /// As [`init`].
@@ -61,9 +61,9 @@ pub fn init_with<T: Send + Sync + 'static>(
 }
 
 impl Record {
-    /// Hands the record to a logger, as if it had been logged here.
+    /// Passes the record to a logger, as if this process had logged it.
     ///
-    /// A `log::Record` has no place for the process: it is put before the message.
+    /// A `log::Record` has no field for the process, so the pid is written before the message.
     pub fn log_to(&self, logger: &dyn Log) {
         let (target, message, pid) = (self.target(), self.message(), self.pid());
         let cut = if self.is_cut() { " ..." } else { "" };

@@ -42,7 +42,7 @@ impl TaskCell {
         self.state().outcome.take()
     }
 
-    /// Whether the result has arrived. If not, `waker` is woken when it does.
+    /// Returns whether the result has arrived. If not, `waker` is woken when it does.
     pub(super) fn poll(&self, waker: &Waker) -> bool {
         let mut state = self.state();
         if !state.done {

@@ -41,7 +41,7 @@ pub struct TaskOptions {
 }
 
 impl TaskOptions {
-    /// The options of the pool.
+    /// Returns options that change nothing: the task has those of the pool.
     pub fn new() -> Self {
         TaskOptions::default()
     }
@@ -101,12 +101,12 @@ impl Chunk {
         self
     }
 
-    /// The time limit of the task, if it has one of its own.
+    /// Returns the time limit of the task, if it has one of its own.
     pub(super) fn timeout(&self) -> Option<Duration> {
         self.options.as_ref()?.timeout
     }
 
-    /// How often the task is tried again, if that was set for it.
+    /// Returns how often the task is tried again, if it has a number of its own.
     pub(super) fn retries(&self) -> Option<u32> {
         self.options.as_ref()?.retries
     }

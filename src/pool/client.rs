@@ -78,12 +78,12 @@ impl Client {
         Ok(new)
     }
 
-    /// Whether this is a copy in the child of a fork.
+    /// Returns whether this is a copy in the child of a fork.
     pub(super) fn is_copy(&self) -> bool {
         self.forks != forks()
     }
 
-    /// The body of the thread that receives replies.
+    /// Is the body of the thread that receives replies.
     fn read_replies(&self) {
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -221,7 +221,7 @@ fn finish(cell: &TaskCell, outcome: Outcome) {
     wake.into_iter().for_each(Waker::wake);
 }
 
-/// Whether this process is a worker of a pool.
+/// Returns whether this process is a worker of a pool.
 pub(super) fn is_worker() -> bool {
     WORKER.get().is_some_and(|(_, before)| *before == forks())
 }

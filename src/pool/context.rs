@@ -1,4 +1,4 @@
-//! What a worker's initialiser has returned, for the tasks of that worker.
+//! The value that a worker's initialiser has returned, for the tasks of that worker.
 use crate::process::worker::{Failure, call};
 use core::any::{Any, type_name};
 use core::cell::Cell;
@@ -12,7 +12,7 @@ thread_local! {
     static CONTEXT: Cell<Option<Context>> = const { Cell::new(None) };
 }
 
-/// The [`Entry`](crate::process::worker::Entry) for initialisers from `A` to `C`.
+/// Is the [`Entry`](crate::process::worker::Entry) for initialisers from `A` to `C`.
 pub(super) fn entry<A: DeserializeOwned, C: 'static>(
     function: usize,
     argument: &[u8],
@@ -24,11 +24,13 @@ pub(super) fn entry<A: DeserializeOwned, C: 'static>(
     Ok(())
 }
 
-/// Returns what the [initialiser](super::Builder::initializer) of this worker has returned.
+/// Returns the value that the [initialiser](super::Builder::initializer) of this worker has
+/// returned.
 ///
-/// A task uses it for what is built once in each worker: a connection, a model, a cache. The value
-/// belongs to the thread that runs the tasks, so it need not be `Sync`; use a `Cell` or a `RefCell`
-/// to change it. It is never dropped: the worker process ends without running destructors of it.
+/// It is the place for values that are built once in each worker: a connection, a model, a cache.
+/// The value belongs to the thread that runs the tasks, so it need not be `Sync`; use a `Cell` or a
+/// `RefCell` to change it. It is never dropped: the worker process ends without running its
+/// destructor.
 ///
 /// ```standalone_crate
 /// use outlast::pool::{self, Pool};

@@ -102,7 +102,7 @@ pub(super) fn how_it_ended(signal: Option<i32>, code: Option<i32>) -> String {
 }
 
 impl TaskError {
-    /// Whether a pool that is closed for this reason has ended.
+    /// Returns whether a pool that is closed for this reason has ended.
     pub(super) fn ends_pool(&self) -> bool {
         !matches!(self, TaskError::Closed | TaskError::Stopped)
     }

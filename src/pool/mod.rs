@@ -106,7 +106,7 @@ pub struct Pool {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// What a pool has done so far, and what it is doing.
+/// Numbers of a pool's tasks and workers, past and present.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {

@@ -35,13 +35,13 @@ pub(super) const CONTROL: &str = "outlast pool control";
 /// Longer than any message: its head, and a body of up to [`MAX_INLINE`] bytes.
 pub(super) const BUFFER: usize = MAX_INLINE + 256;
 
-/// What a request asks for, its task, the number of the answer, the call, and the task's options.
+/// A request: its kind, its task, the number of the answer, the call, and the task's options.
 pub(super) type Request = (u8, u64, u64, (u64, u64), (Option<Duration>, Option<u32>));
 pub(super) const SUBMIT: u8 = 0;
 pub(super) const TAKE_BACK: u8 = 1;
 pub(super) const CANCEL: u8 = 2;
 
-/// What a reply is about, the number of the task or the answer, and a status.
+/// A reply: its kind, the number of the task or the answer, and a status.
 pub(super) type Reply = (u8, u64, u8);
 /// The task's value, or its error, with the status of a record.
 pub(super) const RESULT: u8 = 0;

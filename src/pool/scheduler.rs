@@ -21,17 +21,22 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The most work, in nanoseconds, that may be queued at a worker behind the chunk that it runs, ...
+/// The most work, in nanoseconds, that may be queued at a worker.
 const QUEUED_TIME: u64 = 300_000;
-/// ... and the most chunks. Alternatively, one chunk that takes up to 10 milliseconds.
+/// The largest number of chunks that may be queued at a worker.
 const MAX_QUEUED: usize = 128;
+/// The most work, in nanoseconds, of a single chunk that may wait behind the one that a worker runs,
+/// although it exceeds [`QUEUED_TIME`].
 const MAX_LONE_TIME: u64 = 10_000_000;
 
 /// A chunk that was sent to a worker.
 struct SentChunk {
     chunk: Chunk,
+    /// The number of its message.
     number: u32,
+    /// The position of its message in the worker's ring of tasks.
     begin: u64,
+    /// Its expected time, in nanoseconds.
     time: u64,
 }
 
@@ -44,7 +49,7 @@ pub(super) enum KillReason {
     Initializer,
 }
 
-/// What the owner knows of the worker in one slot.
+/// The owner's record of the worker in one slot.
 #[derive(Default)]
 pub(super) struct WorkerState {
     pub(super) handle: Option<WorkerHandle>,
@@ -59,7 +64,7 @@ pub(super) struct WorkerState {
     retiring: bool,
     /// The worker is not replaced when it ends, because there are too many.
     surplus: bool,
-    /// The task because of which the worker was killed.
+    /// Why the worker was killed: the message and the task in it, counted from 1, and the reason.
     kill_reason: Option<(u32, u32, KillReason)>,
     /// The task that the worker ran at the last look, and the time of the first look that saw it.
     running_since: Option<((u32, u32), Instant)>,
@@ -69,7 +74,7 @@ pub(super) struct WorkerState {
 }
 
 impl WorkerState {
-    /// Whether the worker accepts tasks, if each worker may run `most` tasks.
+    /// Returns whether the worker accepts tasks, if each worker may run `most` tasks.
     fn accepts(&self, most: u64) -> bool {
         self.handle.is_some() && !self.retiring && self.kill_reason.is_none() && self.given < most
     }
@@ -292,7 +297,7 @@ impl Scheduler {
 
     /// Receives a large result and copies it from its file, so that no descriptor stays open.
     ///
-    /// Its record lies at `place`, among results up to `tail`. Returns `Some(None)` if the result
+    /// Its record is at the position `place`, among results up to `tail`. Returns `Some(None)` if the result
     /// waits for a descriptor. Returns `None` if it cannot be taken from the socket, where it would
     /// be mistaken for the next one.
     #[cold]
@@ -329,7 +334,7 @@ impl Scheduler {
         }))
     }
 
-    /// Whether values wait for descriptors or memory, which no event announces.
+    /// Returns whether values wait for descriptors or memory, which no event announces.
     pub(super) fn has_waiting_values(&self) -> bool {
         self.results_wait || self.arguments_wait.is_some()
     }
@@ -349,7 +354,8 @@ impl Scheduler {
         Some(())
     }
 
-    /// Whether a worker runs a chunk of several tasks. It wakes the reader only after the last.
+    /// Returns whether a worker runs a chunk of several tasks. It wakes the reader only after the
+    /// last.
     pub(super) fn has_long_message(&self) -> bool {
         self.workers
             .iter()
@@ -535,14 +541,14 @@ impl Scheduler {
         sink: &Arc<dyn ResultSink>,
         kill: bool,
     ) -> bool {
-        let is_its = |chunk: &Chunk| Arc::ptr_eq(&chunk.sink, sink);
+        let belongs = |chunk: &Chunk| Arc::ptr_eq(&chunk.sink, sink);
         let mut any = false;
         for i in 0..self.workers.len() {
-            if self.workers[i].queue.iter().any(|sent| is_its(&sent.chunk)) {
+            if self.workers[i].queue.iter().any(|sent| belongs(&sent.chunk)) {
                 self.withdraw(segment, i);
             }
             let state = &mut self.workers[i];
-            let Some(sent) = state.queue.iter().find(|sent| is_its(&sent.chunk)) else { continue };
+            let Some(sent) = state.queue.iter().find(|sent| belongs(&sent.chunk)) else { continue };
             if kill && let Some(worker) = &state.handle {
                 let error = Outcome::Failed(TaskError::Cancelled);
                 sent.chunk.sink.deliver(sent.chunk.base, 1, error, &mut self.wake);
@@ -552,7 +558,7 @@ impl Scheduler {
             }
         }
         let pending = core::mem::take(&mut self.pending);
-        let (theirs, others) = pending.into_iter().partition::<VecDeque<_>, _>(is_its);
+        let (theirs, others) = pending.into_iter().partition::<VecDeque<_>, _>(belongs);
         self.pending = others;
         for chunk in theirs {
             any = true;
@@ -561,8 +567,7 @@ impl Scheduler {
         any
     }
 
-    /// Returns why the pool accepts no task. With `goes_on`, the task belongs to a `map` that began
-    /// before the pool was stopped.
+    /// Returns why the pool does not accept a task of this origin, or `None` if it does.
     pub(super) fn refuses(&self, origin: TaskOrigin) -> Option<TaskError> {
         let accepts = |error: &TaskError| match error {
             TaskError::Stopped => origin != TaskOrigin::Owner && !self.drops,
@@ -587,12 +592,12 @@ impl Scheduler {
     /// Takes back a task that has not begun, which is then the caller's to run. Returns whether it
     /// had not begun.
     pub(super) fn take_back(&mut self, segment: &PoolSegment, sink: &Arc<dyn ResultSink>) -> bool {
-        let is_its = |chunk: &Chunk| Arc::ptr_eq(&chunk.sink, sink);
-        let queued = |state: &WorkerState| state.queue.iter().any(|sent| is_its(&sent.chunk));
+        let belongs = |chunk: &Chunk| Arc::ptr_eq(&chunk.sink, sink);
+        let queued = |state: &WorkerState| state.queue.iter().any(|sent| belongs(&sent.chunk));
         if let Some(i) = self.workers.iter().position(queued) {
             self.withdraw(segment, i);
         }
-        let Some(at) = self.pending.iter().position(is_its) else { return false };
+        let Some(at) = self.pending.iter().position(belongs) else { return false };
         self.pending.remove(at);
         self.unfinished = self.unfinished.saturating_sub(1);
         self.counts.done += 1;
@@ -763,7 +768,7 @@ impl Scheduler {
         }
     }
 
-    /// Whether the worker in a slot was killed because its start exceeded its time limit.
+    /// Returns whether the worker in a slot was killed because its start exceeded its time limit.
     pub(super) fn start_timed_out(&self, i: usize) -> bool {
         matches!(self.workers[i].kill_reason, Some((_, _, KillReason::Initializer)))
     }
@@ -783,7 +788,7 @@ impl Scheduler {
         }
     }
 
-    /// Whether results must be read although no thread of the owner waits.
+    /// Returns whether results must be read although no thread of the owner waits.
     pub(super) fn needs_dispatcher(&self) -> bool {
         self.unfinished > 0 && (self.results_wanted || !self.pending.is_empty())
     }
@@ -793,7 +798,7 @@ impl Scheduler {
         self.workers.iter().filter(|state| !state.queue.is_empty()).count()
     }
 
-    /// Whether the initialiser of the worker in a slot has returned.
+    /// Returns whether the initialiser of the worker in a slot has returned.
     pub(super) fn is_ready(segment: &PoolSegment, i: usize) -> bool {
         segment.slots()[i].ready.load(Acquire) != 0
     }

@@ -45,7 +45,7 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// The body of the thread. Returns when the pool ends.
+    /// Is the body of the thread. Returns when the pool ends.
     pub(super) fn watch(&mut self, core: &Arc<Core>) {
         let (task, initializer) = (core.settings.timeout, core.settings.initializer_timeout);
         loop {
@@ -174,8 +174,8 @@ impl Supervisor {
         worker.process.wait_timeout(Duration::from_secs(10)).ok();
         let was_ready = Scheduler::is_ready(&core.segment, i);
         let status = worker.process.exit_status();
-        let is_its = |(connection, _): &mut (Arc<Connection>, bool)| connection.slot == i;
-        let connections: Vec<_> = self.connections.extract_if(.., is_its).collect();
+        let belongs = |(connection, _): &mut (Arc<Connection>, bool)| connection.slot == i;
+        let connections: Vec<_> = self.connections.extract_if(.., belongs).collect();
         for (connection, _) in connections {
             connection.serve(core); // requests that it sent before it ended
             if !status.is_some_and(|status| status.success()) {
