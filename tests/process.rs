@@ -60,6 +60,10 @@ fn main() -> ExitCode {
             ("both_ends_of_a_ring_are_handed_over", both_ends_of_a_ring_are_handed_over),
             ("an_end_that_is_not_taken", an_end_that_is_not_taken),
             ("an_end_whose_owner_is_killed", an_end_whose_owner_is_killed),
+            (
+                "owners_that_are_killed_while_they_hand_over",
+                owners_that_are_killed_while_they_hand_over,
+            ),
         ],
         &[
             ("owner", play_owner),
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
             ("number_again", play_number_again),
             ("prepared", play_prepared),
             ("hands_over", play_hands_over),
+            ("hands_over_again_and_again", play_hands_over_again_and_again),
         ],
     )
 }
@@ -908,4 +913,38 @@ fn an_end_whose_owner_is_killed() {
     assert_eq!(first.recv_bytes(), Err(RecvError::Disconnected));
     let process: u32 = line.trim().parse().unwrap();
     eventually("the detached process has ended", || !runs(process));
+}
+
+fn takes_its_end((): ()) {
+    drop(Side::inherited("side"));
+}
+
+fn play_hands_over_again_and_again() {
+    let pipe = Shared::<Pipe>::inherited("pipe").unwrap();
+    loop {
+        let builder = Process::builder(takes_its_end).hand_over("side", pipe.second().unwrap());
+        builder.spawn(()).unwrap().join().unwrap();
+    }
+}
+
+/// Each owner is killed at another moment: before it hands the end over, on the way, or after it.
+fn owners_that_are_killed_while_they_hand_over() {
+    use outlast::CommandExt as _;
+    let start = |_| {
+        let (pipe, first) = pipe();
+        drop(pipe.second().unwrap()); // from now on, a side without a holder is disconnected
+        let owner = part("hands_over_again_and_again").share("pipe", &pipe).spawn().unwrap();
+        (owner, first)
+    };
+    let mut owners: Vec<_> = (0..20).map(start).collect();
+    std::thread::sleep(ms(300));
+    for (owner, _) in &mut owners {
+        std::thread::sleep(Duration::from_micros(u64::from(owner.id()) * 37 % 3_000));
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+    }
+    for (_, first) in &owners {
+        let end = first.recv_bytes_timeout(runner::PATIENCE);
+        assert_eq!(end, Err(RecvTimeoutError::Disconnected));
+    }
 }
