@@ -156,7 +156,7 @@ fn ends_of_rings() {
     let child = start_again("ends_of_rings", "producer", |command| {
         command.hand_over("end", producer);
     });
-    assert!(ring.producer().is_err());
+    assert!(ring.try_producer().is_err());
     assert_eq!(consumer.recv_timeout(ms(LONG / 2)), Err(RecvTimeoutError::TimedOut));
     child.has_played();
     let producer = ring.producer_timeout(common::PATIENCE).unwrap();

@@ -838,7 +838,7 @@ fn both_ends_of_a_ring_are_handed_over() {
     assert!(ring.producer_timeout(ms(LONG)).is_err());
     let produces = produces.spawn(1_000).unwrap();
     let sums = Process::builder(sums).hand_over("end", consumer).spawn(()).unwrap();
-    assert!(ring.producer().is_err() && ring.consumer().is_err());
+    assert!(ring.try_producer().is_err() && ring.try_consumer().is_err());
     assert_eq!(sums.join().unwrap(), 499_500);
     produces.join().unwrap();
     assert!(ring.producer_timeout(runner::PATIENCE).is_ok());
@@ -851,7 +851,7 @@ fn both_ends_of_a_ring_are_handed_over() {
     assert_eq!(consumer.recv_timeout(ms(LONG)), Err(RecvTimeoutError::TimedOut));
     process.kill().unwrap();
     assert_eq!(consumer.recv(), Err(RecvError::PeerDied));
-    let producer = ring.producer().unwrap();
+    let producer = ring.try_producer().unwrap();
     assert!(producer.predecessor_died());
     // An end that is given back is no death.
     drop(Process::builder(forever).hand_over("end", producer));

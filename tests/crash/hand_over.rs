@@ -77,7 +77,7 @@ impl End for Producer<u64> {
         options().with_capacity(4).expect("a segment")
     }
     fn end(ring: &Shared<Ring<u64>>) -> Self {
-        ring.producer().expect("free")
+        ring.try_producer().expect("free")
     }
     fn learns(ring: &Shared<Ring<u64>>) -> Verdict {
         ring.producer_timeout(patience()).map(drop).map_err(|error| error.to_string())

@@ -3,6 +3,7 @@ use super::end::End;
 use super::{Ring, Slot};
 use super::{SendError, SendTimeoutError, TrySendError};
 use crate::deadline::Deadline;
+use crate::error::Fault;
 use crate::queue::{Failure, assert_in_place};
 use crate::shareable::Plain;
 use crate::shared::Shared;
