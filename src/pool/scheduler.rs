@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 const QUEUED_TIME: u64 = 300_000;
 /// The largest number of chunks that may be queued at a worker.
 const MAX_QUEUED: usize = 128;
-/// The most work, in nanoseconds, of a single chunk that may wait behind the one that a worker runs,
-/// although it exceeds [`QUEUED_TIME`].
+/// The most work, in nanoseconds, of a single chunk that may wait behind the one that a worker
+/// runs, although it exceeds [`QUEUED_TIME`].
 const MAX_LONE_TIME: u64 = 10_000_000;
 
 /// A chunk that was sent to a worker.
@@ -297,9 +297,9 @@ impl Scheduler {
 
     /// Receives a large result and copies it from its file, so that no descriptor stays open.
     ///
-    /// Its record is at the position `place`, among results up to `tail`. Returns `Some(None)` if the result
-    /// waits for a descriptor. Returns `None` if it cannot be taken from the socket, where it would
-    /// be mistaken for the next one.
+    /// Its record is at the position `place`, among results up to `tail`. Returns `Some(None)` if
+    /// the result waits for a descriptor. Returns `None` if it cannot be taken from the socket,
+    /// where it would be mistaken for the next one.
     #[cold]
     fn receive_large(
         &mut self,

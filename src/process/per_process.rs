@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A value under a lock. Each process has a value of its own, which is the default at first.
 ///
-/// An ordinary lock may be held by another thread at a fork. The child does not have that thread, so
-/// the lock would never be released there.
+/// An ordinary lock may be held by another thread at a fork. The child does not have that thread,
+/// so the lock would never be released there.
 pub(super) struct PerProcess<T> {
     current: AtomicPtr<Owned<T>>,
 }

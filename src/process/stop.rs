@@ -147,7 +147,7 @@ impl<T: ?Sized + Shareable + Sync + 'static> Deref for Stop<T> {
 impl<T: ?Sized + Shareable + Sync + 'static> Drop for Stop<T> {
     fn drop(&mut self) {
         if self.forks != forks() {
-            return; // a copy in the child of a fork: the number is that of the parent's subscription
+            return; // a copy in the child of a fork: the number is the parent's
         }
         let mut watches = WATCHES.lock();
         let at = watches.all.iter().position(|&(number, _)| number == self.number);

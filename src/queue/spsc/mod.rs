@@ -186,8 +186,8 @@ impl Role {
         self.word.fetch_update(AcqRel, Relaxed, left).ok();
     }
 
-    /// Makes the process or stand-in `to` the owner in place of `from`. Returns `false` if `from` is
-    /// not the owner.
+    /// Makes the process or stand-in `to` the owner in place of `from`. Returns `false` if `from`
+    /// is not the owner.
     fn pass_on(&self, from: u32, to: u32) -> bool {
         let passed = |word: u32| (word & OWNER == from).then_some(word & !OWNER | to & OWNER);
         self.word.fetch_update(AcqRel, Acquire, passed).is_ok()
