@@ -895,7 +895,8 @@ fn play_hands_over() {
     let pipe = Shared::<Pipe>::inherited("pipe").unwrap();
     let builder = Process::builder(takes_its_end_late).detached(true);
     let process = builder.hand_over("side", pipe.second().unwrap()).spawn(()).unwrap();
-    writeln!(std::io::stdout(), "{}", process.pid()).unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", process.pid()).unwrap();
     forever(());
 }
 
