@@ -55,9 +55,6 @@ pub enum Error {
     /// The value of a cell was not made.
     #[error(transparent)]
     Once(#[from] OnceError),
-    /// The deadline passed first.
-    #[error(transparent)]
-    TimedOut(#[from] crate::wait::TimedOut),
     /// A process could not be started.
     #[cfg(feature = "process")]
     #[error(transparent)]
