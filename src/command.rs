@@ -65,7 +65,7 @@ pub trait CommandExt {
     /// use outlast::{CommandExt, Event, Shared};
     /// let done = Shared::anonymous(Event::manual(false))?;
     /// let status = std::process::Command::new("sh")
-    ///     .args(["-c", "env | grep -q OUTLAST_FD_done"]) // a Rust program calls `Shared::inherited("done")`
+    ///     .args(["-c", "env | grep -q OUTLAST_FD_done"]) // in Rust: `Shared::inherited("done")`
     ///     .share("done", &done)
     ///     .status()?;
     /// assert!(status.success());

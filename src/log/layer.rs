@@ -26,8 +26,10 @@ pub struct JournalLayer<T> {
 ///
 /// let journal = Shared::anonymous(FixedJournal::<64>::new())?;
 /// let level = tracing_subscriber::filter::LevelFilter::INFO;
-/// let subscriber = tracing_subscriber::registry().with(outlast::log::layer(journal.clone()).with_filter(level));
-/// tracing::subscriber::with_default(subscriber, || { // or `subscriber.init()`, once in each process
+/// let layer = outlast::log::layer(journal.clone()).with_filter(level);
+/// let subscriber = tracing_subscriber::registry().with(layer);
+/// // Or `subscriber.init()`, once in each process:
+/// tracing::subscriber::with_default(subscriber, || {
 ///     let _span = tracing::info_span!("nightly").entered();
 ///     tracing::warn!(percent = 93, "the disk is nearly full");
 ///     tracing::debug!("not of interest");

@@ -6,7 +6,7 @@
 //!
 //! let here = Shared::anonymous(FixedJournal::<64>::new())?;
 //! let there = Shared::<FixedJournal<64>>::from_fd(here.try_clone_fd()?)?; // in another process
-//! there.write(Level::Info, "worker", "ready")?; // the record stays if that process is killed now
+//! there.write(Level::Info, "worker", "ready")?; // the record stays if it is killed now
 //! let record = here.records().try_next().expect("one record");
 //! assert_eq!((record.message(), record.pid()), ("ready".into(), std::process::id()));
 //! # Ok::<(), outlast::Error>(())

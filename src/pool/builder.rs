@@ -212,7 +212,10 @@ impl Builder {
     ///     let pool = Pool::builder().workers(2).stop(&stop, OnStop::Drop).build()?;
     ///     for result in pool.map(work, 0..1_000) {
     ///         match result {
-    ///             Ok(3) => drop(std::process::Command::new("kill").arg(std::process::id().to_string()).status()?),
+    ///             Ok(3) => {
+    ///                 let me = std::process::id().to_string();
+    ///                 std::process::Command::new("kill").arg(me).status()?;
+    ///             }
     ///             Ok(_) => {}
     ///             Err(TaskError::Stopped) => break, // the tasks that had begun are done
     ///             Err(error) => return Err(error.into()),

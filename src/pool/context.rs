@@ -44,7 +44,8 @@ pub(super) fn entry<A: DeserializeOwned, C: 'static>(
 ///
 /// fn load(currency: String) -> Context {
 ///     // It might read a file here.
-///     Context { prices: HashMap::from([(format!("tea in {currency}"), 3)]), questions: Cell::new(0) }
+///     let prices = HashMap::from([(format!("tea in {currency}"), 3)]);
+///     Context { prices, questions: Cell::new(0) }
 /// }
 ///
 /// fn price(of: String) -> Option<u64> {
