@@ -171,15 +171,12 @@ impl<T: Plain, R: Deref<Target = Ring<T>>> Consumer<T, R> {
 
     /// Copies messages, which must be there, with `copy_one` to `to`, up to the first that is not a
     /// value of the type. Returns their number.
+    #[inline(always)]
     fn copy<D>(&self, to: &mut [D], copy_one: impl Fn(&Slot<T>, &mut D) -> bool) -> usize {
         let (first, second) = self.end.runs(to.len());
         let (to_first, to_second) = to.split_at_mut(first.len());
-        let copy_all = |slots: &[Slot<T>], to: &mut [D]| {
-            let copied = slots.iter().zip(to).map(|(slot, to)| copy_one(slot, to));
-            copied.take_while(|is_value| *is_value).count()
-        };
-        match copy_all(first, to_first) {
-            all if all == first.len() => all + copy_all(second, to_second),
+        match copy_run(first, to_first, &copy_one) {
+            all if all == first.len() => all + copy_run(second, to_second, &copy_one),
             some => some,
         }
     }
@@ -244,6 +241,17 @@ fn copy_one<T: Plain>(slot: &Slot<T>, to: &mut MaybeUninit<T>) -> bool {
     // SAFETY: the copy is aligned and as long as a `T`. All of its bytes are initialised, as those
     // of shared memory are.
     T::ANY_BITS || unsafe { T::is_valid(to.as_ptr()) }
+}
+
+/// Copies messages up to the first that is not a value of the type. Returns their number.
+#[inline(always)]
+fn copy_run<T: Plain, D>(
+    slots: &[Slot<T>],
+    to: &mut [D],
+    copy_one: &impl Fn(&Slot<T>, &mut D) -> bool,
+) -> usize {
+    let copied = slots.iter().zip(to).map(|(slot, to)| copy_one(slot, to));
+    copied.take_while(|is_value| *is_value).count()
 }
 
 impl<T: Plain, R: Deref<Target = Ring<T>>> ReadChunk<'_, T, R> {

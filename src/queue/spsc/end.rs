@@ -142,6 +142,7 @@ impl<T: Plain, R: Deref<Target = Ring<T>>, const SENDS: bool> End<T, R, SENDS> {
 
     /// Like [`room_until`](Self::room_until), but returns `want` if there are more slots. If the
     /// number that is known is not enough, it looks for more.
+    #[inline(always)]
     pub(super) fn room_for(&self, want: usize, deadline: Deadline) -> Result<usize, Failure> {
         let room = self.room_until(deadline)?;
         Ok(if room < want { self.refresh()?.min(want) } else { want })
