@@ -967,7 +967,7 @@ fn headers_that_are_refused() {
     assert!(matches!(open(0, &[0; 128]), OpenError::NotOurs));
     match open(8, &2_u32.to_ne_bytes()) {
         error @ OpenError::Newer { found: 2, known: 1 } => {
-            let text = "the segment has layout version 2, this program knows 1";
+            let text = "the segment has layout version 2: this program knows versions up to 1";
             assert_eq!(error.to_string(), text);
         }
         other => panic!("{other:?}"),
