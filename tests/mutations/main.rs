@@ -51,6 +51,9 @@ const AREAS: [&[Mutation]; 9] = [
 ];
 
 fn main() -> ExitCode {
+    if let Some(error) = run::compile_if_asked() {
+        panic!("the compiler does not run: {error}");
+    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let all: Vec<&Mutation> = AREAS.into_iter().flatten().collect();
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// The environment variable by which the runner recognises the processes of a test.
 const MARK: &str = "OUTLAST_MUTANT";
+/// With this variable, the program is the compiler of the copy: see [`compile_if_asked`].
+const FLAGS: &str = "OUTLAST_MUTANT_FLAGS";
 /// A test counts as hanging after ten times the time that it takes on the unchanged sources, and
 /// this in addition.
 const GRACE: Duration = Duration::from_secs(20);
@@ -149,6 +151,16 @@ pub(crate) fn run(root: &Path, all: &[&Mutation], selection: &Selection) -> Exit
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Runs the compiler with further flags, if the program was started for that: it is the wrapper for
+/// the crates of the workspace. What they depend on is compiled without, and so need not be built
+/// once more. Returns only if it was not, or if the compiler does not run.
+pub(crate) fn compile_if_asked() -> Option<io::Error> {
+    let flags = std::env::var(FLAGS).ok()?;
+    let mut arguments = std::env::args_os().skip(1);
+    let compiler = arguments.next()?;
+    Some(Command::new(compiler).args(arguments).args(flags.split_whitespace()).exec())
+}
+
 fn print(line: &str) {
     let mut out = io::stdout();
     writeln!(out, "{line}").unwrap();
@@ -188,25 +200,36 @@ impl Workshop {
             files.insert(to);
         }
         assert!(!files.is_empty(), "no file is tracked");
+        let program = std::env::current_exe().expect("a path");
+        for build in ["ordinary", "hooks", "loom"] {
+            let wrapper = folder.join(build);
+            fs::remove_file(&wrapper).ok();
+            std::os::unix::fs::symlink(&program, &wrapper).unwrap();
+        }
         remove_others(&copy, &files);
         Workshop { copy, folder, runs: AtomicUsize::new(0), _lock: lock }
     }
 
     /// Builds a test program. The error is the compiler's output.
     fn build(&self, build: Build, target: &str) -> Result<PathBuf, String> {
-        let (flags, folder, arguments) = match build {
-            Build::Ordinary => ("", "ordinary", ["--features", "pool log tracing"]),
-            Build::Hooks => ("--cfg outlast_hooks", "hooks", ["--features", "pool log tracing"]),
-            Build::Loom => ("--cfg outlast_loom", "loom", ["--profile", "loom"]),
+        let features = ["--features", "pool log tracing"];
+        // The model has dependencies of its own, for which the flag is everybody's.
+        let (all, flags, wrapper, folder, arguments) = match build {
+            Build::Ordinary => ("", "", "ordinary", ".", features),
+            Build::Hooks => ("", "--cfg outlast_hooks", "hooks", ".", features),
+            Build::Loom => ("--cfg outlast_loom", "", "loom", "loom", ["--profile", "loom"]),
         };
+        let targets = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a target folder");
         let output = Command::new(env!("CARGO"))
             .args(["test", "--no-run", "--message-format", "json", "--test", target])
             .args(arguments)
             .arg("--target-dir")
-            .arg(self.folder.join(folder))
+            .arg(targets.join(folder))
             .current_dir(&self.copy)
+            .env("RUSTFLAGS", all)
+            .env("RUSTC_WORKSPACE_WRAPPER", self.folder.join(wrapper))
             // A fault may leave names unused.
-            .env("RUSTFLAGS", format!("{flags} --cap-lints allow"))
+            .env(FLAGS, format!("{flags} --cap-lints allow"))
             .env("CARGO_INCREMENTAL", "1")
             .env("CARGO_PROFILE_DEV_DEBUG", "none")
             .env("CARGO_PROFILE_LOOM_DEBUG", "none")
