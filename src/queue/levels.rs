@@ -307,7 +307,11 @@ impl<T: Plain, const LEVELS: usize> Levels<T, LEVELS> {
     }
 
     fn signals(&self) -> impl Iterator<Item = &Signal<LIGHT>> {
-        self.receivers().into_iter().chain([&self.control.idle]).chain(self.senders())
+        self.receivers().into_iter().chain([&self.control.idle]).chain(self.not_full())
+    }
+
+    fn not_full(&self) -> impl Iterator<Item = &Signal<LIGHT>> {
+        self.control.levels.iter().map(|level| &level.not_full)
     }
 }
 
@@ -941,8 +945,8 @@ impl<'a, T: Plain, const LEVELS: usize> QueueState<'a> for &'a Levels<T, LEVELS>
         [&self.control.not_empty, &self.control.in_flight_free]
     }
 
-    fn senders(self) -> impl Iterator<Item = &'a Signal<LIGHT>> {
-        self.control.levels.iter().map(|level| &level.not_full)
+    fn wake_senders(self) {
+        self.not_full().for_each(Signal::notify_all);
     }
 
     fn may_have_message(self) -> bool {

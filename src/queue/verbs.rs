@@ -1,9 +1,5 @@
 //! The verbs that all kinds of queue have, written once.
-#![expect(
-    private_interfaces,
-    private_bounds,
-    reason = "the trait cannot be named outside of the crate"
-)]
+#![expect(private_interfaces, reason = "the trait cannot be named outside of the crate")]
 use super::{Failure, LIGHT, NO_SENDERS};
 use crate::deadline::Deadline;
 use crate::error::Fault;
@@ -27,8 +23,8 @@ pub trait QueueState<'a>: Copy {
     /// The two signals on which receivers sleep: the first until a message comes, the second until
     /// there is room for another delivery.
     fn receivers(self) -> [&'a Signal<LIGHT>; 2];
-    /// The signals on which senders sleep.
-    fn senders(self) -> impl Iterator<Item = &'a Signal<LIGHT>>;
+    /// Wakes the threads that sleep until they can send.
+    fn wake_senders(self);
     /// Whether a receiver should look for a message: one is there, or may be.
     fn may_have_message(self) -> bool;
     /// Whether no message is there, and no other process holds one that would come back if that
@@ -47,7 +43,7 @@ pub trait QueueState<'a>: Copy {
         if bit == NO_SENDERS {
             self.receivers().into_iter().for_each(Signal::notify_all);
         } else {
-            self.senders().for_each(Signal::notify_all);
+            self.wake_senders();
         }
     }
 }

@@ -957,8 +957,8 @@ impl<'a> QueueState<'a> for View<'a> {
         [&self.rare.not_empty, &self.rare.in_flight_free]
     }
 
-    fn senders(self) -> impl Iterator<Item = &'a Signal<LIGHT>> {
-        core::iter::once(&self.rare.not_full)
+    fn wake_senders(self) {
+        self.rare.not_full.notify_all();
     }
 
     fn may_have_message(self) -> bool {
