@@ -95,8 +95,7 @@ fn play(court: &Court, serves: bool, rounds: u64) {
     }
 }
 
-/// A commit and a sleep come close to each other most often in optimised code.
-const ROUNDS: u64 = if cfg!(debug_assertions) { 5_000 } else { 15_000 };
+const ROUNDS: u64 = 15_000;
 
 #[test]
 fn no_wake_is_lost_between_a_commit_and_a_sleep() {

@@ -46,7 +46,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(1);
 
 /// How long one model is explored at most. All but the largest models are complete before. A model
 /// that is not complete says so. With `OUTLAST_MODELS=full` there is no limit.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn is_full() -> bool {
     std::env::var_os("OUTLAST_MODELS").is_some_and(|value| value == "full")
