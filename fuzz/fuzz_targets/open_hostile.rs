@@ -347,8 +347,8 @@ fn scribble(input: &mut Unstructured<'_>) -> arbitrary::Result<Vec<u8>> {
         }
         // A cell's word.
         4 => (u64::from(a) << 16 | low(b) << 4 | low(c)).to_ne_bytes().to_vec(),
-        // A robust word: free, of the first process, of a thread that does not exist, of one that
-        // cannot exist.
+        // A robust word. Its owner is no thread, the first process, a thread that does not exist, or a
+        // thread that cannot exist.
         _ => {
             let owner = [0, 1, UNPLACED, UNPLACED - 1][usize::from(a % 4)];
             (u32::from(b) << 30 | owner).to_ne_bytes().to_vec()

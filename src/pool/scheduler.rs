@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 const QUEUED_TIME: u64 = 300_000;
 /// The largest number of chunks that may be queued at a worker.
 const MAX_QUEUED: usize = 128;
-/// The most work, in nanoseconds, of a single chunk that may wait behind the one that a worker
-/// runs, although it exceeds [`QUEUED_TIME`].
+/// The longest run time, in nanoseconds, of a chunk that may wait alone behind the chunk that a
+/// worker runs. It may exceed [`QUEUED_TIME`].
 const MAX_LONE_TIME: u64 = 10_000_000;
 
 /// A chunk that was sent to a worker.

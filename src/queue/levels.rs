@@ -40,8 +40,8 @@
 //!   more thread, if one may sleep. The thread that the earlier commit woke may have found a slower
 //!   peer in its way, and gone back to sleep.
 //! - I5. A thread in `recv_ack` sleeps on `in_flight_free` if a message is there but no entry is
-//!   free, and on `not_empty` otherwise. Before it goes from one to the other, it wakes a sleeper
-//!   of the one that it leaves.
+//!   free, and on `not_empty` otherwise. Before the thread goes from one signal to the other, it
+//!   wakes another sleeper of the first signal.
 //! - I6. The end of any claim (of a slot or an entry, with or without a message) wakes all
 //!   receivers of a queue that is closed, or that has no senders. They may have waited for the end
 //!   of just this claim. A receiver makes no claim before it has seen a message. Otherwise it would

@@ -525,7 +525,7 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         /// As [`send_bytes`](Self::send_bytes), and [`Fault::Unencodable`] if the value cannot be
         /// encoded. Nothing is sent then.
         pub fn send(&self, value: &(impl Serialize + ?Sized)) -> Result<(), SendError<()>>
-            = |deadline| encoded(value).map_err(Failure::from).and_then(|bytes| self.send_until(&bytes, deadline));
+            = |deadline| self.send_value_until(value, deadline);
         try_send -> Result<(), TrySendError<()>>, else Err(TrySendError::Full(()));
         send_timeout, send_deadline -> Result<(), SendTimeoutError<()>>,
             else Err(SendTimeoutError::TimedOut(()));
@@ -540,6 +540,14 @@ impl<C: Deref<Target = Pipe>> Connection<C> {
         try_recv -> Result<T, ValueError<TryRecvError>>, else Err(TryRecvError::Empty);
         recv_timeout, recv_deadline -> Result<T, ValueError<RecvTimeoutError>>,
             else Err(RecvTimeoutError::TimedOut);
+    }
+
+    fn send_value_until(
+        &self,
+        value: &(impl Serialize + ?Sized),
+        deadline: Deadline,
+    ) -> Result<(), Failure> {
+        self.send_until(&encoded(value)?, deadline)
     }
 
     fn value_until<T: DeserializeOwned>(

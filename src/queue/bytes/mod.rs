@@ -101,9 +101,9 @@
 // - I7. A message that moves to the in-flight area is `Delivered` there before its record is
 //   `Done`, and the record says where the message went. So a thread that looks at the ring and then
 //   at the area sees the message, and recovery delivers it once.
-// - I8. A message that came back in the in-flight area is delivered before one that came back in
-//   the ring. The second one needs room in the area, and the first one could occupy all of it,
-//   while no process holds a delivery whose end would wake a receiver.
+// - I8. Messages that came back in the in-flight area are delivered before messages that came back
+//   in the ring. A message of the ring needs room in the area. The messages of the area could
+//   occupy all of that room while no process holds a delivery whose end would wake a receiver.
 //
 // # Ordering
 //
@@ -761,7 +761,7 @@ impl<'a> View<'a> {
                 return Err(Failure::TooManyInFlight);
             };
             let claimed = self.claim_next(owner);
-            // The claimed message may differ from the one that was found.
+            // Another receiver may have taken the message that was found.
             let kept = match claimed {
                 Ok(claim) if self.is_in_flight(claim) || claim.state.extent() > extent => 0,
                 Ok(claim) => claim.state.extent(),

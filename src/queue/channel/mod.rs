@@ -54,10 +54,10 @@
 // - I3. The bit of an end is set before the threads at the other end are woken. So a wait need not
 //   look at the holders.
 // - I4. A receiver returns `Disconnected` only if no message is in the queue, and no other receiver
-//   holds one that it has neither committed nor acknowledged: if that receiver dies now, the
-//   message comes back. The end of such a claim wakes all receivers. A process that holds
-//   deliveries itself does not wait for the deliveries of others: two such processes would wait for
-//   each other.
+//   holds a message that could come back. A message comes back if its receiver dies before it
+//   commits the reception, or acknowledges the message. The end of such a claim wakes all
+//   receivers. A process that holds deliveries itself does not wait for the deliveries of others:
+//   two such processes would wait for each other.
 // - I5. All levels share the signals on which receivers sleep. A sender sleeps on the signal of its
 //   own level. The end of a claim of any level wakes all receivers if `NO_SENDERS` is set.
 // - I6. A sender that has committed a message looks at `NO_RECEIVERS` after that. If the end is

@@ -107,9 +107,9 @@ impl Turn {
         self.0.in_use(&|_| true)
     }
 
-    /// Takes over the turn of an owner that died. There is nothing to repair: that owner left both
-    /// positions as they are before a record or after it, and the position that it saw is one that
-    /// the other end has had.
+    /// Takes over the turn of an owner that died. There is nothing to repair: the owner moved its
+    /// position over whole records only, and the position of the other end that it had seen was
+    /// once right.
     #[cold]
     fn mend(error: LockError<TurnGuard<'_>>) -> Result<Option<TurnGuard<'_>>, Fault> {
         match error {
